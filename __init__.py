@@ -1,0 +1,25 @@
+"""Crosslens: from a model and a task to the tables and interactive figures of interpretability papers.
+
+The public names are loaded on first use, so that restyling a report never imports torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .probes.cache import cached
+    from .probes.capture import capture
+    from .probes.loading import load
+    from .probes.subject import Subject
+
+__version__ = "0.1.0"
+_HOMES = {"Subject": "subject", "load": "loading", "capture": "capture", "cached": "cache"}
+__all__ = ["Subject", "cached", "capture", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'crosslens' has no attribute {name!r}")
+    return getattr(import_module(f".probes.{_HOMES[name]}", __name__), name)

@@ -1,0 +1,1 @@
+"""The questions: one file per analysis, on pure metrics and statistics."""

@@ -1,0 +1,1 @@
+"""What goes in: tasks (one small file each) and the embedded models."""

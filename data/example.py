@@ -1,0 +1,57 @@
+"""One prompt of a task: who says what, which spans have a name, and what the right answer is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from PIL.Image import Image
+
+
+class Segment(NamedTuple):
+    """A stretch of a prompt with one role.
+
+    role: "system", "image", "text", "question", "instruction" or "answer".
+    content: the text, or the image.
+    marks: name -> character spans [start, end) inside this segment's text, e.g. {"subject": [(4, 8)]}.
+    """
+
+    role: str
+    content: str | Image
+    marks: Mapping[str, Sequence[tuple[int, int]]] = {}
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One prompt with its answer.
+
+    group: what repeats across examples (image, template, passage); intervals resample groups, not examples.
+    answer, wrong: continuations of the prompt, leading space included (" Mary"); "" where none is asked.
+    corrupt: the twin of equal length whose answer differs.
+    boxes: name -> [(left, top, right, bottom)] in pixels of the image.
+    meta: what a table may split by, e.g. {"relation": "capital"}.
+    """
+
+    id: str
+    group: str
+    segments: tuple[Segment, ...]
+    answer: str = ""
+    wrong: tuple[str, ...] = ()
+    corrupt: Example | None = None
+    boxes: Mapping[str, Sequence[tuple[int, int, int, int]]] = field(default_factory=dict)
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The prompt's text without images."""
+        return "".join(s.content for s in self.segments if isinstance(s.content, str))
+
+
+def is_single_token(tokenizer: Any, word: str) -> bool:
+    """Whether `word` (leading space included) is one token of this tokenizer."""
+    return len(tokenizer.encode(word, add_special_tokens=False)) == 1
+
+
+class UserError(Exception):
+    """A user's mistake in one clear line: what is wrong, where, what to do. The command line exits with 2."""

@@ -1,0 +1,1 @@
+"""What comes out: figures, pages and the gallery, from run directories alone."""
