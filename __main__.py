@@ -1,0 +1,5 @@
+"""`python -m crosslens`."""
+
+from .cli import main
+
+main()

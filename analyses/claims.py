@@ -1,0 +1,22 @@
+"""A paper's statement as a test on an analysis' own tables."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Claim(NamedTuple):
+    """text: the statement, with its threshold. source: the paper. numbers: the evidence, with interval and n.
+
+    verdict: "holds", "fails" or "undecidable here".
+    """
+
+    text: str
+    source: str
+    numbers: str
+    verdict: str
+
+
+def verdict(holds: bool, fails: bool) -> str:
+    """The verdict of an interval: wholly on one side of the threshold, wholly on the other, or neither."""
+    return "holds" if holds else "fails" if fails else "undecidable here"

@@ -1,0 +1,387 @@
+"""Attention sinks: which tokens are massive, who attends to them, and do both criteria agree?
+
+A sink token is found twice: by its residual (sink value φ of the massive dimensions) and by the attention that it
+receives. `roles` chooses the tokens that are asked about, so that images need no second file.
+
+Tables: threshold, dimensions, tokens, agreement, heads, hidden, magnitude; see `tables` for their columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ..probes.batch import Batch
+from ..probes.rows import Rows
+from ..probes.trace import Layer, tracing
+from . import metrics
+from .claims import Claim, verdict
+from .frames import summarise
+
+VERSION = 1
+QUESTION = "Which tokens soak up attention, and is it those with massive activations?"
+PAPER = "arXiv 2503.03321 (sink value φ), arXiv 2406.15765 (hidden sinks), both formulas on text"
+FIT_EXAMPLES = 8
+# Positions are shown one by one up to here, then in bins of doubling width.
+SINGLE_POSITIONS = 16
+
+
+@dataclass(frozen=True)
+class Options:
+    """What counts as a sink.
+
+    min_abs, min_ratio: a massive dimension exceeds both, in |x| and in multiples of the median |x| of its state.
+    dimensions, tau: fixed by hand, or learned on held-out examples where None. receives: a sink receives more than
+    receives/N mean attention, N tokens. hidden: column mean above which another token than the first is a hidden
+    sink. roles: the tokens that are asked about.
+    """
+
+    min_abs: float = 100.0
+    min_ratio: float = 1000.0
+    dimensions: tuple[int, ...] | None = None
+    tau: float | None = None
+    receives: float = 5.0
+    hidden: float = 0.1
+    roles: tuple[str, ...] = ("special", "text")
+
+
+def methods(options: Options) -> str:
+    """The methods sentence of the page."""
+    dims = ", ".join(map(str, options.dimensions or ())) or "none found"
+    tau = "no threshold" if options.tau is None else f"τ = {options.tau:.2f}"
+    return (
+        f"Massive dimensions ({dims}; |x| above {options.min_abs:g} and {options.min_ratio:g} times the state's median) "
+        f"and the threshold ({tau}, the geometric mean of the first token's and the median token's φ over the middle "
+        f"half of the states) were taken from {FIT_EXAMPLES} held-out examples. φ is read from the residual entering "
+        "each layer; a column's attention is averaged over the real queries that can see it. Queries: all real "
+        "positions but the first."
+    )
+
+
+def fit(subject: Any, batches: list[Batch], options: Options) -> dict[str, Any]:
+    """Massive dimensions and τ from held-out batches, unless the options fix them."""
+    dims = list(options.dimensions) if options.dimensions is not None else _find_dimensions(subject, batches, options)
+    tau = options.tau if options.tau is not None or not dims else _find_threshold(subject, batches, dims)
+    return {"dimensions": dims, "tau": tau}
+
+
+def _find_dimensions(subject: Any, batches: list[Batch], options: Options) -> list[int]:
+    peaks: dict[int, list[tuple[Tensor, Tensor]]] = {}
+
+    def keep(batch: Batch) -> Any:
+        return lambda layer: peaks.setdefault(layer.index, []).append(
+            metrics.dimension_peaks(layer.resid_pre, batch.mask.to(layer.resid_pre.device))
+        )
+
+    for batch in batches:
+        with tracing(subject, keep(batch)):
+            subject.forward(batch)
+    largest = torch.stack([torch.stack([p for p, _ in per]).amax(0) for per in peaks.values()])
+    medians = torch.stack([torch.stack([m for _, m in per]).mean() for per in peaks.values()])
+    return metrics.massive_dimensions(largest, medians, min_abs=options.min_abs, min_ratio=options.min_ratio)
+
+
+def _find_threshold(subject: Any, batches: list[Batch], dims: list[int]) -> float:
+    firsts, others = [], []
+    middle = range(subject.n_layers // 4, subject.n_layers - subject.n_layers // 4)
+    for batch in batches:
+
+        def keep(layer: Layer, batch: Batch = batch) -> None:
+            if layer.index in middle:
+                phi = metrics.sink_values(layer.resid_pre, dims).cpu()
+                firsts.append(phi[torch.arange(len(phi)), batch.start])
+                others.append(phi[batch.mask])
+
+        with tracing(subject, keep):
+            subject.forward(batch)
+    return metrics.gap_threshold(float(torch.cat(firsts).median()), float(torch.cat(others).median()))
+
+
+def layer_rows(layer: Layer, batch: Batch, options: Options) -> dict[str, Tensor]:
+    """φ and attention received per token [b, p]; attention on sinks per head [b, h]; |x| of two tokens [b, d]."""
+    device = layer.resid_pre.device
+    real = batch.mask.to(device)
+    asked = _asked(batch, options).to(device)
+    phi = _phi(layer, options)
+    sinks = asked & (phi >= (np.inf if options.tau is None else options.tau))
+    first = real & (real.cumsum(1) == 1)
+    queries = real & ~first
+    on_columns, received, hidden = _columns(layer, real, queries, options)
+    nonsink = asked & ~sinks
+    expected = sinks.sum(1) / nonsink.sum(1)
+    massive = layer.resid_pre[..., list(options.dimensions or ())].float().abs()
+    rows = {
+        "peaks": massive.masked_fill(~asked[..., None], 0.0).amax(1),
+        "phi": phi.masked_fill(~asked, torch.nan),
+        "received": received.masked_fill(~asked, torch.nan),
+        "hidden": (hidden & asked[:, None]).float().mean(1).masked_fill(~asked, torch.nan),
+        "sink_share": _share(on_columns, sinks, queries),
+        "random_share": _share(on_columns, nonsink, queries) * expected[:, None],
+        "first_share": _share(on_columns, first, queries),
+        "hidden_rate": (hidden & asked[:, None]).sum(2).float(),
+    }
+    rows = {name: batch.aligned(row) if name in ("phi", "received", "hidden") else row for name, row in rows.items()}
+    return rows | _magnitudes(layer, batch, phi, asked)
+
+
+def finish(subject: Any, batch: Batch, kept: dict[str, Tensor], options: Options) -> dict[str, Tensor]:
+    """Magnitudes of the middle state only, and what a uniform head would give every column."""
+    middle = subject.n_layers // 2
+    for name in ("magnitude_first", "magnitude_median"):
+        kept[name] = kept[name][:, middle]
+    mask = batch.mask
+    weights = mask.float() / mask.cumsum(1).clamp(min=1)
+    behind = mask.flip(1).cumsum(1).flip(1).clamp(min=1)
+    uniform = weights.flip(1).cumsum(1).flip(1) / behind
+    kept["uniform"] = batch.aligned(uniform.masked_fill(~_asked(batch, options), torch.nan))
+    kept["length"] = mask.sum(1)
+    return kept
+
+
+def _asked(batch: Batch, options: Options) -> Tensor:
+    return torch.stack([batch.where(role) for role in options.roles]).any(0)
+
+
+def _phi(layer: Layer, options: Options) -> Tensor:
+    if not options.dimensions:
+        return layer.resid_pre.new_full(layer.resid_pre.shape[:2], torch.nan, dtype=torch.float32)
+    return metrics.sink_values(layer.resid_pre, list(options.dimensions))
+
+
+def _columns(layer: Layer, real: Tensor, queries: Tensor, options: Options) -> tuple[Tensor, Tensor, Tensor]:
+    """Summed attention on every column [b, h, k], attention received [b, k], hidden sinks Bool[b, h, k].
+
+    A few examples at a time: only their maps are alive.
+    """
+    sums, received, hidden = [], [], []
+    for part, pattern in layer.attention.patterns():
+        column = metrics.column_attention(pattern, real[part])
+        sums.append(torch.einsum("bhqk,bq->bhk", pattern, queries[part].float()))
+        received.append(column.mean(1))
+        hidden.append(metrics.hidden_sinks(pattern, real[part], threshold=options.hidden))
+    return torch.cat(sums), torch.cat(received), torch.cat(hidden)
+
+
+def _share(on_columns: Tensor, columns: Tensor, queries: Tensor) -> Tensor:
+    """Mean attention of a query on a set of columns, [b, h]."""
+    return torch.einsum("bhk,bk->bh", on_columns, columns.float()) / queries.sum(1)[:, None]
+
+
+def _magnitudes(layer: Layer, batch: Batch, phi: Tensor, asked: Tensor) -> dict[str, Tensor]:
+    """|x| over dimensions of the first token and of the token with the median φ, [b, d] each."""
+    rank = torch.where(asked, phi.nan_to_num(), torch.inf).argsort(1)
+    median = rank.gather(1, ((asked.sum(1) - 1) // 2)[:, None])[:, 0]
+    rows = torch.arange(len(phi), device=phi.device)
+    ordinary = layer.resid_pre[rows, median].float().abs()
+    return {
+        "magnitude_first": layer.resid_pre[rows, batch.start.to(phi.device)].float().abs(),
+        "magnitude_median": ordinary,
+        "median_magnitude": ordinary.median(1).values,
+    }
+
+
+def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
+    """All tables carry condition, value, lower, upper, n, n_groups and unit; further columns:
+
+    threshold: phi_first, phi_median, dimensions. dimensions: state, dimension, ratio. tokens, hidden: state,
+    position (first of its bin), position_label, measure ("phi", "energy", "received"). agreement: state, phi_sinks,
+    received_sinks, both, only_first. heads: layer, head, measure ("sink_share", "first_share", "hidden_rate").
+    magnitude: state, token, dimension. A state is the residual that the layer of that number reads.
+    """
+    makers = {
+        "threshold": _threshold,
+        "dimensions": _dimensions,
+        "tokens": _tokens,
+        "agreement": _agreement,
+        "heads": _heads,
+        "hidden": _hidden,
+        "magnitude": _magnitude,
+    }
+    parts: dict[str, list[pd.DataFrame]] = {name: [] for name in makers}
+    for condition in rows.examples["condition"].unique():
+        mine = rows.where((rows.examples["condition"] == condition).to_numpy())
+        for name, make in makers.items():
+            parts[name].append(make(mine, options).assign(condition=condition))
+    return {name: order_columns(pd.concat(frames, ignore_index=True)) for name, frames in parts.items()}
+
+
+def _middle(n_layers: int) -> slice:
+    """The middle half of the layers, where φ's threshold and the claims are read."""
+    return slice(n_layers // 4, n_layers - n_layers // 4)
+
+
+def _threshold(rows: Rows, options: Options) -> pd.DataFrame:
+    phi = rows["phi"][:, _middle(rows["phi"].shape[1])]
+    frame = summarise(np.nanmedian(phi[:, :, 0], 1), rows.examples["group"], {}, "φ")
+    return frame.assign(
+        value=np.nan if options.tau is None else options.tau,
+        lower=np.nan,
+        upper=np.nan,
+        phi_first=np.nanmedian(phi[:, :, 0]),
+        phi_median=np.nanmedian(phi),
+        dimensions=", ".join(map(str, options.dimensions or ())),
+        source="gap on held-out examples",
+    )
+
+
+def _dimensions(rows: Rows, options: Options) -> pd.DataFrame:
+    frames = []
+    for at, dimension in enumerate(options.dimensions or ()):
+        peak = rows["peaks"][..., at]
+        frame = summarise(peak, rows.examples["group"], {"state": np.arange(peak.shape[1])}, "|x|")
+        ratio = peak.mean(0) / rows["median_magnitude"].mean(0)
+        frames.append(frame.assign(dimension=dimension, ratio=ratio))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["state", "dimension", "ratio"])
+
+
+def _bins(n_positions: int) -> tuple[np.ndarray, list[int], list[str]]:
+    """Bin of every position, first position and label of every bin: single ones, then doubling widths."""
+    doubling = [SINGLE_POSITIONS * 2**i for i in range(32)]
+    edges = [edge for edge in [*range(SINGLE_POSITIONS), *doubling] if edge < n_positions]
+    ends = [*edges[1:], n_positions]
+    labels = [str(a) if b == a + 1 else f"{a}–{b - 1}" for a, b in zip(edges, ends, strict=True)]
+    return np.digitize(np.arange(n_positions), edges) - 1, edges, labels
+
+
+def _by_position(rows: Rows, values: np.ndarray, unit: str, **columns: Any) -> pd.DataFrame:
+    """Mean over each bin of positions, per example; [n, layers, p] -> one row per state and bin."""
+    bins, edges, labels = _bins(values.shape[2])
+    with np.errstate(invalid="ignore"):
+        binned = np.stack([_nanmean(values[:, :, bins == i]) for i in range(len(edges))], 2)
+    axes = {"state": np.arange(values.shape[1]), "position": edges}
+    frame = summarise(binned, rows.examples["group"], axes, unit)
+    return frame.assign(position_label=frame["position"].map(dict(zip(edges, labels, strict=True))), **columns)
+
+
+def _nanmean(values: np.ndarray) -> np.ndarray:
+    """Mean over the last axis, NaN where nothing is there (np.nanmean warns)."""
+    there = np.isfinite(values)
+    return np.where(there, values, 0).sum(-1) / np.where(there.any(-1), there.sum(-1), np.nan)
+
+
+def _tokens(rows: Rows, options: Options) -> pd.DataFrame:
+    uniform = np.repeat(rows["uniform"][:, None], rows["phi"].shape[1], 1)
+    width = rows["magnitude_first"].shape[1]
+    return pd.concat(
+        [
+            _by_position(rows, rows["phi"], "φ", measure="phi", control=""),
+            _by_position(rows, rows["phi"] ** 2 / width, "share", measure="energy", control=""),
+            _by_position(rows, rows["received"], "attention", measure="received", control=""),
+            _by_position(rows, uniform, "attention", measure="received", control="uniform attention"),
+        ],
+        ignore_index=True,
+    )
+
+
+def _hidden(rows: Rows, options: Options) -> pd.DataFrame:
+    return _by_position(rows, rows["hidden"], "share of heads", measure="hidden", control="")
+
+
+def _agreement(rows: Rows, options: Options) -> pd.DataFrame:
+    """Jaccard of the two criteria's tokens per state, and the same with each example's tokens shuffled."""
+    by_phi, by_attention = _criteria(rows, options)
+    states = {"state": np.arange(by_phi.shape[1])}
+    shuffled = np.random.default_rng(0).permuted(by_attention, axis=2)
+    first_only = _nanmean(np.where(by_phi, np.arange(by_phi.shape[2]) == 0, np.nan))
+    frames = []
+    for control, other in (("", by_attention), ("shuffled tokens", shuffled)):
+        frame = summarise(_jaccard(by_phi, other), rows.examples["group"], states, "Jaccard")
+        frames.append(
+            frame.assign(
+                control=control,
+                phi_sinks=by_phi.sum(2).mean(0),
+                received_sinks=other.sum(2).mean(0),
+                both=(by_phi & other).sum(2).mean(0),
+                only_first=_nanmean(first_only.T),
+            )
+        )
+    return pd.concat(frames, ignore_index=True)
+
+
+def _criteria(rows: Rows, options: Options) -> tuple[np.ndarray, np.ndarray]:
+    """Which tokens are sinks by φ ≥ τ and by attention received > receives/N, Bool [n, layers, p]."""
+    tau = np.inf if options.tau is None else options.tau
+    limit = (options.receives / rows["length"])[:, None, None]
+    return np.nan_to_num(rows["phi"]) >= tau, np.nan_to_num(rows["received"]) > limit
+
+
+def _jaccard(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """|a ∩ b| / |a ∪ b| over the last axis, NaN where neither has a token."""
+    union = (a | b).sum(-1)
+    return (a & b).sum(-1) / np.where(union > 0, union, np.nan)
+
+
+def _heads(rows: Rows, options: Options) -> pd.DataFrame:
+    shape = rows["sink_share"].shape
+    axes = {"layer": np.arange(shape[1]), "head": np.arange(shape[2])}
+    measures = [
+        ("sink_share", "sink_share", "", "share of attention"),
+        ("random_share", "sink_share", "random tokens", "share of attention"),
+        ("first_share", "first_share", "", "share of attention"),
+        ("hidden_rate", "hidden_rate", "", "hidden sinks per example"),
+    ]
+    frames = [
+        summarise(rows[source], rows.examples["group"], axes, unit).assign(measure=measure, control=control)
+        for source, measure, control, unit in measures
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def _magnitude(rows: Rows, options: Options) -> pd.DataFrame:
+    width = rows["magnitude_first"].shape[1]
+    frames = [
+        summarise(rows[source], rows.examples["group"], {"dimension": np.arange(width)}, "|x|").assign(token=token)
+        for source, token in (("magnitude_first", "first token"), ("magnitude_median", "median token"))
+    ]
+    return pd.concat(frames, ignore_index=True).assign(state=rows["phi"].shape[1] // 2)
+
+
+def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:
+    """The papers' statements, on the condition that the task runs first; thresholds set before any number was seen."""
+    condition = tables["heads"]["condition"].iloc[0]
+    mine = {name: table[table["condition"] == condition] for name, table in tables.items()}
+    return [
+        _claim_massive(mine["dimensions"]),
+        _claim_first(mine["heads"]),
+        _claim_agreement(mine["agreement"]),
+        _claim_hidden(mine["heads"]),
+    ]
+
+
+def _claim_massive(dimensions: pd.DataFrame) -> Claim:
+    text = "A few fixed dimensions of the residual carry activations above 100 and 1,000 times the median."
+    found = sorted(dimensions["dimension"].unique())
+    top = "no such dimension" if not found else f"dimensions {found}; largest mean |x| {dimensions['value'].max():,.0f}"
+    return Claim(text, "arXiv 2402.17762, used by 2503.03321", top, "holds" if found else "fails")
+
+
+def _claim_first(heads: pd.DataFrame) -> Claim:
+    text = "In the middle half of the layers the first token takes more than 30 % of a head's attention on average."
+    first = heads[heads["measure"] == "first_share"]
+    middle = first[first["layer"].isin(range(first["layer"].max() + 1)[_middle(first["layer"].max() + 1)])]
+    mean, lower, upper = middle["value"].mean(), middle["lower"].mean(), middle["upper"].mean()
+    numbers = f"{mean:.0%} [{lower:.0%}, {upper:.0%}] (means over heads of value and interval), n = {middle['n'].max()}"
+    return Claim(text, "arXiv 2309.17453, 2406.15765", numbers, verdict(lower > 0.3, upper < 0.3))
+
+
+def _claim_agreement(agreement: pd.DataFrame) -> Claim:
+    text = "The tokens with φ ≥ τ are those that receive attention: Jaccard above 0.5 in the middle half of the layers."
+    mine = agreement[agreement["control"] == ""]
+    middle = mine[mine["state"].isin(range(mine["state"].max() + 1)[_middle(mine["state"].max() + 1)])]
+    mean, lower, upper = middle["value"].mean(), middle["lower"].mean(), middle["upper"].mean()
+    numbers = f"Jaccard {mean:.2f} [{lower:.2f}, {upper:.2f}] (means over states), n = {middle['n'].max()}"
+    return Claim(text, "arXiv 2503.03321", numbers, verdict(lower > 0.5, upper < 0.5))
+
+
+def _claim_hidden(heads: pd.DataFrame) -> Claim:
+    text = "Other tokens than the first are sinks too: in layers 2 … L−2 more than 5 % of heads average one per example."
+    rate = heads[heads["measure"] == "hidden_rate"]
+    inner = rate[(rate["layer"] >= 2) & (rate["layer"] <= rate["layer"].max() - 1)]
+    sure, possible = (inner["lower"] >= 1).mean(), (inner["upper"] >= 1).mean()
+    numbers = f"{(inner['value'] >= 1).mean():.1%} of heads (intervals: {sure:.1%} to {possible:.1%}), n = {inner['n'].max()}"
+    return Claim(text, "arXiv 2406.15765", numbers, verdict(sure > 0.05, possible < 0.05))

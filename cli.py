@@ -1,0 +1,219 @@
+"""The command line: run analyses, make the report, look at one prompt, keep activations."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import field, make_dataclass
+from importlib import import_module
+from inspect import getdoc
+from pathlib import Path
+from pkgutil import iter_modules
+from types import ModuleType
+from typing import Any, Literal
+
+import tyro
+
+from .data.example import UserError
+
+OUT = Path("reports/out")
+HELP = """crosslens: from a model and a task to tables and interactive figures
+
+  crosslens run A [B …] --subject S --task T   run analyses on one forward; finished work is never repeated
+  crosslens report [--out DIR]                 build the pages from what was run
+  crosslens show A "PROMPT" --subject S        one prompt, one page
+  crosslens check SUBJECT                      prove the instruments on a model
+  crosslens cache fill|list|prune              keep activations for notebooks and probes
+  crosslens list                               subjects, tasks and analyses
+
+`crosslens COMMAND --help` explains a command and, after `run A`, the options of analysis A.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point. A user's mistake is one line on stderr and exit code 2."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    commands = {"run": run, "report": report, "show": show, "check": check, "cache": cache, "list": listing}
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(HELP)
+        return
+    if words[0] not in commands:
+        sys.exit(_complain(f"unknown command {words[0]!r}: one of {', '.join(commands)}"))
+    try:
+        commands[words[0]](words[1:])
+    except KeyboardInterrupt:
+        sys.exit(_complain("stopped; what is done is kept, the same command goes on", 130))
+    except Exception as error:
+        if not _is_users(error):
+            raise
+        sys.exit(_complain(str(error)))
+
+
+def _complain(line: str, code: int = 2) -> int:
+    print(f"crosslens: {line}", file=sys.stderr)
+    return code
+
+
+def _is_users(error: Exception) -> bool:
+    """Errors whose message is meant for the user; looked up by name so that `report` does not import torch."""
+    return isinstance(error, UserError) or type(error).__name__ in ("SubjectError", "ReportError", "InterventionError")
+
+
+def analysis_names() -> list[str]:
+    """All analyses: modules of analyses/ with a VERSION."""
+    package = import_module(".analyses", __package__)
+    return [m.name for m in iter_modules(package.__path__) if "\nVERSION = " in _source(package, m.name)]
+
+
+def _source(package: ModuleType, name: str) -> str:
+    return (Path(package.__path__[0]) / f"{name}.py").read_text("utf-8")
+
+
+def _analyses(names: Sequence[str]) -> dict[str, ModuleType]:
+    known = analysis_names()
+    for name in names:
+        if name not in known:
+            raise UserError(f"unknown analysis {name!r}: one of {', '.join(known)}")
+    if not names:
+        raise UserError(f"name at least one analysis: {', '.join(known)}")
+    return {name: import_module(f".analyses.{name}", __package__) for name in names}
+
+
+def _parse(prog: str, words: Sequence[str], fields: dict[str, tuple[Any, Any]], doc: str) -> Any:
+    """Flags for `fields` (name -> type and default) as an object."""
+    made = make_dataclass("Arguments", [(n, t, field(default=d)) for n, (t, d) in fields.items()], frozen=True)
+    made.__doc__ = doc
+    return tyro.cli(made, args=list(words), prog=f"crosslens {prog}", description=doc)
+
+
+MODEL: dict[str, tuple[Any, Any]] = {
+    "subject": (str, "smollm2"),
+    "revision": (str | None, None),
+    "device": (str, "auto"),
+    "dtype": (str, "auto"),
+    "trust_remote_code": (bool, False),
+}
+
+
+def _load(asked: Any) -> Any:
+    from .probes.loading import load
+
+    return load(
+        asked.subject,
+        revision=asked.revision,
+        device=asked.device,
+        dtype=asked.dtype,
+        check=False,
+        trust_remote_code=asked.trust_remote_code,
+    )
+
+
+def run(words: Sequence[str]) -> None:
+    """Run analyses on a subject and a task; finished work is never repeated."""
+    names, flags = _split(words)
+    modules = _analyses(names)
+    fields = {
+        **MODEL,
+        "task": (str, tyro.MISSING),
+        "limit": (int | None, None),
+        "seed": (int, 0),
+        "bos": (Literal["task", "yes", "no", "both"], "task"),
+        "template": (str | None, None),
+        "batch_tokens": (int, 4096),
+        "batch_size": (int | None, None),
+        "padding": (Literal["right", "left"], "right"),
+        "out": (Path, OUT),
+        **{name: (module.Options, module.Options()) for name, module in modules.items()},
+    }
+    asked = _parse(f"run {' '.join(names)}", flags, fields, "\n\n".join(getdoc(m) or "" for m in modules.values()))
+    from .data.tasks import open_task
+    from .probes.run import Settings
+    from .probes.run import run as run_analyses
+
+    if asked.limit is not None and asked.limit < 1:
+        raise UserError(f"--limit {asked.limit}: at least one example is needed")
+    task, subject = open_task(asked.task), _load(asked)
+    settings = Settings(
+        limit=asked.limit,
+        seed=asked.seed,
+        bos={"task": None, "yes": (True,), "no": (False,), "both": (True, False)}[asked.bos],
+        template=asked.template,
+        tokens=asked.batch_tokens,
+        size=asked.batch_size,
+        padding=asked.padding,
+        out=asked.out,
+        command=shlex.join(["crosslens", "run", *words]),
+    )
+    analyses = {name: (module, getattr(asked, name)) for name, module in modules.items()}
+    for directory in run_analyses(subject, task, analyses, settings, before=subject.check):
+        print(directory)
+
+
+def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The names before the first flag, and the flags."""
+    at = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
+    return list(words[:at]), list(words[at:])
+
+
+def report(words: Sequence[str]) -> None:
+    """Build the pages and the gallery from the run directories."""
+    asked = _parse("report", words, {"out": (Path, OUT), "static": (bool, False)}, "Build the pages from what was run.")
+    from .reports.pages import build
+
+    pages = build(asked.out, static=asked.static)
+    print(f"{len(pages)} pages; open {asked.out / 'index.html'}")
+
+
+def show(words: Sequence[str]) -> None:
+    """One prompt, one page."""
+    names, flags = _split(words)
+    if len(names) != 2:
+        raise UserError('name an analysis and a prompt: crosslens show lenses "The capital of France is"')
+    name, prompt = names
+    (module,) = _analyses([name]).values()
+    fields = {**MODEL, "bos": (bool, True), "out": (Path, OUT), name: (module.Options, module.Options())}
+    asked = _parse(f"show {name}", flags, fields, getdoc(module) or "")
+    if not hasattr(module, "show"):
+        raise UserError(f"analysis {name} has no view of a single prompt")
+    from .reports.pages import show_page
+
+    subject = _load(asked)
+    subject.check()
+    tables = module.show(subject, subject.batch([prompt], bos=asked.bos), getattr(asked, name))
+    figures = import_module(f".reports.{name}", __package__).figures(tables)
+    path = show_page(figures, asked.out / f"show-{name}.html", title=f"{name}: {prompt}")
+    print(path)
+
+
+def check(words: Sequence[str]) -> None:
+    """Prove the instruments on a model."""
+    names, flags = _split(words)
+    fields = {key: value for key, value in MODEL.items() if key != "subject"}
+    asked = _parse("check", flags, {**fields, "subject": (str, (names or ["smollm2"])[0])}, "Prove the instruments.")
+    print(_load(asked).check().to_string(index=False))
+
+
+def cache(words: Sequence[str]) -> None:
+    """Keep chosen activations of a task on disk, list them, or delete old ones."""
+    from .probes import cache as kept
+
+    kept.command(words, _parse, MODEL, _load)
+
+
+def listing(words: Sequence[str]) -> None:
+    """Subjects, tasks and analyses."""
+    from .data.tasks import open_task, task_names
+    from .probes.loading import EMBEDDED
+
+    print("subjects   " + ", ".join(EMBEDDED) + "; or a hub id, a directory, a .gguf file")
+    for name in task_names():
+        print(f"task       {name:18s}{open_task(name).title}")
+    for name, module in _analyses(analysis_names()).items():
+        print(f"analysis   {name:18s}{(module.__doc__ or '').splitlines()[0]}")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    main()

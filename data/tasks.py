@@ -1,0 +1,78 @@
+"""Finding a task by name: a module of this folder with `examples` is a task."""
+
+from __future__ import annotations
+
+import pkgutil
+from dataclasses import dataclass
+from importlib import import_module
+from inspect import signature
+from types import ModuleType
+from typing import Any
+
+from .example import Example, UserError
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task module with the options it was asked for."""
+
+    name: str
+    module: ModuleType
+    options: dict[str, Any]
+
+    @property
+    def title(self) -> str:
+        return (self.module.__doc__ or self.name).strip().splitlines()[0]
+
+    def examples(self, tokenizer: Any, n: int | None, seed: int) -> list[Example]:
+        """The examples of this run. UserError: none, or two with one id."""
+        examples = self.module.examples(n=n, seed=seed, tokenizer=tokenizer, **self.options)
+        if not examples:
+            raise UserError(f"task {self.name} has no examples for this tokenizer and these options")
+        if len({example.id for example in examples}) < len(examples):
+            raise UserError(f"task {self.name} gives two examples the same id")
+        return examples
+
+    def held_out(self, tokenizer: Any, n: int, seed: int, used: list[Example]) -> list[Example]:
+        """Other examples of the same task, for what an analysis has to learn: none of them is among `used`."""
+        takes = signature(self.module.examples).parameters
+        others = {**self.options, "split": "validation"} if "split" in takes else self.options
+        seen = {example.text for example in used}
+        drawn = self.module.examples(n=n, seed=seed + 1, tokenizer=tokenizer, **others)
+        return [example for example in drawn if example.text not in seen][:n]
+
+
+def task_names() -> list[str]:
+    """All tasks, by name."""
+    package = import_module(__package__ or "")
+    names = [module.name for module in pkgutil.iter_modules(package.__path__)]
+    return [name for name in names if hasattr(import_module(f".{name}", __package__), "examples")]
+
+
+def open_task(spec: str) -> Task:
+    """"name" or "name:option=value,…" -> Task. UserError: unknown name or option."""
+    name, _, rest = spec.partition(":")
+    if name not in task_names():
+        raise UserError(f"unknown task {name!r}: one of {', '.join(task_names())}")
+    module = import_module(f".{name}", __package__)
+    known = {k: p.default for k, p in signature(module.examples).parameters.items() if k not in _COMMON}
+    options = {}
+    for item in filter(None, rest.split(",")):
+        key, _, value = item.partition("=")
+        if key not in known:
+            raise UserError(f"task {name} has no option {key!r}: {', '.join(known) or 'it takes none'}")
+        options[key] = _like(known[key], value, f"task {name}: option {key}")
+    return Task(name, module, options)
+
+
+_COMMON = ("n", "seed", "tokenizer")
+
+
+def _like(default: Any, value: str, where: str) -> Any:
+    """The text of an option as the type of its default."""
+    if isinstance(default, bool):
+        return value.lower() in ("1", "true", "yes")
+    try:
+        return type(default)(value) if default is not None else value
+    except ValueError as error:
+        raise UserError(f"{where} wants {type(default).__name__}, not {value!r}") from error

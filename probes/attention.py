@@ -1,0 +1,246 @@
+"""The one attention function: what a layer's attention computes, opened for reading and editing.
+
+It is registered with Hugging Face's AttentionInterface, so no modelling file is patched. Without an observer
+it is `sdpa`. An observer (see trace.py) gets an `AttentionCall`: the tensors of one layer's attention, from
+which z, pattern rows and edited outputs are computed when asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+NAME = "crosslens"
+# Elements of a score tensor that is alive at once where scores are computed explicitly (64 MB in float32).
+SCORES_BUDGET = 2**24
+# Arguments that are already in the mask, or that change no number of the attention itself.
+_HARMLESS = frozenset(
+    "sliding_window position_ids position_embeddings output_attentions output_hidden_states output_router_logits "
+    "use_cache cache_position num_items_in_batch return_dict is_training logits_to_keep labels "
+    "token_type_ids mm_token_type_ids".split()
+)
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionCall:
+    """One call of a layer's attention. An edit is a function from a call to another call.
+
+    query: [b, h, q, d_head], key and value: [b, kv, k, d_head] (rotated, KV heads not expanded).
+    mask: Bool or additive, [b or 1, 1 or h, q, k]; None means causal where `causal`, else all visible.
+    softcap: scores become softcap * tanh(scores / softcap). sinks: [h], a logit that takes probability away.
+    bias: added to the scores. head_scale: [b or 1, h, q or 1], multiplies z.
+    """
+
+    module: torch.nn.Module
+    query: Float[Tensor, "b h q d"]
+    key: Float[Tensor, "b kv k d"]
+    value: Float[Tensor, "b kv k e"]
+    mask: Tensor | None
+    scale: float
+    causal: bool
+    softcap: float | None = None
+    sinks: Tensor | None = None
+    bias: Tensor | None = None
+    dropout: float = 0.0
+    head_scale: Tensor | None = None
+    _memo: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+    def edited(self, **changes: Any) -> AttentionCall:
+        """The same call with other tensors."""
+        return replace(self, _memo={}, **changes)
+
+    @property
+    def explicit(self) -> bool:
+        """Whether SDPA does not compute this layer's function."""
+        return self.softcap is not None or self.sinks is not None
+
+    def output(self) -> Float[Tensor, "b q h e"]:
+        """z, the heads' outputs before W_O, as the model uses them: [b, q, h, d_head]."""
+        z = self._explicit_output() if self.explicit else self._sdpa_output()
+        return z if self.head_scale is None else z * self.head_scale.transpose(1, 2)[..., None].to(z.dtype)
+
+    def allowed(self) -> Bool[Tensor, "b heads q k"]:
+        """Which keys a query may read: Bool [b or 1, 1 or h, q, k]."""
+        if "allowed" not in self._memo:
+            self._memo["allowed"] = self._allowed()
+        return self._memo["allowed"]
+
+    def pattern(
+        self, rows: Int[Tensor, "b n"] | None = None, examples: slice = slice(None)
+    ) -> Float[Tensor, "b h n k"]:
+        """Attention after the softmax, float32 [b, h, n, k]: all query rows, or those of `rows` (Int[b, n]).
+
+        Rows sum to 1 (to 1 - the sink's share where the family has sink logits); rows without a visible key
+        (padding) are 0. `examples` narrows the batch.
+        """
+        query = self.query[examples]
+        allowed, bias = _narrow(self.allowed(), examples), _narrow(self._additive(), examples)
+        if rows is not None:
+            rows = rows.to(query.device)
+            query = query.gather(2, rows[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3]))
+            allowed, bias = _take_rows(allowed, rows), _take_rows(bias, rows)
+        return self._softmax(query, self.key[examples], allowed, bias)
+
+    def patterns(self) -> Iterator[tuple[slice, Float[Tensor, "b h q k"]]]:
+        """Whole patterns, a few examples at a time so that only SCORES_BUDGET elements are alive."""
+        batch, heads, queries, _ = self.query.shape
+        step = max(1, SCORES_BUDGET // 8 // (heads * queries * self.key.shape[2]))
+        for start in range(0, batch, step):
+            part = slice(start, start + step)
+            yield part, self.pattern(examples=part)
+
+    def _allowed(self) -> Tensor:
+        n_queries, n_keys = self.query.shape[2], self.key.shape[2]
+        if self.mask is not None:
+            bool_mask = self.mask if self.mask.dtype == torch.bool else self.mask > torch.finfo(self.mask.dtype).min
+            return bool_mask[..., :n_keys]
+        allowed = torch.ones(n_queries, n_keys, dtype=torch.bool, device=self.query.device)
+        if self.causal and n_queries > 1:
+            if n_queries != n_keys:
+                raise RuntimeError(f"causal attention without a mask over {n_queries} queries and {n_keys} keys")
+            allowed = allowed.tril()
+        return allowed[None, None]
+
+    def _additive(self) -> Tensor | None:
+        """What is added to the scores: a float mask's finite part and the position bias."""
+        if self.mask is None or self.mask.dtype == torch.bool:
+            return self.bias
+        return self.mask if self.bias is None else self.mask + self.bias
+
+    def _softmax(self, query: Tensor, key: Tensor, allowed: Tensor, bias: Tensor | None) -> Tensor:
+        scores = grouped_matmul(query, key.transpose(2, 3)).float().mul_(self.scale)
+        if self.softcap is not None:
+            scores = scores.div_(self.softcap).tanh_().mul_(self.softcap)
+        if bias is not None:
+            scores = scores + bias.float()
+        scores = scores.masked_fill_(~allowed, torch.finfo(torch.float32).min)
+        if self.sinks is not None:
+            sink = self.sinks.float().reshape(1, -1, 1, 1).expand(*scores.shape[:3], 1)
+            pattern = torch.cat([scores, sink], -1).softmax(-1)[..., :-1]
+        else:
+            pattern = scores.softmax(-1)
+        empty = ~allowed.any(-1, keepdim=True)
+        return pattern.masked_fill_(empty, 0.0) if bool(empty.any()) else pattern
+
+    def _sdpa_output(self) -> Tensor:
+        z, _ = sdpa_attention_forward(
+            self.module,
+            self.query,
+            self.key,
+            self.value,
+            self.mask,
+            dropout=self.dropout,
+            scaling=self.scale,
+            is_causal=self.causal,
+            position_bias=self.bias,
+        )
+        return z
+
+    def _explicit_output(self) -> Tensor:
+        batch, heads, n_queries, _ = self.query.shape
+        step = max(1, SCORES_BUDGET // (batch * heads * self.key.shape[2]))
+        allowed, bias = self.allowed(), self._additive()
+        parts = []
+        for start in range(0, n_queries, step):
+            rows = slice(start, start + step)
+            pattern = self._softmax(
+                self.query[:, :, rows], self.key, _rows(allowed, rows), None if bias is None else _rows(bias, rows)
+            )
+            parts.append(grouped_matmul(pattern.to(self.value.dtype), self.value))
+        return torch.cat(parts, 2).transpose(1, 2).contiguous()
+
+
+def grouped_matmul(
+    left: Float[Tensor, "b h q d"], right: Float[Tensor, "b kv d k"]
+) -> Float[Tensor, "b h q k"]:
+    """`left @ right` where `right` has fewer (KV) heads; the shared operand is never copied."""
+    batch, heads, queries, _ = left.shape
+    kv_heads = right.shape[1]
+    if left.device.type == "cpu" or heads == kv_heads:
+        folded = left.reshape(batch, kv_heads, heads // kv_heads * queries, left.shape[3])
+        return (folded @ right).reshape(batch, heads, queries, right.shape[3])
+    return left @ repeat_kv(right, heads // kv_heads)
+
+
+def _narrow(tensor: Tensor | None, examples: slice) -> Any:
+    return tensor if tensor is None or tensor.shape[0] == 1 else tensor[examples]
+
+
+def _rows(tensor: Tensor, rows: slice) -> Tensor:
+    return tensor if tensor.shape[2] == 1 else tensor[:, :, rows]
+
+
+def _take_rows(tensor: Tensor | None, rows: Tensor) -> Any:
+    """[b or 1, 1 or h, q, k] -> [b, 1 or h, n, k]."""
+    if tensor is None or tensor.shape[2] == 1:
+        return tensor
+    tensor = tensor.expand(rows.shape[0], *tensor.shape[1:])
+    return tensor.gather(2, rows[:, None, :, None].expand(-1, tensor.shape[1], -1, tensor.shape[3]))
+
+
+Watcher = Callable[[AttentionCall], Tensor | None]
+_watcher: ContextVar[Watcher | None] = ContextVar("crosslens_watcher", default=None)
+
+
+@contextmanager
+def watched(watcher: Watcher) -> Iterator[None]:
+    """While active, every registered attention call goes through `watcher`; it returns z, or None to pass."""
+    token = _watcher.set(watcher)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
+
+
+def _attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    is_causal: bool | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    position_bias: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    unknown = [name for name, value in kwargs.items() if value is not None and name not in _HARMLESS]
+    if unknown:
+        raise NotImplementedError(f"{type(module).__name__} passes {unknown} to its attention, unknown to crosslens")
+    call = AttentionCall(
+        module,
+        query,
+        key,
+        value,
+        attention_mask,
+        scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        causal=getattr(module, "is_causal", True) if is_causal is None else is_causal,
+        softcap=softcap,
+        sinks=s_aux,
+        bias=position_bias,
+        dropout=dropout,
+    )
+    watcher = _watcher.get()
+    z = None if watcher is None else watcher(call)
+    return (call.output() if z is None else z), None
+
+
+def register() -> None:
+    """Make the attention function and its mask function known to transformers (done on import)."""
+    AttentionInterface.register(NAME, _attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+register()

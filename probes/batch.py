@@ -1,0 +1,150 @@
+"""From examples to one padded batch in which every position has a role and some have names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Int, Shaped
+from torch import Tensor
+
+from ..data.example import Example, Segment, UserError
+from .encode import Encoded, encode
+
+if TYPE_CHECKING:
+    from .subject import Subject
+
+ROLES = ("pad", "special", "system", "image", "text", "question", "instruction", "answer")
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Examples as the model takes them.
+
+    inputs: the plain dict for the Hugging Face model. roles: Int[b, p], indices into ROLES.
+    marks: name -> Bool[b, p], overlapping names from character spans or boxes.
+    """
+
+    examples: tuple[Example, ...]
+    inputs: dict[str, Any]
+    roles: Int[Tensor, "b p"]
+    marks: dict[str, Bool[Tensor, "b p"]]
+    tokenizer: Any = field(repr=False, default=None)
+
+    @property
+    def example_ids(self) -> list[str]:
+        return [example.id for example in self.examples]
+
+    @property
+    def mask(self) -> Bool[Tensor, "b p"]:
+        """The real positions."""
+        return self.roles != ROLES.index("pad")
+
+    @property
+    def start(self) -> Int[Tensor, "b"]:
+        """The first real position of each example."""
+        return self.mask.int().argmax(1)
+
+    @property
+    def last(self) -> Int[Tensor, "b"]:
+        """The last real position of each example."""
+        return self.start + self.mask.sum(1) - 1
+
+    def where(self, name: str) -> Bool[Tensor, "b p"]:
+        """The positions of a role or of a mark; KeyError names what there is."""
+        if name in ROLES:
+            return self.roles == ROLES.index(name)
+        if name not in self.marks:
+            raise KeyError(f"no role or mark {name!r}: roles are {', '.join(ROLES)}; marks {', '.join(self.marks)}")
+        return self.marks[name]
+
+    def aligned(self, tensor: Shaped[Tensor, "b p ..."]) -> Shaped[Tensor, "b p ..."]:
+        """The same tensor with every example's first real position at 0, padding behind: both paddings agree."""
+        length = tensor.shape[1]
+        index = (torch.arange(length, device=tensor.device) + self.start.to(tensor.device)[:, None]) % length
+        return tensor[torch.arange(tensor.shape[0], device=tensor.device)[:, None], index]
+
+    @property
+    def answers(self) -> Int[Tensor, "b"]:
+        """Token ids of the answers; UserError where one is not a single token."""
+        return torch.tensor([self._token(e, e.answer) for e in self.examples])
+
+    @property
+    def wrong(self) -> Int[Tensor, "b"]:
+        """Token ids of the first wrong answers; UserError where one is missing or not a single token."""
+        return torch.tensor([self._token(e, e.wrong[0] if e.wrong else "") for e in self.examples])
+
+    def _token(self, example: Example, word: str) -> int:
+        ids = self.tokenizer.encode(word, add_special_tokens=False)
+        if len(ids) != 1:
+            raise UserError(
+                f"example {example.id}: the answer {word!r} is {len(ids)} tokens for this tokenizer and one is "
+                "needed; choose another word or another task"
+            )
+        return ids[0]
+
+
+def make_batch(
+    subject: Subject, examples: Sequence[Example | str], *, template: str, bos: bool, padding: str
+) -> Batch:
+    """See `Subject.batch`. UserError: no examples, no tokenizer, a prompt longer than the context."""
+    if not examples:
+        raise UserError("no examples to run: the task is empty")
+    if subject.tokenizer is None:
+        raise UserError(f"{subject.name} was opened without a tokenizer: Subject(model, tokenizer)")
+    if padding not in ("left", "right"):
+        raise ValueError(f"padding is 'left' or 'right', not {padding!r}")
+    whole = tuple(as_example(example, i) for i, example in enumerate(examples))
+    encoded = [encode(subject, example, template, bos) for example in whole]
+    _refuse_long(subject, whole, encoded)
+    return _pad(subject, whole, encoded, padding)
+
+
+def as_example(example: Example | str, index: int = 0) -> Example:
+    """A plain string is an example with one text segment."""
+    if isinstance(example, Example):
+        return example
+    return Example(id=f"prompt-{index}", group=f"prompt-{index}", segments=(Segment("text", example),))
+
+
+def _refuse_long(subject: Subject, examples: Sequence[Example], encoded: Sequence[Encoded]) -> None:
+    limit = getattr(subject.model.config.get_text_config(), "max_position_embeddings", None)
+    for example, item in zip(examples, encoded, strict=True):
+        if limit is not None and len(item.ids) > limit:
+            raise UserError(
+                f"example {example.id} has {len(item.ids)} tokens, {subject.name} reads at most {limit}: shorten it"
+            )
+        if not item.ids:
+            raise UserError(f"example {example.id} is empty: a prompt needs at least one token")
+
+
+def _pad(subject: Subject, examples: tuple[Example, ...], encoded: Sequence[Encoded], padding: str) -> Batch:
+    length = max(len(item.ids) for item in encoded)
+    pad_id = subject.tokenizer.pad_token_id
+    pad_id = (subject.tokenizer.eos_token_id or 0) if pad_id is None else pad_id
+
+    def rows(values: Sequence[Sequence[Any]], fill: Any, dtype: torch.dtype) -> Tensor:
+        out = torch.full((len(values), length), fill, dtype=dtype)
+        for row, value in zip(out, values, strict=True):
+            row[slice(length - len(value), length) if padding == "left" else slice(len(value))] = torch.tensor(
+                value, dtype=dtype
+            )
+        return out
+
+    names = {name: None for item in encoded for name in item.marks}
+    empty = [[False] * len(item.ids) for item in encoded]
+    return Batch(
+        examples,
+        {
+            "input_ids": rows([item.ids for item in encoded], pad_id, torch.long),
+            "attention_mask": rows([[1] * len(item.ids) for item in encoded], 0, torch.long),
+        },
+        rows([[ROLES.index(role) for role in item.roles] for item in encoded], 0, torch.long),
+        {
+            name: rows([item.marks.get(name, empty[i]) for i, item in enumerate(encoded)], False, torch.bool)
+            for name in names
+        },
+        subject.tokenizer,
+    )

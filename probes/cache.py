@@ -1,0 +1,204 @@
+"""The activation cache: a task's activations at chosen sites and positions, run once, read many times.
+
+It is a run like any other (key, shards, resume), whose rows are the activations themselves.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ..data.example import UserError
+from ..data.gguf import cache_root
+from ..data.tasks import Task, open_task
+from . import store
+from .batch import Batch
+from .capture import SITES
+from .plan import plan_from_json
+from .rows import condition_of
+from .run import Settings, run
+from .trace import Layer, tracing
+
+if TYPE_CHECKING:
+    from .subject import Subject
+
+VERSION = 1
+NAME = "activations"
+
+
+@dataclass(frozen=True)
+class Options:
+    """sites: short names of capture. positions: "last", "all", a role or a mark."""
+
+    sites: tuple[str, ...] = ("resid_pre",)
+    positions: str = "last"
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Activations on disk. `activations["z"]` is one tensor [n, layers, ...]; `shards()` reads a batch at a time.
+
+    examples: id, group, condition, in the order of the first axis. Positions other than "last" add an axis
+    [n, layers, positions, ...], NaN behind the last position of an example.
+    """
+
+    directory: Path
+    examples: pd.DataFrame
+    options: Options
+
+    def __getitem__(self, site: str) -> Tensor:
+        parts = [shard[site] for shard in self.shards()]
+        width = max((part.shape[2] for part in parts), default=0) if self.options.positions != "last" else 0
+        return torch.cat([_widen(part, width) if width else part for part in parts])
+
+    def shards(self) -> Iterator[dict[str, Tensor]]:
+        """Memory-mapped rows of one batch after the other."""
+        record = _record(self.directory)
+        for index, shard in enumerate(plan_from_json(record["plan"]["shards"])):
+            path = self.directory / "rows" / f"{index:05d}.safetensors"
+            yield store.read_rows(path, record["key"], shard.ids)
+
+
+def cached(
+    subject: Subject,
+    task: Task | str,
+    sites: Sequence[str] = ("resid_pre",),
+    positions: str = "last",
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    settings: Settings | None = None,
+) -> Activations:
+    """Run a task once and keep `sites` at `positions`; the second call with the same arguments runs nothing.
+
+    sites: short names of `capture` (not "pattern": maps are never kept). positions: "last", "all", a role
+    ("question") or a mark ("subject"). Errors: KeyError for an unknown site, UserError as in `run`.
+    """
+    unknown = [site for site in sites if site not in SITES or site == "pattern"]
+    if unknown:
+        raise KeyError(f"cannot keep {unknown}: choose among {', '.join(s for s in SITES if s != 'pattern')}")
+    task = open_task(task) if isinstance(task, str) else task
+    options = Options(tuple(sites), positions)
+    wanted = replace(settings or Settings(), limit=limit, seed=seed, out=home())
+    (directory,) = run(subject, task, {NAME: (_ANALYSIS, options)}, wanted)
+    ids = [(i, shard.bos) for shard in plan_from_json(_record(directory)["plan"]["shards"]) for i in shard.ids]
+    groups = {e.id: e.group for e in task.examples(subject.tokenizer, limit, seed)}
+    rows = [{"id": i, "group": groups[i], "condition": condition_of(bos)} for i, bos in ids]
+    return Activations(directory, pd.DataFrame(rows), options)
+
+
+def home() -> Path:
+    """Where activations lie: $CROSSLENS_CACHE or ~/.cache/crosslens."""
+    return cache_root() / NAME
+
+
+def layer_rows(layer: Layer, batch: Batch, options: Options) -> dict[str, Tensor]:
+    """The chosen sites at the chosen positions: [b, ...] for "last", else [b, positions, ...]."""
+    return {site: _take(getattr(layer, site), batch, options.positions) for site in options.sites}
+
+
+def _take(tensor: Tensor, batch: Batch, positions: str) -> Tensor:
+    rows = torch.arange(len(tensor), device=tensor.device)
+    if positions == "last":
+        return tensor[rows, batch.last.to(tensor.device)]
+    chosen = (batch.mask if positions == "all" else batch.where(positions)).to(tensor.device)
+    # A stable sort brings the chosen positions to the front without changing their order.
+    order = (~chosen).int().argsort(1, stable=True)[:, : int(chosen.sum(1).max())]
+    kept = tensor[rows[:, None], order]
+    there = chosen.gather(1, order).reshape(*order.shape, *[1] * (tensor.ndim - 2))
+    return kept.masked_fill(~there, torch.nan)
+
+
+def _widen(part: Tensor, width: int) -> Tensor:
+    missing = part.new_full((*part.shape[:2], width - part.shape[2], *part.shape[3:]), torch.nan)
+    return torch.cat([part, missing], 2)
+
+
+def _record(directory: Path) -> dict[str, Any]:
+    record = store.read_record(directory)
+    if record is None:
+        raise UserError(f"{directory} holds no activations")
+    return record
+
+
+# What a run asks of an analysis; activations make no tables.
+_ANALYSIS: Any = SimpleNamespace(
+    __doc__="Activations kept on disk.",
+    VERSION=VERSION,
+    QUESTION="",
+    PAPER="",
+    methods=lambda options: "",
+    layer_rows=layer_rows,
+    tables=lambda rows, options: {},
+)
+
+
+def size_of(subject: Subject, task: Task, options: Options, limit: int | None, seed: int) -> int:
+    """Bytes that `cached` will take: measured on one example, times the number of examples."""
+    examples = task.examples(subject.tokenizer, limit, seed)
+    longest = max(examples, key=lambda example: len(example.text))
+    batch = subject.batch([longest], template=task.module.TEMPLATE, bos=task.module.BOS)
+    total = 0
+
+    def count(layer: Layer) -> None:
+        nonlocal total
+        total += sum(t.numel() * t.element_size() for t in layer_rows(layer, batch, options).values())
+
+    with tracing(subject, count):
+        subject.forward(batch)
+    return total * len(examples)
+
+
+def command(words: Sequence[str], parse: Callable[..., Any], model: dict[str, Any], load: Callable[[Any], Any]) -> None:
+    """`crosslens cache fill|list|prune`."""
+    what = words[0] if words else "list"
+    if what == "list":
+        for directory in sorted(home().glob("runs/*")):
+            print(f"{_megabytes(directory):8.1f} MB  {directory}")
+    elif what == "prune":
+        _prune(parse("cache prune", words[1:], {"keep_days": (float, 30.0)}, "Delete activations not used lately."))
+    elif what == "fill":
+        fields = {
+            **model,
+            "task": (str, "ioi"),
+            "limit": (int | None, None),
+            "seed": (int, 0),
+            "sites": (tuple[str, ...], ("resid_pre",)),
+            "positions": (str, "last"),
+        }
+        _fill(parse("cache fill", words[1:], fields, "Run a task and keep activations."), load)
+    else:
+        raise UserError(f"unknown cache command {what!r}: fill, list or prune")
+
+
+def _fill(asked: Any, load: Callable[[Any], Any]) -> None:
+    task, subject = open_task(asked.task), load(asked)
+    options = Options(asked.sites, asked.positions)
+    size = size_of(subject, task, options, asked.limit, asked.seed)
+    print(f"at most {size / 1e6:,.1f} MB in {home()}", file=sys.stderr)
+    try:
+        kept = cached(subject, task, asked.sites, asked.positions, limit=asked.limit, seed=asked.seed)
+    except KeyError as error:
+        raise UserError(str(error.args[0])) from error
+    print(kept.directory)
+
+
+def _prune(asked: Any) -> None:
+    for directory in sorted(home().glob("runs/*")):
+        if time.time() - directory.stat().st_mtime > asked.keep_days * 86400:
+            print(f"{_megabytes(directory):8.1f} MB  deleted {directory}")
+            shutil.rmtree(directory)
+
+
+def _megabytes(directory: Path) -> float:
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file()) / 1e6

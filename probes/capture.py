@@ -1,0 +1,73 @@
+"""One forward, chosen sites: the activation dictionary of TransformerLens, for any subject."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from jaxtyping import Int
+from torch import Tensor
+
+from .trace import Layer, tracing
+
+if TYPE_CHECKING:
+    from .batch import Batch
+    from .subject import Subject
+
+# Short name -> the rest of the TransformerLens name after "blocks.<layer>.".
+SITES = {
+    "q": "attn.hook_q",
+    "k": "attn.hook_k",
+    "v": "attn.hook_v",
+    "rot_q": "attn.hook_rot_q",
+    "rot_k": "attn.hook_rot_k",
+    "z": "attn.hook_z",
+    "pattern": "attn.hook_pattern",
+    "resid_pre": "hook_resid_pre",
+    "resid_mid": "hook_resid_mid",
+    "resid_post": "hook_resid_post",
+    "attn_out": "hook_attn_out",
+    "mlp_out": "hook_mlp_out",
+}
+_SHORT = {long: short for short, long in SITES.items()}
+
+
+def capture(
+    subject: Subject,
+    inputs: Mapping[str, Any] | Batch,
+    sites: Sequence[str],
+    *,
+    queries: Int[Tensor, "b n"] | None = None,
+) -> dict[str, Tensor]:
+    """Run `inputs` once and keep `sites`.
+
+    sites: short names for all layers ("z", "pattern", "resid_pre", ...) or full ones ("blocks.3.attn.hook_z").
+    queries: limits patterns to those rows. Returns full name -> tensor: z, q, rot_q [b, p, h, d_head]; k, rot_k,
+    v [b, p, kv, d_head]; pattern [b, h, q, k] (or [b, h, n, k]), float32; residuals and outputs [b, p, d];
+    attn_out and mlp_out are what is added to the residual. KeyError: an unknown site, or one that the family
+    does not have, saying why.
+    """
+    wanted = [_parse(subject, site) for site in sites]
+    found: dict[str, Tensor] = {}
+
+    def keep(layer: Layer) -> None:
+        for index, short in wanted:
+            if index in (None, layer.index):
+                value = layer.pattern(queries) if short == "pattern" else getattr(layer, short)
+                found[f"blocks.{layer.index}.{SITES[short]}"] = value.detach()
+
+    with tracing(subject, keep):
+        subject.forward(inputs)
+    return found
+
+
+def _parse(subject: Subject, site: str) -> tuple[int | None, str]:
+    if site in SITES:
+        return None, site
+    prefix, _, rest = site.partition(".")
+    index, _, long = rest.partition(".")
+    if prefix == "blocks" and index.isdigit() and int(index) < subject.n_layers and long in _SHORT:
+        return int(index), _SHORT[long]
+    raise KeyError(
+        f"unknown site {site!r}: one of {', '.join(SITES)}, or blocks.<0…{subject.n_layers - 1}>.<{SITES['z']}, …>"
+    )

@@ -1,0 +1,130 @@
+"""From a name to a proved Subject: embedded model, directory, GGUF file or hub id."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+from ..data.example import UserError
+from ..data.gguf import cache_root, gguf_to_directory
+from .anatomy import SubjectError
+from .subject import Subject
+
+EMBEDDED = ("smollm2",)
+
+
+def load(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    check: bool = True,
+    trust_remote_code: bool = False,
+) -> Subject:
+    """Open a model and prove its instruments.
+
+    name: an embedded subject ("smollm2"), a local directory, a GGUF file, or a hub id "owner/name" (the only case
+    that may use the network). device: "auto" (a GPU where there is one), "map" (spread by accelerate), or torch's
+    name. dtype: "auto" (the checkpoint's on a GPU, float32 on a CPU), or torch's name. check: run `Subject.check`.
+    Weights are read from safetensors alone; code in a checkpoint runs only with `trust_remote_code`.
+    Raises UserError (unknown name, broken files, NaN weights) and SubjectError (a family that cannot be read).
+    """
+    path, revision = _find(str(name), revision)
+    where: dict[str, Any] = {"device_map": "auto"} if device == "map" else {}
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device in ("auto", "map") else device
+    where["trust_remote_code"] = trust_remote_code
+    if not Path(path).exists():
+        where["revision"] = revision
+    model, processor = _read(str(name), path, where, _dtype(dtype, device))
+    if "device_map" not in where:
+        model = _to(model, device)
+    _refuse_nan(str(name), model)
+    subject = Subject(model, processor, name=str(name), revision=revision)
+    if check:
+        subject.check()
+    return subject
+
+
+def _find(name: str, revision: str | None) -> tuple[str, str | None]:
+    """The directory or hub id behind a name, and its revision."""
+    if name in EMBEDDED:
+        home = import_module(f"...data.{name}", __name__)
+        return str(home.directory()), home.REVISION
+    path = Path(name).expanduser()
+    if path.is_file() and path.suffix == ".gguf":
+        stat = path.stat()
+        return str(gguf_to_directory(path, cache_root() / f"gguf-{path.stem}-{stat.st_size}-{stat.st_mtime_ns}")), revision
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"{name} is a directory without config.json: not a Hugging Face model")
+        if not any(path.glob("*.safetensors")):
+            raise UserError(f"{name} has no *.safetensors: convert the checkpoint first (pickles are never read)")
+        return str(path), revision
+    if path.exists():
+        raise UserError(f"{name} is neither a model directory nor a .gguf file")
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return name, revision
+    raise UserError(
+        f"unknown subject {name!r}: an embedded one ({', '.join(EMBEDDED)}), a directory, a .gguf file, "
+        "or a hub id owner/name"
+    )
+
+
+def _read(name: str, path: str, where: dict[str, Any], dtype: torch.dtype | str) -> tuple[Any, Any]:
+    reading = {key: value for key, value in where.items() if key != "device_map"}
+    try:
+        config = AutoConfig.from_pretrained(path, **reading)
+        sees = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+        opener = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+        model = opener.from_pretrained(path, dtype=dtype, use_safetensors=True, **where)
+        processor = (AutoProcessor if sees else AutoTokenizer).from_pretrained(path, **reading)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, ImportError) as error:
+        raise UserError(_why(name, path, error)) from error
+    return model, processor
+
+
+def _why(name: str, path: str, error: Exception) -> str:
+    first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if Path(path).exists():
+        return f"cannot read the model in {name}: {first_line}"
+    offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
+    return f"cannot get {name} from the hub{offline}: {first_line}"
+
+
+def _dtype(dtype: str, device: str) -> torch.dtype | str:
+    if dtype == "auto":
+        return torch.float32 if device == "cpu" else "auto"
+    found = getattr(torch, dtype, None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise UserError(f"unknown dtype {dtype!r}: float32, bfloat16 or float16")
+    return found
+
+
+def _to(model: Any, device: str) -> Any:
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def _refuse_nan(name: str, model: torch.nn.Module) -> None:
+    for parameter_name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise UserError(f"{name}: weights are not finite (first in {parameter_name}): the checkpoint is broken")
+
+
+__all__ = ["EMBEDDED", "SubjectError", "load"]

@@ -1,0 +1,105 @@
+"""Rows: what an analysis measured, one row an example; and how observers turn one forward into rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ..data.example import Example
+from .trace import Layer, tracing
+
+if TYPE_CHECKING:
+    from .batch import Batch
+    from .subject import Subject
+
+
+@dataclass(frozen=True)
+class Rows:
+    """All rows of a run, sorted by condition and example id.
+
+    examples: id, group, condition ("BOS", "no BOS") and the examples' meta. values: name -> [n, ...].
+    """
+
+    examples: pd.DataFrame
+    values: dict[str, np.ndarray]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.values[name]
+
+    def where(self, chosen: np.ndarray) -> Rows:
+        """The rows of some examples (a Boolean per example)."""
+        return Rows(
+            self.examples[chosen].reset_index(drop=True), {name: value[chosen] for name, value in self.values.items()}
+        )
+
+
+def condition_of(bos: bool) -> str:
+    """The name of a batch's condition."""
+    return "BOS" if bos else "no BOS"
+
+
+def observe(
+    subject: Subject, batch: Batch, analyses: Mapping[str, tuple[Any, Any]]
+) -> dict[str, dict[str, Tensor]]:
+    """One forward with several analyses on it: name -> (module, options) gives name -> rows.
+
+    A module's `layer_rows(layer, batch, options)` is called while that layer's tensors are alive; what it returns
+    ([b, ...] each) is stacked to [b, layers, ...]. `finish(subject, batch, kept, options)`, where it exists, turns
+    that stack into rows after the forward, when the model's last state is known.
+    """
+    kept: dict[str, list[dict[str, Tensor]]] = {name: [] for name in analyses}
+
+    def on_layer(layer: Layer) -> None:
+        for name, (module, options) in analyses.items():
+            kept[name].append(module.layer_rows(layer, batch, options))
+
+    with torch.no_grad(), tracing(subject, on_layer):
+        subject.forward(batch)
+    rows = {}
+    for name, (module, options) in analyses.items():
+        stacked = stack_layers(kept.pop(name))
+        rows[name] = module.finish(subject, batch, stacked, options) if hasattr(module, "finish") else stacked
+    return rows
+
+
+def stack_layers(layers: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """[{name: [b, ...]}] per layer -> {name: [b, layers, ...]}."""
+    return {name: torch.stack([layer[name].cpu() for layer in layers], 1) for name in layers[0]}
+
+
+def merge(shards: Iterable[dict[str, Tensor]], conditions: list[str], examples: list[Example]) -> Rows:
+    """Shards, in the order of `conditions` and `examples`, as one sorted set of rows.
+
+    Axes that differ in length between shards (positions) are filled with NaN, so any batching merges alike.
+    """
+    parts: dict[str, list[np.ndarray]] = {}
+    for shard in shards:
+        for name, tensor in shard.items():
+            parts.setdefault(name, []).append(tensor.float().numpy() if tensor.is_floating_point() else tensor.numpy())
+    frame = pd.DataFrame(
+        [
+            {"id": e.id, "group": e.group, "condition": condition, **e.meta}
+            for condition, e in zip(conditions, examples, strict=True)
+        ]
+    )
+    order = frame.sort_values(["condition", "id"], kind="stable").index.to_numpy()
+    values = {name: _concatenate(arrays)[order] for name, arrays in parts.items()}
+    return Rows(frame.iloc[order].reset_index(drop=True), values)
+
+
+def _concatenate(arrays: list[np.ndarray]) -> np.ndarray:
+    shape = np.max([a.shape[1:] for a in arrays], 0).astype(int) if arrays[0].ndim > 1 else ()
+    if all(a.shape[1:] == tuple(shape) for a in arrays):
+        return np.concatenate(arrays)
+    out = np.full((sum(map(len, arrays)), *shape), np.nan, np.float32)
+    at = 0
+    for array in arrays:
+        out[(slice(at, at + len(array)), *(slice(size) for size in array.shape[1:]))] = array
+        at += len(array)
+    return out

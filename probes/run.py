@@ -1,0 +1,278 @@
+"""The run: examples in, rows in shards, tables and a record out; killed and resumed without loss."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from time import monotonic
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..data.example import Example, UserError
+from ..data.tasks import Task
+from . import VERSION, store
+from .plan import Shard, make_plan, plan_from_json, plan_to_json
+from .rows import Rows, condition_of, merge, observe
+
+if TYPE_CHECKING:
+    from .subject import Subject
+
+LEADING = ("subject", "task", "analysis")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is asked for, besides subject, task and analyses.
+
+    limit: number of examples (None: the task's own). bos: None asks the task, else which conditions to run.
+    tokens: padded positions of a batch; size: examples of a batch at most.
+    """
+
+    limit: int | None = None
+    seed: int = 0
+    bos: tuple[bool, ...] | None = None
+    template: str | None = None
+    tokens: int = 4096
+    size: int | None = None
+    padding: str = "right"
+    out: Path = Path("reports/out")
+    command: str = ""
+
+
+@dataclass
+class Job:
+    """One analysis of a run, in its own directory."""
+
+    name: str
+    module: ModuleType
+    options: Any
+    directory: Path
+    record: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        return self.record.get("status") == "complete"
+
+    @property
+    def plan(self) -> list[Shard]:
+        return plan_from_json(self.record["plan"]["shards"])
+
+    def shard_path(self, index: int) -> Path:
+        return self.directory / "rows" / f"{index:05d}.safetensors"
+
+    def missing(self) -> list[int]:
+        return [i for i in range(len(self.plan)) if not self.shard_path(i).exists()]
+
+
+def run(
+    subject: Subject,
+    task: Task,
+    analyses: Mapping[str, tuple[ModuleType, Any]],
+    settings: Settings,
+    *,
+    before: Callable[[], Any] = lambda: None,
+) -> list[Path]:
+    """Run analyses (name -> (module, options)) on one subject and task; all that observe ride one forward.
+
+    before: called once before the first forward, not at all where every run is complete already (the check of the
+    instruments). Returns one run directory per analysis. UserError as in the modules it calls.
+    """
+    template, bos = _form(subject, task, settings)
+    examples = task.examples(subject.tokenizer, settings.limit, settings.seed)
+    facts = _facts(subject, task, examples, settings, template, bos)
+    jobs = [_open(name, module, options, facts, settings) for name, (module, options) in analyses.items()]
+    with ExitStack() as stack:
+        todo = [job for job in jobs if not job.complete]
+        for job in todo:
+            stack.enter_context(store.locked(job.directory))
+        if todo:
+            before()
+        for job in todo:
+            _start(job, subject, task, examples, facts, settings)
+        for group in _same_plan(todo):
+            _execute(subject, {e.id: e for e in examples}, group, template)
+    return [job.directory for job in jobs]
+
+
+def _form(subject: Subject, task: Task, settings: Settings) -> tuple[str, tuple[bool, ...]]:
+    template = settings.template or task.module.TEMPLATE
+    wanted = settings.bos or (task.module.BOS,)
+    if subject.tokenizer is None or subject.tokenizer.bos_token_id is None:
+        wanted = (False,)
+    return template, tuple(dict.fromkeys(wanted))
+
+
+def _facts(
+    subject: Subject, task: Task, examples: Sequence[Example], settings: Settings, template: str, bos: Sequence[bool]
+) -> dict[str, Any]:
+    """What the page says of subject and task; its numbers are part of the key."""
+    return {
+        "subject": {
+            "name": subject.name,
+            "revision": subject.revision,
+            "family": subject.family,
+            "fingerprint": subject.fingerprint,
+            "n_layers": subject.n_layers,
+            "n_heads": subject.n_heads,
+            "n_kv_heads": subject.n_kv_heads,
+            "d_model": subject.d_model,
+            "dtype": str(subject.dtype).removeprefix("torch."),
+            "device": subject.device.type,
+        },
+        "task": {
+            "name": task.name,
+            "title": task.title,
+            "version": task.module.VERSION,
+            "source": task.module.SOURCE,
+            "template": template,
+            "options": task.options,
+            "seed": settings.seed,
+            "n": len(examples),
+            "n_groups": len({example.group for example in examples}),
+        },
+        "conditions": [condition_of(b) for b in bos],
+        "versions": {name: version(name) for name in ("crosslens", "torch", "transformers")},
+    }
+
+
+def _open(name: str, module: ModuleType, options: Any, facts: dict[str, Any], settings: Settings) -> Job:
+    """The job with the record of an earlier start, if there is one."""
+    identity = {**facts, "analysis": name, "options": asdict(options), "VERSION": module.VERSION, "probes": VERSION}
+    key = store.key_of(identity)
+    label = f"{name}.{facts['subject']['name'].replace('/', '--')}.{facts['task']['name']}.{key[:8]}"
+    job = Job(name, module, options, settings.out / "runs" / _safe(label))
+    found = store.read_record(job.directory)
+    if found is not None and found["key"] != key:
+        raise UserError(f"{job.directory} holds another run: move it away and run again")
+    job.record = found or {"schema": 1, "name": job.directory.name, "key": key, "status": "running", "analysis": name}
+    return job
+
+
+def _safe(label: str) -> str:
+    """A name without path separators: a subject may be a directory."""
+    return "".join(c if c.isalnum() or c in ".-_" else "-" for c in label)[-120:].lstrip(".-")
+
+
+def _start(
+    job: Job, subject: Subject, task: Task, examples: list[Example], facts: dict[str, Any], settings: Settings
+) -> None:
+    """Fix what a resumed run must repeat: batches, threads, learned values. Written once."""
+    if "plan" in job.record:
+        return
+    bos = [condition == condition_of(True) for condition in facts["conditions"]]
+    template = facts["task"]["template"]
+    shards = make_plan(subject, examples, template, bos, settings.tokens, settings.size)
+    fitted = _fit(job, subject, task, examples, template, bos)
+    job.record |= {
+        **facts,
+        "title": (job.module.__doc__ or job.name).strip().splitlines()[0],
+        "question": job.module.QUESTION,
+        "paper": job.module.PAPER,
+        "methods": job.module.methods(replace(job.options, **fitted)),
+        "options": asdict(job.options),
+        "fitted": fitted,
+        "plan": {
+            "shards": plan_to_json(shards),
+            "threads": torch.get_num_threads(),
+            "padding": settings.padding,
+        },
+        "versions": {**facts["versions"], "python": platform.python_version()},
+        "command": settings.command,
+        "started": _now(),
+        "seconds": 0.0,
+        "forwards": 0,
+        "notes": list(getattr(job.module, "NOTES", ())),
+    }
+    store.write_record(job.directory, job.record)
+
+
+def _fit(
+    job: Job, subject: Subject, task: Task, examples: list[Example], template: str, bos: Sequence[bool]
+) -> dict[str, Any]:
+    """What the analysis learns from held-out examples before it measures; the values are part of the record."""
+    if not hasattr(job.module, "fit"):
+        return {}
+    others = task.held_out(subject.tokenizer, job.module.FIT_EXAMPLES, 0, examples)
+    if not others:
+        raise UserError(f"task {task.name} has no held-out examples for {job.name} to learn from: lower --limit")
+    batches = [subject.batch(others, template=template, bos=with_bos) for with_bos in bos]
+    return job.module.fit(subject, batches, job.options)
+
+
+def _same_plan(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Jobs that can ride together: same batches."""
+    groups: list[list[Job]] = []
+    for job in jobs:
+        group = next((g for g in groups if g[0].record["plan"] == job.record["plan"]), None)
+        if group is None:
+            groups.append([job])
+        else:
+            group.append(job)
+    return groups
+
+
+def _execute(subject: Subject, examples: Mapping[str, Example], jobs: list[Job], template: str) -> None:
+    plan = jobs[0].record["plan"]
+    torch.set_num_threads(plan["threads"])
+    todo = sorted({index for job in jobs for index in job.missing()})
+    began = monotonic()
+    for index in tqdm(todo, desc=" + ".join(job.name for job in jobs), unit="batch", disable=not sys.stderr.isatty()):
+        shard = jobs[0].plan[index]
+        batch = subject.batch(
+            [examples[i] for i in shard.ids], template=template, bos=shard.bos, padding=plan["padding"]
+        )
+        riding = [job for job in jobs if not job.shard_path(index).exists()]
+        rows = _rows(subject, batch, riding)
+        for job in riding:
+            store.save_rows(job.shard_path(index), rows[job.name], job.record["key"], shard.ids)
+    for job in jobs:
+        job.record["seconds"] = round(job.record["seconds"] + monotonic() - began, 1)
+        job.record["forwards"] += len(todo)
+        _finish(job, examples)
+
+
+def _rows(subject: Subject, batch: Any, jobs: Sequence[Job]) -> dict[str, dict[str, Tensor]]:
+    settled = {job.name: (job.module, replace(job.options, **job.record["fitted"])) for job in jobs}
+    observing = {name: pair for name, pair in settled.items() if hasattr(pair[0], "layer_rows")}
+    rows = observe(subject, batch, observing) if observing else {}
+    for name, (module, options) in settled.items():
+        if name not in observing:
+            rows[name] = module.rows(subject, batch, options)
+    return rows
+
+
+def _finish(job: Job, examples: Mapping[str, Example]) -> None:
+    """Merge the shards, make the tables, and only then say that the run is complete."""
+    tables = job.module.tables(read_run(job, examples), replace(job.options, **job.record["fitted"]))
+    if hasattr(job.module, "claims"):
+        tables["claims"] = pd.DataFrame(job.module.claims(tables))
+    first = {"subject": job.record["subject"]["name"], "task": job.record["task"]["name"], "analysis": job.name}
+    for name, table in tables.items():
+        for at, column in enumerate(LEADING):
+            table.insert(at, column, first[column])
+        store.write_table(job.directory / "tables" / f"{name}.parquet", table)
+    job.record |= {"status": "complete", "finished": _now(), "tables": sorted(tables)}
+    store.write_record(job.directory, job.record)
+
+
+def read_run(job: Job, examples: Mapping[str, Example]) -> Rows:
+    """All rows of a finished job, checked against its key and plan."""
+    plan = job.plan
+    shards = [store.read_rows(job.shard_path(i), job.record["key"], shard.ids) for i, shard in enumerate(plan)]
+    conditions = [condition_of(shard.bos) for shard in plan for _ in shard.ids]
+    return merge(shards, conditions, [examples[i] for shard in plan for i in shard.ids])
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,138 @@
+"""A model with its insides exposed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from . import anatomy
+from .anatomy import SubjectError
+from .attention import NAME
+from .batch import Batch, make_batch
+from .fingerprint import weights_fingerprint
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ..data.example import Example
+
+__all__ = ["Subject", "SubjectError"]
+
+
+class Subject:
+    """Any Hugging Face causal language model or image-text-to-text model, opened.
+
+    model: an instance in memory; its attention implementation is set to crosslens', which computes the same.
+    processor: its processor or tokenizer; needed for `batch`, not for `capture` on ready inputs.
+    norm, unembed: `unembed(norm(x))` of the last residual equals the model's logits (scale and soft cap included).
+    Raises SubjectError for families whose parts are not found.
+    """
+
+    def __init__(
+        self, model: Any, processor: Any = None, *, name: str | None = None, revision: str | None = None
+    ) -> None:
+        self.model, self.processor = model.eval(), processor
+        self.family: str = model.config.model_type
+        self.name = name or model.config.name_or_path or self.family
+        self.revision = revision or getattr(model.config, "_commit_hash", None)
+        self.tokenizer = getattr(processor, "tokenizer", processor)
+        config = model.config.get_text_config()
+        self.n_layers: int = config.num_hidden_layers
+        self.n_heads: int = config.num_attention_heads
+        self.n_kv_heads: int = getattr(config, "num_key_value_heads", None) or self.n_heads
+        self.d_model: int = config.hidden_size
+        self._expose()
+        self.d_head: int = self.W_O(0).shape[1]
+
+    def _expose(self) -> None:
+        try:
+            decoder = anatomy.find_decoder(self.model)
+            self.layers: list[nn.Module] = anatomy.find_layers(decoder, self.n_layers)
+            for layer in self.layers:
+                anatomy.output_projection(layer)
+                anatomy.feed_forward_writer(layer)
+            self.norm: nn.Module = anatomy.final_norm(decoder)
+            self.unembed = anatomy.unembedding(self.model)
+        except SubjectError as error:
+            raise SubjectError(f"{self.family} cannot be opened: {error}") from None
+        self.text_config = decoder.config
+        # Only the language model's attention: vision towers keep theirs.
+        self.text_config._attn_implementation = NAME
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over the weights' names, shapes and values."""
+        return weights_fingerprint(self.model)
+
+    def W_O(self, layer: int) -> Float[Tensor, "h d_head d"]:
+        """The output projection of a layer's heads; biases are not part of it."""
+        return anatomy.output_weight(self.layers[layer], self.n_heads)
+
+    def batch(
+        self,
+        examples: Sequence[Example | str],
+        *,
+        template: str = "raw",
+        bos: bool = True,
+        padding: str = "right",
+    ) -> Batch:
+        """Tokenise examples into one padded batch with roles and marks; see `Batch`."""
+        return make_batch(self, examples, template=template, bos=bos, padding=padding)
+
+    def forward(self, inputs: Mapping[str, Any] | Batch, *, keep: int | Tensor = 1) -> Float[Tensor, "b n vocab"]:
+        """Logits at `keep` (a count from the end, 0 for all, or positions shared by the batch); no gradient.
+
+        Everything in this package that runs the model goes through here.
+        """
+        arguments = self.prepare(inputs)
+        with torch.no_grad():
+            return self.model(**arguments, use_cache=False, logits_to_keep=keep).logits
+
+    def last_logits(self, inputs: Mapping[str, Any] | Batch) -> Float[Tensor, "b vocab"]:
+        """Logits at each example's last real position."""
+        arguments = self.prepare(inputs)
+        last = last_positions(arguments["input_ids"], arguments.get("attention_mask"))
+        columns, where = last.unique(return_inverse=True)
+        return self.forward(inputs, keep=columns)[torch.arange(len(last), device=last.device), where]
+
+    def prepare(self, inputs: Mapping[str, Any] | Batch) -> dict[str, Any]:
+        """Model arguments on the model's device, with the positions that left padding needs."""
+        arguments = dict(inputs.inputs if isinstance(inputs, Batch) else inputs)
+        arguments = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in arguments.items()}
+        mask = arguments.get("attention_mask")
+        if mask is not None and "position_ids" not in arguments and self._counts_positions:
+            arguments["position_ids"] = (mask.long().cumsum(-1) - 1).clamp(min=0)
+        return arguments
+
+    @cached_property
+    def _counts_positions(self) -> bool:
+        """Whether the model takes plain positions; families with image grids compute their own."""
+        inner = self.model.base_model
+        return not any(hasattr(module, "get_rope_index") for module in (self.model, inner))
+
+    def check(self) -> pd.DataFrame:
+        """Prove the instruments on two small examples; SubjectError names what fails. See check.py."""
+        from .check import check
+
+        return check(self)
+
+
+def last_positions(input_ids: Int[Tensor, "b p"], mask: Tensor | None) -> Int[Tensor, "b"]:
+    """The last real position of each row, on either padding side."""
+    if mask is None:
+        return torch.full((input_ids.shape[0],), input_ids.shape[1] - 1, device=input_ids.device)
+    places = torch.arange(mask.shape[1], device=mask.device)
+    return (mask.long() * places).argmax(-1)

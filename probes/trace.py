@@ -1,0 +1,170 @@
+"""Watching one forward, layer by layer: each layer's tensors are alive while its observer is called, then gone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from . import anatomy
+from .attention import AttentionCall, watched
+
+if TYPE_CHECKING:
+    from .subject import Subject
+
+Edit = Callable[[AttentionCall], AttentionCall]
+
+
+class Layer:
+    """One layer's tensors during the forward. Names follow TransformerLens, shapes are [b, p, ...].
+
+    resid_pre, resid_post: the residual stream entering and leaving. attn_out, mlp_out: what is added to it.
+    z: [b, p, h, d_head]. rot_q: [b, p, h, d_head], rot_k and v: [b, p, kv, d_head], as the attention reads them.
+    """
+
+    resid_pre: Tensor
+    resid_post: Tensor
+
+    def __init__(self, subject: Subject, index: int) -> None:
+        self.subject, self.index = subject, index
+        self.call: AttentionCall | None = None
+        self._z: Tensor | None = None
+        self._raw: dict[str, Tensor] = {}
+
+    @property
+    def attention(self) -> AttentionCall:
+        """The call of the attention function; SubjectError where this layer did not go through it."""
+        if self.call is None:
+            raise anatomy.SubjectError(
+                f"{self.subject.family}: layer {self.index} does not call the attention interface of transformers, "
+                "so its heads cannot be read; this family is not supported"
+            )
+        return self.call
+
+    @property
+    def z(self) -> Float[Tensor, "b p h d"]:
+        assert self.attention is not None and self._z is not None
+        return self._z
+
+    @property
+    def rot_q(self) -> Float[Tensor, "b p h d"]:
+        return self.attention.query.transpose(1, 2)
+
+    @property
+    def rot_k(self) -> Float[Tensor, "b p kv d"]:
+        return self.attention.key.transpose(1, 2)
+
+    @property
+    def v(self) -> Float[Tensor, "b p kv d"]:
+        return self.attention.value.transpose(1, 2)
+
+    @property
+    def q(self) -> Float[Tensor, "b p h d"]:
+        return self._projected("q_proj", self.subject.n_heads)
+
+    @property
+    def k(self) -> Float[Tensor, "b p kv d"]:
+        return self._projected("k_proj", self.attention.key.shape[1])
+
+    @property
+    def attn_out(self) -> Float[Tensor, "b p d"]:
+        return self._added("attn_out")
+
+    @property
+    def mlp_out(self) -> Float[Tensor, "b p d"]:
+        return self._added("mlp_out")
+
+    @property
+    def resid_mid(self) -> Float[Tensor, "b p d"]:
+        """The residual between attention and MLP; KeyError in parallel blocks, which have none."""
+        if anatomy.is_parallel(self.subject.layers[self.index]):
+            raise KeyError(f"{self.subject.family} adds attention and MLP in parallel: there is no resid_mid")
+        return self.resid_pre + self.attn_out
+
+    def pattern(self, rows: Int[Tensor, "b n"] | None = None) -> Float[Tensor, "b h n k"]:
+        """Attention after the softmax, all query rows or those of `rows`; float32."""
+        return self.attention.pattern(rows)
+
+    def _added(self, name: str) -> Tensor:
+        scale = anatomy.multiplier(self.subject.layers[self.index])
+        part = self._raw[name].reshape(self.resid_pre.shape)
+        return part if scale == 1.0 else part * scale
+
+    def _projected(self, name: str, heads: int) -> Tensor:
+        if name not in self._raw:
+            raise KeyError(
+                f"{self.subject.family} has no separate {name}: its projections are fused; read rot_q or rot_k"
+            )
+        raw = self._raw[name]
+        return raw.reshape(*raw.shape[:2], heads, -1)
+
+
+@contextmanager
+def tracing(
+    subject: Subject,
+    on_layer: Callable[[Layer], Any] | None = None,
+    edits: Mapping[int, Edit] | None = None,
+) -> Iterator[None]:
+    """During the block every forward of `subject` calls `on_layer(layer)` as each layer ends.
+
+    edits: layer -> function from its AttentionCall to the one that is computed instead.
+    """
+    current: dict[int, Layer] = {}
+    index_of = {id(anatomy.attention_of(layer)): i for i, layer in enumerate(subject.layers)}
+
+    def watch(call: AttentionCall) -> Tensor | None:
+        index = index_of.get(id(call.module))
+        if index is None:
+            return None
+        call = edits[index](call) if edits and index in edits else call
+        z = call.output()
+        if index in current:
+            current[index].call, current[index]._z = call, z
+        return z
+
+    with ExitStack() as stack:
+        if on_layer is not None:
+            for index in range(subject.n_layers):
+                _hook_layer(stack, subject, index, current, on_layer)
+        stack.enter_context(watched(watch))
+        yield
+
+
+def _hook_layer(
+    stack: ExitStack, subject: Subject, index: int, current: dict[int, Layer], on_layer: Callable[[Layer], Any]
+) -> None:
+    layer = subject.layers[index]
+
+    def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        current[index] = Layer(subject, index)
+        current[index].resid_pre = args[0] if args else kwargs["hidden_states"]
+
+    def end(module: nn.Module, args: Any, output: Any) -> None:
+        done = current.pop(index)
+        done.resid_post = first(output)
+        on_layer(done)
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            current[index]._raw[name] = first(output)
+
+        return hook
+
+    def on(module: nn.Module | None, name: str) -> None:
+        if module is not None:
+            stack.callback(module.register_forward_hook(keep(name)).remove)
+
+    stack.callback(layer.register_forward_pre_hook(begin, with_kwargs=True).remove)
+    stack.callback(layer.register_forward_hook(end).remove)
+    on(anatomy.attention_writer(layer), "attn_out")
+    on(anatomy.feed_forward_writer(layer), "mlp_out")
+    for name in ("q_proj", "k_proj"):
+        on(getattr(anatomy.attention_of(layer), name, None), name)
+
+
+def first(output: Any) -> Tensor:
+    """The tensor of a module's output, which some families wrap into a tuple."""
+    return output[0] if isinstance(output, tuple) else output

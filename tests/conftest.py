@@ -1,0 +1,25 @@
+"""Shared by all tests: no network, shapes checked at run time, the real model where a test asks for it."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("TQDM_DISABLE", "1")
+
+import pytest
+from jaxtyping import install_import_hook
+
+with install_import_hook(["crosslens.analyses.metrics", "crosslens.probes.attention"], "beartype.beartype"):
+    import crosslens.analyses.metrics
+    import crosslens.probes.attention  # noqa: F401
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """The real model, loaded once and proved once."""
+    from crosslens import load
+
+    return load("smollm2")

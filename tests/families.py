@@ -1,0 +1,103 @@
+"""Tiny random models, one per family, built from a configuration in memory. They prove wiring, not science."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+VOCAB = 61
+SHAPE: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+}
+MIXED = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+
+TEXT: dict[str, dict[str, Any]] = {
+    "llama": SHAPE,
+    "gpt2": {"vocab_size": VOCAB, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64},
+    "gpt_neox": SHAPE,
+    "opt": {**SHAPE, "ffn_dim": 48, "word_embed_proj_dim": 32},
+    "qwen2": SHAPE,
+    "qwen3": SHAPE,
+    "qwen3_moe": SHAPE | EXPERTS,
+    "gemma2": SHAPE | MIXED | {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
+    "gemma3_text": SHAPE | MIXED,
+    "mistral": SHAPE | {"sliding_window": 4},
+    "mixtral": SHAPE | {"num_local_experts": 4},
+    "phi3": SHAPE | {"sliding_window": 4},
+    "olmo2": SHAPE,
+    "cohere2": SHAPE | MIXED | {"logit_scale": 0.3},
+    "smollm3": SHAPE | {"no_rope_layers": [1, 0, 1]},
+    "granite": SHAPE
+    | {
+        "residual_multiplier": 0.5,
+        "attention_multiplier": 0.3,
+        "logits_scaling": 3.0,
+        "embedding_multiplier": 2.0,
+    },
+    "glm4": SHAPE,
+    "starcoder2": SHAPE,
+    "gpt_oss": SHAPE | MIXED | {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "llama4_text": SHAPE
+    | {
+        "intermediate_size_mlp": 48,
+        "num_local_experts": 2,
+        "num_experts_per_tok": 1,
+        "attention_chunk_size": 8,
+    },
+}
+REFUSED: dict[str, dict[str, Any]] = {
+    "falcon": {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4},
+    "bloom": {"vocab_size": VOCAB, "hidden_size": 32, "n_layer": 3, "n_head": 4},
+    "mpt": {"vocab_size": VOCAB, "d_model": 32, "n_layers": 3, "n_heads": 4},
+    "qwen3_next": SHAPE
+    | EXPERTS
+    | {
+        "linear_num_value_heads": 2,
+        "linear_num_key_heads": 2,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+    },
+}
+
+
+def build(family: str, seed: int = 0, implementation: str | None = None) -> Any:
+    """A tiny model of a family. The same seed gives the same weights under every attention implementation."""
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(family, **(TEXT | REFUSED)[family])
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=implementation)
+    return enliven(model).eval()
+
+
+def enliven(model: Any) -> Any:
+    """Weights five times as large and gains away from 1: with the usual tiny ones, wrong wiring would not show."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(5)
+            else:
+                noise = torch.randn_like(parameter) * 0.1
+                parameter.add_(noise if "sinks" not in name else 10 * noise)
+    return model
+
+
+def prompts(padding: str, seed: int = 0, lengths: tuple[int, ...] = (9, 6, 4)) -> dict[str, torch.Tensor]:
+    """Three prompts of random tokens, "left" or "right" padded, or "none" of one length."""
+    generator = torch.Generator().manual_seed(seed)
+    size = max(lengths)
+    ids = torch.randint(1, VOCAB, (len(lengths), size), generator=generator)
+    mask = torch.ones_like(ids)
+    if padding != "none":
+        for row, length in zip(mask, lengths, strict=True):
+            row[slice(size - length) if padding == "left" else slice(length, size)] = 0
+    return {"input_ids": ids, "attention_mask": mask}
