@@ -21,7 +21,7 @@ from ..probes.rows import Rows
 from ..probes.trace import Layer, tracing
 from . import metrics
 from .claims import Claim, verdict
-from .frames import summarise
+from .frames import order_columns, summarise
 
 VERSION = 1
 QUESTION = "Which tokens soak up attention, and is it those with massive activations?"
@@ -36,8 +36,8 @@ class Options:
     """What counts as a sink.
 
     min_abs, min_ratio: a massive dimension exceeds both, in |x| and in multiples of the median |x| of its state.
-    dimensions, tau: fixed by hand, or learned on held-out examples where None. receives: a sink receives more than
-    receives/N mean attention, N tokens. hidden: column mean above which another token than the first is a hidden
+    dimensions, tau: fixed by hand, or learned on held-out examples where None. receives: a sink's column mean over
+    all N queries exceeds receives/N, that is, it takes the attention of more than `receives` queries. hidden: column mean above which another token than the first is a hidden
     sink. roles: the tokens that are asked about.
     """
 
@@ -58,8 +58,9 @@ def methods(options: Options) -> str:
         f"Massive dimensions ({dims}; |x| above {options.min_abs:g} and {options.min_ratio:g} times the state's median) "
         f"and the threshold ({tau}, the geometric mean of the first token's and the median token's φ over the middle "
         f"half of the states) were taken from {FIT_EXAMPLES} held-out examples. φ is read from the residual entering "
-        "each layer; a column's attention is averaged over the real queries that can see it. Queries: all real "
-        "positions but the first."
+        "each layer. Attention received is averaged over the real queries that can see the column; for the criterion "
+        f"of a sink (above {options.receives:g}/N) over all N queries, since the last columns are seen by few. Shares of heads are "
+        "over all real queries but the first."
     )
 
 
@@ -111,7 +112,7 @@ def layer_rows(layer: Layer, batch: Batch, options: Options) -> dict[str, Tensor
     sinks = asked & (phi >= (np.inf if options.tau is None else options.tau))
     first = real & (real.cumsum(1) == 1)
     queries = real & ~first
-    on_columns, received, hidden = _columns(layer, real, queries, options)
+    everyone, behind, received, hidden = _columns(layer, real, first, options)
     nonsink = asked & ~sinks
     expected = sinks.sum(1) / nonsink.sum(1)
     massive = layer.resid_pre[..., list(options.dimensions or ())].float().abs()
@@ -119,13 +120,15 @@ def layer_rows(layer: Layer, batch: Batch, options: Options) -> dict[str, Tensor
         "peaks": massive.masked_fill(~asked[..., None], 0.0).amax(1),
         "phi": phi.masked_fill(~asked, torch.nan),
         "received": received.masked_fill(~asked, torch.nan),
+        "column_mean": (everyone.mean(1) / real.sum(1)[:, None]).masked_fill(~asked, torch.nan),
         "hidden": (hidden & asked[:, None]).float().mean(1).masked_fill(~asked, torch.nan),
-        "sink_share": _share(on_columns, sinks, queries),
-        "random_share": _share(on_columns, nonsink, queries) * expected[:, None],
-        "first_share": _share(on_columns, first, queries),
+        "sink_share": _share(behind, sinks, queries),
+        "random_share": _share(behind, nonsink, queries) * expected[:, None],
+        "first_share": _share(behind, first, queries),
         "hidden_rate": (hidden & asked[:, None]).sum(2).float(),
     }
-    rows = {name: batch.aligned(row) if name in ("phi", "received", "hidden") else row for name, row in rows.items()}
+    by_token = ("phi", "received", "column_mean", "hidden")
+    rows = {name: batch.aligned(row) if name in by_token else row for name, row in rows.items()}
     return rows | _magnitudes(layer, batch, phi, asked)
 
 
@@ -153,18 +156,23 @@ def _phi(layer: Layer, options: Options) -> Tensor:
     return metrics.sink_values(layer.resid_pre, list(options.dimensions))
 
 
-def _columns(layer: Layer, real: Tensor, queries: Tensor, options: Options) -> tuple[Tensor, Tensor, Tensor]:
-    """Summed attention on every column [b, h, k], attention received [b, k], hidden sinks Bool[b, h, k].
+def _columns(layer: Layer, real: Tensor, first: Tensor, options: Options) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """In one pass over the maps, a few examples alive at a time:
 
-    A few examples at a time: only their maps are alive.
+    attention summed on every column [b, h, k], by all real queries and by those behind the first token; attention
+    received [b, k] (mean over heads and over the real queries that see it); hidden sinks Bool[b, h, k].
     """
-    sums, received, hidden = [], [], []
+    summed, received, hidden = [], [], []
     for part, pattern in layer.attention.patterns():
-        column = metrics.column_attention(pattern, real[part])
-        sums.append(torch.einsum("bhqk,bq->bhk", pattern, queries[part].float()))
-        received.append(column.mean(1))
-        hidden.append(metrics.hidden_sinks(pattern, real[part], threshold=options.hidden))
-    return torch.cat(sums), torch.cat(received), torch.cat(hidden)
+        seen = (layer.attention.allowed(part) & real[part][:, None, :, None]).sum(2)
+        on_columns = torch.einsum("bhqk,bq->bhk", pattern, real[part].float())
+        by_first = torch.einsum("bhqk,bq->bhk", pattern, first[part].float())
+        mean = on_columns / seen
+        summed.append(torch.stack([on_columns, on_columns - by_first]))
+        received.append(mean.mean(1))
+        hidden.append(metrics.are_hidden(mean, seen, real[part], threshold=options.hidden))
+    everyone, behind = torch.cat(summed, 1)
+    return everyone, behind, torch.cat(received), torch.cat(hidden)
 
 
 def _share(on_columns: Tensor, columns: Tensor, queries: Tensor) -> Tensor:
@@ -189,7 +197,7 @@ def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
     """All tables carry condition, value, lower, upper, n, n_groups and unit; further columns:
 
     threshold: phi_first, phi_median, dimensions. dimensions: state, dimension, ratio. tokens, hidden: state,
-    position (first of its bin), position_label, measure ("phi", "energy", "received"). agreement: state, phi_sinks,
+    position (first of its bin), position_label, measure ("phi", "energy", "received", "sink by φ", "sink by attention"). agreement: state, phi_sinks,
     received_sinks, both, only_first. heads: layer, head, measure ("sink_share", "first_share", "hidden_rate").
     magnitude: state, token, dimension. A state is the residual that the layer of that number reads.
     """
@@ -267,12 +275,16 @@ def _nanmean(values: np.ndarray) -> np.ndarray:
 def _tokens(rows: Rows, options: Options) -> pd.DataFrame:
     uniform = np.repeat(rows["uniform"][:, None], rows["phi"].shape[1], 1)
     width = rows["magnitude_first"].shape[1]
+    there = np.isfinite(rows["received"])
+    by_phi, by_attention = (np.where(there, found, np.nan) for found in _criteria(rows, options))
     return pd.concat(
         [
             _by_position(rows, rows["phi"], "φ", measure="phi", control=""),
             _by_position(rows, rows["phi"] ** 2 / width, "share", measure="energy", control=""),
             _by_position(rows, rows["received"], "attention", measure="received", control=""),
             _by_position(rows, uniform, "attention", measure="received", control="uniform attention"),
+            _by_position(rows, by_phi, "share of tokens", measure="sink by φ", control=""),
+            _by_position(rows, by_attention, "share of tokens", measure="sink by attention", control=""),
         ],
         ignore_index=True,
     )
@@ -307,7 +319,7 @@ def _criteria(rows: Rows, options: Options) -> tuple[np.ndarray, np.ndarray]:
     """Which tokens are sinks by φ ≥ τ and by attention received > receives/N, Bool [n, layers, p]."""
     tau = np.inf if options.tau is None else options.tau
     limit = (options.receives / rows["length"])[:, None, None]
-    return np.nan_to_num(rows["phi"]) >= tau, np.nan_to_num(rows["received"]) > limit
+    return np.nan_to_num(rows["phi"]) >= tau, np.nan_to_num(rows["column_mean"]) > limit
 
 
 def _jaccard(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -355,7 +367,7 @@ def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:
 
 def _claim_massive(dimensions: pd.DataFrame) -> Claim:
     text = "A few fixed dimensions of the residual carry activations above 100 and 1,000 times the median."
-    found = sorted(dimensions["dimension"].unique())
+    found = [int(dimension) for dimension in sorted(dimensions["dimension"].unique())]
     top = "no such dimension" if not found else f"dimensions {found}; largest mean |x| {dimensions['value'].max():,.0f}"
     return Claim(text, "arXiv 2402.17762, used by 2503.03321", top, "holds" if found else "fails")
 

@@ -69,11 +69,11 @@ class AttentionCall:
         z = self._explicit_output() if self.explicit else self._sdpa_output()
         return z if self.head_scale is None else z * self.head_scale.transpose(1, 2)[..., None].to(z.dtype)
 
-    def allowed(self) -> Bool[Tensor, "b heads q k"]:
+    def allowed(self, examples: slice = slice(None)) -> Bool[Tensor, "b heads q k"]:
         """Which keys a query may read: Bool [b or 1, 1 or h, q, k]."""
         if "allowed" not in self._memo:
             self._memo["allowed"] = self._allowed()
-        return self._memo["allowed"]
+        return _narrow(self._memo["allowed"], examples)
 
     def pattern(
         self, rows: Int[Tensor, "b n"] | None = None, examples: slice = slice(None)
@@ -84,7 +84,7 @@ class AttentionCall:
         (padding) are 0. `examples` narrows the batch.
         """
         query = self.query[examples]
-        allowed, bias = _narrow(self.allowed(), examples), _narrow(self._additive(), examples)
+        allowed, bias = self.allowed(examples), _narrow(self._additive(), examples)
         if rows is not None:
             rows = rows.to(query.device)
             query = query.gather(2, rows[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3]))

@@ -190,8 +190,6 @@ def _start(
         "versions": {**facts["versions"], "python": platform.python_version()},
         "command": settings.command,
         "started": _now(),
-        "seconds": 0.0,
-        "forwards": 0,
         "notes": list(getattr(job.module, "NOTES", ())),
     }
     store.write_record(job.directory, job.record)
@@ -237,8 +235,7 @@ def _execute(subject: Subject, examples: Mapping[str, Example], jobs: list[Job],
         for job in riding:
             store.save_rows(job.shard_path(index), rows[job.name], job.record["key"], shard.ids)
     for job in jobs:
-        job.record["seconds"] = round(job.record["seconds"] + monotonic() - began, 1)
-        job.record["forwards"] += len(todo)
+        job.record |= {"seconds": round(monotonic() - began, 1), "forwards": len(job.plan)}
         _finish(job, examples)
 
 

@@ -1,0 +1,62 @@
+# Every target sets up what it needs: the environment in .venv, the model in the cache.
+#   make figures TORCH="torch==2.13.0 --index-url <a PyTorch index>"   chooses another torch build.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+OUT    ?= reports/out
+TORCH  ?= torch==2.13.0
+READY  := $(VENV)/.ready
+RUN    := $(BIN)/crosslens run
+
+.DEFAULT_GOAL := help
+.PHONY: help setup figures figures-full report browser test check bench notebooks clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+setup: $(READY) ## the environment in .venv
+
+# torch first and alone, so that no other package chooses its build.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt $(TORCH)
+	$(BIN)/pip install -q -c constraints.txt -e ".[dev,static]"
+	@touch $@
+
+figures: $(READY) ## the paper-style figures on the embedded model, small n
+	$(RUN) sinks --task passages --bos both --limit 48 --out $(OUT)
+	$(RUN) lenses --task ioi --limit 96 --out $(OUT)
+	$(RUN) lenses --task facts --limit 96 --out $(OUT)
+	$(BIN)/crosslens report --out $(OUT)
+
+figures-full: $(READY) ## the same with the papers' n
+	$(RUN) sinks --task passages --bos both --limit 500 --out $(OUT)
+	$(RUN) lenses --task ioi --limit 500 --out $(OUT)
+	$(RUN) lenses --task facts --out $(OUT)
+	$(BIN)/crosslens report --out $(OUT)
+
+report: $(READY) ## pages from the runs that are there, no model
+	$(BIN)/crosslens report --out $(OUT)
+
+# Pages are opened in Chromium where there is one; Debian's is installed where we may.
+browser:
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium \
+	  >/dev/null; } || echo "no chromium: the tests that open pages are skipped"
+
+test: $(READY) browser ## all tests
+	$(BIN)/python -m pytest
+
+check: $(READY) ## lint, types, import contracts
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	cd / && $(CURDIR)/$(BIN)/lint-imports --config $(CURDIR)/pyproject.toml --no-cache
+
+bench: $(READY) ## times and memory as ratios to plain forwards
+	$(BIN)/python tests/bench.py
+
+notebooks: $(READY) ## run the notebooks in place
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace reports/notebooks/*.ipynb
+
+clean: ## delete environment, runs and pages (the model stays in the cache)
+	rm -rf $(VENV) $(OUT) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

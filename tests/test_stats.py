@@ -1,0 +1,409 @@
+"""Laws of the statistics: against loops, scipy, enumeration, Monte Carlo and known distributions."""
+
+import itertools
+import subprocess
+import sys
+from math import comb
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from crosslens.analyses import frames, metrics, stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats as scipy_stats
+
+quick = settings(max_examples=15, deadline=None)
+seeds = st.integers(0, 10_000)
+MISSING = np.nan
+
+
+def sample(seed: int, *shape: int, missing: float = 0.0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=shape)
+    values[rng.random(shape) < missing] = MISSING
+    return values
+
+
+def loop_bootstrap(values, groups, statistic, n_boot, seed, level=0.95):
+    """One cell, the slow way: the groups' examples repeated as often as they are drawn."""
+    names = np.unique(groups)
+    rng = np.random.default_rng(seed)
+    draws = []
+    for counts in rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=n_boot):
+        drawn = np.concatenate([np.tile(values[groups == g], c) for g, c in zip(names, counts, strict=True)])
+        drawn = drawn[~np.isnan(drawn)]
+        if len(drawn):
+            draws.append(statistic(drawn))
+    bounds = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return statistic(values[~np.isnan(values)]), *bounds
+
+
+# ---------------------------------------------------------------- group bootstrap
+
+
+@pytest.mark.parametrize("name", ["mean", "median"])
+@pytest.mark.parametrize("missing", [0.0, 0.3])
+def test_group_bootstrap_equals_a_loop(name, missing):
+    values = sample(0, 24, 3, 2, missing=missing)
+    groups = np.array(["d", "b", "a", "c", "b", "e"] * 4)
+    found = stats.group_bootstrap(values, groups, statistic=name, n_boot=60, seed=3)
+    assert found.value.shape == found.lower.shape == found.upper.shape == (3, 2)
+    for i, j in itertools.product(range(3), range(2)):
+        expected = loop_bootstrap(values[:, i, j], groups, getattr(np, name), 60, 3)
+        np.testing.assert_allclose([x[i, j] for x in found], expected, rtol=1e-9, atol=1e-12)
+
+
+def test_group_bootstrap_of_singletons_is_the_ordinary_bootstrap():
+    values = sample(1, 80)
+    value, lower, upper = stats.group_bootstrap(values, np.arange(80), n_boot=4000)
+    ordinary = scipy_stats.bootstrap((values,), np.mean, n_resamples=4000, method="percentile", rng=1)
+    assert value == pytest.approx(values.mean())
+    np.testing.assert_allclose([lower, upper], ordinary.confidence_interval, atol=0.02)
+
+
+def test_repeating_examples_inside_groups_does_not_narrow_the_interval():
+    values, groups = sample(2, 40), np.arange(40)
+    once = stats.group_bootstrap(values, groups)
+    often = stats.group_bootstrap(np.repeat(values, 10), np.repeat(groups, 10))
+    np.testing.assert_allclose(once, often, rtol=1e-9)
+
+
+@quick
+@given(seeds)
+def test_group_bootstrap_laws(seed):
+    rng = np.random.default_rng(seed)
+    values, groups = sample(seed, 30, 4, missing=0.2), rng.integers(0, 8, 30)
+    found = stats.group_bootstrap(values, groups, n_boot=100, seed=seed)
+    order = rng.permutation(30)
+    shuffled = stats.group_bootstrap(values[order], groups[order], n_boot=100, seed=seed)
+    np.testing.assert_allclose(found, shuffled, rtol=1e-9)
+    renamed = stats.group_bootstrap(values, [f"group {g}" for g in groups], n_boot=100, seed=seed)
+    np.testing.assert_allclose(found, renamed, rtol=1e-9)
+    moved = stats.group_bootstrap(3 * values + 2, groups, n_boot=100, seed=seed)
+    np.testing.assert_allclose(moved, 3 * np.array(found) + 2, rtol=1e-8, atol=1e-10)
+    wider = stats.group_bootstrap(values, groups, n_boot=100, seed=seed, level=0.99)
+    assert (wider.lower <= found.lower).all()
+    assert (wider.upper >= found.upper).all()
+    assert (found.lower <= found.upper).all()
+
+
+@pytest.mark.parametrize("name", ["mean", "median"])
+def test_results_do_not_depend_on_chunks(monkeypatch, name):
+    values, groups = sample(4, 30, 7, missing=0.2), np.arange(30) // 3
+    whole = stats.group_bootstrap(values, groups, statistic=name, n_boot=50)
+    monkeypatch.setattr(stats, "CHUNK", 110)  # 2 cells, 11 draws at a time
+    np.testing.assert_allclose(
+        stats.group_bootstrap(values, groups, statistic=name, n_boot=50), whole, rtol=1e-12
+    )
+    assert [len(w) for w in stats._draws(10, 50, 0)] == [11, 11, 11, 11, 6]
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say():
+    rng = np.random.default_rng(0)
+    cells, n_groups, per_group = 400, 40, 3
+    effects = rng.normal(size=(n_groups, 1, cells)) + 0.5 * rng.normal(size=(n_groups, per_group, cells))
+    groups = np.repeat(np.arange(n_groups), per_group)
+    values = effects.reshape(-1, cells)
+    _, lower, upper = stats.group_bootstrap(values, groups, n_boot=500)
+    assert 0.90 <= ((lower <= 0) & (upper >= 0)).mean() <= 0.98
+    # Resampling examples as if they were independent is too sure of itself.
+    _, lower, upper = stats.group_bootstrap(values, np.arange(len(values)), n_boot=500)
+    assert ((lower <= 0) & (upper >= 0)).mean() < 0.85
+
+
+@pytest.mark.parametrize("name", ["mean", "median"])
+def test_one_group_or_no_data_has_no_interval(name):
+    values = np.array([[1.0, 1.0, MISSING], [2.0, 2.0, MISSING], [6.0, MISSING, MISSING]])
+    value, lower, upper = stats.group_bootstrap(values, ["a", "a", "b"], statistic=name, n_boot=200)
+    assert np.isnan(lower).tolist() == np.isnan(upper).tolist() == [False, True, True]
+    assert value[1] == 1.5
+    assert np.isnan(value[2])
+    alone = stats.group_bootstrap(values[:, 0], ["a"] * 3, statistic=name, n_boot=10)
+    assert np.isnan(alone.lower)
+    assert not np.isnan(alone.value)
+
+
+def test_bootstrap_refuses_nonsense():
+    values, groups = sample(0, 4, 2), np.arange(4)
+    for bad in (
+        lambda: stats.group_bootstrap(values, groups[:3]),
+        lambda: stats.group_bootstrap(values[:0], groups[:0]),
+        lambda: stats.group_bootstrap(values, groups, statistic="mode"),
+        lambda: stats.group_bootstrap(values, groups, n_boot=0),
+        lambda: stats.group_bootstrap(values, groups, level=1.0),
+        lambda: stats.group_bootstrap(values / 0.0, groups),
+        lambda: stats.paired_difference(values, values[:, :1], groups),
+        lambda: stats.ratio_bootstrap(values, sample(0, 4, 3), groups),
+        lambda: stats.ratio_bootstrap(values[:, 0], values, groups),
+    ):
+        with np.errstate(divide="ignore"), pytest.raises(ValueError, match=r"."):
+            bad()
+
+
+def test_low_precision_and_tensor_input():
+    values = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    groups = torch.arange(20) // 2
+    expected = stats.group_bootstrap(values.numpy().astype(float), groups.numpy())
+    np.testing.assert_allclose(stats.group_bootstrap(values, groups), expected)
+    low = stats.group_bootstrap(values.numpy().astype(np.float16), groups)
+    assert low.value.dtype == np.float64
+    np.testing.assert_allclose(low, expected, atol=2e-3)
+
+
+def test_ratio_takes_sums_first():
+    top, bottom = np.array([1.0, 0.0, 30.0, MISSING]), np.array([1.0, 7.0, 10.0, 1000.0])
+    groups = [0, 1, 2, 3]
+    assert stats.ratio_bootstrap(top, bottom, groups, n_boot=50).value == pytest.approx(31 / 18)
+    assert np.isnan(stats.ratio_bootstrap(top, [MISSING, -7.0, 7.0, 1.0], [0, 1, 2, 2], n_boot=5).value)
+    values, weights = sample(0, 12, 5, missing=0.2), np.abs(sample(1, 12)) + 0.1
+    shared = stats.ratio_bootstrap(values, weights, np.arange(12), n_boot=50)
+    full = stats.ratio_bootstrap(values, np.repeat(weights[:, None], 5, 1), np.arange(12), n_boot=50)
+    np.testing.assert_allclose(shared, full, rtol=1e-12)
+    ones = stats.ratio_bootstrap(values, np.ones(12), np.arange(12), n_boot=50)
+    np.testing.assert_allclose(ones, stats.group_bootstrap(values, np.arange(12), n_boot=50), rtol=1e-12)
+
+
+def test_paired_difference_sees_what_unpaired_intervals_hide():
+    rng = np.random.default_rng(0)
+    base = 10 * rng.normal(size=(60, 2))
+    a = base + np.array([0.5, 0.0]) + 0.2 * rng.normal(size=(60, 2))
+    found = stats.paired_difference(a, base, np.arange(60), n_boot=999)
+    assert found.value == pytest.approx((a - base).mean(0))
+    assert found.lower[0] > 0
+    assert found.p_value[0] == pytest.approx(2 / 1000)
+    assert found.p_value[1] > 0.05
+    assert found.lower[1] < 0 < found.upper[1]
+    flipped = stats.paired_difference(base, a, np.arange(60), n_boot=999)
+    np.testing.assert_allclose(flipped.p_value, found.p_value)
+    np.testing.assert_allclose(flipped.lower, -found.upper, rtol=1e-9)
+    same = stats.paired_difference(base, base, np.arange(60), n_boot=20)
+    assert (same.p_value == 1).all()
+    assert np.isnan(stats.paired_difference(a, base, np.zeros(60), n_boot=20).p_value).all()
+
+
+def test_p_values_are_about_uniform_under_the_null():
+    values = sample(0, 60, 1000)
+    p = stats.paired_difference(values, np.zeros_like(values), np.arange(60), n_boot=400).p_value
+    assert 0.02 < (p < 0.05).mean() < 0.10
+    assert 0.4 < p.mean() < 0.6
+
+
+# ---------------------------------------------------------------- halves, many tests
+
+
+@quick
+@given(seeds, st.integers(2, 9))
+def test_split_half_keeps_groups_together(seed, n_groups):
+    rng = np.random.default_rng(seed)
+    groups = np.concatenate([np.arange(n_groups), rng.integers(0, n_groups, 20)]).astype(str)
+    a, b = stats.split_half(groups, seed)
+    assert (a ^ b).all()
+    assert not set(groups[a]) & set(groups[b])
+    assert (len(set(groups[a])), len(set(groups[b]))) == (n_groups // 2, n_groups - n_groups // 2)
+    order = rng.permutation(len(groups))
+    assert (stats.split_half(groups[order], seed)[0] == a[order]).all()
+
+
+def test_split_half_needs_two_groups_and_varies_with_the_seed():
+    with pytest.raises(ValueError, match="halves"):
+        stats.split_half(["a", "a"])
+    first = {tuple(stats.split_half(np.arange(12), seed)[0]) for seed in range(5)}
+    assert len(first) > 1
+
+
+def test_split_half_correlation_is_the_reliability_of_the_mean():
+    rng = np.random.default_rng(0)
+    n, cells, noise = 16, 3000, 4.0
+    values = rng.normal(size=cells) + noise * rng.normal(size=(n, cells))
+    found = stats.split_half_correlation(values, np.arange(n), n_splits=20)
+    assert found == pytest.approx(1 / (1 + noise**2 / n), abs=0.03)
+    assert abs(stats.split_half_correlation(rng.normal(size=(n, cells)), np.arange(n))) < 0.1
+    exact = np.tile(rng.normal(size=(5, 2)), (n, 1, 1))
+    assert stats.split_half_correlation(exact, np.arange(n)) == pytest.approx(1)
+    assert np.isnan(stats.split_half_correlation(np.ones((n, 4)), np.arange(n)))
+    for bad in (values[:, :1], values[:1]):
+        with pytest.raises(ValueError, match=r"."):
+            stats.split_half_correlation(bad, np.arange(len(bad)))
+
+
+def brute_benjamini_hochberg(p):
+    """q = the smallest level at which the step-up procedure rejects."""
+    m, ordered = len(p), np.sort(p)
+    adjusted = [min(1.0, ordered[i] * m / (i + 1)) for i in range(m)]
+    return np.array([min(a for a, x in zip(adjusted, ordered, strict=True) if x >= own) for own in p])
+
+
+@quick
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_benjamini_hochberg_equals_its_definition_and_scipy(p):
+    q = stats.benjamini_hochberg(p)
+    np.testing.assert_allclose(q, brute_benjamini_hochberg(np.array(p)))
+    np.testing.assert_allclose(q, scipy_stats.false_discovery_control(p))
+    assert (q >= np.array(p) - 1e-12).all()
+    holes = np.insert(np.array(p), 0, np.nan).reshape(1, -1)
+    np.testing.assert_allclose(stats.benjamini_hochberg(holes)[0, 1:], q)
+
+
+def test_benjamini_hochberg_keeps_shape_and_refuses_nonsense():
+    assert stats.benjamini_hochberg(np.full((2, 3), np.nan)).shape == (2, 3)
+    assert stats.benjamini_hochberg([]).shape == (0,)
+    with pytest.raises(ValueError, match="p"):
+        stats.benjamini_hochberg([0.5, 1.5])
+
+
+# ---------------------------------------------------------------- circuits
+
+
+def enumerated_p(a, b, n_heads, observed):
+    """Every way to lay the circuits' heads out inside their layers, counted."""
+    overlaps = []
+    for n_a, n_b in zip(a, b, strict=True):
+        layouts = itertools.product(
+            itertools.combinations(range(n_heads), n_a), itertools.combinations(range(n_heads), n_b)
+        )
+        overlaps.append([len(set(x) & set(y)) for x, y in layouts])
+    totals = [sum(layout) for layout in itertools.product(*overlaps)]
+    return np.mean([total >= observed for total in totals])
+
+
+@pytest.mark.parametrize(
+    ("a", "b"), [([1, 2], [2, 1]), ([0, 2, 1], [1, 2, 0]), ([3, 1], [3, 2]), ([2], [2]), ([0, 1], [1, 0])]
+)
+def test_within_layer_p_equals_enumeration(a, b):
+    for observed in range(sum(min(x, y) for x, y in zip(a, b, strict=True)) + 1):
+        found = stats._overlap_p(np.array(a), np.array(b), 3, observed)
+        assert found == pytest.approx(enumerated_p(a, b, 3, observed))
+
+
+def test_within_layer_p_equals_monte_carlo():
+    rng = np.random.default_rng(0)
+    layers, heads, draws = 6, 8, 4000
+    a_counts, b_counts = np.array([0, 3, 4, 1, 2, 2]), np.array([1, 4, 3, 0, 2, 2])
+    ranks = rng.random((2, draws, layers, heads)).argsort(-1).argsort(-1)
+    overlap = ((ranks[0] < a_counts[:, None]) & (ranks[1] < b_counts[:, None])).sum((1, 2))
+    for observed in (3, 5, 7):
+        exact = stats._overlap_p(a_counts, b_counts, heads, observed)
+        assert (overlap >= observed).mean() == pytest.approx(
+            exact, abs=4 * np.sqrt(exact * (1 - exact) / draws)
+        )
+
+
+def effects_with(heads, shape=(6, 8), seed=0):
+    effects = 0.1 * np.random.default_rng(seed).random(shape)
+    for i, head in enumerate(heads):
+        effects[head] = (-1) ** i * (2 + i)
+    return effects
+
+
+def test_circuit_overlap_by_hand():
+    a = effects_with([(1, 2), (3, 0), (3, 5), (5, 7)])
+    b = effects_with([(5, 7), (3, 0), (0, 0), (4, 4)], seed=1)
+    found = stats.circuit_overlap(a, b, share=4 / 48)
+    assert found.heads == [(3, 0), (5, 7)]
+    assert (found.share, found.jaccard) == (0.5, 2 / 6)
+    assert np.isnan(found.ceiling)
+    expected = sum(comb(4, k) * comb(44, 4 - k) for k in (2, 3, 4)) / comb(48, 4)
+    assert found.p_hypergeometric == pytest.approx(expected)
+    # Layer 3 has 2 and 1 heads of 8, layer 5 has 1 and 1: both must hit.
+    assert found.p_value == pytest.approx(2 / 8 * 1 / 8)
+
+
+def test_depth_alone_makes_an_overlap_that_the_within_layer_p_does_not_believe():
+    late = [(5, h) for h in range(6)]
+    a, b = effects_with(late), effects_with([(5, h) for h in range(2, 8)], seed=1)
+    found = stats.circuit_overlap(a, b, share=6 / 48)
+    assert found.p_hypergeometric < 0.01
+    assert found.p_value == pytest.approx(1)  # six and six of eight heads share at least four
+
+
+def test_circuit_overlap_bounds_and_ceiling():
+    a, b = effects_with([(0, 0)]), effects_with([(5, 5)], seed=1)
+    same = stats.circuit_overlap(a, 3 * a, share=0.1, halves_a=(a, a), halves_b=(a, b))
+    assert same.share == same.jaccard == 1
+    assert same.ceiling == pytest.approx((1 + stats.circuit_overlap(a, b, share=0.1).share) / 2)
+    apart = stats.circuit_overlap(a, b)
+    assert (apart.share, apart.jaccard, apart.heads) == (0, 0, [])
+    assert apart.p_value == apart.p_hypergeometric == 1
+    whole = stats.circuit_overlap(a, b, share=1)
+    assert whole.share == whole.p_value == 1
+
+
+@quick
+@given(seeds, st.sampled_from([0.01, 0.02, 0.1, 0.5, 1.0]))
+def test_circuit_overlap_chooses_the_heads_of_top_heads(seed, share):
+    a, b = torch.randint(-4, 5, (2, 5, 9), generator=torch.Generator().manual_seed(seed)).float()
+    found = stats.circuit_overlap(a, b, share=share)
+    tops = [set(metrics.top_heads(x, share)) for x in (a, b)]
+    assert found.heads == sorted(tops[0] & tops[1])
+    assert found.share == len(tops[0] & tops[1]) / len(tops[0])
+    mirrored = stats.circuit_overlap(b, a, share=share)
+    assert (mirrored.p_value, mirrored.jaccard) == pytest.approx((found.p_value, found.jaccard))
+    assert 0 < found.p_value <= 1
+    assert 0 < found.p_hypergeometric <= 1
+    half = stats.circuit_overlap(a.bfloat16().requires_grad_(), b.half(), share=share)
+    assert half.heads == found.heads
+
+
+def test_circuit_overlap_refuses_nonsense():
+    a = effects_with([(0, 0)])
+    for bad in (
+        lambda: stats.circuit_overlap(a, a[:, :7]),
+        lambda: stats.circuit_overlap(a, a, share=0),
+        lambda: stats.circuit_overlap(a, a, share=1.5),
+        lambda: stats.circuit_overlap(a[0], a[0]),
+        lambda: stats.circuit_overlap(a, np.where(a > 1, np.nan, a)),
+    ):
+        with pytest.raises(ValueError, match=r"effects|share"):
+            bad()
+
+
+# ---------------------------------------------------------------- frames
+
+
+def test_summarise_has_the_shared_columns_first_and_a_row_per_cell():
+    values = sample(0, 12, 3, 2, missing=0.2)
+    groups = np.repeat(["a", "b", "c", "d"], 3)
+    axes = {"site": ["resid", "attn_out", "mlp_out"], "state": [4, 9]}
+    table = frames.summarise(values, groups, axes, "nats", task="ioi", measure="kl")
+    shared = ["task", "state", "value", "lower", "upper", "n", "n_groups", "unit"]
+    assert list(table.columns) == [*shared, "site", "measure"]
+    assert set(table["unit"]) == {"nats"}
+    estimate = stats.group_bootstrap(values, groups)
+    for (i, site), (j, state) in itertools.product(enumerate(axes["site"]), enumerate(axes["state"])):
+        row = table[(table["site"] == site) & (table["state"] == state)].iloc[0]
+        assert (row["value"], row["lower"], row["upper"]) == tuple(x[i, j] for x in estimate)
+        there = ~np.isnan(values[:, i, j])
+        assert (row["n"], row["n_groups"]) == (there.sum(), len(set(groups[there])))
+
+
+def test_summarise_without_axes_and_with_denominators():
+    values, groups = np.array([1.0, 2.0, 6.0, MISSING]), ["a", "b", "c", "c"]
+    row = frames.summarise(values, groups, {}, "φ").iloc[0]
+    assert (row["value"], row["n"], row["n_groups"]) == (3.0, 3, 3)
+    counts = np.array([1.0, 1.0, MISSING, 1.0])
+    row = frames.summarise(values, groups, {}, "share", denominators=counts, n_boot=10).iloc[0]
+    assert (row["value"], row["n"], row["n_groups"]) == (1.5, 2, 2)
+    median = frames.summarise(values[:, None], groups, {"head": [7]}, "rank", statistic="median", n_boot=10)
+    assert median["value"].tolist() == [2.0]
+    assert median["head"].tolist() == [7]
+
+
+def test_summarise_refuses_axes_that_do_not_fit():
+    values = sample(0, 4, 3)
+    with pytest.raises(ValueError, match="axes"):
+        frames.summarise(values, np.arange(4), {"layer": range(2)}, "φ")
+    with pytest.raises(ValueError, match="denominators"):
+        frames.summarise(values, range(4), {"layer": range(3)}, "φ", denominators=values, statistic="median")
+
+
+def test_order_columns_keeps_every_column_once():
+    shuffled = ["own", "unit", "n", "head", "value", "subject", "layer", "other"]
+    ordered = frames.order_columns(pd.DataFrame([[0] * 8], columns=shuffled))
+    assert list(ordered.columns) == ["subject", "layer", "head", "value", "n", "unit", "own", "other"]
+
+
+def test_statistics_do_not_import_torch():
+    code = "import sys, crosslens.analyses.stats; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
