@@ -28,7 +28,13 @@ PAPER = "logit lens (nostalgebraist 2020), with the final norm; arXiv 2411.18620
 SITES = ("resid", "attn_out", "mlp_out")
 NORMS = ("final norm", "no norm")
 MEASURES = ("probability", "rank", "kl", "entropy", "top1")
-UNITS = {"probability": "probability", "rank": "rank (0 = top)", "kl": "nats", "entropy": "nats", "top1": "share"}
+UNITS = {
+    "probability": "probability",
+    "rank": "rank (0 = top)",
+    "kl": "nats",
+    "entropy": "nats",
+    "top1": "share",
+}
 
 
 @dataclass(frozen=True)
@@ -182,7 +188,7 @@ def _claim_late(lens: pd.DataFrame) -> Claim:
 
 
 def _claim_converges(lens: pd.DataFrame) -> Claim:
-    text = "Predictions are refined layer by layer: from the middle on, KL to the final distribution falls in 80 % of steps."
+    text = "Predictions are refined step by step: from the middle on, KL to the final falls in 80 % of the layers."
     curve = _curve(lens, "resid", NORMS[0], "kl")
     half = curve[curve.index >= curve.index.max() / 2]["value"]
     falling = (half.diff().dropna() < 0).mean()

@@ -193,9 +193,7 @@ def massive_dimensions(
     return [d for d in order if largest[d] > 0]
 
 
-def sink_values(
-    resid: Float[Tensor, "b p d"], dims: Sequence[int], *, eps: float | int = 1e-6
-) -> Float[Tensor, "b p"]:
+def sink_values(resid: Float[Tensor, "b p d"], dims: Sequence[int], *, eps: float | int = 1e-6) -> Float[Tensor, "b p"]:
     """Sink value φ = max over `dims` of |x[d]| / √(mean x² + eps), in 0…√d. Padding gets a value too.
 
     resid: [b, p, d] residual entering a layer; dims: the model's sink dimensions. Returns [b, p].
@@ -256,9 +254,7 @@ def _column_mean(pattern: Tensor, visible: Tensor) -> Tensor:
     return total / visible.sum(1)[:, None]
 
 
-def attention_share(
-    pattern: Float[Tensor, "b h q k"], columns: Bool[Tensor, "b k"]
-) -> Float[Tensor, "b h q"]:
+def attention_share(pattern: Float[Tensor, "b h q k"], columns: Bool[Tensor, "b k"]) -> Float[Tensor, "b h q"]:
     """Attention that each query spends on the chosen keys: Σ_{k ∈ columns} A[q, k], 0…1.
 
     Errors: ValueError for unequal shapes.
@@ -445,9 +441,7 @@ def kl_divergence(
     return terms.sum(-1).clamp_min(0.0)
 
 
-def answer_probability(
-    logits: Float[Tensor, "*batch vocab"], ids: Int[Tensor, "*batch"]
-) -> Float[Tensor, "*batch"]:
+def answer_probability(logits: Float[Tensor, "*batch vocab"], ids: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     """Softmax probability of one token per row, 0…1.
 
     Errors: ValueError for unequal shapes or ids outside the vocabulary.

@@ -37,8 +37,8 @@ class Options:
 
     min_abs, min_ratio: a massive dimension exceeds both, in |x| and in multiples of the median |x| of its state.
     dimensions, tau: fixed by hand, or learned on held-out examples where None. receives: a sink's column mean over
-    all N queries exceeds receives/N, that is, it takes the attention of more than `receives` queries. hidden: column mean above which another token than the first is a hidden
-    sink. roles: the tokens that are asked about.
+    all N queries exceeds receives/N, that is, it takes the attention of more than `receives` queries. hidden:
+    column mean above which another token than the first is a hidden sink. roles: the tokens that are asked about.
     """
 
     min_abs: float = 100.0
@@ -55,12 +55,12 @@ def methods(options: Options) -> str:
     dims = ", ".join(map(str, options.dimensions or ())) or "none found"
     tau = "no threshold" if options.tau is None else f"τ = {options.tau:.2f}"
     return (
-        f"Massive dimensions ({dims}; |x| above {options.min_abs:g} and {options.min_ratio:g} times the state's median) "
-        f"and the threshold ({tau}, the geometric mean of the first token's and the median token's φ over the middle "
-        f"half of the states) were taken from {FIT_EXAMPLES} held-out examples. φ is read from the residual entering "
-        "each layer. Attention received is averaged over the real queries that can see the column; for the criterion "
-        f"of a sink (above {options.receives:g}/N) over all N queries, since the last columns are seen by few. Shares of heads are "
-        "over all real queries but the first."
+        f"Massive dimensions ({dims}; |x| above {options.min_abs:g} and {options.min_ratio:g} times the median "
+        f"of the state) and the threshold ({tau}, the geometric mean of the first token's and the median token's φ "
+        f"over the middle half of the states) were taken from {FIT_EXAMPLES} held-out examples. φ is read from the "
+        "residual entering each layer. Attention received is averaged over the real queries that can see the column; for the criterion "
+        f"of a sink (above {options.receives:g}/N) over all N queries, since the last columns are seen by few. "
+        "Shares of heads are over all real queries but the first."
     )
 
 
@@ -197,8 +197,9 @@ def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
     """All tables carry condition, value, lower, upper, n, n_groups and unit; further columns:
 
     threshold: phi_first, phi_median, dimensions. dimensions: state, dimension, ratio. tokens, hidden: state,
-    position (first of its bin), position_label, measure ("phi", "energy", "received", "sink by φ", "sink by attention"). agreement: state, phi_sinks,
-    received_sinks, both, only_first. heads: layer, head, measure ("sink_share", "first_share", "hidden_rate").
+    position (first of its bin), position_label, measure ("phi", "energy", "received", "sink by φ", "sink by
+    attention"). agreement: state, phi_sinks, received_sinks, both, only_first. heads: layer, head, measure
+    ("sink_share", "first_share", "hidden_rate").
     magnitude: state, token, dimension. A state is the residual that the layer of that number reads.
     """
     makers = {
@@ -391,9 +392,13 @@ def _claim_agreement(agreement: pd.DataFrame) -> Claim:
 
 
 def _claim_hidden(heads: pd.DataFrame) -> Claim:
-    text = "Other tokens than the first are sinks too: in layers 2 … L−2 more than 5 % of heads average one per example."
+    text = (
+        "Other tokens than the first are sinks too: in layers 2 … L−2 more than 5 % of heads average one per example."
+    )
     rate = heads[heads["measure"] == "hidden_rate"]
     inner = rate[(rate["layer"] >= 2) & (rate["layer"] <= rate["layer"].max() - 1)]
     sure, possible = (inner["lower"] >= 1).mean(), (inner["upper"] >= 1).mean()
-    numbers = f"{(inner['value'] >= 1).mean():.1%} of heads (intervals: {sure:.1%} to {possible:.1%}), n = {inner['n'].max()}"
+    numbers = (
+        f"{(inner['value'] >= 1).mean():.1%} of heads (intervals: {sure:.1%} to {possible:.1%}), n = {inner['n'].max()}"
+    )
     return Claim(text, "arXiv 2406.15765", numbers, verdict(sure > 0.05, possible < 0.05))

@@ -111,9 +111,7 @@ def paired_difference(
     return Difference(*_ratio(values, _present(values), codes, n_boot, seed, level))
 
 
-def _checked(
-    values: ArrayLike, groups: ArrayLike, n_boot: int = 1, level: float = 0.5
-) -> tuple[Array, Array]:
+def _checked(values: ArrayLike, groups: ArrayLike, n_boot: int = 1, level: float = 0.5) -> tuple[Array, Array]:
     """values as float64 and groups as codes 0…G−1."""
     values, groups = np.asarray(values, float), np.asarray(groups)
     if values.ndim == 0 or len(values) == 0:
@@ -217,9 +215,7 @@ def _median(values: Array, codes: Array, n_boot: int, seed: int, level: float) -
 def _median_cells(values: Array, order: Array, codes: Array, n_boot: int, seed: int, level: float) -> Array:
     """[n, cells] → [3, cells]."""
     counts = (~np.isnan(values)).sum(0)
-    columns = [
-        (values[at[:n], i], codes[at[:n]]) for i, (at, n) in enumerate(zip(order.T, counts, strict=True))
-    ]
+    columns = [(values[at[:n], i], codes[at[:n]]) for i, (at, n) in enumerate(zip(order.T, counts, strict=True))]
     value = [float(np.median(ordered)) if len(ordered) else np.nan for ordered, _ in columns]
     chunks = [
         np.stack([_weighted_medians(ordered, w[groups]) for ordered, groups in columns])
@@ -259,9 +255,7 @@ def split_half(groups: ArrayLike, seed: int = 0) -> tuple[Array, Array]:
     return first, ~first
 
 
-def split_half_correlation(
-    values: ArrayLike, groups: ArrayLike, *, n_splits: int = 100, seed: int = 0
-) -> float:
+def split_half_correlation(values: ArrayLike, groups: ArrayLike, *, n_splits: int = 100, seed: int = 0) -> float:
     """Reliability of a map: correlation over cells of the means of two halves, Spearman–Brown corrected.
 
     values: [n, ...cells], at least two cells. r is Pearson's, averaged over `n_splits` random halves of the

@@ -50,7 +50,7 @@ def task_names() -> list[str]:
 
 
 def open_task(spec: str) -> Task:
-    """"name" or "name:option=value,…" -> Task. UserError: unknown name or option."""
+    """ "name" or "name:option=value,…" -> Task. UserError: unknown name or option."""
     name, _, rest = spec.partition(":")
     if name not in task_names():
         raise UserError(f"unknown task {name!r}: one of {', '.join(task_names())}")

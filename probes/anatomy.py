@@ -126,5 +126,5 @@ def _last_of(layer: nn.Module, names: tuple[str, ...]) -> nn.Module | None:
 
 
 def _sandwich_norm(layer: nn.Module) -> nn.Module | None:
-    """`post_attention_layernorm` is the MLP's input norm in Llama, the attention's output norm in Gemma 2 and OLMo 2."""
+    """`post_attention_layernorm`: the MLP's input norm in Llama, the attention's output norm in Gemma 2, OLMo 2."""
     return getattr(layer, "post_attention_layernorm", None) if hasattr(layer, "post_feedforward_layernorm") else None

@@ -25,9 +25,23 @@ NAME = "crosslens"
 SCORES_BUDGET = 2**24
 # Arguments that are already in the mask, or that change no number of the attention itself.
 _HARMLESS = frozenset(
-    "sliding_window position_ids position_embeddings output_attentions output_hidden_states output_router_logits "
-    "use_cache cache_position num_items_in_batch return_dict is_training logits_to_keep labels "
-    "token_type_ids mm_token_type_ids".split()
+    [
+        "sliding_window",
+        "position_ids",
+        "position_embeddings",
+        "output_attentions",
+        "output_hidden_states",
+        "output_router_logits",
+        "use_cache",
+        "cache_position",
+        "num_items_in_batch",
+        "return_dict",
+        "is_training",
+        "logits_to_keep",
+        "labels",
+        "token_type_ids",
+        "mm_token_type_ids",
+    ]
 )
 
 
@@ -154,15 +168,16 @@ class AttentionCall:
         for start in range(0, n_queries, step):
             rows = slice(start, start + step)
             pattern = self._softmax(
-                self.query[:, :, rows], self.key, _rows(allowed, rows), None if bias is None else _rows(bias, rows)
+                self.query[:, :, rows],
+                self.key,
+                _rows(allowed, rows),
+                None if bias is None else _rows(bias, rows),
             )
             parts.append(grouped_matmul(pattern.to(self.value.dtype), self.value))
         return torch.cat(parts, 2).transpose(1, 2).contiguous()
 
 
-def grouped_matmul(
-    left: Float[Tensor, "b h q d"], right: Float[Tensor, "b kv d k"]
-) -> Float[Tensor, "b h q k"]:
+def grouped_matmul(left: Float[Tensor, "b h q d"], right: Float[Tensor, "b kv d k"]) -> Float[Tensor, "b h q k"]:
     """`left @ right` where `right` has fewer (KV) heads; the shared operand is never copied."""
     batch, heads, queries, _ = left.shape
     kv_heads = right.shape[1]

@@ -43,12 +43,12 @@ class Batch:
         return self.roles != ROLES.index("pad")
 
     @property
-    def start(self) -> Int[Tensor, "b"]:
+    def start(self) -> Int[Tensor, b]:
         """The first real position of each example."""
         return self.mask.int().argmax(1)
 
     @property
-    def last(self) -> Int[Tensor, "b"]:
+    def last(self) -> Int[Tensor, b]:
         """The last real position of each example."""
         return self.start + self.mask.sum(1) - 1
 
@@ -67,12 +67,12 @@ class Batch:
         return tensor[torch.arange(tensor.shape[0], device=tensor.device)[:, None], index]
 
     @property
-    def answers(self) -> Int[Tensor, "b"]:
+    def answers(self) -> Int[Tensor, b]:
         """Token ids of the answers; UserError where one is not a single token."""
         return torch.tensor([self._token(e, e.answer) for e in self.examples])
 
     @property
-    def wrong(self) -> Int[Tensor, "b"]:
+    def wrong(self) -> Int[Tensor, b]:
         """Token ids of the first wrong answers; UserError where one is missing or not a single token."""
         return torch.tensor([self._token(e, e.wrong[0] if e.wrong else "") for e in self.examples])
 
@@ -86,9 +86,7 @@ class Batch:
         return ids[0]
 
 
-def make_batch(
-    subject: Subject, examples: Sequence[Example | str], *, template: str, bos: bool, padding: str
-) -> Batch:
+def make_batch(subject: Subject, examples: Sequence[Example | str], *, template: str, bos: bool, padding: str) -> Batch:
     """See `Subject.batch`. UserError: no examples, no tokenizer, a prompt longer than the context."""
     if not examples:
         raise UserError("no examples to run: the task is empty")

@@ -72,7 +72,10 @@ def check(subject: Subject) -> pd.DataFrame:
         logits = subject.forward(inputs, keep=0)
     findings.true("every layer is seen once", "decoder", seen == list(range(subject.n_layers)), len(seen), 0)
     findings.close(
-        "the last lens equals the logits", "norm and unembed", subject.unembed(subject.norm(keep["resid"])), logits
+        "the last lens equals the logits",
+        "norm and unembed",
+        subject.unembed(subject.norm(keep["resid"])),
+        logits,
     )
     check_eager(findings, inputs, logits, keep)
     check_edits(findings, inputs, logits)

@@ -67,7 +67,9 @@ def _find(name: str, revision: str | None) -> tuple[str, str | None]:
     path = Path(name).expanduser()
     if path.is_file() and path.suffix == ".gguf":
         stat = path.stat()
-        return str(gguf_to_directory(path, cache_root() / f"gguf-{path.stem}-{stat.st_size}-{stat.st_mtime_ns}")), revision
+        return str(
+            gguf_to_directory(path, cache_root() / f"gguf-{path.stem}-{stat.st_size}-{stat.st_mtime_ns}")
+        ), revision
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(f"{name} is a directory without config.json: not a Hugging Face model")

@@ -22,7 +22,12 @@ class Shard:
 
 
 def make_plan(
-    subject: Subject, examples: Sequence[Example], template: str, bos: Sequence[bool], tokens: int, size: int | None
+    subject: Subject,
+    examples: Sequence[Example],
+    template: str,
+    bos: Sequence[bool],
+    tokens: int,
+    size: int | None,
 ) -> list[Shard]:
     """Length-sorted shards of at most `tokens` padded positions (or one example) and `size` examples."""
     shards = []

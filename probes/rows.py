@@ -35,7 +35,8 @@ class Rows:
     def where(self, chosen: np.ndarray) -> Rows:
         """The rows of some examples (a Boolean per example)."""
         return Rows(
-            self.examples[chosen].reset_index(drop=True), {name: value[chosen] for name, value in self.values.items()}
+            self.examples[chosen].reset_index(drop=True),
+            {name: value[chosen] for name, value in self.values.items()},
         )
 
 
@@ -44,9 +45,7 @@ def condition_of(bos: bool) -> str:
     return "BOS" if bos else "no BOS"
 
 
-def observe(
-    subject: Subject, batch: Batch, analyses: Mapping[str, tuple[Any, Any]]
-) -> dict[str, dict[str, Tensor]]:
+def observe(subject: Subject, batch: Batch, analyses: Mapping[str, tuple[Any, Any]]) -> dict[str, dict[str, Tensor]]:
     """One forward with several analyses on it: name -> (module, options) gives name -> rows.
 
     A module's `layer_rows(layer, batch, options)` is called while that layer's tensors are alive; what it returns

@@ -114,7 +114,12 @@ def _form(subject: Subject, task: Task, settings: Settings) -> tuple[str, tuple[
 
 
 def _facts(
-    subject: Subject, task: Task, examples: Sequence[Example], settings: Settings, template: str, bos: Sequence[bool]
+    subject: Subject,
+    task: Task,
+    examples: Sequence[Example],
+    settings: Settings,
+    template: str,
+    bos: Sequence[bool],
 ) -> dict[str, Any]:
     """What the page says of subject and task; its numbers are part of the key."""
     return {
@@ -148,14 +153,26 @@ def _facts(
 
 def _open(name: str, module: ModuleType, options: Any, facts: dict[str, Any], settings: Settings) -> Job:
     """The job with the record of an earlier start, if there is one."""
-    identity = {**facts, "analysis": name, "options": asdict(options), "VERSION": module.VERSION, "probes": VERSION}
+    identity = {
+        **facts,
+        "analysis": name,
+        "options": asdict(options),
+        "VERSION": module.VERSION,
+        "probes": VERSION,
+    }
     key = store.key_of(identity)
     label = f"{name}.{facts['subject']['name'].replace('/', '--')}.{facts['task']['name']}.{key[:8]}"
     job = Job(name, module, options, settings.out / "runs" / _safe(label))
     found = store.read_record(job.directory)
     if found is not None and found["key"] != key:
         raise UserError(f"{job.directory} holds another run: move it away and run again")
-    job.record = found or {"schema": 1, "name": job.directory.name, "key": key, "status": "running", "analysis": name}
+    job.record = found or {
+        "schema": 1,
+        "name": job.directory.name,
+        "key": key,
+        "status": "running",
+        "analysis": name,
+    }
     return job
 
 
@@ -254,7 +271,11 @@ def _finish(job: Job, examples: Mapping[str, Example]) -> None:
     tables = job.module.tables(read_run(job, examples), replace(job.options, **job.record["fitted"]))
     if hasattr(job.module, "claims"):
         tables["claims"] = pd.DataFrame(job.module.claims(tables))
-    first = {"subject": job.record["subject"]["name"], "task": job.record["task"]["name"], "analysis": job.name}
+    first = {
+        "subject": job.record["subject"]["name"],
+        "task": job.record["task"]["name"],
+        "analysis": job.name,
+    }
     for name, table in tables.items():
         for at, column in enumerate(LEADING):
             table.insert(at, column, first[column])

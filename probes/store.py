@@ -104,5 +104,5 @@ def locked(directory: Path) -> Iterator[None]:
             yield
     except Timeout as error:
         raise UserError(f"another run is at work in {directory}: wait for it, or choose another --out") from error
-    except PermissionError as error:
-        raise UserError(f"cannot write into {directory}: choose another --out") from error
+    except OSError as error:
+        raise UserError(f"cannot write into {directory} ({error.strerror}): choose another --out") from error

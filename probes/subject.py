@@ -130,7 +130,7 @@ class Subject:
         return check(self)
 
 
-def last_positions(input_ids: Int[Tensor, "b p"], mask: Tensor | None) -> Int[Tensor, "b"]:
+def last_positions(input_ids: Int[Tensor, "b p"], mask: Tensor | None) -> Int[Tensor, b]:
     """The last real position of each row, on either padding side."""
     if mask is None:
         return torch.full((input_ids.shape[0],), input_ids.shape[1] - 1, device=input_ids.device)

@@ -46,8 +46,7 @@ class Layer:
 
     @property
     def z(self) -> Float[Tensor, "b p h d"]:
-        assert self.attention is not None and self._z is not None
-        return self._z
+        return self._z if self._z is not None else self.attention.output()
 
     @property
     def rot_q(self) -> Float[Tensor, "b p h d"]:
@@ -134,7 +133,11 @@ def tracing(
 
 
 def _hook_layer(
-    stack: ExitStack, subject: Subject, index: int, current: dict[int, Layer], on_layer: Callable[[Layer], Any]
+    stack: ExitStack,
+    subject: Subject,
+    index: int,
+    current: dict[int, Layer],
+    on_layer: Callable[[Layer], Any],
 ) -> None:
     layer = subject.layers[index]
 

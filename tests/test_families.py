@@ -60,13 +60,9 @@ def test_capture_equals_eager(family, padding):
     rows = real[:, None].expand(-1, subject.n_heads, -1)
     for i in range(3):
         name = f"blocks.{i}."
-        assert_close(
-            found[name + "attn.hook_z"].flatten(2)[real], z[i].reshape(*real.shape, -1)[real], name + "z"
-        )
+        assert_close(found[name + "attn.hook_z"].flatten(2)[real], z[i].reshape(*real.shape, -1)[real], name + "z")
         assert_close(found[name + "attn.hook_pattern"][rows], expected.attentions[i][rows], name + "pattern")
-        assert_close(
-            found[name + "hook_resid_pre"][real], expected.hidden_states[i][real], name + "resid_pre"
-        )
+        assert_close(found[name + "hook_resid_pre"][real], expected.hidden_states[i][real], name + "resid_pre")
         parts = sum(found[name + site] for site in ("hook_resid_pre", "hook_attn_out", "hook_mlp_out"))
         assert_close(parts[real], found[name + "hook_resid_post"][real], name + "resid_post")
     last = subject.unembed(subject.norm(found["blocks.2.hook_resid_post"]))

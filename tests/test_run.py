@@ -75,7 +75,9 @@ def test_one_forward_serves_all_analyses(tmp_path):
 def test_columns_come_in_order(reference):
     for directory in reference:
         for name, table in tables(directory).items():
-            shared = [c for c in table.columns if c in ("subject", "task", "analysis", "condition", "value", "n", "unit")]
+            shared = [
+                c for c in table.columns if c in ("subject", "task", "analysis", "condition", "value", "n", "unit")
+            ]
             assert shared == sorted(shared, key=lambda c: list(table.columns).index(c))
             assert list(table.columns[:3]) == ["subject", "task", "analysis"], name
             assert isinstance(table.index, pd.RangeIndex)
@@ -166,7 +168,7 @@ def unfinished(tmp_path: Path) -> Path:
 def test_truncated_shard_is_named(tmp_path):
     shard = unfinished(tmp_path) / "rows" / "00001.safetensors"
     shard.write_bytes(shard.read_bytes()[:-50])
-    with pytest.raises(UserError, match="00001.safetensors is broken"):
+    with pytest.raises(UserError, match=r"00001\.safetensors is broken"):
         go(tmp_path, {"lenses": ANALYSES["lenses"]}, size=4)
 
 

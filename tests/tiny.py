@@ -42,9 +42,7 @@ def examples(n: int | None = None, seed: int = 0, *, tokenizer: Any, size: int =
         subject_end = len(words[0])
         segments = (Segment("text", text, {"subject": [(0, subject_end)]}),)
         kind = {"relation": "even" if i % 2 else "odd"}
-        made.append(
-            Example(f"t{seed}-{i:02d}", f"g{i // 2}", segments, " " + words[-1], (" " + words[0],), meta=kind)
-        )
+        made.append(Example(f"t{seed}-{i:02d}", f"g{i // 2}", segments, " " + words[-1], (" " + words[0],), meta=kind))
     return made
 
 

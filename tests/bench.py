@@ -1,0 +1,161 @@
+"""Benchmarks: ratios to plain forwards in one run, medians of interleaved rounds with their spread.
+
+    make bench          all
+    python tests/bench.py observe lens memory transformerlens
+
+Plain forward: the same batch through Hugging Face's SDPA, no cache, `logits_to_keep=1`, the same threads.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+import numpy as np
+import torch
+from crosslens import load
+from crosslens.analyses import lenses, metrics, sinks
+from crosslens.data import passages
+from crosslens.probes.attention import NAME
+from crosslens.probes.rows import observe
+
+ROUNDS = 9
+SINKS = sinks.Options(dimensions=(507, 247), tau=17.4)
+
+
+def interleaved(works: dict[str, Callable[[], Any]], rounds: int = ROUNDS) -> None:
+    """Time every work in turn, `rounds` times, and print each as a ratio to the first."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for work in works.values():
+        work()
+    for _ in range(rounds):
+        for name, work in works.items():
+            start = perf_counter()
+            work()
+            seconds[name].append(perf_counter() - start)
+    base = np.array(next(iter(seconds.values())))
+    for name, times in seconds.items():
+        ratios = np.array(times) / base
+        low, high = np.quantile(ratios, [0.25, 0.75])
+        print(f"  {name:44s}{np.median(times):8.3f} s   × {np.median(ratios):5.2f}   [{low:.2f}, {high:.2f}]")
+
+
+def subject_and_batch() -> tuple[Any, Any]:
+    """SmolLM2 and 16 passages of 256 tokens."""
+    subject = load("smollm2", check=False)
+    return subject, subject.batch(passages.examples(n=16, tokenizer=subject.tokenizer, tokens=255))
+
+
+def plain(subject: Any, batch: Any) -> Callable[[], Any]:
+    """The plain forward of this module's first lines."""
+
+    def work() -> None:
+        subject.text_config._attn_implementation = "sdpa"
+        try:
+            subject.forward(batch)
+        finally:
+            subject.text_config._attn_implementation = NAME
+
+    return work
+
+
+class WithoutReads:
+    """lenses without its reads: what riding on the forward costs."""
+
+    layer_rows = staticmethod(lenses.layer_rows)
+
+
+def observing(subject: Any, batch: Any) -> Callable[[], Any]:
+    """Both analyses on one forward, lens reads left out."""
+    riders = {"sinks": (sinks, SINKS), "lenses": (WithoutReads, lenses.Options())}
+    return lambda: observe(subject, batch, riders)
+
+
+def bench_observe() -> None:
+    """sinks + lenses (without reads) on 16 × 256 tokens; the limit is 1.25."""
+    subject, batch = subject_and_batch()
+    works = {
+        "plain forward, 16 × 256": plain(subject, batch),
+        "through crosslens, nobody watching": lambda: subject.forward(batch),
+        "sinks + lenses without reads": observing(subject, batch),
+    }
+    interleaved(works)
+
+
+def bench_lens() -> None:
+    """One lens read of 64 positions (probability, rank, KL, entropy) against a plain unembedding; the limit is 2."""
+    subject = load("smollm2", check=False)
+    states = torch.randn(64, subject.d_model)
+    ids = torch.randint(1000, (64, 2))
+    with torch.no_grad():
+        final = subject.unembed(subject.norm(states))
+        reference = (final.softmax(-1), metrics.entropy(final))
+        weight = subject.model.lm_head.weight
+        works = {
+            "plain unembedding, 64 positions": lambda: states @ weight.T,
+            "lens read": lambda: lenses._read(subject, states, lenses.NORMS[0], ids, reference),
+        }
+        interleaved(works, 21)
+
+
+def bench_transformerlens() -> None:
+    """TransformerLens' run_with_cache of the sites that `sinks` reads, beside capture-free observation."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    subject, batch = subject_and_batch()
+    model = copy.deepcopy(subject.model)
+    model.config.architectures = [type(model).__name__]
+    tokenizer = copy.deepcopy(subject.tokenizer)
+    bridge = TransformerBridge.boot_transformers("smollm2", hf_model=model, tokenizer=tokenizer, device="cpu")
+    names = lambda name: name.endswith(("hook_pattern", "hook_resid_pre"))  # noqa: E731
+    ids = batch.inputs["input_ids"]
+    with torch.no_grad():
+        works = {
+            "plain forward, 16 × 256": plain(subject, batch),
+            "sinks + lenses without reads": observing(subject, batch),
+            "TransformerLens run_with_cache, same sites": lambda: bridge.run_with_cache(ids, names_filter=names),
+        }
+        interleaved(works, 5)
+
+
+def bench_memory() -> None:
+    """High-water marks of fresh processes, plain against observing; the limit is 1.15."""
+    peaks = {}
+    for what in ("plain", "observing"):
+        done = subprocess.run([sys.executable, __file__, f"--peak={what}"], capture_output=True, text=True, check=True)
+        peaks[what] = float(done.stdout.split()[-1])
+    for what, peak in peaks.items():
+        print(f"  {what:44s}{peak:8.0f} MB  × {peak / peaks['plain']:5.2f}")
+
+
+def peak_of(what: str) -> None:
+    """In a process of its own: do the work once and print the high-water mark in MB."""
+    subject, batch = subject_and_batch()
+    {"plain": plain, "observing": observing}[what](subject, batch)()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def main() -> None:
+    """Run the benchmarks named on the command line, or all."""
+    words = sys.argv[1:]
+    if words and words[0].startswith("--peak="):
+        peak_of(words[0].removeprefix("--peak="))
+        return
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    for name, bench in [(n.removeprefix("bench_"), f) for n, f in globals().items() if n.startswith("bench_")]:
+        if not words or name in words:
+            print((bench.__doc__ or name).splitlines()[0])
+            bench()
+
+
+if __name__ == "__main__":
+    main()
