@@ -164,11 +164,11 @@ def _columns(layer: Layer, real: Tensor, first: Tensor, options: Options) -> tup
     """
     summed, received, hidden = [], [], []
     for part, pattern in layer.attention.patterns():
-        seen = (layer.attention.allowed(part) & real[part][:, None, :, None]).sum(2)
-        on_columns = torch.einsum("bhqk,bq->bhk", pattern, real[part].float())
-        by_first = torch.einsum("bhqk,bq->bhk", pattern, first[part].float())
-        mean = on_columns / seen
-        summed.append(torch.stack([on_columns, on_columns - by_first]))
+        weights = torch.stack([real[part], real[part] & ~first[part]], 1).float()[:, None]
+        everyone, behind = (weights @ pattern).unbind(2)
+        seen = (weights[:, :, :1] @ layer.attention.allowed(part).float())[:, :, 0].int()
+        mean = everyone / seen
+        summed.append(torch.stack([everyone, behind]))
         received.append(mean.mean(1))
         hidden.append(metrics.are_hidden(mean, seen, real[part], threshold=options.hidden))
     everyone, behind = torch.cat(summed, 1)

@@ -132,12 +132,12 @@ class AttentionCall:
         return self.mask if self.bias is None else self.mask + self.bias
 
     def _softmax(self, query: Tensor, key: Tensor, allowed: Tensor, bias: Tensor | None) -> Tensor:
-        scores = grouped_matmul(query, key.transpose(2, 3)).float().mul_(self.scale)
+        scores = grouped_matmul(query * self.scale, key.transpose(2, 3)).float()
         if self.softcap is not None:
             scores = scores.div_(self.softcap).tanh_().mul_(self.softcap)
-        if bias is not None:
-            scores = scores + bias.float()
-        scores = scores.masked_fill_(~allowed, torch.finfo(torch.float32).min)
+        # The mask as an addend without head axis: a fraction of the work of filling the scores.
+        addend = torch.zeros(1, device=scores.device) if bias is None else bias.float()
+        scores = scores.add_(addend.where(allowed, torch.finfo(torch.float32).min))
         if self.sinks is not None:
             sink = self.sinks.float().reshape(1, -1, 1, 1).expand(*scores.shape[:3], 1)
             pattern = torch.cat([scores, sink], -1).softmax(-1)[..., :-1]
