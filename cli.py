@@ -35,6 +35,9 @@ HELP = """crosslens: from a model and a task to tables and interactive figures
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. A user's mistake is one line on stderr and exit code 2."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    # The answer to a user's command is not a page of other libraries' notices.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     commands = {"run": run, "report": report, "show": show, "check": check, "cache": cache, "list": listing}
     if not words or words[0] in ("-h", "--help", "help"):
         print(HELP)
@@ -58,7 +61,11 @@ def _complain(line: str, code: int = 2) -> int:
 
 def _is_users(error: Exception) -> bool:
     """Errors whose message is meant for the user; looked up by name so that `report` does not import torch."""
-    return isinstance(error, UserError) or type(error).__name__ in ("SubjectError", "ReportError", "InterventionError")
+    return isinstance(error, UserError) or type(error).__name__ in (
+        "SubjectError",
+        "ReportError",
+        "InterventionError",
+    )
 
 
 def analysis_names() -> list[str]:
@@ -98,7 +105,11 @@ MODEL: dict[str, tuple[Any, Any]] = {
 
 
 def _load(asked: Any) -> Any:
+    from transformers.utils import logging
+
     from .probes.loading import load
+
+    logging.disable_progress_bar()
 
     return load(
         asked.subject,
@@ -215,5 +226,4 @@ def listing(words: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     main()

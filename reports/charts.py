@@ -1,0 +1,19 @@
+"""Charts: plotly figures from tables, in one look. Each takes a DataFrame and returns a Figure."""
+
+from .bars import bars
+from .curves import lines, spectrum, spikes
+from .maps import head_map, heat_map, token_grid
+from .style import captioned, sample, token_label
+
+__all__ = [
+    "bars",
+    "captioned",
+    "head_map",
+    "heat_map",
+    "lines",
+    "sample",
+    "spectrum",
+    "spikes",
+    "token_grid",
+    "token_label",
+]

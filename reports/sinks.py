@@ -1,0 +1,275 @@
+"""Figures of the attention sinks: which heads feed them, where they are, what makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from .charts import bars, head_map, heat_map, lines, spectrum, spikes
+from .drawing import Drawing, Tables, draw_all, with_panels
+
+Draw = Callable[[pd.DataFrame, Tables], go.Figure | None]
+
+
+def figures(tables: Tables) -> dict[str, go.Figure]:
+    """Every figure whose table is there, in the order of the argument: heads, tokens, dimensions."""
+    return draw_all(FIGURES, tables)
+
+
+def heads(unit: str) -> Draw:
+    """One map per condition and control, all on one scale."""
+    return lambda rows, _: head_map(with_panels(rows), panel="panel", unit=unit)
+
+
+def by_state(rows: pd.DataFrame, tables: Tables, *, y_title: str, log_y: bool = False) -> go.Figure:
+    """A line per chosen position; φ also gets its threshold."""
+    marks = _thresholds(tables) if y_title == "φ" else []
+    return lines(rows, "state", by="place", panel="condition", y_title=y_title, log_y=log_y, reference=marks)
+
+
+def position_map(rows: pd.DataFrame, unit: str) -> go.Figure:
+    """State × position, one panel per condition."""
+    rows = _ordered(rows)
+    figure = heat_map(rows, "state", "position_label", panel="condition", unit=unit)
+    return figure.update_yaxes(title_text="position")
+
+
+def phi_map(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    return position_map(rows, "φ")
+
+
+def sink_spectrum(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    figure = spectrum(rows, by="condition", y_title="attention on sinks")
+    return figure.update_xaxes(title_text="head, from most to least")
+
+
+def agreement(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    return lines(rows, "state", by="condition", y_title="Jaccard overlap").update_yaxes(range=[0, 1.02])
+
+
+def counts(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
+    names = {"phi_sinks": "φ ≥ τ", "received_sinks": "receives > k/N", "both": "both"}
+    keep = [c for c in ("condition", "state", "n", "n_groups") if c in rows]
+    parts = [rows[[*keep, c]].rename(columns={c: "value"}).assign(criterion=n) for c, n in names.items() if c in rows]
+    if not parts:
+        return None
+    long = pd.concat(parts, ignore_index=True).assign(unit="tokens per passage")
+    return lines(long, "state", by="criterion", panel="condition")
+
+
+def only_first(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
+    if "only_first" not in rows or rows["only_first"].isna().all():
+        return None
+    bare = rows.drop(columns=["lower", "upper"], errors="ignore").assign(unit="share")
+    figure = lines(bare, "state", "only_first", by="condition", y_title="share of the φ-sinks")
+    return figure.update_yaxes(range=[0, 1.02])
+
+
+def hidden_map(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
+    return position_map(rows, "share of heads") if "state" in rows else None
+
+
+def hidden(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
+    if "state" in rows:
+        return None
+    rows = rows.sort_values("position", kind="stable")
+    figure = bars(rows, "position_label", by="condition", vertical=True)
+    return figure.update_xaxes(title_text="position")
+
+
+def massive(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    rows = rows.assign(series="dimension " + rows["dimension"].astype(str))
+    panel = "condition" if "condition" in rows and rows["condition"].nunique() > 1 else None
+    return lines(rows, "state", by="series", panel=panel, log_y=True, y_title="largest |x|")
+
+
+def magnitude(rows: pd.DataFrame, tables: Tables) -> go.Figure:
+    known = tables.get("dimensions", pd.DataFrame({"dimension": []}))["dimension"].unique()
+    states = " and ".join(str(state) for state in sorted(rows["state"].unique()))
+    several = "condition" in rows and rows["condition"].nunique() > 1
+    rows = rows.assign(panel=rows["token"] + " · " + rows["condition"] if several else rows["token"])
+    figure = spikes(rows, "dimension", "panel", marked=[int(d) for d in known])
+    return figure.update_yaxes(title_text=f"|x| at state {states}", col=1)
+
+
+def some_positions(rows: pd.DataFrame, *, first: int) -> pd.DataFrame:
+    """The first positions and the last that every condition has: more lines cannot be told apart."""
+    known = rows[rows["value"].notna()].groupby("position_label")["condition"].nunique()
+    common = known.index[known == rows["condition"].nunique()]
+    order = rows[rows["position_label"].isin(common)].sort_values("position")["position_label"].unique().tolist()
+    kept = _ordered(rows[rows["position_label"].isin([*order[:first], *order[first:][-1:]])])
+    return kept.assign(place="position " + kept["position_label"].astype(str))
+
+
+def _ordered(rows: pd.DataFrame) -> pd.DataFrame:
+    """By position, conditions in the table's order."""
+    place = {name: index for index, name in enumerate(rows["condition"].unique())}
+    rows = rows.sort_values("position", kind="stable")
+    return rows.sort_values("condition", key=lambda c: c.map(place), kind="stable")
+
+
+def _thresholds(tables: Tables) -> list[tuple[float, str, str]]:
+    """τ of each condition, for its panel."""
+    found = tables.get("threshold", pd.DataFrame({"value": []})).dropna(subset=["value"])
+    return [(float(r["value"]), f"τ = {r['value']:.3g}", r["condition"]) for r in found.to_dict("records")]
+
+
+FIGURES = [
+    Drawing(
+        "sink-share",
+        "heads",
+        {"measure": "sink_share"},
+        "Which heads attend to the sinks",
+        "Mean attention that a head gives to the φ-sinks of a passage, one cell per head, with and without "
+        "a BOS token; the control is the attention on as many random visible tokens that are no sinks. One "
+        "colour scale for all panels.",
+        heads("attention on sinks"),
+    ),
+    Drawing(
+        "sink-spectrum",
+        "heads",
+        {"measure": "sink_share"},
+        "How many heads attend to the sinks",
+        "The values of the map above sorted from large to small, each condition and control by itself: a "
+        "head may have another rank in another line.",
+        sink_spectrum,
+        "Bands",
+        "Dotted",
+    ),
+    Drawing(
+        "phi",
+        "tokens",
+        {"measure": "phi"},
+        "φ by state and position",
+        "φ, the largest of the massive dimensions over the root mean square of the residual, mean over "
+        "passages. Position 0 is the first token of the prompt: the BOS where there is one. Dashed: the "
+        "threshold τ, from the gap between the first and the median token of held-out passages.",
+        partial(by_state, y_title="φ"),
+        "Bands",
+        select=partial(some_positions, first=4),
+    ),
+    Drawing(
+        "phi-map",
+        "tokens",
+        {"measure": "phi"},
+        "φ of every position",
+        "The same φ at every position, later ones in bins, on one colour scale for both conditions. A row "
+        "that stays bright is a sink through the model.",
+        phi_map,
+    ),
+    Drawing(
+        "energy",
+        "tokens",
+        {"measure": "energy"},
+        "Energy in the massive dimensions",
+        "φ² / d, the share of the residual's squared norm in the massive dimension. Unlike φ it can be "
+        "compared between models of different width.",
+        partial(by_state, y_title="share of squared norm"),
+        "Bands",
+        select=partial(some_positions, first=4),
+    ),
+    Drawing(
+        "received",
+        "tokens",
+        {"measure": "received"},
+        "Attention received, against uniform attention",
+        "Mean attention that a position gets in the layer that reads this state, over heads and over the "
+        "queries that see it; logarithmic.",
+        partial(by_state, y_title="attention received", log_y=True),
+        "Bands",
+        "Dotted in the same colour",
+        select=partial(some_positions, first=2),
+    ),
+    Drawing(
+        "agreement",
+        "agreement",
+        {},
+        "Do the two criteria name the same tokens?",
+        "Jaccard overlap of the tokens with φ ≥ τ and the tokens that receive more than k/N attention (N: "
+        "tokens of the passage; k: the option receives, 5 by default), mean over passages.",
+        agreement,
+        "Bands",
+        "Dotted in the same colour",
+    ),
+    Drawing(
+        "counts",
+        "agreement",
+        {"control": ""},
+        "How many sinks by each criterion",
+        "Mean number of tokens per passage that meet each of the two criteria, and that meet both.",
+        counts,
+    ),
+    Drawing(
+        "only-first",
+        "agreement",
+        {"control": ""},
+        "Is the first token the only sink?",
+        "Share of the tokens with φ ≥ τ that are the first token of their passage.",
+        only_first,
+    ),
+    Drawing(
+        "hidden-map",
+        "hidden",
+        {},
+        "Hidden sinks by state and position",
+        "Share of the heads of a layer for which a position is a hidden sink: its mean attention over the "
+        "real queries that see it passes the threshold. Columns seen by fewer than 8 queries are left out.",
+        hidden_map,
+    ),
+    Drawing(
+        "hidden",
+        "hidden",
+        {},
+        "Hidden sinks by position",
+        "Share of (layer, head) pairs for which a position is a hidden sink: its mean attention over the "
+        "real queries that see it passes the threshold. Columns seen by fewer than 8 queries are left out.",
+        hidden,
+        "Whiskers",
+    ),
+    Drawing(
+        "hidden-heads",
+        "heads",
+        {"measure": "hidden_rate"},
+        "Hidden sinks by head",
+        "Hidden sinks per passage found by the column mean in each head, the first token left out.",
+        heads("sinks per passage"),
+    ),
+    Drawing(
+        "first-share",
+        "heads",
+        {"measure": "first_share"},
+        "Attention on the first token",
+        "Mean attention that each head gives to the first token of the prompt.",
+        heads("attention on the first token"),
+    ),
+    Drawing(
+        "entropy",
+        "heads",
+        {"measure": "entropy"},
+        "Entropy of attention",
+        "Mean entropy of the attention rows of each head over its maximum, the logarithm of the number of "
+        "visible tokens: 0 looks at one token, 1 at all alike.",
+        heads("share of the maximum"),
+    ),
+    Drawing(
+        "massive",
+        "dimensions",
+        {},
+        "Massive dimensions by state",
+        "Largest magnitude of each massive dimension over all tokens, logarithmic. A dimension is massive "
+        "when it passes an absolute bound and a multiple of the median magnitude of its state.",
+        massive,
+    ),
+    Drawing(
+        "magnitude",
+        "magnitude",
+        {},
+        "A sink beside a median token",
+        "Magnitude of every dimension of the residual at one middle state, for the first token of a prompt and for a "
+        "token of median φ, mean over passages; logarithmic, one scale. Circles: the massive dimensions.",
+        magnitude,
+    ),
+]

@@ -1,0 +1,177 @@
+"""One look for every figure: template, colours, escaping, captions, hover text."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+# Okabe and Ito's palette, yellow left out: too faint on white. No colour stands alone (dash and marker vary).
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("solid", "dash", "dashdot", "longdash", "longdashdot", "solid", "dash")  # "dot" is the control's
+MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "triangle-down")
+PATTERNS = ("", "/", "x", ".", "\\", "-", "|")
+UNSIGNED, SIGNED = "Cividis", "RdBu_r"
+INK, GREY, MISSING = "#1b1b1b", "#6b6b6b", "#e4e4e4"
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', Arial, sans-serif"
+
+_AXIS = {
+    "showline": True,
+    "linecolor": GREY,
+    "ticks": "outside",
+    "tickcolor": GREY,
+    "ticklen": 4,
+    "gridcolor": "#ececec",
+    "zeroline": False,
+    "automargin": True,
+    "title": {"standoff": 10},
+}
+TEMPLATE = go.layout.Template(
+    layout={
+        "font": {"family": FONT, "size": 13, "color": INK},
+        "title": {"x": 0, "xref": "paper", "xanchor": "left", "font": {"size": 15}},
+        "paper_bgcolor": "white",
+        "plot_bgcolor": "white",
+        "margin": {"l": 60, "r": 20, "t": 60, "b": 50},
+        "colorway": COLOURS,
+        "hoverlabel": {"align": "left", "font": {"size": 13, "family": FONT}},
+        "hovermode": "closest",
+        "dragmode": False,  # a finger that scrolls the page must not zoom; the mode bar still zooms
+        "xaxis": _AXIS,
+        "yaxis": _AXIS,
+        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "itemwidth": 44, "font": {"size": 12.5}},
+        "annotationdefaults": {"font": {"size": 13}},
+    }
+)
+
+
+def plain(text: Any) -> str:
+    """Text that plotly shows as it is: plotly reads names, ticks and labels as (a little) HTML."""
+    return html.escape(str(text), quote=False)
+
+
+def token_label(token: str) -> str:
+    """A token as a label: escaped for plotly, newline as ↵, leading spaces as ␣, what cannot be seen named."""
+    body = token.lstrip(" ")
+    shown = "␣" * (len(token) - len(body)) + body.replace("\n", "↵").replace("\t", "⇥")
+    shown = "".join(chr(0x2400 + ord(c)) if ord(c) < 32 else c for c in shown)
+    if shown and not any(c.isprintable() for c in shown):  # a no-break space, a zero-width joiner
+        shown = " ".join(f"U+{ord(c):04X}" for c in shown)
+    return plain(shown)
+
+
+def number(value: Any) -> str:
+    """A number with four digits; a missing one says so."""
+    if value is None or pd.isna(value):
+        return "missing"
+    if isinstance(value, (int,)) or float(value).is_integer():
+        return f"{int(value):,}" if abs(value) < 1e7 else f"{value:.4g}"
+    return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.1f}"
+
+
+def hover(row: Mapping[Any, Any], keys: Iterable[str], value: str = "value") -> str:
+    """The hover text of one table row: its keys, the value with unit, the interval, n."""
+    lines = [_place(key, row[key]) for key in keys if str(row.get(key, ""))]
+    lines.append(f"<b>{number(row[value])}</b> {plain(row.get('unit', ''))}".rstrip())
+    low, high = row.get("lower", math.nan), row.get("upper", math.nan)
+    if not (pd.isna(low) or pd.isna(high)):
+        lines.append(f"95 % interval {number(low)} to {number(high)}")
+    if not pd.isna(n := row.get("n", math.nan)):
+        groups = row.get("n_groups", math.nan)
+        lines.append(f"n = {number(n)}" + ("" if pd.isna(groups) else f" in {number(groups)} groups"))
+    return "<br>".join(lines)
+
+
+def _place(key: str, value: Any) -> str:
+    """ "layer 3", "position 16–31", but "no BOS" by itself: a word needs no name before it."""
+    word = isinstance(value, str) and any(c.isalpha() for c in value)
+    return plain(value if word else f"{key.removesuffix('_label')} {value}")
+
+
+def sample(frame: pd.DataFrame, interval: str = "") -> str:
+    """The caption's ending: "n = 64 in 12 groups. Bands: 95 % …" as far as the table knows."""
+    frame = frame[frame["value"].notna()] if "value" in frame else frame
+    spans = {column: _span(frame[column]) for column in ("n", "n_groups") if column in frame}
+    said = f"n\u00a0=\u00a0{spans['n']}" if spans.get("n") else ""
+    if said and spans.get("n_groups"):
+        said += f" in {spans['n_groups']} groups"
+    known = "lower" in frame and bool(frame["lower"].notna().any())
+    ending = f"{interval}: 95\u00a0% interval, bootstrap over groups." if interval and known else ""
+    return " ".join(part for part in (f"{said}." if said else "", ending) if part)
+
+
+def _span(values: pd.Series) -> str:
+    values = values.dropna()
+    if values.empty:
+        return ""
+    low, high = number(values.min()), number(values.max())
+    return low if low == high else f"{low} to {high}"
+
+
+def common_unit(frame: pd.DataFrame, otherwise: str) -> str:
+    """The unit of these rows where they share one."""
+    units = frame["unit"].dropna().unique() if "unit" in frame else []
+    return str(units[0]) if len(units) == 1 and units[0] else otherwise
+
+
+def axis_title(column: str) -> str:
+    """A column as an axis title; states count residuals, so 0 is what enters the first layer."""
+    return {"state": "state (0 = embeddings)"}.get(column, plain(column.replace("_", " ")))
+
+
+def captioned(
+    figure: go.Figure, title: str, caption: str, table: str, where: Mapping[str, Any] | None = None
+) -> go.Figure:
+    """The figure with its title, and in `layout.meta` what the page needs: caption, table, rows drawn.
+
+    where: column -> value (or list of values) of the table's rows that the figure draws; None: all rows.
+    """
+    meta = {**(figure.layout.meta or {}), "title": title, "caption": caption, "table": table}
+    figure.update_layout(title_text=plain(title), meta={**meta, "where": dict(where or {})})
+    return figure
+
+
+def sized(figure: go.Figure, height: int, min_width: int = 0) -> go.Figure:
+    """The figure with a height, and the least width (px) at which it is legible: below, a page scrolls."""
+    figure.update_layout(height=height, meta={**(figure.layout.meta or {}), "min_width": min_width})
+    return figure
+
+
+def panels(names: Sequence[Any], *, stacked: bool, gap: float, share_values: bool = True) -> go.Figure:
+    """An empty figure with a panel per name, its title over its left edge; stacked, or side by side."""
+    rows, columns = (len(names), 1) if stacked else (1, len(names))
+    shared: dict[str, Any] = {"shared_xaxes": stacked, "shared_yaxes": share_values and not stacked}
+    spacing: dict[str, Any] = {"vertical_spacing" if stacked else "horizontal_spacing": gap}
+    titles = [plain(name) for name in names]
+    figure = make_subplots(rows, columns, subplot_titles=titles, **shared, **spacing)
+    shown = [axis.domain[0] for axis, title in zip(figure.select_xaxes(), titles, strict=True) if title]
+    for title, left in zip(figure.layout.annotations, shown, strict=True):
+        title.update(x=left, xanchor="left", font_size=13.5)
+    return figure.update_layout(template=TEMPLATE)
+
+
+def check_rows(frame: pd.DataFrame, keys: Iterable[str | None]) -> None:
+    """ValueError where there is nothing to draw, or where two rows would be drawn in one place."""
+    if frame.empty:
+        raise ValueError("nothing to draw: the table has no such rows")
+    place = [key for key in keys if key and key in frame]
+    twice = frame[frame.duplicated(place)]
+    if len(twice):
+        first = ", ".join(f"{key} {twice[key].iloc[0]}" for key in place)
+        raise ValueError(f"two rows for {first}: choose among them, or draw them in panels")
+
+
+def parts(frame: pd.DataFrame, panel: str | None) -> list[tuple[Any, pd.DataFrame]]:
+    """The rows of each panel in the table's order; one nameless panel without `panel`."""
+    return [("", frame)] if panel is None else list(frame.groupby(panel, sort=False, dropna=False))
+
+
+def legend_below(figure: go.Figure) -> go.Figure:
+    """The legend under the plot, clear of the axis title whatever the height."""
+    legend = {"yref": "container", "y": 0, "yanchor": "bottom"}
+    return figure.update_layout(legend=legend)
