@@ -113,7 +113,7 @@ def _take(tensor: Tensor, batch: Batch, positions: str) -> Tensor:
         return tensor[rows, batch.last.to(tensor.device)]
     chosen = (batch.mask if positions == "all" else batch.where(positions)).to(tensor.device)
     # A stable sort brings the chosen positions to the front without changing their order.
-    order = (~chosen).int().argsort(1, stable=True)[:, : int(chosen.sum(1).max())]
+    order = torch.argsort((~chosen).int(), dim=1, stable=True)[:, : int(chosen.sum(1).max())]
     kept = tensor[rows[:, None], order]
     there = chosen.gather(1, order).reshape(*order.shape, *[1] * (tensor.ndim - 2))
     return kept.masked_fill(~there, torch.nan)

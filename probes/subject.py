@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from . import anatomy
+from . import anatomy, images
 from .anatomy import SubjectError
 from .attention import NAME
 from .batch import Batch, make_batch
@@ -60,7 +60,7 @@ class Subject:
             self.unembed = anatomy.unembedding(self.model)
         except SubjectError as error:
             raise SubjectError(f"{self.family} cannot be opened: {error}") from None
-        self.text_config = decoder.config
+        self.text_config: Any = decoder.config
         # Only the language model's attention: vision towers keep theirs.
         self.text_config._attn_implementation = NAME
 
@@ -98,7 +98,7 @@ class Subject:
         Everything in this package that runs the model goes through here.
         """
         arguments = self.prepare(inputs)
-        with torch.no_grad():
+        with torch.no_grad(), images.counted(self.model, arguments):
             return self.model(**arguments, use_cache=False, logits_to_keep=keep).logits
 
     def last_logits(self, inputs: Mapping[str, Any] | Batch) -> Float[Tensor, "b vocab"]:
@@ -109,9 +109,13 @@ class Subject:
         return self.forward(inputs, keep=columns)[torch.arange(len(last), device=last.device), where]
 
     def prepare(self, inputs: Mapping[str, Any] | Batch) -> dict[str, Any]:
-        """Model arguments on the model's device, with the positions that left padding needs."""
+        """Model arguments on the model's device, with the positions that left padding needs and an image's token types.
+
+        UserError: placeholders without pixels, or another input missing without which the model runs wrongly.
+        """
         arguments = dict(inputs.inputs if isinstance(inputs, Batch) else inputs)
         arguments = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in arguments.items()}
+        images.complete(self.model, arguments)
         mask = arguments.get("attention_mask")
         if mask is not None and "position_ids" not in arguments and self._counts_positions:
             arguments["position_ids"] = (mask.long().cumsum(-1) - 1).clamp(min=0)
