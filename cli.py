@@ -25,6 +25,7 @@ HELP = """crosslens: from a model and a task to tables and interactive figures
   crosslens report [--out DIR]                 build the pages from what was run
   crosslens show A "PROMPT" --subject S        one prompt, one page
   crosslens check SUBJECT                      prove the instruments on a model
+  crosslens verify RUN                         compute a sample of a finished run again and compare
   crosslens cache fill|list|prune              keep activations for notebooks and probes
   crosslens list                               subjects, tasks and analyses
 
@@ -38,7 +39,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # The answer to a user's command is not a page of other libraries' notices.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    commands = {"run": run, "report": report, "show": show, "check": check, "cache": cache, "list": listing}
+    commands = {
+        "run": run,
+        "report": report,
+        "show": show,
+        "check": check,
+        "verify": verify,
+        "cache": cache,
+        "list": listing,
+    }
     if not words or words[0] in ("-h", "--help", "help"):
         print(HELP)
         return
@@ -204,6 +213,36 @@ def check(words: Sequence[str]) -> None:
     fields = {key: value for key, value in MODEL.items() if key != "subject"}
     asked = _parse("check", flags, {**fields, "subject": (str, (names or ["smollm2"])[0])}, "Prove the instruments.")
     print(_load(asked).check().to_string(index=False))
+
+
+def verify(words: Sequence[str]) -> None:
+    """Prove a finished run again: record, shards, a sample of its rows, its tables."""
+    names, flags = _split(words)
+    if len(names) != 1:
+        raise UserError("name one run directory: crosslens verify reports/out/runs/NAME")
+    fields = {
+        "sample": (int, 3),
+        "seed": (int, 0),
+        "subject": (str | None, None),
+        "device": (str | None, None),
+        "trust_remote_code": (bool, False),
+    }
+    asked = _parse("verify RUN", flags, fields, "Compute a sample of a finished run again and compare.")
+    from .probes.loading import load
+    from .probes.verify import open_run, task_of
+    from .probes.verify import verify as prove
+
+    record = open_run(Path(names[0]))
+    (module,) = _analyses([record["analysis"]]).values()
+    made = record["subject"]
+    subject = load(
+        asked.subject or made["name"],
+        revision=None if asked.subject else made["revision"],
+        device=asked.device or made["device"],
+        dtype=made["dtype"],
+        trust_remote_code=asked.trust_remote_code,
+    )
+    prove(Path(names[0]), subject, task_of(record), module, sample=asked.sample, seed=asked.seed)
 
 
 def cache(words: Sequence[str]) -> None:

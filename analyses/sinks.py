@@ -58,9 +58,9 @@ def methods(options: Options) -> str:
         f"Massive dimensions ({dims}; |x| above {options.min_abs:g} and {options.min_ratio:g} times the median "
         f"of the state) and the threshold ({tau}, the geometric mean of the first token's and the median token's φ "
         f"over the middle half of the states) were taken from {FIT_EXAMPLES} held-out examples. φ is read from the "
-        "residual entering each layer. Attention received is averaged over the real queries that can see the column; for the criterion "
-        f"of a sink (above {options.receives:g}/N) over all N queries, since the last columns are seen by few. "
-        "Shares of heads are over all real queries but the first."
+        "residual entering each layer. Attention received is averaged over the real queries that can see the "
+        f"column; for the criterion of a sink (above {options.receives:g}/N) over all N queries, since the last "
+        "columns are seen by few. Shares of heads are over all real queries but the first."
     )
 
 

@@ -11,7 +11,9 @@ from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 from ..data.example import Example, Segment, UserError
-from .encode import Encoded, encode
+from .encode import Encoded, encode, has_image
+from .expand import expand
+from .images import token_kinds
 
 if TYPE_CHECKING:
     from .subject import Subject
@@ -43,13 +45,13 @@ class Batch:
         return self.roles != ROLES.index("pad")
 
     @property
-    def start(self) -> Int[Tensor, b]:
-        """The first real position of each example."""
+    def start(self) -> Tensor:
+        """The first real position of each example, Int[b]."""
         return self.mask.int().argmax(1)
 
     @property
-    def last(self) -> Int[Tensor, b]:
-        """The last real position of each example."""
+    def last(self) -> Tensor:
+        """The last real position of each example, Int[b]."""
         return self.start + self.mask.sum(1) - 1
 
     def where(self, name: str) -> Bool[Tensor, "b p"]:
@@ -67,13 +69,13 @@ class Batch:
         return tensor[torch.arange(tensor.shape[0], device=tensor.device)[:, None], index]
 
     @property
-    def answers(self) -> Int[Tensor, b]:
-        """Token ids of the answers; UserError where one is not a single token."""
+    def answers(self) -> Tensor:
+        """Token ids of the answers, Int[b]; UserError where one is not a single token."""
         return torch.tensor([self._token(e, e.answer) for e in self.examples])
 
     @property
-    def wrong(self) -> Int[Tensor, b]:
-        """Token ids of the first wrong answers; UserError where one is missing or not a single token."""
+    def wrong(self) -> Tensor:
+        """Token ids of the first wrong answers, Int[b]; UserError where one is missing or not a single token."""
         return torch.tensor([self._token(e, e.wrong[0] if e.wrong else "") for e in self.examples])
 
     def _token(self, example: Example, word: str) -> int:
@@ -95,9 +97,21 @@ def make_batch(subject: Subject, examples: Sequence[Example | str], *, template:
     if padding not in ("left", "right"):
         raise ValueError(f"padding is 'left' or 'right', not {padding!r}")
     whole = tuple(as_example(example, i) for i, example in enumerate(examples))
-    encoded = [encode(subject, example, template, bos) for example in whole]
+    encoded, pixels = _encode_all(subject, whole, template, bos)
     _refuse_long(subject, whole, encoded)
-    return _pad(subject, whole, encoded, padding)
+    batch = _pad(subject, whole, encoded, padding)
+    batch.inputs.update(pixels)
+    return batch
+
+
+def _encode_all(
+    subject: Subject, examples: Sequence[Example], template: str, bos: bool
+) -> tuple[list[Encoded], dict[str, Any]]:
+    """Every example's tokens; and the pixels of those with images, processed together."""
+    seeing = [example for example in examples if has_image(example)]
+    shown, pixels = expand(subject, seeing, template, bos) if seeing else ([], {})
+    ready = iter(shown)
+    return [next(ready) if has_image(e) else encode(subject, e, template, bos) for e in examples], pixels
 
 
 def as_example(example: Example | str, index: int = 0) -> Example:
@@ -133,11 +147,16 @@ def _pad(subject: Subject, examples: tuple[Example, ...], encoded: Sequence[Enco
 
     names = {name: None for item in encoded for name in item.marks}
     empty = [[False] * len(item.ids) for item in encoded]
+    kinds = token_kinds(subject.model, any("image" in item.roles for item in encoded))
     return Batch(
         examples,
         {
             "input_ids": rows([item.ids for item in encoded], pad_id, torch.long),
             "attention_mask": rows([[1] * len(item.ids) for item in encoded], 0, torch.long),
+            **{
+                name: rows([[int(role == kind) for role in item.roles] for item in encoded], 0, torch.long)
+                for name, kind in kinds.items()
+            },
         },
         rows([[ROLES.index(role) for role in item.roles] for item in encoded], 0, torch.long),
         {

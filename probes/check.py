@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from . import anatomy
+from . import anatomy, images
 from .anatomy import SubjectError
 from .attention import NAME, AttentionCall
 from .trace import Edit, Layer, first, tracing
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # Inputs with one entry per token.
 PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
+# The prompts of the check have about SHORT tokens; longer ones prove windows of up to LONGEST_WINDOW.
+SHORT, LONGEST_WINDOW = 12, 512
 # Largest difference allowed, as a share of the tensor's largest value.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 
@@ -42,7 +44,7 @@ class Findings:
 
     def close(self, check: str, where: str, found: Tensor, expected: Tensor, slack: float = 1.0) -> None:
         if found.shape != expected.shape:
-            self._fail(check, where, f"shape {tuple(found.shape)}, expected {tuple(expected.shape)}")
+            self._fail(check, where + self.side, f"shape {tuple(found.shape)}, expected {tuple(expected.shape)}")
         # Layers may lie on different devices.
         found, expected = found.float().cpu(), expected.float().cpu()
         scale = float(expected.abs().max()) or 1.0
@@ -75,18 +77,23 @@ def check(subject: Subject) -> pd.DataFrame:
     )
     check_eager(findings, inputs, logits, keep)
     check_padding(findings, inputs, logits)
+    check_window(findings)
     check_edits(findings, inputs, logits)
     return pd.DataFrame(findings.rows)
 
 
 def small_inputs(subject: Subject) -> dict[str, Tensor]:
-    """Two prompts of random tokens, the second three tokens shorter and padded on the right."""
-    vocabulary = subject.model.get_input_embeddings().weight.shape[0]
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(vocabulary, (2, 12), generator=generator)
+    """Two prompts of random tokens, none of them an image's, the second three tokens shorter and padded on the right."""
+    words = torch.ones(subject.model.get_input_embeddings().weight.shape[0], dtype=torch.bool)
+    words[[i for i in images.media_ids(subject.model) if i < len(words)]] = False
+    known = words.nonzero()[:, 0]
+    ids = known[torch.randint(len(known), (2, 12), generator=torch.Generator().manual_seed(0))]
     mask = torch.ones_like(ids)
     mask[1, 9:] = 0
-    return {"input_ids": ids.to(subject.device), "attention_mask": mask.to(subject.device)}
+    inputs = {"input_ids": ids.to(subject.device), "attention_mask": mask.to(subject.device)}
+    if images.has_prefix(subject.model):
+        inputs["token_type_ids"] = (torch.arange(12) >= 6).long().expand(2, -1).to(subject.device)
+    return inputs
 
 
 def check_forward(findings: Findings, inputs: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -108,7 +115,7 @@ def check_forward(findings: Findings, inputs: dict[str, Any]) -> tuple[Tensor, d
         logits = subject.forward(inputs, keep=0)
     findings.true("every layer is seen once, in order", "decoder", len(seen) == subject.n_layers, len(seen), 0)
     last = (real * torch.arange(real.shape[1], device=real.device)).argmax(1)
-    expected = logits[torch.arange(len(last)), last.to(logits.device)]
+    expected = logits[torch.arange(len(last), device=logits.device), last.to(logits.device)]
     findings.close("the last logits are the last token's", "model", subject.last_logits(inputs), expected, slack=10)
     return logits, keep
 
@@ -177,6 +184,21 @@ def check_padding(findings: Findings, inputs: dict[str, Any], logits: Tensor) ->
     found, _ = check_forward(findings, inputs | {"attention_mask": torch.ones_like(inputs["attention_mask"])})
     whole = real.all(1)
     findings.close("padding changes nothing", "model", found[whole], logits[whole], slack=10)
+    findings.side = ""
+
+
+def check_window(findings: Findings) -> None:
+    """A prompt longer than the window of the layers that have one, where that window is short."""
+    subject = findings.subject
+    sizes = [getattr(subject.text_config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    window = max((size for size in sizes if size), default=0)
+    if not SHORT < window <= LONGEST_WINDOW or subject.model.config.get_text_config() is not subject.model.config:
+        return
+    ids = small_inputs(subject)["input_ids"][:1].repeat(1, window // SHORT + 2)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    findings.side = ", longer than the window"
+    logits, keep = check_forward(findings, inputs)
+    check_eager(findings, inputs, logits, keep)
     findings.side = ""
 
 

@@ -31,61 +31,101 @@ class Span(NamedTuple):
 
 def encode(subject: Subject, example: Example, template: str, bos: bool) -> Encoded:
     """Tokenise one example; UserError for a template the tokenizer does not have."""
-    text, roles, marks = render(subject.tokenizer, example, template)
+    if has_image(example):
+        from .expand import expand
+
+        return expand(subject, [example], template, bos)[0][0]
+    text, roles, marks = render(subject, example, template)
     tokenised = subject.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids, offsets = list(tokenised["input_ids"]), list(tokenised["offset_mapping"])
-    special = set(subject.tokenizer.all_special_ids)
     first_id = subject.tokenizer.bos_token_id
     if bos and first_id is not None and ids[:1] != [first_id]:
         ids, offsets = [first_id, *ids], [(0, 0), *offsets]
+    return label(subject, text, ids, offsets, roles, marks)
+
+
+def label(
+    subject: Subject,
+    text: str,
+    ids: list[int],
+    offsets: list[tuple[int, int]],
+    roles: Sequence[Span],
+    marks: Sequence[Span],
+) -> Encoded:
+    """A role for every token, by where its characters lie in `text`, and its marks."""
+    special = set(subject.tokenizer.all_special_ids)
     own = ["special" if i in special else _role(text, span, roles) for i, span in zip(ids, offsets, strict=True)]
     names = {mark.name: None for mark in marks}
     return Encoded(ids, own, {name: [_touches(span, marks, name) for span in offsets] for name in names})
 
 
-def render(tokenizer: Any, example: Example, template: str) -> tuple[str, list[Span], list[Span]]:
-    """The prompt as one string, with the character spans of its roles and of its marks."""
+def has_image(example: Example) -> bool:
+    """Whether a segment of the example is an image."""
+    return any(not isinstance(segment.content, str) for segment in example.segments)
+
+
+def render(subject: Subject, example: Example, template: str) -> tuple[str, list[Span], list[Span]]:
+    """The prompt as one string, with the character spans of its roles and of its marks.
+
+    Where an image stands, the string has the processor's placeholder.
+    """
+    holder = getattr(subject.processor, "image_token", "")
+    texts = [segment.content if isinstance(segment.content, str) else holder for segment in example.segments]
     if template == "raw":
-        text, starts = example.text, _raw_starts(example)
+        text, starts = "".join(texts), _raw_starts(texts)
     elif template == "chat":
-        text, starts = _chat(tokenizer, example)
+        text, starts = _chat(subject, example, texts)
     else:
         raise UserError(f"unknown template {template!r}: 'raw' or 'chat'")
     roles, marks = [], []
-    for segment, start in zip(example.segments, starts, strict=True):
-        roles.append(Span(start, start + len(str(segment.content)), segment.role))
+    for segment, start, piece in zip(example.segments, starts, texts, strict=True):
+        roles.append(Span(start, start + len(piece), segment.role))
         for name, spans in segment.marks.items():
             marks.extend(Span(start + a, start + b, name) for a, b in spans)
     return text, roles, marks
 
 
-def _raw_starts(example: Example) -> list[int]:
+def _raw_starts(texts: Sequence[str]) -> list[int]:
     starts, at = [], 0
-    for segment in example.segments:
+    for text in texts:
         starts.append(at)
-        at += len(str(segment.content))
+        at += len(text)
     return starts
 
 
-def _chat(tokenizer: Any, example: Example) -> tuple[str, list[int]]:
-    if not getattr(tokenizer, "chat_template", None):
+def _chat(subject: Subject, example: Example, texts: Sequence[str]) -> tuple[str, list[int]]:
+    """The model's own template around the segments, and where each of them starts."""
+    typed = getattr(subject.processor, "chat_template", None) is not None and subject.processor is not subject.tokenizer
+    owner = subject.processor if typed else subject.tokenizer
+    if not getattr(owner, "chat_template", None):
         raise UserError("template 'chat' asked for, but this tokenizer has no chat template: use 'raw'")
+    messages = _messages(example, typed)
+    text = owner.apply_chat_template(messages, tokenize=False, add_generation_prompt=messages[-1]["role"] == "user")
+    starts, at = [], 0
+    for piece in texts:
+        found = text.find(piece, at)
+        if found < 0:
+            raise UserError(f"example {example.id}: the chat template changes {piece[:40]!r}; use 'raw'")
+        starts.append(found)
+        at = found + len(piece)
+    return text, starts
+
+
+def _messages(example: Example, typed: bool) -> list[dict[str, Any]]:
+    """Segments as turns; a processor's template wants a list of typed pieces, a tokenizer's one string."""
     turns = {"system": "system", "answer": "assistant"}
-    messages: list[dict[str, str]] = []
+    messages: list[dict[str, Any]] = []
     for segment in example.segments:
         turn = turns.get(segment.role, "user")
         if not messages or messages[-1]["role"] != turn:
-            messages.append({"role": turn, "content": ""})
-        messages[-1]["content"] += str(segment.content)
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=messages[-1]["role"] == "user")
-    starts, at = [], 0
-    for segment in example.segments:
-        found = text.find(str(segment.content), at)
-        if found < 0:
-            raise UserError(f"example {example.id}: the chat template changes {str(segment.content)[:40]!r}; use 'raw'")
-        starts.append(found)
-        at = found + len(str(segment.content))
-    return text, starts
+            messages.append({"role": turn, "content": [] if typed else ""})
+        if not typed:
+            messages[-1]["content"] += str(segment.content)
+        elif isinstance(segment.content, str):
+            messages[-1]["content"].append({"type": "text", "text": segment.content})
+        else:
+            messages[-1]["content"].append({"type": "image"})
+    return messages
 
 
 def _role(text: str, span: tuple[int, int], roles: Sequence[Span]) -> str:

@@ -45,6 +45,7 @@ def condition_of(bos: bool) -> str:
     return "BOS" if bos else "no BOS"
 
 
+@torch.no_grad()
 def observe(subject: Subject, batch: Batch, analyses: Mapping[str, tuple[Any, Any]]) -> dict[str, dict[str, Tensor]]:
     """One forward with several analyses on it: name -> (module, options) gives name -> rows.
 
@@ -58,7 +59,7 @@ def observe(subject: Subject, batch: Batch, analyses: Mapping[str, tuple[Any, An
         for name, (module, options) in analyses.items():
             kept[name].append(module.layer_rows(layer, batch, options))
 
-    with torch.no_grad(), tracing(subject, on_layer):
+    with tracing(subject, on_layer):
         subject.forward(batch)
     rows = {}
     for name, (module, options) in analyses.items():

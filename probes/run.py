@@ -28,6 +28,7 @@ from .rows import Rows, condition_of, merge, observe
 if TYPE_CHECKING:
     from .subject import Subject
 
+PACKAGES = ("crosslens", "torch", "transformers")
 LEADING = ("subject", "task", "analysis")
 
 
@@ -147,20 +148,13 @@ def _facts(
             "n_groups": len({example.group for example in examples}),
         },
         "conditions": [condition_of(b) for b in bos],
-        "versions": {name: version(name) for name in ("crosslens", "torch", "transformers")},
+        "versions": {name: version(name) for name in PACKAGES},
     }
 
 
 def _open(name: str, module: ModuleType, options: Any, facts: dict[str, Any], settings: Settings) -> Job:
     """The job with the record of an earlier start, if there is one."""
-    identity = {
-        **facts,
-        "analysis": name,
-        "options": asdict(options),
-        "VERSION": module.VERSION,
-        "probes": VERSION,
-    }
-    key = store.key_of(identity)
+    key = identity(facts, name, asdict(options), module.VERSION, VERSION)
     label = f"{name}.{facts['subject']['name'].replace('/', '--')}.{facts['task']['name']}.{key[:8]}"
     job = Job(name, module, options, settings.out / "runs" / _safe(label))
     found = store.read_record(job.directory)
@@ -174,6 +168,29 @@ def _open(name: str, module: ModuleType, options: Any, facts: dict[str, Any], se
         "analysis": name,
     }
     return job
+
+
+def identity(facts: Mapping[str, Any], name: str, options: dict[str, Any], analysis: int, probes: int) -> str:
+    """The key: everything that a run's numbers depend on. `facts` may be a record, which holds more."""
+    shared = {part: facts[part] for part in ("subject", "task", "conditions")}
+    shared["versions"] = {package: facts["versions"][package] for package in PACKAGES}
+    return store.key_of({**shared, "analysis": name, "options": options, "VERSION": analysis, "probes": probes})
+
+
+def machine(device: torch.device) -> dict[str, str]:
+    """What decides whether the same forward gives the same bits."""
+    names = [line for line in _cpu_facts() if line.startswith("model name")]
+    found = {
+        "system": platform.system(),
+        "processor": names[0].partition(":")[2].strip() if names else platform.machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+    }
+    return found | ({"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {})
+
+
+def _cpu_facts() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text("utf-8", "replace").splitlines() if path.is_file() else []
 
 
 def _safe(label: str) -> str:
@@ -199,12 +216,21 @@ def _start(
         "methods": job.module.methods(replace(job.options, **fitted)),
         "options": asdict(job.options),
         "fitted": fitted,
+        "limit": settings.limit,
         "plan": {
             "shards": plan_to_json(shards),
             "threads": torch.get_num_threads(),
             "padding": settings.padding,
+            "tokens": settings.tokens,
+            "size": settings.size,
         },
-        "versions": {**facts["versions"], "python": platform.python_version()},
+        "versions": {
+            **facts["versions"],
+            "python": platform.python_version(),
+            "analysis": job.module.VERSION,
+            "probes": VERSION,
+        },
+        "machine": machine(subject.device),
         "command": settings.command,
         "started": _now(),
         "notes": list(getattr(job.module, "NOTES", ())),
@@ -248,7 +274,7 @@ def _execute(subject: Subject, examples: Mapping[str, Example], jobs: list[Job],
             [examples[i] for i in shard.ids], template=template, bos=shard.bos, padding=plan["padding"]
         )
         riding = [job for job in jobs if not job.shard_path(index).exists()]
-        rows = _rows(subject, batch, riding)
+        rows = compute_rows(subject, batch, riding)
         for job in riding:
             store.save_rows(job.shard_path(index), rows[job.name], job.record["key"], shard.ids)
     for job in jobs:
@@ -256,7 +282,8 @@ def _execute(subject: Subject, examples: Mapping[str, Example], jobs: list[Job],
         _finish(job, examples)
 
 
-def _rows(subject: Subject, batch: Any, jobs: Sequence[Job]) -> dict[str, dict[str, Tensor]]:
+def compute_rows(subject: Subject, batch: Any, jobs: Sequence[Job]) -> dict[str, dict[str, Tensor]]:
+    """Rows of every job from one batch; those that observe ride one forward."""
     settled = {job.name: (job.module, replace(job.options, **job.record["fitted"])) for job in jobs}
     observing = {name: pair for name, pair in settled.items() if hasattr(pair[0], "layer_rows")}
     rows = observe(subject, batch, observing) if observing else {}
@@ -268,6 +295,15 @@ def _rows(subject: Subject, batch: Any, jobs: Sequence[Job]) -> dict[str, dict[s
 
 def _finish(job: Job, examples: Mapping[str, Example]) -> None:
     """Merge the shards, make the tables, and only then say that the run is complete."""
+    tables = make_tables(job, examples)
+    for name, table in tables.items():
+        store.write_table(job.directory / "tables" / f"{name}.parquet", table)
+    job.record |= {"status": "complete", "finished": _now(), "tables": sorted(tables)}
+    store.write_record(job.directory, job.record)
+
+
+def make_tables(job: Job, examples: Mapping[str, Example]) -> dict[str, pd.DataFrame]:
+    """All tables of a job whose shards are there, claims included, with the leading columns."""
     tables = job.module.tables(read_run(job, examples), replace(job.options, **job.record["fitted"]))
     if hasattr(job.module, "claims"):
         tables["claims"] = pd.DataFrame(job.module.claims(tables))
@@ -276,12 +312,10 @@ def _finish(job: Job, examples: Mapping[str, Example]) -> None:
         "task": job.record["task"]["name"],
         "analysis": job.name,
     }
-    for name, table in tables.items():
+    for table in tables.values():
         for at, column in enumerate(LEADING):
             table.insert(at, column, first[column])
-        store.write_table(job.directory / "tables" / f"{name}.parquet", table)
-    job.record |= {"status": "complete", "finished": _now(), "tables": sorted(tables)}
-    store.write_record(job.directory, job.record)
+    return tables
 
 
 def read_run(job: Job, examples: Mapping[str, Example]) -> Rows:

@@ -23,6 +23,7 @@ from ..data.example import UserError
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """`write(temporary)`, then rename to `path`: a killed run leaves the old file or none, never half of one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    refuse_links(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
@@ -36,6 +37,13 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         if isinstance(error, OSError):
             raise UserError(f"cannot write {path}: {error.strerror}") from error
         raise
+
+
+def refuse_links(path: Path) -> None:
+    """A run directory holds plain files: a link could lead reading and writing out of it. UserError."""
+    for part in (path, path.parent):
+        if part.is_symlink():
+            raise UserError(f"{part} is a link, and a run directory holds plain files: remove it and run again")
 
 
 def _disk_full(error: Exception) -> bool:
@@ -53,6 +61,7 @@ def save_rows(path: Path, rows: dict[str, Tensor], key: str, ids: Sequence[str])
 def read_rows(path: Path, key: str, ids: Sequence[str]) -> dict[str, Tensor]:
     """A shard's rows. UserError: cut short, of another run, or of other examples."""
     hint = "move it away and run the same command again"
+    refuse_links(path)
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -78,6 +87,7 @@ def write_record(directory: Path, record: dict[str, Any]) -> None:
 def read_record(directory: Path) -> dict[str, Any] | None:
     """The record, None where there is none. UserError: unreadable, or edited since it was written."""
     path = directory / "record.json"
+    refuse_links(path)
     if not path.exists():
         return None
     try:
@@ -90,6 +100,15 @@ def read_record(directory: Path) -> dict[str, Any] | None:
     return record
 
 
+def read_table(path: Path) -> pd.DataFrame:
+    """A table of a run. UserError: missing, broken, or a link."""
+    refuse_links(path)
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({str(error).splitlines()[0]}): run the same command again") from error
+
+
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """A table as parquet, without index."""
     write_whole(path, lambda to: table.to_parquet(to, index=False))
@@ -98,6 +117,7 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
     """One run at a time in a directory. UserError: another one is at work, or the directory cannot be written."""
+    refuse_links(directory / ".lock")
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with FileLock(directory / ".lock", timeout=0):

@@ -134,8 +134,8 @@ class Subject:
         return check(self)
 
 
-def last_positions(input_ids: Int[Tensor, "b p"], mask: Tensor | None) -> Int[Tensor, b]:
-    """The last real position of each row, on either padding side."""
+def last_positions(input_ids: Int[Tensor, "b p"], mask: Tensor | None) -> Tensor:
+    """The last real position of each row, Int[b], on either padding side."""
     if mask is None:
         return torch.full((input_ids.shape[0],), input_ids.shape[1] - 1, device=input_ids.device)
     places = torch.arange(mask.shape[1], device=mask.device)

@@ -1,0 +1,192 @@
+"""A finished run proved again: the record's seal, every shard, a sample of its rows, its tables."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ..data.example import Example, UserError
+from ..data.tasks import Task, open_task
+from . import VERSION, store
+from .check import TOLERANCE
+from .run import PACKAGES, Job, compute_rows, identity, machine, make_tables
+
+if TYPE_CHECKING:
+    from .subject import Subject
+
+# On another machine: rows within ten times the check's tolerance of each tensor's largest value, tables relative.
+ROWS_SLACK, TABLES_TOLERANCE = 10, 1e-4
+
+
+def open_run(directory: Path) -> dict[str, Any]:
+    """The record of a complete run. UserError: none, edited, or not complete."""
+    record = store.read_record(directory)
+    if record is None:
+        raise UserError(f"{directory} is no run directory: it has no record.json")
+    if record.get("status") != "complete":
+        raise UserError(f"{directory} is not complete: repeat its command first ({record.get('command')})")
+    return record
+
+
+def task_of(record: Mapping[str, Any]) -> Task:
+    """The task with the options that the run had. UserError: its version is another one."""
+    task = replace(open_task(record["task"]["name"]), options=dict(record["task"]["options"]))
+    if record["task"]["version"] != task.module.VERSION:
+        made = record["task"]["version"]
+        raise UserError(f"task {task.name} is now version {task.module.VERSION}, the run had {made}: run it again")
+    return task
+
+
+def verify(
+    directory: Path,
+    subject: Subject,
+    task: Task,
+    module: ModuleType,
+    *,
+    sample: int = 3,
+    seed: int = 0,
+    say: Callable[[str], Any] = print,
+) -> None:
+    """Prove a run again, with one line to `say` for each step.
+
+    module: the run's analysis. sample: how many shards are computed again, drawn with `seed`; rows have to be
+    equal bit for bit on the machine and versions of the run, else within the check's tolerance. UserError: the
+    first difference.
+    """
+    record = open_run(directory)
+    job = Job(record["analysis"], module, _options(module, record["options"]), directory, record)
+    _check_record(job, say)
+    _check_subject(job, subject, say)
+    examples = _check_examples(job, subject, task, say)
+    shards = [store.read_rows(job.shard_path(i), record["key"], shard.ids) for i, shard in enumerate(job.plan)]
+    say(f"shards    {len(shards)} whole, each with this run's key and its own examples")
+    exact = record["machine"] == machine(subject.device) and _same_versions(record)
+    chosen = sorted(random.Random(seed).sample(range(len(shards)), min(sample, len(shards))))
+    for index in chosen:
+        _check_rows(job, index, shards[index], subject, examples, exact)
+    drawn = f"shards {_list(chosen)} of {len(shards)} (drawn with seed {seed})"
+    say(f"rows      {drawn} computed again: {_how(subject, exact)}")
+    say(f"tables    {_check_tables(job, examples, exact)} computed again from the rows: equal")
+
+
+def _options(module: ModuleType, recorded: Mapping[str, Any]) -> Any:
+    """Options as they were before JSON made lists of tuples."""
+    return module.Options(**{name: tuple(v) if isinstance(v, list) else v for name, v in recorded.items()})
+
+
+def _check_record(job: Job, say: Callable[[str], Any]) -> None:
+    made = (job.record["versions"]["analysis"], job.record["versions"]["probes"])
+    if made != (job.module.VERSION, VERSION):
+        raise UserError(
+            f"{job.directory} was made by {job.name} version {made[0]} and probes {made[1]}, these are "
+            f"{job.module.VERSION} and {VERSION}: run it again"
+        )
+    if identity(job.record, job.name, job.record["options"], *made) != job.record["key"]:
+        raise UserError(f"{job.directory}: the key does not follow from the record: run it again")
+    say("record    sealed and complete, and its key follows from it")
+
+
+def _check_subject(job: Job, subject: Subject, say: Callable[[str], Any]) -> None:
+    asked = job.record["subject"]
+    if subject.fingerprint != asked["fingerprint"]:
+        raise UserError(
+            f"{job.directory}: the weights of {subject.name} are not those of the run "
+            f"({subject.fingerprint[:12]}, recorded {asked['fingerprint'][:12]})"
+        )
+    say(f"subject   {subject.name}: weights {subject.fingerprint[:12]} as recorded, {asked['dtype']}")
+
+
+def _check_examples(job: Job, subject: Subject, task: Task, say: Callable[[str], Any]) -> dict[str, Example]:
+    drawn = task.examples(subject.tokenizer, job.record["limit"], job.record["task"]["seed"])
+    planned = {name for shard in job.plan for name in shard.ids}
+    if planned != {example.id for example in drawn}:
+        raise UserError(f"{job.directory}: task {task.name} now gives other examples than those of the run")
+    say(f"examples  {len(drawn)} of {task.name}, drawn again")
+    return {example.id: example for example in drawn}
+
+
+def _check_rows(
+    job: Job, index: int, saved: dict[str, Tensor], subject: Subject, examples: Mapping[str, Example], exact: bool
+) -> None:
+    """One shard computed again with the run's threads, padding, options and learned values."""
+    plan, shard = job.record["plan"], job.plan[index]
+    torch.set_num_threads(plan["threads"])
+    chosen, template = [examples[i] for i in shard.ids], job.record["task"]["template"]
+    batch = subject.batch(chosen, template=template, bos=shard.bos, padding=plan["padding"])
+    found = compute_rows(subject, batch, [job])[job.name]
+    if found.keys() != saved.keys():
+        raise UserError(f"{job.shard_path(index)} holds {sorted(saved)}, computed again: {sorted(found)}")
+    for name, tensor in found.items():
+        error = _difference(tensor.cpu(), saved[name])
+        if error > (0.0 if exact else ROWS_SLACK * TOLERANCE[subject.dtype]):
+            raise UserError(f"{job.shard_path(index)}: {name} differs by {error:.2g} of its largest value")
+
+
+def _difference(found: Tensor, saved: Tensor) -> float:
+    """Largest difference as a share of the largest value; 0 only for the same bits, infinite for other shapes."""
+    if (found.dtype, found.shape) != (saved.dtype, saved.shape):
+        return float("inf")
+    if torch.equal(found.contiguous().view(torch.uint8), saved.contiguous().view(torch.uint8)):
+        return 0.0
+    if not torch.equal(found.isnan(), saved.isnan()):
+        return float("inf")
+    found, saved = found.double().nan_to_num(), saved.double().nan_to_num()
+    return float((found - saved).abs().max() / saved.abs().max().clamp(min=1e-30)) or 5e-324
+
+
+def _check_tables(job: Job, examples: Mapping[str, Example], exact: bool) -> int:
+    tables = make_tables(job, examples)
+    if sorted(tables) != job.record["tables"]:
+        recorded = _list(job.record["tables"])
+        raise UserError(f"{job.directory} recorded the tables {recorded}; its rows give {_list(sorted(tables))}")
+    for name, table in tables.items():
+        path = job.directory / "tables" / f"{name}.parquet"
+        column = _differing_column(_through_parquet(table), store.read_table(path), exact)
+        if column is not None:
+            raise UserError(f"{path} differs from its rows in {column}")
+    return len(tables)
+
+
+def _through_parquet(table: pd.DataFrame) -> pd.DataFrame:
+    """A table with the types that reading it back gives."""
+    file = io.BytesIO()
+    table.to_parquet(file, index=False)
+    file.seek(0)
+    return pd.read_parquet(file)
+
+
+def _differing_column(found: pd.DataFrame, saved: pd.DataFrame, exact: bool) -> str | None:
+    if list(found) != list(saved) or len(found) != len(saved):
+        return f"shape: {len(saved)} rows and {len(saved.columns)} columns, not {len(found)} and {len(found.columns)}"
+    how: dict[str, Any] = {"check_exact": True} if exact else {"rtol": TABLES_TOLERANCE}
+    for column in found:
+        try:
+            pd.testing.assert_series_equal(found[column], saved[column], **how)
+        except AssertionError:
+            return f"column {column}"
+    return None
+
+
+def _same_versions(record: Mapping[str, Any]) -> bool:
+    from importlib.metadata import version
+
+    return all(record["versions"][package] == version(package) for package in PACKAGES)
+
+
+def _how(subject: Subject, exact: bool) -> str:
+    if exact:
+        return "equal bit for bit"
+    return f"within {ROWS_SLACK * TOLERANCE[subject.dtype]:g} of the largest value (another machine or other versions)"
+
+
+def _list(items: Any) -> str:
+    return ", ".join(map(str, items)) or "none"
