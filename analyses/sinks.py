@@ -65,9 +65,12 @@ def methods(options: Options) -> str:
 
 
 def fit(subject: Any, batches: list[Batch], options: Options) -> dict[str, Any]:
-    """Massive dimensions and τ from held-out batches, unless the options fix them."""
+    """Massive dimensions and τ from held-out batches (one per condition; τ from the first), unless the options fix them.
+
+    One τ serves all conditions, so that their shares can be compared.
+    """
     dims = list(options.dimensions) if options.dimensions is not None else _find_dimensions(subject, batches, options)
-    tau = options.tau if options.tau is not None or not dims else _find_threshold(subject, batches, dims)
+    tau = options.tau if options.tau is not None or not dims else _find_threshold(subject, batches[0], dims)
     return {"dimensions": dims, "tau": tau}
 
 
@@ -82,24 +85,24 @@ def _find_dimensions(subject: Any, batches: list[Batch], options: Options) -> li
     for batch in batches:
         with tracing(subject, keep(batch)):
             subject.forward(batch)
-    largest = torch.stack([torch.stack([p for p, _ in per]).amax(0) for per in peaks.values()])
-    medians = torch.stack([torch.stack([m for _, m in per]).mean() for per in peaks.values()])
+    # Layers may lie on different devices.
+    largest = torch.stack([torch.stack([p for p, _ in per]).amax(0).cpu() for per in peaks.values()])
+    medians = torch.stack([torch.stack([m for _, m in per]).mean().cpu() for per in peaks.values()])
     return metrics.massive_dimensions(largest, medians, min_abs=options.min_abs, min_ratio=options.min_ratio)
 
 
-def _find_threshold(subject: Any, batches: list[Batch], dims: list[int]) -> float:
+def _find_threshold(subject: Any, batch: Batch, dims: list[int]) -> float:
+    """Halfway between the φ of first tokens and of median tokens, over the middle half of the layers."""
     firsts, others = [], []
-    middle = range(subject.n_layers // 4, subject.n_layers - subject.n_layers // 4)
-    for batch in batches:
 
-        def keep(layer: Layer, batch: Batch = batch) -> None:
-            if layer.index in middle:
-                phi = metrics.sink_values(layer.resid_pre, dims).cpu()
-                firsts.append(phi[torch.arange(len(phi)), batch.start])
-                others.append(phi[batch.mask])
+    def keep(layer: Layer) -> None:
+        if layer.index in range(subject.n_layers)[_middle(subject.n_layers)]:
+            phi = metrics.sink_values(layer.resid_pre, dims).cpu()
+            firsts.append(phi[torch.arange(len(phi)), batch.start])
+            others.append(phi[batch.mask])
 
-        with tracing(subject, keep):
-            subject.forward(batch)
+    with tracing(subject, keep):
+        subject.forward(batch)
     return metrics.gap_threshold(float(torch.cat(firsts).median()), float(torch.cat(others).median()))
 
 
@@ -225,14 +228,15 @@ def _middle(n_layers: int) -> slice:
 
 
 def _threshold(rows: Rows, options: Options) -> pd.DataFrame:
+    """τ beside this run's own φ of first and median tokens in the middle half of the states."""
     phi = rows["phi"][:, _middle(rows["phi"].shape[1])]
-    frame = summarise(np.nanmedian(phi[:, :, 0], 1), rows.examples["group"], {}, "φ")
+    first, every = phi[:, :, 0][np.isfinite(phi[:, :, 0])], phi[np.isfinite(phi)]
+    frame = pd.DataFrame({"value": [np.nan if options.tau is None else options.tau], "unit": "φ"})
     return frame.assign(
-        value=np.nan if options.tau is None else options.tau,
-        lower=np.nan,
-        upper=np.nan,
-        phi_first=np.nanmedian(phi[:, :, 0]),
-        phi_median=np.nanmedian(phi),
+        n=len(phi),
+        n_groups=rows.examples["group"].nunique(),
+        phi_first=np.median(first) if len(first) else np.nan,
+        phi_median=np.median(every) if len(every) else np.nan,
         dimensions=", ".join(map(str, options.dimensions or ())),
         source="gap on held-out examples",
     )

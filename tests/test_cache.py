@@ -1,0 +1,79 @@
+"""Activations on disk equal a capture; the second call runs nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from crosslens import cached, capture, cli
+from crosslens.data.example import UserError
+from crosslens.probes.run import Settings
+
+from . import tiny
+from .families import build
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("CROSSLENS_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def test_last_position_equals_capture():
+    subject, task = tiny.subject(), tiny.task()
+    kept = cached(subject, task, ["resid_pre", "z"], limit=6, settings=Settings(size=4))
+    resid, z = kept["resid_pre"], kept["z"]
+    assert resid.shape == (6, 3, 32)
+    assert z.shape == (6, 3, 4, 8)
+    examples = {e.id: e for e in task.examples(subject.tokenizer, 6, 0)}
+    for row, name in enumerate(kept.examples["id"]):
+        batch = subject.batch([examples[name]])
+        found = capture(subject, batch, ["resid_pre", "z"])
+        for layer in range(3):
+            last = int(batch.last)
+            torch.testing.assert_close(resid[row, layer], found[f"blocks.{layer}.hook_resid_pre"][0, last])
+            torch.testing.assert_close(z[row, layer], found[f"blocks.{layer}.attn.hook_z"][0, last])
+
+
+def test_marks_and_all_positions():
+    subject, task = tiny.subject(), tiny.task()
+    marked = cached(subject, task, ["resid_pre"], "subject", limit=4)["resid_pre"]
+    assert marked.shape[2] == 1
+    everything = cached(subject, task, ["resid_pre"], "all", limit=4, settings=Settings(size=2))["resid_pre"]
+    lengths = [int(subject.batch([e]).mask.sum()) for e in task.examples(subject.tokenizer, 4, 0)]
+    there = everything.isfinite().all(-1)[:, 0].sum(1)
+    assert sorted(there.tolist()) == sorted(lengths)
+
+
+def test_second_call_runs_nothing():
+    subject, task = tiny.subject(), tiny.task()
+    first = cached(subject, task, limit=4)
+    subject.model.register_forward_pre_hook(lambda *a: pytest.fail("a forward was run"))
+    again = cached(subject, task, limit=4)
+    torch.testing.assert_close(first["resid_pre"], again["resid_pre"], rtol=0, atol=0)
+
+
+def test_unknown_and_too_large_sites():
+    for site in ("pattern", "resid"):
+        with pytest.raises(KeyError, match=site):
+            cached(tiny.subject(), tiny.task(), [site])
+
+
+def test_command_fills_lists_and_prunes(home, tmp_path, capsys):
+    model = tmp_path / "model"
+    build("llama").save_pretrained(model)
+    tiny.tokenizer().save_pretrained(model)
+    words = ["--subject", str(model), "--task", "passages:tokens=20", "--limit", "3"]
+    cli.main(["cache", "fill", *words, "--sites", "z", "resid_pre"])
+    out, err = capsys.readouterr()
+    assert "MB in" in err
+    assert str(home) in out
+    cli.main(["cache", "list"])
+    assert "MB  " in capsys.readouterr().out
+    cli.main(["cache", "prune", "--keep-days", "0"])
+    assert "deleted" in capsys.readouterr().out
+    assert not list(home.glob("activations/runs/*"))
+
+
+def test_unknown_cache_command():
+    with pytest.raises((UserError, SystemExit)):
+        cli.main(["cache", "empty"])
