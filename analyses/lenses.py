@@ -70,11 +70,11 @@ def finish(subject: Any, batch: Batch, kept: dict[str, Tensor], options: Options
     Rows: "<site>|<norm>|<measure>" [b, states] (probability and rank [b, states, 2]: answer, wrong answer), and
     "logit_difference" [b].
     """
-    ids = torch.stack([batch.answers, batch.wrong], 1).to(subject.device)
     states = {"resid": torch.cat([kept["resid"], kept["resid_post"][:, -1:]], 1)}
     states |= {site: kept[site] for site in options.sites if site != "resid"}
     final = subject.unembed(subject.norm(states["resid"][:, -1].to(subject.device))).float()
     reference = (final.softmax(-1), metrics.entropy(final))
+    ids = torch.stack([batch.answers, batch.wrong], 1).to(final.device)
     rows = {"logit_difference": final.gather(1, ids)[:, 0] - final.gather(1, ids)[:, 1]}
     for site in options.sites:
         for norm in NORMS:

@@ -268,6 +268,7 @@ def _by_position(rows: Rows, values: np.ndarray, unit: str, **columns: Any) -> p
         binned = np.stack([_nanmean(values[:, :, bins == i]) for i in range(len(edges))], 2)
     axes = {"state": np.arange(values.shape[1]), "position": edges}
     frame = summarise(binned, rows.examples["group"], axes, unit)
+    frame = frame[frame["n"] > 0]
     return frame.assign(position_label=frame["position"].map(dict(zip(edges, labels, strict=True))), **columns)
 
 
