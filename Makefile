@@ -24,15 +24,13 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 figures: $(READY) ## the paper-style figures on the embedded model, small n
-	$(RUN) sinks --task passages --bos both --limit 48 --out $(OUT)
-	$(RUN) lenses --task ioi --limit 96 --out $(OUT)
-	$(RUN) lenses --task facts --limit 96 --out $(OUT)
+	$(RUN) sinks --task passages --bos both --limit 32 --out $(OUT)
+	$(RUN) lenses --task ioi facts --limit 72 --out $(OUT)
 	$(BIN)/crosslens report --out $(OUT)
 
 figures-full: $(READY) ## the same with the papers' n
-	$(RUN) sinks --task passages --bos both --limit 500 --out $(OUT)
-	$(RUN) lenses --task ioi --limit 500 --out $(OUT)
-	$(RUN) lenses --task facts --out $(OUT)
+	$(RUN) sinks --task passages --bos both --out $(OUT)
+	$(RUN) lenses --task ioi facts --out $(OUT)
 	$(BIN)/crosslens report --out $(OUT)
 
 report: $(READY) ## pages from the runs that are there, no model

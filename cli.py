@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import field, make_dataclass
+from functools import cache as cache_once
 from importlib import import_module
 from inspect import getdoc
 from pathlib import Path
@@ -21,7 +22,7 @@ from .data.example import UserError
 OUT = Path("reports/out")
 HELP = """crosslens: from a model and a task to tables and interactive figures
 
-  crosslens run A [B …] --subject S --task T   run analyses on one forward; finished work is never repeated
+  crosslens run A [B …] --task T [U …]          run analyses on one forward; finished work is never repeated
   crosslens report [--out DIR]                 build the pages from what was run
   crosslens show A "PROMPT" --subject S        one prompt, one page
   crosslens check SUBJECT                      prove the instruments on a model
@@ -131,12 +132,12 @@ def _load(asked: Any) -> Any:
 
 
 def run(words: Sequence[str]) -> None:
-    """Run analyses on a subject and a task; finished work is never repeated."""
+    """Run analyses on a subject and one or more tasks; finished work is never repeated."""
     names, flags = _split(words)
     modules = _analyses(names)
     fields = {
         **MODEL,
-        "task": (str, tyro.MISSING),
+        "task": (tuple[str, ...], tyro.MISSING),
         "limit": (int | None, None),
         "seed": (int, 0),
         "bos": (Literal["task", "yes", "no", "both"], "task"),
@@ -145,16 +146,18 @@ def run(words: Sequence[str]) -> None:
         "batch_size": (int | None, None),
         "padding": (Literal["right", "left"], "right"),
         "out": (Path, OUT),
+        "plan": (bool, False),
         **{name: (module.Options, module.Options()) for name, module in modules.items()},
     }
     asked = _parse(f"run {' '.join(names)}", flags, fields, "\n\n".join(getdoc(m) or "" for m in modules.values()))
     from .data.tasks import open_task
-    from .probes.run import Settings
+    from .probes.run import Settings, preview
     from .probes.run import run as run_analyses
 
     if asked.limit is not None and asked.limit < 1:
         raise UserError(f"--limit {asked.limit}: at least one example is needed")
-    task, subject = open_task(asked.task), _load(asked)
+    tasks = [open_task(spec) for spec in asked.task]
+    subject = _load(asked)
     settings = Settings(
         limit=asked.limit,
         seed=asked.seed,
@@ -167,8 +170,13 @@ def run(words: Sequence[str]) -> None:
         command=shlex.join(["crosslens", "run", *words]),
     )
     analyses = {name: (module, getattr(asked, name)) for name, module in modules.items()}
-    for directory in run_analyses(subject, task, analyses, settings, before=subject.check):
-        print(directory)
+    prove = cache_once(subject.check)
+    for task in tasks:
+        if asked.plan:
+            print("\n".join(preview(subject, task, analyses, settings)))
+            continue
+        for directory in run_analyses(subject, task, analyses, settings, before=prove):
+            print(directory)
 
 
 def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -210,9 +218,17 @@ def show(words: Sequence[str]) -> None:
 def check(words: Sequence[str]) -> None:
     """Prove the instruments on a model."""
     names, flags = _split(words)
-    fields = {key: value for key, value in MODEL.items() if key != "subject"}
-    asked = _parse("check", flags, {**fields, "subject": (str, (names or ["smollm2"])[0])}, "Prove the instruments.")
-    print(_load(asked).check().to_string(index=False))
+    fields = MODEL | {"subject": (str, (names or ["smollm2"])[0]), "out": (Path, OUT)}
+    asked = _parse("check", flags, fields, "Prove the instruments.")
+    from .reports.checks import check_page, summary
+
+    subject = _load(asked)
+    proofs = subject.check()
+    print(summary(proofs).to_string(index=False))
+    name = "".join(c if c.isalnum() or c in ".-_" else "-" for c in subject.name)[-80:].lstrip(".-")
+    kind = f"{subject.family}, {subject.n_layers} layers, {subject.dtype} on {subject.device}"
+    note = f"{kind}, weights {subject.fingerprint}"
+    print(check_page(proofs, asked.out / f"check-{name}.html", f"Proofs of {subject.name}", note))
 
 
 def verify(words: Sequence[str]) -> None:

@@ -90,6 +90,11 @@ def _read(subject: Any, state: Tensor, norm: str, ids: Tensor, reference: tuple[
     return read | {"top1": read["rank"] == 0}
 
 
+def row_size(subject: Any, positions: int, options: Options) -> int:
+    """Numbers that one example's rows hold: the plan's estimate of the files."""
+    return 1 + len(options.sites) * len(NORMS) * (len(MEASURES) + 2) * (subject.n_layers + 1)
+
+
 def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
     """lens: condition control state value lower upper n n_groups unit site norm measure subset.
     accuracy: condition control value … measure ("top1", "pair accuracy", "logit difference") subset.

@@ -65,9 +65,9 @@ def methods(options: Options) -> str:
 
 
 def fit(subject: Any, batches: list[Batch], options: Options) -> dict[str, Any]:
-    """Massive dimensions and τ from held-out batches (one per condition; τ from the first), unless the options fix them.
+    """Massive dimensions and τ from held-out batches, one per condition, unless the options fix them.
 
-    One τ serves all conditions, so that their shares can be compared.
+    τ comes from the first condition; one τ serves all conditions, so that their shares can be compared.
     """
     dims = list(options.dimensions) if options.dimensions is not None else _find_dimensions(subject, batches, options)
     tau = options.tau if options.tau is not None or not dims else _find_threshold(subject, batches[0], dims)
@@ -194,6 +194,12 @@ def _magnitudes(layer: Layer, batch: Batch, phi: Tensor, asked: Tensor) -> dict[
         "magnitude_median": ordinary,
         "median_magnitude": ordinary.median(1).values,
     }
+
+
+def row_size(subject: Any, positions: int, options: Options) -> int:
+    """Numbers that one example's rows hold: the plan's estimate of the files."""
+    by_layer = 4 * positions + 4 * subject.n_heads + len(options.dimensions or (0, 0)) + 1
+    return subject.n_layers * by_layer + 2 * subject.d_model + positions
 
 
 def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:

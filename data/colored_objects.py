@@ -43,9 +43,7 @@ def examples(n: int | None = None, seed: int = 0, *, tokenizer: Any, shots: int 
     """
     if shots not in (1, 2):
         raise UserError(f"colored_objects: shots must be 1 or 2, not {shots}")
-    colors = set(
-        single_tokens(tokenizer, [c.title() for c in COLORS], least=6, what="colored_objects, answers")
-    )
+    colors = set(single_tokens(tokenizer, [c.title() for c in COLORS], least=6, what="colored_objects, answers"))
     colors = [c for c in COLORS if c.title() in colors]
     colors = single_tokens(tokenizer, colors, least=6, what="colored_objects, colours")
     objects = single_tokens(tokenizer, OBJECTS, least=3 * (shots + 1), what="colored_objects, objects")
@@ -78,9 +76,7 @@ def _question(scene: Scene, asked: int) -> tuple[str, Spans]:
     return fill(QUESTION, values)
 
 
-def _prompt(
-    id: str, group: str, shown: str, scene: Scene, asked: int, corrupt: Example | None = None
-) -> Example:
+def _prompt(id: str, group: str, shown: str, scene: Scene, asked: int, corrupt: Example | None = None) -> Example:
     text, spans = _question(scene, asked)
     others = [i for i in range(3) if i != asked]
     marks = {

@@ -117,9 +117,7 @@ def _example(fact: Fact, twin: Fact, number: int) -> Example:
     return _prompt(id, fact.subject, fact, twin, number, corrupt)
 
 
-def _prompt(
-    id: str, group: str, fact: Fact, other: Fact, number: int, corrupt: Example | None = None
-) -> Example:
+def _prompt(id: str, group: str, fact: Fact, other: Fact, number: int, corrupt: Example | None = None) -> Example:
     text, spans = fill(TEMPLATES[fact.relation][number], {"subject": fact.subject})
     meta = {"relation": fact.relation, "template": number + 1}
     segments = (Segment("text", text, spans),)

@@ -47,9 +47,7 @@ def build_once(target: Path, build: Callable[[Path], None]) -> Path:
             _publish(Path(scratch), target)
     except (OSError, SafetensorError) as error:
         why = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"cannot write {target}: {why}; set CROSSLENS_CACHE to a writable directory"
-        ) from error
+        raise UserError(f"cannot write {target}: {why}; set CROSSLENS_CACHE to a writable directory") from error
     return target
 
 

@@ -11,9 +11,7 @@ from .templates import fill, require_equal_length, single_tokens
 VERSION = 1
 TEMPLATE = "raw"
 BOS = False  # SmolLM2's BOS opens a chat turn: with it, top-1 falls from 95 to 78 %
-SOURCE = (
-    "Wang et al. 2022, arXiv 2211.00593; the templates and the corruption of Merullo et al., arXiv 2310.08744"
-)
+SOURCE = "Wang et al. 2022, arXiv 2211.00593; the templates and the corruption of Merullo et al., arXiv 2310.08744"
 DEFAULT_N = 280
 
 TEMPLATES = (
@@ -69,9 +67,7 @@ def _example(index: int, rng: random.Random, words: dict[str, list[str]]) -> Exa
     return _prompt(id, group, template, values | names, corrupt=twin)
 
 
-def _prompt(
-    id: str, group: str, template: str, values: dict[str, str], corrupt: Example | None = None
-) -> Example:
+def _prompt(id: str, group: str, template: str, values: dict[str, str], corrupt: Example | None = None) -> Example:
     text, spans = fill(template, values)
     first, other = ("S1", "IO") if values["S2"] == values["S1"] else ("IO", "S1")
     marks = {"subject": spans[first], "second_subject": spans["S2"], "indirect_object": spans[other]}

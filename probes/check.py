@@ -6,14 +6,16 @@ output, the next layer's input, the model's logits.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
+from PIL import Image
 from torch import Tensor
 
+from ..data.example import Example, Segment
 from . import anatomy, images
 from .anatomy import SubjectError
 from .attention import NAME, AttentionCall
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 # The prompts of the check have about SHORT tokens; longer ones prove windows of up to LONGEST_WINDOW.
 SHORT, LONGEST_WINDOW = 12, 512
+# Where a proof is made on a prompt with an image.
+IMAGE = ", with an image"
 # Largest difference allowed, as a share of the tensor's largest value.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 
@@ -37,6 +41,7 @@ class Findings:
     subject: Subject
     rows: list[dict[str, Any]] = field(default_factory=list)
     side: str = ""
+    added: Tensor = field(default_factory=lambda: torch.zeros(0))
 
     @property
     def tolerance(self) -> float:
@@ -78,12 +83,13 @@ def check(subject: Subject) -> pd.DataFrame:
     check_eager(findings, inputs, logits, keep)
     check_padding(findings, inputs, logits)
     check_window(findings)
-    check_edits(findings, inputs, logits)
+    check_edits(findings, inputs, logits, (0, subject.n_layers // 2, subject.n_layers - 1))
+    check_image(findings)
     return pd.DataFrame(findings.rows)
 
 
 def small_inputs(subject: Subject) -> dict[str, Tensor]:
-    """Two prompts of random tokens, none of them an image's, the second three tokens shorter and padded on the right."""
+    """Two prompts of random tokens, none an image's, the second three tokens shorter and padded on the right."""
     words = torch.ones(subject.model.get_input_embeddings().weight.shape[0], dtype=torch.bool)
     words[[i for i in images.media_ids(subject.model) if i < len(words)]] = False
     known = words.nonzero()[:, 0]
@@ -94,6 +100,32 @@ def small_inputs(subject: Subject) -> dict[str, Tensor]:
     if images.has_prefix(subject.model):
         inputs["token_type_ids"] = (torch.arange(12) >= 6).long().expand(2, -1).to(subject.device)
     return inputs
+
+
+def image_inputs(subject: Subject) -> dict[str, Tensor] | None:
+    """A prompt with a picture of random colours, where the subject has a processor for it; else None."""
+    if images.placeholder_id(subject.model) is None or getattr(subject.processor, "image_token", None) is None:
+        return None
+    colours = torch.randint(256, (32, 32, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    segments = (Segment("image", Image.fromarray(colours.numpy())), Segment("text", " What is in this picture?"))
+    inputs = subject.batch([Example("check", "check", segments)]).inputs
+    return {name: tensor.to(subject.device) for name, tensor in inputs.items()}
+
+
+def check_image(findings: Findings) -> None:
+    """The same proofs on a prompt with an image; patterns are not kept, an image may be a thousand tokens."""
+    subject, inputs = findings.subject, image_inputs(findings.subject)
+    if inputs is None:
+        return
+    findings.side = IMAGE
+    findings.added = images.image_positions(subject.model, inputs["input_ids"])
+    logits, _ = check_forward(findings, inputs)
+    check_eager(findings, inputs, logits, {})
+    check_edits(findings, inputs, logits, (subject.n_layers // 2,))
+    other = inputs | {"pixel_values": inputs["pixel_values"].flip(0, -1)}
+    shift = float((subject.forward(other, keep=0) - logits).abs().max())
+    findings.true("another image, other logits", "model", shift > 0, shift, 0)
+    findings.side = ""
 
 
 def check_forward(findings: Findings, inputs: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -108,8 +140,10 @@ def check_forward(findings: Findings, inputs: dict[str, Any]) -> tuple[Tensor, d
         seen.append(layer.index)
         there = real.to(layer.resid_post.device)
         check_attention(findings, layer, there, keep)
-        if not findings.side:
+        if findings.side in ("", IMAGE):
             check_parts(findings, layer, there, keep)
+        if findings.side == IMAGE:
+            del keep[f"{layer.index}.pattern"]
 
     with _module_outputs(subject, keep), tracing(subject, on_layer):
         logits = subject.forward(inputs, keep=0)
@@ -149,8 +183,19 @@ def check_parts(findings: Findings, layer: Layer, real: Tensor, keep: dict[str, 
     parts = layer.resid_pre.float() + layer.attn_out.float() + layer.mlp_out.float()
     findings.close("parts sum to the residual", where, parts[real], layer.resid_post[real].float())
     if layer.index:
-        findings.close("a layer reads what the one before wrote", where, layer.resid_pre, keep["resid"])
+        check_between(findings, layer, keep["resid"])
     keep["resid"] = layer.resid_post
+
+
+def check_between(findings: Findings, layer: Layer, written: Tensor) -> None:
+    """A layer reads what the one before wrote; where the family adds image features between them, on other rows."""
+    where, read = f"layer {layer.index}", layer.resid_pre
+    if findings.side == IMAGE and layer.index <= images.deepstack_layers(findings.subject.model):
+        rows = ~findings.added.to(read.device)
+        added = float((read - written)[~rows].abs().max())
+        findings.true("features are added between layers on image rows", where, added > 0, added, 0)
+        read, written = read[rows], written[rows]
+    findings.close("a layer reads what the one before wrote", where, read, written)
 
 
 def check_eager(findings: Findings, inputs: dict[str, Tensor], logits: Tensor, keep: dict[str, Tensor]) -> None:
@@ -159,7 +204,7 @@ def check_eager(findings: Findings, inputs: dict[str, Tensor], logits: Tensor, k
     subject.text_config._attn_implementation = "eager"
     try:
         with torch.no_grad():
-            eager = subject.model(**subject.prepare(inputs), use_cache=False, output_attentions=True)
+            eager = subject.model(**subject.prepare(inputs), use_cache=False, output_attentions=bool(keep))
     finally:
         subject.text_config._attn_implementation = NAME
     half = torch.finfo(subject.dtype).bits < 32
@@ -211,8 +256,8 @@ def padded_left(inputs: dict[str, Any]) -> dict[str, Any]:
     return inputs | {name: inputs[name].gather(1, index) for name in PER_TOKEN if name in inputs}
 
 
-def check_edits(findings: Findings, inputs: dict[str, Any], logits: Tensor) -> None:
-    """An edit in any layer moves the logits and acts in that layer; the identity edit, the same way, moves nothing."""
+def check_edits(findings: Findings, inputs: dict[str, Any], logits: Tensor, layers: Iterable[int]) -> None:
+    """An edit in one of `layers` moves the logits and acts there; the identity edit, the same way, moves nothing."""
     subject, real = findings.subject, inputs["attention_mask"].bool()
     spread = float(logits[real].max() - logits[real].min())
     silent: list[int] = []
@@ -227,12 +272,12 @@ def check_edits(findings: Findings, inputs: dict[str, Any], logits: Tensor) -> N
             return float((subject.forward(inputs, keep=0) - logits)[real].abs().max()) / spread
 
     limit = 10 * findings.tolerance
-    for index in sorted({0, subject.n_layers // 2, subject.n_layers - 1}):
+    for index in sorted(set(layers)):
         where = f"layer {index}"
         still = moved(_scaled(1.0), index)
         findings.true("the identity edit changes nothing", where, still <= limit, still, limit)
         floor = max(10 * still, 2 * torch.finfo(subject.dtype).eps)
-        shift = moved(_without_first_key, index)
+        shift = moved(_without_image(findings.added) if findings.side == IMAGE else _without_first_key, index)
         findings.true("a mask edit moves the logits", where, shift > floor, shift, floor)
         shift = moved(_scaled(0.0), index)
         findings.true("an edit moves the logits", where, shift > floor, shift, floor)
@@ -256,6 +301,16 @@ def _without_first_key(call: AttentionCall) -> AttentionCall:
     own = torch.eye(*allowed.shape[2:], dtype=torch.bool, device=allowed.device)
     first_key = allowed.any(2, keepdim=True).int().cumsum(3) == 1
     return call.edited(mask=allowed & (own | ~first_key))
+
+
+def _without_image(shown: Tensor) -> Edit:
+    """No position outside of the image reads it; shown: Bool[b, p]."""
+
+    def edit(call: AttentionCall) -> AttentionCall:
+        image = shown.to(call.query.device)
+        return call.edited(mask=call.allowed() & ~(image[:, None, None] & ~image[:, None, :, None]))
+
+    return edit
 
 
 class _module_outputs:

@@ -92,7 +92,7 @@ def _process(subject: Subject, examples: Sequence[Example], texts: list[str]) ->
             images=[_pictures(example) for example in examples],
             return_tensors="pt",
             return_text_replacement_offsets=True,
-            text_kwargs={"add_special_tokens": False, "padding": True, "return_attention_mask": True},
+            text_kwargs={"add_special_tokens": False, "padding": len(texts) > 1, "return_attention_mask": True},
         )
     except (ValueError, TypeError, KeyError, IndexError, RuntimeError, ArithmeticError) as error:
         ids = ", ".join(example.id for example in examples[:3]) + (" …" if len(examples) > 3 else "")

@@ -1,11 +1,12 @@
-"""What a model is, in 64 letters."""
+"""What a model is, in 64 letters; and its weights wherever they lie."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def weights_fingerprint(model: nn.Module) -> str:
@@ -14,8 +15,33 @@ def weights_fingerprint(model: nn.Module) -> str:
     Tied weights are hashed once per name, so that the order of registration decides and nothing else.
     """
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in weights_of(model):
         digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(memoryview(flat.view(torch.uint8).numpy()))
+        digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def weights_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """All saved parameters and buffers by name; those that accelerate keeps elsewhere are fetched one by one."""
+    for name, tensor in sorted(model.state_dict().items()):
+        path, _, leaf = name.rpartition(".")
+        yield name, fetched(model.get_submodule(path), leaf) if tensor.is_meta else tensor
+
+
+def fetched(module: nn.Module, name: str = "weight") -> Tensor:
+    """A module's own parameter, also where accelerate offloaded it to the CPU or to disk."""
+    if not getattr(module, name).is_meta:
+        return getattr(module, name)
+    from accelerate.utils import align_module_device
+
+    with align_module_device(module):
+        return getattr(module, name).detach().clone()
+
+
+def execution_device(module: nn.Module) -> torch.device | None:
+    """Where accelerate runs a module, None where it does not say."""
+    hook = getattr(module, "_hf_hook", None)
+    found = (getattr(one, "execution_device", None) for one in getattr(hook, "hooks", (hook,)))
+    device = next((one for one in found if one is not None), None)
+    return None if device is None else torch.device(device)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data.example import UserError
 
@@ -19,26 +19,26 @@ MEDIA = {"image": ("pixel_values", "mm_encoder_outputs"), "video": ("pixel_value
 GRIDS = ("image_grid_thw", "image_sizes")
 
 
-def placeholder_id(model: nn.Module, kind: str = "image") -> int | None:
+def placeholder_id(model: Any, kind: str = "image") -> int | None:
     """The token id that stands for a piece of an image; None for a language model."""
     found = (getattr(model.config, f"{kind}_token_{end}", None) for end in ("id", "index"))
     return next((value for value in found if isinstance(value, int)), None)
 
 
-def media_ids(model: nn.Module) -> list[int]:
+def media_ids(model: Any) -> list[int]:
     """All ids that have to do with images, video or sound: no random text may hold them."""
     words, values = ("image", "video", "audio", "vision", "boi_", "eoi_"), vars(model.config)
     names = [name for name in values if name.endswith(("token_id", "token_index")) and name.startswith(words)]
     return sorted({values[name] for name in names if isinstance(values[name], int)})
 
 
-def image_positions(model: nn.Module, input_ids: Int[Tensor, "b p"]) -> Bool[Tensor, "b p"]:
+def image_positions(model: Any, input_ids: Int[Tensor, "b p"]) -> Bool[Tensor, "b p"]:
     """Where the image is."""
     image = placeholder_id(model)
     return torch.zeros_like(input_ids, dtype=torch.bool) if image is None else input_ids == image
 
 
-def complete(model: nn.Module, arguments: dict[str, Any]) -> None:
+def complete(model: Any, arguments: dict[str, Any]) -> None:
     """Adds the token types that follow from the ids. UserError: something is missing that only the caller knows."""
     ids = arguments.get("input_ids")
     if ids is None or placeholder_id(model) is None:
@@ -60,7 +60,7 @@ def complete(model: nn.Module, arguments: dict[str, Any]) -> None:
             arguments[name] = image_positions(model, ids).long()
 
 
-def _require_pixels(model: nn.Module, ids: Tensor, arguments: Mapping[str, Any]) -> None:
+def _require_pixels(model: Any, ids: Tensor, arguments: Mapping[str, Any]) -> None:
     for kind, inputs in MEDIA.items():
         token = placeholder_id(model, kind)
         if token is not None and bool((ids == token).any()) and all(arguments.get(name) is None for name in inputs):
@@ -70,24 +70,24 @@ def _require_pixels(model: nn.Module, ids: Tensor, arguments: Mapping[str, Any])
             )
 
 
-def token_type_names(model: nn.Module) -> list[str]:
+def token_type_names(model: Any) -> list[str]:
     """Inputs that tell image tokens from text, where the family takes one."""
     return [name for name in ("token_type_ids", "mm_token_type_ids") if name in signature(model.forward).parameters]
 
 
-def token_kinds(model: nn.Module, with_image: bool) -> dict[str, str]:
+def token_kinds(model: Any, with_image: bool) -> dict[str, str]:
     """Input name -> the role that it marks with 1, for the token types that a batch must carry."""
     if placeholder_id(model) is None or not (with_image or has_prefix(model)):
         return {}
     return {name: "answer" if has_prefix(model) else "image" for name in token_type_names(model)}
 
 
-def has_prefix(model: nn.Module) -> bool:
+def has_prefix(model: Any) -> bool:
     """Whether the whole prompt is seen from everywhere in it, not the image alone (PaliGemma)."""
     return model.config.model_type.startswith("paligemma")
 
 
-def deepstack_layers(model: nn.Module) -> int:
+def deepstack_layers(model: Any) -> int:
     """How many of the first layers have image features added behind them (Qwen3-VL), so that on image rows the next
     layer does not read what they wrote. 0 elsewhere.
     """
@@ -95,13 +95,14 @@ def deepstack_layers(model: nn.Module) -> int:
 
 
 @contextmanager
-def counted(model: nn.Module, arguments: Mapping[str, Any]) -> Iterator[None]:
+def counted(model: Any, arguments: Mapping[str, Any]) -> Iterator[None]:
     """During the block, images must fill the placeholders of their own prompt exactly.
 
     The models compare totals of the batch only: 5 + 3 placeholders for 4 + 4 features would shift one image into
     another's prompt.
     """
-    inner, ids = getattr(model, "model", None), arguments.get("input_ids")
+    inner: Any = getattr(model, "model", None)
+    ids = arguments.get("input_ids")
     if arguments.get("pixel_values") is None or ids is None or not hasattr(inner, "get_image_features"):
         yield
         return
@@ -141,12 +142,12 @@ def _listed(numbers: list[int]) -> str:
     return " + ".join(map(str, numbers[:8])) + (" + …" if len(numbers) > 8 else "")
 
 
-def _needed(model: nn.Module) -> tuple[str, ...]:
+def _needed(model: Any) -> tuple[str, ...]:
     """Which of GRIDS the model cannot do without."""
     features = getattr(getattr(model, "model", None), "get_image_features", None)
     known = signature(features).parameters if features is not None else {}
     return tuple(n for n in GRIDS if n in known and (n == "image_grid_thw" or known[n].default is known[n].empty))
 
 
-def _family(model: nn.Module) -> str:
+def _family(model: Any) -> str:
     return model.config.model_type

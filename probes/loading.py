@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from importlib import import_module
 from pathlib import Path
@@ -17,10 +18,13 @@ from transformers import (
     AutoTokenizer,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
+from transformers.utils.hub import cached_file
 
 from ..data.example import UserError
 from ..data.gguf import cache_root, gguf_to_directory
 from .anatomy import SubjectError
+from .fingerprint import weights_of
 from .subject import Subject
 
 EMBEDDED = ("smollm2",)
@@ -90,6 +94,7 @@ def _read(name: str, path: str, where: dict[str, Any], dtype: torch.dtype | str)
     reading = {key: value for key, value in where.items() if key != "device_map"}
     try:
         config = AutoConfig.from_pretrained(path, **reading)
+        _refuse_foreign_shards(name, path, reading.get("revision"))
         sees = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
         opener = AutoModelForImageTextToText if sees else AutoModelForCausalLM
         model = opener.from_pretrained(path, dtype=dtype, use_safetensors=True, **where)
@@ -97,6 +102,17 @@ def _read(name: str, path: str, where: dict[str, Any], dtype: torch.dtype | str)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, ImportError) as error:
         raise UserError(_why(name, path, error)) from error
     return model, processor
+
+
+def _refuse_foreign_shards(name: str, path: str, revision: str | None) -> None:
+    """An index may only name safetensors files beside it: transformers would unpickle others, or look elsewhere."""
+    quiet = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors", "gated_repo")}
+    found = cached_file(path, SAFE_WEIGHTS_INDEX_NAME, revision=revision, **quiet)
+    if found is None:
+        return
+    for shard in set(json.loads(Path(found).read_text("utf-8"))["weight_map"].values()):
+        if Path(shard).name != shard or not shard.endswith(".safetensors"):
+            raise UserError(f"{name}: {SAFE_WEIGHTS_INDEX_NAME} looks for weights in {shard} (pickles are never read)")
 
 
 def _why(name: str, path: str, error: Exception) -> str:
@@ -124,10 +140,10 @@ def _to(model: Any, device: str) -> Any:
 
 
 def _refuse_nan(name: str, model: torch.nn.Module) -> None:
-    for parameter_name, parameter in model.named_parameters():
+    for tensor_name, tensor in weights_of(model):
         # A sum is finite only if every value is: one pass, nothing allocated.
-        if not bool(torch.isfinite(parameter.float().sum())):
-            raise UserError(f"{name}: weights are not finite (first in {parameter_name}): the checkpoint is broken")
+        if not bool(torch.isfinite(tensor.float().sum())):
+            raise UserError(f"{name}: weights are not finite (first in {tensor_name}): the checkpoint is broken")
 
 
 __all__ = ["EMBEDDED", "SubjectError", "load"]

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from ..data.example import Example, UserError
 from ..data.tasks import Task
 from . import VERSION, store
-from .plan import Shard, make_plan, plan_from_json, plan_to_json
+from .plan import Shard, activation_bytes, make_plan, plan_from_json, plan_to_json, shapes
 from .rows import Rows, condition_of, merge, observe
 
 if TYPE_CHECKING:
@@ -104,6 +104,50 @@ def run(
         for group in _same_plan(todo):
             _execute(subject, {e.id: e for e in examples}, group, template)
     return [job.directory for job in jobs]
+
+
+def preview(
+    subject: Subject, task: Task, analyses: Mapping[str, tuple[ModuleType, Any]], settings: Settings
+) -> list[str]:
+    """What `run` would do, in lines: forwards, memory, files. Runs and writes nothing."""
+    template, bos = _form(subject, task, settings)
+    examples = task.examples(subject.tokenizer, settings.limit, settings.seed)
+    facts = _facts(subject, task, examples, settings, template, bos)
+    jobs = [_open(name, module, options, facts, settings) for name, (module, options) in analyses.items()]
+    fresh = make_plan(subject, examples, template, bos, settings.tokens, settings.size)
+    sizes = shapes(subject, examples, fresh, template)
+    peak = max(activation_bytes(subject, *size) for size in sizes)
+    conditions = " and ".join(facts["conditions"])
+    return [
+        f"subject      {subject.name}: {subject.n_layers} layers, {facts['subject']['dtype']} on {subject.device}",
+        f"task         {task.name}: {len(examples)} examples in {facts['task']['n_groups']} groups, {conditions}",
+        f"memory       about {peak / 1e6:,.0f} MB of activations at once, for {_largest(sizes)}",
+        *(line for job in jobs for line in _preview_job(job, fresh, sizes, subject)),
+    ]
+
+
+def _largest(sizes: Sequence[tuple[int, int]]) -> str:
+    batch, positions = max(sizes, key=lambda size: size[0] * size[1])
+    return f"a batch of {batch} examples × {positions} positions"
+
+
+def _preview_job(job: Job, fresh: list[Shard], sizes: list[tuple[int, int]], subject: Subject) -> list[str]:
+    if job.complete:
+        return [f"{job.name:12s} complete, nothing to do: {job.directory}"]
+    plan = job.plan if "plan" in job.record else fresh
+    todo = len(job.missing()) if "plan" in job.record else len(plan)
+    learns = ", and a few on held-out examples" if hasattr(job.module, "fit") and "plan" not in job.record else ""
+    each = "forwards (shared with the other observing analyses)" if hasattr(job.module, "layer_rows") else "sweeps"
+    size = getattr(job.module, "row_size", None)
+    total = "size unknown" if size is None else _megabytes(sum(b * size(subject, p, job.options) * 4 for b, p in sizes))
+    return [
+        f"{job.name:12s} {todo} of {len(plan)} {each}{learns}",
+        f"{'':12s} {len(plan)} files of rows, {total}, then the tables and record.json, in {job.directory}",
+    ]
+
+
+def _megabytes(count: int) -> str:
+    return f"about {count / 1e6:,.1f} MB"
 
 
 def _form(subject: Subject, task: Task, settings: Settings) -> tuple[str, tuple[bool, ...]]:

@@ -114,6 +114,12 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     write_whole(path, lambda to: table.to_parquet(to, index=False))
 
 
+def _sweep(directory: Path) -> None:
+    """Delete what a killed run left half written."""
+    for temporary in directory.rglob(".*.tmp"):
+        temporary.unlink(missing_ok=True)
+
+
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
     """One run at a time in a directory. UserError: another one is at work, or the directory cannot be written."""
@@ -121,6 +127,7 @@ def locked(directory: Path) -> Iterator[None]:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with FileLock(directory / ".lock", timeout=0):
+            _sweep(directory)
             yield
     except Timeout as error:
         raise UserError(f"another run is at work in {directory}: wait for it, or choose another --out") from error

@@ -14,7 +14,7 @@ from . import anatomy, images
 from .anatomy import SubjectError
 from .attention import NAME
 from .batch import Batch, make_batch
-from .fingerprint import weights_fingerprint
+from .fingerprint import execution_device, weights_fingerprint
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,7 +66,8 @@ class Subject:
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        """Where inputs go: the embeddings' device. Layers may lie on others (device_map)."""
+        return execution_device(self.model.get_input_embeddings()) or self.model.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -106,7 +107,8 @@ class Subject:
         arguments = self.prepare(inputs)
         last = last_positions(arguments["input_ids"], arguments.get("attention_mask"))
         columns, where = last.unique(return_inverse=True)
-        return self.forward(inputs, keep=columns)[torch.arange(len(last), device=last.device), where]
+        logits = self.forward(inputs, keep=columns)
+        return logits[torch.arange(len(last), device=logits.device), where.to(logits.device)]
 
     def prepare(self, inputs: Mapping[str, Any] | Batch) -> dict[str, Any]:
         """Model arguments on the model's device, with the positions that left padding needs and an image's token types.

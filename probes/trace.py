@@ -148,6 +148,8 @@ def _hook_layer(
     def end(module: nn.Module, args: Any, output: Any) -> None:
         done = current.pop(index)
         done.resid_post = first(output)
+        # With layers on several devices the input still lies where the layer before it is.
+        done.resid_pre = done.resid_pre.to(done.resid_post.device)
         on_layer(done)
 
     def keep(name: str) -> Callable[..., None]:

@@ -123,11 +123,13 @@ def figure_json(figure: dict[str, Any]) -> Markup:
     return Markup(text)
 
 
-def table_block(name: str, table: pd.DataFrame, where: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def table_block(
+    name: str, table: pd.DataFrame, where: Mapping[str, Any] | None = None, limit: int = ROWS
+) -> dict[str, Any]:
     """The first rows of a table (those that a figure draws), numbers made short."""
     rows = matching(table, where or {})
     rows = rows.drop(columns=[c for c in TOLD if c in rows])
-    shown = [[_cell(value) for value in row] for row in rows.head(ROWS).itertuples(index=False, name=None)]
+    shown = [[_cell(value) for value in row] for row in rows.head(limit).itertuples(index=False, name=None)]
     return {"name": name, "columns": list(rows.columns), "rows": shown, "count": len(rows), "all": len(table)}
 
 

@@ -14,7 +14,7 @@ from plotly.offline import get_plotlyjs
 from . import gallery, page
 from .runs import ReportError, Run, read_runs
 
-__all__ = ["ReportError", "build", "show_page"]
+__all__ = ["ReportError", "build", "show_page", "write_file"]
 
 
 def build(out: Path, *, static: bool = False) -> list[Path]:
@@ -31,11 +31,11 @@ def build(out: Path, *, static: bool = False) -> list[Path]:
     images = {run.name: _images(run.name, drawn[run.name][0], out) if static else {} for run in runs}
     written = {"index.html": gallery.index(runs, drawn, notes), "claims.html": gallery.claims(runs)}
     written |= {f"{run.name}.html": page.render(run, drawn[run.name], images[run.name]) for run in runs}
-    _write(out / "plotly.min.js", get_plotlyjs().encode())
+    write_file(out / "plotly.min.js", get_plotlyjs().encode())
     for run in runs:
         _downloads(run, out / "downloads" / run.name)
     for name, text in written.items():
-        _write(out / name, text.encode())
+        write_file(out / name, text.encode())
     return [out / name for name in written]
 
 
@@ -48,15 +48,15 @@ def show_page(figures: go.Figure | Sequence[go.Figure] | Mapping[str, go.Figure]
     blocks = [page.figure_block(slugs[name], figure, None) for name, figure in named.items()]
     text = page.environment().get_template("show.html").render(title=title, figures=blocks)
     path = Path(path)
-    _write(path.parent / "plotly.min.js", get_plotlyjs().encode())
-    _write(path, text.encode())
+    write_file(path.parent / "plotly.min.js", get_plotlyjs().encode())
+    write_file(path, text.encode())
     return path
 
 
 def _downloads(run: Run, directory: Path) -> None:
     for name, table in run.tables.items():
-        _write(directory / f"{name}.parquet", run.files[name])
-        _write(directory / f"{name}.csv", table.to_csv(index=False, lineterminator="\n").encode())
+        write_file(directory / f"{name}.parquet", run.files[name])
+        write_file(directory / f"{name}.csv", table.to_csv(index=False, lineterminator="\n").encode())
 
 
 def _images(run: str, figures: dict[str, go.Figure], out: Path) -> dict[str, str]:
@@ -74,11 +74,11 @@ def _images(run: str, figures: dict[str, go.Figure], out: Path) -> dict[str, str
             first = (str(error).strip().splitlines() or [""])[0]
             raise ReportError(f"no PNG of {run}: {first} (kaleido and Chromium are needed)") from None
         for file, address in zip(files, addresses.values(), strict=True):
-            _write(out / address, Path(file).read_bytes())
+            write_file(out / address, Path(file).read_bytes())
     return addresses
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes) -> None:
     """Replace a file at once, so that a reader never sees half of it; leave it alone if nothing changed."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -400,9 +400,7 @@ def test_hidden_sinks_by_default_ignore_columns_that_few_queries_see():
     assert metrics.hidden_sinks(pattern, mask, threshold=0.1).nonzero().tolist() == [[0, 0, 1]]
     own = torch.eye(SIZE).expand(1, 1, SIZE, SIZE)
     assert not metrics.hidden_sinks(own, mask, threshold=0.5).any()
-    assert metrics.hidden_sinks(own, mask, threshold=0.5, min_queries=1)[0, 0].tolist() == [False] * 11 + [
-        True
-    ]
+    assert metrics.hidden_sinks(own, mask, threshold=0.5, min_queries=1)[0, 0].tolist() == [False] * 11 + [True]
 
 
 def test_hidden_sinks_take_a_threshold_per_example_and_follow_heads():
@@ -488,9 +486,7 @@ def test_entropy_is_zero_on_a_single_key_and_permutes():
     assert (metrics.attention_entropy(one_hot) == 0).all()
     pattern, _ = ragged("left", pad=0.0)
     order = torch.randperm(SIZE, generator=generator(0))
-    torch.testing.assert_close(
-        metrics.attention_entropy(pattern[..., order]), metrics.attention_entropy(pattern)
-    )
+    torch.testing.assert_close(metrics.attention_entropy(pattern[..., order]), metrics.attention_entropy(pattern))
 
 
 def test_low_precision_patterns_are_reduced_in_float32():
@@ -527,9 +523,7 @@ def test_patterns_of_a_wrong_shape_are_refused():
 def test_logit_lens_applies_norm_then_unembedding():
     resid, weight = torch.randn(2, 3, 4, generator=generator(0)), torch.randn(9, 4, generator=generator(1))
     norm = torch.nn.RMSNorm(4)
-    torch.testing.assert_close(
-        metrics.logit_lens(resid, norm, lambda x: x @ weight.T), norm(resid) @ weight.T
-    )
+    torch.testing.assert_close(metrics.logit_lens(resid, norm, lambda x: x @ weight.T), norm(resid) @ weight.T)
     torch.testing.assert_close(metrics.logit_lens(resid, None, lambda x: x @ weight.T), resid @ weight.T)
     with pytest.raises(BAD_SHAPE):
         metrics.logit_lens(resid, norm, lambda x: x.sum(1))
@@ -539,18 +533,14 @@ def test_logit_lens_applies_norm_then_unembedding():
 @given(seeds, st.floats(-50, 50), st.floats(0.1, 20))
 def test_entropy_and_kl_laws(seed, shift, scale):
     p, q = scale * torch.randn(2, 4, 11, generator=generator(seed))
-    from_torch = torch.nn.functional.kl_div(
-        q.log_softmax(-1), p.log_softmax(-1), log_target=True, reduction="none"
-    )
+    from_torch = torch.nn.functional.kl_div(q.log_softmax(-1), p.log_softmax(-1), log_target=True, reduction="none")
     kl = metrics.kl_divergence(p, q)
     torch.testing.assert_close(kl, from_torch.sum(-1), rtol=1e-4, atol=1e-4)
     assert (kl >= 0).all()
     assert (metrics.kl_divergence(p, p) == 0).all()
     torch.testing.assert_close(metrics.kl_divergence(p + shift, q - shift), kl, rtol=1e-3, atol=1e-3)
     nats = metrics.entropy(p)
-    torch.testing.assert_close(
-        nats, torch.distributions.Categorical(logits=p).entropy(), rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(nats, torch.distributions.Categorical(logits=p).entropy(), rtol=1e-4, atol=1e-5)
     assert ((nats >= 0) & (nats <= math.log(11) + 1e-5)).all()
     order = torch.randperm(11, generator=generator(seed))
     torch.testing.assert_close(metrics.kl_divergence(p[:, order], q[:, order]), kl, rtol=1e-4, atol=1e-5)

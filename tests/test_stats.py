@@ -94,9 +94,7 @@ def test_results_do_not_depend_on_chunks(monkeypatch, name):
     values, groups = sample(4, 30, 7, missing=0.2), np.arange(30) // 3
     whole = stats.group_bootstrap(values, groups, statistic=name, n_boot=50)
     monkeypatch.setattr(stats, "CHUNK", 110)  # 2 cells, 11 draws at a time
-    np.testing.assert_allclose(
-        stats.group_bootstrap(values, groups, statistic=name, n_boot=50), whole, rtol=1e-12
-    )
+    np.testing.assert_allclose(stats.group_bootstrap(values, groups, statistic=name, n_boot=50), whole, rtol=1e-12)
     assert [len(w) for w in stats._draws(10, 50, 0)] == [11, 11, 11, 11, 6]
 
 
@@ -285,9 +283,7 @@ def test_within_layer_p_equals_monte_carlo():
     overlap = ((ranks[0] < a_counts[:, None]) & (ranks[1] < b_counts[:, None])).sum((1, 2))
     for observed in (3, 5, 7):
         exact = stats._overlap_p(a_counts, b_counts, heads, observed)
-        assert (overlap >= observed).mean() == pytest.approx(
-            exact, abs=4 * np.sqrt(exact * (1 - exact) / draws)
-        )
+        assert (overlap >= observed).mean() == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / draws))
 
 
 def effects_with(heads, shape=(6, 8), seed=0):

@@ -75,9 +75,7 @@ def test_fill_remembers_where(pieces, end):
 @given(seed=st.integers(0, 2**32), n=st.integers(1, 40))
 def test_deterministic_and_a_smaller_n_is_the_beginning(tokenizer, task, options, seed, n):
     many = task.examples(40, seed, tokenizer=tokenizer, **options)
-    assert list(map(shape, many[:n])) == list(
-        map(shape, task.examples(n, seed, tokenizer=tokenizer, **options))
-    )
+    assert list(map(shape, many[:n])) == list(map(shape, task.examples(n, seed, tokenizer=tokenizer, **options)))
     assert len({e.id for e in many}) == len(many) == 40
 
 
@@ -202,9 +200,7 @@ def test_passages_are_split_by_document(tokenizer):
     everything = passages.documents()
     assert sum(map(len, splits.values())) == len(everything) == len({*everything.values()})
     assert set.union(*(set(s) for s in splits.values())) == set(everything)
-    assert {name.rsplit("-", 1)[0] for name in splits["test"]} == {
-        f.stem for f in passages.FOLDER.glob("*.txt")
-    }
+    assert {name.rsplit("-", 1)[0] for name in splits["test"]} == {f.stem for f in passages.FOLDER.glob("*.txt")}
     assert sum(f.stat().st_size for f in passages.FOLDER.iterdir()) <= 1_500_000
     assert sum(token_count(tokenizer, text) for text in everything.values()) >= 200_000
     for text in everything.values():

@@ -1,4 +1,4 @@
-"""Tiny random vision-language models, one per family, with inputs that hold an image. They prove wiring, not science."""
+"""Tiny random vision-language models, one per family, with inputs that hold images. They prove wiring alone."""
 
 from __future__ import annotations
 
