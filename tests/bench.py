@@ -124,7 +124,7 @@ def bench_transformerlens() -> None:
             "sinks + lenses without reads": observing(subject, batch),
             "TransformerLens run_with_cache, same sites": lambda: bridge.run_with_cache(ids, names_filter=names),
         }
-        interleaved(works, 5)
+        interleaved(works, 7)
 
 
 def bench_memory() -> None:

@@ -1,0 +1,52 @@
+"""The wheel holds all that the package needs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PROGRAM = """
+import pkgutil, sys
+from importlib import import_module
+import crosslens
+base = sys.argv[1]
+assert crosslens.__file__.startswith(base), crosslens.__file__
+names = [m.name for m in pkgutil.walk_packages(crosslens.__path__, "crosslens.") if not m.name.endswith("__main__")]
+for name in names:
+    assert import_module(name).__file__.startswith(base), name
+from crosslens.data import passages, facts
+from crosslens.reports import pages
+assert len(passages.documents()) > 50
+from pathlib import Path
+assert (Path(base) / "crosslens/reports/templates/page.html").is_file()
+assert (Path(base) / "crosslens/data/facts.csv").is_file()
+print(len(names))
+"""
+
+
+def run(*words: object, **options) -> str:
+    done = subprocess.run([str(w) for w in words], capture_output=True, text=True, **options)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_wheel_installs_and_imports(tmp_path):
+    pip = (sys.executable, "-m", "pip", "-q")
+    source = tmp_path / "source"
+    # A copy: building writes into the tree.
+    tracked = run("git", "-C", ROOT, "ls-files", "-z").split("\0")
+    for name in filter(None, tracked):
+        if (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    run(*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, source)
+    (wheel,) = tmp_path.glob("crosslens-*.whl")
+    installed = tmp_path / "installed"
+    run(*pip, "install", "--no-deps", "--target", installed, wheel)
+    printed = run(
+        sys.executable, "-c", PROGRAM, installed, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(installed)}
+    )
+    assert int(printed.split()[-1]) > 40
