@@ -386,20 +386,23 @@ def _claim_massive(dimensions: pd.DataFrame) -> Claim:
 
 def _claim_first(heads: pd.DataFrame) -> Claim:
     text = "In the middle half of the layers the first token takes more than 30 % of a head's attention on average."
-    first = heads[heads["measure"] == "first_share"]
-    middle = first[first["layer"].isin(range(first["layer"].max() + 1)[_middle(first["layer"].max() + 1)])]
-    mean, lower, upper = middle["value"].mean(), middle["lower"].mean(), middle["upper"].mean()
-    numbers = f"{mean:.0%} [{lower:.0%}, {upper:.0%}] (means over heads of value and interval), n = {middle['n'].max()}"
+    mean, lower, upper, n = _over_middle(heads[heads["measure"] == "first_share"], "layer")
+    numbers = f"{mean:.0%} [{lower:.0%}, {upper:.0%}] (means over heads of value and interval), n = {n}"
     return Claim(text, "arXiv 2309.17453, 2406.15765", numbers, verdict(lower > 0.3, upper < 0.3))
 
 
 def _claim_agreement(agreement: pd.DataFrame) -> Claim:
     text = "The tokens with φ ≥ τ are those that receive attention: Jaccard above 0.5 in the middle half of the layers."
-    mine = agreement[agreement["control"] == ""]
-    middle = mine[mine["state"].isin(range(mine["state"].max() + 1)[_middle(mine["state"].max() + 1)])]
-    mean, lower, upper = middle["value"].mean(), middle["lower"].mean(), middle["upper"].mean()
-    numbers = f"Jaccard {mean:.2f} [{lower:.2f}, {upper:.2f}] (means over states), n = {middle['n'].max()}"
+    mean, lower, upper, n = _over_middle(agreement[agreement["control"] == ""], "state")
+    numbers = f"Jaccard {mean:.2f} [{lower:.2f}, {upper:.2f}] (means over states), n = {n}"
     return Claim(text, "arXiv 2503.03321", numbers, verdict(lower > 0.5, upper < 0.5))
+
+
+def _over_middle(rows: pd.DataFrame, axis: str) -> tuple[float, float, float, int]:
+    """Means of value, lower and upper over the middle half of an axis ("layer" or "state"), and the largest n."""
+    count = rows[axis].max() + 1
+    middle = rows[rows[axis].isin(range(count)[_middle(count)])]
+    return middle["value"].mean(), middle["lower"].mean(), middle["upper"].mean(), middle["n"].max()
 
 
 def _claim_hidden(heads: pd.DataFrame) -> Claim:
