@@ -84,6 +84,11 @@ def is_parallel(layer: nn.Module) -> bool:
     return len(norms) == 1
 
 
+def counts_from_cache(layers: list[nn.Module]) -> bool:
+    """Whether a layer asks its cache how many positions came before (Llama 4's attention temperature)."""
+    return any(getattr(attention_of(layer), "attn_temperature_tuning", False) for layer in layers)
+
+
 def output_weight(layer: nn.Module, n_heads: int) -> Tensor:
     """W_O as [h, d_head, d]."""
     projection = output_projection(layer)
@@ -110,6 +115,15 @@ def unembedding(model: nn.Module) -> Callable[[Tensor], Tensor]:
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
     return unembed
+
+
+def linear_head(model: nn.Module) -> tuple[Tensor, Tensor | None, float] | None:
+    """Weight [vocab, d], bias and scale of `unembedding`; None where a soft cap bends the logits."""
+    if _logit_cap(model) is not None:
+        return None
+    head = model.get_output_embeddings()  # pyright: ignore[reportCallIssue]
+    bias = fetched(head, "bias") if getattr(head, "bias", None) is not None else None
+    return fetched(head), bias, _logit_scale(model)
 
 
 def _logit_scale(model: nn.Module) -> float:

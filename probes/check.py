@@ -19,6 +19,7 @@ from ..data.example import Example, Segment
 from . import anatomy, images
 from .anatomy import SubjectError
 from .attention import NAME, AttentionCall
+from .tolerance import TOLERANCE
 from .trace import Edit, Layer, first, tracing
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids
 SHORT, LONGEST_WINDOW = 12, 512
 # Where a proof is made on a prompt with an image.
 IMAGE = ", with an image"
-# Largest difference allowed, as a share of the tensor's largest value.
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 
 
 @dataclass

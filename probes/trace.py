@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float, Int
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from .subject import Subject
 
 Edit = Callable[[AttentionCall], AttentionCall]
+Rewrite = Callable[[Tensor], Tensor]
 
 
 class Layer:
@@ -23,10 +25,12 @@ class Layer:
 
     resid_pre, resid_post: the residual stream entering and leaving. attn_out, mlp_out: what is added to it.
     z: [b, p, h, d_head]. rot_q: [b, p, h, d_head], rot_k and v: [b, p, kv, d_head], as the attention reads them.
+    arguments: what the block was called with, by name.
     """
 
     resid_pre: Tensor
     resid_post: Tensor
+    arguments: dict[str, Any]
 
     def __init__(self, subject: Subject, index: int) -> None:
         self.subject, self.index = subject, index
@@ -87,10 +91,13 @@ class Layer:
         """Attention after the softmax, all query rows or those of `rows`; float32."""
         return self.attention.pattern(rows)
 
+    def written(self, name: str) -> Float[Tensor, "b p d"]:
+        """What the module behind attn_out or mlp_out returns; the residual gets it times `anatomy.multiplier`."""
+        return self._raw[name].reshape(self.resid_pre.shape)
+
     def _added(self, name: str) -> Tensor:
         scale = anatomy.multiplier(self.subject.layers[self.index])
-        part = self._raw[name].reshape(self.resid_pre.shape)
-        return part if scale == 1.0 else part * scale
+        return self.written(name) if scale == 1.0 else self.written(name) * scale
 
     def _projected(self, name: str, heads: int) -> Tensor:
         if name not in self._raw:
@@ -106,11 +113,15 @@ def tracing(
     subject: Subject,
     on_layer: Callable[[Layer], Any] | None = None,
     edits: Mapping[int, Edit] | None = None,
+    rewrites: Mapping[tuple[int, str], Rewrite] | None = None,
 ) -> Iterator[None]:
     """During the block every forward of `subject` calls `on_layer(layer)` as each layer ends.
 
     edits: layer -> function from its AttentionCall to the one that is computed instead.
+    rewrites: (layer, site) -> function from the site's tensor to the one that is used instead; sites are resid_pre,
+    z, attn_out and mlp_out (the last two before the family's multiplier: `Layer.written`).
     """
+    rewrites = rewrites or {}
     current: dict[int, Layer] = {}
     index_of = {id(anatomy.attention_of(layer)): i for i, layer in enumerate(subject.layers)}
 
@@ -119,17 +130,43 @@ def tracing(
         if index is None:
             return None
         call = edits[index](call) if edits and index in edits else call
-        z = call.output()
+        z = rewrites.get((index, "z"), _same)(call.output())
         if index in current:
             current[index].call, current[index]._z = call, z
         return z
 
     with ExitStack() as stack:
+        # Before the observers, which then see what is used.
+        for (index, site), change in rewrites.items():
+            rewrite(stack, subject.layers[index], site, change)
         if on_layer is not None:
             for index in range(subject.n_layers):
                 _hook_layer(stack, subject, index, current, on_layer)
         stack.enter_context(watched(watch))
         yield
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def rewrite(stack: ExitStack, layer: nn.Module, site: str, change: Rewrite) -> None:
+    """Until `stack` closes, `change` acts on one site of a block (z is the attention function's own)."""
+
+    def entering(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            return (change(args[0]), *args[1:]), kwargs
+        return args, kwargs | {"hidden_states": change(kwargs["hidden_states"])}
+
+    def leaving(module: nn.Module, args: Any, output: Any) -> Any:
+        changed = change(first(output))
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+    if site == "resid_pre":
+        stack.callback(layer.register_forward_pre_hook(entering, with_kwargs=True).remove)
+    elif site != "z":
+        writer = anatomy.attention_writer if site == "attn_out" else anatomy.feed_forward_writer
+        stack.callback(writer(layer).register_forward_hook(leaving).remove)
 
 
 def _hook_layer(
@@ -142,8 +179,9 @@ def _hook_layer(
     layer = subject.layers[index]
 
     def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        current[index] = Layer(subject, index)
-        current[index].resid_pre = args[0] if args else kwargs["hidden_states"]
+        current[index] = begun = Layer(subject, index)
+        begun.arguments = by_name(module, args, kwargs)
+        begun.resid_pre = begun.arguments["hidden_states"]
 
     def end(module: nn.Module, args: Any, output: Any) -> None:
         done = current.pop(index)
@@ -173,3 +211,9 @@ def _hook_layer(
 def first(output: Any) -> Tensor:
     """The tensor of a module's output, which some families wrap into a tuple."""
     return output[0] if isinstance(output, tuple) else output
+
+
+def by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """A call's arguments by the names of the block's own `forward`."""
+    names = [name for name in signature(type(module).forward).parameters if name != "self"]
+    return dict(zip(names, args, strict=False)) | kwargs

@@ -17,8 +17,8 @@ from torch import Tensor
 from ..data.example import Example, UserError
 from ..data.tasks import Task, open_task
 from . import VERSION, store
-from .check import TOLERANCE
 from .run import PACKAGES, Job, compute_rows, identity, machine, make_tables
+from .tolerance import TOLERANCE
 
 if TYPE_CHECKING:
     from .subject import Subject

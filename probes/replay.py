@@ -1,0 +1,462 @@
+"""Layers replayed: one clean forward is kept, and variants of it ride stacked through the layers that they change.
+
+A variant is a set of changes by layer. It forks from the clean residual at its first changed layer; only the rows
+that the change can reach on the way to the last position are computed; they read the clean keys and values of the
+other positions, which all variants share. Exact: nothing is approximated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from . import anatomy
+from .attention import AttentionCall, grouped_matmul, watched
+from .batch import Batch
+from .subject import last_positions
+from .trace import Layer, Rewrite, first, rewrite, tracing
+
+if TYPE_CHECKING:
+    from .subject import Subject
+
+# Arguments of a block that are cut to the rows; the mask is the attention function's own.
+_PER_POSITION = ("position_ids", "position_embeddings")
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """One layer of a recorded forward.
+
+    key, value: [b, kv, p, d_head]. allowed: Bool[b or 1, 1 or h, p, p]. added: what came between the layer before and
+    this one (Qwen3-VL's image features). sites: z [b, p, h, d_head]; attn_out, mlp_out as `Layer.written`.
+    """
+
+    resid_pre: Float[Tensor, "b p d"]
+    key: Tensor
+    value: Tensor
+    allowed: Tensor
+    arguments: dict[str, Any]
+    added: Tensor | None
+    sites: dict[str, Tensor]
+
+    def site(self, name: str) -> Tensor:
+        return self.resid_pre if name == "resid_pre" else self.sites[name]
+
+
+@dataclass(eq=False)
+class Recording:
+    """A clean forward with what replaying needs. It can stand for its inputs in every sweep, which then runs no other.
+
+    mask: the real positions. last: the last one of each example. resid: the residual behind the last layer, there.
+    obstacle: why these layers cannot be replayed, "" where they can.
+    """
+
+    subject: Subject
+    inputs: dict[str, Any]
+    mask: Bool[Tensor, "b p"]
+    last: Int[Tensor, " b"]
+    layers: list[Kept]
+    resid: Float[Tensor, "b d"]
+    obstacle: str = ""
+
+    @property
+    def logits(self) -> Float[Tensor, "b vocab"]:
+        """The clean logits at the last real position."""
+        return self.subject.unembed(self.subject.norm(self.resid)).float()
+
+    @property
+    def has_image(self) -> bool:
+        return any(name.startswith("pixel_values") for name in self.inputs)
+
+
+@torch.no_grad()
+def record(subject: Subject, inputs: Mapping[str, Any] | Batch, sites: Iterable[str] = ()) -> Recording:
+    """Run `inputs` once and keep residuals, keys, values and masks; and `sites` (z, attn_out, mlp_out) on demand."""
+    arguments = subject.prepare(inputs)
+    ids, mask = arguments["input_ids"], arguments.get("attention_mask")
+    layers: list[Kept] = []
+    seen: dict[Any, tuple[Tensor | None, Tensor]] = {}
+    obstacles: list[str] = []
+    written: list[Tensor] = []
+
+    def keep(layer: Layer) -> None:
+        call = layer.attention
+        obstacles.append(_obstacle(layer, call))
+        # The mask is kept beside, so that its id stays its own.
+        _, allowed = seen.setdefault(_same_mask(call), (call.mask, call.allowed()))
+        added = None
+        if written and not torch.equal(layer.resid_pre, written[0].to(layer.resid_pre.device)):
+            added = layer.resid_pre - written[0].to(layer.resid_pre.device)
+        written[:] = [layer.resid_post]
+        kept = {site: _site(layer, site) for site in sites if site != "resid_pre"}
+        layers.append(Kept(layer.resid_pre, call.key, call.value, allowed, layer.arguments, added, kept))
+
+    with tracing(subject, keep):
+        subject.forward(arguments)
+    last = last_positions(ids, mask)
+    real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+    resid = at_last(written[0], last)
+    return Recording(subject, arguments, real, last, layers, resid, next(filter(None, obstacles), ""))
+
+
+def _site(layer: Layer, site: str) -> Tensor:
+    return layer.z if site == "z" else layer.written(site)
+
+
+def _same_mask(call: AttentionCall) -> Any:
+    """Layers with the same mask object share one `allowed`."""
+    return id(call.mask) if call.mask is not None else (call.causal, call.query.device)
+
+
+def _obstacle(layer: Layer, call: AttentionCall) -> str:
+    """Why a layer cannot be replayed on some of its rows, "" where nothing is known against it."""
+    tensors = [name for name, value in layer.arguments.items() if isinstance(value, Tensor)]
+    strange = set(tensors) - {"hidden_states", "attention_mask", *_PER_POSITION}
+    if strange:
+        return f"its layers take {', '.join(sorted(strange))}"
+    if layer.resid_pre.ndim != 3:
+        return "its residual stream has more than three axes"
+    if call.bias is not None or (call.mask is not None and call.mask.dtype != torch.bool):
+        return "its attention adds a bias to the scores"
+    return ""
+
+
+def at_last(tensor: Tensor, last: Int[Tensor, " b"]) -> Tensor:
+    """[b, p, ...] -> [b, ...] at each example's last real position."""
+    return tensor[torch.arange(len(tensor), device=tensor.device), last.to(tensor.device)]
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """Attention from `target` rows to `source` columns (Bool[b, p] each) is removed before the softmax.
+
+    donor: the same layer of another forward, whose keys and values those rows read there instead.
+    """
+
+    target: Bool[Tensor, "b p"]
+    source: Bool[Tensor, "b p"]
+    donor: Kept | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Put:
+    """`values` (broadcast to [b, p, ...]) put into a site at `positions`; of z, into `heads` alone (None: all)."""
+
+    site: str
+    positions: Bool[Tensor, "b p"]
+    values: Tensor
+    heads: tuple[int, ...] | None = None
+
+    def into(self, tensor: Tensor, rows: Rows) -> None:
+        """Overwrite `tensor` [b, s, ...], the site at `rows`, in place."""
+        where, shape = rows.take(self.positions), tensor.shape
+        values = rows.take(self.values.expand(*rows.chosen.shape, *shape[2:])).to(tensor.dtype)
+        where = where.reshape(*where.shape, *[1] * (tensor.ndim - 2))
+        heads = slice(None) if self.heads is None else list(self.heads)
+        if self.site == "z":
+            tensor[:, :, heads] = torch.where(where, values[:, :, heads], tensor[:, :, heads])
+        else:
+            tensor.copy_(torch.where(where, values, tensor))
+
+
+Variant = Mapping[int, Sequence[Cut | Put]]  # layer -> its changes
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The positions that are computed, padded to one number: index Int[b, s], real Bool[b, s].
+
+    last: which of the s rows is the last position, Int[b]. chosen: the same positions as Bool[b, p].
+    """
+
+    index: Int[Tensor, "b s"]
+    real: Bool[Tensor, "b s"]
+    last: Int[Tensor, " b"]
+    chosen: Bool[Tensor, "b p"]
+
+    def take(self, tensor: Tensor) -> Tensor:
+        """[b or 1, p, ...] -> [b, s, ...]."""
+        index = self.index.to(tensor.device)
+        tensor = tensor.expand(len(index), *tensor.shape[1:])
+        return tensor[torch.arange(len(index), device=tensor.device)[:, None], index]
+
+
+def reached(recording: Recording, seeds: Bool[Tensor, "b p"], start: int = 0) -> Rows:
+    """The rows that a change at `seeds` from layer `start` on reaches and that the last position can see.
+
+    A fixpoint over the union of the layers' masks: for causal ones the suffix from the first seed on; a bidirectional
+    image block moves it back.
+    """
+    device = recording.mask.device
+    masks = {id(kept.allowed): kept.allowed for kept in recording.layers[start:]}
+    sees = torch.stack([m.any(1).to(device).expand(len(seeds), *m.shape[2:]) for m in masks.values()]).any(0)
+    last = torch.zeros_like(recording.mask).scatter(1, recording.last[:, None].to(device), True)
+    touched = _closure(seeds.to(device), sees)
+    useful = _closure(last, sees.transpose(1, 2))
+    chosen = (touched & useful & recording.mask) | last
+    if anatomy.counts_from_cache(recording.subject.layers):
+        chosen[:, int(chosen.any(0).int().argmax()) :] = True  # these layers count the positions before the rows
+    return rows_of(chosen, recording.last.to(device))
+
+
+def _closure(chosen: Tensor, sees: Tensor) -> Tensor:
+    """All rows that see a chosen one, directly or through others."""
+    while True:
+        grown = chosen | (sees & chosen[:, None]).any(-1)
+        if torch.equal(grown, chosen):
+            return chosen
+        chosen = grown
+
+
+def rows_of(chosen: Bool[Tensor, "b p"], last: Int[Tensor, " b"]) -> Rows:
+    """Chosen positions in order; shorter rows repeat the last position, whose copies nobody reads."""
+    count = chosen.sum(1)
+    order = torch.argsort((~chosen).int(), dim=1, stable=True)[:, : int(count.max())]
+    real = torch.arange(order.shape[1], device=order.device) < count[:, None]
+    before = torch.arange(chosen.shape[1], device=order.device) < last[:, None]
+    return Rows(torch.where(real, order, last[:, None]), real, (chosen & before).sum(1), chosen)
+
+
+def start_of(variant: Variant) -> int:
+    """The first layer that a variant changes."""
+    return min(variant)
+
+
+# Called with (layer, site, tensor [variants, b, s, ...]) behind every change; for proofs.
+Observer = Callable[[int, str, Tensor], Any]
+
+
+@torch.no_grad()
+def ride(
+    recording: Recording, rows: Rows, variants: Sequence[Variant], observe: Observer | None = None
+) -> Float[Tensor, "v b d"]:
+    """The residual behind the last layer at the last position, for every variant.
+
+    rows: `reached` from everything that the variants change.
+    """
+    order = sorted(range(len(variants)), key=lambda i: start_of(variants[i]))
+    stack = _Stack(recording, rows, observe)
+    for index in range(len(recording.layers)):
+        stack.through(index, [variants[i] for i in order if start_of(variants[i]) == index])
+    final = stack.hidden[:, torch.arange(len(rows.index)), rows.last.to(stack.hidden.device)]
+    return final[torch.argsort(torch.tensor(order))]
+
+
+class _Stack:
+    """Variants at one layer: hidden [v, b, s, d]."""
+
+    def __init__(self, recording: Recording, rows: Rows, observe: Observer | None) -> None:
+        self.recording, self.rows, self.observe = recording, rows, observe
+        self.riding: list[Variant] = []
+        self.hidden = torch.zeros(0)
+        self.visible: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def through(self, index: int, new: Sequence[Variant]) -> None:
+        """Fork `new` variants, then compute one layer of all that ride."""
+        kept = self.recording.layers[index]
+        device = kept.resid_pre.device
+        rest = [] if not self.riding else [self._entering(kept, device)]
+        if new:
+            clean = self.rows.take(kept.resid_pre)
+            rest.append(clean[None].expand(len(new), *clean.shape))
+            self.riding.extend(new)
+        if not rest:
+            return
+        self.hidden = torch.cat(rest)
+        changes = [(v, c) for v, variant in enumerate(self.riding) for c in variant.get(index, ())]
+        self._write("resid_pre", index, self.hidden, changes)
+        self.hidden = self._layer(index, kept, changes)
+
+    def _entering(self, kept: Kept, device: torch.device) -> Tensor:
+        hidden = self.hidden.to(device)
+        return hidden if kept.added is None else hidden + self.rows.take(kept.added)
+
+    def _layer(self, index: int, kept: Kept, changes: list[tuple[int, Cut | Put]]) -> Tensor:
+        layer, shape = self.recording.subject.layers[index], self.hidden.shape
+        attention = anatomy.attention_of(layer)
+
+        def attend(call: AttentionCall) -> Tensor | None:
+            if call.module is not attention:
+                return None
+            z = self._attention(call, kept, [(v, c) for v, c in changes if isinstance(c, Cut)])
+            self._write("z", index, z, changes)
+            return z.flatten(0, 1)
+
+        def writing(site: str) -> Rewrite:
+            def change(output: Tensor) -> Tensor:
+                changed = output.reshape(shape).clone()
+                self._write(site, index, changed, changes)
+                return changed.reshape(output.shape)
+
+            return change
+
+        with ExitStack() as stack:
+            for site in {c.site for _, c in changes if isinstance(c, Put)} & {"attn_out", "mlp_out"}:
+                rewrite(stack, layer, site, writing(site))
+            stack.enter_context(watched(attend))
+            flat = self.hidden.flatten(0, 1)
+            return first(layer(**self._arguments(kept.arguments) | {"hidden_states": flat})).reshape(shape)
+
+    def _write(self, site: str, index: int, tensor: Tensor, changes: list[tuple[int, Cut | Put]]) -> None:
+        """Put values into `tensor` [v, b, s, ...], in place."""
+        puts = [(v, c) for v, c in changes if isinstance(c, Put) and c.site == site]
+        for v, put in puts:
+            put.into(tensor[v], self.rows)
+        if self.observe is not None and (puts or (site == "z" and changes)):
+            self.observe(index, site, tensor)
+
+    def _arguments(self, recorded: Mapping[str, Any]) -> dict[str, Any]:
+        """A recorded call's arguments at the rows, once for every variant."""
+        made = dict(recorded) | {"attention_mask": None}
+        for name in _PER_POSITION:
+            if recorded.get(name) is not None:
+                made[name] = self._at_rows(recorded[name])
+        if anatomy.counts_from_cache(self.recording.subject.layers):
+            made["past_key_values"] = _cache_of_length(int(self.rows.index[0, 0]))
+        return made
+
+    def _at_rows(self, value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(self._at_rows(one) for one in value)
+        taken = self.rows.take(value)
+        return taken.repeat(len(self.riding), *[1] * (taken.ndim - 1))
+
+    def _attention(self, call: AttentionCall, kept: Kept, cuts: list[tuple[int, Cut]]) -> Float[Tensor, "v b s h e"]:
+        """z of all variants: their queries against shared clean keys, their own keys, and a donor's."""
+        n, (b, s) = len(self.riding), self.rows.index.shape
+        clean_seen, own_seen = self._visible(kept)
+        columns = clean_seen.shape[-1]
+        removed = self._removed(cuts, columns, call.query.device)
+        key, value = kept.key[:, :, :columns], kept.value[:, :, :columns]
+        seen = [clean_seen & ~removed[0], own_seen & ~removed[1]]
+        for donor in {id(c.donor): c.donor for _, c in cuts if c.donor is not None}.values():
+            lent, index = self._lent([(v, c) for v, c in cuts if c.donor is donor], kept)
+            key, value = torch.cat([key, donor.key[:, :, index]], 2), torch.cat([value, donor.value[:, :, index]], 2)
+            seen.insert(-1, lent)
+        heads = call.query.shape[1]
+        query = call.query * call.scale
+        folded = query.unflatten(0, (n, b)).permute(1, 2, 0, 3, 4).reshape(b, heads, n * s, -1)
+        shared = grouped_matmul(folded, key.transpose(2, 3)).unflatten(2, (n, s))
+        own = grouped_matmul(query, call.key.transpose(2, 3)).unflatten(0, (n, b)).permute(1, 2, 0, 3, 4)
+        pattern = _softmax(torch.cat([shared, own], -1).float(), _joined(seen), call).to(value.dtype)
+        z = grouped_matmul(pattern[..., : key.shape[2]].flatten(2, 3), value).unflatten(2, (n, s))
+        rest = pattern[..., key.shape[2] :].permute(2, 0, 1, 3, 4).flatten(0, 1)
+        z_own = grouped_matmul(rest, call.value).unflatten(0, (n, b))
+        return z.permute(2, 0, 3, 1, 4) + z_own.transpose(2, 3)
+
+    def _visible(self, kept: Kept) -> tuple[Tensor, Tensor]:
+        """What the rows may read: clean columns [b, 1 or h, 1, s, columns], each other [b, 1 or h, 1, s, s].
+
+        Columns behind the last clean one that anybody reads are left out.
+        """
+        if id(kept.allowed) not in self.visible:
+            rows, device = self.rows, kept.allowed.device
+            at_rows = rows.take(kept.allowed.transpose(1, 2)).transpose(1, 2)
+            index = rows.index.to(device)[:, None, None].expand(*at_rows.shape[:3], -1)
+            own = at_rows.gather(3, index) & rows.real.to(device)[:, None, None]
+            clean = at_rows & ~rows.chosen.to(device)[:, None, None]
+            read = clean.flatten(0, 2).any(0).nonzero()
+            end = int(read.max()) + 1 if len(read) else 0
+            self.visible[id(kept.allowed)] = clean[..., :end][:, :, None], own[:, :, None]
+        return self.visible[id(kept.allowed)]
+
+    def _removed(self, cuts: list[tuple[int, Cut]], columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Edges that are cut: towards clean columns [b, 1, v, s, columns], towards the rows [b, 1, v, s, s]."""
+        n, (b, s) = len(self.riding) if cuts else 1, self.rows.index.shape
+        clean = torch.zeros(b, 1, n, s, columns, dtype=torch.bool, device=device)
+        own = torch.zeros(b, 1, n, s, s, dtype=torch.bool, device=device)
+        for v, cut in cuts:
+            target, source = self.rows.take(cut.target.to(device))[..., None], cut.source.to(device)
+            clean[:, 0, v] |= target & source[:, None, :columns]
+            own[:, 0, v] |= target & self.rows.take(source)[:, None]
+        return clean, own
+
+    def _lent(self, cuts: list[tuple[int, Cut]], kept: Kept) -> tuple[Tensor, Tensor]:
+        """Which donor columns the rows read, [b, 1 or h, v, s, m], and their positions Int[m]."""
+        device, n = kept.allowed.device, len(self.riding)
+        index = torch.stack([c.source for _, c in cuts]).flatten(0, 1).any(0).nonzero()[:, 0].to(device)
+        at_rows = self.rows.take(kept.allowed.transpose(1, 2)).transpose(1, 2)[..., index]
+        lent = torch.zeros(at_rows.shape[0], 1, n, *at_rows.shape[2:], dtype=torch.bool, device=device)
+        for v, cut in cuts:
+            target = self.rows.take(cut.target.to(device))[..., None]
+            lent[:, 0, v] |= target & cut.source.to(device)[:, None, index]
+        return lent & at_rows[:, :, None], index
+
+
+def _joined(seen: list[Tensor]) -> Tensor:
+    """Visibilities side by side; their head and variant axes may be 1."""
+    shape = torch.broadcast_shapes(*[part.shape[:-1] for part in seen])
+    return torch.cat([part.expand(*shape, part.shape[-1]) for part in seen], -1)
+
+
+def _softmax(scores: Float[Tensor, "b h v s k"], seen: Tensor, call: AttentionCall) -> Tensor:
+    if call.softcap is not None:
+        scores = scores.div_(call.softcap).tanh_().mul_(call.softcap)
+    scores = scores.add_(torch.zeros(1, device=scores.device).where(seen, torch.finfo(torch.float32).min))
+    if call.sinks is None:
+        return scores.softmax(-1)
+    sink = call.sinks.float().reshape(1, -1, 1, 1, 1).expand(*scores.shape[:4], 1)
+    return torch.cat([scores, sink], -1).softmax(-1)[..., :-1]
+
+
+def _cache_of_length(length: int) -> Any:
+    """What a layer may ask of a cache that holds the positions before the rows and keeps nothing."""
+    return SimpleNamespace(
+        get_seq_length=lambda *_: length, update=lambda key, value, *_: (key, value), is_compileable=False
+    )
+
+
+@torch.no_grad()
+def whole(recording: Recording, variant: Variant) -> Float[Tensor, "b d"]:
+    """The same as `ride`, the slow way: a whole forward with the variant's changes."""
+    rows = rows_of(torch.ones_like(recording.mask), recording.last)
+    cuts = {i: [c for c in changes if isinstance(c, Cut)] for i, changes in variant.items()}
+    puts: dict[tuple[int, str], list[Put]] = {}
+    for index, changes in variant.items():
+        for change in changes:
+            if isinstance(change, Put):
+                puts.setdefault((index, change.site), []).append(change)
+    found: list[Tensor] = []
+
+    def keep(layer: Layer) -> None:
+        if layer.index == len(recording.layers) - 1:
+            found.append(at_last(layer.resid_post, recording.last))
+
+    edits = {index: _cutting(some) for index, some in cuts.items() if some}
+    rewrites = {place: _putting(some, rows) for place, some in puts.items()}
+    with tracing(recording.subject, keep, edits, rewrites):
+        recording.subject.forward(recording.inputs)
+    return found[0]
+
+
+def _cutting(cuts: Sequence[Cut]) -> Callable[[AttentionCall], AttentionCall]:
+    def edit(call: AttentionCall) -> AttentionCall:
+        allowed, key, value, lent = call.allowed(), [call.key], [call.value], []
+        for cut in cuts:
+            edges = (cut.target[:, None, :, None] & cut.source[:, None, None]).to(allowed.device)
+            if cut.donor is not None:
+                key.append(cut.donor.key)
+                value.append(cut.donor.value)
+                lent.append(allowed & edges)
+            allowed = allowed & ~edges
+        return call.edited(key=torch.cat(key, 2), value=torch.cat(value, 2), mask=torch.cat([allowed, *lent], -1))
+
+    return edit
+
+
+def _putting(puts: Sequence[Put], rows: Rows) -> Rewrite:
+    def change(tensor: Tensor) -> Tensor:
+        changed = tensor.clone()
+        shaped = changed if puts[0].site == "z" else changed.reshape(*rows.chosen.shape, -1)
+        for put in puts:
+            put.into(shaped, rows)
+        return shaped.reshape(changed.shape)
+
+    return change

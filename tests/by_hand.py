@@ -1,0 +1,90 @@
+"""The slow way: one plain Hugging Face eager forward per edit, with the mask or the activation changed by hand."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+
+import torch
+from crosslens.probes import anatomy
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import eager_mask
+
+from . import families, vision
+from .test_families import positions
+
+FAMILIES = [*families.TEXT, *vision.VISION]
+
+
+def build(family, implementation=None):
+    """A tiny model of any family, text or vision-language."""
+    return (families if family in families.TEXT else vision).build(family, implementation=implementation)
+
+
+def inputs(family, padding, seed=0, lengths=None):
+    """Three prompts for it, with images where it takes them; short enough for Llama 4's chunks of 8."""
+    if family in families.TEXT:
+        return families.prompts(padding, seed, lengths or (8, 6, 5))
+    return vision.inputs(build(family), padding, seed, **({} if lengths is None else {"lengths": lengths}))
+
+
+@torch.no_grad()
+def logits(family, given, *, masks=None, z=None, states=None, outputs=None, lent=None):
+    """Logits [b, p, vocab] of an eager forward.
+
+    masks: layer -> Bool[b, q, k], edges that are removed. lent: layer -> (key, value) read at the removed edges.
+    z, states, outputs: functions on a layer's z, on what enters it, or, by (layer, "attn_out" or "mlp_out"), on a part.
+    """
+    masks, z, states, outputs, lent = (some or {} for some in (masks, z, states, outputs, lent))
+    model = build(family, "eager")
+    decoder = anatomy.find_decoder(model)
+    layers = anatomy.find_layers(decoder, 3)
+    index = {id(anatomy.attention_of(layer)): i for i, layer in enumerate(layers)}
+    eager = sys.modules[type(anatomy.attention_of(layers[0])).__module__].eager_attention_forward
+
+    def attention(module, query, key, value, attention_mask, **kwargs):
+        i = index[id(module)]
+        if i in masks:
+            lowest = torch.finfo(attention_mask.dtype).min
+            edges, mask = masks[i][:, None], attention_mask
+            attention_mask = mask.expand(len(edges), *mask.shape[1:]).masked_fill(edges, lowest)
+            if i in lent:
+                key, value = torch.cat([key, lent[i][0]], 2), torch.cat([value, lent[i][1]], 2)
+                attention_mask = torch.cat([attention_mask, mask.masked_fill(~edges, lowest)], -1)
+        out, pattern = eager(module, query, key, value, attention_mask, **kwargs)
+        return z.get(i, lambda x: x)(out), pattern
+
+    AttentionInterface.register("by_hand", attention)
+    AttentionMaskInterface.register("by_hand", eager_mask)
+    decoder.config._attn_implementation = "by_hand"
+    told = {} if family in vision.COUNTS_IMAGES else {"position_ids": positions(given)}
+    with ExitStack() as stack:
+        for i, change in states.items():
+            stack.callback(layers[i].register_forward_pre_hook(_entering(change), with_kwargs=True).remove)
+        for (i, site), change in outputs.items():
+            find = anatomy.attention_writer if site == "attn_out" else anatomy.feed_forward_writer
+            stack.callback(find(layers[i]).register_forward_hook(_leaving(change)).remove)
+        return model(**given, **told, use_cache=False).logits
+
+
+def _entering(change):
+    def hook(module, args, kwargs):
+        if args:
+            return (change(args[0]), *args[1:]), kwargs
+        return args, kwargs | {"hidden_states": change(kwargs["hidden_states"])}
+
+    return hook
+
+
+def _leaving(change):
+    def hook(module, args, output):
+        return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
+
+    return hook
+
+
+def at_last(found, given):
+    """[b, p, vocab] -> [b, vocab] at the last real position."""
+    mask = given["attention_mask"]
+    last = (mask * torch.arange(mask.shape[1])).argmax(1)
+    return found[torch.arange(len(mask)), last]
