@@ -12,11 +12,34 @@ if TYPE_CHECKING:
     from .probes.cache import cached
     from .probes.capture import capture
     from .probes.loading import load
-    from .probes.subject import Subject
+    from .probes.subject import Subject, SubjectError
+    from .probes.sweep import ablation_sweep, causal_trace, knockout_sweep, patch_sweep, record
 
 __version__ = "0.1.0"
-_HOMES = {"Subject": "subject", "load": "loading", "capture": "capture", "cached": "cache"}
-__all__ = ["Subject", "cached", "capture", "load"]
+_HOMES = {
+    "Subject": "subject",
+    "SubjectError": "subject",
+    "ablation_sweep": "sweep",
+    "cached": "cache",
+    "capture": "capture",
+    "causal_trace": "sweep",
+    "knockout_sweep": "sweep",
+    "load": "loading",
+    "patch_sweep": "sweep",
+    "record": "sweep",
+}
+__all__ = [
+    "Subject",
+    "SubjectError",
+    "ablation_sweep",
+    "cached",
+    "capture",
+    "causal_trace",
+    "knockout_sweep",
+    "load",
+    "patch_sweep",
+    "record",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -19,6 +19,8 @@ from ..data.example import Example, Segment
 from . import anatomy, images
 from .anatomy import SubjectError
 from .attention import NAME, AttentionCall
+from .proofs import replay_error
+from .replay import record
 from .tolerance import TOLERANCE
 from .trace import Edit, Layer, first, tracing
 
@@ -56,10 +58,13 @@ class Findings:
         self.true(check, where, error <= slack * self.tolerance, error, slack * self.tolerance)
 
     def true(self, check: str, where: str, passed: bool, value: float, limit: float) -> None:
-        where = where + self.side
-        self.rows.append({"check": check, "where": where, "value": value, "limit": limit, "passed": passed})
+        self.note(check, where, passed, value, limit)
         if not passed:
-            self._fail(check, where, f"{value:.3g}, allowed {limit:.3g}")
+            self._fail(check, where + self.side, f"{value:.3g}, allowed {limit:.3g}")
+
+    def note(self, check: str, where: str, passed: bool, value: float, limit: float) -> None:
+        """A proof that may fail without the subject being refused."""
+        self.rows.append({"check": check, "where": where + self.side, "value": value, "limit": limit, "passed": passed})
 
     def _fail(self, check: str, where: str, detail: str) -> None:
         raise SubjectError(f"{self.subject.family} ({self.subject.name}): {check} fails at {where}: {detail}")
@@ -83,6 +88,7 @@ def check(subject: Subject) -> pd.DataFrame:
     check_padding(findings, inputs, logits)
     check_window(findings)
     check_edits(findings, inputs, logits, (0, subject.n_layers // 2, subject.n_layers - 1))
+    check_replay(findings, inputs)
     check_image(findings)
     return pd.DataFrame(findings.rows)
 
@@ -121,6 +127,7 @@ def check_image(findings: Findings) -> None:
     logits, _ = check_forward(findings, inputs)
     check_eager(findings, inputs, logits, {})
     check_edits(findings, inputs, logits, (subject.n_layers // 2,))
+    check_replay(findings, inputs)
     other = inputs | {"pixel_values": inputs["pixel_values"].flip(0, -1)}
     shift = float((subject.forward(other, keep=0) - logits).abs().max())
     findings.true("another image, other logits", "model", shift > 0, shift, 0)
@@ -282,6 +289,14 @@ def check_edits(findings: Findings, inputs: dict[str, Any], logits: Tensor, laye
         findings.true("an edit moves the logits", where, shift > floor, shift, floor)
         found = silent[0] if silent else -1
         findings.true("an edit acts in its own layer", where, silent == [index], found, index)
+
+
+def check_replay(findings: Findings, inputs: dict[str, Any]) -> None:
+    """Edited layers, replayed one by one, give the edited forward's logits; where not, sweeps run whole forwards."""
+    base = record(findings.subject, inputs)
+    where = f"layers, or whole forwards ({base.obstacle})" if base.obstacle else "all layers"
+    error, limit = float("nan") if base.obstacle else replay_error(base), 10 * findings.tolerance
+    findings.note("an edited replay equals the edited forward", where, error <= limit, error, limit)
 
 
 def _scaled(factor: float) -> Edit:

@@ -37,6 +37,7 @@ def obstacle_of(base: Recording) -> str:
     return proved[base.has_image]
 
 
+@torch.no_grad()
 def replay_error(base: Recording) -> float:
     """Largest difference of logits between an edited replay and the edited forward, as a share of their range."""
     layer = base.layers[0].resid_pre
@@ -52,6 +53,7 @@ def replay_error(base: Recording) -> float:
     return _moved(_logits(base, replayed), expected, expected)
 
 
+@torch.no_grad()
 def verify_edit(base: Recording, rows: Rows, edits: Sequence[Variant]) -> tuple[str, ...]:
     """Prove `edits`, the strongest ones of a sweep; returns notes for the record.
 

@@ -7,7 +7,7 @@ a `Recording` of them (`record`), so that several sweeps share one clean pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -77,9 +77,7 @@ def knockout_sweep(
         check_edges(base, one_target, one_source, empties=donor is None)
     layers = range(len(base.layers))
     spans = [range(max(0, i - window // 2), min(len(layers), i + (window + 1) // 2)) for i in layers]
-    cuts = [
-        {i: (Cut(t, s, None if donor is None else donor.layers[i]),) for i in layers} for t, s in flows
-    ]
+    cuts = [{i: (Cut(t, s, None if donor is None else donor.layers[i]),) for i in layers} for t, s in flows]
     rows = reached(base, torch.stack([t for t, _ in flows]).any(0))
     notes = verify_edit(base, rows, cuts)
     variants = [{i: cut[i] for i in span} for cut in cuts for span in spans]
@@ -143,9 +141,7 @@ def ablation_sweep(
     return Sweep(values, clean_values(kept, measure), notes=notes)
 
 
-def causal_trace(
-    subject: Subject, clean: Inputs, corrupt: Inputs, *, measure: Measure, budget: int = BUDGET
-) -> Sweep:
+def causal_trace(subject: Subject, clean: Inputs, corrupt: Inputs, *, measure: Measure, budget: int = BUDGET) -> Sweep:
     """One state at one position of the clean run restored into the corrupted run (arXiv 2202.05262).
 
     Returns values [layer, pos, b] (layer l restores state l, the residual that enters it), NaN at padding;
@@ -284,7 +280,7 @@ def _measured(
     base: Recording, resid: Float[Tensor, "v b d"], measure: Measure, budget: int
 ) -> Float[Tensor, "v b ..."]:
     """Final norm, then the measure's direction where it has one, else logits, a few variants at a time."""
-    subject, (n, b) = base.subject, resid.shape[:2]
+    subject, b = base.subject, resid.shape[1]
     head = anatomy.linear_head(subject.model) if hasattr(measure, "direction") else None
     if head is not None:
         return _along(subject.norm(resid), head, measure)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
+from functools import cache
 
 import torch
 from crosslens.probes import anatomy
@@ -17,7 +18,7 @@ FAMILIES = [*families.TEXT, *vision.VISION]
 
 
 def build(family, implementation=None):
-    """A tiny model of any family, text or vision-language."""
+    """A tiny model of any family, text or vision-language; always the same weights."""
     return (families if family in families.TEXT else vision).build(family, implementation=implementation)
 
 
@@ -25,7 +26,13 @@ def inputs(family, padding, seed=0, lengths=None):
     """Three prompts for it, with images where it takes them; short enough for Llama 4's chunks of 8."""
     if family in families.TEXT:
         return families.prompts(padding, seed, lengths or (8, 6, 5))
-    return vision.inputs(build(family), padding, seed, **({} if lengths is None else {"lengths": lengths}))
+    return vision.inputs(_eager(family), padding, seed, **({} if lengths is None else {"lengths": lengths}))
+
+
+@cache
+def _eager(family):
+    """One model of a family for all forwards made by hand."""
+    return build(family, "eager")
 
 
 @torch.no_grad()
@@ -36,7 +43,7 @@ def logits(family, given, *, masks=None, z=None, states=None, outputs=None, lent
     z, states, outputs: functions on a layer's z, on what enters it, or, by (layer, "attn_out" or "mlp_out"), on a part.
     """
     masks, z, states, outputs, lent = (some or {} for some in (masks, z, states, outputs, lent))
-    model = build(family, "eager")
+    model = _eager(family)
     decoder = anatomy.find_decoder(model)
     layers = anatomy.find_layers(decoder, 3)
     index = {id(anatomy.attention_of(layer)): i for i, layer in enumerate(layers)}
