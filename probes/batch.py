@@ -27,6 +27,7 @@ class Batch:
 
     inputs: the plain dict for the Hugging Face model. roles: Int[b, p], indices into ROLES.
     marks: name -> Bool[b, p], overlapping names from character spans or boxes.
+    form: template, bos and padding, so that `subject.batch(others, **batch.form)` is made the same way.
     """
 
     examples: tuple[Example, ...]
@@ -34,6 +35,7 @@ class Batch:
     roles: Int[Tensor, "b p"]
     marks: dict[str, Bool[Tensor, "b p"]]
     tokenizer: Any = field(repr=False, default=None)
+    form: dict[str, Any] = field(default_factory=dict)
 
     @property
     def example_ids(self) -> list[str]:
@@ -78,6 +80,20 @@ class Batch:
         """Token ids of the first wrong answers, Int[b]; UserError where one is missing or not a single token."""
         return torch.tensor([self._token(e, e.wrong[0] if e.wrong else "") for e in self.examples])
 
+    @property
+    def option_ids(self) -> Tensor:
+        """Token ids of the answer and of every wrong answer, Int[b, options]; padded with the answer's."""
+        words = [(e.answer, *e.wrong) for e in self.examples]
+        most = max(map(len, words))
+        ids = [[self._token(e, word) for word in some] for e, some in zip(self.examples, words, strict=True)]
+        return torch.tensor([row + row[:1] * (most - len(row)) for row in ids])
+
+    @property
+    def options(self) -> Tensor:
+        """Which of `option_ids` are an example's own, Bool[b, options]."""
+        counts = torch.tensor([1 + len(e.wrong) for e in self.examples])
+        return torch.arange(int(counts.max())) < counts[:, None]
+
     def _token(self, example: Example, word: str) -> int:
         ids = self.tokenizer.encode(word, add_special_tokens=False)
         if len(ids) != 1:
@@ -101,6 +117,7 @@ def make_batch(subject: Subject, examples: Sequence[Example | str], *, template:
     _refuse_long(subject, whole, encoded)
     batch = _pad(subject, whole, encoded, padding)
     batch.inputs.update(pixels)
+    batch.form.update(template=template, bos=bos, padding=padding)
     return batch
 
 

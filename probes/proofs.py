@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.example import UserError
 from .replay import Cut, Put, Recording, Rows, Variant, reached, ride, start_of, whole
 from .tolerance import TOLERANCE
 
@@ -55,39 +54,33 @@ def replay_error(base: Recording) -> float:
 
 @torch.no_grad()
 def verify_edit(base: Recording, rows: Rows, edits: Sequence[Variant]) -> tuple[str, ...]:
-    """Prove `edits`, the strongest ones of a sweep; returns notes for the record.
+    """Prove a sweep's edits in one layer, the last where they have something to do; returns notes for the record.
 
     The identity edit goes through the same path and moves the logits by less than 1e-4 of their range; each real edit
-    moves logits, or the edited site itself, by at least 100 times more. UserError: donors equal to the base.
-    InterventionError names family and site.
+    moves the logits, or the edited site itself, by at least 100 times more. InterventionError names family and site.
     """
+    (layer,) = {start_of(edit) for edit in edits}
     obstacle = obstacle_of(base)
-    nothing: Variant = {min(map(start_of, edits)): ()}
-    identity = {i: tuple(_identity(c, base, i) for c in changes) for i, changes in edits[0].items()}
-    variants = [nothing, identity, *edits]
+    identity = {layer: tuple(_identity(change, base, layer) for change in edits[0][layer])}
+    variants: list[Variant] = [{layer: ()}, identity, *edits]
     moved_sites = torch.zeros(len(variants))
 
     def observe(index: int, site: str, tensor: Tensor) -> None:
-        # In the order of their first layer, which is the order given: all of them start together.
-        if len(tensor) == len(variants):
-            change = (tensor - tensor[:1]).abs().flatten(1).amax(1) / tensor[0].abs().max().clamp(min=1e-30)
-            torch.maximum(moved_sites, change.float().cpu(), out=moved_sites)
+        change = (tensor - tensor[:1]).abs().flatten(1).amax(1) / tensor[0].abs().max().clamp(min=1e-30)
+        torch.maximum(moved_sites, change.float().cpu(), out=moved_sites)
 
     if obstacle:
         resid = torch.stack([whole(base, variant) for variant in variants])
     else:
         resid = ride(base, rows, variants, observe)
     logits = _logits(base, resid)
-    still = _moved(logits[1], logits[0], logits[0])
-    place = f"{base.subject.family} ({base.subject.name}), {_describe(edits[0])}"
-    if still > IDENTITY:
-        raise InterventionError(f"{place}: the identity edit moves the logits by {still:.2g} of their range")
-    for i, edit in enumerate(edits, 2):
-        moved = max(_moved(logits[i], logits[0], logits[0]), float(moved_sites[i]))
-        if moved <= FACTOR * max(still, float(moved_sites[1])) or moved == 0:
-            if _same_values(edit, base):
-                raise UserError("patching: the donor's activations equal the base's: nothing to patch")
-            raise InterventionError(f"{place}: the edit moves nothing ({moved:.2g}), though it should")
+    moved = [max(_moved(found, logits[0], logits[0]), float(at)) for found, at in zip(logits, moved_sites, strict=True)]
+    place = f"{base.subject.family} ({base.subject.name}), {_describe(edits[0])} in layer {layer}"
+    if moved[1] > IDENTITY:
+        raise InterventionError(f"{place}: the identity edit moves the logits by {moved[1]:.2g} of their range")
+    for edit, by in zip(edits, moved[2:], strict=True):
+        if by <= FACTOR * moved[1] and not _lends_the_same(base, edit[layer], layer):
+            raise InterventionError(f"{place}: the edit moves nothing ({by:.2g}), though it should")
     return (f"{base.subject.family}: {obstacle}: whole forwards were run",) if obstacle else ()
 
 
@@ -100,16 +93,17 @@ def _identity(change: Cut | Put, base: Recording, index: int) -> Cut | Put:
     return replace(change, source=torch.zeros_like(change.source))
 
 
-def _same_values(edit: Variant, base: Recording) -> bool:
-    puts = [(i, c) for i, changes in edit.items() for c in changes if isinstance(c, Put)]
-    if not puts:
-        return False
+def _lends_the_same(base: Recording, changes: Sequence[Cut | Put], layer: int) -> bool:
+    """Whether every change reads a donor whose keys and values are the base's own: then nothing has to move."""
 
-    def differs(index: int, put: Put) -> bool:
-        own, where = base.layers[index].site(put.site), put.positions
-        return bool((put.values.expand(own.shape) - own)[where.to(own.device)].any())
+    def same(change: Cut | Put) -> bool:
+        if isinstance(change, Put) or change.donor is None:
+            return False
+        own, where = base.layers[layer], change.source.to(change.donor.key.device)
+        pairs = ((own.key, change.donor.key), (own.value, change.donor.value))
+        return all(torch.allclose(a.movedim(1, 2)[where], b.movedim(1, 2)[where], atol=1e-5) for a, b in pairs)
 
-    return not any(differs(i, put) for i, put in puts)
+    return all(map(same, changes))
 
 
 def _describe(edit: Variant) -> str:

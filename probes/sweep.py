@@ -55,13 +55,15 @@ def knockout_sweep(
     window: int,
     measure: Measure,
     replace: Inputs | None = None,
+    centres: Sequence[int] | None = None,
     budget: int = BUDGET,
 ) -> Sweep:
     """Attention from `target` rows to `source` columns removed, layer window by layer window (arXiv 2411.18620).
 
     source, target: Bool[b, p], or [f, b, p] for several flows at once. window: layers range(max(0, l − ⌊w/2⌋),
     min(L, l + ⌈w/2⌉)) around each l. replace: inputs of the same layout whose keys and values are read at the cut
-    edges instead (resampling). Returns values [layer, b] (or [f, layer, b]), clean [b], width [layer].
+    edges instead (resampling). centres: windows around these layers alone. Returns values [layer, b] (or
+    [f, layer, b]), clean [b], width [layer].
     UserError: a flow without source, target or an edge between them; a row left without keys; other lengths in
     `replace`; a measure of the wrong shape. InterventionError: an edit without effect.
     """
@@ -73,16 +75,18 @@ def knockout_sweep(
         raise UserError(f"window {window}: at least one layer is needed")
     several = source.ndim == 3 or target.ndim == 3
     flows = list(_flows(base, source, target))
-    for one_target, one_source in flows:
-        check_edges(base, one_target, one_source, empties=donor is None)
+    deepest = [check_edges(base, t, s, empties=donor is None) for t, s in flows]
     layers = range(len(base.layers))
-    spans = [range(max(0, i - window // 2), min(len(layers), i + (window + 1) // 2)) for i in layers]
+    middles = layers if centres is None else centres
+    spans = [range(max(0, i - window // 2), min(len(layers), i + (window + 1) // 2)) for i in middles]
     cuts = [{i: (Cut(t, s, None if donor is None else donor.layers[i]),) for i in layers} for t, s in flows]
     rows = reached(base, torch.stack([t for t, _ in flows]).any(0))
-    notes = verify_edit(base, rows, cuts)
+    notes = ()
+    for layer in sorted(set(deepest)):
+        notes = verify_edit(base, rows, [{layer: c[layer]} for c, at in zip(cuts, deepest, strict=True) if at == layer])
     variants = [{i: cut[i] for i in span} for cut in cuts for span in spans]
     values = _read(base, rows, variants, measure, budget)
-    values = values.unflatten(0, (len(flows), len(layers)))
+    values = values.unflatten(0, (len(flows), len(spans)))
     width = torch.tensor([len(span) for span in spans])
     return Sweep(values if several else values[0], clean_values(base, measure), width, notes=notes)
 
@@ -96,20 +100,22 @@ def patch_sweep(
     *,
     positions: Bool[Tensor, "b p"] | str,
     measure: Measure,
+    layers: Sequence[int] | None = None,
     budget: int = BUDGET,
 ) -> Sweep:
     """Activations of `donor` put into `base`, one place of the site at a time.
 
     site: "z" (each head), "resid_pre", "attn_out" or "mlp_out" (each layer). positions: Bool[b, p], patched together,
     or "each". Returns values [layer, head, b] for z and [layer, b] elsewhere; with "each" one more axis before b, NaN
-    at padding; clean [b], donor [b]. UserError: an unknown site, prompts of other lengths, donors equal to the base, a
-    measure of the wrong shape. InterventionError: an edit without effect.
+    at padding; clean [b], donor [b]. layers: these alone, not all. UserError: an unknown site, prompts of other
+    lengths, donors equal to the base, a measure of the wrong shape. InterventionError: an edit without effect.
     """
     _require_site(site)
     kept = _recorded(subject, base, (site,))
     given = _recorded(subject, donor, (site,))
     _same_layout(kept, given)
-    values, notes = _put_sweep(kept, site, [layer.site(site) for layer in given.layers], positions, measure, budget)
+    chosen = range(len(kept.layers)) if layers is None else layers
+    values, notes = _put_sweep(kept, site, {i: given.layers[i].site(site) for i in chosen}, positions, measure, budget)
     return Sweep(values, clean_values(kept, measure), donor=clean_values(given, measure), notes=notes)
 
 
@@ -133,21 +139,30 @@ def ablation_sweep(
     kept = _recorded(subject, inputs, (site,))
     if by not in ("zero", "mean"):
         raise UserError(f"ablation by {by!r}: 'zero' or 'mean' (to resample, use patch_sweep)")
-    sites = [layer.site(site) for layer in kept.layers]
-    means = [t[kept.mask.to(t.device)].mean(0)[None, None] for t in sites]
-    values, notes = _put_sweep(
-        kept, site, [torch.zeros_like(m) for m in means] if by == "zero" else means, positions, measure, budget
-    )
+    sites = {i: layer.site(site) for i, layer in enumerate(kept.layers)}
+    means = {i: t[kept.mask.to(t.device)].mean(0)[None, None] for i, t in sites.items()}
+    put = means if by == "mean" else {i: torch.zeros_like(mean) for i, mean in means.items()}
+    values, notes = _put_sweep(kept, site, put, positions, measure, budget)
     return Sweep(values, clean_values(kept, measure), notes=notes)
 
 
-def causal_trace(subject: Subject, clean: Inputs, corrupt: Inputs, *, measure: Measure, budget: int = BUDGET) -> Sweep:
+def causal_trace(
+    subject: Subject,
+    clean: Inputs,
+    corrupt: Inputs,
+    *,
+    measure: Measure,
+    layers: Sequence[int] | None = None,
+    budget: int = BUDGET,
+) -> Sweep:
     """One state at one position of the clean run restored into the corrupted run (arXiv 2202.05262).
 
     Returns values [layer, pos, b] (layer l restores state l, the residual that enters it), NaN at padding;
     clean: the corrupted run, donor: the clean one.
     """
-    return patch_sweep(subject, corrupt, clean, "resid_pre", positions="each", measure=measure, budget=budget)
+    return patch_sweep(
+        subject, corrupt, clean, "resid_pre", positions="each", measure=measure, layers=layers, budget=budget
+    )
 
 
 def _recorded(subject: Subject, inputs: Inputs, sites: Sequence[str] = ()) -> Recording:
@@ -184,17 +199,22 @@ def _flows(base: Recording, source: Tensor, target: Tensor) -> Iterator[tuple[Te
     yield from zip(target.expand(n, -1, -1) & base.mask, source.expand(n, -1, -1) & base.mask, strict=True)
 
 
-def check_edges(base: Recording, target: Tensor, source: Tensor, *, empties: bool = True) -> None:
-    """UserError: an example without source or target, without an edge between them, or left with a row without keys."""
+def check_edges(base: Recording, target: Tensor, source: Tensor, *, empties: bool = True) -> int:
+    """The last layer in which there is such an edge, in any example.
+
+    UserError: an example without source or target, without an edge between them, or left with a row without keys.
+    """
+    deepest = 0
     for name, mask in (("source", source), ("target", target)):
         empty = (~mask.any(1)).nonzero()[:, 0].tolist()
         if empty:
             raise UserError(f"knockout: example {empty[0]} of the batch has no {name} position")
     rows, found = rows_of(target, base.last), torch.zeros(len(target), dtype=torch.bool, device=target.device)
-    for allowed in {id(kept.allowed): kept.allowed for kept in base.layers}.values():
+    for allowed, layer in {id(kept.allowed): (kept.allowed, i) for i, kept in enumerate(base.layers)}.values():
         at_rows = rows.take(allowed.transpose(1, 2)).to(target.device) & rows.take(target)[:, :, None, None]
         edges = at_rows & source[:, None, None]
-        found |= edges.flatten(1).any(1)
+        there = edges.flatten(1).any(1)
+        found, deepest = found | there, max(deepest, layer) if bool(there.any()) else deepest
         emptied = (at_rows.any(-1) & ~(at_rows & ~edges).any(-1)).flatten(1).any(1)
         if empties and bool(emptied.any()):
             raise UserError(
@@ -205,17 +225,18 @@ def check_edges(base: Recording, target: Tensor, source: Tensor, *, empties: boo
             f"knockout: nothing to knock out in example {int((~found).int().argmax())} of the batch: "
             "no target position may read a source position"
         )
+    return deepest
 
 
 def _put_sweep(
     base: Recording,
     site: str,
-    values: list[Tensor],
+    values: dict[int, Tensor],
     positions: Bool[Tensor, "b p"] | str,
     measure: Measure,
     budget: int,
 ) -> tuple[Tensor, tuple[str, ...]]:
-    """Values [layer(, head)(, pos), b] of putting `values` (one tensor a layer) into a site."""
+    """Values [layer(, head)(, pos), b] of putting `values` (by layer) into a site."""
     if isinstance(positions, str):
         if positions != "each":
             raise UserError(f"positions {positions!r}: a mask Bool[b, p], or 'each'")
@@ -229,8 +250,10 @@ def _put_sweep(
         if empty:
             raise UserError(f"patching: example {empty[0]} of the batch has no position to patch")
         chosen = columns[0]
-    strong = {i: (Put(site, chosen, value),) for i, value in enumerate(values)}
-    notes = verify_edit(base, reached(base, chosen), [strong])
+    deepest = max((i for i in values if _differ(base, i, site, values[i], chosen)), default=None)
+    if deepest is None:
+        raise UserError("patching: the donor's activations equal the base's: nothing to patch")
+    notes = verify_edit(base, reached(base, chosen), [{deepest: (Put(site, chosen, values[deepest]),)}])
     found = [_put_at(base, site, values, column, measure, budget) for column in columns]
     if not isinstance(positions, str):
         return found[0], notes
@@ -238,14 +261,27 @@ def _put_sweep(
     return torch.stack(found, axis), notes
 
 
+def _differ(base: Recording, layer: int, site: str, values: Tensor, chosen: Tensor) -> bool:
+    own = base.layers[layer].site(site)
+    return bool((values.expand(own.shape) != own)[chosen.to(own.device)].any())
+
+
 def _put_at(
-    base: Recording, site: str, values: list[Tensor], positions: Tensor, measure: Measure, budget: int
+    base: Recording, site: str, values: dict[int, Tensor], positions: Tensor, measure: Measure, budget: int
 ) -> Tensor:
-    """[layer(, head), b] of one set of positions; NaN for examples without any."""
+    """[layer(, head), b] of one set of positions; NaN for examples without any.
+
+    Layers in which the values are the base's own, such as positions before two prompts part, are not run.
+    """
     heads = [(h,) for h in range(base.subject.n_heads)] if site == "z" else [None]
-    variants = [{i: (Put(site, positions, v, h),)} for i, v in enumerate(values) for h in heads]
-    found = _read(base, reached(base, positions), variants, measure, budget)
-    found = found.unflatten(0, (len(values), len(heads))) if site == "z" else found
+    moved = [i for i, value in values.items() if _differ(base, i, site, value, positions)]
+    clean = clean_values(base, measure)
+    found = clean.expand(len(values), len(heads), *clean.shape).clone()
+    if moved:
+        variants = [{i: (Put(site, positions, values[i], h),)} for i in moved for h in heads]
+        run = _read(base, reached(base, positions), variants, measure, budget)
+        found[[list(values).index(i) for i in moved]] = run.unflatten(0, (len(moved), len(heads)))
+    found = found if site == "z" else found[:, 0]
     there = positions.any(1).to(found.device).reshape(*[1] * (2 if site == "z" else 1), -1)
     there = there.reshape(*there.shape, *[1] * (found.ndim - there.ndim))
     return found.masked_fill(~there, torch.nan)

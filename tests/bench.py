@@ -1,7 +1,8 @@
 """Benchmarks: ratios to plain forwards in one run, medians of interleaved rounds with their spread.
 
     make bench          all
-    python tests/bench.py observe lens memory transformerlens
+    python tests/bench.py observe lens memory transformerlens knockout patching
+    BENCH_ROUNDS=3 …    fewer rounds
 
 Plain forward: the same batch through Hugging Face's SDPA, no cache, `logits_to_keep=1`, the same threads.
 """
@@ -14,6 +15,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -22,13 +24,15 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import numpy as np
 import torch
-from crosslens import load
+from crosslens import Subject, knockout_sweep, load, patch_sweep, record
 from crosslens.analyses import lenses, metrics, sinks
-from crosslens.data import passages
+from crosslens.data import colored_objects, ioi, passages
 from crosslens.probes.attention import NAME
+from crosslens.probes.measures import logit_difference
 from crosslens.probes.rows import observe
+from transformers import LlamaConfig, LlamaForCausalLM
 
-ROUNDS = 9
+ROUNDS = int(os.environ.get("BENCH_ROUNDS", "9"))
 SINKS = sinks.Options(dimensions=(507, 247), tau=17.4)
 
 
@@ -124,7 +128,62 @@ def bench_transformerlens() -> None:
             "sinks + lenses without reads": observing(subject, batch),
             "TransformerLens run_with_cache, same sites": lambda: bridge.run_with_cache(ids, names_filter=names),
         }
-        interleaved(works, 7)
+        interleaved(works, min(ROUNDS, 7))
+
+
+def long_prompt() -> tuple[Any, dict[str, Any], dict[str, torch.Tensor]]:
+    """A random Llama of SmolLM2's shape, and a LLaVA-like prompt: 620 tokens, 576 of them image, 23 question."""
+    shape = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9}
+    config = LlamaConfig(vocab_size=49152, num_key_value_heads=3, tie_word_embeddings=True, **shape)
+    torch.manual_seed(0)
+    subject = Subject(LlamaForCausalLM(config))
+    place = torch.arange(620)[None]
+    roles = {"image": (place >= 5) & (place < 581), "question": (place >= 581) & (place < 604), "last": place == 619}
+    ids = torch.randint(49152, (1, 620))
+    return subject, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, roles
+
+
+def bench_knockout() -> None:
+    """30 windows of one flow, 620 tokens, beside the clean pass; limits: 0.3 to the last position, 1.5 to 23 rows."""
+    subject, inputs, roles = long_prompt()
+    base, measure = record(subject, inputs), logit_difference(torch.tensor([5]), torch.tensor([6]))
+
+    def sweep(source: str, target: str) -> Callable[[], Any]:
+        return lambda: knockout_sweep(subject, base, roles[source], roles[target], window=9, measure=measure)
+
+    works = {
+        "plain forward, 1 × 620": plain(subject, inputs),
+        "clean pass, recorded": lambda: record(subject, inputs),
+        "30 windows, image → last": sweep("image", "last"),
+        "30 windows, question → last": sweep("question", "last"),
+        "30 windows, image → question": sweep("image", "question"),
+    }
+    interleaved(works)
+
+
+def bench_patching() -> None:
+    """All 270 heads at the last position, 64 prompts, reading two logits; the limit is 1.5 times the floor."""
+    subject = load("smollm2", check=False)
+    for task in (ioi, colored_objects):
+        examples = task.examples(n=64, seed=0, tokenizer=subject.tokenizer)
+        same = max({len(e.text.split()) for e in examples}, key=[len(e.text.split()) for e in examples].count)
+        examples = [e for e in examples if len(e.text.split()) == same]
+        batch = subject.batch(examples, bos=task.BOS)
+        twins = subject.batch([e.corrupt for e in examples], bos=task.BOS)
+        measure, last = logit_difference(batch.answers, batch.wrong), positions_of_last(batch)
+        positions = int(batch.mask.sum()) / len(examples)
+        layers = subject.n_layers
+        floor = layers * subject.n_heads * (layers + 1) / 2 / layers / positions
+        name = task.__name__.rpartition(".")[2]
+        print(f"  {name}: {len(examples)} prompts of {positions:.1f} tokens; arithmetic floor {floor:.2f} forwards")
+        base, donor = record(subject, batch, ["z"]), record(subject, twins, ["z"])
+        sweep = partial(patch_sweep, subject, base, donor, "z", positions=last, measure=measure)
+        works = {"plain forward": plain(subject, batch), "270 heads, last position": sweep}
+        interleaved(works, min(ROUNDS, 7))
+
+
+def positions_of_last(batch: Any) -> torch.Tensor:
+    return torch.zeros_like(batch.mask).scatter(1, batch.last[:, None], True)
 
 
 def bench_memory() -> None:

@@ -127,8 +127,9 @@ def test_every_patched_part(family, site):
     where = given["attention_mask"].bool() & (torch.arange(given["input_ids"].shape[1]) % 2 == 0)
     sweep = patch_sweep(subject, given, donor, site, positions=where, measure=whole_logits)
     for layer in range(3):
+        values = donor.layers[layer].site(site)
 
-        def change(found, values=donor.layers[layer].site(site)):
+        def change(found, values=values):
             return torch.where(where[..., None], values, found.reshape(values.shape)).reshape(found.shape)
 
         expected = by_hand.logits(family, given, outputs={(layer, site): change})

@@ -1,0 +1,109 @@
+"""Which attention edges a flow of information is: from where, to where, and what else could be cut in its place."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from ..probes.batch import Batch
+
+PATCHES, POSITIONS = "random patches", "random positions"
+
+
+@dataclass(frozen=True, eq=False)
+class Flow:
+    """Edges source → target, Bool[b, p] each; there: the examples that have such edges, Bool[b].
+
+    drawn: the name of a control and its sources Bool[draws, b, p], as many positions as the flow's own; the examples
+    for which enough other positions exist, Bool[b].
+    """
+
+    name: str
+    source: Bool[Tensor, "b p"]
+    target: Bool[Tensor, "b p"]
+    there: Bool[Tensor, " b"]
+    drawn: tuple[str, Tensor, Tensor] | None = field(default=None)
+
+
+def flows_of(batch: Batch, draws: int, seed: int = 0) -> list[Flow]:
+    """The flows that this batch's roles and marks allow (arXiv 2411.18620; on text, from each mark to the last)."""
+    last = torch.zeros_like(batch.mask).scatter(1, batch.last[:, None], True)
+    first = torch.zeros_like(batch.mask).scatter(1, batch.start[:, None], True)
+    edges = _image_edges(batch, last) if bool(batch.where("image").any()) else _text_edges(batch, last)
+    flows = []
+    for name, source, target, pool in edges:
+        source = source & ~first & (batch.mask.int().cumsum(1) <= _reach(target, batch)[:, None])
+        there = source.any(1) & target.any(1)
+        if not bool(there.any()):
+            continue
+        allowed = (batch.where("image") if pool == PATCHES else batch.mask & ~first & ~target) & ~source
+        drawn = None if not pool else (pool, *_draw(batch, name, source, allowed, draws, seed))
+        flows.append(Flow(name, source, target, there, drawn))
+    return flows
+
+
+def _reach(target: Tensor, batch: Batch) -> Tensor:
+    """How many real positions the last target position can see: sources behind it are none."""
+    places = batch.mask.int().cumsum(1)
+    return (places * target).amax(1)
+
+
+Edge = tuple[str, Tensor, Tensor, str]
+
+
+def _image_edges(batch: Batch, last: Tensor) -> list[Edge]:
+    image, question = batch.where("image"), batch.where("question")
+    text = (batch.where("text") | batch.where("instruction")) & ~last
+    edges: list[Edge] = [
+        ("question → last", question, last, POSITIONS),
+        ("image → last", image, last, ""),
+        ("other text → last", text, last, POSITIONS),
+        ("last → last", last, last, ""),
+        ("image → question", image, question, ""),
+    ]
+    if "asked_object" in batch.marks:
+        asked = batch.where("asked_object") & image
+        has = asked.any(1, keepdim=True)
+        edges += [
+            ("asked object → question", asked, question, PATCHES),
+            ("other patches → question", image & ~asked & has, question, ""),
+        ]
+    return edges
+
+
+def _text_edges(batch: Batch, last: Tensor) -> list[Edge]:
+    named = torch.zeros_like(batch.mask)
+    edges: list[Edge] = []
+    for name, mark in batch.marks.items():
+        named = named | mark
+        edges.append((f"{name.replace('_', ' ')} → last", mark & ~last, last, POSITIONS))
+    rest = batch.mask & ~named & ~last & (batch.where("special") == 0)
+    return [*edges, ("other text → last", rest, last, POSITIONS), ("last → last", last, last, "")]
+
+
+def _draw(
+    batch: Batch, name: str, source: Tensor, allowed: Tensor, draws: int, seed: int
+) -> tuple[Bool[Tensor, "draws b p"], Bool[Tensor, " b"]]:
+    """As many random positions of `allowed` as `source` has; seeded by the example, so that batches do not matter."""
+    made = torch.zeros(draws, *source.shape, dtype=torch.bool)
+    enough = allowed.sum(1) >= source.sum(1)
+    for i, example in enumerate(batch.examples):
+        count, places = int(source[i].sum()), allowed[i].nonzero()[:, 0].numpy()
+        if not count or not bool(enough[i]):
+            continue
+        rng = np.random.default_rng([zlib.crc32(f"{example.id}|{name}".encode()), seed])
+        for draw in range(draws):
+            made[draw, i, torch.from_numpy(rng.choice(places, count, replace=False))] = True
+    return made, enough & source.any(1)
+
+
+def filled(source: Tensor, target: Tensor, there: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Masks in which examples without the flow cut an edge of their own (last → last); their values are left out."""
+    last = torch.zeros_like(batch.mask).scatter(1, batch.last[:, None], True)
+    keep = there[:, None]
+    return torch.where(keep, source, last), torch.where(keep, target, last)
