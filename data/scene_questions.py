@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 from . import scene_world as world
@@ -84,7 +85,7 @@ def mentioned(text: str) -> list[str]:
 def coloured(text: str) -> set[str]:
     """The coloured objects that a caption names: {"red circle", …}."""
     words = text.replace(",", " ").replace(".", " ").split()
-    pairs = zip(words, words[1:], strict=False)
+    pairs = pairwise(words)
     return {f"{a} {b}" for a, b in pairs if a in world.COLOURS and b in world.SHAPES}
 
 
