@@ -40,9 +40,11 @@ def examples(
     with one thing changed. Group: the scene; the kinds of one round share it where it allows them all.
     Boxes: `asked_object` (all things for count and caption, none where what is asked for is absent), `other_objects`.
     Marks in the question: `asked_word`, `other_word`. Meta: kind, difficulty, objects ("red circle, blue star"),
-    n_objects, asked ("circle"), treatment of the asked thing ("" without one).
+    n_objects, question, answer, asked ("circle"), treatment of the asked thing ("" without one).
     """
     kinds, difficulties = _chosen(kinds, (*KINDS, *POPE), "kind"), _chosen(difficulty, DIFFICULTIES, "difficulty")
+    if seed < 0:
+        raise UserError(f"scenes: seed {seed} is negative")
     if split not in world.SPLITS:
         raise UserError(f"scenes: no split {split!r}; there are {', '.join(world.SPLITS)}")
     cells = [(kind, level) for level in difficulties for kind in kinds]
@@ -106,12 +108,26 @@ def prompt(
         "objects": ", ".join(f"{thing.colour} {thing.shape}" for thing in scene.things),
         "n_objects": len(scene.things),
         "asked": question.asked,
+        "question": text,
+        "answer": right,
         "treatment": asked[0].treatment if len(asked) == 1 else "",
     }
     others = [option for option in options(question) if option != right and option not in wrong]
     return Example(
         id, scene.key, segments, " " + right, tuple(" " + w for w in (*wrong, *others)), corrupt, boxes, meta
     )
+
+
+def scene_of(group: str) -> Scene:
+    """The scene that an example's group names."""
+    split, seed, index, difficulty = group.split("-")
+    return world.sample(split, int(seed), int(index), difficulty)
+
+
+def other_scene(group: str) -> Scene:
+    """Another scene of the same split and difficulty, of a seed that no example has: for swapped images."""
+    split, seed, index, difficulty = group.split("-")
+    return world.sample(split, -1 - int(seed), int(index), difficulty)
 
 
 def options(question: Question) -> tuple[str, ...]:

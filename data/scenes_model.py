@@ -27,8 +27,8 @@ TOWER = {
 CHAT = (
     "{{ bos_token }}{% for m in messages %}{% if m.content is string %}Question: {{ m.content }}{% else %}"
     "{% for c in m.content %}{% if c.type == 'image' %}<image>{% endif %}{% endfor %}"
-    "{% for c in m.content %}{% if c.type == 'text' %}{{ '\\n' }}Question: {{ c.text }}{% endif %}{% endfor %}{% endif %}"
-    "{% endfor %} Answer:"
+    "{% for c in m.content %}{% if c.type == 'text' %}{{ '\\n' }}Question: {{ c.text }}{% endif %}{% endfor %}"
+    "{% endif %}{% endfor %} Answer:"
 )
 
 
@@ -102,6 +102,15 @@ def gains(model: Any) -> dict[str, Any]:
     """The gains of the language model's norms: all of it that was trained."""
     parameters = model.model.language_model.named_parameters()
     return {f"language_model.{n}": p for n, p in parameters if n.endswith("norm.weight")}
+
+
+def original_gains() -> dict[str, Any]:
+    """SmolLM2's own gains under the names of `gains`."""
+    from safetensors import safe_open
+
+    with safe_open(smollm2.directory() / "model.safetensors", framework="pt") as file:
+        names = [name for name in file.keys() if name.endswith("norm.weight")]  # noqa: SIM118
+        return {f"language_model.{name.removeprefix('model.')}": file.get_tensor(name) for name in names}
 
 
 def save(tensors: dict[str, Any], path: Path) -> None:

@@ -43,8 +43,8 @@ def load(
 ) -> Subject:
     """Open a model and prove its instruments.
 
-    name: an embedded subject ("smollm2", "scenes"), a local directory, a GGUF file, or a hub id "owner/name" (the only case
-    that may use the network). device: "auto" (a GPU where there is one), "map" (spread by accelerate), or torch's
+    name: an embedded subject ("smollm2", "scenes"), a local directory, a GGUF file, or a hub id "owner/name" (the only
+    case that may use the network). device: "auto" (a GPU where there is one), "map" (spread by accelerate), or torch's
     name. dtype: "auto" (the checkpoint's on a GPU, float32 on a CPU), or torch's name. check: run `Subject.check`.
     Weights are read from safetensors alone; code in a checkpoint runs only with `trust_remote_code`.
     Raises UserError (unknown name, broken files, NaN weights) and SubjectError (a family that cannot be read).

@@ -16,11 +16,11 @@ from . import answers, patches
 from .loop import Folder, Stage, run
 from .reading import Reader
 
-STEPS = {"tower": 2400, "projector": 300, "answers": 1300}
+STEPS = {"tower": 2400, "projector": 300, "answers": 1100}
 PICTURES = 32  # a step of the first two stages
 # Learning rates of each stage.
 TOWER, PROJECTOR = 1e-3, 2e-3
-ANSWERS = {"vision_tower": 1e-4, "multi_modal_projector": 3e-4, "language_model": 2e-3}
+ANSWERS = {"vision_tower": 1e-4, "multi_modal_projector": 4e-4, "language_model": 1.2e-3}
 MALLOC = "glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=8589934592:glibc.malloc.arena_max=1"
 
 
