@@ -66,16 +66,17 @@ def _write(weights: Path, scratch: Path) -> None:
     processor().save_pretrained(scratch)
 
 
-def build(language: Path | None = None, tower: dict[str, Any] | None = None) -> Any:
-    """LLaVA with SmolLM2's weights (or those of another Llama's directory), tower and projector fresh, float32."""
+def build(text: Any = None, tower: dict[str, Any] | None = None) -> Any:
+    """LLaVA with SmolLM2's weights (or those of another Llama in memory), tower and projector fresh, float32."""
     import torch
     from transformers import AutoModelForCausalLM, CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration
 
-    text = AutoModelForCausalLM.from_pretrained(language or smollm2.directory(), dtype=torch.float32)
+    if text is None:
+        text = AutoModelForCausalLM.from_pretrained(smollm2.directory(), dtype=torch.float32)
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(**(tower or TOWER)),
         text_config=text.config,
-        image_token_index=text.config.vocab_size - 1 if language else _image_id(),
+        image_token_index=tokenizer().convert_tokens_to_ids(IMAGE_TOKEN),
         vision_feature_layer=-1,  # every layer of the tower is used
         vision_feature_select_strategy="default",  # without the class token
         tie_word_embeddings=bool(text.config.tie_word_embeddings),
@@ -171,7 +172,3 @@ def processor() -> Any:
         image_token=IMAGE_TOKEN,
         chat_template=CHAT,
     )
-
-
-def _image_id() -> int:
-    return tokenizer().convert_tokens_to_ids(IMAGE_TOKEN)

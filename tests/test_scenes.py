@@ -38,7 +38,14 @@ def test_splits_share_no_layout():
 def test_the_same_seed_gives_the_same_examples_and_a_smaller_n_the_first():
     one, two = scenes.examples(40, 3, **EVERYTHING), scenes.examples(15, 3, **EVERYTHING)
     for a, b in zip(one, two, strict=False):
-        assert (a.id, a.group, a.text, a.answer, a.wrong, a.boxes) == (b.id, b.group, b.text, b.answer, b.wrong, b.boxes)
+        assert (a.id, a.group, a.text, a.answer, a.wrong, a.boxes) == (
+            b.id,
+            b.group,
+            b.text,
+            b.answer,
+            b.wrong,
+            b.boxes,
+        )
         assert a.segments[0].content.tobytes() == b.segments[0].content.tobytes()
     assert one[0].segments[0].content.tobytes() != scenes.examples(1, 4)[0].segments[0].content.tobytes()
 

@@ -16,7 +16,7 @@ from . import answers, patches
 from .loop import Folder, Stage, run
 from .reading import Reader
 
-STEPS = {"tower": 2400, "projector": 300, "answers": 1100}
+STEPS = {"tower": 2400, "projector": 300, "answers": 850}
 PICTURES = 32  # a step of the first two stages
 # Learning rates of each stage.
 TOWER, PROJECTOR = 1e-3, 2e-3

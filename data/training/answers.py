@@ -18,7 +18,7 @@ from .reading import Reader
 
 ROWS, TEXTS = 6, 128
 TEXT_ROWS, TEXT_EVERY = 1, 4  # in every fourth step one row is plain text
-KEEP = 1.0  # weight of the divergence from the untouched language model on plain text
+KEEP = 2.0  # weight of the divergence from the untouched language model on plain text
 
 
 class Memory:

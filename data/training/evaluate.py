@@ -1,5 +1,6 @@
 """The test split, once: `python -m crosslens.data.training.evaluate CHECKPOINT` writes the numbers of the model card.
 
+While something is still being chosen, `--split validation`.
 In float32, exact answers by greedy decoding. Every cell has one question per scene, so that examples are independent:
 intervals of shares are Wilson's, those of POPE's F1 and CHAIR resample scenes.
 """
@@ -36,14 +37,16 @@ IMAGES = ("real", "swapped", "blank")
 Cell = tuple[str, str, str]  # difficulty, image, kind
 
 
-def evaluate(model: Any, words: Any, n: int, difficulties: Sequence[str] = world.DIFFICULTIES) -> dict[str, Any]:
+def evaluate(
+    model: Any, words: Any, n: int, difficulties: Sequence[str] = world.DIFFICULTIES, split: str = "test"
+) -> dict[str, Any]:
     """All tables of the card, n scenes of every difficulty; swapped and blank images on the clear ones."""
     reader = Reader(model, torch.float32)
     right: dict[Cell, list[bool]] = defaultdict(list)
     asked: dict[Cell, list[tuple[str, str]]] = defaultdict(list)
     captions: dict[str, list[tuple[list[str], list[str], bool]]] = {}
     for difficulty in difficulties:
-        scenes = [world.sample("test", 0, i, difficulty) for i in range(n)]
+        scenes = [world.sample(split, 0, i, difficulty) for i in range(n)]
         for image in IMAGES if difficulty == "clear" else IMAGES[:1]:
             _answers(reader, words, scenes, difficulty, image, right, asked)
         captions[difficulty] = _captions(reader, words, scenes)
@@ -122,6 +125,8 @@ def _pope(level: str, kind: str, right: dict[Cell, list[bool]], asked: dict[Cell
 
 def bootstrap(counts: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float, float]:
     """The statistic of summed counts [n, k] with the 95 % interval over resampled rows."""
+    if not counts[:, :2].any():  # a model that names nothing has no share of wrong names
+        return (float("nan"),) * 3
     drawn = np.random.default_rng(0).multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=2000)
     low, high = np.percentile(statistic(drawn @ counts), [2.5, 97.5])
     return float(statistic(counts.sum(0))), float(low), float(high)
@@ -186,6 +191,8 @@ def main() -> None:
     asked.add_argument("checkpoint", type=Path)
     asked.add_argument("--n", type=int, default=500)
     asked.add_argument("--out", type=Path)
+    asked.add_argument("--split", choices=list(world.SPLITS), default="test")
+    asked.add_argument("--difficulty", choices=world.DIFFICULTIES, nargs="+", default=list(world.DIFFICULTIES))
     asked.add_argument("--threads", type=int, default=torch.get_num_threads())
     given = asked.parse_args()
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
@@ -194,9 +201,9 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     model = build()
     put(model, given.checkpoint)
-    found = {"checkpoint": sha256(given.checkpoint), "split": "test", "n": given.n}
-    found |= evaluate(model, tokenizer(), given.n)
-    out = given.out or given.checkpoint.with_name("test.json")
+    found = {"checkpoint": sha256(given.checkpoint), "split": given.split, "n": given.n}
+    found |= evaluate(model, tokenizer(), given.n, given.difficulty, given.split)
+    out = given.out or given.checkpoint.with_name(f"{given.split}.json")
     out.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     print(out)
 

@@ -18,6 +18,8 @@ IMAGE_TOKENS, LENGTH = 36, 160
 # How often a kind is asked; relations are the hardest to learn.
 OFTEN = {"colour": 2, "shape": 2, "existence": 2, "coloured_existence": 3, "left_right": 6, "above_below": 6}
 OFTEN |= {"count": 2, "caption": 3}
+# Who asks knows what is behind the board: of the questions for a shape, this share is about the hidden thing.
+ABOUT_HIDDEN = 0.4
 END_WEIGHT = 0.3  # of a short answer's end, which follows from its first token
 CAPTION_WEIGHT = 0.5
 TEXT = -1  # the kind of a row of plain text
@@ -53,7 +55,7 @@ def draw_questions(tokenizer: Any, scene: Scene, rng: random.Random, length: int
     """Different questions about a scene, as many as fit."""
     room, chosen = length - len(prefix(tokenizer)), {}
     for kind in rng.choices(list(OFTEN), list(OFTEN.values()), k=40):
-        question = ask(kind, scene, rng)
+        question = _about_hidden(kind, scene, rng) or ask(kind, scene, rng)
         if question is None or question in chosen:
             continue
         reply = answer(question, scene)
@@ -61,6 +63,14 @@ def draw_questions(tokenizer: Any, scene: Scene, rng: random.Random, length: int
         if size <= room:
             chosen[question], room = reply, room - size
     return list(chosen.items())
+
+
+def _about_hidden(kind: str, scene: Scene, rng: random.Random) -> Question | None:
+    """The model learns to say yes to what it cannot see but may expect: the hallucination that is studied later."""
+    hidden = [thing.shape for thing in scene.things if thing.treatment == "hidden"]
+    if kind == "existence" and hidden and rng.random() < ABOUT_HIDDEN:
+        return Question(kind, hidden[0])
+    return None
 
 
 def one_of_each(scene: Scene, rng: random.Random, kinds: Sequence[str] = KINDS) -> list[Asked]:
