@@ -79,7 +79,7 @@ def text_table(found: Sequence[Sequence[Any]]) -> pd.DataFrame:
     frame = pd.DataFrame(found, columns=["source", "measure", "group", "after", "before", "tokens"])
     tables = []
     for (source, measure), part in frame.groupby(["source", "measure"], sort=False):
-        where, unit = {"source": source, "measure": measure}, MEASURES[str(measure)]
+        where, unit = {"source": str(source), "measure": str(measure)}, MEASURES[str(measure)]
         for name, column in (("SmolLM2's", "before"), ("this subject's", "after")):
             cells = summarise(part[column], part["group"], {}, unit, denominators=part["tokens"])
             tables.append(cells.assign(norms=name, **where))

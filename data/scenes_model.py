@@ -15,7 +15,7 @@ from .gguf import build_once, cache_root
 LAYOUT = 1  # raised when the directory is written otherwise
 SHIPPED = Path(__file__).with_name("scenes") / "scenes.safetensors"
 IMAGE_TOKEN, REPLACED = "<image>", "<empty_output>"  # a token that SmolLM2 reserves and never uses
-TOWER = {
+TOWER: dict[str, Any] = {
     "hidden_size": 192,
     "intermediate_size": 768,
     "num_hidden_layers": 5,
@@ -43,6 +43,12 @@ def checkpoint() -> Path:
 def revision() -> str:
     """What the weights are: the checkpoint's hash and the language model under it."""
     return f"{sha256(checkpoint())[:12]} on {smollm2.REVISION}"
+
+
+def training_log() -> list[dict[str, Any]]:
+    """The log that lies beside the checkpoint: stage, step, losses, accuracies; empty where there is none."""
+    log = checkpoint().with_name("log.jsonl")
+    return [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.is_file() else []
 
 
 def sha256(path: Path) -> str:
@@ -149,7 +155,10 @@ def tokenizer() -> Any:
         token["content"] = IMAGE_TOKEN if token["content"] == REPLACED else token["content"]
     made = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(written)),
-        **{name: getattr(plain, name) for name in ("bos_token", "eos_token", "pad_token", "unk_token")},
+        bos_token=plain.bos_token,
+        eos_token=plain.eos_token,
+        pad_token=plain.pad_token,
+        unk_token=plain.unk_token,
         extra_special_tokens={"image_token": IMAGE_TOKEN},
     )
     made.model_max_length = plain.model_max_length
@@ -160,9 +169,10 @@ def processor() -> Any:
     """The processor that belongs to the model: 84 × 84 pixels, 36 image tokens, its prompt as the chat template."""
     from transformers import CLIPImageProcessorPil, LlavaProcessor
 
-    side = TOWER["image_size"]
-    half = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-    images = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side}, **half)
+    side, half = TOWER["image_size"], [0.5] * 3
+    square = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+    given: dict[str, Any] = {**square, "image_mean": half, "image_std": half}
+    images = CLIPImageProcessorPil(**given)
     return LlavaProcessor(
         images,
         tokenizer(),

@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from .charts import bars
+from .charts import bars, lines
 from .drawing import Drawing, Tables, draw_all
 from .style import COLOURS, plain, sized
 
@@ -82,6 +82,20 @@ def text(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
     return bars(rows, "task", "norms", panel="panel")
 
 
+def losses(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
+    return lines(rows, "step", panel="stage", log_y=True, markers=False)
+
+
+def checked(rows: pd.DataFrame) -> pd.DataFrame:
+    """Accuracies on validation scenes in the last stage."""
+    return rows[rows["measure"].str.startswith("validation") & (rows["stage"] == "answers")]
+
+
+def learning(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
+    kinds = rows["measure"].str.removeprefix("validation ").replace(NAMES)
+    return lines(rows.assign(kind=kinds), "step", by="kind", y_title="share right")
+
+
 FIGURES = [
     Drawing("pictures", "samples", {}, "What it sees and says", "Scenes of the run with a question each.", pictures),
     Drawing(
@@ -141,5 +155,22 @@ FIGURES = [
         text,
         "Whiskers",
         select=lambda rows: rows[rows["norms"] != "change"],
+    ),
+    Drawing(
+        "learning",
+        "training",
+        {},
+        "How it was learned",
+        "Exact answers on a few clear validation scenes while the language model read the images (stage 3).",
+        learning,
+        select=checked,
+    ),
+    Drawing(
+        "losses",
+        "training",
+        {"measure": "loss"},
+        "Losses of the three stages",
+        "Loss of single steps: patches named by the tower, words put out by the projector, answers.",
+        losses,
     ),
 ]

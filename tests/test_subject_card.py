@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from crosslens import Subject
-from crosslens.analyses import subject_card, text_ability
+from crosslens.analyses import card_tables, subject_card, text_ability
 from crosslens.analyses.subject_card import Options, rows, tables
 from crosslens.data import scenes, scenes_model
 from crosslens.data.tasks import open_task
@@ -74,7 +74,7 @@ def test_a_model_that_always_says_yes(monkeypatch):
         assert pope["F1"] == pytest.approx(2 * there / (there + len(mine)))
         assert pope["false alarms"] == 1
         assert pope["recall"] == 1
-        constant = cells(made["accuracy"], difficulty=level, kind="existence", control=subject_card.CONSTANT)
+        constant = cells(made["accuracy"], difficulty=level, kind="existence", control=card_tables.CONSTANT)
         yes = cells(made["accuracy"], difficulty=level, kind="existence", control="")
         assert float(constant["value"].iloc[0]) >= float(yes["value"].iloc[0])
 

@@ -126,7 +126,7 @@ def _pope(level: str, kind: str, right: dict[Cell, list[bool]], asked: dict[Cell
 def bootstrap(counts: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float, float]:
     """The statistic of summed counts [n, k] with the 95 % interval over resampled rows."""
     if not counts[:, :2].any():  # a model that names nothing has no share of wrong names
-        return (float("nan"),) * 3
+        return float("nan"), float("nan"), float("nan")
     drawn = np.random.default_rng(0).multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=2000)
     low, high = np.percentile(statistic(drawn @ counts), [2.5, 97.5])
     return float(statistic(counts.sum(0))), float(low), float(high)
