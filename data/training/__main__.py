@@ -131,6 +131,7 @@ def main() -> None:
         os.environ["GLIBC_TUNABLES"] = MALLOC
         os.execv(sys.executable, [sys.executable, "-m", "crosslens.data.training", *sys.argv[1:]])
     torch.set_num_threads(given.threads)
+    torch.manual_seed(given.seed)  # the tower's first weights are drawn where the model is built
     train(build(), tokenizer(), Folder(given.out), seed=given.seed, compiled=True)
     print(given.out / "scenes.safetensors")
 

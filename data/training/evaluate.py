@@ -10,10 +10,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import random
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ from .packs import Asked, one_of_each, pack, prefix, tokens
 from .patches import pictures
 from .reading import Reader
 
-ROWS, LENGTH, LONGEST = 8, 176, 24
+ROWS, LENGTH, LONGEST = 8, 160, 24
 IMAGES = ("real", "swapped", "blank")
 Cell = tuple[str, str, str]  # difficulty, image, kind
 
@@ -201,7 +203,10 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     model = build()
     put(model, given.checkpoint)
-    found = {"checkpoint": sha256(given.checkpoint), "split": given.split, "n": given.n}
+    found: dict[str, Any] = {"checkpoint": sha256(given.checkpoint), "split": given.split, "n": given.n}
+    found["versions"] = {"python": platform.python_version()} | {
+        name: version(name) for name in ("torch", "transformers")
+    }
     found |= evaluate(model, tokenizer(), given.n, given.difficulty, given.split)
     out = given.out or given.checkpoint.with_name(f"{given.split}.json")
     out.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
