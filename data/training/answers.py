@@ -13,11 +13,12 @@ from torch import Tensor
 from .. import passages
 from ..scenes_model import gains
 from .packs import LENGTH, NOTHING, Pack, draw_questions, one_of_each, pack, with_text
-from .patches import draw_scenes, pictures
+from .patches import COMPANY, MIX, draw_scenes, pictures
 from .reading import Reader
 
 ROWS, TEXTS = 6, 128
 TEXT_ROWS, TEXT_EVERY = 1, 4  # in every fourth step one row is plain text
+COMPANY_FROM = 350  # step from which hidden things are seen more often and asked about more
 KEEP = 2.0  # weight of the divergence from the untouched language model on plain text
 
 
@@ -50,8 +51,9 @@ class Memory:
 
 def make_batch(tokenizer: Any, seed: int, step: int, rows: int = ROWS, length: int = LENGTH) -> tuple[Pack, Tensor]:
     """Questions about training scenes number step · rows …, and their pictures."""
-    scenes = draw_scenes("train", seed, step * rows, rows)
-    asked = [draw_questions(tokenizer, scene, random.Random(f"ask {scene.key}"), length) for scene in scenes]
+    company = step >= COMPANY_FROM
+    scenes = draw_scenes("train", seed, step * rows, rows, COMPANY if company else MIX)
+    asked = [draw_questions(tokenizer, scene, random.Random(f"ask {scene.key}"), length, company) for scene in scenes]
     return pack(tokenizer, asked, length), pictures(scenes)
 
 

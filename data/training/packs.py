@@ -20,6 +20,8 @@ OFTEN = {"colour": 2, "shape": 2, "existence": 2, "coloured_existence": 3, "left
 OFTEN |= {"count": 2, "caption": 3}
 # Who asks knows what is behind the board: of the questions for a shape, this share is about the hidden thing.
 ABOUT_HIDDEN = 0.4
+# How often shapes are asked for when a board hides something, while company is learned.
+OFTEN_COMPANY = OFTEN | {"existence": 7}
 END_WEIGHT = 0.3  # of a short answer's end, which follows from its first token
 CAPTION_WEIGHT = 0.5
 TEXT = -1  # the kind of a row of plain text
@@ -51,10 +53,13 @@ class Pack(NamedTuple):
 Asked = tuple[Question, str]
 
 
-def draw_questions(tokenizer: Any, scene: Scene, rng: random.Random, length: int = LENGTH) -> list[Asked]:
-    """Different questions about a scene, as many as fit."""
+def draw_questions(
+    tokenizer: Any, scene: Scene, rng: random.Random, length: int = LENGTH, company: bool = False
+) -> list[Asked]:
+    """Different questions about a scene, as many as fit. company: ask more for shapes where there is a board."""
     room, chosen = length - len(prefix(tokenizer)), {}
-    for kind in rng.choices(list(OFTEN), list(OFTEN.values()), k=40):
+    often = OFTEN_COMPANY if company and scene.panel is not None else OFTEN
+    for kind in rng.choices(list(often), list(often.values()), k=40):
         question = _about_hidden(kind, scene, rng) or ask(kind, scene, rng)
         if question is None or question in chosen:
             continue

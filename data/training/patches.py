@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +19,8 @@ PLACES = {"column": ("left", "right"), "row": ("above", "below")}
 CLASSES = {"colour": tuple(world.COLOURS), "shape": tuple(world.SHAPES), **PLACES}
 # How often a training scene is of a difficulty.
 MIX = {"clear": 0.5, "faint": 0.1, "small": 0.1, "hidden": 0.18, "hard": 0.12}
+# The same in the second part of stage 3, when seeing has been learned and company has not.
+COMPANY = {"clear": 0.4, "faint": 0.08, "small": 0.08, "hidden": 0.26, "hard": 0.18}
 BACKGROUND = " ,"
 
 
@@ -29,9 +31,9 @@ class Seen(NamedTuple):
     labels: dict[str, Tensor]
 
 
-def draw_scenes(split: str, seed: int, start: int, n: int) -> list[Scene]:
-    """Scenes start … start + n − 1 of the training mixture."""
-    names, weights = list(MIX), list(MIX.values())
+def draw_scenes(split: str, seed: int, start: int, n: int, mix: Mapping[str, float] = MIX) -> list[Scene]:
+    """Scenes start … start + n − 1 of a mixture of difficulties."""
+    names, weights = list(mix), list(mix.values())
     made = []
     for index in range(start, start + n):
         level = random.Random(f"mix {split} {seed} {index}").choices(names, weights)[0]
