@@ -10,6 +10,7 @@ from crosslens import load
 from crosslens.cli import main
 from crosslens.data import scenes, scenes_model, smollm2
 from crosslens.data.example import UserError
+from crosslens.data.training import card
 from crosslens.probes.generate import generate
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
@@ -77,11 +78,13 @@ def test_it_sees(subject):
 
 def test_the_shipped_file_is_small_and_known(subject):
     assert scenes_model.SHIPPED.stat().st_size <= 12e6
-    digest = scenes_model.sha256(scenes_model.checkpoint())
-    assert subject.revision.startswith(digest[:12])
+    assert subject.revision.startswith(scenes_model.sha256(scenes_model.checkpoint())[:12])
     told = json.loads(scenes_model.SHIPPED.with_name("test.json").read_text())
     assert told["checkpoint"] == scenes_model.sha256(scenes_model.SHIPPED)
-    assert digest in scenes_model.SHIPPED.with_name("card.md").read_text()
+    assert told["split"] == "test"
+    text = scenes_model.SHIPPED.with_name("card.md").read_text()
+    assert told["checkpoint"] in text
+    assert card.tables(scenes_model.SHIPPED.parent) in text  # the card's numbers are the evaluation's
 
 
 def test_marks_are_the_patches_of_the_cells(subject):
