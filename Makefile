@@ -9,7 +9,7 @@ READY  := $(VENV)/.ready
 RUN    := $(BIN)/crosslens run
 
 .DEFAULT_GOAL := help
-.PHONY: help setup figures figures-full report browser test check bench notebooks clean
+.PHONY: help setup figures figures-full card report scenes-model browser test check bench notebooks clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -32,6 +32,15 @@ figures-full: $(READY) ## the same with the papers' n
 	$(RUN) sinks --task passages --bos both --out $(OUT)
 	$(RUN) lenses --task ioi facts --out $(OUT)
 	$(BIN)/crosslens report --out $(OUT)
+
+card: $(READY) ## the page of the scenes subject: what it sees, makes up, and has kept (half an hour)
+	$(RUN) subject_card --subject scenes --task scenes:kinds=all,difficulty=all --limit 5500 --out $(OUT)
+	$(BIN)/crosslens report --out $(OUT)
+
+# Goes on where it was killed. The test split is looked at once, when the training is over.
+scenes-model: $(READY) ## train the scenes subject from nothing: up to 2 hours; result in $(OUT)/scenes
+	$(BIN)/python -m crosslens.data.training --out $(OUT)/scenes
+	$(BIN)/python -m crosslens.data.training.evaluate $(OUT)/scenes/scenes.safetensors
 
 report: $(READY) ## pages from the runs that are there, no model
 	$(BIN)/crosslens report --out $(OUT)

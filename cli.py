@@ -28,6 +28,7 @@ HELP = """crosslens: from a model and a task to tables and interactive figures
   crosslens check SUBJECT                      prove the instruments on a model
   crosslens verify RUN                         compute a sample of a finished run again and compare
   crosslens cache fill|list|prune              keep activations for notebooks and probes
+  crosslens export SUBJECT DIR                 an embedded subject as a Hugging Face directory
   crosslens list                               subjects, tasks and analyses
 
 `crosslens COMMAND --help` explains a command and, after `run A`, the options of analysis A.
@@ -47,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "check": check,
         "verify": verify,
         "cache": cache,
+        "export": export,
         "list": listing,
     }
     if not words or words[0] in ("-h", "--help", "help"):
@@ -266,6 +268,16 @@ def cache(words: Sequence[str]) -> None:
     from .probes import cache as kept
 
     kept.command(words, _parse, MODEL, _load)
+
+
+def export(words: Sequence[str]) -> None:
+    """Write an embedded subject as a Hugging Face directory that any other tool loads."""
+    names, flags = _split(words)
+    if len(names) != 2 or flags:
+        raise UserError("name an embedded subject and a new directory: crosslens export scenes DIR")
+    from .probes.loading import export as write
+
+    print(write(names[0], Path(names[1])))
 
 
 def listing(words: Sequence[str]) -> None:

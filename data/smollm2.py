@@ -23,6 +23,11 @@ SOURCE = "SmolLM2-135M-Instruct (Hugging Face, Apache-2.0), Q4_1 dequantised, fr
 LAYOUT = 1  # raised when the conversion writes something else
 
 
+def revision() -> str:
+    """What the weights are."""
+    return REVISION
+
+
 def directory() -> Path:
     """A Hugging Face directory (config, float32 safetensors, tokenizer) in the cache; made at the first call.
 

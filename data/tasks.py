@@ -37,9 +37,14 @@ class Task:
         """Other examples of the same task, for what an analysis has to learn: none of them is among `used`."""
         takes = signature(self.module.examples).parameters
         others = {**self.options, "split": "validation"} if "split" in takes else self.options
-        seen = {example.text for example in used}
+        seen = {_content(example) for example in used}
         drawn = self.module.examples(n=n, seed=seed + 1, tokenizer=tokenizer, **others)
-        return [example for example in drawn if example.text not in seen][:n]
+        return [example for example in drawn if _content(example) not in seen][:n]
+
+
+def _content(example: Example) -> tuple[str | bytes, ...]:
+    """What a model is shown: two examples may ask the same of different images."""
+    return tuple(s.content if isinstance(s.content, str) else s.content.tobytes() for s in example.segments)
 
 
 def task_names() -> list[str]:

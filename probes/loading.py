@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ from .anatomy import SubjectError
 from .fingerprint import weights_of
 from .subject import Subject
 
-EMBEDDED = ("smollm2",)
+# Embedded subjects and the modules of data/ that keep them.
+EMBEDDED = {"smollm2": "smollm2", "scenes": "scenes_model"}
 
 
 def load(
@@ -41,8 +43,8 @@ def load(
 ) -> Subject:
     """Open a model and prove its instruments.
 
-    name: an embedded subject ("smollm2"), a local directory, a GGUF file, or a hub id "owner/name" (the only case
-    that may use the network). device: "auto" (a GPU where there is one), "map" (spread by accelerate), or torch's
+    name: an embedded subject ("smollm2", "scenes"), a local directory, a GGUF file, or a hub id "owner/name" (the only
+    case that may use the network). device: "auto" (a GPU where there is one), "map" (spread by accelerate), or torch's
     name. dtype: "auto" (the checkpoint's on a GPU, float32 on a CPU), or torch's name. check: run `Subject.check`.
     Weights are read from safetensors alone; code in a checkpoint runs only with `trust_remote_code`.
     Raises UserError (unknown name, broken files, NaN weights) and SubjectError (a family that cannot be read).
@@ -63,11 +65,25 @@ def load(
     return subject
 
 
+def export(name: str, target: Path) -> Path:
+    """An embedded subject as a Hugging Face directory. UserError: not embedded, or something lies at `target`."""
+    if name not in EMBEDDED:
+        raise UserError(f"{name!r} is no embedded subject: one of {', '.join(EMBEDDED)}")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{target} is not empty: name a new directory")
+    home = Path(_find(name, None)[0])
+    try:
+        shutil.copytree(home, target, dirs_exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror or error}") from error
+    return target
+
+
 def _find(name: str, revision: str | None) -> tuple[str, str | None]:
     """The directory or hub id behind a name, and its revision."""
     if name in EMBEDDED:
-        home = import_module(f"...data.{name}", __name__)
-        return str(home.directory()), home.REVISION
+        home = import_module(f"...data.{EMBEDDED[name]}", __name__)
+        return str(home.directory()), home.revision()
     path = Path(name).expanduser()
     if path.is_file() and path.suffix == ".gguf":
         stat = path.stat()
@@ -146,4 +162,4 @@ def _refuse_nan(name: str, model: torch.nn.Module) -> None:
             raise UserError(f"{name}: weights are not finite (first in {tensor_name}): the checkpoint is broken")
 
 
-__all__ = ["EMBEDDED", "SubjectError", "load"]
+__all__ = ["EMBEDDED", "SubjectError", "export", "load"]

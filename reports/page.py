@@ -135,6 +135,8 @@ def table_block(
 
 def _cell(value: Any) -> dict[str, Any]:
     """The text of a cell and whether it is a number."""
+    if isinstance(value, str) and value.startswith("data:image/"):
+        return {"text": "(picture)", "number": False}
     if isinstance(value, str):
         return {"text": value, "number": False}
     if pd.api.types.is_number(value) and not isinstance(value, bool):

@@ -23,6 +23,8 @@ assert len(passages.documents()) > 50
 from pathlib import Path
 assert (Path(base) / "crosslens/reports/templates/page.html").is_file()
 assert (Path(base) / "crosslens/data/facts.csv").is_file()
+assert (Path(base) / "crosslens/data/scenes/scenes.safetensors").is_file()
+assert "crosslens.data.training.answers" in names
 print(len(names))
 """
 

@@ -1,0 +1,153 @@
+"""The tables of the subject card."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Sequence
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..data import scenes, scenes_model
+from ..data.scene_questions import POPE
+from ..data.scene_render import render
+from ..probes.rows import Rows
+from . import stats
+from .frames import order_columns, summarise
+from .text_ability import text_table
+
+CONTROLS = {"real": "", "swapped": "swapped image", "blank": "blank image"}
+CONSTANT = "best constant answer"
+
+
+def make_tables(rows: Rows, text: Sequence[Sequence[Any]]) -> dict[str, pd.DataFrame]:
+    """accuracy, pope, captions, text, training, samples. All but the last two have condition, difficulty, value, lower,
+    upper, n, n_groups, unit.
+    """
+    made: dict[str, list[pd.DataFrame]] = {"accuracy": [], "pope": [], "captions": []}
+    cells = rows.examples.groupby(["condition", "difficulty", "kind"], sort=False).indices
+    for (condition, difficulty, kind), at in cells.items():  # pyright: ignore[reportGeneralTypeIssues]
+        chosen = np.zeros(len(rows.examples), bool)
+        chosen[at] = True
+        part, where = rows.where(chosen), {"condition": condition, "difficulty": difficulty}
+        made["accuracy"].append(_accuracy(part).assign(kind=kind, **where))
+        if kind in POPE:
+            made["pope"].append(_pope(part).assign(set=kind.removeprefix("pope_"), **where))
+        if kind == "caption":
+            made["captions"].append(_captions(part).assign(**where))
+    joined = {name: order_columns(pd.concat(frames, ignore_index=True)) for name, frames in made.items() if frames}
+    if text:
+        joined["text"] = text_table(text)
+        joined["training"] = training_table(scenes_model.training_log())
+    return joined | {"samples": _samples(rows)}
+
+
+def training_table(log: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """stage step measure value unit n: the losses of single steps and the accuracies on validation scenes."""
+    found = [
+        {"stage": row["stage"], "step": row["step"] + 1, "measure": name, "value": value, "unit": _unit(name)}
+        for row in log
+        for name, value in row.items()
+        if name not in ("stage", "step", "seconds")
+    ]
+    return pd.DataFrame(found, columns=["stage", "step", "measure", "value", "unit"])
+
+
+def _unit(name: str) -> str:
+    return "share" if name.startswith("validation") or name == "right" else "loss"
+
+
+def _constant(examples: pd.DataFrame, truth: np.ndarray) -> np.ndarray:
+    """Whether the most frequent true answer to an example's wording is its own."""
+    best = pd.Series(truth).groupby(examples["question"].to_numpy()).transform(lambda told: told.mode().iloc[0])
+    return (best.to_numpy() == truth).astype(float)
+
+
+def _accuracy(part: Rows) -> pd.DataFrame:
+    groups, frames = part.examples["group"], []
+    for image in CONTROLS:
+        right = part[f"right|{image}"]
+        if not np.isnan(right).all():
+            frames.append(summarise(right, groups, {}, "share").assign(control=CONTROLS[image]))
+    truth = part.examples["answer"].to_numpy()
+    if part.examples["kind"].iloc[0] != "caption":
+        constant = _constant(part.examples, truth)
+        swapped = part["right|swapped"]
+        frame = summarise(constant, groups, {}, "share").assign(control=CONSTANT)
+        if not np.isnan(swapped).all():
+            against = stats.paired_difference(swapped, constant, groups)
+            frame = frame.assign(swapped_minus_constant=float(against.value), difference_lower=float(against.lower))
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
+
+
+def _pope(part: Rows) -> pd.DataFrame:
+    groups, yes = part.examples["group"], part["yes"] == 1
+    there = (part.examples["answer"] == "yes").to_numpy()
+    measures = {
+        "F1": (2.0 * (there & yes), 1.0 * there + yes),
+        "precision": (1.0 * (there & yes), 1.0 * yes),
+        "recall": (1.0 * (there & yes), 1.0 * there),
+        "false alarms": (1.0 * (~there & yes), 1.0 * ~there),
+        "said yes": (1.0 * yes, np.ones(len(yes))),
+    }
+    frames = [
+        summarise(top, groups, {}, "share", denominators=bottom).assign(measure=name)
+        for name, (top, bottom) in measures.items()
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def _captions(part: Rows) -> pd.DataFrame:
+    groups, one = part.examples["group"], np.ones(len(part.examples))
+    measures = {
+        "CHAIR_I": (part["absent"], part["words"], "share"),
+        "CHAIR_S": ((part["absent"] > 0) * 1.0, one, "share"),
+        "recall": (part["found"], part["things"], "share"),
+        "object set": (part["set"], one, "share"),
+        "object words": (part["words"], one, "words a caption"),
+    }
+    frames = [
+        summarise(top, groups, {}, unit, denominators=bottom).assign(measure=name)
+        for name, (top, bottom, unit) in measures.items()
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def _samples(rows: Rows) -> pd.DataFrame:
+    """Examples to look at, difficulties in turn, wrong answers where there are some: picture, question, answers."""
+    examples = rows.examples.assign(right=rows["right|real"], row=np.arange(len(rows.examples)))
+    first = examples[examples["condition"] == examples["condition"].iloc[0]]
+    chosen = first.groupby("difficulty", sort=False).apply(_mixed, include_groups=False)
+    picked = first.set_index("row").loc[chosen.explode().dropna().astype(int).tolist()]
+    return pd.DataFrame(
+        {
+            "difficulty": picked["difficulty"].to_numpy(),
+            "kind": picked["kind"].to_numpy(),
+            "question": picked["question"].to_numpy(),
+            "truth": picked["answer"].to_numpy(),
+            "said": [
+                bytes(rows["said"][i].astype(np.uint8)).rstrip(b"\0").decode("utf-8", "ignore") for i in picked.index
+            ],
+            "value": picked["right"].to_numpy(),
+            "unit": "1 = right",
+            "scene": picked["group"].to_numpy(),
+            "picture": [picture(group) for group in picked["group"]],
+        }
+    )
+
+
+def _mixed(frame: pd.DataFrame) -> list[int]:
+    """Four examples of four scenes and kinds: a caption, a wrong answer if there is one, others."""
+    order = pd.concat([frame[frame["kind"] == "caption"].head(1), frame[frame["right"] == 0], frame.iloc[::3]])
+    order = order[~order["kind"].isin(POPE)].drop_duplicates("group").drop_duplicates("kind")
+    return order["row"].head(4).tolist()
+
+
+def picture(group: str) -> str:
+    """The scene as a data address."""
+    stream = BytesIO()
+    render(scenes.scene_of(group)).save(stream, "PNG")
+    return "data:image/png;base64," + b64encode(stream.getvalue()).decode()

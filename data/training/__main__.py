@@ -1,0 +1,140 @@
+"""Train the scenes subject: `python -m crosslens.data.training --out DIR`; the same command goes on after a kill."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..scenes_model import build, parts, save, tokenizer
+from . import answers, patches
+from .loop import Folder, Stage, run
+from .reading import Reader
+
+STEPS = {"tower": 2400, "projector": 300, "answers": 850}
+PICTURES = 32  # a step of the first two stages
+# Learning rates of each stage.
+TOWER, PROJECTOR = 1e-3, 2e-3
+ANSWERS = {"vision_tower": 1e-4, "multi_modal_projector": 4e-4, "language_model": 1.2e-3}
+MALLOC = "glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=8589934592:glibc.malloc.arena_max=1"
+
+
+def train(
+    model: Any,
+    words: Any,
+    folder: Folder,
+    *,
+    seed: int = 0,
+    steps: dict[str, int] = STEPS,
+    pictures: int = PICTURES,
+    dtype: torch.dtype = torch.bfloat16,
+    compiled: bool = False,
+) -> None:
+    """All three stages; then the checkpoint, `scenes.safetensors` in the folder."""
+    torch.manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    done = list(steps).index(folder.state().get("stage", "tower"))
+    for stage in (tower, projector)[done:]:
+        run(stage(model, words, seed, steps, pictures), folder, seed=seed)
+    trained = answer_stage(model, words, seed, steps, dtype, compiled)
+    run(trained, folder, seed=seed)
+    save(trained.tensors, folder.path / "scenes.safetensors")
+
+
+def _trainable(model: Any, part: str) -> dict[str, torch.Tensor]:
+    named = {name: tensor for name, tensor in parts(model).items() if name.startswith(part)}
+    for tensor in named.values():
+        tensor.requires_grad_(True)
+    return named
+
+
+def tower(model: Any, words: Any, seed: int, steps: dict[str, int], pictures: int) -> Stage:
+    """Stage 1: what every patch shows."""
+    heads = patches.Heads(model.config.vision_config.hidden_size)
+    trained = _trainable(model, "vision_tower") | {f"heads.{n}": p for n, p in heads.named_parameters()}
+    examine = _examine(lambda seen: patches.tower_loss(model, heads, seen))
+
+    def loss(step: int) -> Any:
+        return patches.tower_loss(model, heads, patches.look(_draw(seed, step, pictures)))
+
+    return Stage("tower", steps["tower"], {TOWER: trained}, loss, decay=0.01, check=examine)
+
+
+def projector(model: Any, words: Any, seed: int, steps: dict[str, int], pictures: int) -> Stage:
+    """Stage 2: the patches in the language model's words; the tower may follow."""
+    targets = patches.Targets(model, words)
+    groups = {PROJECTOR: _trainable(model, "multi_modal_projector"), PROJECTOR / 10: _trainable(model, "vision_tower")}
+
+    def loss(step: int) -> Any:
+        seen = patches.look(_draw(seed, steps["tower"] + step, pictures))
+        return patches.projector_loss(model, targets, seen)
+
+    return Stage("projector", steps["projector"], groups, loss)
+
+
+def answer_stage(model: Any, words: Any, seed: int, steps: dict[str, int], dtype: torch.dtype, compiled: bool) -> Stage:
+    """Stage 3: answers. Tower, projector and the norms' gains learn."""
+    full = answers.Gains(model)
+    reader = Reader(model, dtype, compiled=compiled)
+    memory = answers.Memory(reader, words)
+    groups = {rate: _trainable(model, part) for part, rate in ANSWERS.items()}
+    groups[ANSWERS["language_model"]] = full.adopt(model)
+
+    def loss(step: int) -> Any:
+        with_text = step % answers.TEXT_EVERY == 0
+        rows = answers.ROWS - answers.TEXT_ROWS * with_text
+        packed, images = answers.make_batch(words, seed, step, rows)
+        return answers.answer_loss(
+            reader, packed, images, memory.draw(step // answers.TEXT_EVERY) if with_text else None
+        )
+
+    return Stage(
+        "answers",
+        steps["answers"],
+        groups,
+        loss,
+        before=full.take_gradients,
+        after=full.give_values,
+        check=lambda: answers.validate(reader, words, 48, "clear"),
+    )
+
+
+def _draw(seed: int, step: int, n: int) -> list[Any]:
+    return patches.draw_scenes("train", seed, step * n, n)
+
+
+def _examine(loss: Callable[[Any], tuple[Any, dict[str, float]]]) -> Callable[[], dict[str, float]]:
+    """The stage's numbers on validation scenes."""
+    seen = patches.look(patches.draw_scenes("validation", 0, 0, 200))
+
+    @torch.no_grad()
+    def examine() -> dict[str, float]:
+        return loss(seen)[1]
+
+    return examine
+
+
+def main() -> None:
+    """Command line. Starts itself again with malloc's thresholds raised: without them bfloat16 is many times slower."""
+    asked = argparse.ArgumentParser(prog="python -m crosslens.data.training", description=__doc__)
+    asked.add_argument("--out", type=Path, default=Path("reports/out/scenes"))
+    asked.add_argument("--seed", type=int, default=0)
+    asked.add_argument("--threads", type=int, default=torch.get_num_threads())
+    given = asked.parse_args()
+    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+        os.environ["GLIBC_TUNABLES"] = MALLOC
+        os.execv(sys.executable, [sys.executable, "-m", "crosslens.data.training", *sys.argv[1:]])
+    torch.set_num_threads(given.threads)
+    torch.manual_seed(given.seed)  # the tower's first weights are drawn where the model is built
+    train(build(), tokenizer(), Folder(given.out), seed=given.seed, compiled=True)
+    print(given.out / "scenes.safetensors")
+
+
+if __name__ == "__main__":
+    main()
