@@ -26,7 +26,8 @@ class Batch:
     """Examples as the model takes them.
 
     inputs: the plain dict for the Hugging Face model. roles: Int[b, p], indices into ROLES.
-    marks: name -> Bool[b, p], overlapping names from character spans or boxes.
+    marks: name -> Bool[b, p], overlapping names from character spans or boxes. form: the template, BOS and padding
+    that it was made with, so that `subject.batch(others, **batch.form)` makes one like it.
     """
 
     examples: tuple[Example, ...]
@@ -34,6 +35,7 @@ class Batch:
     roles: Int[Tensor, "b p"]
     marks: dict[str, Bool[Tensor, "b p"]]
     tokenizer: Any = field(repr=False, default=None)
+    form: dict[str, Any] = field(default_factory=dict)
 
     @property
     def example_ids(self) -> list[str]:
@@ -101,6 +103,7 @@ def make_batch(subject: Subject, examples: Sequence[Example | str], *, template:
     _refuse_long(subject, whole, encoded)
     batch = _pad(subject, whole, encoded, padding)
     batch.inputs.update(pixels)
+    batch.form.update(template=template, bos=bos, padding=padding)
     return batch
 
 
