@@ -236,6 +236,39 @@ def _weighted_medians(ordered: Array, weights: Array) -> Array:
     return np.where(total > 0, (ordered[low] + ordered[high]) / 2, np.nan)
 
 
+def stratified_auroc(
+    scores: ArrayLike,
+    positive: ArrayLike,
+    strata: ArrayLike,
+    groups: ArrayLike,
+    *,
+    n_boot: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Estimate:
+    """AUROC over pairs of one stratum: how often a positive scores above a negative; ties count half. 0…1, chance ½.
+
+    scores, positive (Boolean), strata, groups: [n]; pairs across strata are not compared, so what differs between
+    strata alone (the place in a text) cannot help. With one stratum it is the usual AUROC. NaN without such pairs;
+    draws without pairs are left out. Errors: ValueError for unequal lengths, NaN scores, or as `group_bootstrap`.
+    """
+    scores, codes = _checked(scores, groups, n_boot, level)
+    chosen, strata = np.asarray(positive, bool), np.asarray(strata)
+    if scores.ndim != 1 or chosen.shape != scores.shape or strata.shape != scores.shape or np.isnan(scores).any():
+        raise ValueError("scores, positive and strata must be [n], without NaN")
+    same = strata[chosen][:, None] == strata[~chosen][None]
+    gap = scores[chosen][:, None] - scores[~chosen][None]
+    wins = same * ((gap > 0) + 0.5 * (gap == 0))
+
+    def ratio(up: Array, down: Array) -> Array:
+        """[draws, positives], [draws, negatives] weights -> [draws]."""
+        return _divide(((up @ wins) * down).sum(-1), ((up @ same.astype(float)) * down).sum(-1))
+
+    drawn = [ratio(w[:, codes[chosen]], w[:, codes[~chosen]]) for w in _draws(int(codes.max()) + 1, n_boot, seed)]
+    lower, upper = _percentiles(np.concatenate(drawn)[None], level)
+    return Estimate(ratio(np.ones(int(chosen.sum())), np.ones(int((~chosen).sum()))), lower[0], upper[0])
+
+
 # ---------------------------------------------------------------- split halves, many tests
 
 

@@ -77,9 +77,7 @@ def drop_image(subject: Subject, inputs: Mapping[str, Any]) -> tuple[dict[str, A
         raise UserError(f"prompt {int(counts.argmin())} holds nothing but its image: without it nothing is left to run")
     places = (~kept).int().argsort(dim=1, stable=True)[:, : int(counts.max())]
     there = torch.arange(places.shape[1], device=places.device) < counts[:, None]
-    blind = {
-        name: inputs[name].to(places.device).gather(1, places) * there for name in PER_TOKEN if name in inputs
-    }
+    blind = {name: inputs[name].to(places.device).gather(1, places) * there for name in PER_TOKEN if name in inputs}
     blind["attention_mask"] = there.to(inputs["input_ids"].dtype)
     return blind, places.masked_fill(~there, -1)
 

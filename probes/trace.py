@@ -145,7 +145,7 @@ def tracing(
         if on_layer is not None:
             for index in range(subject.n_layers):
                 _hook_layer(stack, subject, index, current, on_layer)
-        if on_layer is not None or rewrites:
+        if on_layer is not None or any(site == "z" for _, site in rewrites):
             stack.enter_context(watched(watch))
         if edits:
             stack.enter_context(edited(edit))

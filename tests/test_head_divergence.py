@@ -73,7 +73,10 @@ def test_vhd_equals_two_plain_forwards(family, padding):
         one = alone(given, i)
         hidden = one["input_ids"][0] == IMAGE
         with_image = plain(family, one)[:, -WORDS:]
-        for way, other in (("dropped", plain(family, without_image(family, one))), ("masked", plain(family, one, hidden))):
+        for way, other in (
+            ("dropped", plain(family, without_image(family, one))),
+            ("masked", plain(family, one, hidden)),
+        ):
             for kind in head_divergence.KINDS:
                 expected = metrics.head_divergence(with_image, other[:, -WORDS:], kind=kind).mean(1)
                 assert_close(found[way][kind][i], expected, f"{family} {way} {kind}")
