@@ -61,8 +61,8 @@ def methods(options: Options) -> str:
     return (
         "Every prompt with its whole answer was read once with its image and once for each way of taking it away "
         f"({', '.join(options.ways)}); z is compared at the positions that predict the answer's tokens and averaged "
-        f"over them. T-VHD of a token is the sum over layers of its {options.k} largest L2 divergences; a word's is its "
-        f"first token's. Words are compared within {options.strata} strata of their place in the answer. Controls: "
+        f"over them. T-VHD of a token is the sum over layers of its {options.k} largest L2 divergences; a word's is "
+        f"its first token's. Words are compared within {options.strata} strata of their place in the answer. Controls: "
         "another image in place of the image, another question in place of the question."
     )
 

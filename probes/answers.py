@@ -23,11 +23,15 @@ AT_ONCE = 16  # examples generated together
 
 
 class Answer(NamedTuple):
-    """ids: the generated tokens without the end token. text: what they say. cut: the end token did not come."""
+    """ids: the generated tokens without the end token. text: what they say. cut: the end token did not come.
+
+    same: put behind its prompt, the text becomes the generated tokens again.
+    """
 
     ids: list[int]
     text: str
     cut: bool
+    same: bool = True
 
 
 @torch.no_grad()
@@ -97,8 +101,19 @@ def own_answers(
     for start in range(0, len(ordered), AT_ONCE):
         some = ordered[start : start + AT_ONCE]
         answers = generate(subject, subject.batch(some, template=template, bos=bos, padding="left"), tokens)
-        found |= {example.id: answer for example, answer in zip(some, answers, strict=True)}
+        for example, answer in zip(some, answers, strict=True):
+            found[example.id] = _behind(subject, example, answer, template, bos)
     return found
+
+
+def _behind(subject: Subject, example: Example, answer: Answer, template: str, bos: bool) -> Answer:
+    """The answer with its text as it has to stand behind the prompt: some tokenizers lose a first space."""
+    for text in (answer.text, " " + answer.text) if answer.text else ():
+        read = encode(subject, _with_answer(example, text), template, bos)
+        if [i for i, role in zip(read.ids, read.roles, strict=True) if role == "answer"] == answer.ids:
+            return answer._replace(text=text)
+    apart = answer.text if answer.text[:1].isspace() or not answer.text else " " + answer.text
+    return answer._replace(text=apart, same=not answer.ids)
 
 
 def with_answers(examples: Sequence[Example], said: Mapping[str, str]) -> list[Example]:

@@ -1,4 +1,4 @@
-"""A prompt without its image: the image's tokens dropped, or nobody outside of it reads them; or another image shown."""
+"""A prompt without its image: its tokens dropped, or read by nobody outside of it; or another image in its place."""
 
 from __future__ import annotations
 

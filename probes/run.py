@@ -63,6 +63,7 @@ class Job:
     options: Any
     directory: Path
     record: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
@@ -131,7 +132,18 @@ def _answered(
         said = {i: a._asdict() for i, a in own_answers(subject, examples, settings.answer_tokens, **asked).items()}
     for job in jobs:
         store.write_json(job.directory / "answers.json", said)
+        job.notes += _told(said)
     return with_answers(examples, {name: answer["text"] for name, answer in said.items()})
+
+
+def _told(said: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What the page has to say of the model's own answers."""
+    cut, other = sum(a["cut"] for a in said.values()), sum(not a["same"] for a in said.values())
+    empty = sum(not a["text"] for a in said.values())
+    return [
+        f"The model's own greedy answers stand behind the prompts: {len(said)}, of these {empty} empty, {cut} ended by "
+        f"the limit of tokens, {other} that read back as other tokens than were generated."
+    ]
 
 
 def preview(
@@ -306,7 +318,7 @@ def _start(
         "machine": machine(subject.device),
         "command": settings.command,
         "started": _now(),
-        "notes": list(getattr(job.module, "NOTES", ())),
+        "notes": [*getattr(job.module, "NOTES", ()), *job.notes],
     }
     store.write_record(job.directory, job.record)
 
