@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -59,17 +60,18 @@ def var(
     chosen = default_layers(subject.n_layers) if layers is None else list(layers)
     found = Redistributed()
 
-    def entry(index: int, resid: Tensor) -> None:
-        if shown.prompt and not shown.asleep and index in chosen:
-            real = shown.real.to(resid.device)
-            sinks = (metrics.sink_values(resid, list(dimensions)) >= tau) & real
+    def entering(index: int, resid: Tensor) -> Tensor:
+        if shown.prompt and not shown.asleep:
+            sinks = (metrics.sink_values(resid, list(dimensions)) >= tau) & shown.real.to(resid.device)
             found.sinks[index] = sinks
             found.sets[index] = _sets(shown, sinks, columns, seed + 1000 * index)
+        return resid
 
     def edit_of(index: int) -> Edit:
         return lambda call: call if shown.asleep else _redistributing(call, shown, found.sets[index], (p, rho, mass))
 
-    with following(subject) as shown, tracing(subject, edits={i: edit_of(i) for i in chosen}, on_entry=entry):
+    reading = {(i, "resid_pre"): partial(entering, i) for i in chosen}
+    with following(subject) as shown, tracing(subject, edits={i: edit_of(i) for i in chosen}, rewrites=reading):
         yield found
 
 
