@@ -14,7 +14,10 @@ from torch import Tensor
 from ..data.example import UserError
 from ..probes.attention import AttentionCall, Edit
 from ..probes.following import following
-from ..probes.trace import tracing
+from ..probes.measures import Measure
+from ..probes.replay import Put, reached, record
+from ..probes.sweep import BUDGET, clean_values, read_variants
+from ..probes.trace import Layer, tracing
 from . import metrics
 from .columns import random_columns
 
@@ -115,3 +118,42 @@ def calibrate(pattern: Float[Tensor, "b h n k"], sinks: Float[Tensor, "b h 1 m"]
     pattern.mul_(1 + gain)
     known.add_(kept * torch.where(able, beta, 1.0))
     return pattern
+
+
+@torch.no_grad()
+def act_effects(
+    subject: Any,
+    inputs: Any,
+    measure: Measure,
+    *,
+    heads: Collection[Head] | None = None,
+    beta: float = 0.4,
+    threshold: float = 0.1,
+    per_token: float | None = None,
+) -> dict[Head, Float[Tensor, "b"]]:
+    """What calibrating one head alone does to a measure of the last logits, per example: calibrated − plain.
+
+    One forward is kept; the heads ride as variants from their own layer on (`probes.replay`). A head without a hidden
+    sink in these prompts changes nothing and costs nothing. heads: by default all of layers 2 … L−2.
+    """
+    pairs = sorted(default_heads(subject.n_layers, subject.n_heads) if heads is None else heads)
+    recording = record(subject, inputs)
+    real, replaced = recording.mask, {}
+
+    def keep(layer: Layer) -> None:
+        mine = [head for index, head in pairs if index == layer.index]
+        if mine:
+            sinks, _ = hidden_columns(layer.attention, real, threshold, per_token)
+            if bool(sinks[:, mine].any()):
+                replaced[layer.index] = (calibrating(layer.attention, sinks, beta).output(), sinks.any(2).any(0))
+
+    with tracing(subject, keep):
+        subject.forward(recording.inputs)
+    moved = [(index, head) for index, head in pairs if index in replaced and bool(replaced[index][1][head])]
+    variants = [{index: (Put("z", real, replaced[index][0], (head,)),)} for index, head in moved]
+    found = {pair: torch.zeros(len(real)) for pair in pairs}
+    if variants:
+        values = read_variants(recording, reached(recording, real), variants, measure, BUDGET)
+        clean = clean_values(recording, measure)
+        found |= {pair: value - clean for pair, value in zip(moved, values, strict=True)}
+    return found

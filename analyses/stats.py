@@ -236,6 +236,36 @@ def _weighted_medians(ordered: Array, weights: Array) -> Array:
     return np.where(total > 0, (ordered[low] + ordered[high]) / 2, np.nan)
 
 
+def ratio_difference(
+    a: tuple[ArrayLike, ArrayLike],
+    b: tuple[ArrayLike, ArrayLike],
+    groups: ArrayLike,
+    *,
+    n_boot: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Difference:
+    """Σ numerators / Σ denominators of a, minus that of b, the same examples in both: interval and two-sided p.
+
+    a, b: (numerators [n], denominators [n]) of one measure before and after; every draw of groups serves both. Draws
+    in which a denominator is 0 are left out. p as in `paired_difference`. Errors: as `group_bootstrap`.
+    """
+    parts = [_checked(x, groups, n_boot, level)[0] for pair in (a, b) for x in pair]
+    codes = _codes(groups)
+    sums = [_group_sums(x.reshape(len(x), -1), codes)[:, 0] for x in parts]
+    drawn = [
+        _divide(w @ sums[0], w @ sums[1]) - _divide(w @ sums[2], w @ sums[3])
+        for w in _draws(len(sums[0]), n_boot, seed)
+    ]
+    draws = np.concatenate(drawn)[None]
+    if len(sums[0]) < 2:
+        draws[:] = np.nan
+    totals = [x.sum() for x in sums]
+    lower, upper = _percentiles(draws, level)
+    value = _divide(totals[0], totals[1]) - _divide(totals[2], totals[3])
+    return Difference(value, lower[0], upper[0], _two_sided(draws)[0])
+
+
 def stratified_auroc(
     scores: ArrayLike,
     positive: ArrayLike,

@@ -81,7 +81,7 @@ def knockout_sweep(
     rows = reached(base, torch.stack([t for t, _ in flows]).any(0))
     notes = verify_edit(base, rows, cuts)
     variants = [{i: cut[i] for i in span} for cut in cuts for span in spans]
-    values = _read(base, rows, variants, measure, budget)
+    values = read_variants(base, rows, variants, measure, budget)
     values = values.unflatten(0, (len(flows), len(layers)))
     width = torch.tensor([len(span) for span in spans])
     return Sweep(values if several else values[0], clean_values(base, measure), width, notes=notes)
@@ -244,14 +244,14 @@ def _put_at(
     """[layer(, head), b] of one set of positions; NaN for examples without any."""
     heads = [(h,) for h in range(base.subject.n_heads)] if site == "z" else [None]
     variants = [{i: (Put(site, positions, v, h),)} for i, v in enumerate(values) for h in heads]
-    found = _read(base, reached(base, positions), variants, measure, budget)
+    found = read_variants(base, reached(base, positions), variants, measure, budget)
     found = found.unflatten(0, (len(values), len(heads))) if site == "z" else found
     there = positions.any(1).to(found.device).reshape(*[1] * (2 if site == "z" else 1), -1)
     there = there.reshape(*there.shape, *[1] * (found.ndim - there.ndim))
     return found.masked_fill(~there, torch.nan)
 
 
-def _read(
+def read_variants(
     base: Recording, rows: Rows, variants: Sequence[Variant], measure: Measure, budget: int
 ) -> Float[Tensor, "v b ..."]:
     """The measure of every variant, chunk by chunk within the budget."""

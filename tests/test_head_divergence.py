@@ -107,7 +107,7 @@ def captions(n: int | None = None, seed: int = 0, *, tokenizer: Any) -> list[Exa
         question = " " + " ".join(f"w{j}" for j in range(3, 4 + i % 3))
         segments = (Segment("image", vision_subjects.picture(100 * seed + i)), Segment("text", " w1"))
         segments += (Segment("question", question), Segment("text", " w2"))
-        made.append(Example(f"c{i}", f"g{i // 2}", segments, objects=WORDS_THERE))
+        made.append(Example(f"c{i}", f"g{seed}-{i // 2}", segments, objects=WORDS_THERE))
     return made
 
 
