@@ -37,14 +37,14 @@ class Task:
         """Other examples of the same task, for what an analysis has to learn: none of them is among `used`."""
         takes = signature(self.module.examples).parameters
         others = {**self.options, "split": "validation"} if "split" in takes else self.options
-        # Prompts with images share their texts: they are others where their group is another.
-        seen = {_identity(example) for example in used}
+        seen = {_content(example) for example in used}
         drawn = self.module.examples(n=n, seed=seed + 1, tokenizer=tokenizer, **others)
-        return [example for example in drawn if _identity(example) not in seen][:n]
+        return [example for example in drawn if _content(example) not in seen][:n]
 
 
-def _identity(example: Example) -> str:
-    return example.group if example.images else example.text
+def _content(example: Example) -> tuple[str | bytes, ...]:
+    """What a model is shown: two examples may ask the same of different images."""
+    return tuple(s.content if isinstance(s.content, str) else s.content.tobytes() for s in example.segments)
 
 
 def with_unrelated(examples: list[Example]) -> list[Example]:
