@@ -147,6 +147,7 @@ def run(words: Sequence[str]) -> None:
         "batch_tokens": (int, 4096),
         "batch_size": (int | None, None),
         "padding": (Literal["right", "left"], "right"),
+        "answer_tokens": (int, 0),
         "out": (Path, OUT),
         "plan": (bool, False),
         **{name: (module.Options, module.Options()) for name, module in modules.items()},
@@ -168,6 +169,7 @@ def run(words: Sequence[str]) -> None:
         tokens=asked.batch_tokens,
         size=asked.batch_size,
         padding=asked.padding,
+        answer_tokens=asked.answer_tokens,
         out=asked.out,
         command=shlex.join(["crosslens", "run", *words]),
     )

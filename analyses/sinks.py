@@ -3,7 +3,8 @@
 A sink token is found twice: by its residual (sink value φ of the massive dimensions) and by the attention that it
 receives. `roles` chooses the tokens that are asked about, so that images need no second file.
 
-Tables: threshold, dimensions, tokens, agreement, heads, hidden, magnitude; see `tables` for their columns.
+Tables: threshold, dimensions, tokens, agreement, heads, hidden, magnitude; where prompts hold images also those of
+`visual_sinks`; see `tables` for their columns.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor
 from ..probes.batch import Batch
 from ..probes.rows import Rows
 from ..probes.trace import Layer, tracing
-from . import metrics
+from . import metrics, visual_sinks
 from .claims import Claim, verdict
 from .frames import order_columns, summarise
 
@@ -39,6 +40,8 @@ class Options:
     dimensions, tau: fixed by hand, or learned on held-out examples where None. receives: a sink's column mean over
     all N queries exceeds receives/N, that is, it takes the attention of more than `receives` queries. hidden:
     column mean above which another token than the first is a hidden sink. roles: the tokens that are asked about.
+    draws: random sets of image tokens that are masked beside those above every threshold; 0: nothing is masked. taus:
+    these thresholds, learned where they are empty.
     """
 
     min_abs: float = 100.0
@@ -48,6 +51,8 @@ class Options:
     receives: float = 5.0
     hidden: float = 0.1
     roles: tuple[str, ...] = ("special", "text")
+    draws: int = 0
+    taus: tuple[float, ...] = ()
 
 
 def methods(options: Options) -> str:
@@ -71,7 +76,23 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> dict[str, Any]:
     """
     dims = list(options.dimensions) if options.dimensions is not None else _find_dimensions(subject, batches, options)
     tau = options.tau if options.tau is not None or not dims else _find_threshold(subject, batches[0], dims)
-    return {"dimensions": dims, "tau": tau}
+    found: dict[str, Any] = {"dimensions": dims, "tau": tau}
+    if options.draws and dims and bool(batches[0].where("image").any()):
+        found["taus"] = list(options.taus) or visual_sinks.thresholds(_image_phi(subject, batches[0], dims), tau)
+    return found
+
+
+def _image_phi(subject: Any, batch: Batch, dims: list[int]) -> Tensor:
+    """φ of the image tokens at the middle state."""
+    kept: list[Tensor] = []
+
+    def keep(layer: Layer) -> None:
+        if layer.index == subject.n_layers // 2:
+            kept.append(metrics.sink_values(layer.resid_pre, dims).cpu()[batch.where("image")])
+
+    with tracing(subject, keep):
+        subject.forward(batch)
+    return kept[0]
 
 
 def _find_dimensions(subject: Any, batches: list[Batch], options: Options) -> list[int]:
@@ -132,6 +153,8 @@ def layer_rows(layer: Layer, batch: Batch, options: Options) -> dict[str, Tensor
     }
     by_token = ("phi", "received", "column_mean", "hidden")
     rows = {name: batch.aligned(row) if name in by_token else row for name, row in rows.items()}
+    if bool(batch.where("image").any(1).all()):
+        rows |= visual_sinks.layer_rows(layer, batch, phi, options.tau)
     return rows | _magnitudes(layer, batch, phi, asked)
 
 
@@ -146,6 +169,9 @@ def finish(subject: Any, batch: Batch, kept: dict[str, Tensor], options: Options
     uniform = weights.flip(1).cumsum(1).flip(1) / behind
     kept["uniform"] = batch.aligned(uniform.masked_fill(~_asked(batch, options), torch.nan))
     kept["length"] = mask.sum(1)
+    if options.draws and options.taus and "visual|patches" in kept:
+        phi = kept["visual|patches"][:, middle]
+        kept |= visual_sinks.masked(subject, batch, phi, options.taus, options.draws)
     return kept
 
 
@@ -225,6 +251,8 @@ def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
         mine = rows.where((rows.examples["condition"] == condition).to_numpy())
         for name, make in makers.items():
             parts[name].append(make(mine, options).assign(condition=condition))
+        for name, frame in visual_sinks.tables(mine, options.taus).items() if "visual|phi" in mine.values else ():
+            parts.setdefault(name, []).append(frame.assign(condition=condition))
     return {name: order_columns(pd.concat(frames, ignore_index=True)) for name, frames in parts.items()}
 
 
@@ -374,6 +402,7 @@ def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:
         _claim_first(mine["heads"]),
         _claim_agreement(mine["agreement"]),
         _claim_hidden(mine["heads"]),
+        *(visual_sinks.claims(mine, _middle(mine["visual"]["state"].max() + 1)) if "visual" in mine else []),
     ]
 
 

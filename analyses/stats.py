@@ -236,6 +236,69 @@ def _weighted_medians(ordered: Array, weights: Array) -> Array:
     return np.where(total > 0, (ordered[low] + ordered[high]) / 2, np.nan)
 
 
+def ratio_difference(
+    a: tuple[ArrayLike, ArrayLike],
+    b: tuple[ArrayLike, ArrayLike],
+    groups: ArrayLike,
+    *,
+    n_boot: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Difference:
+    """Σ numerators / Σ denominators of a, minus that of b, the same examples in both: interval and two-sided p.
+
+    a, b: (numerators [n], denominators [n]) of one measure before and after; every draw of groups serves both. Draws
+    in which a denominator is 0 are left out. p as in `paired_difference`. Errors: as `group_bootstrap`.
+    """
+    parts = [_checked(x, groups, n_boot, level)[0] for pair in (a, b) for x in pair]
+    codes = _codes(groups)
+    sums = [_group_sums(x.reshape(len(x), -1), codes)[:, 0] for x in parts]
+    drawn = [
+        _divide(w @ sums[0], w @ sums[1]) - _divide(w @ sums[2], w @ sums[3])
+        for w in _draws(len(sums[0]), n_boot, seed)
+    ]
+    draws = np.concatenate(drawn)[None]
+    if len(sums[0]) < 2:
+        draws[:] = np.nan
+    totals = [x.sum() for x in sums]
+    lower, upper = _percentiles(draws, level)
+    value = _divide(totals[0], totals[1]) - _divide(totals[2], totals[3])
+    return Difference(value, lower[0], upper[0], _two_sided(draws)[0])
+
+
+def stratified_auroc(
+    scores: ArrayLike,
+    positive: ArrayLike,
+    strata: ArrayLike,
+    groups: ArrayLike,
+    *,
+    n_boot: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Estimate:
+    """AUROC over pairs of one stratum: how often a positive scores above a negative; ties count half. 0…1, chance ½.
+
+    scores, positive (Boolean), strata, groups: [n]; pairs across strata are not compared, so what differs between
+    strata alone (the place in a text) cannot help. With one stratum it is the usual AUROC. NaN without such pairs;
+    draws without pairs are left out. Errors: ValueError for unequal lengths, NaN scores, or as `group_bootstrap`.
+    """
+    scores, codes = _checked(scores, groups, n_boot, level)
+    chosen, strata = np.asarray(positive, bool), np.asarray(strata)
+    if scores.ndim != 1 or chosen.shape != scores.shape or strata.shape != scores.shape or np.isnan(scores).any():
+        raise ValueError("scores, positive and strata must be [n], without NaN")
+    same = strata[chosen][:, None] == strata[~chosen][None]
+    gap = scores[chosen][:, None] - scores[~chosen][None]
+    wins = same * ((gap > 0) + 0.5 * (gap == 0))
+
+    def ratio(up: Array, down: Array) -> Array:
+        """[draws, positives], [draws, negatives] weights -> [draws]."""
+        return _divide(((up @ wins) * down).sum(-1), ((up @ same.astype(float)) * down).sum(-1))
+
+    drawn = [ratio(w[:, codes[chosen]], w[:, codes[~chosen]]) for w in _draws(int(codes.max()) + 1, n_boot, seed)]
+    lower, upper = _percentiles(np.concatenate(drawn)[None], level)
+    return Estimate(ratio(np.ones(int(chosen.sum())), np.ones(int((~chosen).sum()))), lower[0], upper[0])
+
+
 # ---------------------------------------------------------------- split halves, many tests
 
 

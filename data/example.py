@@ -22,6 +22,16 @@ class Segment(NamedTuple):
     marks: Mapping[str, Sequence[tuple[int, int]]] = {}
 
 
+class Objects(NamedTuple):
+    """What a caption of an image is held to.
+
+    words: every word or phrase that names an object, in lower case -> the object. there: the objects in the image.
+    """
+
+    words: Mapping[str, str]
+    there: frozenset[str]
+
+
 @dataclass(frozen=True, eq=False)
 class Example:
     """One prompt with its answer.
@@ -31,6 +41,8 @@ class Example:
     corrupt: the twin of equal length whose answer differs.
     boxes: name -> [(left, top, right, bottom)] in pixels of the image.
     meta: what a table may split by, e.g. {"relation": "capital"}.
+    objects: what a caption may name, and what it would be right to name. unrelated: images of another group's
+    example, as many and as large as its own, for controls; `Task.examples` fills it.
     """
 
     id: str
@@ -41,6 +53,13 @@ class Example:
     corrupt: Example | None = None
     boxes: Mapping[str, Sequence[tuple[int, int, int, int]]] = field(default_factory=dict)
     meta: Mapping[str, Any] = field(default_factory=dict)
+    objects: Objects | None = None
+    unrelated: tuple[Image, ...] = ()
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """The prompt's images, in order."""
+        return tuple(s.content for s in self.segments if not isinstance(s.content, str))
 
     @property
     def text(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from inspect import signature
 from types import ModuleType
@@ -31,7 +31,7 @@ class Task:
             raise UserError(f"task {self.name} has no examples for this tokenizer and these options")
         if len({example.id for example in examples}) < len(examples):
             raise UserError(f"task {self.name} gives two examples the same id")
-        return examples
+        return with_unrelated(examples)
 
     def held_out(self, tokenizer: Any, n: int, seed: int, used: list[Example]) -> list[Example]:
         """Other examples of the same task, for what an analysis has to learn: none of them is among `used`."""
@@ -45,6 +45,25 @@ class Task:
 def _content(example: Example) -> tuple[str | bytes, ...]:
     """What a model is shown: two examples may ask the same of different images."""
     return tuple(s.content if isinstance(s.content, str) else s.content.tobytes() for s in example.segments)
+
+
+def with_unrelated(examples: list[Example]) -> list[Example]:
+    """Every example with images gets those of the next one, in order and around, of another group and of equal sizes.
+
+    So the choice depends on the examples of the run alone, not on batches.
+    """
+    alike: dict[tuple[Any, ...], list[Example]] = {}
+    for example in examples:
+        alike.setdefault(tuple(getattr(image, "size", None) for image in example.images), []).append(example)
+    place = {example.id: i for several in alike.values() for i, example in enumerate(several)}
+
+    def other(example: Example) -> tuple[Any, ...]:
+        several = alike[tuple(getattr(image, "size", None) for image in example.images)]
+        start = place[example.id] + 1
+        later = (several[(start + i) % len(several)] for i in range(len(several)))
+        return next((e.images for e in later if e.group != example.group), ())
+
+    return [replace(e, unrelated=other(e)) if e.images and not e.unrelated else e for e in examples]
 
 
 def task_names() -> list[str]:

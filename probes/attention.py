@@ -53,6 +53,8 @@ class AttentionCall:
     mask: Bool or additive, [b or 1, 1 or h, q, k]; None means causal where `causal`, else all visible.
     softcap: scores become softcap * tanh(scores / softcap). sinks: [h], a logit that takes probability away.
     bias: added to the scores. head_scale: [b or 1, h, q or 1], multiplies z.
+    pattern_edit: a function of pattern rows [b, h, n, k], their numbers Int[b, n] and the slice of examples, to the
+    rows that are used instead. edited_rows: Int[b, n], the rows that it may change (None: any); the others keep z.
     """
 
     module: torch.nn.Module
@@ -67,6 +69,8 @@ class AttentionCall:
     bias: Tensor | None = None
     dropout: float = 0.0
     head_scale: Tensor | None = None
+    pattern_edit: PatternEdit | None = None
+    edited_rows: Tensor | None = None
     _memo: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     def edited(self, **changes: Any) -> AttentionCall:
@@ -80,7 +84,11 @@ class AttentionCall:
 
     def output(self) -> Float[Tensor, "b q h e"]:
         """z, the heads' outputs before W_O, as the model uses them: [b, q, h, d_head]."""
-        z = self._explicit_output() if self.explicit else self._sdpa_output()
+        if self.pattern_edit is not None and self.edited_rows is None:
+            z = self._explicit_output()
+        else:
+            z = self._explicit_output() if self.explicit else self._sdpa_output()
+            z = z if self.pattern_edit is None else self._with_edited_rows(z)
         return z if self.head_scale is None else z * self.head_scale.transpose(1, 2)[..., None].to(z.dtype)
 
     def allowed(self, examples: slice = slice(None)) -> Bool[Tensor, "b heads q k"]:
@@ -95,8 +103,18 @@ class AttentionCall:
         """Attention after the softmax, float32 [b, h, n, k]: all query rows, or those of `rows` (Int[b, n]).
 
         Rows sum to 1 (to 1 - the sink's share where the family has sink logits); rows without a visible key
-        (padding) are 0. `examples` narrows the batch.
+        (padding) are 0. `examples` narrows the batch. Where the pattern is edited, as edited.
         """
+        pattern = self._pattern(rows, examples)
+        return pattern if self.pattern_edit is None else self._edit(pattern, rows, examples)
+
+    def _edit(self, pattern: Tensor, rows: Tensor | None, examples: slice) -> Tensor:
+        assert self.pattern_edit is not None
+        if rows is None:
+            rows = torch.arange(pattern.shape[2], device=pattern.device).expand(len(pattern), -1)
+        return self.pattern_edit(pattern, rows, examples)
+
+    def _pattern(self, rows: Tensor | None, examples: slice = slice(None)) -> Tensor:
         query = self.query[examples]
         allowed, bias = self.allowed(examples), _narrow(self._additive(), examples)
         if rows is not None:
@@ -173,8 +191,21 @@ class AttentionCall:
                 _rows(allowed, rows),
                 None if bias is None else _rows(bias, rows),
             )
+            if self.pattern_edit is not None:
+                numbers = torch.arange(start, start + pattern.shape[2], device=pattern.device).expand(batch, -1)
+                pattern = self._edit(pattern, numbers, slice(None))
             parts.append(grouped_matmul(pattern.to(self.value.dtype), self.value))
         return torch.cat(parts, 2).transpose(1, 2).contiguous()
+
+    def _with_edited_rows(self, z: Tensor) -> Tensor:
+        """z with `edited_rows` computed again from their edited patterns, SCORES_BUDGET elements alive at a time."""
+        assert self.edited_rows is not None
+        z = z.clone()
+        step = max(1, SCORES_BUDGET // (z.shape[0] * z.shape[2] * self.key.shape[2]))
+        for rows in self.edited_rows.to(z.device).split(step, 1):
+            new = grouped_matmul(self.pattern(rows).to(self.value.dtype), self.value).transpose(1, 2)
+            z.scatter_(1, rows[:, :, None, None].expand_as(new), new)
+        return z
 
 
 def grouped_matmul(left: Float[Tensor, "b h q d"], right: Float[Tensor, "b kv d k"]) -> Float[Tensor, "b h q k"]:
@@ -203,8 +234,21 @@ def _take_rows(tensor: Tensor | None, rows: Tensor) -> Any:
     return tensor.gather(2, rows[:, None, :, None].expand(-1, tensor.shape[1], -1, tensor.shape[3]))
 
 
+PatternEdit = Callable[[Tensor, Tensor, slice], Tensor]
+Edit = Callable[[AttentionCall], AttentionCall]
 Watcher = Callable[[AttentionCall], Tensor | None]
 _watcher: ContextVar[Watcher | None] = ContextVar("crosslens_watcher", default=None)
+_edits: ContextVar[tuple[Edit, ...]] = ContextVar("crosslens_edits", default=())
+
+
+@contextmanager
+def edited(edit: Edit) -> Iterator[None]:
+    """While active, every registered attention call is computed as `edit` gives it back; edits within edits add up."""
+    token = _edits.set((*_edits.get(), edit))
+    try:
+        yield
+    finally:
+        _edits.reset(token)
 
 
 @contextmanager
@@ -247,6 +291,8 @@ def _attention(
         bias=position_bias,
         dropout=dropout,
     )
+    for edit in _edits.get():
+        call = edit(call)
     watcher = _watcher.get()
     z = None if watcher is None else watcher(call)
     return (call.output() if z is None else z), None

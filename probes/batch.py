@@ -26,8 +26,8 @@ class Batch:
     """Examples as the model takes them.
 
     inputs: the plain dict for the Hugging Face model. roles: Int[b, p], indices into ROLES.
-    marks: name -> Bool[b, p], overlapping names from character spans or boxes.
-    form: template, bos and padding, so that `subject.batch(others, **batch.form)` is made the same way.
+    marks: name -> Bool[b, p], overlapping names from character spans or boxes. form: the template, BOS and padding
+    that it was made with, so that `subject.batch(others, **batch.form)` makes one like it.
     """
 
     examples: tuple[Example, ...]

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from ..data.example import Example, UserError
 from ..data.tasks import Task
 from . import VERSION, store
+from .answers import own_answers, with_answers
 from .plan import Shard, activation_bytes, make_plan, plan_from_json, plan_to_json, shapes
 from .rows import Rows, condition_of, merge, observe
 
@@ -37,7 +38,8 @@ class Settings:
     """What a run is asked for, besides subject, task and analyses.
 
     limit: number of examples (None: the task's own). bos: None asks the task, else which conditions to run.
-    tokens: padded positions of a batch; size: examples of a batch at most.
+    tokens: padded positions of a batch; size: examples of a batch at most. answer_tokens: the model's own greedy
+    answer of at most so many tokens is put behind every prompt before anything is measured; 0: prompts stay open.
     """
 
     limit: int | None = None
@@ -46,6 +48,7 @@ class Settings:
     template: str | None = None
     tokens: int = 4096
     size: int | None = None
+    answer_tokens: int = 0
     padding: str = "right"
     out: Path = Path("reports/out")
     command: str = ""
@@ -60,6 +63,7 @@ class Job:
     options: Any
     directory: Path
     record: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
@@ -99,11 +103,47 @@ def run(
             stack.enter_context(store.locked(job.directory))
         if todo:
             before()
+            examples = _answered(subject, examples, todo, template, bos, settings)
         for job in todo:
             _start(job, subject, task, examples, facts, settings)
         for group in _same_plan(todo):
             _execute(subject, {e.id: e for e in examples}, group, template)
     return [job.directory for job in jobs]
+
+
+def _answered(
+    subject: Subject,
+    examples: list[Example],
+    jobs: Sequence[Job],
+    template: str,
+    bos: Sequence[bool],
+    settings: Settings,
+) -> list[Example]:
+    """The examples with the model's own answers where they are asked for; each run keeps them in answers.json."""
+    if not settings.answer_tokens:
+        return examples
+    if len(bos) > 1:
+        raise UserError("the model's own answers differ with and without BOS: choose one, --bos yes or --bos no")
+    known = [said for job in jobs if (said := store.read_json(job.directory / "answers.json")) is not None]
+    if known:
+        said = known[0]
+    else:
+        asked = {"template": template, "bos": bos[0]}
+        said = {i: a._asdict() for i, a in own_answers(subject, examples, settings.answer_tokens, **asked).items()}
+    for job in jobs:
+        store.write_json(job.directory / "answers.json", said)
+        job.notes += _told(said)
+    return with_answers(examples, {name: answer["text"] for name, answer in said.items()})
+
+
+def _told(said: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What the page has to say of the model's own answers."""
+    cut, other = sum(a["cut"] for a in said.values()), sum(not a["same"] for a in said.values())
+    empty = sum(not a["text"] for a in said.values())
+    return [
+        f"The model's own greedy answers stand behind the prompts: {len(said)}, of these {empty} empty, {cut} ended by "
+        f"the limit of tokens, {other} that read back as other tokens than were generated."
+    ]
 
 
 def preview(
@@ -190,6 +230,7 @@ def _facts(
             "seed": settings.seed,
             "n": len(examples),
             "n_groups": len({example.group for example in examples}),
+            **({"own_answer_tokens": settings.answer_tokens} if settings.answer_tokens else {}),
         },
         "conditions": [condition_of(b) for b in bos],
         "versions": {name: version(name) for name in PACKAGES},
@@ -277,7 +318,7 @@ def _start(
         "machine": machine(subject.device),
         "command": settings.command,
         "started": _now(),
-        "notes": list(getattr(job.module, "NOTES", ())),
+        "notes": [*getattr(job.module, "NOTES", ()), *job.notes],
     }
     store.write_record(job.directory, job.record)
 

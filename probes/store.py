@@ -84,6 +84,22 @@ def write_record(directory: Path, record: dict[str, Any]) -> None:
     write_whole(directory / "record.json", lambda to: to.write_text(text, "utf-8"))
 
 
+def write_json(path: Path, content: Any) -> None:
+    """A small file of plain values."""
+    write_whole(path, lambda to: to.write_text(json.dumps(content, indent=1, ensure_ascii=False), "utf-8"))
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote, None where there is none. UserError: unreadable, or a link."""
+    refuse_links(path)
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read: move it away and run the same command again") from error
+
+
 def read_record(directory: Path) -> dict[str, Any] | None:
     """The record, None where there is none. UserError: unreadable, or edited since it was written."""
     path = directory / "record.json"

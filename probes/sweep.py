@@ -85,7 +85,7 @@ def knockout_sweep(
     for layer in sorted(set(deepest)):
         notes = verify_edit(base, rows, [{layer: c[layer]} for c, at in zip(cuts, deepest, strict=True) if at == layer])
     variants = [{i: cut[i] for i in span} for cut in cuts for span in spans]
-    values = _read(base, rows, variants, measure, budget)
+    values = read_variants(base, rows, variants, measure, budget)
     values = values.unflatten(0, (len(flows), len(spans)))
     width = torch.tensor([len(span) for span in spans])
     return Sweep(values if several else values[0], clean_values(base, measure), width, notes=notes)
@@ -279,7 +279,7 @@ def _put_at(
     found = clean.expand(len(values), len(heads), *clean.shape).clone()
     if moved:
         variants = [{i: (Put(site, positions, values[i], h),)} for i in moved for h in heads]
-        run = _read(base, reached(base, positions), variants, measure, budget)
+        run = read_variants(base, reached(base, positions), variants, measure, budget)
         found[[list(values).index(i) for i in moved]] = run.unflatten(0, (len(moved), len(heads)))
     found = found if site == "z" else found[:, 0]
     there = positions.any(1).to(found.device).reshape(*[1] * (2 if site == "z" else 1), -1)
@@ -287,7 +287,7 @@ def _put_at(
     return found.masked_fill(~there, torch.nan)
 
 
-def _read(
+def read_variants(
     base: Recording, rows: Rows, variants: Sequence[Variant], measure: Measure, budget: int
 ) -> Float[Tensor, "v b ..."]:
     """The measure of every variant, chunk by chunk within the budget."""

@@ -11,12 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from . import anatomy
-from .attention import AttentionCall, watched
+from .attention import AttentionCall, Edit, edited, watched
 
 if TYPE_CHECKING:
     from .subject import Subject
 
-Edit = Callable[[AttentionCall], AttentionCall]
 Rewrite = Callable[[Tensor], Tensor]
 
 
@@ -117,7 +116,8 @@ def tracing(
 ) -> Iterator[None]:
     """During the block every forward of `subject` calls `on_layer(layer)` as each layer ends.
 
-    edits: layer -> function from its AttentionCall to the one that is computed instead.
+    edits: layer -> function from its AttentionCall to the one that is computed instead; edits of a block around this
+    one act before them.
     rewrites: (layer, site) -> function from the site's tensor to the one that is used instead; sites are resid_pre,
     z, attn_out and mlp_out (the last two before the family's multiplier: `Layer.written`).
     """
@@ -126,14 +126,17 @@ def tracing(
     index_of = {id(anatomy.attention_of(layer)): i for i, layer in enumerate(subject.layers)}
 
     def watch(call: AttentionCall) -> Tensor | None:
-        index = index_of.get(id(call.module))
-        if index is None:
+        index = index_of.get(id(call.module), -1)
+        if index not in current and (index, "z") not in rewrites:
             return None
-        call = edits[index](call) if edits and index in edits else call
         z = rewrites.get((index, "z"), _same)(call.output())
         if index in current:
             current[index].call, current[index]._z = call, z
         return z
+
+    def edit(call: AttentionCall) -> AttentionCall:
+        own = (edits or {}).get(index_of.get(id(call.module), -1))
+        return call if own is None else own(call)
 
     with ExitStack() as stack:
         # Before the observers, which then see what is used.
@@ -142,7 +145,10 @@ def tracing(
         if on_layer is not None:
             for index in range(subject.n_layers):
                 _hook_layer(stack, subject, index, current, on_layer)
-        stack.enter_context(watched(watch))
+        if on_layer is not None or any(site == "z" for _, site in rewrites):
+            stack.enter_context(watched(watch))
+        if edits:
+            stack.enter_context(edited(edit))
         yield
 
 

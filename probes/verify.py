@@ -17,6 +17,7 @@ from torch import Tensor
 from ..data.example import Example, UserError
 from ..data.tasks import Task, open_task
 from . import VERSION, store
+from .answers import AT_ONCE, by_length, own_answers, with_answers
 from .run import PACKAGES, Job, compute_rows, identity, machine, make_tables
 from .tolerance import TOLERANCE
 
@@ -111,7 +112,24 @@ def _check_examples(job: Job, subject: Subject, task: Task, say: Callable[[str],
     if planned != {example.id for example in drawn}:
         raise UserError(f"{job.directory}: task {task.name} now gives other examples than those of the run")
     say(f"examples  {len(drawn)} of {task.name}, drawn again")
+    if "own_answer_tokens" in job.record["task"]:
+        drawn = _with_kept_answers(job, subject, drawn, say)
     return {example.id: example for example in drawn}
+
+
+def _with_kept_answers(job: Job, subject: Subject, examples: list[Example], say: Callable[[str], Any]) -> list[Example]:
+    """The examples with the answers that the run kept; those of the first few are generated again."""
+    kept = store.read_json(job.directory / "answers.json") or {}
+    if set(kept) != {example.id for example in examples}:
+        raise UserError(f"{job.directory}: answers.json lacks answers of the run's examples")
+    form = {"template": job.record["task"]["template"], "bos": job.plan[0].bos}
+    first = by_length(subject, examples, **form)[:AT_ONCE]
+    again = own_answers(subject, first, job.record["task"]["own_answer_tokens"], **form)
+    for name, answer in again.items():
+        if answer.text != kept[name]["text"]:
+            raise UserError(f"{job.directory}: the model now answers {name} with {answer.text!r}")
+    say(f"answers   {len(again)} of {len(kept)} generated again: the same")
+    return with_answers(examples, {name: answer["text"] for name, answer in kept.items()})
 
 
 def _check_rows(

@@ -4,6 +4,7 @@ from .bars import bars
 from .curves import lines, spectrum, spikes
 from .maps import head_map, heat_map, token_grid
 from .style import captioned, sample, token_label
+from .words import shaded_words
 
 __all__ = [
     "bars",
@@ -12,6 +13,7 @@ __all__ = [
     "heat_map",
     "lines",
     "sample",
+    "shaded_words",
     "spectrum",
     "spikes",
     "token_grid",

@@ -117,6 +117,99 @@ def _thresholds(tables: Tables) -> list[tuple[float, str, str]]:
     return [(float(r["value"]), f"τ = {r['value']:.3g}", r["condition"]) for r in found.to_dict("records")]
 
 
+def by_token(y_title: str) -> Draw:
+    """A line per kind of token, a panel per condition."""
+    return lambda rows, _: lines(rows, "state", by="token", panel="condition", y_title=y_title)
+
+
+def on_image(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    figure = heat_map(rows, "column", "row", panel="condition", unit="φ")
+    return figure.update_yaxes(autorange="reversed", title_text="row of patches")
+
+
+def masking(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    series = ("control: " + rows["control"]).where(rows["control"] != "", "image tokens with φ ≥ τ")
+    rows = rows.assign(series=series).drop(columns="control")
+    figure = lines(rows, "tau", by="series", panel="condition", y_title="share right")
+    return figure.update_xaxes(title_text="τ: tokens of larger φ are masked")
+
+
+VISUAL = [
+    Drawing(
+        "visual-phi",
+        "visual",
+        {"measure": "φ"},
+        "φ inside the image",
+        "φ of the first token of the prompt, and of the image tokens with the largest and with the median φ. A visual "
+        "sink has a φ near the first token's.",
+        by_token("φ"),
+        "Bands",
+    ),
+    Drawing(
+        "visual-sinks",
+        "visual",
+        {"measure": "sinks"},
+        "How many image tokens are sinks",
+        "Share of the image tokens with φ ≥ τ. Where it is 0, this model has no visual sinks by this criterion.",
+        by_token("share of image tokens"),
+        "Bands",
+    ),
+    Drawing(
+        "visual-place",
+        "visual",
+        {"measure": "on objects"},
+        "Do visual sinks lie on objects?",
+        "Share of the visual sinks that lie on patches of an object.",
+        lambda rows, _: lines(rows, "state", by="token", panel="condition", y_title="share on objects"),
+        "Bands",
+        "Dotted in the same colour",
+    ),
+    Drawing(
+        "patches",
+        "patches",
+        {},
+        "Where φ is large in the image",
+        "Mean φ of the patches at one middle state, laid out as they lie in the image.",
+        on_image,
+    ),
+    Drawing(
+        "contribution",
+        "visual",
+        {"measure": "contribution"},
+        "What tokens contribute to the last position",
+        "Norm of what one token adds to the last position through all heads of a layer, ‖Σ A·v·W_O‖, mean over the "
+        "tokens of a kind: a sink takes attention and gives little.",
+        by_token("norm of the contribution"),
+        "Bands",
+    ),
+    Drawing(
+        "visual-mass",
+        "visual_heads",
+        {"measure": "visual mass"},
+        "Attention of the last position on the image",
+        "Mean attention that each head of the last position gives to the image.",
+        heads("attention on the image"),
+    ),
+    Drawing(
+        "nonsink",
+        "visual_heads",
+        {"measure": "non-sink ratio"},
+        "How much of that is on other tokens than sinks",
+        "Visual non-sink ratio: attention on image tokens that are no sinks over attention on all image tokens. Heads "
+        "with much visual mass and a large ratio are image-centric.",
+        heads("non-sink ratio"),
+    ),
+    Drawing(
+        "masking",
+        "masking",
+        {"measure": "accuracy"},
+        "Accuracy when image tokens are masked",
+        "Share of right answers when nobody outside of the image reads the image tokens with φ ≥ τ at the middle state "
+        "(in all layers), and when as many random image tokens are masked, over τ.",
+        masking,
+        "Bands",
+    ),
+]
 FIGURES = [
     Drawing(
         "sink-share",
@@ -272,4 +365,5 @@ FIGURES = [
         "token of median φ, mean over passages; logarithmic, one scale. Circles: the massive dimensions.",
         magnitude,
     ),
+    *VISUAL,
 ]

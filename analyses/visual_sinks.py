@@ -1,0 +1,208 @@
+"""The visual part of `sinks`: sink tokens inside the image, where they lie, what they contribute, what masking costs.
+
+Its rows and tables appear where the prompts hold images. Query: the last position of the prompt.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ..probes.batch import Batch
+from ..probes.measures import logit_difference
+from ..probes.replay import Cut, reached, record
+from ..probes.rows import Rows
+from ..probes.sweep import BUDGET, clean_values, read_variants
+from ..probes.trace import Layer
+from . import metrics, stats
+from .claims import Claim, verdict
+from .columns import random_columns
+from .frames import summarise
+
+OBJECTS = ("asked_object", "other_objects")
+KINDS = ("first token", "visual sinks", "other image tokens")
+
+
+def layer_rows(layer: Layer, batch: Batch, phi: Tensor, tau: float | None) -> dict[str, Tensor]:
+    """Per example: φ of the first token, the largest and the median of the image; visual sinks, and those on objects;
+    norms of contributions [b, 3]; visual mass and non-sink ratio of the last query by head [b, h]; φ by patch."""
+    device = phi.device
+    image = batch.where("image").to(device)
+    sinks = image & (phi >= (torch.inf if tau is None else tau))
+    on = _objects(batch).to(device) & image
+    inside = phi.masked_fill(~image, torch.nan)
+    rows = torch.arange(len(phi), device=device)
+    first, last = batch.start.to(device), batch.last.to(device)
+    pattern = layer.pattern(last[:, None])
+    mass = metrics.attention_share(pattern, image)[:, :, 0]
+    ratio = metrics.nonsink_ratio(pattern, image, sinks)[:, :, 0]
+    spoken = contributions(layer, pattern[:, :, 0])
+    here = torch.zeros_like(image)
+    here[rows, first] = True
+    kinds = [_mean(spoken, chosen) for chosen in (here, sinks, image & ~sinks)]
+    return {
+        "visual|phi": torch.stack([phi[rows, first], inside.nan_to_num(-1).amax(1), inside.nanmedian(1).values], 1),
+        "visual|sinks": sinks.sum(1).float(),
+        "visual|tokens": image.sum(1).float(),
+        "visual|on_object": torch.where(on.any(1), (sinks & on).sum(1).float(), torch.nan),
+        "visual|object_tokens": torch.where(on.any(1), on.sum(1).float(), torch.nan),
+        "visual|contribution": torch.stack(kinds, 1),
+        "visual|mass": mass,
+        "visual|nonsink": ratio,
+        "visual|patches": _in_order(phi, image),
+    }
+
+
+def contributions(layer: Layer, attention: Tensor) -> Tensor:
+    """‖Σ_h A[h, k] v[h, k] W_O[h]‖ of every key for one query: attention [b, h, k] -> [b, k]. Before post-norms."""
+    values = layer.v.float()
+    values = values.repeat_interleave(attention.shape[1] // values.shape[2], 2)
+    weight = layer.subject.W_O(layer.index).to(values.device).float()
+    weighted = values * attention.transpose(1, 2)[..., None]
+    return (weighted.flatten(2) @ weight.flatten(0, 1)).norm(dim=-1)
+
+
+def _objects(batch: Batch) -> Tensor:
+    known = [batch.marks[name] for name in OBJECTS if name in batch.marks]
+    return torch.stack(known).any(0) if known else torch.zeros_like(batch.roles, dtype=torch.bool)
+
+
+def _mean(values: Tensor, chosen: Tensor) -> Tensor:
+    """Mean over the chosen columns, NaN without any."""
+    return torch.where(chosen, values, 0).sum(1) / chosen.sum(1).where(chosen.any(1), torch.nan)
+
+
+def _in_order(phi: Tensor, image: Tensor) -> Tensor:
+    """φ of each image token in order, [b, most], NaN behind the last."""
+    order = (~image).int().argsort(dim=1, stable=True)[:, : int(image.sum(1).max())]
+    return phi.gather(1, order).masked_fill(~image.gather(1, order), torch.nan)
+
+
+def thresholds(phi: Tensor, tau: float | None) -> list[float]:
+    """The τ that are swept: quantiles of the image tokens' φ at the middle state, and the learned one."""
+    known = phi[phi.isfinite()]
+    swept = [float(q) for q in known.quantile(torch.tensor([0.5, 0.75, 0.9, 0.97]))] if len(known) else []
+    return sorted({round(t, 3) for t in swept} | ({round(tau, 3)} if tau is not None else set()))
+
+
+@torch.no_grad()
+def masked(subject: Any, batch: Batch, phi: Tensor, taus: tuple[float, ...], draws: int) -> dict[str, Tensor]:
+    """Whether the answer beats the wrong one when image tokens with φ ≥ τ are read by nobody outside of the image, and
+    when as many random image tokens are: [b, taus, 1 + draws]. phi: of the image tokens in order, at the middle state.
+    """
+    image = batch.where("image")
+    recording = record(subject, batch)
+    measure = logit_difference(batch.answers, batch.wrong)
+    outside = batch.mask & ~image
+    placed = torch.full(image.shape, -torch.inf)
+    placed[image] = phi.cpu()[phi.cpu().isfinite()]
+    variants, counts = [], []
+    for tau in taus:
+        chosen = placed >= tau
+        counts.append(chosen.sum(1).float())
+        sets = [chosen, *(random_columns(chosen, image, seed) for seed in range(draws))]
+        variants += [dict.fromkeys(range(subject.n_layers), (Cut(outside, columns),)) for columns in sets]
+    rows = reached(recording, outside)
+    values = read_variants(recording, rows, variants, measure, BUDGET).unflatten(0, (len(taus), 1 + draws))
+    return {
+        "masked|right": (values > 0).float().permute(2, 0, 1),
+        "masked|difference": values.permute(2, 0, 1),
+        "masked|count": torch.stack(counts, 1),
+        "masked|plain": clean_values(recording, measure),
+    }
+
+
+def tables(rows: Rows, taus: tuple[float, ...]) -> dict[str, pd.DataFrame]:
+    """visual: state, measure ("φ", "sinks", "on objects", "contribution"), token. visual_heads: layer, head, measure
+    ("visual mass", "non-sink ratio"). patches: state, row, column. masking: tau, control, measure, count.
+    """
+    groups = rows.examples["group"]
+    states = {"state": np.arange(rows["visual|sinks"].shape[1])}
+    frames = []
+    for i, token in enumerate(("first token", "largest of the image", "median of the image")):
+        frames.append(summarise(rows["visual|phi"][..., i], groups, states, "φ", measure="φ", token=token, control=""))
+    share = rows["visual|sinks"] / rows["visual|tokens"]
+    frames.append(summarise(share, groups, states, "share of image tokens", measure="sinks", token="image", control=""))
+    for name, control in (("on_object", ""), ("object_tokens", "all image tokens")):
+        top = rows[f"visual|{name}"]
+        below = np.where(np.isnan(top), np.nan, rows["visual|sinks"] if not control else rows["visual|tokens"])
+        if np.nansum(below) > 0:
+            frame = summarise(top, groups, states, "share on objects", denominators=below)
+            frames.append(frame.assign(measure="on objects", token="visual sinks", control=control))
+    for i, token in enumerate(KINDS):
+        norms = rows["visual|contribution"][..., i]
+        if np.isfinite(norms).any():
+            frames.append(
+                summarise(norms, groups, states, "‖A·v·W_O‖", measure="contribution", token=token, control="")
+            )
+    made = {"visual": pd.concat(frames, ignore_index=True), "visual_heads": _heads(rows), "patches": _patches(rows)}
+    if "masked|right" in rows.values:
+        made["masking"] = _masking(rows, taus)
+    return made
+
+
+def _heads(rows: Rows) -> pd.DataFrame:
+    axes = {"layer": np.arange(rows["visual|mass"].shape[1]), "head": np.arange(rows["visual|mass"].shape[2])}
+    frames = [
+        summarise(rows[f"visual|{name}"], rows.examples["group"], axes, "share of attention").assign(measure=measure)
+        for name, measure in (("mass", "visual mass"), ("nonsink", "non-sink ratio"))
+    ]
+    return pd.concat(frames, ignore_index=True).assign(control="")
+
+
+def _patches(rows: Rows) -> pd.DataFrame:
+    """φ at the middle state by place in the image, where images are square grids of one token a patch."""
+    phi = rows["visual|patches"]
+    side = round(phi.shape[2] ** 0.5)
+    if side**2 != phi.shape[2]:
+        return pd.DataFrame()
+    middle = phi[:, phi.shape[1] // 2].reshape(-1, side, side)
+    axes = {"row": np.arange(side), "column": np.arange(side)}
+    return summarise(middle, rows.examples["group"], axes, "φ").assign(state=phi.shape[1] // 2, control="")
+
+
+def _masking(rows: Rows, taus: tuple[float, ...]) -> pd.DataFrame:
+    """Accuracy over τ with the image tokens above it masked, with as many random ones masked, and their difference."""
+    right, groups = rows["masked|right"], rows.examples["group"]
+    axes = {"tau": list(taus)}
+    chosen, random = right[:, :, 0], right[:, :, 1:].mean(2)
+    plain = np.repeat((rows["masked|plain"] > 0).astype(float)[:, None], len(taus), 1)
+    frames = [
+        summarise(values, groups, axes, "share right").assign(measure="accuracy", control=control)
+        for values, control in ((chosen, ""), (random, "random image tokens"), (plain, "nothing masked"))
+    ]
+    found = stats.paired_difference(chosen, random, groups)
+    frame = summarise(chosen - random, groups, axes, "share right").assign(measure="difference", control="")
+    frames.append(frame.assign(p_value=found.p_value))
+    count = np.tile(rows["masked|count"].mean(0), len(frames))
+    return pd.concat(frames, ignore_index=True).assign(count=count)
+
+
+def claims(tables: dict[str, pd.DataFrame], middle: slice) -> list[Claim]:
+    """The paper's statements on visual sinks; thresholds set before any number was seen."""
+    visual = tables["visual"]
+    found = visual[visual["measure"] == "sinks"]
+    found = found[found["state"].isin(range(found["state"].max() + 1)[middle])]
+    value, lower, upper = (float(found[c].mean()) for c in ("value", "lower", "upper"))
+    text = "Some image tokens are sinks: more than 1 % of them have φ ≥ τ in the middle half of the layers."
+    numbers = f"{value:.2%} [{lower:.2%}, {upper:.2%}] of image tokens (means over states), n = {found['n'].max()}"
+    phi = visual[(visual["measure"] == "φ") & (visual["state"].isin(found["state"]))].groupby("token")["value"].mean()
+    numbers += f"; φ {phi['largest of the image']:.1f} at most, first token {phi['first token']:.1f}"
+    made = [Claim(text, "arXiv 2503.03321", numbers, verdict(lower > 0.01, upper < 0.01))]
+    if "masking" in tables:
+        made.append(_claim_masking(tables["masking"], value))
+    return made
+
+
+def _claim_masking(masking: pd.DataFrame, share: float) -> Claim:
+    text = "Visual sinks can be masked at little cost: at the learned τ, accuracy falls less than with random tokens."
+    rows = masking[masking["measure"] == "difference"]
+    row = rows.iloc[-1]
+    if not share or not row["count"]:
+        return Claim(text, "arXiv 2503.03321", "no visual sinks to mask", verdict(False, False))
+    numbers = f"{row['value']:+.3f} [{row['lower']:+.3f}, {row['upper']:+.3f}] at τ = {row['tau']:g}, n = {row['n']}"
+    return Claim(text, "arXiv 2503.03321", numbers, verdict(row["lower"] > 0, row["upper"] < 0))

@@ -1,0 +1,82 @@
+"""COCO captions: describe this image in detail"""
+
+from __future__ import annotations
+
+import csv
+import random
+from collections import defaultdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from .example import Example, Objects, Segment, UserError
+from .images import open_image
+from .local_or_hub import field, find, local, read_json
+from .words import mentions
+
+VERSION = 1
+TEMPLATE = "chat"
+BOS = True
+SOURCE = "COCO (Lin et al. 2014): captions and instances of a local directory; object words of data/coco_words.csv"
+DEFAULT_N = 500
+FILES = "captions_val2014.json, instances_val2014.json and the images"
+
+
+@cache
+def words() -> dict[str, str]:
+    """Every word that names one of COCO's 80 objects -> the object. Written for this project, CHAIR-style."""
+    with Path(__file__).with_name("coco_words.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {word: row["object"] for row in rows for word in (row["object"], *filter(None, row["words"].split(";")))}
+
+
+def examples(
+    n: int | None = None,
+    seed: int = 0,
+    *,
+    tokenizer: Any = None,
+    path: str = "",
+    year: str = "val2014",
+    question: str = "Please describe this image in detail.",
+    split: str = "test",
+) -> list[Example]:
+    """Images with a request for a caption, drawn with `seed` (default n = 500).
+
+    path: a directory with captions_<year>.json and instances_<year>.json and, anywhere below, the images that they
+    name. Objects that are there: those of the instances, and those that any of the five captions names, as CHAIR takes
+    them. Boxes: one list of (left, top, right, bottom) for each object. Group: the image. split "validation": others.
+    UserError: a missing file or image, or fields that are not COCO's.
+    """
+    directory = local(path, "coco", FILES)
+    captions, instances = (find(directory, f"{kind}_{year}.json", "coco") for kind in ("captions", "instances"))
+    told, drawn = read_json(captions), read_json(instances)
+    names = {c["id"]: c["name"] for c in field(drawn, ("categories",), str(instances))}
+    boxes: dict[int, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
+    for item in field(drawn, ("annotations",), str(instances)):
+        where = f"{instances}, annotation {item.get('id')}"
+        left, top, width, height = field(item, ("bbox",), where)
+        name = names.get(field(item, ("category_id",), where))
+        if name is None:
+            raise UserError(f"{where}: no category {item['category_id']}")
+        boxes[item["image_id"]][name].append(tuple(round(v) for v in (left, top, left + width, top + height)))
+    texts: dict[int, list[str]] = defaultdict(list)
+    for item in field(told, ("annotations",), str(captions)):
+        texts[item["image_id"]].append(str(field(item, ("caption",), f"{captions}, annotation {item.get('id')}")))
+    images = sorted(field(told, ("images",), str(captions)), key=lambda image: image["id"])
+    random.Random(seed).shuffle(images)
+    images = images[::-1] if split == "validation" else images
+    chosen = images[: DEFAULT_N if n is None else n]
+    return [_example(directory, image, question, boxes[image["id"]], texts[image["id"]]) for image in chosen]
+
+
+def _example(
+    directory: Path, image: dict[str, Any], question: str, boxes: dict[str, list[Any]], texts: list[str]
+) -> Example:
+    named = {mention.object for text in texts for mention in mentions(text, words())}
+    there = frozenset(named | set(boxes))
+    picture = open_image(find(directory, Path(image["file_name"]).name, "coco"))
+    segments = (Segment("image", picture), Segment("question", f"\n{question}"))
+    meta = {"kind": "caption", "objects": ", ".join(sorted(there))}
+    objects = Objects(words(), there)
+    name = f"coco-{image['id']}"
+    return Example(name, name, segments, boxes=dict(boxes), meta=meta, objects=objects)

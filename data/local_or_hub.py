@@ -1,0 +1,79 @@
+"""Benchmarks from a local directory or from the hub: files, JSON, JSON lines, pictures; a missing one is one line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from .example import UserError
+
+
+def local(path: str, task: str, what: str) -> Path:
+    """The directory of a benchmark's files. UserError: none named, or no directory."""
+    if not path:
+        raise UserError(f"task {task} needs its files: --task {task}:path=DIRECTORY ({what})")
+    directory = Path(path).expanduser()
+    if not directory.is_dir():
+        raise UserError(f"task {task}: no directory {directory} ({what})")
+    return directory
+
+
+def find(directory: Path, name: str, task: str) -> Path:
+    """A file of this name anywhere below the directory, the nearest first. UserError: none."""
+    found = _index(directory).get(name)
+    if found is None or not found.is_file():
+        raise UserError(f"task {task}: no file {name} in {directory}")
+    return found
+
+
+@lru_cache(maxsize=4)
+def _index(directory: Path) -> dict[str, Path]:
+    """File name -> the nearest file of that name; one walk serves all images."""
+    paths = sorted(directory.rglob("*"), key=lambda path: (-len(path.parts), str(path)))
+    return {path.name: path for path in paths if path.is_file()}
+
+
+def read_json(path: Path) -> Any:
+    """UserError: not JSON."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON-lines file. UserError: a line that is none, by number."""
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                try:
+                    item = json.loads(line)
+                except ValueError as error:
+                    raise UserError(f"{path}, line {number}: not JSON: {error}") from error
+                if not isinstance(item, dict):
+                    raise UserError(f"{path}, line {number}: an object {{…}} is needed")
+                yield item
+
+
+def field(item: dict[str, Any], names: tuple[str, ...], where: str) -> Any:
+    """The first of these fields that is there. UserError: none is."""
+    for name in names:
+        if item.get(name) is not None:
+            return item[name]
+    raise UserError(f"{where}: no field {' or '.join(names)}; there are {', '.join(item)}")
+
+
+def from_hub(name: str, split: str, revision: str, task: str) -> Any:
+    """A data set of the hub, or a directory that `datasets` reads. UserError: no `datasets`, or it cannot be got."""
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise UserError(f"task {task} reads {name} with the package datasets: pip install datasets") from error
+    try:
+        return load_dataset(name, split=split, revision=revision or None)
+    except Exception as error:  # its errors share no type
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"task {task}: cannot get {name}, split {split}: {first}") from error

@@ -1,0 +1,125 @@
+"""Figures of the repairs: before, after, control; differences; strengths; cost."""
+
+from __future__ import annotations
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from .charts import bars, head_map, lines
+from .drawing import Drawing, Tables, draw_all
+
+PLAIN = "plain model"
+
+
+def figures(tables: Tables) -> dict[str, go.Figure]:
+    """Differences first: they are the evidence."""
+    return draw_all(FIGURES, tables)
+
+
+def differences(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    rows = rows.assign(bar=_side(rows), group=rows["repair"])
+    figure = bars(rows, "group", by="bar", panel="measure")
+    for axis in figure.select_xaxes():
+        axis.update(zeroline=True, zerolinecolor="#1b1b1b", zerolinewidth=1)
+    return figure
+
+
+def _side(rows: pd.DataFrame) -> pd.Series:
+    """What is compared with what."""
+    control = rows["control"] != ""
+    against_plain = ("control (" + rows["control"] + ") − plain").where(control, "repaired − plain")
+    return against_plain.where(rows["against"] == "plain", "repaired − control (" + rows["against"] + ")")
+
+
+def measures(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    control = "control: " + rows["control"]
+    name = rows["repair"].replace({"none": PLAIN})
+    bar = control.where(rows["control"] != "", "repaired").where(rows["repair"] != "none", PLAIN)
+    return bars(rows.assign(group=name, bar=bar), "group", by="bar", panel="measure")
+
+
+def strengths(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
+    """One panel per repair; the plain model as the strength that changes nothing."""
+    plain = rows[rows["repair"] == "none"]
+    neutral = {"VHR": 1.0, "VAR": 0.0, "ACT": 1.0}
+    parts = [rows[rows["repair"] != "none"]]
+    parts += [plain.assign(repair=name, setting=at) for name, at in neutral.items() if (rows["repair"] == name).any()]
+    whole = pd.concat(parts, ignore_index=True).drop(columns="control")
+    names = {"VHR": "VHR: α (1 = plain)", "VAR": "VAR: p (0 = plain)", "ACT": "ACT: β (1 = plain)"}
+    whole = whole.assign(panel=whole["repair"].map(names))
+    figure = lines(whole, "setting", by="measure", panel="panel", y_title="share")
+    return figure.update_xaxes(title_text="strength", matches=None)
+
+
+def cost(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    return bars(rows.assign(repair=rows["repair"].replace({"none": PLAIN})), "repair")
+
+
+def heads(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    return head_map(rows, unit="share of examples")
+
+
+def at_first_strength(rows: pd.DataFrame) -> pd.DataFrame:
+    """The strength that a repair's rows begin with, over the whole task."""
+    rows = rows[rows["subset"] == "all"]
+    first = rows.groupby("repair", sort=False)["setting"].transform("first")
+    return rows[rows["setting"] == first]
+
+
+def without_controls(rows: pd.DataFrame) -> pd.DataFrame:
+    """Repairs at all strengths, but the length of captions, which is no share."""
+    return rows[(rows["subset"] == "all") & (rows["control"] == "") & (rows["measure"] != "length")]
+
+
+SMALL = "At the papers' strengths; no strength was chosen on these examples."
+FIGURES = [
+    Drawing(
+        "differences",
+        "differences",
+        {},
+        "What each repair changes, and what its controls change",
+        "The measure with the repair minus the plain model's; the controls minus the plain model's; and the repair "
+        f"minus each control, paired by example. {SMALL} Controls with random heads or columns are pooled over draws.",
+        differences,
+        "Whiskers",
+        select=at_first_strength,
+    ),
+    Drawing(
+        "measures",
+        "measures",
+        {},
+        "Before, after, control",
+        f"Every measure by itself. {SMALL}",
+        measures,
+        "Whiskers",
+        select=at_first_strength,
+    ),
+    Drawing(
+        "strengths",
+        "measures",
+        {},
+        "Every measure by strength",
+        "VHR multiplies chosen heads by α, VAR gives away the share p of the attention on sinks, ACT multiplies hidden "
+        "sinks by β. The papers' strengths are 2, 0.6 and 0.4.",
+        strengths,
+        "Bands",
+        select=without_controls,
+    ),
+    Drawing(
+        "cost",
+        "cost",
+        {},
+        "What a repair costs",
+        "Time per token of a short greedy generation, its prompt included, over the plain model's in interleaved "
+        "rounds. Whiskers: quartiles over rounds. VHR reads the prompt three times, once an answer.",
+        cost,
+    ),
+    Drawing(
+        "chosen",
+        "heads",
+        {},
+        "Which heads VHR chooses",
+        "Share of the examples in which a head is among those that are reinforced; layers that VHR leaves alone are 0.",
+        heads,
+    ),
+]

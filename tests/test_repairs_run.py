@@ -1,0 +1,177 @@
+"""The analysis `repairs`: what it measures equals what the model says, tables come out, controls are named."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from crosslens import Subject
+from crosslens.analyses import hallucination, metrics, repairs
+from crosslens.data.example import Example, Objects, Segment, UserError
+from crosslens.data.tasks import Task
+from crosslens.probes.answers import own_answers
+from crosslens.probes.measures import logit_difference
+from crosslens.probes.run import Settings, run
+from crosslens.probes.trace import tracing
+
+from . import vision_subjects
+from .test_families import assert_close
+from .test_head_divergence import captions
+from .vision import build, inputs
+
+OPTIONS = {"alphas": (2.0, 3.0), "ps": (0.6,), "betas": (0.4,), "draws": 2, "tokens": 4, "timed": 2, "threshold": 0.01}
+OPTIONS |= {"dimensions": (3, 9), "tau": 1.2}
+
+
+def questions(n: int | None = None, seed: int = 0, *, tokenizer: Any) -> list[Example]:
+    """Is it yes (w7) or no (w8)? The tiny tokenizer has neither word, so the words stand for themselves."""
+    made = []
+    for i in range(n or 8):
+        segments = (Segment("image", vision_subjects.picture(50 * seed + i)), Segment("question", f" w{9 + i % 4} w3"))
+        answers = (" w7", " w8") if i % 2 else (" w8", " w7")
+        meta = {"kind": f"pope_{'random' if i < 4 else 'popular'}"}
+        made.append(Example(f"q{i}", f"g{seed}-{i // 2}", segments, answers[0], answers[1:], meta=meta))
+    return made
+
+
+def seeing():
+    return Subject(*vision_subjects.build("llava"), name="tiny-llava")
+
+
+def analyse(make, out, subject=None, **more):
+    module: Any = SimpleNamespace(__doc__="Tiny", VERSION=1, TEMPLATE="raw", BOS=True, SOURCE="tests", examples=make)
+    analyses = {"repairs": (repairs, repairs.Options(**OPTIONS))}
+    settings = Settings(out=out, **{"limit": 8, **more})
+    (directory,) = run(subject or seeing(), Task("tiny", module, {}), analyses, settings)
+    return {p.stem: pd.read_parquet(p) for p in (directory / "tables").glob("*.parquet")}
+
+
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory):
+    return analyse(questions, tmp_path_factory.mktemp("answers"))
+
+
+def test_tables_of_answers(answered, tmp_path):
+    assert set(answered) == {"measures", "differences", "cost", "heads", "claims"}
+    measures = answered["measures"].query("subset == 'all'").set_index(["repair", "setting", "control"])["value"]
+    subject = seeing()
+    batch = subject.batch(questions(8, tokenizer=None))
+    logits = subject.last_logits(batch)
+    right = logits.gather(1, batch.answers[:, None]) > logits.gather(1, batch.wrong[:, None])
+    assert measures["none", 0.0, ""] == pytest.approx(float(right.float().mean()))
+    with repairs.vhr(subject, alpha=3.0):
+        moved = subject.last_logits(batch)
+    right = moved.gather(1, batch.answers[:, None]) > moved.gather(1, batch.wrong[:, None])
+    assert measures["VHR", 3.0, ""] == pytest.approx(float(right.float().mean()))
+    names = set(answered["measures"]["control"])
+    assert names == {"", "random heads", "least divergent heads", "all heads, same norm", "random columns"}
+    assert set(answered["measures"]["subset"]) == {"all", "pope_random", "pope_popular"}
+    assert set(answered["cost"]["repair"]) == {"none", "VHR", "VAR", "ACT"}
+    assert len(answered["claims"]) == 3
+    again = analyse(questions, tmp_path, size=3, padding="left")
+    for name in ("measures", "heads"):
+        np.testing.assert_allclose(again[name]["value"], answered[name]["value"], atol=1e-6)
+
+
+def test_differences_are_paired(answered):
+    found, measures = answered["differences"], answered["measures"]
+    values = measures.set_index(["subset", "repair", "setting", "control"])["value"]
+    for row in found.to_dict("records"):
+        mine = values[row["subset"], row["repair"], row["setting"], row["control"]]
+        other = ("none", 0.0, "") if row["against"] == "plain" else (row["repair"], row["setting"], row["against"])
+        assert row["value"] == pytest.approx(mine - values[(row["subset"], *other)], abs=1e-9)
+        assert row["lower"] <= row["value"] + 1e-9 <= row["upper"] + 2e-9
+
+
+def test_tables_of_captions(tmp_path):
+    tables = analyse(captions, tmp_path, limit=4)
+    assert set(tables["measures"]["measure"]) == set(hallucination.CHAIR)
+    plain = tables["measures"].query("repair == 'none'").set_index("measure")
+    said = own_answers(seeing(), captions(4, tokenizer=None), 4)
+    counts = [repairs.counts_of(e, said[e.id].text) for e in captions(4, tokenizer=None)]
+    for name, value in hallucination.chair(*zip(*counts, strict=True)).items():
+        assert plain["value"][name] == pytest.approx(value, nan_ok=True)
+
+
+def test_both_kinds_in_one_task_are_refused():
+    subject = seeing()
+    batch = subject.batch([*questions(1, tokenizer=None), *captions(1, tokenizer=None)])
+    with pytest.raises(UserError, match="two tasks"):
+        repairs.rows(subject, batch, repairs.Options(**OPTIONS))
+
+
+@pytest.mark.parametrize("family", ["llava", "gemma3", "qwen2_5_vl", "qwen3_vl", "paligemma"])
+def test_act_effects_equal_whole_forwards(family):
+    """Every head calibrated alone by the repair itself."""
+    subject = Subject(build(family))
+    given = inputs(subject.model, "right", lengths=(9, 8, 7))
+    measure = logit_difference(torch.tensor([3, 4, 5]), torch.tensor([6, 7, 8]))
+    heads = [(layer, head) for layer in (1, 2) for head in (0, 3)]
+    found = repairs.act_effects(subject, given, measure, heads=heads, threshold=0.08)
+    clean = measure(subject.last_logits(given), torch.arange(3))
+    for pair in heads:
+        with repairs.act(subject, heads=[pair], threshold=0.08):
+            moved = measure(subject.last_logits(given), torch.arange(3))
+        torch.testing.assert_close(found[pair], moved - clean, rtol=1e-4, atol=1e-5)
+    assert any(bool((value != 0).any()) for value in found.values())
+
+
+def test_a_planted_hidden_sink_is_found_and_calibrated():
+    """A map with one greedy column: that column alone, in the heads that have it."""
+    subject = seeing()
+    batch = subject.batch(questions(2, tokenizer=None))
+    column = 5
+
+    def greedy(call):
+        def pull(pattern, rows, part):
+            new = pattern.clone()
+            pulled = 0.6 * (rows > column)[:, None].float()
+            new[:, 1] *= 1 - pulled.transpose(1, 2)
+            new[:, 1, :, column] += pulled[:, 0]
+            return new
+
+        return call.edited(pattern_edit=pull)
+
+    with tracing(subject, edits={1: greedy}), repairs.act(subject, heads=[(1, 0), (1, 1)], threshold=0.5) as found:
+        subject.last_logits(batch)
+    assert found.sinks[1].nonzero().tolist() == [[0, 1, column], [1, 1, column]]
+
+
+def test_measures_of_pope_and_chair():
+    said, truth = [True, True, False, False, True], [True, False, True, False, True]
+    found = hallucination.pope(said, truth)
+    assert found == pytest.approx({"accuracy": 0.6, "precision": 2 / 3, "recall": 2 / 3, "F1": 2 / 3, "yes rate": 0.6})
+    captions_found = hallucination.chair([3, 2, 0], [1, 0, 0], [2, 1, 0], [2, 2, 1], [10, 8, 3])
+    assert captions_found == pytest.approx({"CHAIR_S": 1 / 3, "CHAIR_I": 1 / 5, "recall": 3 / 5, "length": 7.0})
+    assert hallucination.says_yes("Yes, there is a dog.")
+    assert not hallucination.says_yes("No, there is not")
+    assert not hallucination.says_yes("There is no dog. Yes.")
+    with pytest.raises(ValueError, match="more hallucinated"):
+        hallucination.chair([1], [2], [0], [1], [3])
+    assert np.isnan(hallucination.pope([False], [False])["precision"])
+
+
+def test_counts_of_a_caption():
+    example = Example("c", "g", (), objects=Objects({"dog": "dog", "hot dog": "hot dog"}, frozenset({"dog"})))
+    assert repairs.counts_of(example, "Two dogs and a hot dog.") == [2.0, 1.0, 1.0, 1.0, 6.0]
+
+
+def test_edited_patterns_are_what_observers_see():
+    """Inside a repair, an observer reads the repaired map."""
+    subject = seeing()
+    batch = subject.batch(questions(3, tokenizer=None))
+    plain, seen = [], []
+    with tracing(subject, lambda layer: plain.append(layer.pattern())):
+        subject.forward(batch)
+    with (
+        repairs.act(subject, heads=[(1, 2)], threshold=0.02) as found,
+        tracing(subject, lambda layer: seen.append(layer.pattern())),
+    ):
+        subject.forward(batch)
+    expected = metrics.calibrate_sinks(plain[1], found.sinks[1], 0.4)
+    assert_close(seen[1], expected, "pattern")
+    assert float((seen[1] - plain[1]).abs().max()) > 1e-3
