@@ -35,16 +35,16 @@ class Training:
     """
 
     corpus: str = "passages:split=train"
-    passages: int = 160
+    passages: int = 96
     layers: str = "quarters"
     positions: str = "all"
-    steps: int = 100
+    steps: int = 60
     batch: int = 512
     rate: float = 3e-3
     states: str = "all"
-    tuned_positions: str = "24"
+    tuned_positions: str = "64"
     start: str = "ridge"
-    tuned_steps: int = 10
+    tuned_steps: int = 5
     tuned_batch: int = 256
     tuned_rate: float = 1e-3
     seed: int = 0

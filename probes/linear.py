@@ -93,3 +93,20 @@ def value_weight(subject: Any, layer: int) -> Float[Tensor, "h d d_head"]:
         raise SubjectError(f"{subject.family}: no value projection was found in {type(attention).__name__}")
     parts = weight.detach().reshape(len(weight), -1, subject.d_head).transpose(0, 1)
     return parts.repeat_interleave(heads // len(parts), 0)
+
+
+def written_by_heads(subject: Any, layer: int, z: Float[Tensor, "n h d_head"]) -> tuple[Tensor, Tensor]:
+    """What each head of a layer adds to the residual [n, h, d], and what biases add [n, d]; they sum to attn_out.
+
+    A norm behind the output projection is held at the scale that it has for the sum. float32.
+    """
+    block = subject.layers[layer]
+    heads = torch.einsum("nhd,hdm->nhm", z.float(), subject.W_O(layer).detach().float())
+    bias = anatomy.output_bias(block)
+    bias = torch.zeros_like(heads[:, 0]) if bias is None else bias.float().expand_as(heads[:, 0])
+    if (tail := attention_tail(block)) is not None:
+        held = affine(tail, z.new_zeros(heads.shape[-1]))
+        scale = held.scale((heads.sum(1) + bias).to(z.dtype))
+        heads = held.centered(heads) * held.gain / scale[:, None]
+        bias = held.centered(bias) * held.gain / scale + held.bias
+    return heads * anatomy.multiplier(block), bias * anatomy.multiplier(block)
