@@ -40,10 +40,11 @@ class Options:
 def methods(options: Options) -> str:
     """The methods sentence of the page."""
     return (
-        "At the last real position, every state of the residual goes through the model's final norm and unembedding; the "
-        "probabilities of a group's tokens are summed. Words that are not one token of this tokenizer are left out, and so "
-        f"are those that two groups share. Control: as many random tokens, each within {NEAR} ids of one of the group "
-        f"(ids go roughly by frequency), the mean of {DRAWS} draws. KL: of the model's output to the state's distribution."
+        "At the last real position, every state of the residual goes through the model's final norm and unembedding; "
+        "the probabilities of a group's tokens are summed. Words that are not one token of this tokenizer are left "
+        f"out, and so are those that two groups share. Control: as many random tokens, each within {NEAR} ids of one "
+        f"of the group (ids go roughly by frequency), the mean of {DRAWS} draws. KL: of the model's output to the "
+        "state's distribution."
     )
 
 
@@ -117,7 +118,7 @@ def _parts(rows: Rows, options: Options) -> list[tuple[str, str, Rows]]:
 
 
 def _latent(rows: Rows) -> list[pd.DataFrame]:
-    """Where examples name a target language: how far English is above its random tokens, and the target above its own."""
+    """Where examples name a target language: how far English and the target are above their random tokens."""
     if "target" not in rows.examples or "English" not in rows.values:
         return []
     frames = []

@@ -214,12 +214,13 @@ def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:
     mine, chance = late.loc[best], by["chance"].loc[best]
     other = by[PLACES["other"]].loc[best] if PLACES["other"] in by else chance
     text = (
-        "Image tokens decode to what they show: in the second half of the states the lens at the object's patches names "
-        "it above chance and above the other objects' patches."
+        "Image tokens decode to what they show: in the second half of the states the lens at the object's patches "
+        "names it above chance and above the other objects' patches."
     )
     numbers = (
-        f"state {best}: {mine['value']:.2f} [{mine['lower']:.2f}, {mine['upper']:.2f}], other objects {other['value']:.2f} "
-        f"[{other['lower']:.2f}, {other['upper']:.2f}], chance {chance['value']:.2f}, n = {mine['n']}"
+        f"state {best}: {mine['value']:.2f} [{mine['lower']:.2f}, {mine['upper']:.2f}], other objects "
+        f"{other['value']:.2f} [{other['lower']:.2f}, {other['upper']:.2f}], chance {chance['value']:.2f}, n = "
+        f"{mine['n']}"
     )
     floor = max(chance["value"], other["upper"])
     decided = verdict(bool(mine["lower"] > floor), bool(mine["upper"] < max(chance["value"], other["value"])))

@@ -51,11 +51,12 @@ def methods(options: Options) -> str:
         f"Lenses {options.lens} were learned from {options.passages or 'all'} examples of {options.corpus}, none of "
         "them, and none of their documents, among those measured here. Tuned lens: per state an affine translator to "
         f"the last state, from {'ridge regression' if options.start == 'ridge' else 'the identity'} by "
-        f"{options.tuned_steps} steps on KL to the model's output. Attention Lens: per head a map from its output (d_head) "
-        f"to the vocabulary, from W_U · W_O with the final norm's gain and mean scale folded in, by {options.steps} "
-        "steps on KL to the sum over the layer's heads. Measured: KL of the model's output to each lens, mean over "
-        f"{options.measured} positions of each example. Controls: the constant that says the corpus's mean output at "
-        "every position; for the heads the plain unembedding of their sum, with the final norm and without."
+        f"{options.tuned_steps} steps on KL to the model's output. Attention Lens: per head a map from its output "
+        f"(d_head) to the vocabulary, from W_U · W_O with the final norm's gain and mean scale folded in, by "
+        f"{options.steps} steps on KL to the sum over the layer's heads. Measured: KL of the model's output to each "
+        f"lens, mean over {options.measured} positions of each example. Controls: the constant that says the corpus's "
+        "mean output at every position; for the heads the plain unembedding of their sum, with the final norm and "
+        "without."
     )
 
 
@@ -206,7 +207,8 @@ def _heads(rows: Rows, options: Options) -> list[pd.DataFrame]:
 
 
 def _bias(rows: Rows, options: Options) -> list[pd.DataFrame]:
-    """KL of the model's mean output to the lens's mean output, over the corpus's frequent tokens and one for all others.
+    """KL of the model's mean output to the lens's mean output, over the corpus's frequent tokens and one for all
+    others.
 
     Lumping tokens makes it a lower bound of the KL over the whole vocabulary.
     """

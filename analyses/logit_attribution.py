@@ -158,7 +158,7 @@ def _measured(rows: Rows, name: str) -> list[tuple[str, str, np.ndarray]]:
 
 
 def _parts(rows: Rows, options: Options) -> list[pd.DataFrame]:
-    """By layer: all heads together, their biases, the MLP; the embedding before layer 0 and the final bias have none."""
+    """By layer: all heads together with their biases, the MLP; embedding and final bias have no layer."""
     groups, frames = rows.examples["group"], []
     summed = {"attention": rows["heads"].sum(3) + rows["attention bias"], "MLP": rows["mlp"]}
     whole = {"embedding": rows["embedding"], "final bias": rows["final bias"]}
@@ -307,8 +307,8 @@ def _claim_copy(top: pd.DataFrame, copying: pd.DataFrame) -> Claim:
     raising = top[(top["control"] == "") & (top["lower"] > 0)]
     scores = raising.merge(copying, on=["layer", "head"], suffixes=("", "_copying"))["value_copying"]
     numbers = (
-        f"mean {scores.mean():.2f} over {len(scores)} heads (least {scores.min():.2f}), {copying['value'].mean():.2f} over "
-        f"all {len(copying)}; weights alone, no interval"
+        f"mean {scores.mean():.2f} over {len(scores)} heads (least {scores.min():.2f}), {copying['value'].mean():.2f} "
+        f"over all {len(copying)}; weights alone, no interval"
     )
     enough = len(scores) > 0
     return Claim(

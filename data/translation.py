@@ -21,9 +21,9 @@ def examples(
 ) -> list[Example]:
     """Every word in every pair of languages, pairs in turn (default: all), behind `shots` other words translated.
 
-    "Français: feu\\nDeutsch: Feuer\\n\\n … Français: maison\\nDeutsch:", answer " Haus", wrong: the English word. Answers may
-    be several tokens. Group: the concept. Marks: `subject`, the word asked about. Meta: relation ("French to German"),
-    target. No corrupt twin. UserError: an unknown pair, or more shots than there are other words.
+    "Français: feu\\nDeutsch: Feuer\\n\\n … Français: maison\\nDeutsch:", answer " Haus", wrong: the English word.
+    Answers may be several tokens. Group: the concept. Marks: `subject`, the word asked about. Meta: relation ("French
+    to German"), target. No corrupt twin. UserError: an unknown pair, or more shots than there are other words.
     """
     rows = [row.split() for row in CONCEPTS.splitlines()]
     if not 0 <= shots < len(rows):

@@ -61,10 +61,11 @@ LITTLE = {
     "English": "the and with from this that not but was were have has which there they would could should because who",
     "French": "le les des et avec dans cette ces est sont était mais qui une du aux ils elle nous vous être très pas",
     "Spanish": "los las y para esta este es pero que una del al ellos ella nosotros muy por más su como el",
-    "German": "der das und mit für diese ist sind aber nicht eine einen dem auf von zu im sich auch wir sie ich sehr wie",
+    "German": "der das und mit für diese ist sind aber nicht eine einen dem auf von zu im sich auch wir sie ich sehr "
+    "wie",
 }
 # Spelled like an English word, so a token of theirs says nothing of the language.
-ALIKE = set(["pain", "pan", "sol", "main", "pie", "grand", "Hand", "Land", "alt", "mes", "pays", "mort", "gut"])
+ALIKE = {"pain", "pan", "sol", "main", "pie", "grand", "Hand", "Land", "alt", "mes", "pays", "mort", "gut"}
 
 GROUPS = {
     "languages": {
@@ -129,8 +130,8 @@ def _known(tokenizer: Any, name: str) -> dict[str, list[int]]:
         kept[group] = _ids(tokenizer, [w for w in words if w not in shared and is_single_token(tokenizer, _form(w))])
         if len(kept[group]) < LEAST:
             raise UserError(
-                f"word group {group}: only {len(kept[group])} of its words are one token of this tokenizer, need {LEAST}; "
-                f"name words of your own: {group}=word,word"
+                f"word group {group}: only {len(kept[group])} of its words are one token of this tokenizer, need "
+                f"{LEAST}; name words of your own: {group}=word,word"
             )
     return kept
 

@@ -1,4 +1,4 @@
-"""Learned weights on disk, with the record of what they were learned from. Only the model they belong to may use them."""
+"""Learned weights on disk, with the record of what they were learned from; no other model may use them."""
 
 from __future__ import annotations
 

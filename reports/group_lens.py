@@ -37,8 +37,8 @@ FIGURES = [
         "groups",
         {"subset": "all"},
         "Summed probability of each group by state",
-        "The lens probability of a group's tokens, summed, at the last position; mean over prompts. A larger group sums "
-        "more, so each is compared with as many random tokens of similar frequency.",
+        "The lens probability of a group's tokens, summed, at the last position; mean over prompts. A larger group "
+        "sums more, so each is compared with as many random tokens of similar frequency.",
         by_group,
         "Bands",
         "Dotted in the same colour",

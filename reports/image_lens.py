@@ -40,7 +40,8 @@ def entropy(rows: pd.DataFrame, _: Tables) -> go.Figure:
 
 
 def word_grid(frame: pd.DataFrame, png: str) -> go.Figure:
-    """The picture, and beside it the top word of every image token, coloured by its probability; a slider for the state.
+    """The picture, and beside it the top word of every image token, coloured by its probability; a slider for the
+    state.
 
     frame: example state row column rank token value.
     """
@@ -76,7 +77,11 @@ def word_grid(frame: pd.DataFrame, png: str) -> go.Figure:
 def _add_state(figure: go.Figure, rows: pd.DataFrame, visible: bool) -> None:
     height, width = rows["row"].max() + 1, rows["column"].max() + 1
     z, words, hovers = (np.full((height, width), fill, dtype=object) for fill in (np.nan, "", ""))
-    for (row, column), patch in rows.groupby(["row", "column"]):
+    for place in range(height * width):
+        row, column = divmod(place, width)
+        patch = rows[(rows["row"] == row) & (rows["column"] == column)]
+        if patch.empty:
+            continue
         best = patch.sort_values("rank")
         z[row, column] = float(best["value"].iloc[0])
         words[row, column] = token_label(best["token"].iloc[0][:10])
@@ -136,8 +141,8 @@ def _grids(tables: Tables) -> dict[str, go.Figure]:
 
 
 GRID = (
-    "What the logit lens reads at every image token of one picture; move the slider to change the state. The hover text "
-    "has the next words. One picture, chosen by its place in the task: an illustration, not a measurement. n = 1."
+    "What the logit lens reads at every image token of one picture; move the slider to change the state. The hover "
+    "text has the next words. One picture, chosen by its place in the task: an illustration, not a measurement. n = 1."
 )
 FIGURES = [
     Drawing(
@@ -145,8 +150,8 @@ FIGURES = [
         "agreement",
         {"measure": "agreement", "subset": "all"},
         "Do image tokens decode to the object under them?",
-        "Share of the asked object's patches at which the answer is the most likely of the question's possible answers. "
-        "Controls: the patches of the other objects, of the background, and chance.",
+        "Share of the asked object's patches at which the answer is the most likely of the question's possible "
+        "answers. Controls: the patches of the other objects, of the background, and chance.",
         agreement,
         "Bands",
     ),

@@ -46,9 +46,9 @@ FIGURES = [
         "kl",
         {"measure": "kl"},
         "How far each lens is from the output",
-        "KL of the model's output to what the lens reads, mean over held-out positions; logarithmic. Logit lens and tuned "
-        "lens read the residual; the Attention Lens reads the heads of one layer alone, drawn at the state that the layer "
-        "writes. The last state is the output itself and has no distance.",
+        "KL of the model's output to what the lens reads, mean over held-out positions; logarithmic. Logit lens and "
+        "tuned lens read the residual; the Attention Lens reads the heads of one layer alone, drawn at the state that "
+        "the layer writes. The last state is the output itself and has no distance.",
         by_state,
         interval="Bands",
         control="Dotted",
@@ -67,9 +67,9 @@ FIGURES = [
         "heads",
         {},
         "What the heads of a layer say together",
-        "KL of the model's output to what is read from the sum of a layer's heads: by the learned maps of the Attention "
-        "Lens, and by three ways without learning: the direct effect (final norm held at the scale of the last residual), "
-        "the unembedding behind the final norm, and the unembedding alone.",
+        "KL of the model's output to what is read from the sum of a layer's heads: by the learned maps of the "
+        "Attention Lens, and by three ways without learning: the direct effect (final norm held at the scale of the "
+        "last residual), the unembedding behind the final norm, and the unembedding alone.",
         heads,
         interval="Whiskers",
     ),
@@ -78,8 +78,8 @@ FIGURES = [
         "bias",
         {},
         "Is the lens right on average?",
-        "KL of the model's mean output to the lens's mean output, over the 511 most frequent tokens of the training text "
-        "and one class for all others, which makes it a lower bound; logarithmic.",
+        "KL of the model's mean output to the lens's mean output, over the 511 most frequent tokens of the training "
+        "text and one class for all others, which makes it a lower bound; logarithmic.",
         bias,
         interval="Bands",
     ),

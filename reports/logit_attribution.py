@@ -59,7 +59,8 @@ FIGURES = [
         "heads",
         {"measure": "difference"},
         "Which heads write the answer and not the wrong one",
-        f"Direct contribution of each head to logit[answer] − logit[wrong answer] at the last position, mean over prompts. {HELD}",
+        f"Direct contribution of each head to logit[answer] − logit[wrong answer] at the last position, mean over "
+        f"prompts. {HELD}",
         heads,
     ),
     Drawing(
@@ -67,8 +68,8 @@ FIGURES = [
         "top",
         {},
         "The strongest heads, chosen on one half and measured on the other",
-        "The ten heads with the largest mean |contribution| to the difference on one half of the groups; the bars are the "
-        "other half's. Named layer.head.",
+        "The ten heads with the largest mean |contribution| to the difference on one half of the groups; the bars are "
+        "the other half's. Named layer.head.",
         strongest,
         "Whiskers",
         "Hatched",
@@ -78,7 +79,8 @@ FIGURES = [
         "heads",
         {"measure": "answer"},
         "Which heads raise the answer's logit",
-        f"Direct contribution of each head to the answer's logit, and to the wrong answer's, on one colour scale. {HELD}",
+        f"Direct contribution of each head to the answer's logit, and to the wrong answer's, on one colour scale. "
+        f"{HELD}",
         heads,
     ),
     Drawing(

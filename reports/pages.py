@@ -20,8 +20,8 @@ __all__ = ["ReportError", "build", "show_page", "write_file"]
 def build(out: Path, *, static: bool = False) -> list[Path]:
     """Write the report of `out/runs/*` into `out`; returns the HTML pages, the gallery first.
 
-    Pages: index.html, claims.html, <run>.html, a head dictionary for each subject that has one; beside them plotly.min.js (no page asks the network for
-    anything) and downloads/<run>/ with every table as CSV and parquet.
+    Pages: index.html, claims.html, <run>.html, a head dictionary for each subject that has one; beside them
+    plotly.min.js (no page asks the network for anything) and downloads/<run>/ with every table as CSV and parquet.
     static: also every figure as PNG (slow; needs kaleido and a Chromium).
     The same runs give the same bytes. Raises ReportError without runs or where `out` cannot be written.
     """

@@ -1,4 +1,4 @@
-"""Group probabilities are sums over the vocabulary; a planted group is found; words that are not one token are named."""
+"""Group probabilities are sums over the vocabulary; a planted group is found; a word of two tokens is named."""
 
 from __future__ import annotations
 

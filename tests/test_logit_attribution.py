@@ -32,7 +32,7 @@ def parts_of(subject, texts, padding="right"):
 @pytest.mark.parametrize("family", TEXT)
 @torch.no_grad()
 def test_parts_sum_to_the_models_logit(family, padding):
-    """Embedding + heads + their biases + MLPs + final bias, soft-capped where the model caps, is the model's own logit."""
+    """Embedding, heads, their biases, MLPs and final bias, soft-capped where the model caps: its own logit."""
     subject = tiny.subject(family)
     kept, batch = parts_of(subject, ["w1 w2 w3 w4 w5 w6 w7", "w8 w9 w3", "w4 w5 w6 w1"], padding)
     ids = torch.tensor([7, 20, 33])
@@ -111,7 +111,7 @@ def planted(layer=1, head=2, word="w5"):
 
 def test_planted_head_is_named_by_dla_and_lens():
     subject, token = planted()
-    kept, batch = parts_of(subject, ["w1 w2 w3 w4", "w9 w8 w7 w6 w1"])
+    kept, _ = parts_of(subject, ["w1 w2 w3 w4", "w9 w8 w7 w6 w1"])
     heads = attribute(subject, kept, subject.W_U[[token, token]][:, None].detach(), torch.zeros(2, 1))["heads"][:, 0]
     assert (heads.flatten(1).argmax(1) == 1 * subject.n_heads + 2).all()
     words = logit_attribution._head_words(subject, kept, 3)
@@ -179,7 +179,7 @@ def analyse(subject, out, **options):
 
 
 def test_tables(tmp_path):
-    subject, token = planted()
+    subject, _ = planted()
     directory, tables = analyse(subject, tmp_path, words=4, prompts=2, directions=2)
     assert tables["completeness"]["largest"].max() < 1e-3
     words = tables["words"].query("layer == 1 and head == 2 and rank == 1")
