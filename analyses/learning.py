@@ -44,8 +44,8 @@ class Training:
     states: str = "all"
     tuned_positions: str = "64"
     start: str = "ridge"
-    tuned_steps: int = 5
-    tuned_batch: int = 256
+    tuned_steps: int = 4
+    tuned_batch: int = 128
     tuned_rate: float = 1e-3
     seed: int = 0
 
