@@ -88,7 +88,7 @@ def finish(subject: Any, batch: Batch, kept: dict[str, Tensor], options: Options
     places = Places(~kept["resid"][:, 0, :, 0].isnan())
     states = [places.pick(x).to(subject.device) for x in (*kept["resid"].unbind(1), kept["post"][:, -1])]
     final = _unembedded(subject, states[-1]).log_softmax(-1)
-    constant = shared["marginal"].to(subject.device).log().expand_as(final)
+    constant = shared["marginal"].to(subject.device).clamp_min(1e-30).log().expand_as(final)
     rows = {"constant|kl": places.mean(metrics.kl_divergence(final, constant))}
     for lens in LENSES[: 1 if options.states == "none" else 2]:
         read = [_read(_state_logits(subject, lens, i, x, options), final, shared) for i, x in enumerate(states)]
@@ -148,7 +148,8 @@ def _head_logits(
         return attention_lens.logits({name: w.to(z.device) for name, w in weights.items()}, z)
     if way == "direct effect":
         norm = linear.affine(subject.norm, final)
-        return norm.centered(written.float()) * norm.gain / norm.scale(final) @ subject.W_U.float().T
+        logits = (norm.centered(written.float()) * norm.gain / norm.scale(final) + norm.bias) @ subject.W_U.float().T
+        return logits if subject.b_U is None else logits + subject.b_U.float()
     return _unembedded(subject, written, norm=way == "final norm")
 
 
