@@ -26,11 +26,20 @@ $(READY): pyproject.toml constraints.txt
 figures: $(READY) ## the paper-style figures on the embedded model, small n
 	$(RUN) sinks --task passages --bos both --limit 32 --out $(OUT)
 	$(RUN) lenses --task ioi facts --limit 72 --out $(OUT)
+	$(RUN) logit_attribution --task ioi --limit 24 --out $(OUT)
+	$(RUN) group_lens --task translation --limit 60 --out $(OUT)
+	$(RUN) learned_lenses --task passages --limit 16 --out $(OUT) --learned_lenses.passages 24 \
+	  --learned_lenses.layers none --learned_lenses.tuned-steps 0
+	$(RUN) image_lens --subject scenes --task scenes:kinds=colour+shape --limit 16 --out $(OUT)
 	$(BIN)/crosslens report --out $(OUT)
 
 figures-full: $(READY) ## the same with the papers' n
 	$(RUN) sinks --task passages --bos both --out $(OUT)
 	$(RUN) lenses --task ioi facts --out $(OUT)
+	$(RUN) logit_attribution --task ioi facts --out $(OUT)
+	$(RUN) group_lens --task translation --out $(OUT)
+	$(RUN) learned_lenses --task passages --out $(OUT)
+	$(RUN) image_lens --subject scenes --task scenes:kinds=colour+shape --limit 120 --out $(OUT)
 	$(BIN)/crosslens report --out $(OUT)
 
 card: $(READY) ## the page of the scenes subject: what it sees, makes up, and has kept (half an hour)

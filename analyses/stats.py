@@ -8,7 +8,7 @@ all cells. numpy and scipy only; tensors on the CPU are taken as arrays.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -87,6 +87,34 @@ def ratio_bootstrap(
     missing = np.isnan(top) | np.isnan(bottom)
     top, bottom = np.where(missing, np.nan, top), np.where(missing, np.nan, bottom)
     return Estimate(*_ratio(top, bottom, codes, n_boot, seed, level)[:3])
+
+
+def bootstrap_statistic(
+    values: ArrayLike,
+    groups: ArrayLike,
+    statistic: Callable[[Array], Array],
+    *,
+    n_boot: int = 400,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Estimate:
+    """statistic(mean over examples) of values [n, ...], with an interval: groups are drawn, the statistic taken anew.
+
+    For what is no mean itself, such as a divergence of mean distributions; `statistic` maps [...] to [*cells]. A
+    divergence of resampled means lies a little above that of all: the interval is shifted up by it.
+    NaN bounds with fewer than two groups. Errors: as `group_bootstrap`, and for NaN values.
+    """
+    values, codes = _checked(values, groups, n_boot, level)
+    if np.isnan(values).any():
+        raise ValueError("values holds NaN: a mean of distributions needs them whole")
+    sums = _group_sums(values.reshape(len(values), -1), codes)
+    counts = np.bincount(codes).astype(float)
+    value = statistic(values.mean(0))
+    if len(counts) < 2:
+        return Estimate(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
+    draws = [row for chunk in _draws(len(counts), n_boot, seed) for row in chunk]
+    found = np.stack([statistic((w @ sums / (w @ counts)).reshape(values.shape[1:])) for w in draws])
+    return Estimate(value, *np.quantile(found, [(1 - level) / 2, (1 + level) / 2], axis=0))
 
 
 def paired_difference(

@@ -5,11 +5,12 @@ It is a run like any other (key, shards, resume), whose rows are the activations
 
 from __future__ import annotations
 
+import random
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from ..data.gguf import cache_root
 from ..data.tasks import Task, open_task
 from . import store
 from .batch import Batch
-from .capture import SITES
+from .capture import SITES, parse_site
 from .plan import plan_from_json
 from .rows import condition_of
 from .run import Settings, run
@@ -38,7 +39,11 @@ NAME = "activations"
 
 @dataclass(frozen=True)
 class Options:
-    """sites: short names of capture. positions: "last", "all", a role or a mark."""
+    """sites: short names of capture (all layers) or full ones (one layer: "blocks.3.attn.hook_z").
+
+    positions: "last", "all", a role, a mark, or a number: that many real positions behind the first, drawn once
+    for each example by its id.
+    """
 
     sites: tuple[str, ...] = ("resid_pre",)
     positions: str = "last"
@@ -49,7 +54,7 @@ class Activations:
     """Activations on disk. `activations["z"]` is one tensor [n, layers, ...]; `shards()` reads a batch at a time.
 
     examples: id, group, condition, in the order of the first axis. Positions other than "last" add an axis
-    [n, layers, positions, ...], NaN behind the last position of an example.
+    [n, layers, positions, ...], NaN behind the last position of an example. Sites of one layer have no layer axis.
     """
 
     directory: Path
@@ -57,16 +62,24 @@ class Activations:
     options: Options
 
     def __getitem__(self, site: str) -> Tensor:
-        parts = [shard[site] for shard in self.shards()]
-        width = max((part.shape[2] for part in parts), default=0) if self.options.positions != "last" else 0
-        return torch.cat([_widen(part, width) if width else part for part in parts])
+        parts = [shard[site] for shard in self.shards(site)]
+        axis = 2 if site in SITES else 1
+        width = max((part.shape[axis] for part in parts), default=0) if self.options.positions != "last" else 0
+        return torch.cat([_widen(part, width, axis) if width else part for part in parts])
 
-    def shards(self) -> Iterator[dict[str, Tensor]]:
-        """Memory-mapped rows of one batch after the other."""
+    def tokens(self, site: str) -> Tensor:
+        """A site of one layer at every kept position of every example: [tokens, ...], without the NaN behind."""
+        if self.options.positions == "last":
+            return self[site]
+        flat = (shard[site].flatten(0, 1) for shard in self.shards(site))
+        return torch.cat([part[~part.flatten(1).isnan().any(1)] for part in flat])
+
+    def shards(self, *sites: str) -> Iterator[dict[str, Tensor]]:
+        """Rows of one batch after the other: of `sites`, or all."""
         record = _record(self.directory)
         for index, shard in enumerate(plan_from_json(record["plan"]["shards"])):
             path = self.directory / "rows" / f"{index:05d}.safetensors"
-            yield store.read_rows(path, record["key"], shard.ids)
+            yield store.read_rows(path, record["key"], shard.ids, sites or None)
 
 
 def cached(
@@ -81,20 +94,46 @@ def cached(
 ) -> Activations:
     """Run a task once and keep `sites` at `positions`; the second call with the same arguments runs nothing.
 
-    sites: short names of `capture` (not "pattern": maps are never kept). positions: "last", "all", a role
-    ("question") or a mark ("subject"). Errors: KeyError for an unknown site, UserError as in `run`.
+    sites, positions: as in `Options` (not "pattern": maps are never kept). Errors: KeyError for an unknown site,
+    UserError as in `run`.
     """
-    unknown = [site for site in sites if site not in SITES or site == "pattern"]
+    (kept,) = cached_together(subject, task, [Options(tuple(sites), positions)], limit, seed, settings)
+    return kept
+
+
+def cached_together(
+    subject: Subject,
+    task: Task | str,
+    wanted: Sequence[Options],
+    limit: int | None = None,
+    seed: int = 0,
+    settings: Settings | None = None,
+) -> list[Activations]:
+    """`cached` for several choices of sites and positions that ride one forward."""
+    unknown = [site for options in wanted for site in options.sites if not _is_known(subject, site)]
     if unknown:
         raise KeyError(f"cannot keep {unknown}: choose among {', '.join(s for s in SITES if s != 'pattern')}")
     task = open_task(task) if isinstance(task, str) else task
-    options = Options(tuple(sites), positions)
-    wanted = replace(settings or Settings(), limit=limit, seed=seed, out=home())
-    (directory,) = run(subject, task, {NAME: (_ANALYSIS, options)}, wanted)
-    ids = [(i, shard.bos) for shard in plan_from_json(_record(directory)["plan"]["shards"]) for i in shard.ids]
+    settings = replace(settings or Settings(), limit=limit, seed=seed, out=home())
+    # A name by content, so that a job has the same key whatever rides with it.
+    names = [f"{NAME}-{store.key_of(asdict(options))[:8]}" for options in wanted]
+    jobs: dict[str, tuple[Any, Any]] = {n: (_ANALYSIS, options) for n, options in zip(names, wanted, strict=True)}
+    found = dict(zip(jobs, run(subject, task, jobs, settings), strict=True))
     groups = {e.id: e.group for e in task.examples(subject.tokenizer, limit, seed)}
+    return [_opened(found[name], options, groups) for name, options in zip(names, wanted, strict=True)]
+
+
+def _opened(directory: Path, options: Options, groups: Mapping[str, str]) -> Activations:
+    ids = [(i, shard.bos) for shard in plan_from_json(_record(directory)["plan"]["shards"]) for i in shard.ids]
     rows = [{"id": i, "group": groups[i], "condition": condition_of(bos)} for i, bos in ids]
     return Activations(directory, pd.DataFrame(rows), options)
+
+
+def _is_known(subject: Subject, site: str) -> bool:
+    try:
+        return parse_site(subject, site)[1] != "pattern"
+    except KeyError:
+        return False
 
 
 def home() -> Path:
@@ -104,14 +143,43 @@ def home() -> Path:
 
 def layer_rows(layer: Layer, batch: Batch, options: Options) -> dict[str, Tensor]:
     """The chosen sites at the chosen positions: [b, ...] for "last", else [b, positions, ...]."""
-    return {site: _take(getattr(layer, site), batch, options.positions) for site in options.sites}
+    kept = {}
+    for site in options.sites:
+        index, short = parse_site(layer.subject, site)
+        if index in (None, layer.index):
+            kept[site] = take(getattr(layer, short), batch, options.positions)
+    return kept
 
 
-def _take(tensor: Tensor, batch: Batch, positions: str) -> Tensor:
+def finish(subject: Any, batch: Batch, kept: dict[str, Tensor], options: Options) -> dict[str, Tensor]:
+    """Sites of one layer without the layer axis."""
+    return {name: value if name in SITES else value.squeeze(1) for name, value in kept.items()}
+
+
+def chosen_positions(batch: Batch, positions: str) -> Tensor:
+    """Bool[b, p]: the positions of a role, a mark, "all", "last", or so many behind the first, drawn by example id."""
+    if positions == "all":
+        return batch.mask
+    places = torch.arange(batch.mask.shape[1])
+    if positions == "last":
+        return places == batch.last[:, None]
+    if not positions.isdigit():
+        return batch.where(positions)
+    chosen = torch.zeros_like(batch.mask)
+    for row, name in enumerate(batch.example_ids):
+        behind = range(int(batch.start[row]) + 1, int(batch.last[row]) + 1)
+        # Drawn as offsets from the first position, so that both paddings give the same tokens.
+        drawn = random.Random(name).sample(range(len(behind)), min(int(positions), len(behind)))
+        chosen[row, [behind[i] for i in drawn]] = True
+    return chosen
+
+
+def take(tensor: Tensor, batch: Batch, positions: str) -> Tensor:
+    """A tensor [b, p, ...] at `chosen_positions`, brought to the front: [b, chosen, ...], NaN behind the last."""
     rows = torch.arange(len(tensor), device=tensor.device)
     if positions == "last":
         return tensor[rows, batch.last.to(tensor.device)]
-    chosen = (batch.mask if positions == "all" else batch.where(positions)).to(tensor.device)
+    chosen = chosen_positions(batch, positions).to(tensor.device)
     # A stable sort brings the chosen positions to the front without changing their order.
     order = torch.argsort((~chosen).int(), dim=1, stable=True)[:, : int(chosen.sum(1).max())]
     kept = tensor[rows[:, None], order]
@@ -119,9 +187,9 @@ def _take(tensor: Tensor, batch: Batch, positions: str) -> Tensor:
     return kept.masked_fill(~there, torch.nan)
 
 
-def _widen(part: Tensor, width: int) -> Tensor:
-    missing = part.new_full((*part.shape[:2], width - part.shape[2], *part.shape[3:]), torch.nan)
-    return torch.cat([part, missing], 2)
+def _widen(part: Tensor, width: int, axis: int) -> Tensor:
+    missing = part.new_full((*part.shape[:axis], width - part.shape[axis], *part.shape[axis + 1 :]), torch.nan)
+    return torch.cat([part, missing], axis)
 
 
 def _record(directory: Path) -> dict[str, Any]:
@@ -139,6 +207,7 @@ _ANALYSIS: Any = SimpleNamespace(
     PAPER="",
     methods=lambda options: "",
     layer_rows=layer_rows,
+    finish=finish,
     tables=lambda rows, options: {},
 )
 

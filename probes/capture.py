@@ -48,7 +48,7 @@ def capture(
     there, on image rows, resid_pre of a layer is not resid_post of the one before. KeyError: an unknown site, or one
     that the family does not have, saying why.
     """
-    wanted = [_parse(subject, site) for site in sites]
+    wanted = [parse_site(subject, site) for site in sites]
     found: dict[str, Tensor] = {}
 
     def keep(layer: Layer) -> None:
@@ -62,7 +62,8 @@ def capture(
     return found
 
 
-def _parse(subject: Subject, site: str) -> tuple[int | None, str]:
+def parse_site(subject: Subject, site: str) -> tuple[int | None, str]:
+    """(layer, or None for all, and short name) of a site. KeyError: unknown."""
     if site in SITES:
         return None, site
     prefix, _, rest = site.partition(".")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,20 +24,29 @@ class Rows:
     """All rows of a run, sorted by condition and example id.
 
     examples: id, group, condition ("BOS", "no BOS") and the examples' meta. values: name -> [n, ...].
+    weights: what the analysis read from the weights alone, once a run. tokenizer: for `words`.
     """
 
     examples: pd.DataFrame
     values: dict[str, np.ndarray]
+    weights: dict[str, np.ndarray] = field(default_factory=dict)
+    tokenizer: Any = field(repr=False, default=None)
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.values[name]
 
     def where(self, chosen: np.ndarray) -> Rows:
         """The rows of some examples (a Boolean per example)."""
-        return Rows(
-            self.examples[chosen].reset_index(drop=True),
-            {name: value[chosen] for name, value in self.values.items()},
+        return replace(
+            self,
+            examples=self.examples[chosen].reset_index(drop=True),
+            values={name: value[chosen] for name, value in self.values.items()},
         )
+
+    def words(self, ids: np.ndarray) -> np.ndarray:
+        """Token ids of any shape as texts."""
+        known = {int(i): self.tokenizer.decode([int(i)]) for i in np.unique(ids)}
+        return np.vectorize(known.__getitem__, otypes=[object])(ids)
 
 
 def condition_of(bos: bool) -> str:
@@ -69,8 +78,9 @@ def observe(subject: Subject, batch: Batch, analyses: Mapping[str, tuple[Any, An
 
 
 def stack_layers(layers: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """[{name: [b, ...]}] per layer -> {name: [b, layers, ...]}."""
-    return {name: torch.stack([layer[name].cpu() for layer in layers], 1) for name in layers[0]}
+    """[{name: [b, ...]}] per layer -> {name: [b, layers, ...]}, of the layers that have the name."""
+    names = dict.fromkeys(name for layer in layers for name in layer)
+    return {name: torch.stack([layer[name].cpu() for layer in layers if name in layer], 1) for name in names}
 
 
 def merge(shards: Iterable[dict[str, Tensor]], conditions: list[str], examples: list[Example]) -> Rows:

@@ -64,6 +64,7 @@ class Job:
     directory: Path
     record: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    tokenizer: Any = field(repr=False, default=None)
 
     @property
     def complete(self) -> bool:
@@ -75,6 +76,11 @@ class Job:
 
     def shard_path(self, index: int) -> Path:
         return self.directory / "rows" / f"{index:05d}.safetensors"
+
+    @property
+    def weights_path(self) -> Path:
+        """What the analysis read from the weights alone, where it does."""
+        return self.directory / "rows" / "weights.safetensors"
 
     def missing(self) -> list[int]:
         return [i for i in range(len(self.plan)) if not self.shard_path(i).exists()]
@@ -105,6 +111,7 @@ def run(
             before()
             examples = _answered(subject, examples, todo, template, bos, settings)
         for job in todo:
+            job.tokenizer = subject.tokenizer
             _start(job, subject, task, examples, facts, settings)
         for group in _same_plan(todo):
             _execute(subject, {e.id: e for e in examples}, group, template)
@@ -320,6 +327,8 @@ def _start(
         "started": _now(),
         "notes": [*getattr(job.module, "NOTES", ()), *job.notes],
     }
+    if hasattr(job.module, "weights"):
+        store.save_rows(job.weights_path, job.module.weights(subject, job.options), job.record["key"], ())
     store.write_record(job.directory, job.record)
 
 
@@ -329,6 +338,8 @@ def _fit(
     """What the analysis learns from held-out examples before it measures; the values are part of the record."""
     if not hasattr(job.module, "fit"):
         return {}
+    if job.module.FIT_EXAMPLES == 0:  # it learns from a corpus of its own
+        return job.module.fit(subject, [], job.options)
     others = task.held_out(subject.tokenizer, job.module.FIT_EXAMPLES, 0, examples)
     if not others:
         raise UserError(f"task {task.name} has no held-out examples for {job.name} to learn from: lower --limit")
@@ -408,7 +419,9 @@ def read_run(job: Job, examples: Mapping[str, Example]) -> Rows:
     plan = job.plan
     shards = [store.read_rows(job.shard_path(i), job.record["key"], shard.ids) for i, shard in enumerate(plan)]
     conditions = [condition_of(shard.bos) for shard in plan for _ in shard.ids]
-    return merge(shards, conditions, [examples[i] for shard in plan for i in shard.ids])
+    rows = merge(shards, conditions, [examples[i] for shard in plan for i in shard.ids])
+    found = store.read_rows(job.weights_path, job.record["key"], ()) if job.weights_path.exists() else {}
+    return replace(rows, weights={name: value.numpy() for name, value in found.items()}, tokenizer=job.tokenizer)
 
 
 def _now() -> str:

@@ -58,8 +58,8 @@ def save_rows(path: Path, rows: dict[str, Tensor], key: str, ids: Sequence[str])
     write_whole(path, lambda to: save_file(whole, to, metadata))
 
 
-def read_rows(path: Path, key: str, ids: Sequence[str]) -> dict[str, Tensor]:
-    """A shard's rows. UserError: cut short, of another run, or of other examples."""
+def read_rows(path: Path, key: str, ids: Sequence[str], names: Sequence[str] | None = None) -> dict[str, Tensor]:
+    """A shard's rows, or those of `names` alone. UserError: cut short, of another run, or of other examples."""
     hint = "move it away and run the same command again"
     refuse_links(path)
     try:
@@ -67,7 +67,7 @@ def read_rows(path: Path, key: str, ids: Sequence[str]) -> dict[str, Tensor]:
             metadata = file.metadata() or {}
             if metadata.get("key") != key or metadata.get("ids") != json.dumps(list(ids)):
                 raise UserError(f"{path} belongs to another run or other examples: {hint}")
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            return {name: file.get_tensor(name) for name in names or file.keys()}
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is broken ({str(error).splitlines()[0]}): {hint}") from error
 

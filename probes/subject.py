@@ -82,6 +82,16 @@ class Subject:
         """The output projection of a layer's heads; biases are not part of it."""
         return anatomy.output_weight(self.layers[layer], self.n_heads)
 
+    @property
+    def W_U(self) -> Float[Tensor, "vocab d"]:
+        """The unembedding, logit scale included: logits before a soft cap are W_U · norm(x) + b_U."""
+        return anatomy.unembedding_weight(self.model)[0]
+
+    @property
+    def b_U(self) -> Float[Tensor, "vocab"] | None:
+        """The head's bias, scaled alike; None in most families."""
+        return anatomy.unembedding_weight(self.model)[1]
+
     def batch(
         self,
         examples: Sequence[Example | str],

@@ -64,7 +64,8 @@ def verify(
     first difference.
     """
     record = open_run(directory)
-    job = Job(record["analysis"], module, _options(module, record["options"]), directory, record)
+    options = _options(module, record["options"])
+    job = Job(record["analysis"], module, options, directory, record, subject.tokenizer)
     _check_record(job, say)
     _check_subject(job, subject, say)
     examples = _check_examples(job, subject, task, say)
@@ -74,6 +75,7 @@ def verify(
     chosen = sorted(random.Random(seed).sample(range(len(shards)), min(sample, len(shards))))
     for index in chosen:
         _check_rows(job, index, shards[index], subject, examples, exact)
+    _check_weights(job, subject, exact)
     drawn = f"shards {_list(chosen)} of {len(shards)} (drawn with seed {seed})"
     say(f"rows      {drawn} computed again: {_how(subject, exact)}")
     say(f"tables    {_check_tables(job, examples, exact)} computed again from the rows: equal")
@@ -141,12 +143,24 @@ def _check_rows(
     chosen, template = [examples[i] for i in shard.ids], job.record["task"]["template"]
     batch = subject.batch(chosen, template=template, bos=shard.bos, padding=plan["padding"])
     found = compute_rows(subject, batch, [job])[job.name]
+    _require_equal(job.shard_path(index), found, saved, 0.0 if exact else ROWS_SLACK * TOLERANCE[subject.dtype])
+
+
+def _check_weights(job: Job, subject: Subject, exact: bool) -> None:
+    """What was read from the weights alone, read again."""
+    if hasattr(job.module, "weights"):
+        saved = store.read_rows(job.weights_path, job.record["key"], ())
+        found = job.module.weights(subject, job.options)
+        _require_equal(job.weights_path, found, saved, 0.0 if exact else ROWS_SLACK * TOLERANCE[subject.dtype])
+
+
+def _require_equal(path: Path, found: dict[str, Tensor], saved: dict[str, Tensor], tolerance: float) -> None:
     if found.keys() != saved.keys():
-        raise UserError(f"{job.shard_path(index)} holds {sorted(saved)}, computed again: {sorted(found)}")
+        raise UserError(f"{path} holds {sorted(saved)}, computed again: {sorted(found)}")
     for name, tensor in found.items():
         error = _difference(tensor.cpu(), saved[name])
-        if error > (0.0 if exact else ROWS_SLACK * TOLERANCE[subject.dtype]):
-            raise UserError(f"{job.shard_path(index)}: {name} differs by {error:.2g} of its largest value")
+        if error > tolerance:
+            raise UserError(f"{path}: {name} differs by {error:.2g} of its largest value")
 
 
 def _difference(found: Tensor, saved: Tensor) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -13,10 +14,13 @@ from .runs import Run
 VERDICTS = {"holds": "✓", "fails": "✗", "undecidable here": "?"}
 
 
-def index(runs: list[Run], drawn: dict[str, Drawn], notes: list[str]) -> str:
-    """The HTML of the gallery. drawn: run name -> figures; notes: a line for each directory left out."""
+def index(runs: list[Run], drawn: dict[str, Drawn], notes: list[str], links: Sequence[tuple[str, str]] = ()) -> str:
+    """The HTML of the gallery. drawn: run name -> figures; notes: a line for each directory left out.
+
+    links: (address, title) of pages that join several runs.
+    """
     cards = [_card(run, drawn[run.name][0]) for run in runs]
-    return environment().get_template("index.html").render(cards=cards, notes=notes)
+    return environment().get_template("index.html").render(cards=cards, notes=notes, links=links)
 
 
 def claims(runs: list[Run]) -> str:

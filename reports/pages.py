@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 import plotly.io as pio
 from plotly.offline import get_plotlyjs
 
-from . import gallery, page
+from . import dictionary, gallery, page
 from .runs import ReportError, Run, read_runs
 
 __all__ = ["ReportError", "build", "show_page", "write_file"]
@@ -20,8 +20,8 @@ __all__ = ["ReportError", "build", "show_page", "write_file"]
 def build(out: Path, *, static: bool = False) -> list[Path]:
     """Write the report of `out/runs/*` into `out`; returns the HTML pages, the gallery first.
 
-    Pages: index.html, claims.html, <run>.html; beside them plotly.min.js (no page asks the network for
-    anything) and downloads/<run>/ with every table as CSV and parquet.
+    Pages: index.html, claims.html, <run>.html, a head dictionary for each subject that has one; beside them
+    plotly.min.js (no page asks the network for anything) and downloads/<run>/ with every table as CSV and parquet.
     static: also every figure as PNG (slow; needs kaleido and a Chromium).
     The same runs give the same bytes. Raises ReportError without runs or where `out` cannot be written.
     """
@@ -29,11 +29,16 @@ def build(out: Path, *, static: bool = False) -> list[Path]:
     runs, notes = read_runs(out / "runs")
     drawn = {run.name: page.run_figures(run) for run in runs}
     images = {run.name: _images(run.name, drawn[run.name][0], out) if static else {} for run in runs}
-    written = {"index.html": gallery.index(runs, drawn, notes), "claims.html": gallery.claims(runs)}
+    joined = dictionary.dictionaries(runs)
+    links = [(f"{found.name}.html", f"Head dictionary of {found.subject}") for found in joined]
+    written = {"index.html": gallery.index(runs, drawn, notes, links), "claims.html": gallery.claims(runs)}
+    written |= {f"{found.name}.html": dictionary.render(found) for found in joined}
     written |= {f"{run.name}.html": page.render(run, drawn[run.name], images[run.name]) for run in runs}
     write_file(out / "plotly.min.js", get_plotlyjs().encode())
     for run in runs:
         _downloads(run, out / "downloads" / run.name)
+    for found in joined:
+        write_file(out / "downloads" / f"{found.name}.csv", dictionary.to_csv(found))
     for name, text in written.items():
         write_file(out / name, text.encode())
     return [out / name for name in written]

@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -25,7 +26,8 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import numpy as np
 import torch
 from crosslens import Subject, knockout_sweep, load, patch_sweep, record
-from crosslens.analyses import lenses, metrics, sinks
+from crosslens.analyses import attention_lens, lenses, metrics, sinks, tuned_lens
+from crosslens.analyses.training import Descent
 from crosslens.data import colored_objects, ioi, passages
 from crosslens.probes.attention import NAME
 from crosslens.probes.measures import logit_difference
@@ -109,6 +111,21 @@ def bench_lens() -> None:
             "lens read": lambda: lenses._read(subject, states, lenses.NORMS[0], ids, reference),
         }
         interleaved(works, 21)
+
+
+def bench_learning() -> None:
+    """One step of learning a lens on 256 positions, in plain unembeddings of as many; both read kept activations."""
+    subject = load("smollm2", check=False)
+    z, states, final = (torch.randn(256, *shape) for shape in ((9, 64), (576,), (576,)))
+    weight = subject.model.lm_head.weight
+    step = Descent(1, 256, 1e-3)
+    nowhere = Path("no-checkpoint")
+    works = {
+        "plain unembedding, 256 positions": lambda: torch.no_grad()(lambda: states @ weight.T)(),
+        "Attention Lens, start and one step": lambda: attention_lens.train(subject, 15, z, final, step, nowhere),
+        "tuned lens, ridge and one step": lambda: tuned_lens.train(subject, 15, states, final, "ridge", step, nowhere),
+    }
+    interleaved(works, 7)
 
 
 def bench_transformerlens() -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from crosslens import cached, capture, cli
 from crosslens.data.example import UserError
+from crosslens.probes.cache import Options, cached_together, chosen_positions
 from crosslens.probes.run import Settings
 
 from . import tiny
@@ -77,3 +78,44 @@ def test_command_fills_lists_and_prunes(home, tmp_path, capsys):
 def test_unknown_cache_command():
     with pytest.raises((UserError, SystemExit)):
         cli.main(["cache", "empty"])
+
+
+def test_sites_of_one_layer_have_no_layer_axis():
+    subject, task = tiny.subject(), tiny.task()
+    name = "blocks.1.attn.hook_z"
+    one = cached(subject, task, [name, "resid_pre"], "all", limit=6, settings=Settings(size=4))
+    every = cached(subject, task, ["z"], "all", limit=6, settings=Settings(size=4))
+    assert one[name].shape == every["z"][:, 1].shape
+    assert torch.equal(one[name].nan_to_num(), every["z"][:, 1].nan_to_num())
+    assert one["resid_pre"].shape[1] == 3
+    tokens = one.tokens(name)
+    assert tokens.shape == (int((~one[name].isnan()).all((2, 3)).sum()), 4, 8)
+
+
+def test_drawn_positions_do_not_depend_on_padding():
+    subject, task = tiny.subject(), tiny.task()
+    right, left = (
+        cached(subject, task, ["resid_pre"], "3", limit=6, settings=Settings(size=size, padding=padding))["resid_pre"]
+        for size, padding in ((6, "right"), (2, "left"))
+    )
+    assert right.shape == (6, 3, 3, 32)
+    torch.testing.assert_close(left, right, atol=1e-4, rtol=1e-4)
+    batch = subject.batch(task.examples(subject.tokenizer, 6, 0))
+    drawn = chosen_positions(batch, "3")
+    assert (drawn.sum(1) == 3).all()
+    assert not drawn[:, 0].any()  # never the first
+    assert torch.equal(chosen_positions(batch, "last").nonzero()[:, 1], batch.last)
+
+
+def test_several_choices_ride_one_forward(monkeypatch):
+    subject, task = tiny.subject(), tiny.task()
+    seen = []
+    forward = subject.forward
+    monkeypatch.setattr(subject, "forward", lambda inputs, **more: seen.append(1) or forward(inputs, **more))
+    wanted = [Options(("resid_pre",), "3"), Options(("blocks.0.attn.hook_z",), "last")]
+    kept = cached_together(subject, task, wanted, 6, settings=Settings(size=6))
+    assert len(seen) == 1
+    assert [part.options for part in kept] == wanted
+    alone = cached(subject, task, ["blocks.0.attn.hook_z"], "last", limit=6, settings=Settings(size=6))
+    assert len(seen) == 1  # the same key, whatever rode with it
+    assert torch.equal(alone.tokens("blocks.0.attn.hook_z"), kept[1]["blocks.0.attn.hook_z"])

@@ -47,6 +47,27 @@ def test_names_and_values_equal_transformerlens(family):
     assert_close(lens.detach(), subject.unembed(subject.norm(state)).detach(), "logit lens")
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@torch.no_grad()
+def test_logit_lens_equals_transformerlens(family):
+    """Every state through TransformerLens' own final norm and unembedding, and through ours."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    from . import tiny
+
+    inputs, model = prompts("none"), build(family)
+    model.config.architectures = [type(model).__name__]
+    subject = Subject(copy.deepcopy(model))
+    bridge = TransformerBridge.boot_transformers(
+        "tiny", hf_model=model, tokenizer=tiny.tokenizer(bos=False), device="cpu", dtype=torch.float32
+    )
+    _, cache = bridge.run_with_cache(inputs["input_ids"])
+    found = capture(subject, inputs, ["resid_pre", "blocks.2.hook_resid_post"])
+    for name, state in found.items():
+        expected = bridge.unembed(bridge.ln_final(cache[name]))
+        assert_close(metrics.logit_lens(state, subject.norm, subject.unembed), expected, name)
+
+
 @pytest.mark.real
 @pytest.mark.parametrize("padding", ["left", "right"])
 @torch.no_grad()

@@ -403,3 +403,19 @@ def test_order_columns_keeps_every_column_once():
 def test_statistics_do_not_import_torch():
     code = "import sys, crosslens.analyses.stats; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_bootstrap_of_a_statistic():
+    rng = np.random.default_rng(0)
+    values, groups = rng.normal(size=(60, 2)), np.repeat(np.arange(20), 3)
+    mean = stats.bootstrap_statistic(values, groups, lambda m: m, n_boot=500)
+    expected = stats.group_bootstrap(values, groups, n_boot=500)
+    for mine, theirs in zip(mean, expected, strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-9)
+    square = stats.bootstrap_statistic(values, groups, lambda m: m**2)
+    np.testing.assert_allclose(square.value, values.mean(0) ** 2)
+    assert (square.lower >= 0).all()
+    alone = stats.bootstrap_statistic(values, np.zeros(60), lambda m: m)
+    assert np.isnan(alone.lower).all()
+    with pytest.raises(ValueError, match="NaN"):
+        stats.bootstrap_statistic(np.full((3, 1), np.nan), [0, 1, 2], lambda m: m)

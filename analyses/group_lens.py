@@ -1,0 +1,157 @@
+"""Vocabulary-group lens: how probable the words of a language, or the colours, are in every state
+
+Tables: groups (summed probability of a group's tokens by state, beside as many random tokens), kl (to the output).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ..data.word_groups import token_groups
+from ..probes.batch import Batch
+from ..probes.rows import Rows
+from ..probes.trace import Layer
+from . import metrics
+from .claims import Claim, verdict
+from .frames import order_columns, summarise
+
+VERSION = 1
+QUESTION = "In which state do the words of a language, or of another group, become probable?"
+PAPER = "latent language, arXiv 2408.10811 (-style)"
+DRAWS, NEAR = 20, 500  # control: random tokens, each at most so many ids away from a token of the group
+
+
+@dataclass(frozen=True)
+class Options:
+    """groups: "languages", "colours", "shapes", "digits", or one's own: "pets=cat,dog". subset: the meta column that a
+    task's examples are split by.
+    """
+
+    groups: tuple[str, ...] = ("languages",)
+    subset: str = "relation"
+
+
+def methods(options: Options) -> str:
+    """The methods sentence of the page."""
+    return (
+        "At the last real position, every state of the residual goes through the model's final norm and unembedding; "
+        "the probabilities of a group's tokens are summed. Words that are not one token of this tokenizer are left "
+        f"out, and so are those that two groups share. Control: as many random tokens, each within {NEAR} ids of one "
+        f"of the group (ids go roughly by frequency), the mean of {DRAWS} draws. KL: of the model's output to the "
+        "state's distribution."
+    )
+
+
+def layer_rows(layer: Layer, batch: Batch, options: Options) -> dict[str, Tensor]:
+    """The states at the last real position, [b, d] each."""
+    rows = torch.arange(len(batch.last), device=layer.resid_pre.device)
+    last = batch.last.to(rows.device)
+    kept = {"resid": layer.resid_pre[rows, last]}
+    return kept | ({"final": layer.resid_post[rows, last]} if layer.index == layer.subject.n_layers - 1 else {})
+
+
+def finish(subject: Any, batch: Batch, kept: dict[str, Tensor], options: Options) -> dict[str, Tensor]:
+    """Rows: "<group>" and "<group>|random" [b, states], "kl" [b, states]; one state's logits are alive at a time."""
+    groups = token_groups(batch.tokenizer, options.groups)
+    taken = {i for ids in groups.values() for i in ids}
+    states = torch.cat([kept["resid"], kept["final"]], 1).to(subject.device).unbind(1)
+    final = metrics.logit_lens(states[-1], subject.norm, subject.unembed)
+    drawn = {group: _similar(ids, taken, final.shape[-1]) for group, ids in groups.items()}
+    read: dict[str, list[Tensor]] = {}
+    for state in states:
+        logits = metrics.logit_lens(state, subject.norm, subject.unembed)
+        p = logits.float().softmax(-1)
+        read.setdefault("kl", []).append(metrics.kl_divergence(final, logits))
+        for group, ids in groups.items():
+            read.setdefault(group, []).append(p[:, ids].sum(-1))
+            read.setdefault(f"{group}|random", []).append(p[:, drawn[group]].sum(-1) / DRAWS)
+    return {name: torch.stack(values, 1) for name, values in read.items()}
+
+
+def _similar(ids: list[int], taken: set[int], vocabulary: int) -> list[int]:
+    """DRAWS tokens for every token of a group, of no group and of nearby ids: the same for every batch."""
+    rng = np.random.default_rng(0)
+    found = []
+    for i in ids:
+        near = [j for j in range(max(0, i - NEAR), min(vocabulary, i + NEAR + 1)) if j not in taken]
+        found += rng.choice(near, DRAWS).tolist()
+    return found
+
+
+def row_size(subject: Any, positions: int, options: Options) -> int:
+    """Numbers that one example's rows hold: the plan's estimate of the files."""
+    return (subject.n_layers + 1) * (1 + 8 * len(options.groups))
+
+
+def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
+    """groups: condition control state value … group subset. kl: condition state value … subset."""
+    names = [name for name in rows.values if name != "kl" and not name.endswith("|random")]
+    groups, kl = [], []
+    for condition, subset, part in _parts(rows, options):
+        where = {"condition": condition, "subset": subset}
+        states = {"state": np.arange(part["kl"].shape[1])}
+        of = part.examples["group"]
+        kl.append(summarise(part["kl"], of, states, "nats").assign(control="", **where))
+        for name in names:
+            for control, source in (("", name), ("random tokens", f"{name}|random")):
+                frame = summarise(part[source], of, states, "probability")
+                groups.append(frame.assign(group=name, control=control, **where))
+    made = {"groups": groups, "kl": kl, "latent": _latent(rows)}
+    return {name: order_columns(pd.concat(f, ignore_index=True)) for name, f in made.items() if f}
+
+
+def _parts(rows: Rows, options: Options) -> list[tuple[str, str, Rows]]:
+    """(condition, subset, rows): the whole task and its subsets."""
+    parts = []
+    for condition in rows.examples["condition"].unique():
+        mine = rows.where((rows.examples["condition"] == condition).to_numpy())
+        names = mine.examples[options.subset] if options.subset in mine.examples else pd.Series(dtype=object)
+        parts.append((condition, "all", mine))
+        parts += [(condition, str(n), mine.where((names == n).to_numpy())) for n in sorted(names.dropna().unique())]
+    return parts
+
+
+def _latent(rows: Rows) -> list[pd.DataFrame]:
+    """Where examples name a target language: how far English and the target are above their random tokens."""
+    if "target" not in rows.examples or "English" not in rows.values:
+        return []
+    frames = []
+    for condition in rows.examples["condition"].unique():
+        mine = rows.where((rows.examples["condition"] == condition).to_numpy())
+        targets = mine.examples["target"].to_numpy()
+        for name in ("English", "target"):
+            group = targets if name == "target" else np.full(len(targets), "English")
+            excess = np.stack([mine[g][i] - mine[f"{g}|random"][i] for i, g in enumerate(group)])
+            frame = summarise(excess, mine.examples["group"], {"state": np.arange(excess.shape[1])}, "probability")
+            frames.append(frame.assign(group=name, condition=condition, control=""))
+    return frames
+
+
+def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:
+    """What the paper says of translating between other languages; thresholds set before any number was seen."""
+    if "latent" not in tables:
+        return []
+    latent = tables["latent"][tables["latent"]["condition"] == tables["latent"]["condition"].iloc[0]]
+    last = latent["state"].max()
+    peaks = {}
+    for name in ("English", "target"):
+        rows = latent[(latent["group"] == name) & (latent["state"] < last) & (latent["state"] >= last // 2)]
+        peaks[name] = rows.loc[rows["value"].idxmax()]
+    text = (
+        "The model goes through English: between two other languages, English words become more probable in the second "
+        "half of the states, before the last, than the target's."
+    )
+    said = [
+        f"{name} {p['value']:.3f} [{p['lower']:.3f}, {p['upper']:.3f}] at state {p['state']}"
+        for name, p in peaks.items()
+    ]
+    english, target = peaks["English"], peaks["target"]
+    numbers = f"highest above random tokens: {'; '.join(said)}; n = {english['n']}"
+    decided = verdict(english["lower"] > target["upper"], english["upper"] < target["lower"])
+    return [Claim(text, "arXiv 2408.10811 (note)", numbers, decided)]

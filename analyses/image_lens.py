@@ -1,0 +1,227 @@
+"""Image-token lens: which words the image tokens decode to, state by state
+
+Tables: agreement (the lens names the object under a patch, among the options of the question), entropy, grid and
+pictures (the words of the first examples).
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..data.example import UserError, is_single_token
+from ..probes.batch import Batch
+from ..probes.cache import take
+from ..probes.rows import Rows
+from ..probes.trace import Layer
+from . import metrics
+from .claims import Claim, verdict
+from .frames import order_columns, summarise
+
+VERSION = 1
+QUESTION = "What does the logit lens read from each image token, and is it what the picture shows there?"
+PAPER = "logit lens on image tokens, as in MMNeuron, arXiv 2406.11193 (-style)"
+# Which image tokens: the asked object's, the other objects', the rest.
+PLACES = {"asked": "asked object", "other": "other objects", "rest": "background"}
+SIDE = 84  # px of the pictures on the page
+
+
+@dataclass(frozen=True)
+class Options:
+    """words: top words kept for every image token. shown: examples whose grids are kept. asked, other: marks over the
+    image tokens of the object that the answer is about, and of the others.
+    """
+
+    words: int = 3
+    shown: int = 4
+    asked: str = "asked_object"
+    other: str = "other_objects"
+
+
+def methods(options: Options) -> str:
+    """The methods sentence of the page."""
+    return (
+        "Every state of every image token goes through the model's final norm and unembedding. Agreement: the share of "
+        "the asked object's patches at which the answer is the most likely of the question's possible answers (the "
+        "example's answer and its wrong answers); chance is one in so many. Controls: the same at the patches of the "
+        "other objects and of the background. Named: the answer is the most likely word of the whole vocabulary. The "
+        "image comes before the question, so no patch knows what is asked."
+    )
+
+
+def layer_rows(layer: Layer, batch: Batch, options: Options) -> dict[str, Tensor]:
+    """The states of the image tokens, [b, image tokens, d]. UserError: an example without an image."""
+    if not batch.where("image").any(1).all():
+        missing = next(e.id for e, has in zip(batch.examples, batch.where("image").any(1), strict=True) if not has)
+        raise UserError(f"example {missing} has no image tokens: image_lens needs a task with pictures")
+    kept = {"resid": take(layer.resid_pre, batch, "image")}
+    is_last = layer.index == layer.subject.n_layers - 1
+    return kept | ({"final": take(layer.resid_post, batch, "image")} if is_last else {})
+
+
+def finish(subject: Any, batch: Batch, kept: dict[str, Tensor], options: Options) -> dict[str, Tensor]:
+    """Rows: "agreement|<place>", "named|<place>", "entropy|<place>" [b, states], "chance" [b]; "ids", "probability"
+    [b, states, image tokens, words]; "picture" [b, side, side, 3].
+    """
+    states = torch.cat([kept["resid"], kept["final"]], 1)
+    read = [_read(subject, batch, state.to(subject.device), options) for state in states.unbind(1)]
+    rows = {name: torch.stack([r[name] for r in read], 1) for name in read[0]}
+    rows["chance"] = torch.tensor([1 / (1 + len(example.wrong)) for example in batch.examples])
+    return rows | {"picture": torch.stack([_picture(example) for example in batch.examples])}
+
+
+def _read(subject: Any, batch: Batch, states: Tensor, options: Options) -> dict[str, Tensor]:
+    """One state of all image tokens, an example's logits alive at a time. NaN where an example has no such place."""
+    places = _places(batch, options)
+    found: list[dict[str, Tensor]] = []
+    for row, example in enumerate(batch.examples):
+        logits = metrics.logit_lens(states[row], subject.norm, subject.unembed).float()
+        answers = _options(batch.tokenizer, example)
+        measured = {"entropy": metrics.entropy(logits)}
+        if answers is not None:
+            ids = torch.tensor(answers, device=logits.device)
+            measured["agreement"] = (logits[:, ids].argmax(-1) == 0).float()
+            measured["named"] = (logits.argmax(-1) == ids[0]).float()
+        top = logits.softmax(-1).topk(options.words, -1)
+        whole = {"ids": top.indices.int().cpu(), "probability": top.values.cpu()}
+        for name in ("entropy", "agreement", "named"):
+            values = measured.get(name, torch.full_like(measured["entropy"], torch.nan)).cpu()
+            whole |= {f"{name}|{place}": values[mask[row]].mean() for place, mask in places.items()}
+        found.append(whole)
+    return {name: torch.stack([f[name] for f in found]) for name in found[0]}
+
+
+def _places(batch: Batch, options: Options) -> dict[str, Tensor]:
+    """Bool[b, image tokens] of every place, in the order of `take`."""
+    image = batch.where("image")
+    none = torch.zeros_like(image)
+    asked, other = (batch.marks.get(name, none) for name in (options.asked, options.other))
+    masks = {"asked": asked, "other": other & ~asked, "rest": ~asked & ~other}
+    return {name: take(mask.float(), batch, "image") == 1 for name, mask in masks.items()}
+
+
+def _options(tokenizer: Any, example: Any) -> list[int] | None:
+    """Token ids of the answer and of the wrong answers; None where there are none or one is not a single token."""
+    words = (example.answer, *example.wrong)
+    if not example.wrong or not all(is_single_token(tokenizer, word) for word in words):
+        return None
+    return [tokenizer.encode(word, add_special_tokens=False)[0] for word in words]
+
+
+def _picture(example: Any) -> Tensor:
+    """The first picture as uint8 [side, side, 3]."""
+    shown = next(s.content for s in example.segments if isinstance(s.content, Image.Image))
+    return torch.from_numpy(np.asarray(shown.convert("RGB").resize((SIDE, SIDE))).copy())
+
+
+def row_size(subject: Any, positions: int, options: Options) -> int:
+    """Numbers that one example's rows hold: the plan's estimate of the files."""
+    return (subject.n_layers + 1) * (9 + 2 * options.words * positions) + SIDE * SIDE
+
+
+def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
+    """agreement: condition control state value … measure ("agreement", "named") subset, the other places as controls,
+    and "chance". entropy: condition state value … place. grid: example state row column value token rank. pictures:
+    example png (base64).
+    """
+    agreement, entropy = [], []
+    for condition in rows.examples["condition"].unique():
+        mine = rows.where((rows.examples["condition"] == condition).to_numpy())
+        entropy += [frame.assign(condition=condition) for frame in _entropy(mine)]
+        for subset, part in _subsets(mine):
+            agreement += [f.assign(condition=condition, subset=subset) for f in _agreement(part)]
+    made = {"agreement": agreement, "entropy": entropy}
+    done = {name: order_columns(pd.concat(f, ignore_index=True)) for name, f in made.items() if f}
+    return done | {"grid": _grid(rows, options), "pictures": _pictures(rows, options)}
+
+
+def _subsets(rows: Rows) -> list[tuple[str, Rows]]:
+    kinds = rows.examples["kind"] if "kind" in rows.examples else pd.Series(dtype=object)
+    return [("all", rows), *((str(k), rows.where((kinds == k).to_numpy())) for k in sorted(kinds.dropna().unique()))]
+
+
+def _agreement(rows: Rows) -> list[pd.DataFrame]:
+    if np.isnan(rows["agreement|asked"]).all():
+        return []
+    groups, states = rows.examples["group"], {"state": np.arange(rows["agreement|asked"].shape[1])}
+    there = ~np.isnan(rows["agreement|asked"][:, 0])
+    frames = []
+    for measure in ("agreement", "named"):
+        for place, control in (("asked", ""), ("other", PLACES["other"]), ("rest", PLACES["rest"])):
+            # Controls of the same examples, so that kinds of question without an asked patch do not shift them.
+            values = np.where(there[:, None], rows[f"{measure}|{place}"], np.nan)
+            frames.append(summarise(values, groups, states, "share").assign(measure=measure, control=control))
+    chance = np.where(there, rows["chance"], np.nan)[:, None].repeat(len(states["state"]), 1)
+    frames.append(summarise(chance, groups, states, "share").assign(measure="agreement", control="chance"))
+    return [frame[frame["n"] > 0] for frame in frames]
+
+
+def _entropy(rows: Rows) -> list[pd.DataFrame]:
+    groups, states = rows.examples["group"], {"state": np.arange(rows["entropy|rest"].shape[1])}
+    frames = [summarise(rows[f"entropy|{p}"], groups, states, "nats").assign(place=name) for p, name in PLACES.items()]
+    return [frame[frame["n"] > 0] for frame in frames]
+
+
+def _first(rows: Rows, options: Options) -> np.ndarray:
+    """The first examples of different groups."""
+    return rows.examples.drop_duplicates("group").index[: options.shown].to_numpy()
+
+
+def _grid(rows: Rows, options: Options) -> pd.DataFrame:
+    chosen = _first(rows, options)
+    ids, values = rows["ids"][chosen].astype(int), rows["probability"][chosen]
+    tokens = ids.shape[2]
+    side = int(tokens**0.5) if int(tokens**0.5) ** 2 == tokens else tokens
+    example, state, place, rank = (axis.ravel() for axis in np.indices(ids.shape))
+    frame = pd.DataFrame({"example": rows.examples["id"].to_numpy()[chosen][example], "state": state})
+    frame = frame.assign(row=place // side, column=place % side, rank=rank + 1, value=values.ravel())
+    frame = frame.assign(token=rows.words(ids).ravel(), unit="probability")
+    return frame[np.isfinite(frame["value"])].reset_index(drop=True)
+
+
+def _pictures(rows: Rows, options: Options) -> pd.DataFrame:
+    chosen = _first(rows, options)
+    return pd.DataFrame(
+        {"example": rows.examples["id"].to_numpy()[chosen], "png": [_png(rows["picture"][i]) for i in chosen]}
+    )
+
+
+def _png(pixels: np.ndarray) -> str:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:
+    """What the papers say of image tokens; thresholds set before any number was seen."""
+    if "agreement" not in tables:
+        return []
+    rows = tables["agreement"]
+    rows = rows[(rows["condition"] == rows["condition"].iloc[0]) & (rows["subset"] == "all")]
+    rows = rows[rows["measure"] == "agreement"]
+    by = {control: part.set_index("state") for control, part in rows.groupby("control")}
+    half = by[""].index >= by[""].index.max() / 2
+    late = by[""][half]
+    best = late["value"].idxmax()
+    mine, chance = late.loc[best], by["chance"].loc[best]
+    other = by[PLACES["other"]].loc[best] if PLACES["other"] in by else chance
+    text = (
+        "Image tokens decode to what they show: in the second half of the states the lens at the object's patches "
+        "names it above chance and above the other objects' patches."
+    )
+    numbers = (
+        f"state {best}: {mine['value']:.2f} [{mine['lower']:.2f}, {mine['upper']:.2f}], other objects "
+        f"{other['value']:.2f} [{other['lower']:.2f}, {other['upper']:.2f}], chance {chance['value']:.2f}, n = "
+        f"{mine['n']}"
+    )
+    floor = max(chance["value"], other["upper"])
+    decided = verdict(bool(mine["lower"] > floor), bool(mine["upper"] < max(chance["value"], other["value"])))
+    return [Claim(text, "MMNeuron, arXiv 2406.11193", numbers, decided)]
