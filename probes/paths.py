@@ -62,7 +62,7 @@ def path_sweep(
 
     receivers: "final", the residual behind the last layer at the last position; or heads' queries, keys and values at
     `positions` (None: every real one), all of them together. mlps: "recomputed", or "frozen" to the clean run.
-    Returns values [layer, head, b], clean and donor [b]; a sender that lies behind all receivers leaves the clean value.
+    Returns values [layer, head, b], clean and donor [b]; a sender behind all receivers leaves the clean value.
     UserError: prompts of other lengths, equal runs, an unknown receiver, a family whose layers cannot be replayed (of
     heads as receivers). InterventionError: an edit without effect.
     """
@@ -202,7 +202,7 @@ class _Paths:
         if not len(entering):
             return hidden
         with ExitStack() as stack:
-            stack.enter_context(_instead_of(anatomy.attention_of(layer), torch.cat(parts).flatten(0, 1)))
+            stack.enter_context(instead_of(anatomy.attention_of(layer), torch.cat(parts).flatten(0, 1)))
             if self.frozen:
                 put = rows.take(kept.site("mlp_out")).repeat(len(entering), 1, 1)
                 rewrite(stack, layer, "mlp_out", lambda output: put.reshape(output.shape))
@@ -211,21 +211,10 @@ class _Paths:
 
     def _hears(self, index: int, hidden: Tensor, receiver: Receiver) -> Float[Tensor, "v b s e"]:
         """A receiver's query, key or value, made from the residual that enters its layer."""
-        kept, layer = self.base.layers[index], self.base.subject.layers[index]
-        found: list[Tensor] = []
-
-        def attend(call: AttentionCall) -> Tensor:
-            tensor = {"q": call.query, "k": call.key, "v": call.value}[receiver.part]
-            found.append(tensor[:, receiver.head * tensor.shape[1] // call.query.shape[1]])
-            raise _Enough
-
-        arguments = arguments_at(self.base, self.rows, kept.arguments, len(hidden))
-        try:
-            with watched(attend):
-                layer(**arguments | {"hidden_states": hidden.flatten(0, 1)})
-        except _Enough:
-            pass
-        return found[0].unflatten(0, hidden.shape[:2])
+        arguments = arguments_at(self.base, self.rows, self.base.layers[index].arguments, len(hidden))
+        call = reading(self.base.subject.layers[index], arguments | {"hidden_states": hidden.flatten(0, 1)})
+        tensor = {"q": call.query, "k": call.key, "v": call.value}[receiver.part]
+        return tensor[:, receiver.head * tensor.shape[1] // call.query.shape[1]].unflatten(0, hidden.shape[:2])
 
     def _whole(self, sender: Sender) -> Float[Tensor, "b d"]:
         """The slow way: a whole forward with everything else frozen."""
@@ -242,8 +231,24 @@ class _Enough(Exception):
     """A layer is left as soon as its queries, keys and values are known."""
 
 
+def reading(layer: nn.Module, arguments: dict[str, Any]) -> AttentionCall:
+    """A block's queries, keys and values, without the rest of it."""
+    found: list[AttentionCall] = []
+
+    def attend(call: AttentionCall) -> Tensor:
+        found.append(call)
+        raise _Enough
+
+    try:
+        with watched(attend):
+            layer(**arguments)
+    except _Enough:
+        pass
+    return found[0]
+
+
 @contextmanager
-def _instead_of(module: nn.Module, output: Tensor) -> Iterator[None]:
+def instead_of(module: nn.Module, output: Tensor) -> Iterator[None]:
     """For a while, an attention module returns `output`."""
     before = module.__dict__.get("forward")
 
@@ -260,4 +265,4 @@ def _instead_of(module: nn.Module, output: Tensor) -> Iterator[None]:
             module.forward = before
 
 
-__all__ = ["FINAL", "Receiver", "path_sweep"]
+__all__ = ["FINAL", "Receiver", "instead_of", "path_sweep", "reading"]

@@ -308,6 +308,7 @@ def _shaped(values: Any, n: int) -> Tensor:
     return values
 
 
+@torch.no_grad()
 def clean_values(base: Recording, measure: Measure) -> Float[Tensor, " b"]:
     """The measure without an edit."""
     return measured(base, base.resid[None], measure, BUDGET)[0]
