@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .probes.attribution import attribution_sweep
     from .probes.cache import cached
     from .probes.capture import capture
     from .probes.loading import load
@@ -20,6 +21,7 @@ _HOMES = {
     "Subject": "subject",
     "SubjectError": "subject",
     "ablation_sweep": "sweep",
+    "attribution_sweep": "attribution",
     "cached": "cache",
     "capture": "capture",
     "causal_trace": "sweep",
@@ -32,6 +34,7 @@ __all__ = [
     "Subject",
     "SubjectError",
     "ablation_sweep",
+    "attribution_sweep",
     "cached",
     "capture",
     "causal_trace",

@@ -34,6 +34,12 @@ def token_count(tokenizer: Any, text: str) -> int:
     return len(tokenizer.encode(text, add_special_tokens=False))
 
 
+def require_single_digits(tokenizer: Any, what: str) -> None:
+    """UserError where two digits in a row are not two tokens."""
+    if any(token_count(tokenizer, f"{pair:02d}") != 2 for pair in range(100)):
+        raise UserError(f"{what}: this tokenizer joins digits, so a single one cannot be asked for")
+
+
 def require_equal_length(tokenizer: Any, example: Example) -> Example:
     """The example itself, once its corrupt twin is known to have as many tokens."""
     assert example.corrupt is not None

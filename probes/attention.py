@@ -152,7 +152,8 @@ class AttentionCall:
     def _softmax(self, query: Tensor, key: Tensor, allowed: Tensor, bias: Tensor | None) -> Tensor:
         scores = grouped_matmul(query * self.scale, key.transpose(2, 3)).float()
         if self.softcap is not None:
-            scores = scores.div_(self.softcap).tanh_().mul_(self.softcap)
+            scores = scores.div_(self.softcap).tanh()
+            scores = scores * self.softcap if scores.requires_grad else scores.mul_(self.softcap)
         # The mask as an addend without head axis: a fraction of the work of filling the scores.
         addend = torch.zeros(1, device=scores.device) if bias is None else bias.float()
         scores = scores.add_(addend.where(allowed, torch.finfo(torch.float32).min))
@@ -162,7 +163,7 @@ class AttentionCall:
         else:
             pattern = scores.softmax(-1)
         empty = ~allowed.any(-1, keepdim=True)
-        return pattern.masked_fill_(empty, 0.0) if bool(empty.any()) else pattern
+        return pattern.masked_fill(empty, 0.0) if bool(empty.any()) else pattern
 
     def _sdpa_output(self) -> Tensor:
         z, _ = sdpa_attention_forward(

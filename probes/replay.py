@@ -166,7 +166,30 @@ class Put:
             tensor.copy_(torch.where(where, values, tensor))
 
 
-Variant = Mapping[int, Sequence[Cut | Put]]  # layer -> its changes
+@dataclass(frozen=True, eq=False)
+class Hear:
+    """A head's query, key or value (part "q", "k", "v") at `positions` is `values` [b, s, d_head], those of rows `at`.
+
+    Of a head alone, also where heads share keys and values.
+    """
+
+    part: str
+    head: int
+    positions: Bool[Tensor, "b p"]
+    at: Rows
+    values: Tensor
+
+    def into(self, tensor: Tensor, rows: Rows) -> None:
+        """Overwrite this head's part of `tensor` [b, h, s, d_head], the layer's at `rows`, in place."""
+        b, p = self.positions.shape
+        index = self.at.index.to(tensor.device)[..., None].expand(*self.at.index.shape, tensor.shape[-1])
+        everywhere = tensor.new_zeros(b, p, tensor.shape[-1]).scatter(1, index, self.values.to(tensor))
+        where = rows.take(self.positions.to(tensor.device))[..., None]
+        tensor[:, self.head] = torch.where(where, rows.take(everywhere), tensor[:, self.head])
+
+
+Change = Cut | Put | Hear
+Variant = Mapping[int, Sequence[Change]]  # layer -> its changes
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,14 +301,16 @@ class _Stack:
         hidden = self.hidden.to(device)
         return hidden if kept.added is None else hidden + self.rows.take(kept.added)
 
-    def _layer(self, index: int, kept: Kept, changes: list[tuple[int, Cut | Put]]) -> Tensor:
+    def _layer(self, index: int, kept: Kept, changes: list[tuple[int, Change]]) -> Tensor:
         layer, shape = self.recording.subject.layers[index], self.hidden.shape
         attention = anatomy.attention_of(layer)
 
         def attend(call: AttentionCall) -> Tensor | None:
             if call.module is not attention:
                 return None
-            z = self._attention(call, kept, [(v, c) for v, c in changes if isinstance(c, Cut)])
+            hears = [(v, c) for v, c in changes if isinstance(c, Hear)]
+            call, key, value = self._heard(call, kept, hears) if hears else (call, kept.key, kept.value)
+            z = self._attention(call, kept, key, value, [(v, c) for v, c in changes if isinstance(c, Cut)])
             self._write("z", index, z, changes)
             return z.flatten(0, 1)
 
@@ -304,7 +329,7 @@ class _Stack:
             flat = self.hidden.flatten(0, 1)
             return first(layer(**self._arguments(kept.arguments) | {"hidden_states": flat})).reshape(shape)
 
-    def _write(self, site: str, index: int, tensor: Tensor, changes: list[tuple[int, Cut | Put]]) -> None:
+    def _write(self, site: str, index: int, tensor: Tensor, changes: list[tuple[int, Change]]) -> None:
         """Put values into `tensor` [v, b, s, ...], in place."""
         puts = [(v, c) for v, c in changes if isinstance(c, Put) and c.site == site]
         for v, put in puts:
@@ -313,28 +338,29 @@ class _Stack:
             self.observe(index, site, tensor)
 
     def _arguments(self, recorded: Mapping[str, Any]) -> dict[str, Any]:
-        """A recorded call's arguments at the rows, once for every variant."""
-        made = dict(recorded) | {"attention_mask": None}
-        for name in _PER_POSITION:
-            if recorded.get(name) is not None:
-                made[name] = self._at_rows(recorded[name])
-        if anatomy.counts_from_cache(self.recording.subject.layers):
-            made["past_key_values"] = _cache_of_length(int(self.rows.index[0, 0]))
-        return made
+        return arguments_at(self.recording, self.rows, recorded, len(self.riding))
 
-    def _at_rows(self, value: Any) -> Any:
-        if isinstance(value, tuple):
-            return tuple(self._at_rows(one) for one in value)
-        taken = self.rows.take(value)
-        return taken.repeat(len(self.riding), *[1] * (taken.ndim - 1))
+    def _heard(
+        self, call: AttentionCall, kept: Kept, hears: list[tuple[int, Hear]]
+    ) -> tuple[AttentionCall, Tensor, Tensor]:
+        """The call with what some heads hear, and the clean keys and values with as many heads as its own."""
+        groups = 1 if all(c.part == "q" for _, c in hears) else call.query.shape[1] // call.key.shape[1]
+        query, key, value = call.query.clone(), *(t.repeat_interleave(groups, 1) for t in (call.key, call.value))
+        parts = {"q": query, "k": key, "v": value}
+        for v, hear in hears:
+            hear.into(parts[hear.part].unflatten(0, (len(self.riding), -1))[v], self.rows)
+        clean = (t.repeat_interleave(groups, 1) for t in (kept.key, kept.value))
+        return call.edited(query=query, key=key, value=value), *clean
 
-    def _attention(self, call: AttentionCall, kept: Kept, cuts: list[tuple[int, Cut]]) -> Float[Tensor, "v b s h e"]:
+    def _attention(
+        self, call: AttentionCall, kept: Kept, key: Tensor, value: Tensor, cuts: list[tuple[int, Cut]]
+    ) -> Float[Tensor, "v b s h e"]:
         """z of all variants: their queries against shared clean keys, their own keys, and a donor's."""
         n, (b, s) = len(self.riding), self.rows.index.shape
         clean_seen, own_seen = self._visible(kept)
         columns = clean_seen.shape[-1]
         removed = self._removed(cuts, columns, call.query.device)
-        key, value = kept.key[:, :, :columns], kept.value[:, :, :columns]
+        key, value = key[:, :, :columns], value[:, :, :columns]
         seen = [clean_seen & ~removed[0], own_seen & ~removed[1]]
         for donor in {id(c.donor): c.donor for _, c in cuts if c.donor is not None}.values():
             lent, index = self._lent([(v, c) for v, c in cuts if c.donor is donor], kept)
@@ -390,6 +416,24 @@ class _Stack:
         return lent & at_rows[:, :, None], index
 
 
+def arguments_at(recording: Recording, rows: Rows, recorded: Mapping[str, Any], n: int) -> dict[str, Any]:
+    """A recorded call's arguments at the rows, once for each of `n` variants."""
+
+    def at_rows(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(at_rows(one) for one in value)
+        taken = rows.take(value)
+        return taken.repeat(n, *[1] * (taken.ndim - 1))
+
+    made = dict(recorded) | {"attention_mask": None}
+    for name in _PER_POSITION:
+        if recorded.get(name) is not None:
+            made[name] = at_rows(recorded[name])
+    if anatomy.counts_from_cache(recording.subject.layers):
+        made["past_key_values"] = _cache_of_length(int(rows.index[0, 0]))
+    return made
+
+
 def _joined(seen: list[Tensor]) -> Tensor:
     """Visibilities side by side; their head and variant axes may be 1."""
     shape = torch.broadcast_shapes(*[part.shape[:-1] for part in seen])
@@ -421,6 +465,8 @@ def whole(recording: Recording, variant: Variant) -> Float[Tensor, "b d"]:
     puts: dict[tuple[int, str], list[Put]] = {}
     for index, changes in variant.items():
         for change in changes:
+            if isinstance(change, Hear):
+                raise NotImplementedError("what a head hears is changed in a replay only")
             if isinstance(change, Put):
                 puts.setdefault((index, change.site), []).append(change)
     found: list[Tensor] = []

@@ -103,13 +103,17 @@ class Subject:
         """Tokenise examples into one padded batch with roles and marks; see `Batch`."""
         return make_batch(self, examples, template=template, bos=bos, padding=padding)
 
-    def forward(self, inputs: Mapping[str, Any] | Batch, *, keep: int | Tensor = 1) -> Float[Tensor, "b n vocab"]:
-        """Logits at `keep` (a count from the end, 0 for all, or positions shared by the batch); no gradient.
+    def forward(
+        self, inputs: Mapping[str, Any] | Batch, *, keep: int | Tensor = 1, gradient: bool = False
+    ) -> Float[Tensor, "b n vocab"]:
+        """Logits at `keep` (a count from the end, 0 for all, or positions shared by the batch).
+
+        gradient: whether autograd follows.
 
         Everything in this package that runs the model goes through here.
         """
         arguments = self.prepare(inputs)
-        with torch.no_grad(), images.counted(self.model, arguments):
+        with torch.set_grad_enabled(gradient), images.counted(self.model, arguments):
             return self.model(**arguments, use_cache=False, logits_to_keep=keep).logits
 
     def last_logits(self, inputs: Mapping[str, Any] | Batch) -> Float[Tensor, "b vocab"]:

@@ -67,10 +67,10 @@ def knockout_sweep(
     UserError: a flow without source, target or an edge between them; a row left without keys; other lengths in
     `replace`; a measure of the wrong shape. InterventionError: an edit without effect.
     """
-    base = _recorded(subject, inputs)
-    donor = None if replace is None else _recorded(subject, replace)
+    base = recorded(subject, inputs)
+    donor = None if replace is None else recorded(subject, replace)
     if donor is not None:
-        _same_layout(base, donor)
+        same_layout(base, donor)
     if window < 1:
         raise UserError(f"window {window}: at least one layer is needed")
     several = source.ndim == 3 or target.ndim == 3
@@ -111,9 +111,9 @@ def patch_sweep(
     lengths, donors equal to the base, a measure of the wrong shape. InterventionError: an edit without effect.
     """
     _require_site(site)
-    kept = _recorded(subject, base, (site,))
-    given = _recorded(subject, donor, (site,))
-    _same_layout(kept, given)
+    kept = recorded(subject, base, (site,))
+    given = recorded(subject, donor, (site,))
+    same_layout(kept, given)
     chosen = range(len(kept.layers)) if layers is None else layers
     values, notes = _put_sweep(kept, site, {i: given.layers[i].site(site) for i in chosen}, positions, measure, budget)
     return Sweep(values, clean_values(kept, measure), donor=clean_values(given, measure), notes=notes)
@@ -136,7 +136,7 @@ def ablation_sweep(
     resample, patch with other inputs. Shapes and errors as in `patch_sweep`.
     """
     _require_site(site)
-    kept = _recorded(subject, inputs, (site,))
+    kept = recorded(subject, inputs, (site,))
     if by not in ("zero", "mean"):
         raise UserError(f"ablation by {by!r}: 'zero' or 'mean' (to resample, use patch_sweep)")
     sites = {i: layer.site(site) for i, layer in enumerate(kept.layers)}
@@ -165,7 +165,7 @@ def causal_trace(
     )
 
 
-def _recorded(subject: Subject, inputs: Inputs, sites: Sequence[str] = ()) -> Recording:
+def recorded(subject: Subject, inputs: Inputs, sites: Sequence[str] = ()) -> Recording:
     if not isinstance(inputs, Recording):
         return record(subject, inputs, sites)
     missing = [s for s in sites if s != "resid_pre" and s not in inputs.layers[0].sites]
@@ -179,7 +179,7 @@ def _require_site(site: str) -> None:
         raise UserError(f"cannot patch {site!r}: one of {', '.join(PATCHED)}")
 
 
-def _same_layout(base: Recording, donor: Recording) -> None:
+def same_layout(base: Recording, donor: Recording) -> None:
     """UserError where the two runs' prompts have other lengths."""
     if base.mask.shape == donor.mask.shape and torch.equal(base.mask, donor.mask):
         return
@@ -292,13 +292,13 @@ def read_variants(
 ) -> Float[Tensor, "v b ..."]:
     """The measure of every variant, chunk by chunk within the budget."""
     if obstacle_of(base):
-        return torch.cat([_measured(base, whole(base, v)[None], measure, budget) for v in variants])
+        return torch.cat([measured(base, whole(base, v)[None], measure, budget) for v in variants])
     order = sorted(range(len(variants)), key=lambda i: start_of(variants[i]))
     step = max(1, int(budget // bytes_per_variant(base, rows)))
     found = []
     for at in range(0, len(order), step):
         resid = ride(base, rows, [variants[i] for i in order[at : at + step]])
-        found.append(_measured(base, resid, measure, budget))
+        found.append(measured(base, resid, measure, budget))
     return torch.cat(found)[torch.argsort(torch.tensor(order))]
 
 
@@ -312,9 +312,7 @@ def bytes_per_variant(base: Recording, rows: Rows) -> int:
     return b * s * (per_row + (p + s) * (3 * 4 * subject.n_heads + 6))
 
 
-def _measured(
-    base: Recording, resid: Float[Tensor, "v b d"], measure: Measure, budget: int
-) -> Float[Tensor, "v b ..."]:
+def measured(base: Recording, resid: Float[Tensor, "v b d"], measure: Measure, budget: int) -> Float[Tensor, "v b ..."]:
     """Final norm, then the measure's direction where it has one, else logits, a few variants at a time."""
     subject, b = base.subject, resid.shape[1]
     head = anatomy.linear_head(subject.model) if hasattr(measure, "direction") else None
@@ -346,9 +344,10 @@ def _shaped(values: Any, n: int) -> Tensor:
     return values
 
 
+@torch.no_grad()
 def clean_values(base: Recording, measure: Measure) -> Float[Tensor, " b"]:
     """The measure without an edit."""
-    return _measured(base, base.resid[None], measure, BUDGET)[0]
+    return measured(base, base.resid[None], measure, BUDGET)[0]
 
 
 __all__ = [

@@ -36,13 +36,14 @@ def _eager(family):
 
 
 @torch.no_grad()
-def logits(family, given, *, masks=None, z=None, states=None, outputs=None, lent=None):
+def logits(family, given, *, masks=None, z=None, states=None, outputs=None, lent=None, reads=None):
     """Logits [b, p, vocab] of an eager forward.
 
     masks: layer -> Bool[b, q, k], edges that are removed. lent: layer -> (key, value) read at the removed edges.
     z, states, outputs: functions on a layer's z, on what enters it, or, by (layer, "attn_out" or "mlp_out"), on a part.
+    reads: functions on a layer's (query, key, value), all of them with as many heads as the query.
     """
-    masks, z, states, outputs, lent = (some or {} for some in (masks, z, states, outputs, lent))
+    masks, z, states, outputs, lent, reads = (some or {} for some in (masks, z, states, outputs, lent, reads))
     model = _eager(family)
     decoder = anatomy.find_decoder(model)
     layers = anatomy.find_layers(decoder, 3)
@@ -58,7 +59,15 @@ def logits(family, given, *, masks=None, z=None, states=None, outputs=None, lent
             if i in lent:
                 key, value = torch.cat([key, lent[i][0]], 2), torch.cat([value, lent[i][1]], 2)
                 attention_mask = torch.cat([attention_mask, mask.masked_fill(~edges, lowest)], -1)
+        groups = query.shape[1] // key.shape[1]
+        if i in reads:
+            each = (t.repeat_interleave(groups, 1) for t in (key, value))
+            query, key, value = reads[i](query, *each)
+            if hasattr(module, "num_key_value_groups"):
+                module.num_key_value_groups = 1
         out, pattern = eager(module, query, key, value, attention_mask, **kwargs)
+        if hasattr(module, "num_key_value_groups"):
+            module.num_key_value_groups = groups if i in reads else module.num_key_value_groups
         return z.get(i, lambda x: x)(out), pattern
 
     AttentionInterface.register("by_hand", attention)

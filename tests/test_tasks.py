@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from crosslens.data import colored_objects, facts, ioi, passages, smollm2
+from crosslens.data import arithmetic, colored_objects, facts, greater_than, induction, ioi, passages, smollm2
 from crosslens.data.example import UserError, is_single_token
 from crosslens.data.templates import fill, token_count
 from hypothesis import HealthCheck, given, settings
@@ -13,14 +13,16 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-QA = [(ioi, {}), (colored_objects, {}), (colored_objects, {"shots": 2}), (facts, {})]
-ALL = [*QA, (passages, {"tokens": 200})]
+QA = [(ioi, {}), (colored_objects, {}), (colored_objects, {"shots": 2}), (facts, {}), (induction, {})]
+DIGITS = [(greater_than, {}), (arithmetic, {}), (arithmetic, {"digits": 2, "shots": 1})]
+ALL = [*QA, *DIGITS, (passages, {"tokens": 200})]
 some = settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def trained(words: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
     bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), bytes_])
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     bpe.train_from_iterator(words, trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet))
@@ -30,6 +32,7 @@ def trained(words: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
 def trained_on_the_tasks() -> PreTrainedTokenizerFast:
     words = [*ioi.NAMES, *ioi.PLACES, *ioi.OBJECTS, *colored_objects.OBJECTS, *colored_objects.COLORS]
     words += [c.title() for c in colored_objects.COLORS]
+    words += [*greater_than.EVENTS, "year", "from"]
     words += [word for fact in facts._read() for word in (fact.subject, fact.answer)]
     prose = list(passages.documents("validation").values())
     return trained([" " + " ".join(words)] * 50 + prose, 6000)
@@ -242,3 +245,62 @@ def test_passages_that_cannot_be_had(tokenizer, options):
 def test_a_tokenizer_that_leaves_nothing(letters, task, options):
     with pytest.raises(UserError):
         task.examples(tokenizer=letters, **options)
+
+
+@pytest.mark.parametrize(("task", "options"), DIGITS)
+def test_digits_are_asked_for(tokenizer, task, options):
+    for e in task.examples(tokenizer=tokenizer, **options):
+        assert e.corrupt is not None
+        assert token_count(tokenizer, e.text) == token_count(tokenizer, e.corrupt.text)
+        assert sum(a != b for a, b in zip(e.text, e.corrupt.text, strict=True)) == 1
+        assert all(len(w) == 1 and w.isdigit() for w in (e.answer, *e.wrong))
+        for digit in (e.answer, *e.wrong):
+            ids = tokenizer.encode(e.text + digit, add_special_tokens=False)
+            assert ids[:-1] == tokenizer.encode(e.text, add_special_tokens=False)
+
+
+def test_greater_than(tokenizer):
+    for e in greater_than.examples(tokenizer=tokenizer):
+        (decade,), (year,), (century,) = (marked(e, m) for m in ("start_decade", "start_year", "century"))
+        assert e.wrong[0] < decade < e.answer
+        assert e.text.count(century) >= 2
+        assert marked(e.corrupt, "start_year") == [f"0{year[1]}"]
+
+
+@pytest.mark.parametrize(("options", "n_digits"), [({"digits": 1}, 1), ({"digits": 2, "shots": 3}, 2)])
+def test_arithmetic(tokenizer, options, n_digits):
+    for e in arithmetic.examples(tokenizer=tokenizer, **options):
+        for prompt in (e, e.corrupt):
+            *shown, last = prompt.text.split("\n")
+            assert len(shown) == options.get("shots", 2)
+            for line in [*shown, f"{last}{sum(map(int, last[:-1].split('+')))}"]:
+                left, right = line.split("=")
+                assert sum(map(int, left.split("+"))) == int(right)
+                assert len(right) == n_digits
+            assert prompt.answer == str(sum(map(int, last[:-1].split("+"))))[0]
+
+
+def test_induction(tokenizer):
+    for e in induction.examples(tokenizer=tokenizer):
+        for prompt in (e, e.corrupt):
+            words = prompt.text.split()
+            current = words[-1]
+            assert marked(prompt, "before") == marked(prompt, "current") == [current]
+            assert words[words.index(current) + 1] == prompt.answer.strip()
+            assert marked(prompt, "answer") == [prompt.answer.strip()]
+        assert len(set(e.text.split())) == 10
+
+
+@pytest.mark.parametrize("task", [greater_than, arithmetic])
+def test_joined_digits_are_refused(task):
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.train_from_iterator(["1732 year from war siege"] * 9, trainers.BpeTrainer(vocab_size=300))
+    with pytest.raises(UserError, match="joins digits"):
+        task.examples(tokenizer=PreTrainedTokenizerFast(tokenizer_object=bpe))
+
+
+@pytest.mark.parametrize(("task", "options"), [(arithmetic, {"digits": 3}), (induction, {"length": 2})])
+def test_options_that_cannot_be(tokenizer, task, options):
+    with pytest.raises(UserError):
+        task.examples(tokenizer=tokenizer, **options)

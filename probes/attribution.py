@@ -1,0 +1,204 @@
+"""Attribution: what patching would do, estimated from gradients; for heads and layers, and for edges between them.
+
+(donor − base) · ∂measure/∂activation, the gradient taken at the base (attribution patching, arXiv 2310.10348) or as the
+mean over points on the way from the base's embeddings, image features included, to the donor's (integrated gradients,
+arXiv 2403.17806). A first-order estimate: show it beside exact effects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..data.example import UserError
+from . import anatomy
+from .attention import AttentionCall
+from .measures import Measure
+from .paths import instead_of, reading
+from .replay import Recording, at_last
+from .sweep import PATCHED, Inputs, Sweep, clean_values, recorded, same_layout
+from .trace import Layer, first, tracing
+
+if TYPE_CHECKING:
+    from .subject import Subject
+
+
+def attribution_sweep(
+    subject: Subject,
+    base: Inputs,
+    donor: Inputs,
+    site: str,
+    *,
+    positions: Bool[Tensor, "b p"] | str,
+    measure: Measure,
+    steps: int = 1,
+) -> Sweep:
+    """What `patch_sweep` with the same arguments would give, estimated from `steps` backward passes.
+
+    steps: 1 takes the gradient at the base; more take its mean at the middles of that many equal parts of the way to
+    the donor. Shapes as in `patch_sweep`; values are the measure that patching is expected to reach: clean + estimate.
+    UserError: an unknown site, prompts of other lengths, fewer than one step.
+    """
+    if site not in PATCHED:
+        raise UserError(f"cannot attribute {site!r}: one of {', '.join(PATCHED)}")
+    kept, given = _pair(subject, base, donor, (site,))
+    chosen = kept.mask if isinstance(positions, str) else positions.to(kept.mask.device) & kept.mask
+    if isinstance(positions, str) and positions != "each":
+        raise UserError(f"positions {positions!r}: a mask Bool[b, p], or 'each'")
+    slopes = [torch.zeros_like(layer.site(site), dtype=torch.float32) for layer in kept.layers]
+    for run in _runs(kept, given, measure, steps, site):
+        for slope, gradient in zip(slopes, run.gradients(run.sites), strict=True):
+            slope += gradient / steps
+    found = []
+    for slope, ours, theirs in zip(slopes, kept.layers, given.layers, strict=True):
+        change = ((theirs.site(site) - ours.site(site)).float() * slope).sum(-1).cpu()
+        where = chosen.cpu().reshape(*chosen.shape, *[1] * (change.ndim - 2))
+        found.append(change.where(where, torch.nan if isinstance(positions, str) else 0.0))
+    effects = torch.stack(found)  # [layer, b, p(, head)]
+    effects = effects.transpose(1, -1) if isinstance(positions, str) else effects.sum(2).movedim(1, -1)
+    clean = clean_values(kept, measure)
+    return Sweep(clean + effects, clean, donor=clean_values(given, measure))
+
+
+class Writer(NamedTuple):
+    """What writes into the residual stream: kind "embed" (layer −1), "head" or "mlp"; head is −1 but for heads."""
+
+    kind: str
+    layer: int
+    head: int
+
+
+class Reader(NamedTuple):
+    """What reads the residual stream: kind "q", "k", "v" (of a query or KV head), "mlp" or "final" (layer L)."""
+
+    kind: str
+    layer: int
+    head: int
+
+
+class Edges(NamedTuple):
+    """values: [reader, writer, b], summed over positions; NaN where the writer does not come before the reader."""
+
+    values: Float[Tensor, "reader writer b"]
+    readers: list[Reader]
+    writers: list[Writer]
+
+
+def edge_attribution(subject: Subject, base: Inputs, donor: Inputs, *, measure: Measure, steps: int = 1) -> Edges:
+    """The estimated effect of every edge: (donor's − base's writing) · gradient at the reader's own input.
+
+    Readers are the inputs (before the norm) of every head's query, of every KV head's key and value, of every MLP, and
+    the final residual. UserError: blocks that norm what attention or MLP wrote, where a head's part has no share of its
+    own; prompts of other lengths; fewer than one step.
+    """
+    if any(anatomy.attention_writer(layer) is not anatomy.attention_of(layer) for layer in subject.layers):
+        raise UserError(f"{subject.family} norms what its attention writes: heads have no edges of their own")
+    kept, given = _pair(subject, base, donor, ("z", "mlp_out"))
+    writers, written = zip(*_writings(subject, kept, given), strict=True)
+    delta = torch.stack(written)  # [writer, b, p, d]
+    readers: list[Reader] = []
+    total = torch.zeros(0)
+    for run in _runs(kept, given, measure, steps, "resid_pre"):
+        readers, slopes = zip(*_readings(run), strict=True)
+        found = torch.stack([torch.einsum("wbpd,bpd->wb", delta, s * kept.mask[..., None]) for s in slopes]) / steps
+        total = total + found if len(total) else found
+    before = torch.tensor([[_before(w, r, subject) for w in writers] for r in readers])
+    return Edges(total.cpu().masked_fill(~before[..., None], torch.nan), list(readers), list(writers))
+
+
+def _pair(subject: Subject, base: Inputs, donor: Inputs, sites: tuple[str, ...]) -> tuple[Recording, Recording]:
+    kept, given = recorded(subject, base, sites), recorded(subject, donor, sites)
+    same_layout(kept, given)
+    return kept, given
+
+
+@dataclass(eq=False)
+class _Run:
+    """One forward with gradients: a site of every layer, and the layers themselves."""
+
+    subject: Subject
+    sites: list[Tensor] = field(default_factory=list)
+    layers: list[Layer] = field(default_factory=list)
+    value: Tensor = field(default_factory=lambda: torch.zeros(()))
+
+    def gradients(self, of: list[Tensor]) -> list[Tensor]:
+        found = torch.autograd.grad(self.value, of, retain_graph=True)
+        return [gradient.detach().float() for gradient in found]
+
+
+def _runs(base: Recording, donor: Recording, measure: Measure, steps: int, site: str) -> Iterator[_Run]:
+    if steps < 1:
+        raise UserError(f"steps {steps}: at least one backward pass is needed")
+    for i in range(steps):
+        yield _run(base, donor, measure, 0.0 if steps == 1 else (i + 0.5) / steps, site)
+
+
+def _run(base: Recording, donor: Recording, measure: Measure, share: float, site: str) -> _Run:
+    """A forward from a point between the two runs' embeddings; the measure's sum over examples is its value."""
+    subject, ours, theirs = base.subject, base.layers[0].resid_pre, donor.layers[0].resid_pre
+    run = _Run(subject)
+
+    def start(_: Tensor) -> Tensor:
+        begun = (ours + share * (theirs - ours)).detach().requires_grad_()
+        return remember(begun) if site == "resid_pre" else begun
+
+    def remember(tensor: Tensor) -> Tensor:
+        run.sites.append(tensor)
+        return tensor
+
+    rewrites = {(i, site): remember for i in range(subject.n_layers)} | {(0, "resid_pre"): start}
+    with tracing(subject, run.layers.append, rewrites=rewrites):
+        subject.forward(base.inputs, gradient=True)
+    with torch.enable_grad():
+        resid = at_last(run.layers[-1].resid_post, base.last)
+        logits = subject.unembed(subject.norm(resid)).float()
+        run.value = measure(logits, torch.arange(len(resid), device=logits.device)).sum()
+    return run
+
+
+def _writings(subject: Subject, base: Recording, donor: Recording) -> Iterator[tuple[Writer, Tensor]]:
+    """Every writer with what it adds to the residual in the donor's run and not in the base's, [b, p, d]."""
+    yield Writer("embed", -1, -1), (donor.layers[0].resid_pre - base.layers[0].resid_pre).float()
+    for i, (ours, theirs) in enumerate(zip(base.layers, donor.layers, strict=True)):
+        scale = anatomy.multiplier(subject.layers[i])
+        z = (theirs.site("z") - ours.site("z")).float()
+        heads = torch.einsum("bphe,hed->hbpd", z, subject.W_O(i).detach().float()) * scale
+        yield from ((Writer("head", i, h), head) for h, head in enumerate(heads))
+        yield Writer("mlp", i, -1), (theirs.site("mlp_out") - ours.site("mlp_out")).float() * scale
+
+
+def _readings(run: _Run) -> Iterator[tuple[Reader, Tensor]]:
+    """Every reader with the gradient at its own input, [b, p, d]."""
+    calls: list[AttentionCall] = [layer.attention for layer in run.layers]
+    wanted = [t for call in calls for t in (call.query, call.key, call.value)]
+    slopes = run.gradients([*wanted, *(layer.resid_post for layer in run.layers)])
+    behind = slopes[len(wanted) :]
+    for i, layer in enumerate(run.layers):
+        block, state = run.subject.layers[i], layer.resid_pre.detach().requires_grad_()
+        arguments = layer.arguments | {"hidden_states": state}
+        with torch.enable_grad():
+            call = reading(block, arguments)
+            for part, tensor, slope in zip("qkv", (call.query, call.key, call.value), slopes[3 * i :], strict=False):
+                for head in range(tensor.shape[1]):
+                    yield Reader(part, i, head), _pulled(tensor[:, head], state, slope[:, head])
+            written = anatomy.output_projection(block)(layer.z.detach().flatten(2)).detach()
+            with instead_of(anatomy.attention_of(block), written):
+                leaving = first(block(**arguments))
+            yield Reader("mlp", i, -1), _pulled(leaving, state, behind[i]) - behind[i]
+    yield Reader("final", len(run.layers), -1), behind[-1]
+
+
+def _pulled(output: Tensor, state: Tensor, slope: Tensor) -> Tensor:
+    """A gradient at `output` pulled back to `state`."""
+    return torch.autograd.grad(output, state, slope.to(output), retain_graph=True)[0].detach().float()
+
+
+def _before(writer: Writer, reader: Reader, subject: Subject) -> bool:
+    """Whether a writer has written when a reader reads."""
+    same = reader.kind == "mlp" and writer.kind == "head" and not anatomy.is_parallel(subject.layers[reader.layer])
+    return writer.layer < reader.layer or (same and writer.layer == reader.layer)
