@@ -43,9 +43,9 @@ def by_subset(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
 
 
 def with_controls(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    """The cut, and each control dotted."""
+    """The cut and each control, every one a series of its own in the legend."""
     control = rows["control"].fillna("")
-    rows = rows.assign(line=control.where(control != "", CUT))
+    rows = rows.assign(line=("control: " + control).where(control != "", CUT)).drop(columns="control")
     return lines(rows, "layer", by="line", panel="condition", y_title="change (%)", reference=[(0.0, "", "")])
 
 
@@ -100,11 +100,10 @@ def one_flow(index: int, name: str) -> Drawing:
     """One flow beside its controls."""
     return Drawing(
         *(f"flow-{index}", "flows", {"measure": "change", "subset": "all", "flow": name}, name),
-        f"The cut and its controls. {WINDOW} Resampled: the edges stay and read another input's keys and values. "
-        "Random: as many other positions for the same targets, mean over draws.",
+        f"The cut and its controls. {WINDOW} Resampled: the edges stay and read the twin's keys and values. Random: "
+        "as many other positions for the same targets, mean over draws.",
         with_controls,
         interval="Bands",
-        control="Dotted",
     )
 
 
