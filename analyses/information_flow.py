@@ -250,11 +250,9 @@ def _flows(rows: Rows, options: Options) -> pd.DataFrame:
 
 def _thirds(values: np.ndarray) -> dict[str, np.ndarray]:
     """Means over the windows of each third of the layers, [n] each; windows without a value are left out."""
-    with np.errstate(all="ignore"):
-        return {
-            name: np.nanmean(part, 1) if not np.isnan(part).all() else np.full(len(part), np.nan)
-            for name, part in zip(STAGES, np.array_split(values, 3, axis=1), strict=True)
-        }
+    parts = zip(STAGES, np.array_split(values, 3, axis=1), strict=True)
+    with np.errstate(invalid="ignore"):
+        return {name: np.nansum(part, 1) / (~np.isnan(part)).sum(1) for name, part in parts}
 
 
 def _stages(rows: Rows) -> pd.DataFrame:
