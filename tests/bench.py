@@ -1,8 +1,8 @@
 """Benchmarks: ratios to plain forwards in one run, medians of interleaved rounds with their spread.
 
     make bench          all
-    python tests/bench.py observe lens memory transformerlens knockout patching
-    BENCH_ROUNDS=3 …    fewer rounds
+    python tests/bench.py observe knockout      some: the functions `bench_…` below
+    BENCH_ROUNDS=3 …                            fewer rounds
 
 Plain forward: the same batch through Hugging Face's SDPA, no cache, `logits_to_keep=1`, the same threads.
 """
@@ -15,6 +15,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -26,13 +27,15 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import numpy as np
 import torch
 from crosslens import Subject, knockout_sweep, load, patch_sweep, record
-from crosslens.analyses import attention_lens, lenses, metrics, sinks, tuned_lens
+from crosslens.analyses import attention_lens, head_divergence, lenses, metrics, repairs, sinks, tuned_lens
 from crosslens.analyses.training import Descent
 from crosslens.data import colored_objects, ioi, passages
+from crosslens.data.tasks import open_task
+from crosslens.probes.answers import with_answers
 from crosslens.probes.attention import NAME
 from crosslens.probes.measures import logit_difference
 from crosslens.probes.rows import observe
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, LogitsProcessor
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "9"))
 SINKS = sinks.Options(dimensions=(507, 247), tau=17.4)
@@ -203,6 +206,86 @@ def positions_of_last(batch: Any) -> torch.Tensor:
     return torch.zeros_like(batch.mask).scatter(1, batch.last[:, None], True)
 
 
+def captions_of_scenes(count: int, start: int = 0, subject: Any = None) -> tuple[Any, Any]:
+    """The subject `scenes` and a batch of teacher-forced true captions."""
+    subject = subject or load("scenes", check=False)
+    examples = open_task("scenes:kinds=caption").examples(subject.tokenizer, start + count, 0)[start:]
+    return subject, subject.batch(with_answers(examples, {e.id: e.answer for e in examples}))
+
+
+ROLES = ("special", "text", "question", "answer", "image")
+DIVERGENCE = head_divergence.Options(ways=("dropped",), question="")
+
+
+def bench_divergence() -> None:
+    """VHD (image dropped) + sinks over 64 captions against plain teacher-forced forwards; the limit is 2.3."""
+    subject, batch = captions_of_scenes(64)
+    found = sinks.Options(dimensions=(507, 247), tau=17.4, roles=ROLES)
+    riders = {"sinks": (sinks, found), "head_divergence": (head_divergence, DIVERGENCE)}
+    works = {
+        "plain forward, 64 captions": plain(subject, batch),
+        "head_divergence": lambda: observe(subject, batch, {"head_divergence": riders["head_divergence"]}),
+        "head_divergence + sinks": lambda: observe(subject, batch, riders),
+    }
+    interleaved(works, 7)
+
+
+class Clock(LogitsProcessor):
+    """Notes when each token's logits are there."""
+
+    def __init__(self) -> None:
+        self.stamps: list[float] = []
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        self.stamps.append(perf_counter())
+        return scores
+
+
+def bench_repairs() -> None:
+    """Seconds per decoded token (the prompt left out) under each repair, batch 1; the limit of VAR is 1.15."""
+    subject = load("scenes", check=False)
+    batch = subject.batch(open_task("scenes:kinds=caption").examples(subject.tokenizer, 1, 0), padding="left")
+    repaired = {
+        "plain": nullcontext,
+        "VAR": lambda: repairs.var(subject, dimensions=(507, 247), tau=17.4),
+        "ACT": lambda: repairs.act(subject),
+        "VHR": lambda: repairs.vhr(subject),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in repaired}
+    for turn in range(8):
+        for name, opened in repaired.items():
+            clock = Clock()
+            with opened():
+                subject.model.generate(
+                    **batch.inputs, max_new_tokens=33, min_new_tokens=33, do_sample=False, logits_processor=[clock]
+                )
+            if turn:
+                seconds[name].append(float(np.median(np.diff(clock.stamps))))
+    for name, times in seconds.items():
+        ratios = np.array(times) / np.array(seconds["plain"])
+        low, high = np.quantile(ratios, [0.25, 0.75])
+        print(f"  {name:44s}{np.median(times):8.4f} s   × {np.median(ratios):5.2f}   [{low:.2f}, {high:.2f}]")
+
+
+def bench_divergence_memory() -> None:
+    """High-water marks of head divergence over 1 and over 4 batches of 16 captions: the same but for the rows."""
+    peaks = {}
+    for batches in ("1", "4"):
+        asked = [sys.executable, __file__, f"--peak=divergence{batches}"]
+        done = subprocess.run(asked, capture_output=True, text=True, check=True)
+        peaks[batches] = float(done.stdout.split()[-1])
+        name = f"{batches} batches of 16 captions"
+        print(f"  {name:44s}{peaks[batches]:8.0f} MB  × {peaks[batches] / peaks['1']:5.2f}")
+
+
+def diverging(batches: int) -> None:
+    """Head divergence over so many batches, one after the other, rows thrown away as a run writes them."""
+    subject = load("scenes", check=False)
+    for index in range(batches):
+        _, batch = captions_of_scenes(16, 16 * index, subject)
+        observe(subject, batch, {"head_divergence": (head_divergence, DIVERGENCE)})
+
+
 def bench_memory() -> None:
     """High-water marks of fresh processes, plain against observing; the limit is 1.15."""
     peaks = {}
@@ -215,8 +298,11 @@ def bench_memory() -> None:
 
 def peak_of(what: str) -> None:
     """In a process of its own: do the work once and print the high-water mark in MB."""
-    subject, batch = subject_and_batch()
-    {"plain": plain, "observing": observing}[what](subject, batch)()
+    if what.startswith("divergence"):
+        diverging(int(what.removeprefix("divergence")))
+    else:
+        subject, batch = subject_and_batch()
+        {"plain": plain, "observing": observing}[what](subject, batch)()
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 

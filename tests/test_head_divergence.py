@@ -21,6 +21,7 @@ from crosslens.probes.rows import observe
 from crosslens.probes.run import Settings, run
 from crosslens.probes.trace import tracing
 from crosslens.probes.verify import verify
+from crosslens.reports import head_divergence as figures
 
 from . import tiny, vision_subjects
 from .test_families import assert_close, positions
@@ -154,6 +155,13 @@ def test_every_way_and_control_is_there(found):
     assert set(tables["auroc"]["level"]) <= set(head_divergence.LEVELS)
     assert (tables["captions"].groupby(["way", "example"])["token"].count() > 0).all()
     assert len(tables["claims"]) == 4
+
+
+def test_every_figure_is_drawn(found):
+    _, tables = found
+    drawn = figures.figures(tables)
+    assert list(drawn) == [item.name for item in figures.FIGURES]
+    assert all("n\u00a0=" in figure.layout.meta["caption"] for figure in drawn.values())
 
 
 def test_verify_generates_and_compares(found):

@@ -17,6 +17,7 @@ from crosslens.probes.answers import own_answers
 from crosslens.probes.measures import logit_difference
 from crosslens.probes.run import Settings, run
 from crosslens.probes.trace import tracing
+from crosslens.reports import repairs as figures
 
 from . import vision_subjects
 from .test_families import assert_close
@@ -75,6 +76,12 @@ def test_tables_of_answers(answered, tmp_path):
     again = analyse(questions, tmp_path, size=3, padding="left")
     for name in ("measures", "heads"):
         np.testing.assert_allclose(again[name]["value"], answered[name]["value"], atol=1e-6)
+
+
+def test_every_figure_is_drawn(answered):
+    drawn = figures.figures(answered)
+    assert list(drawn) == [item.name for item in figures.FIGURES]
+    assert "repaired − plain" in {trace.name for trace in drawn["differences"].data}
 
 
 def test_differences_are_paired(answered):
