@@ -60,13 +60,14 @@ def methods(options: Options) -> str:
     )
 
 
-def fit(subject: Any, batches: list[Batch], options: Options) -> dict[str, str]:
-    """The lenses' name and the layers that have one; learned here where they are not there yet."""
+def fit(subject: Any, batches: list[Batch], options: Options) -> dict[str, Any]:
+    """The lenses' name, how they were trained, which layers have one; learned here where they are not there yet."""
     training = Training(**{field.name: getattr(options, field.name) for field in fields(Training)})
     name = options.lens or learn(subject, training)
     _, record = learned.read(name, subject, ["frequent"])
     layers = ",".join(map(str, lens_names(record, "attention"))) or "none"
-    return {"lens": name, "layers": layers, "states": "all" if lens_names(record, "tuned") else "none"}
+    states = "all" if lens_names(record, "tuned") else "none"
+    return {**record["training"], "lens": name, "layers": layers, "states": states}
 
 
 def layer_rows(layer: Layer, batch: Batch, options: Options) -> dict[str, Tensor]:
