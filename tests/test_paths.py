@@ -8,9 +8,10 @@ from crosslens import Subject, capture
 from crosslens.data.example import UserError
 from crosslens.probes.measures import logit_difference
 from crosslens.probes.paths import Receiver, path_sweep
+from crosslens.probes.proofs import InterventionError
 from crosslens.probes.replay import record
 
-from . import by_hand
+from . import by_hand, planted
 from .by_hand import FAMILIES, at_last
 from .test_sweep import close, whole_logits
 
@@ -125,3 +126,39 @@ def test_mistakes_are_one_line():
         path_sweep(subject, given, other, "logits", **kwargs)
     with pytest.raises(UserError, match="mlps"):
         path_sweep(subject, given, other, mlps="gone", **kwargs)
+
+
+EVERY = [Receiver(1, head, part) for head in (0, 1) for part in "qkv"]
+
+
+def edges(subject):
+    """Mean effect of every sender on every receiver, "final" included: {(sender, receiver): effect}."""
+    base, donor, answers, others = planted.prompts()
+    measure = logit_difference(answers, others)
+    found = {}
+    for receiver in ["final", *EVERY]:
+        kwargs = {} if receiver == "final" else {"receivers": [receiver]}
+        try:
+            sweep = path_sweep(subject, base, donor, measure=measure, **kwargs)
+        except InterventionError:  # nobody moves anything there
+            continue
+        effects = (sweep.values - sweep.clean).mean(-1)
+        for layer, head in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            found[(layer, head), receiver] = float(effects[layer, head])
+    return found
+
+
+def test_a_planted_induction_circuit_is_found_and_nothing_else():
+    subject = planted.induction_model()
+    base, _, answers, _ = planted.prompts()
+    assert (subject.last_logits(base).argmax(-1) == answers).all()
+    found = edges(subject)
+    there = {edge for edge, effect in found.items() if abs(effect) > 1e-4}
+    assert there == {((0, 0), Receiver(1, 0, "k")), ((1, 0), "final")}
+    assert all(found[edge] < -1 for edge in there)
+
+
+def test_nothing_is_found_where_nothing_was_planted():
+    assert {
+        edge for edge, effect in edges(planted.induction_model(planted=False)).items() if abs(effect) > 1e-4
+    } == set()
