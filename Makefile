@@ -26,11 +26,18 @@ $(READY): pyproject.toml constraints.txt
 figures: $(READY) ## the paper-style figures on the embedded model, small n
 	$(RUN) sinks --task passages --bos both --limit 32 --out $(OUT)
 	$(RUN) lenses --task ioi facts --limit 72 --out $(OUT)
+	$(RUN) circuits --task ioi colored_objects --limit 27 --out $(OUT)
+	$(RUN) steering --task colored_objects --limit 54 --out $(OUT)
+	$(BIN)/crosslens overlap --out $(OUT)
 	$(BIN)/crosslens report --out $(OUT)
 
 figures-full: $(READY) ## the same with the papers' n
 	$(RUN) sinks --task passages --bos both --out $(OUT)
 	$(RUN) lenses --task ioi facts --out $(OUT)
+	$(RUN) circuits --task ioi colored_objects colored_objects:shots=2 greater_than facts arithmetic induction --limit 256 --out $(OUT)
+	$(RUN) faithfulness --task ioi colored_objects greater_than facts arithmetic induction --limit 64 --out $(OUT)
+	$(RUN) steering --task colored_objects colored_objects:shots=2 --out $(OUT)
+	$(BIN)/crosslens overlap --out $(OUT)
 	$(BIN)/crosslens report --out $(OUT)
 
 report: $(READY) ## pages from the runs that are there, no model
