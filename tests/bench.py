@@ -14,6 +14,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -142,10 +143,10 @@ def bench_paths() -> None:
         sampled = [divmod(i, subject.n_heads) for i in range(0, 270, 23)]
         works = {
             "plain forward": plain(subject, batch),
-            "path_sweep, all heads to the output": lambda found=found: path_sweep(
-                subject, found.base, found.donor, measure=found.measure
+            "path_sweep, all heads to the output": partial(
+                path_sweep, subject, found.base, found.donor, measure=found.measure
             ),
-            f"reference way, {len(sampled)} of 270 heads": lambda found=found: _reference(subject, found, sampled),
+            f"reference way, {len(sampled)} of 270 heads": partial(_reference, subject, found, sampled),
         }
         seconds = interleaved(works, 5)
         forward, ours, theirs = (np.median(t) for t in seconds.values())
