@@ -31,6 +31,9 @@ figures: $(READY) ## the paper-style figures on the embedded model, small n
 	$(RUN) learned_lenses --task passages --limit 16 --out $(OUT) --learned_lenses.passages 24 \
 	  --learned_lenses.layers none --learned_lenses.tuned-steps 0
 	$(RUN) image_lens --subject scenes --task scenes:kinds=colour+shape --limit 16 --out $(OUT)
+	$(RUN) circuits --task ioi colored_objects --limit 27 --out $(OUT)
+	$(RUN) steering --task colored_objects --limit 54 --out $(OUT)
+	$(BIN)/crosslens overlap --out $(OUT)
 	$(BIN)/crosslens report --out $(OUT)
 
 figures-full: $(READY) ## the same with the papers' n
@@ -40,6 +43,10 @@ figures-full: $(READY) ## the same with the papers' n
 	$(RUN) group_lens --task translation --out $(OUT)
 	$(RUN) learned_lenses --task passages --out $(OUT)
 	$(RUN) image_lens --subject scenes --task scenes:kinds=colour+shape --limit 120 --out $(OUT)
+	$(RUN) circuits --task ioi colored_objects colored_objects:shots=2 greater_than facts arithmetic induction --limit 256 --out $(OUT)
+	$(RUN) faithfulness --task ioi colored_objects greater_than facts arithmetic induction --limit 64 --out $(OUT)
+	$(RUN) steering --task colored_objects colored_objects:shots=2 --out $(OUT)
+	$(BIN)/crosslens overlap --out $(OUT)
 	$(BIN)/crosslens report --out $(OUT)
 
 card: $(READY) ## the page of the scenes subject: what it sees, makes up, and has kept (half an hour)

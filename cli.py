@@ -24,6 +24,7 @@ HELP = """crosslens: from a model and a task to tables and interactive figures
 
   crosslens run A [B …] --task T [U …]          run analyses on one forward; finished work is never repeated
   crosslens report [--out DIR]                 build the pages from what was run
+  crosslens overlap [RUN RUN …]                compare the circuits of two or more tasks, from finished runs
   crosslens show A "PROMPT" --subject S        one prompt, one page
   crosslens check SUBJECT                      prove the instruments on a model
   crosslens verify RUN                         compute a sample of a finished run again and compare
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     commands = {
         "run": run,
+        "overlap": overlap,
         "report": report,
         "show": show,
         "check": check,
@@ -189,6 +191,18 @@ def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return list(words[:at]), list(words[at:])
 
 
+def overlap(words: Sequence[str]) -> None:
+    """How far tasks share their circuits, from finished runs of `circuits`; runs no model."""
+    names, flags = _split(words)
+    from .analyses import overlap as module
+    from .probes.join import finished, join
+
+    fields = {"out": (Path, OUT), "overlap": (module.Options, module.Options())}
+    asked = _parse("overlap", flags, fields, getdoc(module) or "")
+    runs = [Path(name) for name in names] or finished(asked.out, module.JOINS)
+    print(join(runs, "overlap", module, asked.overlap, asked.out, shlex.join(["crosslens", "overlap", *words])))
+
+
 def report(words: Sequence[str]) -> None:
     """Build the pages and the gallery from the run directories."""
     asked = _parse("report", words, {"out": (Path, OUT), "static": (bool, False)}, "Build the pages from what was run.")
@@ -253,6 +267,8 @@ def verify(words: Sequence[str]) -> None:
     from .probes.verify import verify as prove
 
     record = open_run(Path(names[0]))
+    if "joined" in record:
+        raise UserError(f"{names[0]} is made of other runs: verify those ({', '.join(record['joined'])})")
     (module,) = _analyses([record["analysis"]]).values()
     made = record["subject"]
     subject = load(

@@ -458,14 +458,23 @@ def _circuit(effects: Any, share: float) -> Array:
     return chosen.reshape(effects.shape)
 
 
-def _overlap_p(a: Array, b: Array, n_heads: int, observed: int) -> float:
-    """P(overlap ≥ observed): the sum over layers of independent hypergeometric overlaps."""
+def overlap_distribution(a: ArrayLike, b: ArrayLike, n_heads: int) -> Array:
+    """P(overlap = 0, 1, …) of two circuits with a_l and b_l heads in layer l of `n_heads`, exchangeable within layers.
+
+    a, b: counts [layer]. The layers' hypergeometric overlaps are independent; their distributions are convolved.
+    Errors: ValueError for unequal lengths.
+    """
     total = np.ones(1)
-    for a_l, b_l in zip(a, b, strict=True):
+    for a_l, b_l in zip(np.asarray(a), np.asarray(b), strict=True):
         if a_l and b_l:
             layer = distributions.hypergeom.pmf(np.arange(min(a_l, b_l) + 1), n_heads, a_l, b_l)
             total = np.convolve(total, layer)
-    return float(min(1.0, total[observed:].sum()))
+    return total
+
+
+def _overlap_p(a: Array, b: Array, n_heads: int, observed: int) -> float:
+    """P(overlap ≥ observed) under `overlap_distribution`."""
+    return float(min(1.0, overlap_distribution(a, b, n_heads)[observed:].sum()))
 
 
 def _ceiling(pairs: list[tuple[ArrayLike, ArrayLike]], share: float) -> float:

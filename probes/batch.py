@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,7 +35,7 @@ class Batch:
     roles: Int[Tensor, "b p"]
     marks: dict[str, Bool[Tensor, "b p"]]
     tokenizer: Any = field(repr=False, default=None)
-    form: dict[str, Any] = field(default_factory=dict)
+    form: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def example_ids(self) -> list[str]:
@@ -73,19 +73,19 @@ class Batch:
     @property
     def answers(self) -> Tensor:
         """Token ids of the answers, Int[b]; UserError where one is not a single token."""
-        return torch.tensor([self._token(e, e.answer) for e in self.examples])
+        return torch.tensor([self.token_of(e, e.answer) for e in self.examples])
 
     @property
     def wrong(self) -> Tensor:
         """Token ids of the first wrong answers, Int[b]; UserError where one is missing or not a single token."""
-        return torch.tensor([self._token(e, e.wrong[0] if e.wrong else "") for e in self.examples])
+        return torch.tensor([self.token_of(e, e.wrong[0] if e.wrong else "") for e in self.examples])
 
     @property
     def option_ids(self) -> Tensor:
         """Token ids of the answer and of every wrong answer, Int[b, options]; padded with the answer's."""
         words = [(e.answer, *e.wrong) for e in self.examples]
         most = max(map(len, words))
-        ids = [[self._token(e, word) for word in some] for e, some in zip(self.examples, words, strict=True)]
+        ids = [[self.token_of(e, word) for word in some] for e, some in zip(self.examples, words, strict=True)]
         return torch.tensor([row + row[:1] * (most - len(row)) for row in ids])
 
     @property
@@ -94,7 +94,8 @@ class Batch:
         counts = torch.tensor([1 + len(e.wrong) for e in self.examples])
         return torch.arange(int(counts.max())) < counts[:, None]
 
-    def _token(self, example: Example, word: str) -> int:
+    def token_of(self, example: Example, word: str) -> int:
+        """The id of an answer. UserError where it is not a single token."""
         ids = self.tokenizer.encode(word, add_special_tokens=False)
         if len(ids) != 1:
             raise UserError(
@@ -117,8 +118,20 @@ def make_batch(subject: Subject, examples: Sequence[Example | str], *, template:
     _refuse_long(subject, whole, encoded)
     batch = _pad(subject, whole, encoded, padding)
     batch.inputs.update(pixels)
-    batch.form.update(template=template, bos=bos, padding=padding)
-    return batch
+    return replace(batch, form={"template": template, "bos": bos, "padding": padding})
+
+
+def corrupt_twins(subject: Subject, batch: Batch) -> Batch:
+    """The corrupt twins of a batch's examples in the same form. UserError: an example without one, or a longer one."""
+    for example in batch.examples:
+        if example.corrupt is None:
+            raise UserError(f"example {example.id} has no corrupt twin: circuits need a task with twins, such as ioi")
+    twins = subject.batch([e.corrupt for e in batch.examples if e.corrupt], **batch.form)
+    lengths = zip(batch.example_ids, batch.mask.sum(1).tolist(), twins.mask.sum(1).tolist(), strict=True)
+    for name, ours, theirs in lengths:
+        if ours != theirs:
+            raise UserError(f"example {name}: {ours} tokens, its corrupt twin {theirs}; positions would not correspond")
+    return twins
 
 
 def _encode_all(

@@ -84,6 +84,8 @@ def path_sweep(
         logits.append(_moved(kept, resid))
     _prove(kept, given, torch.cat(logits))
     values = torch.cat(found)[1:].unflatten(0, (len(kept.layers), subject.n_heads))
+    if chosen:
+        values[paths.stop - 1 :] = clean  # behind all receivers
     return Sweep(values, clean, donor=clean_values(given, measure), notes=_notes(kept))
 
 

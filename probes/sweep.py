@@ -146,6 +146,24 @@ def ablation_sweep(
     return Sweep(values, clean_values(kept, measure), notes=notes)
 
 
+@torch.no_grad()
+def variant_sweep(
+    base: Recording,
+    variants: Sequence[Variant],
+    positions: Bool[Tensor, "b p"],
+    *,
+    measure: Measure,
+    budget: int = BUDGET,
+) -> Sweep:
+    """Any variants of a recorded run that change rows at `positions` alone; the first is proved to take effect.
+
+    Returns values [variant, b], clean [b].
+    """
+    rows = reached(base, positions)
+    notes = verify_edit(base, rows, variants[:1])
+    return Sweep(read_variants(base, rows, variants, measure, budget), clean_values(base, measure), notes=notes)
+
+
 def causal_trace(
     subject: Subject,
     clean: Inputs,
@@ -358,4 +376,5 @@ __all__ = [
     "knockout_sweep",
     "patch_sweep",
     "record",
+    "variant_sweep",
 ]

@@ -28,21 +28,24 @@ import numpy as np
 import torch
 from crosslens import Subject, knockout_sweep, load, patch_sweep, record
 from crosslens.analyses import attention_lens, head_divergence, lenses, metrics, repairs, sinks, tuned_lens
+from crosslens.analyses.contrast import contrast
 from crosslens.analyses.training import Descent
 from crosslens.data import colored_objects, ioi, passages
 from crosslens.data.tasks import open_task
 from crosslens.probes.answers import with_answers
 from crosslens.probes.attention import NAME
 from crosslens.probes.measures import logit_difference
+from crosslens.probes.paths import path_sweep
 from crosslens.probes.rows import observe
+from crosslens.probes.trace import tracing
 from transformers import LlamaConfig, LlamaForCausalLM, LogitsProcessor
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "9"))
 SINKS = sinks.Options(dimensions=(507, 247), tau=17.4)
 
 
-def interleaved(works: dict[str, Callable[[], Any]], rounds: int = ROUNDS) -> None:
-    """Time every work in turn, `rounds` times, and print each as a ratio to the first."""
+def interleaved(works: dict[str, Callable[[], Any]], rounds: int = ROUNDS) -> dict[str, list[float]]:
+    """Time every work in turn, `rounds` times, and print each as a ratio to the first; returns the seconds."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for work in works.values():
         work()
@@ -56,6 +59,7 @@ def interleaved(works: dict[str, Callable[[], Any]], rounds: int = ROUNDS) -> No
         ratios = np.array(times) / base
         low, high = np.quantile(ratios, [0.25, 0.75])
         print(f"  {name:44s}{np.median(times):8.3f} s   × {np.median(ratios):5.2f}   [{low:.2f}, {high:.2f}]")
+    return seconds
 
 
 def subject_and_batch() -> tuple[Any, Any]:
@@ -284,6 +288,58 @@ def diverging(batches: int) -> None:
     for index in range(batches):
         _, batch = captions_of_scenes(16, 16 * index, subject)
         observe(subject, batch, {"head_divergence": (head_divergence, DIVERGENCE)})
+
+
+def bench_paths() -> None:
+    """Path patching of all 270 heads to the output: its arithmetic floor, and the reference way (a 12-head sample)."""
+    subject = load("smollm2", check=False)
+    for task in (ioi, colored_objects):
+        batch = subject.batch(task.examples(16, tokenizer=subject.tokenizer), bos=task.BOS)
+        found = contrast(subject, batch, ("z",))
+        floor = _path_floor(subject, batch.mask.shape[1])
+        print(f"  {task.__name__.rpartition('.')[2]}, 16 × {batch.mask.shape[1]} tokens: floor {floor:.2f} forwards")
+        sampled = [divmod(i, subject.n_heads) for i in range(0, 270, 23)]
+        works = {
+            "plain forward": plain(subject, batch),
+            "path_sweep, all heads to the output": partial(
+                path_sweep, subject, found.base, found.donor, measure=found.measure
+            ),
+            f"reference way, {len(sampled)} of 270 heads": partial(_reference, subject, found, sampled),
+        }
+        seconds = interleaved(works, 5)
+        forward, ours, theirs = (np.median(t) for t in seconds.values())
+        whole = theirs * 270 / len(sampled)
+        print(
+            f"  × floor {ours / forward / floor:.2f} (limit 1.5); reference way {whole / ours:.0f} × as long (limit 50)"
+        )
+
+
+def _path_floor(subject: Any, positions: int) -> float:
+    """MLPs of every sender behind its own layer at one position, in forwards of so many tokens (multiplications)."""
+    d, inner, layers = subject.d_model, subject.text_config.intermediate_size, subject.n_layers
+    kv = subject.n_kv_heads * subject.d_head
+    mlp, attention = 3 * d * inner, 2 * d * d + 2 * d * kv
+    forward = positions * layers * (mlp + attention) + subject.model.lm_head.weight.numel()
+    return subject.n_heads * layers * (layers + 1) / 2 * mlp / forward
+
+
+def _reference(subject: Any, found: Any, heads: list[tuple[int, int]]) -> None:
+    """The released way: for every sender a forward with hooks, all other heads frozen; and one to read the effect."""
+    clean, donor = ([layer.site("z") for layer in run.layers] for run in (found.base, found.donor))
+    for layer, head in heads:
+
+        def freeze(i: int, layer: int = layer, head: int = head) -> Callable[[Any], Any]:
+            def change(z: Any) -> Any:
+                z = clean[i].clone()
+                if i == layer:
+                    z[:, :, head] = donor[i][:, :, head]
+                return z
+
+            return change
+
+        with tracing(subject, rewrites={(i, "z"): freeze(i) for i in range(subject.n_layers)}):
+            subject.forward(found.base.inputs)
+        subject.forward(found.base.inputs)
 
 
 def bench_memory() -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from crosslens import Subject, capture
+from crosslens.data import ioi
 from crosslens.data.example import UserError
 from crosslens.probes.measures import logit_difference
 from crosslens.probes.paths import Receiver, path_sweep
+from crosslens.probes.proofs import InterventionError
 from crosslens.probes.replay import record
 
-from . import by_hand
+from . import by_hand, planted
 from .by_hand import FAMILIES, at_last
 from .test_sweep import close, whole_logits
 
@@ -36,7 +38,7 @@ def frozen(clean, donor, layer, head):
 
         return change
 
-    return {i: freeze(i) for i in range(3)}
+    return {i: freeze(i) for i in range(len(clean))}
 
 
 @pytest.mark.parametrize("mlps", ["recomputed", "frozen"])
@@ -125,3 +127,70 @@ def test_mistakes_are_one_line():
         path_sweep(subject, given, other, "logits", **kwargs)
     with pytest.raises(UserError, match="mlps"):
         path_sweep(subject, given, other, mlps="gone", **kwargs)
+
+
+EVERY = [Receiver(1, head, part) for head in (0, 1) for part in "qkv"]
+
+
+def edges(subject):
+    """Mean effect of every sender on every receiver, "final" included: {(sender, receiver): effect}."""
+    base, donor, answers, others = planted.prompts()
+    measure = logit_difference(answers, others)
+    found = {}
+    for receiver in ["final", *EVERY]:
+        kwargs = {} if receiver == "final" else {"receivers": [receiver]}
+        try:
+            sweep = path_sweep(subject, base, donor, measure=measure, **kwargs)
+        except InterventionError:  # nobody moves anything there
+            continue
+        effects = (sweep.values - sweep.clean).mean(-1)
+        for layer, head in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            found[(layer, head), receiver] = float(effects[layer, head])
+    return found
+
+
+def test_a_planted_induction_circuit_is_found_and_nothing_else():
+    subject = planted.induction_model()
+    base, _, answers, _ = planted.prompts()
+    assert (subject.last_logits(base).argmax(-1) == answers).all()
+    found = edges(subject)
+    there = {edge for edge, effect in found.items() if abs(effect) > 1e-4}
+    assert there == {((0, 0), Receiver(1, 0, "k")), ((1, 0), "final")}
+    assert all(found[edge] < -1 for edge in there)
+
+
+def test_nothing_is_found_where_nothing_was_planted():
+    assert {
+        edge for edge, effect in edges(planted.induction_model(planted=False)).items() if abs(effect) > 1e-4
+    } == set()
+
+
+@pytest.mark.real
+def test_smollm2_equals_the_reference(smollm2):
+    """12 heads drawn at random: exact effects and paths to the output, one plain forward each."""
+    from crosslens.analyses.contrast import contrast
+    from crosslens.probes.sweep import patch_sweep
+    from crosslens.probes.trace import tracing
+
+    examples = ioi.examples(3, tokenizer=smollm2.tokenizer)
+    batch = smollm2.batch(examples, bos=ioi.BOS, padding="left")
+    found = contrast(smollm2, batch)
+    rows, everywhere = torch.arange(3), batch.mask
+    clean, donor = ([layer.site("z") for layer in run.layers] for run in (found.base, found.donor))
+    exact = patch_sweep(smollm2, found.base, found.donor, "z", positions=everywhere, measure=found.measure)
+    direct = path_sweep(smollm2, found.base, found.donor, measure=found.measure)
+    for place in torch.randperm(270, generator=torch.Generator().manual_seed(0))[:12].tolist():
+        layer, head = divmod(place, 9)
+
+        def change(z, layer=layer, head=head):
+            z = z.clone()
+            z[:, :, head] = donor[layer][:, :, head]
+            return z
+
+        for sweep, rewrites in (
+            (exact, {(layer, "z"): change}),
+            (direct, {(i, "z"): f for i, f in frozen(clean, donor, layer, head).items()}),
+        ):
+            with tracing(smollm2, rewrites=rewrites):
+                expected = found.measure(smollm2.last_logits(batch), rows)
+            torch.testing.assert_close(sweep.values[layer, head], expected, atol=5e-3, rtol=1e-3)

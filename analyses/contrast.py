@@ -1,0 +1,69 @@
+"""A task as a contrast: its prompts, their corrupt twins, and the logit difference between what the two answer."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..data.example import Example, UserError
+from ..probes.batch import Batch, corrupt_twins
+from ..probes.measures import logit_difference
+from ..probes.replay import Recording, record
+
+SITES = ("z", "mlp_out")
+
+
+class Contrast(NamedTuple):
+    """base, donor: recordings of the prompts and of their twins; measure: the logit difference answer − foil."""
+
+    base: Recording
+    donor: Recording
+    measure: Any
+    answers: Tensor
+    options: Tensor  # Int[b, m], the wrong answers; −1 where an example has fewer
+
+
+def contrast(subject: Any, batch: Batch, sites: tuple[str, ...] = SITES) -> Contrast:
+    """Both runs of a batch. The foil is the twin's answer, or the first wrong one where a twin has none.
+
+    UserError: no twin, a longer twin, no foil, answer and foil the same token.
+    """
+    twins = corrupt_twins(subject, batch)
+    answers = batch.answers
+    foils = torch.tensor([batch.token_of(e, _foil(e)) for e in batch.examples])
+    same = (answers == foils).nonzero()[:, 0].tolist()
+    if same:
+        raise UserError(
+            f"example {batch.example_ids[same[0]]}: correct and wrong answer are the same token: "
+            "there is no difference to patch"
+        )
+    wrong = [[batch.token_of(e, w) for w in e.wrong] for e in batch.examples]
+    width = max(map(len, wrong))
+    options = torch.tensor([[*ids, *[-1] * (width - len(ids))] for ids in wrong])
+    base, donor = record(subject, batch, sites), record(subject, twins, sites)
+    return Contrast(base, donor, logit_difference(answers, foils), answers, options)
+
+
+def _foil(example: Example) -> str:
+    twin = example.corrupt
+    foil = twin.answer if twin is not None and twin.answer else next(iter(example.wrong), "")
+    if not foil:
+        raise UserError(f"example {example.id} has no wrong answer: a logit difference needs one")
+    return foil
+
+
+def task_rows(found: Contrast) -> dict[str, Tensor]:
+    """How well the task is solved: clean and donor logit difference, right among the options, top-1, guessing [b]."""
+    logits = found.base.logits.cpu()
+    answer = logits.gather(1, found.answers[:, None])
+    others = logits.gather(1, found.options.clamp(min=0)).masked_fill(found.options < 0, -torch.inf)
+    rows = torch.arange(len(answer))
+    return {
+        "clean": found.measure(logits, rows),
+        "donor": found.measure(found.donor.logits.cpu(), rows),
+        "right": (answer > others).all(1).float(),
+        "top1": (logits.argmax(1) == found.answers).float(),
+        "guessing": 1 / (1 + (found.options >= 0).sum(1)).float(),
+    }

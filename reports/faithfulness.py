@@ -1,0 +1,139 @@
+"""Figures of faithfulness: curves, areas, effects at all positions, estimates, places in the prompt."""
+
+from __future__ import annotations
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from .charts import bars, head_map, lines
+from .circuits import agreement, estimates, first_condition, heads_of
+from .drawing import Drawing, Tables, draw_all
+
+EXACT = "patched at every position"
+
+
+def figures(tables: Tables) -> dict[str, go.Figure]:
+    """Curves first, then what they were made of."""
+    return draw_all(FIGURES, tables)
+
+
+def curve(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    """The share kept on a linear and on a logarithmic axis (which has no 0)."""
+    unit = rows["unit"].iloc[0]
+    rows = rows.assign(series="circuit").drop(columns="heads")
+    both = pd.concat([rows.assign(axis="linear"), rows[rows["share"] > 0].assign(axis="logarithmic")])
+    figure = lines(both, "share", by="series", panel="axis", y_title=str(unit))
+    figure.update_xaxes(title_text="share of heads kept", tickformat="~%")
+    return figure.update_xaxes(type="log", col=2)
+
+
+def area(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    bar = rows["control"].where(rows["control"] == "", "control: " + rows["control"])
+    return bars(rows.assign(bar=bar.where(bar != "", "circuit")), "measure", by="bar")
+
+
+def maps(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    return head_map(rows, signed=True, panel="measure", unit="logits")
+
+
+def places(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    names = {"attn_out": "attention output", "mlp_out": "MLP output"}
+    rows = rows.assign(site=rows["site"].replace(names), place=rows["position"].str.replace("_", " "))
+    return lines(rows, "layer", by="place", panel="site", y_title="logits")
+
+
+def head_places(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    rows = rows.assign(place=rows["position"].str.replace("_", " "))
+    return head_map(rows, signed=True, panel="place", unit="logits (estimate)")
+
+
+CURVE = (
+    "The strongest heads are kept, every other head's output is the corrupt twin's at all positions; MLPs are computed "
+    "again. Heads were ranked on one half of the groups, the curve is over prompts of the other."
+)
+FIGURES = [
+    Drawing(
+        "faithfulness",
+        "curve",
+        {"measure": "faithfulness"},
+        "How much of the task a circuit does alone",
+        f"{CURVE} 1: as much as the whole model, 0: as much as with no head kept.",
+        curve,
+        "Bands",
+        "Dotted",
+        select=first_condition,
+    ),
+    Drawing(
+        "logits",
+        "curve",
+        {"measure": "logit difference"},
+        "The same in logits",
+        f"{CURVE} Mean logit difference between the answer and the twin's answer.",
+        curve,
+        "Bands",
+        "Dotted",
+        select=first_condition,
+    ),
+    Drawing(
+        "area",
+        "area",
+        {},
+        "Area under the curve",
+        "CPR: area under the faithfulness curve (more is better); CMD: area between it and 1 (less is better); on the "
+        "linear axis and, from 1 % on, per decade of the logarithmic one.",
+        area,
+        "Whiskers",
+        "Hatched",
+        select=first_condition,
+    ),
+    Drawing(
+        "effects",
+        "effects",
+        {},
+        "Effects at all positions, exact and estimated",
+        "Patched minus clean logit difference when a head's output is the twin's at every position; and what one "
+        "gradient or five (integrated gradients) say of it. One scale.",
+        maps,
+        select=heads_of("head", EXACT, "1 step", "5 steps"),
+    ),
+    Drawing(
+        "estimates",
+        "effects",
+        {},
+        "Exact against estimated",
+        "Every head: its exact effect at all positions against each estimate. Dashed: equal.",
+        estimates,
+        select=heads_of("head", EXACT, "1 step", "5 steps"),
+    ),
+    Drawing(
+        "agreement",
+        "agreement",
+        {},
+        "Agreement of the estimates with the exact effects",
+        "Spearman correlation over all heads (MLPs), and which share of the exact top heads is also in the estimate's.",
+        agreement,
+        "Whiskers",
+        select=first_condition,
+    ),
+    Drawing(
+        "places",
+        "positions",
+        {"measure": "exact"},
+        "Where in the prompt: attention and MLP outputs",
+        "Exact effect of replacing a layer's attention or MLP output at the named tokens alone. “other”: every token "
+        "without a name. 0 where the twins do not differ yet.",
+        places,
+        "Bands",
+        select=first_condition,
+    ),
+    Drawing(
+        "head-places",
+        "positions",
+        {"site": "head"},
+        "Where in the prompt: heads, estimated",
+        "Integrated gradients (5 steps) of every head's output at the named tokens alone; an estimate, its agreement "
+        "is shown above.",
+        head_places,
+        select=first_condition,
+    ),
+]

@@ -1,0 +1,108 @@
+"""Overlap: equal circuits overlap wholly, the null is the exact distribution, a joined run is a run."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from crosslens.analyses import circuits, overlap, stats
+from crosslens.cli import main
+from crosslens.probes.join import finished, join
+from crosslens.probes.run import Settings, run
+from crosslens.reports.runs import read_run
+
+from . import contrasts, tiny
+
+
+def tables_of(effects, halves=None, n=20):
+    layer, head = np.indices(effects.shape)
+    cells = {"layer": layer.ravel(), "head": head.ravel(), "condition": "no BOS", "n": n, "n_groups": 4}
+    rows = pd.DataFrame(cells | {"value": effects.ravel(), "measure": circuits.DIRECT, "part": "head"})
+    stability = [
+        pd.DataFrame(cells | {"value": half.ravel(), "measure": circuits.DIRECT, "half": i})
+        for i, half in enumerate(halves or (effects, effects), 1)
+    ]
+    return {"effects": rows, "stability": pd.concat(stability)}
+
+
+def test_a_task_overlaps_itself_wholly_and_a_shifted_one_not_at_all():
+    rng = np.random.default_rng(0)
+    effects = rng.normal(size=(10, 9)) ** 3
+    order = np.argsort(np.abs(effects).ravel())
+    away = np.zeros(90)
+    away[order[:30]] = 5 + rng.random(30)
+    found = overlap.tables(
+        {"a": tables_of(effects), "b": tables_of(-2 * effects), "c": tables_of(away.reshape(10, 9))}, overlap.Options()
+    )
+    rows = found["overlap"].set_index(["pair", "share"])
+    assert (rows.loc["a and b", "value"] == 1).all()
+    assert (rows.loc["a and b", "ceiling"] == 1).all()
+    assert (rows.loc["a and c", "value"][:5] == 0).all()
+    assert rows.loc[("a and b", 0.1), "p_value"] < 1e-4
+    assert rows.loc[("a and c", 0.1), "p_value"] == 1
+    scores = found["correlation"].set_index(["pair", "kind"])["value"]
+    assert scores["a and b", "|effect|"] == pytest.approx(1)
+    assert scores["a and b", "effect"] == pytest.approx(-1)
+    shared = found["circuit"].query("value == 3")
+    assert shared.empty
+    assert list(found["claims"]["verdict"] if "claims" in found else []) == []
+
+
+def test_the_null_is_what_shuffling_within_layers_gives():
+    rng = np.random.default_rng(1)
+    a, b = (np.abs(rng.normal(size=(6, 8))) * np.linspace(0.2, 2, 6)[:, None] for _ in range(2))
+    row = overlap._overlaps(
+        ("a", "b"), {("a", circuits.DIRECT): a, ("b", circuits.DIRECT): b}, {}, {"a": {"n": 1}, "b": {"n": 1}}
+    )
+    point = next(r for r in row if r["share"] == 0.2)
+    drawn = [stats.circuit_overlap(a, rng.permuted(b, axis=1), share=0.2).share for _ in range(2000)]
+    assert point["expected"] == pytest.approx(np.mean(drawn), abs=0.02)
+    assert (point["lower"], point["upper"]) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=0.11)
+    assert point["p_value"] == pytest.approx(np.mean(np.array(drawn) >= point["value"]), abs=0.05)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    out = tmp_path_factory.mktemp("overlap")
+    made = []
+    for name, seed in (("twins", 0), ("others", 5)):
+        task = contrasts.task()
+        task = type(task)(name, task.module, {})
+        settings = Settings(limit=8, seed=seed, out=out)
+        made += run(tiny.subject(), task, {"circuits": (circuits, circuits.Options(steps=False))}, settings)
+    return out, made
+
+
+def test_a_joined_run_is_a_run(runs, capsys):
+    out, made = runs
+    assert sorted(finished(out, "circuits")) == sorted(made)
+    main(["overlap", "--out", str(out)])
+    directory = out / "runs" / capsys.readouterr().out.strip().rpartition("/")[2]
+    read = read_run(directory)
+    assert {"maps", "scatter", "overlap", "correlation", "circuit", "claims"} <= set(read.tables)
+    assert read.record["joined"] == [path.name for path in finished(out, "circuits")]
+    again = join(finished(out, "circuits"), "overlap", overlap, overlap.Options(), out, "")
+    assert again == directory
+    maps = read.tables["maps"].query("tasks == 'twins' and measure == @circuits.EXACT")
+    effects = pd.read_parquet(next(p for p in made if ".twins." in p.name) / "tables" / "effects.parquet")
+    expected = effects.query("part == 'head' and measure == @circuits.EXACT")
+    np.testing.assert_allclose(maps["logits"].to_numpy(), expected["value"].to_numpy())
+
+
+@pytest.mark.parametrize(("words", "said"), [((0,), "needs two"), ((0, 0), "two of the runs are of task")])
+def test_mistakes_are_one_line(runs, capsys, words, said):
+    out, made = runs
+    with pytest.raises(SystemExit) as exit:
+        main(["overlap", *(str(made[i]) for i in words), "--out", str(out)])
+    error = capsys.readouterr().err
+    assert exit.value.code == 2
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_a_joined_run_is_verified_by_its_parts(runs, capsys):
+    out, _ = runs
+    directory = join(finished(out, "circuits"), "overlap", overlap, overlap.Options(), out, "")
+    with pytest.raises(SystemExit):
+        main(["verify", str(directory)])
+    assert "verify those" in capsys.readouterr().err
