@@ -175,3 +175,4 @@ def test_evaluation_has_every_cell(words):
     assert len(found["pope"]) == 6
     assert [row["difficulty"] for row in found["captions"]] == ["clear", "hard"]
     assert all(row["lower"] <= row["value"] <= row["upper"] for row in found["exact"])
+    assert all(row["n"] >= 4 for row in found["exact"])
