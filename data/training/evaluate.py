@@ -36,14 +36,14 @@ from .reading import Reader
 
 ROWS, LENGTH, SHORTER, LONGEST = 8, 160, 80, 24
 RARE = ("shape", "left_right", "above_below")
-IMAGES = ("real", "swapped", "blank")
+IMAGES = ("real", "swapped")
 Cell = tuple[str, str, str]  # difficulty, image, kind
 
 
 def evaluate(
     model: Any, words: Any, n: int, difficulties: Sequence[str] = world.DIFFICULTIES, split: str = "test"
 ) -> dict[str, Any]:
-    """All tables of the card, n questions a cell; swapped and blank images on the clear scenes."""
+    """All tables of the card, n questions a cell; swapped images on the clear scenes."""
     reader, found = Reader(model, torch.float32), Found(defaultdict(list), defaultdict(list))
     captions: dict[str, list[tuple[list[str], list[str], bool]]] = {}
     for difficulty in difficulties:
@@ -112,9 +112,7 @@ def _answers(
 
 
 def _shown(scenes: list[Scene], start: int, n: int, image: str) -> Tensor:
-    """The scenes' own pictures, those of the scenes half a list away, or plain grey."""
-    if image == "blank":
-        return torch.full((n, 3, world.SIDE, world.SIDE), 152 / 255 * 2 - 1)
+    """The scenes' own pictures, or those of the scenes half a list away."""
     by = len(scenes) // 2 if image == "swapped" else 0
     return pictures([scenes[(start + i + by) % len(scenes)] for i in range(n)])
 
@@ -229,9 +227,11 @@ def main() -> None:
     found["versions"] = {"python": platform.python_version()} | {
         name: version(name) for name in ("torch", "transformers")
     }
-    found |= evaluate(model, tokenizer(), given.n, given.difficulty, given.split)
-    out = given.out or given.checkpoint.with_name(f"{given.split}.json")
-    out.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    out, words = given.out or given.checkpoint.with_name(f"{given.split}.json"), tokenizer()
+    for difficulty in given.difficulty:
+        for name, rows in evaluate(model, words, given.n, [difficulty], given.split).items():
+            found.setdefault(name, []).extend(rows)
+        out.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     print(out)
 
 
