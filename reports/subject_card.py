@@ -170,8 +170,8 @@ FIGURES = [
         "training",
         {"measure": "loss"},
         "Losses of all stages",
-        "Loss of single steps: patches named by the tower, words put out by the projector, answers, what is expected behind "
-        "boards, answers again.",
+        "Loss of single steps: patches named by the tower, words put out by the projector, answers, what is expected "
+        "behind boards, answers again.",
         losses,
     ),
 ]
