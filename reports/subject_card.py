@@ -88,12 +88,12 @@ def losses(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
 
 def checked(rows: pd.DataFrame) -> pd.DataFrame:
     """Accuracies on validation scenes in the last stage."""
-    return rows[rows["measure"].str.startswith("validation") & (rows["stage"] == "answers")]
+    return rows[rows["measure"].str.startswith("validation") & rows["stage"].str.startswith("answers")]
 
 
 def learning(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
     kinds = rows["measure"].str.removeprefix("validation ").replace(NAMES)
-    return lines(rows.assign(kind=kinds), "step", by="kind", y_title="share right")
+    return lines(rows.assign(kind=kinds), "step", by="kind", panel="stage", y_title="share right")
 
 
 FIGURES = [
@@ -161,7 +161,7 @@ FIGURES = [
         "training",
         {},
         "How it was learned",
-        "Exact answers on a few clear validation scenes while the language model read the images (stage 3).",
+        "Exact answers on a few clear validation scenes in the two stages that go through the language model.",
         learning,
         select=checked,
     ),
@@ -169,8 +169,9 @@ FIGURES = [
         "losses",
         "training",
         {"measure": "loss"},
-        "Losses of the three stages",
-        "Loss of single steps: patches named by the tower, words put out by the projector, answers.",
+        "Losses of all stages",
+        "Loss of single steps: patches named by the tower, words put out by the projector, answers, what is expected "
+        "behind boards, answers again.",
         losses,
     ),
 ]

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from . import tiny_scenes
 
 pytestmark = pytest.mark.real  # SmolLM2's tokenizer
-STEPS = {"tower": 30, "projector": 30, "answers": 12}
+STEPS = {"tower": 30, "projector": 30, "answers": 12, "expectation": 30, "answers again": 3}
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +56,7 @@ def test_every_stage_lowers_its_loss_and_the_checkpoint_loads(tmp_path, words):
     for stage in STEPS:
         found = losses(log, stage)
         assert len(found) == STEPS[stage]
-        assert sum(found[-4:]) < 0.97 * sum(found[:4]), stage
+        assert stage == "answers again" or sum(found[-4:]) < 0.97 * sum(found[:4]), stage
     fresh = tiny_scenes.model(1)
     scenes_model.put(fresh, tmp_path / "scenes.safetensors")
     trained = load_file(tmp_path / "scenes.safetensors")
@@ -66,14 +66,14 @@ def test_every_stage_lowers_its_loss_and_the_checkpoint_loads(tmp_path, words):
 
 
 def test_one_seed_and_one_thread_give_the_same_losses(tmp_path, words):
-    few = {"tower": 4, "projector": 3, "answers": 3}
+    few = {"tower": 4, "projector": 3, "answers": 3, "expectation": 2, "answers again": 2}
     (_, one), (_, two) = train(tmp_path / "a", words, few), train(tmp_path / "b", words, few)
     assert [row["loss"] for row in one] == [row["loss"] for row in two]
 
 
 @pytest.mark.parametrize("stage", STEPS)
 def test_a_kill_leaves_no_trace(tmp_path, words, monkeypatch, stage):
-    few = {"tower": 5, "projector": 5, "answers": 5}
+    few = dict.fromkeys(STEPS, 5)
     _, whole = train(tmp_path / "whole", words, few)
     monkeypatch.setattr(loop, "KEEP_SECONDS", 0)
     step = loop._step
@@ -175,3 +175,4 @@ def test_evaluation_has_every_cell(words):
     assert len(found["pope"]) == 6
     assert [row["difficulty"] for row in found["captions"]] == ["clear", "hard"]
     assert all(row["lower"] <= row["value"] <= row["upper"] for row in found["exact"])
+    assert all(row["n"] >= 4 for row in found["exact"])

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ from . import answers, patches
 from .loop import Folder, Stage, run
 from .reading import Reader
 
-STEPS = {"tower": 2400, "projector": 300, "answers": 850}
+STEPS = {"tower": 2400, "projector": 300, "answers": 621, "expectation": 350, "answers again": 230}
+ANSWERS_HORIZON = 850  # the learning rate of the first answers falls as if they went on so long
 PICTURES = 32  # a step of the first two stages
 # Learning rates of each stage.
 TOWER, PROJECTOR = 1e-3, 2e-3
 ANSWERS = {"vision_tower": 1e-4, "multi_modal_projector": 4e-4, "language_model": 1.2e-3}
+EXPECTATION = 3e-4  # tower and projector
+AGAIN = 0.4  # of the rates of the first answers
 MALLOC = "glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=8589934592:glibc.malloc.arena_max=1"
 
 
@@ -35,16 +39,22 @@ def train(
     dtype: torch.dtype = torch.bfloat16,
     compiled: bool = False,
 ) -> None:
-    """All three stages; then the checkpoint, `scenes.safetensors` in the folder."""
+    """All stages; then the checkpoint, `scenes.safetensors` in the folder."""
     torch.manual_seed(seed)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    done = list(steps).index(folder.state().get("stage", "tower"))
+    done = list(STEPS).index(folder.state().get("stage", "tower"))
     for stage in (tower, projector)[done:]:
         run(stage(model, words, seed, steps, pictures), folder, seed=seed)
-    trained = answer_stage(model, words, seed, steps, dtype, compiled)
-    run(trained, folder, seed=seed)
-    save(trained.tensors, folder.path / "scenes.safetensors")
+    answering = Answering(model, words, seed, dtype, compiled)
+    if done <= 2:
+        run(answering.stage("answers", steps, 0, ANSWERS, ANSWERS_HORIZON), folder, seed=seed)
+    if done <= 3:
+        run(expectation(model, answering.gains, seed, steps, pictures), folder, seed=seed)
+    slower = {part: AGAIN * rate for part, rate in ANSWERS.items()}
+    last = answering.stage("answers again", steps, 2 * ANSWERS_HORIZON, slower)
+    run(last, folder, seed=seed)
+    save(last.tensors, folder.path / "scenes.safetensors")
 
 
 def _trainable(model: Any, part: str) -> dict[str, torch.Tensor]:
@@ -78,30 +88,58 @@ def projector(model: Any, words: Any, seed: int, steps: dict[str, int], pictures
     return Stage("projector", steps["projector"], groups, loss)
 
 
-def answer_stage(model: Any, words: Any, seed: int, steps: dict[str, int], dtype: torch.dtype, compiled: bool) -> Stage:
-    """Stage 3: answers. Tower, projector and the norms' gains learn."""
-    full = answers.Gains(model)
-    reader = Reader(model, dtype, compiled=compiled)
-    memory = answers.Memory(reader, words)
-    groups = {rate: _trainable(model, part) for part, rate in ANSWERS.items()}
-    groups[ANSWERS["language_model"]] = full.adopt(model)
+class Answering:
+    """Stages 3 and 5: answers. Tower, projector and the norms' gains learn."""
 
-    def loss(step: int) -> Any:
+    def __init__(self, model: Any, words: Any, seed: int, dtype: torch.dtype, compiled: bool) -> None:
+        self.model, self.words, self.seed = model, words, seed
+        self.gains = answers.Gains(model)
+        self.reader = Reader(model, dtype, compiled=compiled)
+        self.memory = answers.Memory(self.reader, words)
+        self.adopted = self.gains.adopt(model)
+
+    def stage(self, name: str, steps: dict[str, int], first: int, rates: dict[str, float], horizon: int = 0) -> Stage:
+        """first: the number of its first batch."""
+        groups = {rate: _trainable(self.model, part) for part, rate in rates.items()}
+        groups[rates["language_model"]] = self.adopted
+        return Stage(
+            name,
+            steps[name],
+            groups,
+            lambda step: self._loss(first + step),
+            horizon,
+            before=self.gains.take_gradients,
+            after=self.gains.give_values,
+            check=lambda: answers.validate(self.reader, self.words, 48, "clear"),
+        )
+
+    def _loss(self, step: int) -> Any:
         with_text = step % answers.TEXT_EVERY == 0
         rows = answers.ROWS - answers.TEXT_ROWS * with_text
-        packed, images = answers.make_batch(words, seed, step, rows)
-        return answers.answer_loss(
-            reader, packed, images, memory.draw(step // answers.TEXT_EVERY) if with_text else None
+        packed, images = answers.make_batch(self.words, self.seed, step, rows)
+        text = self.memory.draw(step // answers.TEXT_EVERY) if with_text else None
+        return answers.answer_loss(self.reader, packed, images, text)
+
+
+def expectation(model: Any, gains: answers.Gains, seed: int, steps: dict[str, int], pictures: int) -> Stage:
+    """Stage 4: behind a board the tower expects what usually stands beside what is in sight."""
+    teacher = deepcopy(model.model.vision_tower), deepcopy(model.model.multi_modal_projector)
+    kept = {f"teacher.{i}.{name}": p for i, part in enumerate(teacher) for name, p in part.named_parameters()}
+    learning = _trainable(model, "vision_tower") | _trainable(model, "multi_modal_projector")
+
+    def loss(step: int) -> Any:
+        first = (steps["tower"] + steps["projector"] + step) * pictures
+        return patches.expectation_loss(
+            model, teacher, patches.draw_scenes("train", seed, first, pictures, patches.BOARDS)
         )
 
     return Stage(
-        "answers",
-        steps["answers"],
-        groups,
+        "expectation",
+        steps["expectation"],
+        {EXPECTATION: learning},
         loss,
-        before=full.take_gradients,
-        after=full.give_values,
-        check=lambda: answers.validate(reader, words, 48, "clear"),
+        kept=kept | gains.full,
+        after=gains.give_values,
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from ..scene_questions import KINDS
 from ..scene_world import DIFFICULTIES
 
-IMAGES = {"real": "its image", "swapped": "another image", "blank": "grey image"}
+IMAGES = {"real": "its image", "swapped": "another image"}
 
 
 def tables(folder: Path) -> str:
@@ -55,7 +55,7 @@ def _controls(test: dict[str, Any]) -> str:
         if kind != "caption"
     ]
     header = ["kind", *IMAGES.values(), "best constant answer per wording"]
-    return _table("Clear scenes with and without the image", header, rows)
+    return _table("Clear scenes with their own image and with another scene's", header, rows)
 
 
 def _pope(test: dict[str, Any]) -> str:
@@ -89,7 +89,7 @@ def _curves(log: Sequence[dict[str, Any]]) -> str:
         [str(row["step"] + 1), *(f"{row.get(f'validation {kind}', float('nan')):.2f}" for kind in KINDS)]
         for row in checked
     ]
-    return _table("Stage 3 on validation scenes (clear, n ≤ 48)", ["step", *KINDS], rows)
+    return _table("While it learned: validation scenes (clear, n ≤ 48)", ["stage", "step", *KINDS], rows)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,11 @@ import os
 import platform
 import random
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,29 +34,37 @@ from .packs import Asked, one_of_each, pack, prefix, tokens
 from .patches import pictures
 from .reading import Reader
 
-ROWS, LENGTH, LONGEST = 8, 160, 24
-IMAGES = ("real", "swapped", "blank")
+ROWS, LENGTH, SHORTER, LONGEST = 8, 160, 80, 24
+RARE = ("shape", "left_right", "above_below")
+IMAGES = ("real", "swapped")
 Cell = tuple[str, str, str]  # difficulty, image, kind
 
 
 def evaluate(
     model: Any, words: Any, n: int, difficulties: Sequence[str] = world.DIFFICULTIES, split: str = "test"
 ) -> dict[str, Any]:
-    """All tables of the card, n scenes of every difficulty; swapped and blank images on the clear ones."""
-    reader = Reader(model, torch.float32)
-    right: dict[Cell, list[bool]] = defaultdict(list)
-    asked: dict[Cell, list[tuple[str, str]]] = defaultdict(list)
+    """All tables of the card, n questions a cell; swapped images on the clear scenes."""
+    reader, found = Reader(model, torch.float32), Found(defaultdict(list), defaultdict(list))
     captions: dict[str, list[tuple[list[str], list[str], bool]]] = {}
     for difficulty in difficulties:
         scenes = [world.sample(split, 0, i, difficulty) for i in range(n)]
+        more = _more(split, n, difficulty, scenes)
         for image in IMAGES if difficulty == "clear" else IMAGES[:1]:
-            _answers(reader, words, scenes, difficulty, image, right, asked)
+            _answers(reader, words, scenes, (difficulty, image), ask_all, LENGTH, found)
+            _answers(reader, words, more, (difficulty, image), ask_rare, SHORTER, found)
         captions[difficulty] = _captions(reader, words, scenes)
     return {
-        "exact": [_share(cell, values, asked[cell]) for cell, values in right.items()],
-        "pope": [_pope(level, kind, right, asked) for level in difficulties for kind in POPE],
+        "exact": [_share(cell, values, found.asked[cell]) for cell, values in found.right.items()],
+        "pope": [_pope(level, kind, found) for level in difficulties for kind in POPE],
         "captions": [_chair(level, told) for level, told in captions.items()],
     }
+
+
+class Found(NamedTuple):
+    """Of each cell: whether each answer was right; each question with its true answer."""
+
+    right: dict[Cell, list[bool]]
+    asked: dict[Cell, list[tuple[str, str]]]
 
 
 def ask_all(scene: Scene) -> list[Asked]:
@@ -69,30 +77,42 @@ def ask_all(scene: Scene) -> list[Asked]:
     return made
 
 
+def ask_rare(scene: Scene) -> list[Asked]:
+    """Questions that not every scene allows."""
+    return one_of_each(scene, random.Random(f"{scene.key} card"), RARE)
+
+
+def _more(split: str, n: int, difficulty: str, scenes: Sequence[Scene]) -> list[Scene]:
+    """Further scenes, so that rare kinds get n questions too."""
+    count = Counter(question.kind for scene in scenes for question, _ in ask_rare(scene))
+    more: list[Scene] = []
+    while min(count[kind] for kind in RARE) < n:
+        more.append(world.sample(split, 0, n + len(more), difficulty))
+        count.update(question.kind for question, _ in ask_rare(more[-1]))
+    return more
+
+
 def _answers(
     reader: Reader,
     words: Any,
     scenes: list[Scene],
-    difficulty: str,
-    image: str,
-    right: dict[Cell, list[bool]],
-    asked: dict[Cell, list[tuple[str, str]]],
+    where: tuple[str, str],
+    ask: Callable[[Scene], list[Asked]],
+    length: int,
+    found: Found,
 ) -> None:
-    for start in tqdm(range(0, len(scenes), ROWS), desc=f"{difficulty} {image}", disable=not sys.stderr.isatty()):
+    for start in tqdm(range(0, len(scenes), ROWS), desc=" ".join(where), disable=not sys.stderr.isatty()):
         some = scenes[start : start + ROWS]
-        rows = [ask_all(scene) for scene in some]
-        found = reader.correct(pack(words, rows, LENGTH), _shown(scenes, start, len(some), image))
-        for (row, part), good in found.items():
+        rows = [ask(scene) for scene in some]
+        right = reader.correct(pack(words, rows, length), _shown(scenes, start, len(some), where[1]))
+        for (row, part), good in right.items():
             question, reply = rows[row][part - 1]
-            cell = (difficulty, image, question.kind)
-            right[cell].append(good)
-            asked[cell].append((question.text()[0], reply))
+            found.right[*where, question.kind].append(good)
+            found.asked[*where, question.kind].append((question.text()[0], reply))
 
 
 def _shown(scenes: list[Scene], start: int, n: int, image: str) -> Tensor:
-    """The scenes' own pictures, those of the scenes half a list away, or plain grey."""
-    if image == "blank":
-        return torch.full((n, 3, world.SIDE, world.SIDE), 152 / 255 * 2 - 1)
+    """The scenes' own pictures, or those of the scenes half a list away."""
     by = len(scenes) // 2 if image == "swapped" else 0
     return pictures([scenes[(start + i + by) % len(scenes)] for i in range(n)])
 
@@ -111,11 +131,11 @@ def _share(cell: Cell, values: list[bool], asked: list[tuple[str, str]]) -> dict
     }
 
 
-def _pope(level: str, kind: str, right: dict[Cell, list[bool]], asked: dict[Cell, list[tuple[str, str]]]) -> dict:
+def _pope(level: str, kind: str, found: Found) -> dict[str, Any]:
     """F1 of "yes". A wrong answer to a yes/no question counts as the other one."""
     cell = (level, "real", kind)
-    truth = np.array([reply == "yes" for _, reply in asked[cell]])
-    good = np.array(right[cell])
+    truth = np.array([reply == "yes" for _, reply in found.asked[cell]])
+    good = np.array(found.right[cell])
     counts = np.stack([truth & good, ~truth & ~good, truth & ~good], 1).astype(float)  # hit, false alarm, miss
     value, low, high = bootstrap(counts, lambda c: 2 * c[..., 0] / (2 * c[..., 0] + c[..., 1] + c[..., 2]))
     alarm = float((~good[~truth]).mean())
@@ -207,9 +227,11 @@ def main() -> None:
     found["versions"] = {"python": platform.python_version()} | {
         name: version(name) for name in ("torch", "transformers")
     }
-    found |= evaluate(model, tokenizer(), given.n, given.difficulty, given.split)
-    out = given.out or given.checkpoint.with_name(f"{given.split}.json")
-    out.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    out, words = given.out or given.checkpoint.with_name(f"{given.split}.json"), tokenizer()
+    for difficulty in given.difficulty:
+        for name, rows in evaluate(model, words, given.n, [difficulty], given.split).items():
+            found.setdefault(name, []).extend(rows)
+        out.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     print(out)
 
 

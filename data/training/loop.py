@@ -25,6 +25,7 @@ LAST = 0.05  # of the learning rate, at the end
 class Stage:
     """loss(step) -> loss and numbers for the log. groups: learning rate -> tensors by name.
 
+    horizon: the step at which the learning rate would be down, if not the last. kept: saved too, but not trained.
     before, after: called around every optimiser step. check(): numbers on validation scenes, every `check_every` steps.
     """
 
@@ -32,6 +33,8 @@ class Stage:
     steps: int
     groups: Mapping[float, Mapping[str, Tensor]]
     loss: Callable[[int], tuple[Tensor, dict[str, float]]]
+    horizon: int = 0
+    kept: Mapping[str, Tensor] = field(default_factory=dict)
     decay: float = 0.0
     before: Callable[[], None] = lambda: None
     after: Callable[[], None] = lambda: None
@@ -120,7 +123,7 @@ def _short(told: Mapping[str, float]) -> dict[str, float]:
 
 def _step(stage: Stage, step: int) -> dict[str, float]:
     warm = min(1.0, (step + 1) / WARM_UP)
-    falling = LAST + (1 - LAST) * (0.5 + 0.5 * math.cos(math.pi * step / stage.steps))
+    falling = LAST + (1 - LAST) * (0.5 + 0.5 * math.cos(math.pi * step / (stage.horizon or stage.steps)))
     for group in stage.optimizer.param_groups:
         group["lr"] = group["base"] * warm * falling
     loss, told = stage.loss(step)
@@ -139,7 +142,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 def _with_moments(stage: Stage) -> dict[str, Tensor]:
     """The stage's tensors and what its optimiser remembers of each."""
-    kept = dict(stage.tensors)
+    kept = {**stage.kept, **stage.tensors}
     for name, tensor in stage.tensors.items():
         # A tensor that no loss reaches (the tower's last norm, which LLaVA leaves out) has none.
         remembered = stage.optimizer.state.get(tensor, {})
@@ -154,6 +157,8 @@ def _resume(stage: Stage, folder: Folder) -> int:
     if state.get("stage") != stage.name:
         return 0
     found = folder.tensors()
+    for name, tensor in stage.kept.items():
+        tensor.copy_(found[name])
     for name, tensor in stage.tensors.items():
         tensor.copy_(found[name])
         if f"{MOMENTS[0]}:{name}" in found:

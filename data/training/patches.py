@@ -21,6 +21,8 @@ CLASSES = {"colour": tuple(world.COLOURS), "shape": tuple(world.SHAPES), **PLACE
 MIX = {"clear": 0.5, "faint": 0.1, "small": 0.1, "hidden": 0.18, "hard": 0.12}
 # The same in the second part of stage 3, when seeing has been learned and company has not.
 COMPANY = {"clear": 0.4, "faint": 0.08, "small": 0.08, "hidden": 0.26, "hard": 0.18}
+# The same while the tower learns to expect.
+BOARDS = {"clear": 0.25, "hidden": 0.45, "hard": 0.3}
 BACKGROUND = " ,"
 
 
@@ -100,6 +102,25 @@ def projector_loss(model: Any, targets: Targets, seen: Seen) -> tuple[Tensor, di
     """Squared distance of the projected patches to the words that describe them, in units of a word's own size."""
     made = model.model.multi_modal_projector(features(model, seen.pixels))
     wanted = targets(seen.labels)
+    loss = (made - wanted).square().sum(-1).mean() / wanted.square().sum(-1).mean()
+    return loss, {"unexplained": loss.item()}
+
+
+def unveiled(scene: Scene) -> Scene:
+    """The scene with its board taken away: what stood behind it is in sight."""
+    return scene._replace(panel=None)
+
+
+def expectation_loss(model: Any, teacher: Any, scenes: Sequence[Scene]) -> tuple[Tensor, dict[str, float]]:
+    """Squared distance of the patches to what the teacher makes of the scenes without boards, in the teacher's units.
+
+    Where there is no board the teacher is copied; where there is one, the best that can be done is to expect.
+    """
+    made = model.model.multi_modal_projector(features(model, pictures(scenes)))
+    with torch.no_grad():
+        tower, project = teacher
+        seen = tower(pictures([unveiled(scene) for scene in scenes]), output_hidden_states=True)
+        wanted = project(seen.hidden_states[-1][:, 1:])
     loss = (made - wanted).square().sum(-1).mean() / wanted.square().sum(-1).mean()
     return loss, {"unexplained": loss.item()}
 
