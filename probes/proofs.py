@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .replay import Cut, Put, Recording, Rows, Variant, reached, ride, start_of, whole
+from .replay import Change, Cut, Hear, Put, Recording, Rows, Variant, reached, ride, start_of, whole
 from .tolerance import TOLERANCE
 
 
@@ -61,7 +61,7 @@ def verify_edit(base: Recording, rows: Rows, edits: Sequence[Variant]) -> tuple[
     """
     (layer,) = {start_of(edit) for edit in edits}
     obstacle = obstacle_of(base)
-    identity = {layer: tuple(_identity(change, base, layer) for change in edits[0][layer])}
+    identity = {layer: tuple(_identity(c, base, layer) for c in edits[0][layer] if not isinstance(c, Hear))}
     variants: list[Variant] = [{layer: ()}, identity, *edits]
     moved_sites = torch.zeros(len(variants))
 
@@ -93,11 +93,11 @@ def _identity(change: Cut | Put, base: Recording, index: int) -> Cut | Put:
     return replace(change, source=torch.zeros_like(change.source))
 
 
-def _lends_the_same(base: Recording, changes: Sequence[Cut | Put], layer: int) -> bool:
+def _lends_the_same(base: Recording, changes: Sequence[Change], layer: int) -> bool:
     """Whether every change reads a donor whose keys and values are the base's own: then nothing has to move."""
 
-    def same(change: Cut | Put) -> bool:
-        if isinstance(change, Put) or change.donor is None:
+    def same(change: Change) -> bool:
+        if not isinstance(change, Cut) or change.donor is None:
             return False
         own, where = base.layers[layer], change.source.to(change.donor.key.device)
         pairs = ((own.key, change.donor.key), (own.value, change.donor.value))

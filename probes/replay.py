@@ -349,8 +349,8 @@ class _Stack:
         parts = {"q": query, "k": key, "v": value}
         for v, hear in hears:
             hear.into(parts[hear.part].unflatten(0, (len(self.riding), -1))[v], self.rows)
-        clean = (t.repeat_interleave(groups, 1) for t in (kept.key, kept.value))
-        return call.edited(query=query, key=key, value=value), *clean
+        edited = call.edited(query=query, key=key, value=value)
+        return edited, kept.key.repeat_interleave(groups, 1), kept.value.repeat_interleave(groups, 1)
 
     def _attention(
         self, call: AttentionCall, kept: Kept, key: Tensor, value: Tensor, cuts: list[tuple[int, Cut]]
