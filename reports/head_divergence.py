@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -37,7 +38,9 @@ def layers(rows: pd.DataFrame, _: Tables) -> go.Figure:
 
 
 def histogram(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    rows = rows.assign(range=[f"{a:.3g}" for a in rows["left"]])
+    width = float((rows["right"] - rows["left"]).min())
+    digits = max(0, 1 - math.floor(math.log10(width))) if width > 0 else 6
+    rows = rows.assign(range=[f"{a:.{digits}f}" for a in rows["left"]])
     return bars(rows, "range", by="kind", vertical=True).update_xaxes(title_text="T-VHD, lower end of the bin")
 
 
