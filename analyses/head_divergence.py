@@ -1,4 +1,4 @@
-"""Head divergence: which heads read the image, and do words that nothing supports read it less?
+"""Head divergence: which heads read the image?
 
 A head's output before W_O at the position that predicts a token, with the image and without it (VHD); summed over the
 most divergent heads of every layer (T-VHD of the token). Whole answers by teacher forcing: one pass with the image,

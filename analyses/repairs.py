@@ -1,4 +1,4 @@
-"""Repairs: do three training-free edits take hallucinations away, and do their controls as well?
+"""Repairs: do edits of attention take hallucinations away?
 
 Head reinforcement (`vhr`), redistribution of visual attention (`var`) and attention calibration (`act`) are context
 managers that act in `model.generate`:
@@ -137,7 +137,7 @@ def _at_random(repair: Any, how: dict[str, Any], subject: Any, seed: int) -> Abs
 def methods(options: Options) -> str:
     """The methods sentence of the page."""
     dims = ", ".join(map(str, options.dimensions or ())) or "none, so VAR is left out"
-    heads = "all heads of layers 2 … L−2" if options.heads is None else f"{len(options.heads)} heads"
+    heads = "all heads of layers 2 … L−2" if options.heads is None else f"the {len(options.heads)} heads that it helps"
     return (
         f"The same examples were answered by the plain model and under every repair. VHR: image {options.image} in the "
         f"blind branch. VAR: massive dimensions {dims}, τ = {options.tau or float('nan'):.2f}, ρ = {options.rho:g}, "

@@ -17,25 +17,20 @@ def figures(tables: Tables) -> dict[str, go.Figure]:
 
 
 def differences(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    rows = rows.assign(bar=_side(rows), group=rows["repair"])
-    figure = bars(rows, "group", by="bar", panel="measure")
+    """One bar a comparison, repair by repair: what it changes, what the controls change, what is between them."""
+    control = rows["control"] != ""
+    against_plain = ("control (" + rows["control"] + ") − plain").where(control, "repaired − plain")
+    side = against_plain.where(rows["against"] == "plain", "repaired − control (" + rows["against"] + ")")
+    figure = bars(rows.assign(comparison=rows["repair"] + ": " + side), "comparison", panel="measure")
     for axis in figure.select_xaxes():
         axis.update(zeroline=True, zerolinecolor="#1b1b1b", zerolinewidth=1)
     return figure
 
 
-def _side(rows: pd.DataFrame) -> pd.Series:
-    """What is compared with what."""
-    control = rows["control"] != ""
-    against_plain = ("control (" + rows["control"] + ") − plain").where(control, "repaired − plain")
-    return against_plain.where(rows["against"] == "plain", "repaired − control (" + rows["against"] + ")")
-
-
 def measures(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    control = "control: " + rows["control"]
-    name = rows["repair"].replace({"none": PLAIN})
-    bar = control.where(rows["control"] != "", "repaired").where(rows["repair"] != "none", PLAIN)
-    return bars(rows.assign(group=name, bar=bar), "group", by="bar", panel="measure")
+    """The plain model, then every repair above its controls."""
+    name = rows["repair"] + (", control: " + rows["control"]).where(rows["control"] != "", "")
+    return bars(rows.assign(model=name.replace({"none": PLAIN})), "model", panel="measure")
 
 
 def strengths(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
