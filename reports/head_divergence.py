@@ -157,8 +157,9 @@ FIGURES = [
         {},
         "Is the ranking of the heads one of the model?",
         "Rank correlation over heads between an example and all others, and between every other token of an answer and "
-        "the tokens between; and the share of the summed divergence that the leading tenth of the heads holds, chosen "
-        "on one half of the groups and measured on the other.",
+        "the tokens between; and the share of the summed divergence that the leading tenth of the heads holds, and by "
+        "how much it diverges more than under another question, chosen on one half of the groups and measured on the "
+        "other.",
         stability,
         "Whiskers",
     ),
