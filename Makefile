@@ -33,6 +33,12 @@ figures: $(READY) ## the paper-style figures on the embedded model, small n
 	$(RUN) image_lens --subject scenes --task scenes:kinds=colour+shape --limit 16 --out $(OUT)
 	$(RUN) circuits --task ioi colored_objects --limit 27 --out $(OUT)
 	$(RUN) steering --task colored_objects --limit 54 --out $(OUT)
+	$(RUN) head_divergence --subject scenes --task scenes:kinds=caption,difficulty=hard --limit 48 \
+	  --answer-tokens 32 --out $(OUT)
+	$(RUN) sinks --subject scenes --task scenes:kinds=colour+existence --limit 24 --sinks.draws 3 \
+	  --sinks.roles special text question image --out $(OUT)
+	$(RUN) repairs --subject scenes --task scenes:kinds=pope_adversarial,difficulty=hard --limit 16 \
+	  --repairs.draws 20 --repairs.alphas 2 --repairs.ps 0.6 --repairs.betas 0.4 --out $(OUT)
 	$(BIN)/crosslens overlap --out $(OUT)
 	$(BIN)/crosslens report --out $(OUT)
 

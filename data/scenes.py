@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from . import scene_world as world
-from .example import Example, Segment, UserError
+from .example import Example, Objects, Segment, UserError
 from .scene_questions import KINDS, NUMBERS, POPE, Question, answer, ask, asked_things, twin
 from .scene_render import render
 from .scene_world import DIFFICULTIES, Scene
@@ -113,9 +113,11 @@ def prompt(
         "treatment": asked[0].treatment if len(asked) == 1 else "",
     }
     others = [option for option in options(question) if option != right and option not in wrong]
-    return Example(
-        id, scene.key, segments, " " + right, tuple(" " + w for w in (*wrong, *others)), corrupt, boxes, meta
-    )
+    # Captions alone are held to the objects that they name.
+    caption = question.kind == "caption"
+    told = Objects({shape: shape for shape in world.SHAPES}, frozenset(scene.shapes)) if caption else None
+    wrongs = tuple(" " + w for w in (*wrong, *others))
+    return Example(id, scene.key, segments, " " + right, wrongs, corrupt, boxes, meta, told)
 
 
 def scene_of(group: str) -> Scene:

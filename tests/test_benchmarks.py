@@ -134,3 +134,14 @@ def test_unrelated_images_come_from_other_groups(directory):
     found = open_task(f"pope:path={directory}").examples(None, None, 0)
     blue = [e.unrelated[0].getpixel((3, 3))[2] > 200 for e in found]
     assert blue == [True, True, False]
+
+
+def test_captions_of_scenes_know_their_objects():
+    caption, colour = open_task("scenes:kinds=caption+colour").examples(None, 2, 0)
+    there = {pair.split()[1] for pair in caption.meta["objects"].split(", ")}
+    assert caption.objects.there == there
+    assert set(caption.objects.words) > there
+    assert colour.objects is None
+    assert len(judge(caption, caption.answer)["correct"]) == len(there)
+    assert judge(caption, caption.answer)["hallucinated"] == []
+    assert caption.unrelated == () or caption.unrelated[0].size == (84, 84)
