@@ -21,6 +21,7 @@ from . import attention_lens, tuned_lens
 from .training import Descent, Weights, require_batch
 
 LEARNING = 1  # raised when the same training gives other lenses
+SAMPLE = 4096  # positions that the mean output is taken over
 COARSE = 511  # the corpus's most frequent tokens, for which marginals are kept one by one
 
 
@@ -168,8 +169,9 @@ def _once(directory: Path, name: str, train: Any) -> tuple[Weights, list[float]]
 
 @torch.no_grad()
 def _marginal(subject: Any, kept: Activations) -> Weights:
-    """The model's mean distribution over the corpus, and its most frequent tokens."""
+    """The model's mean distribution over the corpus (some 4,096 positions of it), and its most frequent tokens."""
     final = kept.tokens(final_site(subject))
+    final = final[:: max(1, len(final) // SAMPLE)]
     parts = final.split(256)
     mean = sum(subject.unembed(subject.norm(x)).float().softmax(-1).sum(0) for x in parts) / len(final)
     assert isinstance(mean, Tensor)
