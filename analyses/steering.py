@@ -44,7 +44,7 @@ Head = tuple[int, int]
 @dataclass(frozen=True)
 class Options:
     """targets: the mark of the wrong options. inhibition, negative, own: how many heads of each kind. draws: random
-    draws of each control. heads: one text for each set, "12.3 14.0" (layer.head), found on held-out examples where None;
+    draws of each control. heads: one text for each set, "12.3 14.0", found on held-out examples where None;
     selected_on: the groups of this task that its own heads come from.
     """
 
