@@ -113,7 +113,7 @@ FIGURES = [
     Drawing(
         "effects",
         "effects",
-        {},
+        {"part": "head"},
         "Which heads carry the task",
         f"{EFFECT} First the head's output at the last position alone; then only its path to the output and to the "
         "movers' queries, all other heads frozen.",
@@ -156,7 +156,7 @@ FIGURES = [
     Drawing(
         "writing",
         "effects",
-        {},
+        {"part": "head", "measure": LOGITS},
         "What the heads write",
         "Direct logit attribution: what a head's output at the last position adds to the logit difference through the "
         "final norm and the unembedding, the norm's scale held. Positive: towards the answer.",
@@ -166,7 +166,7 @@ FIGURES = [
     Drawing(
         "mlps",
         "effects",
-        {},
+        {"part": "mlp"},
         "MLPs by layer",
         "The same effect of replacing an MLP's output at the last position, and its direct logit attribution.",
         mlps,
@@ -176,7 +176,7 @@ FIGURES = [
     Drawing(
         "estimates",
         "effects",
-        {},
+        {"part": "head"},
         "Would a gradient have found them?",
         "Every head: its exact effect at the last position against the estimate from one gradient (attribution "
         "patching) and from five on the way to the twin's embeddings (integrated gradients). Dashed: equal.",

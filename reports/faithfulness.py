@@ -89,7 +89,7 @@ FIGURES = [
     Drawing(
         "effects",
         "effects",
-        {},
+        {"part": "head"},
         "Effects at all positions, exact and estimated",
         "Patched minus clean logit difference when a head's output is the twin's at every position; and what one "
         "gradient or five (integrated gradients) say of it. One scale.",
@@ -99,7 +99,7 @@ FIGURES = [
     Drawing(
         "estimates",
         "effects",
-        {},
+        {"part": "head"},
         "Exact against estimated",
         "Every head: its exact effect at all positions against each estimate. Dashed: equal.",
         estimates,

@@ -1,0 +1,60 @@
+"""The pages of circuits, faithfulness, steering and overlap draw every figure from what the analyses write."""
+
+from __future__ import annotations
+
+import pytest
+from crosslens.analyses import circuits, faithfulness, overlap, steering
+from crosslens.data import ioi
+from crosslens.probes.join import finished, join
+from crosslens.probes.run import Settings, run
+from crosslens.reports import page, pages
+from crosslens.reports.runs import read_run
+
+from . import contrasts, tiny
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    out = tmp_path_factory.mktemp("pages")
+    analyses = {
+        "circuits": (circuits, circuits.Options(movers=2)),
+        "faithfulness": (faithfulness, faithfulness.Options(draws=2)),
+        "steering": (steering, steering.Options(targets="indirect_object", draws=2)),
+    }
+    words = lambda n=None, seed=0, *, tokenizer: contrasts.examples(n, seed, tokenizer=tokenizer)  # noqa: E731
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ioi, "examples", words)  # the tiny tokenizer knows no names
+        run(tiny.subject(), contrasts.task(), analyses, Settings(limit=40, out=out))
+    for name, seed in (("others", 5), ("third", 6)):
+        task = contrasts.task()
+        alone = {"circuits": analyses["circuits"]}
+        run(tiny.subject(), type(task)(name, task.module, {}), alone, Settings(limit=8, seed=seed, out=out))
+    join(finished(out, "circuits"), "overlap", overlap, overlap.Options(), out, "")
+    return out
+
+
+FIGURES = {
+    "circuits": ["effects", "task", "circuit", "attention", "writing", "mlps", "estimates", "agreement", "halves"],
+    "faithfulness": ["logits", "effects", "estimates", "agreement", "places", "head-places"],
+    "steering": ["repair", "gain"],
+    "overlap": ["maps-1", "curve-1", "maps-2", "curve-2", "scatter", "scatter-last", "matrix", "pairs", "correlation"],
+}
+
+
+@pytest.mark.parametrize("analysis", FIGURES)
+def test_every_figure_is_drawn(report, analysis):
+    (path,) = (p for p in (report / "runs").glob(f"{analysis}.*") if analysis != "circuits" or ".twins." in p.name)
+    read = read_run(path)
+    figures, trouble = page.run_figures(read)
+    assert trouble == []
+    assert set(FIGURES[analysis]) <= set(figures)
+    for figure in figures.values():
+        assert "n\u00a0=\u00a0" in figure.layout.meta["caption"]
+    assert read.claims
+
+
+def test_the_report_is_written(report):
+    written = pages.build(report)
+    assert {path.name.partition(".")[0] for path in written} >= set(FIGURES)
+    text = next(p for p in written if p.name.startswith("steering.")).read_text()
+    assert "oracle" in text
