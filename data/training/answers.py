@@ -1,4 +1,4 @@
-"""Stage 3: answers through the language model, whose norms alone may change, and little."""
+"""Stages 3 and 5: answers through the language model, whose norms alone may change, and little."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stages 1 and 2: the tower learns what every patch shows, the projector to say it in the language model's words."""
+"""Stages 1, 2 and 4: the tower learns what every patch shows, the projector to say it in words, both to expect."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PLACES = {"column": ("left", "right"), "row": ("above", "below")}
 CLASSES = {"colour": tuple(world.COLOURS), "shape": tuple(world.SHAPES), **PLACES}
 # How often a training scene is of a difficulty.
 MIX = {"clear": 0.5, "faint": 0.1, "small": 0.1, "hidden": 0.18, "hard": 0.12}
-# The same in the second part of stage 3, when seeing has been learned and company has not.
+# The same in the later part of stage 3 and in stage 5, when seeing has been learned and company has not.
 COMPANY = {"clear": 0.4, "faint": 0.08, "small": 0.08, "hidden": 0.26, "hard": 0.18}
 # The same while the tower learns to expect.
 BOARDS = {"clear": 0.25, "hidden": 0.45, "hard": 0.3}
