@@ -40,7 +40,8 @@ def measures() -> dict[str, tuple[Callable[[np.ndarray, np.ndarray], float], str
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float:
     """Rank correlation over cells, −1…1; NaN where a map is constant."""
-    return float(spearmanr(a, b).statistic) if np.ptp(a) > 0 and np.ptp(b) > 0 else np.nan
+    found: Any = spearmanr(a, b)  # its fields are not typed
+    return float(found.statistic) if np.ptp(a) > 0 and np.ptp(b) > 0 else np.nan
 
 
 def recall(estimate: np.ndarray, exact: np.ndarray, share: float) -> float:

@@ -10,6 +10,7 @@ Tables: task, effects, circuit, agreement, stability; see `tables`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -220,7 +221,7 @@ def circuit_table(effects: pd.DataFrame, options: Options) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def named(head: dict[str, float], options: Options) -> str:
+def named(head: Mapping[Any, float], options: Options) -> str:
     """A head's name by its numbers: "mover", "negative mover", "inhibition", or "" where no threshold is met.
 
     Mover: attention on the answer's token from `mover_attention`, and it writes towards the answer (negative mover:
@@ -303,7 +304,8 @@ def _claim_sparse(heads: pd.DataFrame) -> Claim:
 def _claim_movers(circuit: pd.DataFrame) -> Claim:
     text = "The heads that write the answer attend to it: most heads on the path to the output that help are movers."
     direct = circuit[(circuit["stage"] == DIRECT) & (circuit["value"] < 0) & (circuit["upper"] < 0)]
-    if not any(c.startswith(ATTENTION) and c.removeprefix(ATTENTION) in ANSWER for c in circuit):
+    columns = [str(column) for column in circuit]
+    if not any(c.startswith(ATTENTION) and c.removeprefix(ATTENTION) in ANSWER for c in columns):
         return Claim(text, "arXiv 2211.00593", "the task does not mark the answer's token", verdict(False, False))
     movers = (direct["name"] == "mover").sum()
     numbers = f"{movers} of {len(direct)} heads with an interval below 0 are movers by the thresholds"

@@ -282,7 +282,7 @@ def _positions(rows: Rows, options: Options) -> pd.DataFrame:
         values = rows[key]
         axes = {"layer": range(values.shape[1])} | ({"head": range(values.shape[2])} if values.ndim == 3 else {})
         how = "5 steps" if site == "head" else "exact"
-        names = {"site": site, "position": position, "measure": how}
+        names: dict[str, Any] = {"site": site, "position": position, "measure": how}
         frames.append(summarise(values, rows.examples["group"], axes, "logits", **names))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 

@@ -285,7 +285,9 @@ def _claim_heads(compared: pd.DataFrame) -> Claim | None:
         for layer, mine in rows.groupby("layer")
     ]
     numbers = f"difference to the best plain way, {'; '.join(parts)}; n = {rows['n'].max()}"
-    return Claim(text, "arXiv 2310.16270", numbers, verdict((rows["upper"] < 0).all(), (rows["lower"] > 0).any()))
+    return Claim(
+        text, "arXiv 2310.16270", numbers, verdict(bool((rows["upper"] < 0).all()), bool((rows["lower"] > 0).any()))
+    )
 
 
 def _claim_bias(bias: pd.DataFrame) -> Claim | None:

@@ -194,10 +194,10 @@ def _top(rows: Rows, options: Options) -> list[pd.DataFrame]:
     order = np.argsort(-np.abs(mean).ravel(), kind="stable")[: min(TOP, mean.size)]
     layers, heads = np.unravel_index(order, mean.shape)
     chosen, other = effects[second][:, layers, heads], groups[second]
-    frame = summarise(chosen, other, {"rank": np.arange(1, len(order) + 1)}, "logits")
+    frame = summarise(chosen, other, {"rank": range(1, len(order) + 1)}, "logits")
     rng = np.random.default_rng(0)
     drawn = [effects[second][:, layers, rng.integers(mean.shape[1], size=len(order))] for _ in range(20)]
-    control = summarise(np.mean(drawn, 0), other, {"rank": np.arange(1, len(order) + 1)}, "logits")
+    control = summarise(np.mean(drawn, 0), other, {"rank": range(1, len(order) + 1)}, "logits")
     places = {"layer": layers, "head": heads, "measure": "difference"}
     return [
         frame.assign(**places, chosen_on=mean[layers, heads], control=""),
@@ -241,7 +241,7 @@ def _distinct(order: np.ndarray, groups: np.ndarray, count: int) -> list[int]:
     """The first `count` rows of `order` that are of different groups."""
     kept: dict[str, int] = {}
     for row in order.tolist():
-        kept.setdefault(groups[row], row)
+        kept.setdefault(str(groups[row]), row)
         if len(kept) == count:
             break
     return list(kept.values())

@@ -81,7 +81,7 @@ def _first_condition(table: pd.DataFrame) -> pd.DataFrame:
 
 def _maps(effects: pd.DataFrame) -> dict[str, np.ndarray]:
     heads = _first_condition(effects).query("part == 'head'")
-    return {stage: _grid(rows) for stage, rows in heads.groupby("measure", sort=False) if stage in STAGES}
+    return {str(stage): _grid(rows) for stage, rows in heads.groupby("measure", sort=False) if stage in STAGES}
 
 
 def _halves(found: dict[str, pd.DataFrame]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -118,7 +118,7 @@ def _overlaps(pair: tuple[str, str], maps: Maps, halves: dict, counts: dict) -> 
             given = {f"halves_{x}": halves.get((task, stage)) for x, task in zip("ab", pair, strict=True)}
             overlap = stats.circuit_overlap(a, b, share=share, **given)
             size = max(1, round(share * a.size))
-            null = stats.overlap_distribution(*(_profile(x, share) for x in (a, b)), a.shape[1])
+            null = stats.overlap_distribution(_profile(a, share), _profile(b, share), a.shape[1])
             low, high = (int(np.searchsorted(null.cumsum(), q)) / size for q in (0.025, 0.975))
             found.append(
                 {"pair": _name(pair), "measure": stage, "share": share, "heads": size, "common": len(overlap.heads)}

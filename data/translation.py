@@ -25,7 +25,7 @@ def examples(
     Answers may be several tokens. Group: the concept. Marks: `subject`, the word asked about. Meta: relation ("French
     to German"), target. No corrupt twin. UserError: an unknown pair, or more shots than there are other words.
     """
-    rows = [row.split() for row in CONCEPTS.splitlines()]
+    rows = [list[str](row.split()) for row in CONCEPTS.splitlines()]
     if not 0 <= shots < len(rows):
         raise UserError(f"translation: {shots} shots, but there are {len(rows) - 1} other words")
     rng = random.Random(seed)

@@ -104,11 +104,12 @@ def edge_attribution(subject: Subject, base: Inputs, donor: Inputs, *, measure: 
     readers: list[Reader] = []
     total = torch.zeros(0)
     for run in _runs(kept, given, measure, steps, "resid_pre"):
-        readers, slopes = zip(*_readings(run), strict=True)
+        found_readers, slopes = zip(*_readings(run), strict=True)
+        readers = list(found_readers)
         found = torch.stack([torch.einsum("wbpd,bpd->wb", delta, s * kept.mask[..., None]) for s in slopes]) / steps
         total = total + found if len(total) else found
     before = torch.tensor([[_before(w, r, subject) for w in writers] for r in readers])
-    return Edges(total.cpu().masked_fill(~before[..., None], torch.nan), list(readers), list(writers))
+    return Edges(total.cpu().masked_fill(~before[..., None], torch.nan), readers, list(writers))
 
 
 def _pair(subject: Subject, base: Inputs, donor: Inputs, sites: tuple[str, ...]) -> tuple[Recording, Recording]:

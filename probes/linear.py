@@ -78,7 +78,7 @@ def value_weight(subject: Any, layer: int) -> Float[Tensor, "h d d_head"]:
 
     SubjectError: a family whose value projection is neither its own module nor a known part of a fused one.
     """
-    attention = anatomy.attention_of(subject.layers[layer])
+    attention: Any = anatomy.attention_of(subject.layers[layer])
     heads, width = subject.n_heads, subject.n_kv_heads * subject.d_head
     if hasattr(attention, "v_proj"):
         weight = fetched(attention.v_proj).T
