@@ -26,6 +26,9 @@ $(READY): pyproject.toml constraints.txt
 figures: $(READY) ## the paper-style figures on the embedded model, small n
 	$(RUN) sinks --task passages --bos both --limit 32 --out $(OUT)
 	$(RUN) lenses --task ioi facts --limit 72 --out $(OUT)
+	$(RUN) information_flow --task facts --limit 32 --out $(OUT)
+	$(RUN) information_flow --subject scenes --task scenes:kinds=colour+shape+existence,difficulty=clear --limit 24 \
+	  --out $(OUT)
 	$(RUN) logit_attribution --task ioi --limit 24 --out $(OUT)
 	$(RUN) group_lens --task translation --limit 60 --out $(OUT)
 	$(RUN) learned_lenses --task passages --limit 16 --out $(OUT) --learned_lenses.passages 24 \
@@ -45,6 +48,9 @@ figures: $(READY) ## the paper-style figures on the embedded model, small n
 figures-full: $(READY) ## the same with the papers' n
 	$(RUN) sinks --task passages --bos both --out $(OUT)
 	$(RUN) lenses --task ioi facts --out $(OUT)
+	$(RUN) information_flow --task facts ioi --limit 256 --out $(OUT)
+	$(RUN) information_flow --subject scenes --limit 400 --task \
+	  scenes:kinds=colour+shape+existence+coloured_existence+left_right+above_below+count,difficulty=clear --out $(OUT)
 	$(RUN) logit_attribution --task ioi facts --out $(OUT)
 	$(RUN) group_lens --task translation --out $(OUT)
 	$(RUN) learned_lenses --task passages --out $(OUT)

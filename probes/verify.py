@@ -65,7 +65,7 @@ def verify(
     """
     record = open_run(directory)
     options = _options(module, record["options"])
-    job = Job(record["analysis"], module, options, directory, record, subject.tokenizer)
+    job = Job(record["analysis"], module, options, directory, record, tokenizer=subject.tokenizer)
     _check_record(job, say)
     _check_subject(job, subject, say)
     examples = _check_examples(job, subject, task, say)
