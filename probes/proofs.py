@@ -27,13 +27,23 @@ def obstacle_of(base: Recording) -> str:
     An edit that changes every row, in a replay and in a whole forward: what a family does between its layers shows
     only so.
     """
-    if base.obstacle:
-        return base.obstacle
     proved: dict[bool, str] = base.subject.__dict__.setdefault("_replay_proofs", {})
+    if base.obstacle:
+        proved[base.has_image] = base.obstacle
     if base.has_image not in proved:
         error, limit = replay_error(base), 10 * TOLERANCE[base.subject.dtype]
         proved[base.has_image] = "" if error <= limit else f"a replay differs from the forward by {error:.1g}"
     return proved[base.has_image]
+
+
+def replay_notes(subject: Any) -> list[str]:
+    """What a record must say of the sweeps that this subject ran: that its layers could not be replayed, and why."""
+    obstacles = {why for why in subject.__dict__.get("_replay_proofs", {}).values() if why}
+    return [_note(subject, why) for why in sorted(obstacles)]
+
+
+def _note(subject: Any, obstacle: str) -> str:
+    return f"{subject.family}: {obstacle}: whole forwards were run"
 
 
 @torch.no_grad()
@@ -81,7 +91,7 @@ def verify_edit(base: Recording, rows: Rows, edits: Sequence[Variant]) -> tuple[
     for edit, by in zip(edits, moved[2:], strict=True):
         if by <= FACTOR * moved[1] and not _lends_the_same(base, edit[layer], layer):
             raise InterventionError(f"{place}: the edit moves nothing ({by:.2g}), though it should")
-    return (f"{base.subject.family}: {obstacle}: whole forwards were run",) if obstacle else ()
+    return (_note(base.subject, obstacle),) if obstacle else ()
 
 
 def _identity(change: Cut | Put, base: Recording, index: int) -> Cut | Put:

@@ -24,6 +24,7 @@ from ..data.tasks import Task
 from . import VERSION, store
 from .answers import own_answers, with_answers
 from .plan import Shard, activation_bytes, make_plan, plan_from_json, plan_to_json, shapes
+from .proofs import replay_notes
 from .rows import Rows, condition_of, merge, observe
 
 if TYPE_CHECKING:
@@ -374,6 +375,8 @@ def _execute(subject: Subject, examples: Mapping[str, Example], jobs: list[Job],
         for job in riding:
             store.save_rows(job.shard_path(index), rows[job.name], job.record["key"], shard.ids)
     for job in jobs:
+        if hasattr(job.module, "rows"):  # It swept: were the layers replayed?
+            job.record["notes"] = list(dict.fromkeys([*job.record["notes"], *replay_notes(subject)]))
         job.record |= {"seconds": round(monotonic() - began, 1), "forwards": len(job.plan)}
         _finish(job, examples)
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from accelerate import cpu_offload, disk_offload, dispatch_model
-from crosslens import Subject, capture
+from crosslens import Subject, capture, knockout_sweep
 from crosslens.analyses import lenses, sinks
 from crosslens.data.example import UserError
 from crosslens.data.tasks import open_task
@@ -50,6 +50,11 @@ def test_spread_model_is_read_like_a_whole_one(tmp_path, how):
     found, expected = (capture(s, prompts("left"), SITES) for s in (subject, whole))
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=0)
+    last = torch.zeros(3, 9, dtype=torch.bool)
+    last[:, -1] = True
+    flow = {"source": last.roll(-1, 1), "target": last, "window": 2, "measure": lambda logits, rows: logits}
+    sweeps = (knockout_sweep(s, prompts("left"), **flow).values for s in (subject, whole))
+    torch.testing.assert_close(*sweeps, rtol=1e-6, atol=1e-6)
     logits = (s.last_logits(prompts("right")) for s in (subject, whole))
     torch.testing.assert_close(*logits, rtol=0, atol=0)
 

@@ -9,6 +9,7 @@ from crosslens import Subject, knockout_sweep
 from crosslens.analyses import information_flow as flow
 from crosslens.analyses.flows import flows_of
 from crosslens.data.example import Example, Segment
+from crosslens.probes import proofs, store
 from crosslens.probes.measures import logit_difference
 from crosslens.probes.run import Settings, run
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -180,3 +181,14 @@ def test_random_sources_are_as_many_and_elsewhere(task):
         assert not bool((drawn & one.source).any())
         assert not bool(drawn.any(0)[torch.arange(len(batch.start)), batch.start].any()), "never the first token"
         assert not bool((drawn & ~batch.mask).any())
+
+
+def test_the_record_says_where_layers_could_not_be_replayed(task, tmp_path, monkeypatch):
+    monkeypatch.setattr(proofs, "replay_error", lambda base: 1.0)
+    options = flow.Options(window=2, draws=1, stride=3)
+    (directory,) = run(tiny.subject(), task, {"information_flow": (flow, options)}, Settings(out=tmp_path, limit=4))
+    (note,) = store.read_record(directory)["notes"]
+    assert "whole forwards were run" in note
+    expected = tables(task, tmp_path / "replayed", limit=4)["accuracy"]
+    found = pd.read_parquet(directory / "tables" / "accuracy.parquet")
+    pd.testing.assert_frame_equal(found[found["subset"] == "all"], expected[expected["subset"] == "all"], rtol=1e-4)
