@@ -12,7 +12,7 @@ from . import smollm2
 from .example import UserError
 from .gguf import build_once, cache_root
 
-LAYOUT = 1  # raised when the directory is written otherwise
+LAYOUT = 2  # raised when the directory is written otherwise
 SHIPPED = Path(__file__).with_name("scenes") / "scenes.safetensors"
 IMAGE_TOKEN, REPLACED = "<image>", "<empty_output>"  # a token that SmolLM2 reserves and never uses
 TOWER: dict[str, Any] = {
@@ -79,6 +79,7 @@ def build(text: Any = None, tower: dict[str, Any] | None = None) -> Any:
 
     if text is None:
         text = AutoModelForCausalLM.from_pretrained(smollm2.directory(), dtype=torch.float32)
+        text.config.name_or_path = ""  # An exported directory names no path of the machine that made it.
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(**(tower or TOWER)),
         text_config=text.config,
