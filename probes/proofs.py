@@ -19,6 +19,8 @@ class InterventionError(Exception):
 
 # The identity edit moves logits by less than this share of their range, the real one by this many times more.
 IDENTITY, FACTOR = 1e-4, 100
+# Equal variants of one stack may still differ by rounding, since they lie at other places of a matrix: in units of eps.
+ROUNDING = 4
 
 
 def obstacle_of(base: Recording) -> str:
@@ -88,8 +90,9 @@ def verify_edit(base: Recording, rows: Rows, edits: Sequence[Variant]) -> tuple[
     place = f"{base.subject.family} ({base.subject.name}), {_describe(edits[0])} in layer {layer}"
     if moved[1] > IDENTITY:
         raise InterventionError(f"{place}: the identity edit moves the logits by {moved[1]:.2g} of their range")
+    floor = max(FACTOR * moved[1], ROUNDING * torch.finfo(base.subject.dtype).eps)
     for edit, by in zip(edits, moved[2:], strict=True):
-        if by <= FACTOR * moved[1] and not _lends_the_same(base, edit[layer], layer):
+        if by <= floor and not _lends_the_same(base, edit[layer], layer):
             raise InterventionError(f"{place}: the edit moves nothing ({by:.2g}), though it should")
     return (_note(base.subject, obstacle),) if obstacle else ()
 
