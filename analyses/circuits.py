@@ -91,7 +91,7 @@ def rows(subject: Any, batch: Batch, options: Options) -> dict[str, Tensor]:
     """Effects [b, layer, head] and [b, layer], in logits; the task's own numbers [b]."""
     found = contrast(subject, batch)
     base, donor, measure = found.base, found.donor, found.measure
-    last = torch.zeros_like(base.mask).scatter(1, base.last[:, None], True)
+    last = base.final
     both = {"measure": measure, "positions": last}
     kept = task_rows(found)
     kept |= {

@@ -169,7 +169,7 @@ def _patched_at(subject: Any, found: Contrast, site: str, where: Tensor) -> Tens
 
 def named_positions(batch: Batch) -> dict[str, Tensor]:
     """Disjoint sets of real positions: "last", then the marks in their order, then "other"; none empty."""
-    last = torch.zeros_like(batch.mask).scatter(1, batch.last[:, None], True)
+    last = batch.final
     found, rest = {"last": last}, batch.mask & ~last
     for name, where in batch.marks.items():
         found[name], rest = where & rest, rest & ~where

@@ -32,7 +32,7 @@ class Flow:
 
 def flows_of(batch: Batch, draws: int, seed: int = 0) -> list[Flow]:
     """The flows that this batch's roles and marks allow (arXiv 2411.18620; on text, from each mark to the last)."""
-    last = torch.zeros_like(batch.mask).scatter(1, batch.last[:, None], True)
+    last = batch.final
     first = torch.zeros_like(batch.mask).scatter(1, batch.start[:, None], True)
     edges = _image_edges(batch, last) if bool(batch.where("image").any()) else _text_edges(batch, last)
     flows = []
@@ -104,6 +104,6 @@ def _draw(
 
 def filled(source: Tensor, target: Tensor, there: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """Masks in which examples without the flow cut an edge of their own (last → last); their values are left out."""
-    last = torch.zeros_like(batch.mask).scatter(1, batch.last[:, None], True)
+    last = batch.final
     keep = there[:, None]
     return torch.where(keep, source, last), torch.where(keep, target, last)

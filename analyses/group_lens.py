@@ -93,7 +93,7 @@ def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
     """groups: condition control state value … group subset. kl: condition state value … subset."""
     names = [name for name in rows.values if name != "kl" and not name.endswith("|random")]
     groups, kl = [], []
-    for condition, subset, part in _parts(rows, options):
+    for condition, subset, part in rows.parts(options.subset):
         where = {"condition": condition, "subset": subset}
         states = {"state": np.arange(part["kl"].shape[1])}
         of = part.examples["group"]
@@ -104,17 +104,6 @@ def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
                 groups.append(frame.assign(group=name, control=control, **where))
     made = {"groups": groups, "kl": kl, "latent": _latent(rows)}
     return {name: order_columns(pd.concat(f, ignore_index=True)) for name, f in made.items() if f}
-
-
-def _parts(rows: Rows, options: Options) -> list[tuple[str, str, Rows]]:
-    """(condition, subset, rows): the whole task and its subsets."""
-    parts = []
-    for condition in rows.examples["condition"].unique():
-        mine = rows.where((rows.examples["condition"] == condition).to_numpy())
-        names = mine.examples[options.subset] if options.subset in mine.examples else pd.Series(dtype=object)
-        parts.append((condition, "all", mine))
-        parts += [(condition, str(n), mine.where((names == n).to_numpy())) for n in sorted(names.dropna().unique())]
-    return parts
 
 
 def _latent(rows: Rows) -> list[pd.DataFrame]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..probes.batch import Batch
+from ..probes.measures import probability
 from ..probes.replay import Recording
 from ..probes.rows import Rows
 from ..probes.sweep import causal_trace, clean_values, knockout_sweep, record
@@ -131,7 +132,7 @@ def _flow_rows(
     if flow.drawn is not None and bool(flow.drawn[2].any()):
         control, sources, there = flow.drawn
         centres = range(0, subject.n_layers, options.stride)
-        drawn = torch.stack([swept(one, there, centres=centres) for one in sources]).mean(0)
+        drawn = swept(sources, there, centres=centres).mean(1)
         whole = torch.full((len(drawn), subject.n_layers, drawn.shape[-1]), torch.nan)
         whole[:, list(centres)] = drawn
         found[name + control] = whole
@@ -149,8 +150,6 @@ def _by_state(subject: Any, base: Recording, own: Tensor, norm: str) -> Tensor:
 
 def _trace(subject: Any, base: Recording, twins: Recording, batch: Batch, options: Options) -> dict[str, Tensor]:
     """Probability of the right answer where one state of the clean run is put into the twin's run, by place."""
-    from ..probes.measures import probability
-
     states = range(0, subject.n_layers, options.stride)
     swept = causal_trace(subject, base, twins, measure=probability(batch.answers), layers=states)
     assert swept.donor is not None
@@ -166,7 +165,7 @@ def _trace(subject: Any, base: Recording, twins: Recording, batch: Batch, option
 
 def _buckets(batch: Batch) -> dict[str, Tensor]:
     """Places of a text prompt: around the mark `subject` where there is one, else every mark by its name."""
-    last = torch.zeros_like(batch.mask).scatter(1, batch.last[:, None], True)
+    last = batch.final
     if set(batch.marks) != {"subject"}:
         named = torch.stack([*batch.marks.values()]).any(0) if batch.marks else torch.zeros_like(last)
         own = {name.replace("_", " "): mark & ~last for name, mark in batch.marks.items()}
@@ -192,7 +191,7 @@ def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
     answer: state value … norm. trace: state value … place measure ("restored", "normalised"). accuracy: value ….
     """
     parts = {"flows": [], "stages": [], "valid": [], "answer": [], "trace": [], "accuracy": []}
-    for condition, subset, part in _parts(rows, options):
+    for condition, subset, part in rows.parts(options.subset):
         where = {"condition": condition, "subset": subset}
         parts["accuracy"].append(_accuracy(part).assign(**where))
         right = part.where(part["correct"] == 1)
@@ -206,18 +205,6 @@ def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
             if any(name.startswith("trace|") for name in right.values):
                 parts["trace"].append(_traced(right).assign(**where))
     return {name: order_columns(pd.concat(some, ignore_index=True)) for name, some in parts.items() if some}
-
-
-def _parts(rows: Rows, options: Options) -> list[tuple[str, str, Rows]]:
-    """(condition, subset, rows): the whole task and its subsets."""
-    found = []
-    for condition in rows.examples["condition"].unique():
-        mine = rows.where((rows.examples["condition"] == condition).to_numpy())
-        found.append((condition, "all", mine))
-        if options.subset and options.subset in mine.examples:
-            names = mine.examples[options.subset].astype(str)
-            found += [(condition, name, mine.where((names == name).to_numpy())) for name in sorted(names.unique())]
-    return found
 
 
 def _each_flow(rows: Rows) -> list[tuple[str, str, np.ndarray]]:

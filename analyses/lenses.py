@@ -100,7 +100,7 @@ def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
     accuracy: condition control value … measure ("top1", "pair accuracy", "logit difference") subset.
     """
     lens, accuracy = [], []
-    for condition, subset, part in _parts(rows, options):
+    for condition, subset, part in rows.parts(options.subset):
         where = {"condition": condition, "subset": subset}
         accuracy.append(_accuracy(part).assign(**where))
         # The curves by subset are about the residual with the norm; all sites are shown over the whole task.
@@ -112,18 +112,6 @@ def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
         "lens": order_columns(pd.concat(lens, ignore_index=True)),
         "accuracy": order_columns(pd.concat(accuracy, ignore_index=True)),
     }
-
-
-def _parts(rows: Rows, options: Options) -> list[tuple[str, str, Rows]]:
-    """(condition, subset, rows): the whole task and its subsets."""
-    parts = []
-    for condition in rows.examples["condition"].unique():
-        mine = rows.where((rows.examples["condition"] == condition).to_numpy())
-        parts.append((condition, "all", mine))
-        if options.subset in mine.examples:
-            names = mine.examples[options.subset]
-            parts += [(condition, str(name), mine.where((names == name).to_numpy())) for name in sorted(names.unique())]
-    return parts
 
 
 def _lens(rows: Rows, site: str, norm: str) -> pd.DataFrame:

@@ -81,7 +81,7 @@ def steer_attention(
     not exist, an example without a target, a target that is the last position or padding.
     """
     base = recorded(subject, inputs, ("z",))
-    last = _last(base)
+    last = base.final
     return variant_sweep(base, [steered(base, heads, targets)], last, measure=measure)
 
 
@@ -91,7 +91,7 @@ def steered(base: Recording, heads: Sequence[Head], targets: Bool[Tensor, "b p"]
     Values before the last position are those of the clean run, since nothing else is changed; so this is exact.
     """
     subject = base.subject
-    last, targets = _last(base), targets.to(base.mask.device)
+    last, targets = base.final, targets.to(base.mask.device)
     bare = (~targets.any(1)).nonzero()[:, 0].tolist()
     if bare:
         raise UserError(f"steering: example {bare[0]} of the batch has no target to attend to")
@@ -108,10 +108,6 @@ def steered(base: Recording, heads: Sequence[Head], targets: Bool[Tensor, "b p"]
         z = said[:, None, None].expand(-1, 1, subject.n_heads, -1)
         variant.setdefault(layer, []).append(Put("z", last, z, (head,)))
     return variant
-
-
-def _last(base: Recording) -> Bool[Tensor, "b p"]:
-    return torch.zeros_like(base.mask).scatter(1, base.last[:, None].to(base.mask.device), True)
 
 
 def _heads(text: str) -> list[Head]:
@@ -161,7 +157,7 @@ def _from_ioi(subject: Any, options: Options) -> tuple[list[Head], list[Head]]:
     movers = [head for head in ranked if effects[head] < 0][: options.inhibition]
     negative = [head for head in ranked if effects[head] > 0][: options.negative]
     receivers = [Receiver(layer, head, "q") for layer, head in movers if layer > 0]
-    both = {"measure": found.measure, "positions": _last(found.base)}
+    both = {"measure": found.measure, "positions": found.base.final}
     routed = path_sweep(subject, found.base, found.donor, receivers, **both)
     through = (routed.values - routed.clean).mean(-1)
     others = [head for head in metrics.top_heads(through, 1.0) if head not in {*movers, *negative}]
@@ -173,7 +169,7 @@ def _from_this(subject: Any, batch: Batch, options: Options) -> list[Head]:
     found = contrast(subject, batch, ("z",))
     heads = [(layer, head) for layer in range(subject.n_layers) for head in range(subject.n_heads)]
     variants = [steered(found.base, [head], _targets(batch, options)) for head in heads]
-    sweep = variant_sweep(found.base, variants, _last(found.base), measure=_Options(found))
+    sweep = variant_sweep(found.base, variants, found.base.final, measure=_Options(found))
     gain = _difference(sweep.values).mean(-1) - _difference(sweep.clean[None]).mean()
     order = gain.argsort(descending=True, stable=True)[: options.own].tolist()
     return sorted(heads[i] for i in order)
@@ -208,7 +204,7 @@ def rows(subject: Any, batch: Batch, options: Options) -> dict[str, Tensor]:
         variants += [steered(base, _random_heads(heads, subject, generator), targets) for _ in range(options.draws)]
     for heads in sets:
         variants += [steered(base, heads, _random_tokens(batch, base, targets, i)) for i in range(options.draws)]
-    sweep = variant_sweep(base, variants, _last(base), measure=_Options(found))
+    sweep = variant_sweep(base, variants, base.final, measure=_Options(found))
     kept = task_rows(found) | {"scored": torch.tensor([e.group not in options.selected_on for e in batch.examples])}
     for name, of in (("difference", _difference), ("right", _right)):
         kept[f"{name}|clean"] = of(sweep.clean)
@@ -238,7 +234,7 @@ def _random_heads(heads: Sequence[Head], subject: Any, generator: torch.Generato
 def _random_tokens(batch: Batch, base: Recording, targets: Tensor, draw: int) -> Bool[Tensor, "b p"]:
     """As many other tokens as there are targets; drawn by example id, so that no batching changes them."""
     chosen = torch.zeros_like(targets)
-    free = base.mask.cpu() & ~targets & ~_last(base).cpu()
+    free = base.mask.cpu() & ~targets & ~base.final.cpu()
     for i, name in enumerate(batch.example_ids):
         places = free[i].nonzero()[:, 0]
         seed = crc32(f"{name} {draw}".encode())

@@ -56,6 +56,11 @@ class Batch:
         """The last real position of each example, Int[b]."""
         return self.start + self.mask.sum(1) - 1
 
+    @property
+    def final(self) -> Bool[Tensor, "b p"]:
+        """The last real position of each example, as a mask."""
+        return mark_last(self.mask, self.last)
+
     def where(self, name: str) -> Bool[Tensor, "b p"]:
         """The positions of a role or of a mark; KeyError names what there is."""
         if name in ROLES:
@@ -103,6 +108,11 @@ class Batch:
                 "needed; choose another word or another task"
             )
         return ids[0]
+
+
+def mark_last(mask: Bool[Tensor, "b p"], last: Int[Tensor, " b"]) -> Bool[Tensor, "b p"]:
+    """A mask of `mask`'s shape and device that is true at `last` alone."""
+    return torch.zeros_like(mask).scatter(1, last[:, None].to(mask.device), True)
 
 
 def make_batch(subject: Subject, examples: Sequence[Example | str], *, template: str, bos: bool, padding: str) -> Batch:

@@ -72,7 +72,7 @@ def path_sweep(
     given = recorded(subject, donor, ("z",))
     same_layout(kept, given)
     chosen = () if receivers == FINAL else _receivers(kept, receivers)
-    where = _last(kept) if receivers == FINAL else kept.mask if positions is None else positions & kept.mask
+    where = kept.final if receivers == FINAL else kept.mask if positions is None else positions & kept.mask
     senders = [Sender(i, h, layer.site("z")) for i, layer in enumerate(given.layers) for h in range(subject.n_heads)]
     nothing = Sender(0, 0, kept.layers[0].site("z"))
     paths = _Paths(kept, rows_of(where, kept.last), where, chosen, mlps == "frozen")
@@ -100,10 +100,6 @@ def _receivers(base: Recording, receivers: str | Sequence[Receiver]) -> tuple[Re
         if not (0 <= layer < subject.n_layers and 0 <= head < subject.n_heads and part in ("q", "k", "v")):
             raise UserError(f"no receiver {(layer, head, part)} in {subject.n_layers} × {subject.n_heads} heads")
     return tuple(Receiver(*receiver) for receiver in receivers)
-
-
-def _last(base: Recording) -> Bool[Tensor, "b p"]:
-    return torch.zeros_like(base.mask).scatter(1, base.last[:, None].to(base.mask.device), True)
 
 
 def _chunks(senders: list[Sender], base: Recording, rows: Rows, budget: int) -> Iterator[list[Sender]]:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from . import anatomy
 from .attention import AttentionCall, grouped_matmul, watched
-from .batch import Batch
+from .batch import Batch, mark_last
 from .subject import last_positions
 from .trace import Layer, Rewrite, first, rewrite, tracing
 
@@ -65,6 +65,11 @@ class Recording:
     layers: list[Kept]
     resid: Float[Tensor, "b d"]
     obstacle: str = ""
+
+    @property
+    def final(self) -> Bool[Tensor, "b p"]:
+        """The last real position of each example, as a mask."""
+        return mark_last(self.mask, self.last)
 
     @property
     def logits(self) -> Float[Tensor, "b vocab"]:
@@ -220,7 +225,7 @@ def reached(recording: Recording, seeds: Bool[Tensor, "b p"], start: int = 0) ->
     device = recording.mask.device
     masks = {id(kept.allowed): kept.allowed for kept in recording.layers[start:]}
     sees = torch.stack([m.any(1).to(device).expand(len(seeds), *m.shape[2:]) for m in masks.values()]).any(0)
-    last = torch.zeros_like(recording.mask).scatter(1, recording.last[:, None].to(device), True)
+    last = recording.final
     touched = _closure(seeds.to(device), sees)
     useful = _closure(last, sees.transpose(1, 2))
     chosen = (touched & useful & recording.mask) | last

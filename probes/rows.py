@@ -48,6 +48,18 @@ class Rows:
         known = {int(i): self.tokenizer.decode([int(i)]) for i in np.unique(ids)}
         return np.vectorize(known.__getitem__, otypes=[object])(ids)
 
+    def parts(self, subset: str) -> list[tuple[str, str, Rows]]:
+        """(condition, subset, rows): of each condition the whole task ("all"), then its subsets by a meta column."""
+        found = []
+        for condition in self.examples["condition"].unique():
+            mine = self.where((self.examples["condition"] == condition).to_numpy())
+            found.append((condition, "all", mine))
+            if subset in mine.examples:
+                names = mine.examples[subset]
+                chosen = sorted(names.dropna().unique())
+                found += [(condition, str(name), mine.where((names == name).to_numpy())) for name in chosen]
+        return found
+
 
 def condition_of(bos: bool) -> str:
     """The name of a batch's condition."""

@@ -272,7 +272,8 @@ def _put_sweep(
     if deepest is None:
         raise UserError("patching: the donor's activations equal the base's: nothing to patch")
     notes = verify_edit(base, reached(base, chosen), [{deepest: (Put(site, chosen, values[deepest]),)}])
-    found = [_put_at(base, site, values, column, measure, budget) for column in columns]
+    clean = clean_values(base, measure)
+    found = [_put_at(base, site, values, column, clean, measure, budget) for column in columns]
     if not isinstance(positions, str):
         return found[0], notes
     axis = 2 if site == "z" else 1
@@ -285,7 +286,13 @@ def _differ(base: Recording, layer: int, site: str, values: Tensor, chosen: Tens
 
 
 def _put_at(
-    base: Recording, site: str, values: dict[int, Tensor], positions: Tensor, measure: Measure, budget: int
+    base: Recording,
+    site: str,
+    values: dict[int, Tensor],
+    positions: Tensor,
+    clean: Tensor,
+    measure: Measure,
+    budget: int,
 ) -> Tensor:
     """[layer(, head), b] of one set of positions; NaN for examples without any.
 
@@ -293,7 +300,6 @@ def _put_at(
     """
     heads = [(h,) for h in range(base.subject.n_heads)] if site == "z" else [None]
     moved = [i for i, value in values.items() if _differ(base, i, site, value, positions)]
-    clean = clean_values(base, measure)
     found = clean.expand(len(values), len(heads), *clean.shape).clone()
     if moved:
         variants = [{i: (Put(site, positions, values[i], h),)} for i in moved for h in heads]

@@ -109,6 +109,17 @@ EFFECT = (
     "answer, red ones work against it. In logits, not divided by anything; the table also has the effect as a share "
     "of clean − corrupt where that difference is not 0 (normalized) and q-values (Benjamini–Hochberg)."
 )
+AGREEMENT = Drawing(
+    "agreement",
+    "agreement",
+    {},
+    "Agreement of the estimates with the exact effects",
+    "Spearman correlation over all heads (MLPs), and which share of the exact top heads is also in the estimate's.",
+    agreement,
+    "Whiskers",
+    select=first_condition,
+)
+
 FIGURES = [
     Drawing(
         "effects",
@@ -183,16 +194,7 @@ FIGURES = [
         estimates,
         select=heads_of("head", STAGES[0], "1 step", "5 steps"),
     ),
-    Drawing(
-        "agreement",
-        "agreement",
-        {},
-        "Agreement of the estimates with the exact effects",
-        "Spearman correlation over all heads (MLPs), and which share of the exact top heads is also in the estimate's.",
-        agreement,
-        "Whiskers",
-        select=first_condition,
-    ),
+    AGREEMENT,
     Drawing(
         "halves",
         "stability",

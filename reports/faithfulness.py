@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from .charts import bars, head_map, lines
-from .circuits import agreement, estimates, first_condition, heads_of
+from .circuits import AGREEMENT, estimates, first_condition, heads_of
 from .drawing import Drawing, Tables, draw_all
 
 EXACT = "patched at every position"
@@ -105,16 +105,7 @@ FIGURES = [
         estimates,
         select=heads_of("head", EXACT, "1 step", "5 steps"),
     ),
-    Drawing(
-        "agreement",
-        "agreement",
-        {},
-        "Agreement of the estimates with the exact effects",
-        "Spearman correlation over all heads (MLPs), and which share of the exact top heads is also in the estimate's.",
-        agreement,
-        "Whiskers",
-        select=first_condition,
-    ),
+    AGREEMENT,
     Drawing(
         "places",
         "positions",

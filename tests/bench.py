@@ -194,7 +194,7 @@ def bench_patching() -> None:
         examples = [e for e in examples if len(e.text.split()) == same]
         batch = subject.batch(examples, bos=task.BOS)
         twins = subject.batch([e.corrupt for e in examples], bos=task.BOS)
-        measure, last = logit_difference(batch.answers, batch.wrong), positions_of_last(batch)
+        measure, last = logit_difference(batch.answers, batch.wrong), batch.final
         positions = int(batch.mask.sum()) / len(examples)
         layers = subject.n_layers
         floor = layers * subject.n_heads * (layers + 1) / 2 / layers / positions
@@ -204,10 +204,6 @@ def bench_patching() -> None:
         sweep = partial(patch_sweep, subject, base, donor, "z", positions=last, measure=measure)
         works = {"plain forward": plain(subject, batch), "270 heads, last position": sweep}
         interleaved(works, min(ROUNDS, 7))
-
-
-def positions_of_last(batch: Any) -> torch.Tensor:
-    return torch.zeros_like(batch.mask).scatter(1, batch.last[:, None], True)
 
 
 def captions_of_scenes(count: int, start: int = 0, subject: Any = None) -> tuple[Any, Any]:
