@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # Arguments of a block that are cut to the rows; the mask is the attention function's own.
 _PER_POSITION = ("position_ids", "position_embeddings")
+# Bytes of attention scores that are computed at a time: about a core's cache.
+IN_CACHE = 2**22
 
 
 @dataclass(frozen=True, eq=False)
@@ -269,42 +271,58 @@ def ride(
 
     rows: `reached` from everything that the variants change.
     """
-    order = sorted(range(len(variants)), key=lambda i: start_of(variants[i]))
-    stack = _Stack(recording, rows, observe)
+    stack = _Stack(recording, rows, variants, observe)
     for index in range(len(recording.layers)):
-        stack.through(index, [variants[i] for i in order if start_of(variants[i]) == index])
-    final = stack.hidden[:, torch.arange(len(rows.index)), rows.last.to(stack.hidden.device)]
-    return final[torch.argsort(torch.tensor(order))]
+        stack.through(index)
+    last = torch.arange(len(rows.index)), rows.last.to(stack.hidden.device)
+    return stack.hidden[torch.tensor(stack.places)][:, *last]
 
 
 class _Stack:
-    """Variants at one layer: hidden [v, b, s, d]."""
+    """Variants at one layer: hidden [r, b, s, d], a row for each history of changes so far.
 
-    def __init__(self, recording: Recording, rows: Rows, observe: Observer | None) -> None:
-        self.recording, self.rows, self.observe = recording, rows, observe
-        self.riding: list[Variant] = []
+    Variants with the same changes share a row until they part. places: the row of each variant, None while it is clean.
+    """
+
+    def __init__(self, recording: Recording, rows: Rows, variants: Sequence[Variant], observe: Observer | None) -> None:
+        self.recording, self.rows, self.variants, self.observe = recording, rows, variants, observe
+        self.places: list[int | None] = [None] * len(variants)
         self.hidden = torch.zeros(0)
         self.visible: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def through(self, index: int, new: Sequence[Variant]) -> None:
-        """Fork `new` variants, then compute one layer of all that ride."""
+    def through(self, index: int) -> None:
+        """Fork what parts here, then compute one layer of all that differ from the clean pass."""
         kept = self.recording.layers[index]
-        device = kept.resid_pre.device
-        rest = [] if not self.riding else [self._entering(kept, device)]
-        if new:
-            clean = self.rows.take(kept.resid_pre)
-            rest.append(clean[None].expand(len(new), *clean.shape))
-            self.riding.extend(new)
-        if not rest:
+        parents, changes = self._fork(index)
+        if not parents:
             return
-        self.hidden = torch.cat(rest)
-        changes = [(v, c) for v, variant in enumerate(self.riding) for c in variant.get(index, ())]
+        self.hidden = self._forked(kept, parents)
         self._write("resid_pre", index, self.hidden, changes)
         self.hidden = self._layer(index, kept, changes)
 
-    def _entering(self, kept: Kept, device: torch.device) -> Tensor:
-        hidden = self.hidden.to(device)
-        return hidden if kept.added is None else hidden + self.rows.take(kept.added)
+    def _fork(self, index: int) -> tuple[list[int | None], list[tuple[int, Change]]]:
+        """The row that each row of this layer comes from (None: the clean pass), and (row, change) in this layer."""
+        found: dict[tuple[int | None, tuple[int, ...] | None], int] = {}
+        changes: list[tuple[int, Change]] = []
+        for v, variant in enumerate(self.variants):
+            here, parent = variant.get(index), self.places[v]
+            if here is None and parent is None:
+                continue
+            history = parent, None if here is None else tuple(map(id, here))
+            if history not in found:
+                changes += [(len(found), change) for change in here or ()]
+            self.places[v] = found.setdefault(history, len(found))
+        return [parent for parent, _ in found], changes
+
+    def _forked(self, kept: Kept, parents: list[int | None]) -> Tensor:
+        """The residual that enters the layer: of each parent, or the clean one."""
+        clean = self.rows.take(kept.resid_pre)[None]
+        hidden = self.hidden.to(clean.device)
+        if len(hidden) and kept.added is not None:
+            hidden = hidden + self.rows.take(kept.added)
+        if parents == list(range(len(hidden))):
+            return hidden
+        return torch.stack([clean[0] if parent is None else hidden[parent] for parent in parents])
 
     def _layer(self, index: int, kept: Kept, changes: list[tuple[int, Change]]) -> Tensor:
         layer, shape = self.recording.subject.layers[index], self.hidden.shape
@@ -343,7 +361,7 @@ class _Stack:
             self.observe(index, site, tensor)
 
     def _arguments(self, recorded: Mapping[str, Any]) -> dict[str, Any]:
-        return arguments_at(self.recording, self.rows, recorded, len(self.riding))
+        return arguments_at(self.recording, self.rows, recorded, len(self.hidden))
 
     def _heard(
         self, call: AttentionCall, kept: Kept, hears: list[tuple[int, Hear]]
@@ -353,34 +371,52 @@ class _Stack:
         query, key, value = call.query.clone(), *(t.repeat_interleave(groups, 1) for t in (call.key, call.value))
         parts = {"q": query, "k": key, "v": value}
         for v, hear in hears:
-            hear.into(parts[hear.part].unflatten(0, (len(self.riding), -1))[v], self.rows)
+            hear.into(parts[hear.part].unflatten(0, (len(self.hidden), -1))[v], self.rows)
         edited = call.edited(query=query, key=key, value=value)
         return edited, kept.key.repeat_interleave(groups, 1), kept.value.repeat_interleave(groups, 1)
 
     def _attention(
         self, call: AttentionCall, kept: Kept, key: Tensor, value: Tensor, cuts: list[tuple[int, Cut]]
     ) -> Float[Tensor, "v b s h e"]:
-        """z of all variants: their queries against shared clean keys, their own keys, and a donor's."""
-        n, (b, s) = len(self.riding), self.rows.index.shape
+        """z of all variants, a few at a time, so that their scores stay in the processor's cache."""
+        b, s = self.rows.index.shape
+        scores = b * call.query.shape[1] * s * (key.shape[2] + s)
+        step, n = max(1, IN_CACHE // (4 * scores)), len(self.hidden)
+        found = []
+        for at in range(0, n, step):
+            part = slice(at * b, (at + step) * b)
+            few = call.edited(query=call.query[part], key=call.key[part], value=call.value[part])
+            here = [(v - at, c) for v, c in cuts if at <= v < at + step]
+            found.append(self._few(few, kept, key, value, here))
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+    def _few(
+        self, call: AttentionCall, kept: Kept, key: Tensor, value: Tensor, cuts: list[tuple[int, Cut]]
+    ) -> Float[Tensor, "v b s h e"]:
+        """z of some variants: their queries against shared clean keys, a donor's, and their own keys."""
+        n = len(call.query) // len(self.rows.index)
         clean_seen, own_seen = self._visible(kept)
         columns = clean_seen.shape[-1]
-        removed = self._removed(cuts, columns, call.query.device)
+        removed = self._removed(n if cuts else 1, cuts, columns, call.query.device)
         key, value = key[:, :, :columns], value[:, :, :columns]
         seen = [clean_seen & ~removed[0], own_seen & ~removed[1]]
         for donor in {id(c.donor): c.donor for _, c in cuts if c.donor is not None}.values():
-            lent, index = self._lent([(v, c) for v, c in cuts if c.donor is donor], kept)
+            lent, index = self._lent(n, [(v, c) for v, c in cuts if c.donor is donor], kept)
             key, value = torch.cat([key, donor.key[:, :, index]], 2), torch.cat([value, donor.value[:, :, index]], 2)
             seen.insert(-1, lent)
-        heads = call.query.shape[1]
-        query = call.query * call.scale
-        folded = query.unflatten(0, (n, b)).permute(1, 2, 0, 3, 4).reshape(b, heads, n * s, -1)
-        shared = grouped_matmul(folded, key.transpose(2, 3)).unflatten(2, (n, s))
-        own = grouped_matmul(query, call.key.transpose(2, 3)).unflatten(0, (n, b)).permute(1, 2, 0, 3, 4)
-        pattern = _softmax(torch.cat([shared, own], -1).float(), _joined(seen), call).to(value.dtype)
-        z = grouped_matmul(pattern[..., : key.shape[2]].flatten(2, 3), value).unflatten(2, (n, s))
-        rest = pattern[..., key.shape[2] :].permute(2, 0, 1, 3, 4).flatten(0, 1)
-        z_own = grouped_matmul(rest, call.value).unflatten(0, (n, b))
-        return z.permute(2, 0, 3, 1, 4) + z_own.transpose(2, 3)
+        visible = _joined(seen)
+        if not cuts:
+            return _shared_attention(call, key, value, visible)
+        parts = self._parts([cut for _, cut in cuts])
+        return torch.cat(
+            [_shared_attention(_of_rows(call, part), key, value, visible[:, :, :, part]) for part in parts], 2
+        )
+
+    def _parts(self, cuts: list[Cut]) -> list[slice]:
+        """The rows up to the last that is cut, and those behind it: the first may need few columns."""
+        targets = torch.stack([self.rows.take(cut.target) for cut in cuts]).flatten(0, 1).any(0)
+        end = int(targets.nonzero().max()) + 1
+        return [part for part in (slice(0, end), slice(end, None)) if len(targets[part])]
 
     def _visible(self, kept: Kept) -> tuple[Tensor, Tensor]:
         """What the rows may read: clean columns [b, 1 or h, 1, s, columns], each other [b, 1 or h, 1, s, s].
@@ -398,9 +434,11 @@ class _Stack:
             self.visible[id(kept.allowed)] = clean[..., :end][:, :, None], own[:, :, None]
         return self.visible[id(kept.allowed)]
 
-    def _removed(self, cuts: list[tuple[int, Cut]], columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    def _removed(
+        self, n: int, cuts: list[tuple[int, Cut]], columns: int, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
         """Edges that are cut: towards clean columns [b, 1, v, s, columns], towards the rows [b, 1, v, s, s]."""
-        n, (b, s) = len(self.riding) if cuts else 1, self.rows.index.shape
+        b, s = self.rows.index.shape
         clean = torch.zeros(b, 1, n, s, columns, dtype=torch.bool, device=device)
         own = torch.zeros(b, 1, n, s, s, dtype=torch.bool, device=device)
         for v, cut in cuts:
@@ -409,9 +447,9 @@ class _Stack:
             own[:, 0, v] |= target & self.rows.take(source)[:, None]
         return clean, own
 
-    def _lent(self, cuts: list[tuple[int, Cut]], kept: Kept) -> tuple[Tensor, Tensor]:
+    def _lent(self, n: int, cuts: list[tuple[int, Cut]], kept: Kept) -> tuple[Tensor, Tensor]:
         """Which donor columns the rows read, [b, 1 or h, v, s, m], and their positions Int[m]."""
-        device, n = kept.allowed.device, len(self.riding)
+        device = kept.allowed.device
         index = torch.stack([c.source for _, c in cuts]).flatten(0, 1).any(0).nonzero()[:, 0].to(device)
         at_rows = self.rows.take(kept.allowed.transpose(1, 2)).transpose(1, 2)[..., index]
         lent = torch.zeros(at_rows.shape[0], 1, n, *at_rows.shape[2:], dtype=torch.bool, device=device)
@@ -437,6 +475,34 @@ def arguments_at(recording: Recording, rows: Rows, recorded: Mapping[str, Any], 
     if anatomy.counts_from_cache(recording.subject.layers):
         made["past_key_values"] = _cache_of_length(int(rows.index[0, 0]))
     return made
+
+
+def _of_rows(call: AttentionCall, rows: slice) -> AttentionCall:
+    return call.edited(query=call.query[:, :, rows])
+
+
+def _shared_attention(
+    call: AttentionCall,
+    key: Float[Tensor, "b kv m e"],
+    value: Float[Tensor, "b kv m e"],
+    seen: Bool[Tensor, "b h v s k"],
+) -> Float[Tensor, "v b s h e"]:
+    """z of queries [v·b, h, s, e] that read shared keys and their own, [v·b, kv, r, e]; k = m + r columns in all."""
+    used = seen[..., : key.shape[2]].flatten(0, 3).any(0)
+    if not bool(used.all()):
+        seen = torch.cat([seen[..., : key.shape[2]][..., used], seen[..., key.shape[2] :]], -1)
+        key, value = key[:, :, used], value[:, :, used]
+    b, heads = len(key), call.query.shape[1]
+    query = call.query * call.scale
+    n, s = len(query) // b, query.shape[2]
+    folded = query.unflatten(0, (n, b)).permute(1, 2, 0, 3, 4).reshape(b, heads, n * s, -1)
+    shared = grouped_matmul(folded, key.transpose(2, 3)).unflatten(2, (n, s))
+    own = grouped_matmul(query, call.key.transpose(2, 3)).unflatten(0, (n, b)).permute(1, 2, 0, 3, 4)
+    pattern = _softmax(torch.cat([shared, own], -1).float(), seen, call).to(value.dtype)
+    z = grouped_matmul(pattern[..., : key.shape[2]].flatten(2, 3), value).unflatten(2, (n, s))
+    rest = pattern[..., key.shape[2] :].permute(2, 0, 1, 3, 4).flatten(0, 1)
+    z_own = grouped_matmul(rest, call.value).unflatten(0, (n, b))
+    return z.permute(2, 0, 3, 1, 4) + z_own.transpose(2, 3)
 
 
 def _joined(seen: list[Tensor]) -> Tensor:

@@ -350,7 +350,7 @@ def test_one_clear_line(what, message):
 def test_an_edit_that_never_fires_is_noticed(monkeypatch):
     subject, given, source, last = small()
     monkeypatch.setattr(
-        replay._Stack, "_removed", lambda self, cuts, n, device: (torch.zeros(1, dtype=torch.bool),) * 2
+        replay._Stack, "_removed", lambda self, n, cuts, columns, device: (torch.zeros(1, dtype=torch.bool),) * 2
     )
     subject.__dict__["_replay_proofs"] = {False: ""}
     with pytest.raises(InterventionError, match=r"llama.*attention knockout.*moves nothing"):
@@ -361,8 +361,8 @@ def test_an_identity_edit_that_acts_is_noticed(monkeypatch):
     subject, given, source, last = small()
     original = replay._Stack._removed
 
-    def only_cut(self, cuts, n, device):
-        clean, own = original(self, cuts, n, device)
+    def only_cut(self, n, cuts, columns, device):
+        clean, own = original(self, n, cuts, columns, device)
         for v, _ in cuts:
             clean[:, :, v, :, 0] = True
         return clean, own
