@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from . import anatomy
-from .attention import AttentionCall, grouped_matmul, watched
+from . import anatomy, row_attention
+from .attention import AttentionCall, watched
 from .batch import Batch, mark_last
 from .subject import last_positions
 from .trace import Layer, Rewrite, first, rewrite, tracing
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 # Arguments of a block that are cut to the rows; the mask is the attention function's own.
 _PER_POSITION = ("position_ids", "position_embeddings")
-# Bytes of attention scores that are computed at a time: about a core's cache.
-IN_CACHE = 2**22
 
 
 @dataclass(frozen=True, eq=False)
@@ -271,11 +269,18 @@ def ride(
 
     rows: `reached` from everything that the variants change.
     """
+    _keep_freed_memory()
     stack = _Stack(recording, rows, variants, observe)
     for index in range(len(recording.layers)):
         stack.through(index)
     last = torch.arange(len(rows.index)), rows.last.to(stack.hidden.device)
     return stack.hidden[torch.tensor(stack.places)][:, *last]
+
+
+def _keep_freed_memory() -> None:
+    """glibc gives the pages of freed blocks back, and asks for them again in every layer; less so once a block as large
+    as this one was freed. Nothing is touched, so it costs nothing."""
+    torch.empty(2**25 - 2**16, dtype=torch.uint8)
 
 
 class _Stack:
@@ -288,7 +293,7 @@ class _Stack:
         self.recording, self.rows, self.variants, self.observe = recording, rows, variants, observe
         self.places: list[int | None] = [None] * len(variants)
         self.hidden = torch.zeros(0)
-        self.visible: dict[int, tuple[Tensor, Tensor]] = {}
+        self.visible: row_attention.Visible = {}
 
     def through(self, index: int) -> None:
         """Fork what parts here, then compute one layer of all that differ from the clean pass."""
@@ -333,7 +338,8 @@ class _Stack:
                 return None
             hears = [(v, c) for v, c in changes if isinstance(c, Hear)]
             call, key, value = self._heard(call, kept, hears) if hears else (call, kept.key, kept.value)
-            z = self._attention(call, kept, key, value, [(v, c) for v, c in changes if isinstance(c, Cut)])
+            cuts = [(v, c) for v, c in changes if isinstance(c, Cut)]
+            z = row_attention.attend(call, kept, key, value, self.rows, cuts, self.visible)
             self._write("z", index, z, changes)
             return z.flatten(0, 1)
 
@@ -375,89 +381,6 @@ class _Stack:
         edited = call.edited(query=query, key=key, value=value)
         return edited, kept.key.repeat_interleave(groups, 1), kept.value.repeat_interleave(groups, 1)
 
-    def _attention(
-        self, call: AttentionCall, kept: Kept, key: Tensor, value: Tensor, cuts: list[tuple[int, Cut]]
-    ) -> Float[Tensor, "v b s h e"]:
-        """z of all variants, a few at a time, so that their scores stay in the processor's cache."""
-        b, s = self.rows.index.shape
-        scores = b * call.query.shape[1] * s * (key.shape[2] + s)
-        step, n = max(1, IN_CACHE // (4 * scores)), len(self.hidden)
-        found = []
-        for at in range(0, n, step):
-            part = slice(at * b, (at + step) * b)
-            few = call.edited(query=call.query[part], key=call.key[part], value=call.value[part])
-            here = [(v - at, c) for v, c in cuts if at <= v < at + step]
-            found.append(self._few(few, kept, key, value, here))
-        return found[0] if len(found) == 1 else torch.cat(found)
-
-    def _few(
-        self, call: AttentionCall, kept: Kept, key: Tensor, value: Tensor, cuts: list[tuple[int, Cut]]
-    ) -> Float[Tensor, "v b s h e"]:
-        """z of some variants: their queries against shared clean keys, a donor's, and their own keys."""
-        n = len(call.query) // len(self.rows.index)
-        clean_seen, own_seen = self._visible(kept)
-        columns = clean_seen.shape[-1]
-        removed = self._removed(n if cuts else 1, cuts, columns, call.query.device)
-        key, value = key[:, :, :columns], value[:, :, :columns]
-        seen = [clean_seen & ~removed[0], own_seen & ~removed[1]]
-        for donor in {id(c.donor): c.donor for _, c in cuts if c.donor is not None}.values():
-            lent, index = self._lent(n, [(v, c) for v, c in cuts if c.donor is donor], kept)
-            key, value = torch.cat([key, donor.key[:, :, index]], 2), torch.cat([value, donor.value[:, :, index]], 2)
-            seen.insert(-1, lent)
-        visible = _joined(seen)
-        if not cuts:
-            return _shared_attention(call, key, value, visible)
-        parts = self._parts([cut for _, cut in cuts])
-        return torch.cat(
-            [_shared_attention(_of_rows(call, part), key, value, visible[:, :, :, part]) for part in parts], 2
-        )
-
-    def _parts(self, cuts: list[Cut]) -> list[slice]:
-        """The rows up to the last that is cut, and those behind it: the first may need few columns."""
-        targets = torch.stack([self.rows.take(cut.target) for cut in cuts]).flatten(0, 1).any(0)
-        end = int(targets.nonzero().max()) + 1
-        return [part for part in (slice(0, end), slice(end, None)) if len(targets[part])]
-
-    def _visible(self, kept: Kept) -> tuple[Tensor, Tensor]:
-        """What the rows may read: clean columns [b, 1 or h, 1, s, columns], each other [b, 1 or h, 1, s, s].
-
-        Columns behind the last clean one that anybody reads are left out.
-        """
-        if id(kept.allowed) not in self.visible:
-            rows, device = self.rows, kept.allowed.device
-            at_rows = rows.take(kept.allowed.transpose(1, 2)).transpose(1, 2)
-            index = rows.index.to(device)[:, None, None].expand(*at_rows.shape[:3], -1)
-            own = at_rows.gather(3, index) & rows.real.to(device)[:, None, None]
-            clean = at_rows & ~rows.chosen.to(device)[:, None, None]
-            read = clean.flatten(0, 2).any(0).nonzero()
-            end = int(read.max()) + 1 if len(read) else 0
-            self.visible[id(kept.allowed)] = clean[..., :end][:, :, None], own[:, :, None]
-        return self.visible[id(kept.allowed)]
-
-    def _removed(
-        self, n: int, cuts: list[tuple[int, Cut]], columns: int, device: torch.device
-    ) -> tuple[Tensor, Tensor]:
-        """Edges that are cut: towards clean columns [b, 1, v, s, columns], towards the rows [b, 1, v, s, s]."""
-        b, s = self.rows.index.shape
-        clean = torch.zeros(b, 1, n, s, columns, dtype=torch.bool, device=device)
-        own = torch.zeros(b, 1, n, s, s, dtype=torch.bool, device=device)
-        for v, cut in cuts:
-            target, source = self.rows.take(cut.target.to(device))[..., None], cut.source.to(device)
-            clean[:, 0, v] |= target & source[:, None, :columns]
-            own[:, 0, v] |= target & self.rows.take(source)[:, None]
-        return clean, own
-
-    def _lent(self, n: int, cuts: list[tuple[int, Cut]], kept: Kept) -> tuple[Tensor, Tensor]:
-        """Which donor columns the rows read, [b, 1 or h, v, s, m], and their positions Int[m]."""
-        device = kept.allowed.device
-        index = torch.stack([c.source for _, c in cuts]).flatten(0, 1).any(0).nonzero()[:, 0].to(device)
-        at_rows = self.rows.take(kept.allowed.transpose(1, 2)).transpose(1, 2)[..., index]
-        lent = torch.zeros(at_rows.shape[0], 1, n, *at_rows.shape[2:], dtype=torch.bool, device=device)
-        for v, cut in cuts:
-            target = self.rows.take(cut.target.to(device))[..., None]
-            lent[:, 0, v] |= target & cut.source.to(device)[:, None, index]
-        return lent & at_rows[:, :, None], index
-
 
 def arguments_at(recording: Recording, rows: Rows, recorded: Mapping[str, Any], n: int) -> dict[str, Any]:
     """A recorded call's arguments at the rows, once for each of `n` variants."""
@@ -475,50 +398,6 @@ def arguments_at(recording: Recording, rows: Rows, recorded: Mapping[str, Any], 
     if anatomy.counts_from_cache(recording.subject.layers):
         made["past_key_values"] = _cache_of_length(int(rows.index[0, 0]))
     return made
-
-
-def _of_rows(call: AttentionCall, rows: slice) -> AttentionCall:
-    return call.edited(query=call.query[:, :, rows])
-
-
-def _shared_attention(
-    call: AttentionCall,
-    key: Float[Tensor, "b kv m e"],
-    value: Float[Tensor, "b kv m e"],
-    seen: Bool[Tensor, "b h v s k"],
-) -> Float[Tensor, "v b s h e"]:
-    """z of queries [v·b, h, s, e] that read shared keys and their own, [v·b, kv, r, e]; k = m + r columns in all."""
-    used = seen[..., : key.shape[2]].flatten(0, 3).any(0)
-    if not bool(used.all()):
-        seen = torch.cat([seen[..., : key.shape[2]][..., used], seen[..., key.shape[2] :]], -1)
-        key, value = key[:, :, used], value[:, :, used]
-    b, heads = len(key), call.query.shape[1]
-    query = call.query * call.scale
-    n, s = len(query) // b, query.shape[2]
-    folded = query.unflatten(0, (n, b)).permute(1, 2, 0, 3, 4).reshape(b, heads, n * s, -1)
-    shared = grouped_matmul(folded, key.transpose(2, 3)).unflatten(2, (n, s))
-    own = grouped_matmul(query, call.key.transpose(2, 3)).unflatten(0, (n, b)).permute(1, 2, 0, 3, 4)
-    pattern = _softmax(torch.cat([shared, own], -1).float(), seen, call).to(value.dtype)
-    z = grouped_matmul(pattern[..., : key.shape[2]].flatten(2, 3), value).unflatten(2, (n, s))
-    rest = pattern[..., key.shape[2] :].permute(2, 0, 1, 3, 4).flatten(0, 1)
-    z_own = grouped_matmul(rest, call.value).unflatten(0, (n, b))
-    return z.permute(2, 0, 3, 1, 4) + z_own.transpose(2, 3)
-
-
-def _joined(seen: list[Tensor]) -> Tensor:
-    """Visibilities side by side; their head and variant axes may be 1."""
-    shape = torch.broadcast_shapes(*[part.shape[:-1] for part in seen])
-    return torch.cat([part.expand(*shape, part.shape[-1]) for part in seen], -1)
-
-
-def _softmax(scores: Float[Tensor, "b h v s k"], seen: Tensor, call: AttentionCall) -> Tensor:
-    if call.softcap is not None:
-        scores = scores.div_(call.softcap).tanh_().mul_(call.softcap)
-    scores = scores.add_(torch.zeros(1, device=scores.device).where(seen, torch.finfo(torch.float32).min))
-    if call.sinks is None:
-        return scores.softmax(-1)
-    sink = call.sinks.float().reshape(1, -1, 1, 1, 1).expand(*scores.shape[:4], 1)
-    return torch.cat([scores, sink], -1).softmax(-1)[..., :-1]
 
 
 def _cache_of_length(length: int) -> Any:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from crosslens import Subject, capture
 from crosslens.data.example import UserError
-from crosslens.probes import measures, replay
+from crosslens.probes import measures, row_attention
 from crosslens.probes import sweep as sweep_module
 from crosslens.probes.measures import logit_difference
 from crosslens.probes.proofs import InterventionError, replay_error
@@ -350,7 +350,7 @@ def test_one_clear_line(what, message):
 def test_an_edit_that_never_fires_is_noticed(monkeypatch):
     subject, given, source, last = small()
     monkeypatch.setattr(
-        replay._Stack, "_removed", lambda self, n, cuts, columns, device: (torch.zeros(1, dtype=torch.bool),) * 2
+        row_attention, "_removed", lambda rows, n, cuts, columns, device: (torch.zeros(1, dtype=torch.bool),) * 2
     )
     subject.__dict__["_replay_proofs"] = {False: ""}
     with pytest.raises(InterventionError, match=r"llama.*attention knockout.*moves nothing"):
@@ -359,15 +359,15 @@ def test_an_edit_that_never_fires_is_noticed(monkeypatch):
 
 def test_an_identity_edit_that_acts_is_noticed(monkeypatch):
     subject, given, source, last = small()
-    original = replay._Stack._removed
+    original = row_attention._removed
 
-    def only_cut(self, n, cuts, columns, device):
-        clean, own = original(self, n, cuts, columns, device)
+    def only_cut(rows, n, cuts, columns, device):
+        clean, own = original(rows, n, cuts, columns, device)
         for v, _ in cuts:
             clean[:, :, v, :, 0] = True
         return clean, own
 
-    monkeypatch.setattr(replay._Stack, "_removed", only_cut)
+    monkeypatch.setattr(row_attention, "_removed", only_cut)
     subject.__dict__["_replay_proofs"] = {False: ""}
     with pytest.raises(InterventionError, match="identity edit moves"):
         knockout_sweep(subject, given, source, last, window=1, measure=whole_logits)
