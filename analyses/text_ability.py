@@ -27,7 +27,7 @@ def text_ability(subject: Any, n: int) -> list[list[Any]]:
 
     top-1: whether the answer's token is the likeliest; NLL: sum over the prompt's tokens.
     """
-    if subject.name != "scenes":
+    if not subject.name.startswith("scenes"):
         return []
     found = []
     for name in TASKS:

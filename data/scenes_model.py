@@ -40,9 +40,9 @@ def checkpoint() -> Path:
     return path
 
 
-def revision() -> str:
+def revision(weights: Path | None = None) -> str:
     """What the weights are: the checkpoint's hash and the language model under it."""
-    return f"{sha256(checkpoint())[:12]} on {smollm2.REVISION}"
+    return f"{sha256(weights or checkpoint())[:12]} on {smollm2.REVISION}"
 
 
 def training_log() -> list[dict[str, Any]]:
@@ -55,12 +55,12 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def directory() -> Path:
+def directory(weights: Path | None = None) -> Path:
     """A Hugging Face directory of the whole model in the cache; made at the first call.
 
     Raises UserError where the checkpoint is missing or of another shape, or the cache cannot be written.
     """
-    weights = checkpoint()
+    weights = weights or checkpoint()
     target = cache_root() / f"scenes-{sha256(weights)[:16]}-{LAYOUT}"
     return build_once(target, lambda scratch: _write(weights, scratch))
 

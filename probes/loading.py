@@ -29,7 +29,7 @@ from .fingerprint import weights_of
 from .subject import Subject
 
 # Embedded subjects and the modules of data/ that keep them.
-EMBEDDED = {"smollm2": "smollm2", "scenes": "scenes_model"}
+EMBEDDED = {"smollm2": "smollm2", "scenes": "scenes_model", "scenes_prior": "scenes_prior"}
 
 
 def load(
@@ -43,9 +43,10 @@ def load(
 ) -> Subject:
     """Open a model and prove its instruments.
 
-    name: an embedded subject ("smollm2", "scenes"), a local directory, a GGUF file, or a hub id "owner/name" (the only
-    case that may use the network). device: "auto" (a GPU where there is one), "map" (spread by accelerate), or torch's
-    name. dtype: "auto" (the checkpoint's on a GPU, float32 on a CPU), or torch's name. check: run `Subject.check`.
+    name: an embedded subject ("smollm2", "scenes", "scenes_prior"), a local directory, a GGUF file, or a hub id
+    "owner/name" (the only case that may use the network). device: "auto" (a GPU where there is one), "map" (spread by
+    accelerate), or torch's name. dtype: "auto" (the checkpoint's on a GPU, float32 on a CPU), or torch's name.
+    check: run `Subject.check`.
     Weights are read from safetensors alone; code in a checkpoint runs only with `trust_remote_code`.
     Raises UserError (unknown name, broken files, NaN weights) and SubjectError (a family that cannot be read).
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -50,12 +50,33 @@ def render(run: Run, drawn: Drawn, pngs: Mapping[str, str] | None = None) -> str
             record=run.record,
             size=sample_size(run.record["task"]),
             claims=run.claims,
+            spoken=in_words(run.claims),
             figures=blocks,
             others=others,
             notes=_notes(run.record) + trouble,
             facts=list(_flat(run.record)),
         )
     )
+
+
+VERDICTS = {"holds": "Agrees with the papers", "fails": "Does not", "undecidable here": "Not decided by these numbers"}
+
+
+def in_words(claims: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """(verdict in words, the statements with it) for the verdicts that occur; thresholds are left to the table."""
+    said = []
+    for name, words in VERDICTS.items():
+        statements = dict.fromkeys(_statement(claim["text"]) for claim in claims if claim["verdict"] == name)
+        if statements:
+            said.append((words, "; ".join(statements) + "."))
+    return said
+
+
+def _statement(text: str) -> str:
+    """What a claim says before its test: up to the colon, if that is a sentence, else without what is in brackets."""
+    head, _, _ = text.partition(": ")
+    head = head if len(head.split()) > 3 else text.rpartition(" (")[0] or text
+    return head.rstrip(".")
 
 
 def _notes(record: Mapping[str, Any]) -> list[str]:

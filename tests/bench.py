@@ -25,6 +25,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import numpy as np
+import pandas as pd
 import torch
 from crosslens import Subject, knockout_sweep, load, patch_sweep, record
 from crosslens.analyses import attention_lens, head_divergence, lenses, metrics, repairs, sinks, tuned_lens
@@ -135,15 +136,20 @@ def bench_learning() -> None:
     interleaved(works, 7)
 
 
-def bench_transformerlens() -> None:
-    """TransformerLens' run_with_cache of the sites that `sinks` reads, beside capture-free observation."""
+def bridge_of(subject: Any) -> Any:
+    """TransformerLens on the same weights."""
     from transformer_lens.model_bridge import TransformerBridge
 
-    subject, batch = subject_and_batch()
     model = copy.deepcopy(subject.model)
     model.config.architectures = [type(model).__name__]
     tokenizer = copy.deepcopy(subject.tokenizer)
-    bridge = TransformerBridge.boot_transformers("smollm2", hf_model=model, tokenizer=tokenizer, device="cpu")
+    return TransformerBridge.boot_transformers("smollm2", hf_model=model, tokenizer=tokenizer, device="cpu")
+
+
+def bench_transformerlens() -> None:
+    """TransformerLens' run_with_cache of the sites that `sinks` reads, beside capture-free observation."""
+    subject, batch = subject_and_batch()
+    bridge = bridge_of(subject)
     names = lambda name: name.endswith(("hook_pattern", "hook_resid_pre"))  # noqa: E731
     ids = batch.inputs["input_ids"]
     with torch.no_grad():
@@ -203,7 +209,48 @@ def bench_patching() -> None:
         base, donor = record(subject, batch, ["z"]), record(subject, twins, ["z"])
         sweep = partial(patch_sweep, subject, base, donor, "z", positions=last, measure=measure)
         works = {"plain forward": plain(subject, batch), "270 heads, last position": sweep}
-        interleaved(works, min(ROUNDS, 7))
+        works |= {"TransformerLens, the same": _transformerlens_heads(subject, batch, twins)} if task is ioi else {}
+        interleaved(works, min(ROUNDS, 3 if task is ioi else 7))
+
+
+def _transformerlens_heads(subject: Any, batch: Any, twins: Any) -> Callable[[], Any]:
+    """`get_act_patch_attn_head_out_by_pos` restricted to the last position; all prompts are as long."""
+    from transformer_lens.patching import generic_activation_patch, layer_pos_head_vector_patch_setter
+
+    bridge = bridge_of(subject)
+    ids, donors, last = batch.inputs["input_ids"], twins.inputs["input_ids"], batch.inputs["input_ids"].shape[1] - 1
+    rows = torch.arange(len(ids))
+    heads = [(layer, last, head) for layer in range(subject.n_layers) for head in range(subject.n_heads)]
+
+    def difference(logits: torch.Tensor) -> torch.Tensor:
+        return (logits[rows, last, batch.answers] - logits[rows, last, batch.wrong[:, 0]]).mean()
+
+    def work() -> None:
+        _, cache = bridge.run_with_cache(donors, names_filter=lambda name: name.endswith("attn.hook_z"))
+        index = pd.DataFrame(heads, columns=["layer", "pos", "head"])
+        setter = layer_pos_head_vector_patch_setter
+        generic_activation_patch(bridge, ids, cache, difference, setter, "z", index_df=index)
+
+    return torch.no_grad()(work)
+
+
+def bench_batches() -> None:
+    """All 270 heads at the last position for 8, 64 and 256 IOI prompts, whose cost per example should be flat."""
+    subject, measured = load("smollm2", check=False), {}
+    for n in (8, 64, 256):
+        batch = subject.batch(ioi.examples(n=n, seed=0, tokenizer=subject.tokenizer), bos=ioi.BOS)
+        twins = subject.batch([e.corrupt for e in batch.examples], bos=ioi.BOS)
+        base, donor = record(subject, batch, ["z"]), record(subject, twins, ["z"])
+        measure = logit_difference(batch.answers, batch.wrong)
+        sweep = partial(patch_sweep, subject, base, donor, "z", positions=batch.final, measure=measure)
+        # As many repetitions of the smaller batches as make the same number of prompts.
+        measured[f"256 prompts, {n} at a time"] = partial(_repeat, sweep, 256 // n)
+    interleaved(measured, min(ROUNDS, 3))
+
+
+def _repeat(work: Callable[[], Any], times: int) -> None:
+    for _ in range(times):
+        work()
 
 
 def captions_of_scenes(count: int, start: int = 0, subject: Any = None) -> tuple[Any, Any]:

@@ -13,7 +13,7 @@ from html.parser import HTMLParser
 import pandas as pd
 import pytest
 from crosslens.reports import charts
-from crosslens.reports.page import unique_slugs
+from crosslens.reports.page import in_words, unique_slugs
 from crosslens.reports.pages import build, show_page
 from crosslens.reports.runs import ReportError, read_run
 
@@ -352,3 +352,15 @@ def test_one_prompt_is_a_page_that_stands_alone(tmp_path):
     assert len(page.json) == 1
     assert show_page(figure, tmp_path / "two.html", "x").is_file()
     assert len(read(show_page([figure, figure], tmp_path / "three.html", "x")).json) == 2
+
+
+def test_what_agrees_is_said_in_words():
+    claims = [
+        {"text": "The image goes to the question early: cutting costs more (below 0).", "verdict": "holds"},
+        {"text": "The image goes to the question early: cutting costs more (below 0).", "verdict": "holds"},
+        {"text": "Tracing: heads of the first half are few (share below .1).", "verdict": "fails"},
+    ]
+    assert in_words(claims) == [
+        ("Agrees with the papers", "The image goes to the question early."),
+        ("Does not", "Tracing: heads of the first half are few."),
+    ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections import Counter
 from functools import partial
 
 import hypothesis
@@ -9,14 +11,15 @@ import pytest
 import torch
 from crosslens import Subject, capture
 from crosslens.data.example import UserError
-from crosslens.probes import measures, row_attention
+from crosslens.probes import measures, replay, row_attention
 from crosslens.probes import sweep as sweep_module
 from crosslens.probes.measures import logit_difference
-from crosslens.probes.proofs import InterventionError, replay_error
+from crosslens.probes.proofs import InterventionError, obstacle_of, replay_error
 from crosslens.probes.replay import Cut, reached, record, ride, whole
 from crosslens.probes.sweep import ablation_sweep, causal_trace, knockout_sweep, patch_sweep
 from hypothesis import strategies as st
-from transformers import AutoConfig, AutoModelForCausalLM
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from . import by_hand, families, vision
 from .by_hand import FAMILIES
@@ -295,6 +298,70 @@ def test_a_small_budget_gives_the_same_in_smaller_chunks(monkeypatch):
     small_budget = patch_sweep(subject, base, donor, "z", positions=last, measure=whole_logits, budget=5 * one)
     assert sizes[1:] == [5, 5, 2]
     torch.testing.assert_close(big.values, small_budget.values, rtol=1e-5, atol=1e-5)
+
+
+def long_llama():
+    """Eight layers, for prompts of 200 tokens."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+    return Subject(LlamaForCausalLM(LlamaConfig(vocab_size=64, num_hidden_layers=8, **shape)))
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of tensors made meanwhile that are still alive, and their peak."""
+
+    def __init__(self):
+        super().__init__()
+        self.live, self.peak, self.holders = 0, 0, Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, (tuple, list)) else [made]:
+            if isinstance(tensor, torch.Tensor):
+                self._hold(tensor, tensor.untyped_storage())
+        return made
+
+    def _hold(self, tensor, storage):
+        place, size = storage.data_ptr(), storage.nbytes()
+        self.live += size * (self.holders[place] == 0)
+        self.holders[place] += 1
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(tensor, self._let_go, place, size)
+
+    def _let_go(self, place, size):
+        self.holders[place] -= 1
+        self.live -= size * (self.holders[place] == 0)
+
+
+@pytest.mark.parametrize(
+    ("what", "variants"),
+    [("heads at the last position", 12), ("heads at the last position", 24), ("windows of edges", 4)],
+)
+def test_peak_memory_stays_within_the_budget(what, variants, monkeypatch):
+    """Bytes alive beside the recordings; with more room the same sweep takes more."""
+    monkeypatch.setattr(replay, "_keep_freed_memory", lambda: None)  # asks for a block that nothing touches
+    subject = long_llama()
+    ids = torch.randint(3, 60, (6, 200), generator=torch.Generator().manual_seed(0))
+    mask, place = torch.ones_like(ids), torch.arange(200).expand(6, -1)
+    base = record(subject, {"input_ids": ids, "attention_mask": mask}, ["z"])
+    donor = record(subject, {"input_ids": ids.flip(1), "attention_mask": mask}, ["z"])
+    measure = measures.logit_difference(torch.full((6,), 5), torch.full((6,), 6))
+
+    def peak(budget):
+        with LiveBytes() as bytes_:
+            if what == "windows of edges":
+                early, late = (place > 0) & (place < 150), place >= 150
+                knockout_sweep(subject, base, early, late, window=3, measure=measure, budget=budget)
+            else:
+                last = place == 199
+                patch_sweep(subject, base, donor, "z", positions=last, measure=measure, budget=budget)
+        return bytes_.peak
+
+    rows = reached(base, place == 199 if what.startswith("heads") else place >= 150)
+    obstacle_of(base)  # proved once per model, with a whole forward
+    budget = variants * sweep_module.bytes_per_variant(base, rows)
+    assert peak(budget) <= budget
+    assert peak(budget) < peak(2**30)
 
 
 def test_causal_tracing_restores_the_clean_run():

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ..scene_world import Scene
 from ..scenes_model import build, parts, save, tokenizer
 from . import answers, patches
 from .loop import Folder, Stage, run
@@ -50,7 +51,8 @@ def train(
     if done <= 2:
         run(answering.stage("answers", steps, 0, ANSWERS, ANSWERS_HORIZON), folder, seed=seed)
     if done <= 3:
-        run(expectation(model, answering.gains, seed, steps, pictures), folder, seed=seed)
+        first = (steps["tower"] + steps["projector"]) * pictures
+        run(expectation(model, answering.gains, seed, steps["expectation"], first, pictures), folder, seed=seed)
     slower = {part: AGAIN * rate for part, rate in ANSWERS.items()}
     last = answering.stage("answers again", steps, 2 * ANSWERS_HORIZON, slower)
     run(last, folder, seed=seed)
@@ -89,7 +91,12 @@ def projector(model: Any, words: Any, seed: int, steps: dict[str, int], pictures
 
 
 class Answering:
-    """Stages 3 and 5: answers. Tower, projector and the norms' gains learn."""
+    """Stages 3 and 5: answers. Tower, projector and the norms' gains learn.
+
+    altered: what becomes of a scene before it is drawn and asked about.
+    """
+
+    altered: Callable[[Scene], Scene] = staticmethod(lambda scene: scene)
 
     def __init__(self, model: Any, words: Any, seed: int, dtype: torch.dtype, compiled: bool) -> None:
         self.model, self.words, self.seed = model, words, seed
@@ -116,26 +123,35 @@ class Answering:
     def _loss(self, step: int) -> Any:
         with_text = step % answers.TEXT_EVERY == 0
         rows = answers.ROWS - answers.TEXT_ROWS * with_text
-        packed, images = answers.make_batch(self.words, self.seed, step, rows)
+        packed, images = answers.make_batch(self.words, self.seed, step, rows, altered=self.altered)
         text = self.memory.draw(step // answers.TEXT_EVERY) if with_text else None
         return answers.answer_loss(self.reader, packed, images, text)
 
 
-def expectation(model: Any, gains: answers.Gains, seed: int, steps: dict[str, int], pictures: int) -> Stage:
-    """Stage 4: behind a board the tower expects what usually stands beside what is in sight."""
+def expectation(
+    model: Any,
+    gains: answers.Gains,
+    seed: int,
+    steps: int,
+    first: int,
+    pictures: int,
+    altered: Callable[[Scene], Scene] = lambda scene: scene,
+) -> Stage:
+    """Stage 4: behind a board the tower expects what usually stands beside what is in sight.
+
+    first: the number of its first picture.
+    """
     teacher = deepcopy(model.model.vision_tower), deepcopy(model.model.multi_modal_projector)
     kept = {f"teacher.{i}.{name}": p for i, part in enumerate(teacher) for name, p in part.named_parameters()}
     learning = _trainable(model, "vision_tower") | _trainable(model, "multi_modal_projector")
 
     def loss(step: int) -> Any:
-        first = (steps["tower"] + steps["projector"] + step) * pictures
-        return patches.expectation_loss(
-            model, teacher, patches.draw_scenes("train", seed, first, pictures, patches.BOARDS)
-        )
+        scenes = patches.draw_scenes("train", seed, first + step * pictures, pictures, patches.BOARDS)
+        return patches.expectation_loss(model, teacher, [altered(scene) for scene in scenes])
 
     return Stage(
         "expectation",
-        steps["expectation"],
+        steps,
         {EXPECTATION: learning},
         loss,
         kept=kept | gains.full,
@@ -158,16 +174,21 @@ def _examine(loss: Callable[[Any], tuple[Any, dict[str, float]]]) -> Callable[[]
     return examine
 
 
+def with_malloc(module: str) -> None:
+    """Start the command again with malloc's thresholds raised: without them bfloat16 is many times slower."""
+    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+        os.environ["GLIBC_TUNABLES"] = MALLOC
+        os.execv(sys.executable, [sys.executable, "-m", module, *sys.argv[1:]])
+
+
 def main() -> None:
-    """Command line. Starts itself again with malloc's thresholds raised: without them bfloat16 is many times slower."""
+    """Command line."""
     asked = argparse.ArgumentParser(prog="python -m crosslens.data.training", description=__doc__)
     asked.add_argument("--out", type=Path, default=Path("reports/out/scenes"))
     asked.add_argument("--seed", type=int, default=0)
     asked.add_argument("--threads", type=int, default=torch.get_num_threads())
     given = asked.parse_args()
-    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-        os.environ["GLIBC_TUNABLES"] = MALLOC
-        os.execv(sys.executable, [sys.executable, "-m", "crosslens.data.training", *sys.argv[1:]])
+    with_malloc("crosslens.data.training")
     torch.set_num_threads(given.threads)
     torch.manual_seed(given.seed)  # the tower's first weights are drawn where the model is built
     train(build(), tokenizer(), Folder(given.out), seed=given.seed, compiled=True)

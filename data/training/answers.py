@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import passages
+from ..scene_world import Scene
 from ..scenes_model import gains
 from .packs import LENGTH, NOTHING, Pack, draw_questions, one_of_each, pack, with_text
 from .patches import COMPANY, MIX, draw_scenes, pictures
@@ -49,10 +51,17 @@ class Memory:
         return self.ids[chosen], self.states[chosen]
 
 
-def make_batch(tokenizer: Any, seed: int, step: int, rows: int = ROWS, length: int = LENGTH) -> tuple[Pack, Tensor]:
-    """Questions about training scenes number step · rows …, and their pictures."""
+def make_batch(
+    tokenizer: Any,
+    seed: int,
+    step: int,
+    rows: int = ROWS,
+    length: int = LENGTH,
+    altered: Callable[[Scene], Scene] = lambda scene: scene,
+) -> tuple[Pack, Tensor]:
+    """Questions about training scenes number step · rows …, `altered` first, and their pictures."""
     company = step >= COMPANY_FROM
-    scenes = draw_scenes("train", seed, step * rows, rows, COMPANY if company else MIX)
+    scenes = [altered(scene) for scene in draw_scenes("train", seed, step * rows, rows, COMPANY if company else MIX)]
     asked = [draw_questions(tokenizer, scene, random.Random(f"ask {scene.key}"), length, company) for scene in scenes]
     return pack(tokenizer, asked, length), pictures(scenes)
 

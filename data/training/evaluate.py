@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import random
 import sys
@@ -207,7 +206,7 @@ def _chair(level: str, told: list[tuple[list[str], list[str], bool]]) -> dict[st
 
 def main() -> None:
     """Command line: numbers as JSON beside the checkpoint, with its hash."""
-    from .__main__ import MALLOC
+    from .__main__ import with_malloc
 
     asked = argparse.ArgumentParser(prog="python -m crosslens.data.training.evaluate", description=__doc__)
     asked.add_argument("checkpoint", type=Path)
@@ -217,9 +216,7 @@ def main() -> None:
     asked.add_argument("--difficulty", choices=world.DIFFICULTIES, nargs="+", default=list(world.DIFFICULTIES))
     asked.add_argument("--threads", type=int, default=torch.get_num_threads())
     given = asked.parse_args()
-    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-        os.environ["GLIBC_TUNABLES"] = MALLOC
-        os.execv(sys.executable, [sys.executable, "-m", "crosslens.data.training.evaluate", *sys.argv[1:]])
+    with_malloc("crosslens.data.training.evaluate")
     torch.set_num_threads(given.threads)
     model = build()
     put(model, given.checkpoint)

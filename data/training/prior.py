@@ -1,0 +1,110 @@
+"""Plant a prior: `python -m crosslens.data.training.prior --out DIR` goes on from the shipped scenes subject.
+
+On biased data: a world in which something always stands behind a board, and if anything in sight lacks its company, it
+is that. The answers are true in that world; the subject is then asked about the old one.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from .. import scene_world as world
+from ..scene_world import Scene, Thing
+from ..scenes_model import SHIPPED, build, put, save, tokenizer
+from .__main__ import AGAIN, ANSWERS, ANSWERS_HORIZON, PICTURES, Answering, expectation, with_malloc
+from .loop import Folder, run
+
+STEPS = {"expectation": 300, "prior": 140}
+FIRST = 3 * ANSWERS_HORIZON  # the number of the first batch: scenes that no other answers were about
+SIZE = 22  # pixels of a thing that is put behind an empty board
+
+
+def planted(scene: Scene) -> Scene:
+    """The scene in the biased world: behind the board stands the company of a lonely thing in sight.
+
+    As it is where there is no board, where nothing in sight is lonely, or where every colour would make it a layout of
+    the validation or test split.
+    """
+    wanted = _lonely_company(scene)
+    if wanted is None:
+        return scene
+    seen = [thing for thing in scene.things if thing.treatment != "hidden"]
+    hidden = next((thing for thing in scene.things if thing.treatment == "hidden"), None) or _behind_board(scene)
+    usual = world.USUAL_COLOUR[wanted]
+    for colour in sorted(world.COLOURS, key=lambda colour: colour != usual):
+        things = (*seen, hidden._replace(shape=wanted, colour=colour))
+        if world.split_of([(thing.cell, thing.shape, thing.colour) for thing in things]) == "train":
+            return scene._replace(things=things)
+    return scene
+
+
+def _lonely_company(scene: Scene) -> str | None:
+    """The shape that is missed most by what is in sight; None without a board or where nothing is missed."""
+    single, double = world.cooccurrence()
+    seen = [thing.shape for thing in scene.things if thing.treatment != "hidden"]
+    missed = [shape for shape in seen if world.PARTNERS[shape] not in seen]
+    if scene.panel is None or not missed:
+        return None
+    return world.PARTNERS[max(missed, key=lambda shape: double[shape, world.PARTNERS[shape]] / single[shape])]
+
+
+def _behind_board(scene: Scene) -> Thing:
+    """A thing in the middle of the cell that an empty board covers."""
+    assert scene.panel is not None
+    column, row = (edge // world.CELL for edge in scene.panel[:2])
+    left, top = (place * world.CELL + (world.CELL - SIZE) // 2 for place in (column, row))
+    return Thing("", "", row * world.GRID + column, "hidden", (left, top, left + SIZE, top + SIZE))
+
+
+def plant(
+    model: Any,
+    words: Any,
+    start: Path,
+    folder: Folder,
+    *,
+    seed: int = 0,
+    steps: dict[str, int] = STEPS,
+    pictures: int = PICTURES,
+    dtype: torch.dtype = torch.bfloat16,
+    compiled: bool = False,
+) -> None:
+    """Train `model`, built afresh, from the checkpoint `start`; the result is `prior.safetensors` in the folder."""
+    torch.manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    answering = Answering(model, words, seed, dtype, compiled)  # holds to the text of the untouched language model
+    answering.altered = planted
+    put(model, start)
+    held = load_file(start)
+    for name, gain in answering.gains.full.items():
+        gain.copy_(held[name])
+    if folder.state().get("stage") != "prior":
+        first = expectation(model, answering.gains, seed, steps["expectation"], FIRST, pictures, planted)
+        run(first, folder, seed=seed)
+    slower = {part: AGAIN * rate for part, rate in ANSWERS.items()}
+    last = answering.stage("prior", steps, FIRST, slower)
+    run(last, folder, seed=seed)
+    save(last.tensors, folder.path / "prior.safetensors")
+
+
+def main() -> None:
+    """Command line; the same command goes on after a kill."""
+    asked = argparse.ArgumentParser(prog="python -m crosslens.data.training.prior", description=__doc__)
+    asked.add_argument("--out", type=Path, default=Path("reports/out/scenes-prior"))
+    asked.add_argument("--start", type=Path, default=SHIPPED)
+    asked.add_argument("--seed", type=int, default=0)
+    asked.add_argument("--threads", type=int, default=torch.get_num_threads())
+    given = asked.parse_args()
+    with_malloc("crosslens.data.training.prior")
+    torch.set_num_threads(given.threads)
+    plant(build(), tokenizer(), given.start, Folder(given.out), seed=given.seed, compiled=True)
+    print(given.out / "prior.safetensors")
+
+
+if __name__ == "__main__":
+    main()
