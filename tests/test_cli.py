@@ -138,8 +138,8 @@ def test_run_report_and_list(capsys, tmp_path, model_dir):
         assert word in printed
 
 
-def test_check_prints_every_proof(capsys, model_dir):
-    cli.main(["check", str(model_dir)])
+def test_check_prints_every_proof(capsys, model_dir, tmp_path):
+    cli.main(["check", str(model_dir), "--out", str(tmp_path)])
     printed = capsys.readouterr().out
     assert "parts sum to the residual" in printed
     assert "patterns equal eager attention's" in printed

@@ -225,7 +225,7 @@ def test_saved_loaded_and_run(family, tmp_path, capsys):
         tables.append(pd.read_parquet(directory / "tables" / "lens.parquet"))
     chosen = ~tables[0]["measure"].isin(["rank", "top1"])
     np.testing.assert_allclose(tables[0]["value"][chosen], tables[1]["value"][chosen], rtol=1e-4, atol=1e-6)
-    main(["check", str(tmp_path / "model")])
+    main(["check", str(tmp_path / "model"), "--out", str(tmp_path)])
     assert "another image, other logits" in capsys.readouterr().out
 
 

@@ -27,14 +27,16 @@ SIZE = 22  # pixels of a thing that is put behind an empty board
 def planted(scene: Scene) -> Scene:
     """The scene in the biased world: behind the board stands the company of a lonely thing in sight.
 
-    As it is where there is no board, where nothing in sight is lonely, or where every colour would make it a layout of
-    the validation or test split.
+    As it is where there is no board, where nothing in sight is lonely, where it would be a thing too many, or where
+    every colour would make it a layout of the validation or test split.
     """
     wanted = _lonely_company(scene)
     if wanted is None:
         return scene
     seen = [thing for thing in scene.things if thing.treatment != "hidden"]
     hidden = next((thing for thing in scene.things if thing.treatment == "hidden"), None) or _behind_board(scene)
+    if len(seen) == world.MOST:
+        return scene
     usual = world.USUAL_COLOUR[wanted]
     for colour in sorted(world.COLOURS, key=lambda colour: colour != usual):
         things = (*seen, hidden._replace(shape=wanted, colour=colour))
