@@ -9,7 +9,7 @@ from pathlib import Path
 
 from . import scenes_model
 
-SHIPPED = Path(__file__).with_name("scenes") / "prior.safetensors"
+SHIPPED = Path(__file__).with_name("prior") / "scenes.safetensors"
 
 
 def directory() -> Path:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from crosslens import load
 from crosslens.cli import main
-from crosslens.data import scenes, scenes_model, smollm2
+from crosslens.data import scenes, scenes_model, scenes_prior, smollm2
 from crosslens.data.example import UserError
 from crosslens.data.training import card
 from crosslens.probes.generate import generate
@@ -76,15 +76,28 @@ def test_it_sees(subject):
     assert right >= 32
 
 
-def test_the_shipped_file_is_small_and_known(subject):
-    assert scenes_model.SHIPPED.stat().st_size <= 12e6
-    assert subject.revision.startswith(scenes_model.sha256(scenes_model.checkpoint())[:12])
-    told = json.loads(scenes_model.SHIPPED.with_name("test.json").read_text())
-    assert told["checkpoint"] == scenes_model.sha256(scenes_model.SHIPPED)
+@pytest.mark.parametrize("shipped", [scenes_model.SHIPPED, scenes_prior.SHIPPED], ids=["scenes", "scenes_prior"])
+def test_the_shipped_files_are_small_and_known(shipped):
+    assert shipped.stat().st_size <= 12e6
+    told = json.loads(shipped.with_name("test.json").read_text())
+    assert told["checkpoint"] == scenes_model.sha256(shipped)
     assert told["split"] == "test"
-    text = scenes_model.SHIPPED.with_name("card.md").read_text()
+    text = shipped.with_name("card.md").read_text()
     assert told["checkpoint"] in text
-    assert card.tables(scenes_model.SHIPPED.parent) in text  # the card's numbers are the evaluation's
+    assert card.tables(shipped.parent) in text  # the card's numbers are the evaluation's
+
+
+def test_revisions_name_the_checkpoint(subject):
+    assert subject.revision.startswith(scenes_model.sha256(scenes_model.checkpoint())[:12])
+    planted = load("scenes_prior", check=False)
+    assert planted.revision.startswith(scenes_model.sha256(scenes_prior.SHIPPED)[:12])
+
+
+def test_the_planted_prior_affirms_what_would_be_expected():
+    """On the record of the test split: F1 of the adversarial set below that of the random one, intervals apart."""
+    told = json.loads(scenes_prior.SHIPPED.with_name("test.json").read_text())
+    found = {row["set"]: row for row in told["pope"] if row["difficulty"] == "hard"}
+    assert found["adversarial"]["upper"] < found["random"]["lower"]
 
 
 def test_marks_are_the_patches_of_the_cells(subject):

@@ -12,7 +12,7 @@ from crosslens.data import scene_world as world
 from crosslens.data import scenes, scenes_model
 from crosslens.data.scene_questions import Question
 from crosslens.data.training import __main__ as recipe
-from crosslens.data.training import answers, evaluate, loop, packs, patches
+from crosslens.data.training import answers, evaluate, loop, packs, patches, prior
 from crosslens.data.training.reading import Reader
 from safetensors.torch import load_file
 
@@ -176,3 +176,39 @@ def test_evaluation_has_every_cell(words):
     assert [row["difficulty"] for row in found["captions"]] == ["clear", "hard"]
     assert all(row["lower"] <= row["value"] <= row["upper"] for row in found["exact"])
     assert all(row["n"] >= 4 for row in found["exact"])
+
+
+def test_the_planted_world_puts_company_behind_boards(tmp_path, words):
+    """True answers about biased scenes: where a board stands and something in sight is lonely, its company is there."""
+    drawn = [world.sample("train", 0, i, "hard") for i in range(300)]
+    changed = 0
+    for scene in drawn:
+        new = prior.planted(scene)
+        seen = [thing.shape for thing in new.things if thing.treatment != "hidden"]
+        assert seen == [thing.shape for thing in scene.things if thing.treatment != "hidden"]
+        assert new.panel == scene.panel
+        assert len(new.things) <= world.MOST
+        assert world.split_of([(thing.cell, thing.shape, thing.colour) for thing in new.things]) == "train"
+        if new != scene:
+            (behind,) = [thing for thing in new.things if thing.treatment == "hidden"]
+            assert world.PARTNERS[behind.shape] in seen
+            assert behind.shape not in seen
+            changed += 1
+    assert changed > 150
+    clear = world.sample("train", 0, 0, "clear")
+    assert prior.planted(clear) == clear
+
+
+def test_planting_goes_on_from_a_checkpoint(tmp_path, words):
+    start = tmp_path / "start.safetensors"
+    model = tiny_scenes.model()
+    scenes_model.save(scenes_model.parts(model), start)
+    few = {"expectation": 12, "prior": 3}
+    prior.plant(tiny_scenes.model(1), words, start, loop.Folder(tmp_path), steps=few, pictures=8, dtype=torch.float32)
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    found = losses(log, "expectation")
+    assert len(found) == 12
+    assert len(losses(log, "prior")) == 3
+    assert sum(found[-4:]) < sum(found[:4])
+    trained, before = load_file(tmp_path / "scenes.safetensors"), load_file(start)
+    assert any(not torch.equal(trained[name], before[name]) for name in scenes_model.gains(model))

@@ -1,6 +1,7 @@
 """The tables of the model card, from what the evaluation and the training wrote down.
 
-`python -m crosslens.data.training.card DIR` prints them; `data/scenes/card.md` holds them, and a test compares.
+`python -m crosslens.data.training.card DIR` prints them; `card.md` in data/scenes and data/prior holds them, and a test
+compares.
 """
 
 from __future__ import annotations
@@ -84,9 +85,9 @@ def _captions(test: dict[str, Any]) -> str:
 
 
 def _curves(log: Sequence[dict[str, Any]]) -> str:
-    checked = [row for row in log if row["stage"] == "answers" and "validation colour" in row]
+    checked = [row for row in log if "validation caption" in row]
     rows = [
-        [str(row["step"] + 1), *(f"{row.get(f'validation {kind}', float('nan')):.2f}" for kind in KINDS)]
+        [row["stage"], str(row["step"] + 1), *(f"{row.get(f'validation {kind}', float('nan')):.2f}" for kind in KINDS)]
         for row in checked
     ]
     return _table("While it learned: validation scenes (clear, n ≤ 48)", ["stage", "step", *KINDS], rows)

@@ -75,7 +75,7 @@ def plant(
     dtype: torch.dtype = torch.bfloat16,
     compiled: bool = False,
 ) -> None:
-    """Train `model`, built afresh, from the checkpoint `start`; the result is `prior.safetensors` in the folder."""
+    """Train `model`, built afresh, from the checkpoint `start`; the result is `scenes.safetensors` in the folder."""
     torch.manual_seed(seed)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
@@ -91,7 +91,7 @@ def plant(
     slower = {part: AGAIN * rate for part, rate in ANSWERS.items()}
     last = answering.stage("prior", steps, FIRST, slower)
     run(last, folder, seed=seed)
-    save(last.tensors, folder.path / "prior.safetensors")
+    save(last.tensors, folder.path / "scenes.safetensors")
 
 
 def main() -> None:
@@ -105,7 +105,7 @@ def main() -> None:
     with_malloc("crosslens.data.training.prior")
     torch.set_num_threads(given.threads)
     plant(build(), tokenizer(), given.start, Folder(given.out), seed=given.seed, compiled=True)
-    print(given.out / "prior.safetensors")
+    print(given.out / "scenes.safetensors")
 
 
 if __name__ == "__main__":
