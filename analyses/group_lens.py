@@ -21,10 +21,10 @@ from . import metrics
 from .claims import Claim, verdict
 from .frames import order_columns, summarise
 
-VERSION = 1
+VERSION = 2
 QUESTION = "In which state do the words of a language, or of another group, become probable?"
 PAPER = "latent language, arXiv 2408.10811 (-style)"
-DRAWS, NEAR = 20, 500  # control: random tokens, each at most so many ids away from a token of the group
+DRAWS, NEAR = 20, 500  # control: random words, each at most so many ids away from a token of the group
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,9 @@ def methods(options: Options) -> str:
     return (
         "At the last real position, every state of the residual goes through the model's final norm and unembedding; "
         "the probabilities of a group's tokens are summed. Words that are not one token of this tokenizer are left "
-        f"out, and so are those that two groups share. Control: as many random tokens, each within {NEAR} ids of one "
-        f"of the group (ids go roughly by frequency), the mean of {DRAWS} draws. KL: of the model's output to the "
+        f"out, and so are those that two groups share. Control: as many random tokens that are words too, each within "
+        f"{NEAR} ids of one of the group (ids go roughly by frequency), the median of {DRAWS} draws: a single odd token "
+        "can hold most of a middle state's probability. KL: of the model's output to the "
         "state's distribution."
     )
 
@@ -62,7 +63,7 @@ def finish(subject: Any, batch: Batch, kept: dict[str, Tensor], options: Options
     taken = {i for ids in groups.values() for i in ids}
     states = torch.cat([kept["resid"], kept["final"]], 1).to(subject.device).unbind(1)
     final = metrics.logit_lens(states[-1], subject.norm, subject.unembed)
-    drawn = {group: _similar(ids, taken, final.shape[-1]) for group, ids in groups.items()}
+    drawn = {group: _similar(batch.tokenizer, ids, taken, final.shape[-1]) for group, ids in groups.items()}
     read: dict[str, list[Tensor]] = {}
     for state in states:
         logits = metrics.logit_lens(state, subject.norm, subject.unembed)
@@ -70,18 +71,26 @@ def finish(subject: Any, batch: Batch, kept: dict[str, Tensor], options: Options
         read.setdefault("kl", []).append(metrics.kl_divergence(final, logits))
         for group, ids in groups.items():
             read.setdefault(group, []).append(p[:, ids].sum(-1))
-            read.setdefault(f"{group}|random", []).append(p[:, drawn[group]].sum(-1) / DRAWS)
+            read.setdefault(f"{group}|random", []).append(p[:, drawn[group]].sum(-1).median(-1).values)
     return {name: torch.stack(values, 1) for name, values in read.items()}
 
 
-def _similar(ids: list[int], taken: set[int], vocabulary: int) -> list[int]:
-    """DRAWS tokens for every token of a group, of no group and of nearby ids: the same for every batch."""
+def _similar(tokenizer: Any, ids: list[int], taken: set[int], vocabulary: int) -> list[list[int]]:
+    """DRAWS times as many tokens as a group has: words of no group and of nearby ids, the same for every batch."""
     rng = np.random.default_rng(0)
-    found = []
+    words: dict[int, bool] = {}
+
+    def is_word(token: int) -> bool:
+        if token not in words:
+            text = tokenizer.decode([token]).strip()
+            words[token] = text.isalpha() and len(text) > 1
+        return words[token]
+
+    columns = []
     for i in ids:
         near = [j for j in range(max(0, i - NEAR), min(vocabulary, i + NEAR + 1)) if j not in taken]
-        found += rng.choice(near, DRAWS).tolist()
-    return found
+        columns.append(rng.choice([j for j in near if is_word(j)] or near, DRAWS))
+    return np.stack(columns, 1).tolist()
 
 
 def row_size(subject: Any, positions: int, options: Options) -> int:
