@@ -43,9 +43,8 @@ def methods(options: Options) -> str:
         "At the last real position, every state of the residual goes through the model's final norm and unembedding; "
         "the probabilities of a group's tokens are summed. Words that are not one token of this tokenizer are left "
         f"out, and so are those that two groups share. Control: as many random tokens that are words too, each within "
-        f"{NEAR} ids of one of the group (ids go roughly by frequency), the median of {DRAWS} draws: a single odd token "
-        "can hold most of a middle state's probability. KL: of the model's output to the "
-        "state's distribution."
+        f"{NEAR} ids of one of the group (ids go roughly by frequency), the median of {DRAWS} draws: one odd token can "
+        "hold most of a middle state's probability. KL: of the model's output to the state's distribution."
     )
 
 

@@ -30,9 +30,10 @@ def factors(subject: Any, layer: int) -> tuple[Float[Tensor, "h d d_head"], Floa
 
 @torch.no_grad()
 def promoted(subject: Any, directions: int, words: int) -> dict[str, Tensor]:
-    """reads_ids, promotes_ids (and _values) [layers, h, directions, words]: the tokens whose embedding, or unembedding
-    behind the final norm's gain, lies most along the largest singular directions of W_V · W_O; strength [layers, h,
-    directions]: each direction's share of Σ s²; copying [layers, h]: Σ Re λ / Σ |λ| of W_E · W_V · W_O · W_U.
+    """reads_ids, promotes_ids (and _values) [layers, h, directions, words]: the tokens whose embedding (of length 1),
+    or unembedding behind the final norm's gain, lies most along the largest singular directions of W_V · W_O;
+    strength [layers, h, directions]: each direction's share of Σ s²; copying [layers, h]: Σ Re λ / Σ |λ| of
+    W_E · W_V · W_O · W_U.
 
     Through TransformerLens' FactoredMatrix. A pair of directions has no sign: that of the strongest embedding is taken.
     """
@@ -40,6 +41,7 @@ def promoted(subject: Any, directions: int, words: int) -> dict[str, Tensor]:
 
     W_E = subject.model.get_input_embeddings().weight.detach().float()
     W_U = linear.affine(subject.norm, subject.W_U[0]).pull(subject.W_U.float())
+    unit_E = torch.nn.functional.normalize(W_E, dim=-1)  # the norm in front of a layer takes the length away
     between = W_U.T @ W_E  # [d, d]: from what is written to what is read, over the whole vocabulary
     layers = []
     for layer in range(subject.n_layers):
@@ -47,7 +49,7 @@ def promoted(subject: Any, directions: int, words: int) -> dict[str, Tensor]:
         reads, sizes, writes = FactoredMatrix(values, out).svd()
         eigenvalues = FactoredMatrix(values, out @ between).eigenvalues
         reads, writes = reads[..., :directions].mT, writes[..., :directions].mT  # [h, directions, d]
-        found = {"reads": reads @ W_E.T, "promotes": writes @ W_U.T}
+        found = {"reads": reads @ unit_E.T, "promotes": writes @ W_U.T}
         sign = found["reads"].gather(-1, found["reads"].abs().argmax(-1, keepdim=True)).sign()
         tops = {side: (logits * sign).topk(words, -1) for side, logits in found.items()}
         layers.append(
