@@ -131,7 +131,7 @@ def test_planted_copying_head_is_named_by_its_weights():
     model = subject.model
     with torch.no_grad():
         table = model.model.embed_tokens.weight
-        table.copy_(torch.nn.functional.normalize(table, dim=-1))  # what is read is measured with embeddings of length 1
+        table.copy_(torch.nn.functional.normalize(table, dim=-1))
         model.lm_head.weight.copy_(table)
         for norm in (subject.norm, model.model.layers[1].input_layernorm):
             norm.weight.fill_(1.0)
