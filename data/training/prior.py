@@ -19,7 +19,7 @@ from ..scenes_model import SHIPPED, build, put, save, tokenizer
 from .__main__ import AGAIN, ANSWERS, ANSWERS_HORIZON, PICTURES, Answering, expectation, with_malloc
 from .loop import Folder, run
 
-STEPS = {"expectation": 300, "prior": 140}
+STEPS = {"expectation": 900, "prior": 140}
 FIRST = 3 * ANSWERS_HORIZON  # the number of the first batch: scenes that no other answers were about
 SIZE = 22  # pixels of a thing that is put behind an empty board
 
