@@ -9,7 +9,7 @@ READY  := $(VENV)/.ready
 RUN    := $(BIN)/crosslens run
 
 .DEFAULT_GOAL := help
-.PHONY: help setup figures figures-full card report scenes-model browser test check bench notebooks clean
+.PHONY: help setup figures figures-full card report scenes-model scenes-prior browser test check bench notebooks clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -38,7 +38,7 @@ figures: $(READY) ## the paper-style figures on the embedded model, small n
 	$(RUN) steering --task colored_objects --limit 54 --out $(OUT)
 	$(RUN) head_divergence --subject scenes --task scenes:kinds=caption,difficulty=hard --limit 48 \
 	  --answer-tokens 32 --out $(OUT)
-	$(RUN) sinks --subject scenes --task scenes:kinds=colour+existence --limit 24 --sinks.draws 3 \
+	$(RUN) sinks --subject scenes --task scenes:kinds=colour+existence --limit 24 --sinks.draws 20 \
 	  --sinks.roles special text question image --out $(OUT)
 	$(RUN) repairs --subject scenes --task scenes:kinds=pope_adversarial,difficulty=hard --limit 16 \
 	  --repairs.draws 20 --repairs.alphas 2 --repairs.ps 0.6 --repairs.betas 0.4 --out $(OUT)
@@ -69,6 +69,11 @@ card: $(READY) ## the page of the scenes subject: what it sees, makes up, and ha
 scenes-model: $(READY) ## train the scenes subject from nothing: up to 2 hours; result in $(OUT)/scenes
 	$(BIN)/python -m crosslens.data.training --out $(OUT)/scenes
 	$(BIN)/python -m crosslens.data.training.evaluate $(OUT)/scenes/scenes.safetensors
+
+# Goes on from the checkpoint that ships.
+scenes-prior: $(READY) ## plant a prior into the scenes subject: 10 minutes; result in $(OUT)/scenes-prior
+	$(BIN)/python -m crosslens.data.training.prior --out $(OUT)/scenes-prior
+	$(BIN)/python -m crosslens.data.training.evaluate $(OUT)/scenes-prior/scenes.safetensors --n 2000 --difficulty clear hard
 
 report: $(READY) ## pages from the runs that are there, no model
 	$(BIN)/crosslens report --out $(OUT)

@@ -8,7 +8,7 @@ from functools import partial
 import pandas as pd
 import plotly.graph_objects as go
 
-from .charts import bars, head_map, heat_map, lines, spectrum, spikes
+from .charts import bars, head_map, heat_map, lines, scatter, spectrum, spikes
 from .drawing import Drawing, Tables, draw_all, with_panels
 
 Draw = Callable[[pd.DataFrame, Tables], go.Figure | None]
@@ -127,6 +127,16 @@ def on_image(rows: pd.DataFrame, _: Tables) -> go.Figure:
     return figure.update_yaxes(autorange="reversed", title_text="row of patches")
 
 
+def mass_and_ratio(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    """A point per head: how much it looks at the image, and how much of that is on other tokens than sinks."""
+    keys = ["condition", "layer", "head"]
+    wide = rows.pivot_table("value", keys, "measure").dropna().reset_index()
+    third = (wide["layer"] * 3 // (wide["layer"].max() + 1)).map(dict(enumerate(("early", "middle", "late"))))
+    wide = wide.assign(name=wide["layer"].astype(str) + "." + wide["head"].astype(str), layers=third + " third")
+    titles = ("attention on the image", "non-sink ratio")
+    return scatter(wide, "visual mass", "non-sink ratio", "name", titles=titles, by="layers", panel="condition")
+
+
 def masking(rows: pd.DataFrame, _: Tables) -> go.Figure:
     series = ("control: " + rows["control"]).where(rows["control"] != "", "image tokens with φ ≥ τ")
     rows = rows.assign(series=series).drop(columns="control")
@@ -198,6 +208,15 @@ VISUAL = [
         "Visual non-sink ratio: attention on image tokens that are no sinks over attention on all image tokens. Heads "
         "with much visual mass and a large ratio are image-centric.",
         heads("non-sink ratio"),
+    ),
+    Drawing(
+        "image-centric",
+        "visual_heads",
+        {},
+        "Which heads are image-centric",
+        "Every head of the last position: its mean attention on the image, and the share of it on image tokens that "
+        "are no sinks. Heads up and to the right are image-centric; intervals are in the table.",
+        mass_and_ratio,
     ),
     Drawing(
         "masking",
