@@ -438,3 +438,20 @@ def test_an_identity_edit_that_acts_is_noticed(monkeypatch):
     subject.__dict__["_replay_proofs"] = {False: ""}
     with pytest.raises(InterventionError, match="identity edit moves"):
         knockout_sweep(subject, given, source, last, window=1, measure=whole_logits)
+
+
+def test_variants_share_a_row_until_they_part():
+    """Two that begin alike and a later one: a row in the first layer, three in the second; each as if it rode alone."""
+    subject, given, source, last = small()
+    base = record(subject, given)
+    cuts = [(Cut(last, source),) for _ in range(2)]
+    variants = [{0: cuts[0]}, {0: cuts[0], 1: cuts[1]}, {1: cuts[1]}]
+    rows, sizes = reached(base, last), {}
+
+    def observe(layer, site, tensor):
+        sizes[layer] = len(tensor)
+
+    together = ride(base, rows, variants, observe)
+    assert sizes == {0: 1, 1: 3}
+    for variant, found in zip(variants, together, strict=True):
+        torch.testing.assert_close(found, ride(base, rows, [variant])[0], rtol=1e-5, atol=1e-6)

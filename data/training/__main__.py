@@ -96,10 +96,16 @@ class Answering:
     altered: what becomes of a scene before it is drawn and asked about.
     """
 
-    altered: Callable[[Scene], Scene] = staticmethod(lambda scene: scene)
-
-    def __init__(self, model: Any, words: Any, seed: int, dtype: torch.dtype, compiled: bool) -> None:
-        self.model, self.words, self.seed = model, words, seed
+    def __init__(
+        self,
+        model: Any,
+        words: Any,
+        seed: int,
+        dtype: torch.dtype,
+        compiled: bool,
+        altered: Callable[[Scene], Scene] = patches.as_drawn,
+    ) -> None:
+        self.model, self.words, self.seed, self.altered = model, words, seed, altered
         self.gains = answers.Gains(model)
         self.reader = Reader(model, dtype, compiled=compiled)
         self.memory = answers.Memory(self.reader, words)
@@ -135,7 +141,7 @@ def expectation(
     steps: int,
     first: int,
     pictures: int,
-    altered: Callable[[Scene], Scene] = lambda scene: scene,
+    altered: Callable[[Scene], Scene] = patches.as_drawn,
 ) -> Stage:
     """Stage 4: behind a board the tower expects what usually stands beside what is in sight.
 

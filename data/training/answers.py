@@ -15,7 +15,7 @@ from .. import passages
 from ..scene_world import Scene
 from ..scenes_model import gains
 from .packs import LENGTH, NOTHING, Pack, draw_questions, one_of_each, pack, with_text
-from .patches import COMPANY, MIX, draw_scenes, pictures
+from .patches import COMPANY, MIX, as_drawn, draw_scenes, pictures
 from .reading import Reader
 
 ROWS, TEXTS = 6, 128
@@ -57,7 +57,7 @@ def make_batch(
     step: int,
     rows: int = ROWS,
     length: int = LENGTH,
-    altered: Callable[[Scene], Scene] = lambda scene: scene,
+    altered: Callable[[Scene], Scene] = as_drawn,
 ) -> tuple[Pack, Tensor]:
     """Questions about training scenes number step · rows …, `altered` first, and their pictures."""
     company = step >= COMPANY_FROM

@@ -43,6 +43,11 @@ def draw_scenes(split: str, seed: int, start: int, n: int, mix: Mapping[str, flo
     return made
 
 
+def as_drawn(scene: Scene) -> Scene:
+    """The scene, unaltered."""
+    return scene
+
+
 def pictures(scenes: Sequence[Scene]) -> Tensor:
     """[b, 3, 84, 84] in −1 … 1: what the processor makes of the rendered scenes."""
     stacked = torch.stack([torch.from_numpy(pixels(scene)) for scene in scenes])

@@ -79,8 +79,8 @@ def plant(
     torch.manual_seed(seed)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    answering = Answering(model, words, seed, dtype, compiled)  # holds to the text of the untouched language model
-    answering.altered = planted
+    # It holds to the text of the untouched language model, so it comes before the checkpoint.
+    answering = Answering(model, words, seed, dtype, compiled, planted)
     put(model, start)
     held = load_file(start)
     for name, gain in answering.gains.full.items():
