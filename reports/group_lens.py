@@ -38,7 +38,8 @@ FIGURES = [
         {"subset": "all"},
         "Summed probability of each group by state",
         "The lens probability of a group's tokens, summed, at the last position; mean over prompts. A larger group "
-        "sums more, so each is compared with as many random tokens of similar frequency.",
+        "sums more, so each is compared with as many random words of similar frequency. A height that is the same for "
+        "every prompt (a band of no width) is the lens's own bias towards a word, not what the prompt is about.",
         by_group,
         "Bands",
         "Dotted in the same colour",
