@@ -18,7 +18,6 @@ from ..probes.batch import Batch
 from ..probes.rows import Rows
 from ..probes.trace import Layer
 from . import metrics
-from .claims import Claim, verdict
 from .frames import order_columns, summarise
 
 VERSION = 2
@@ -128,27 +127,3 @@ def _latent(rows: Rows) -> list[pd.DataFrame]:
             frame = summarise(excess, mine.examples["group"], {"state": np.arange(excess.shape[1])}, "probability")
             frames.append(frame.assign(group=name, condition=condition, control=""))
     return frames
-
-
-def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:
-    """What the paper says of translating between other languages; thresholds set before any number was seen."""
-    if "latent" not in tables:
-        return []
-    latent = tables["latent"][tables["latent"]["condition"] == tables["latent"]["condition"].iloc[0]]
-    last = latent["state"].max()
-    peaks = {}
-    for name in ("English", "target"):
-        rows = latent[(latent["group"] == name) & (latent["state"] < last) & (latent["state"] >= last // 2)]
-        peaks[name] = rows.loc[rows["value"].idxmax()]
-    text = (
-        "The model goes through English: between two other languages, English words become more probable in the second "
-        "half of the states, before the last, than the target's."
-    )
-    said = [
-        f"{name} {p['value']:.3f} [{p['lower']:.3f}, {p['upper']:.3f}] at state {p['state']}"
-        for name, p in peaks.items()
-    ]
-    english, target = peaks["English"], peaks["target"]
-    numbers = f"highest above random tokens: {'; '.join(said)}; n = {english['n']}"
-    decided = verdict(english["lower"] > target["upper"], english["upper"] < target["lower"])
-    return [Claim(text, "arXiv 2408.10811 (note)", numbers, decided)]

@@ -50,7 +50,7 @@ FIGURES = [
         {},
         "English against the target language",
         "Probability of English words, and of the words of each prompt's target language, less that of as many random "
-        "tokens.",
+        "words. One frequent word can be most of a language's sum, so this is no test of a latent language.",
         by_group,
         "Bands",
     ),
