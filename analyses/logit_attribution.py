@@ -25,7 +25,7 @@ from .claims import Claim, verdict
 from .frames import order_columns, summarise
 from .value_circuit import promoted
 
-VERSION = 1
+VERSION = 2
 QUESTION = "Which heads and MLPs write the answer into the last residual, and which words does each head promote?"
 PAPER = "direct logit attribution, arXiv 2211.00593; OV circuits, transformer-circuits.pub/2021/framework"
 MEASURES = ("answer", "difference")
