@@ -1,8 +1,7 @@
 """The scenes subject with a planted prior: behind every board it expects the company of what is in sight.
 
-The same architecture and the same world as `scenes`, from which it was trained on a little longer in a world
-where that company always stands there (data/training/prior.py): a subject whose hallucinations have
-a known cause.
+The same architecture as `scenes`, from which it was trained on a little in a world where that company always stands
+there (data/training/prior.py): a subject whose hallucinations have a known cause.
 """
 
 from pathlib import Path
