@@ -6,6 +6,7 @@ Tables: groups (summed probability of a group's tokens by state, beside as many 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -58,10 +59,10 @@ def layer_rows(layer: Layer, batch: Batch, options: Options) -> dict[str, Tensor
 def finish(subject: Any, batch: Batch, kept: dict[str, Tensor], options: Options) -> dict[str, Tensor]:
     """Rows: "<group>" and "<group>|random" [b, states], "kl" [b, states]; one state's logits are alive at a time."""
     groups = token_groups(batch.tokenizer, options.groups)
-    taken = {i for ids in groups.values() for i in ids}
+    taken = frozenset(i for ids in groups.values() for i in ids)
     states = torch.cat([kept["resid"], kept["final"]], 1).to(subject.device).unbind(1)
     final = metrics.logit_lens(states[-1], subject.norm, subject.unembed)
-    drawn = {group: _similar(batch.tokenizer, ids, taken, final.shape[-1]) for group, ids in groups.items()}
+    drawn = {group: _similar(batch.tokenizer, tuple(ids), taken, final.shape[-1]) for group, ids in groups.items()}
     read: dict[str, list[Tensor]] = {}
     for state in states:
         logits = metrics.logit_lens(state, subject.norm, subject.unembed)
@@ -73,16 +74,15 @@ def finish(subject: Any, batch: Batch, kept: dict[str, Tensor], options: Options
     return {name: torch.stack(values, 1) for name, values in read.items()}
 
 
-def _similar(tokenizer: Any, ids: list[int], taken: set[int], vocabulary: int) -> list[list[int]]:
+@lru_cache(maxsize=16)
+def _similar(tokenizer: Any, ids: tuple[int, ...], taken: frozenset[int], vocabulary: int) -> list[list[int]]:
     """DRAWS times as many tokens as a group has: words of no group and of nearby ids, the same for every batch."""
     rng = np.random.default_rng(0)
-    words: dict[int, bool] = {}
 
+    @cache
     def is_word(token: int) -> bool:
-        if token not in words:
-            text = tokenizer.decode([token]).strip()
-            words[token] = text.isalpha() and len(text) > 1
-        return words[token]
+        text = tokenizer.decode([token]).strip()
+        return text.isalpha() and len(text) > 1
 
     columns = []
     for i in ids:

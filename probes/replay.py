@@ -321,13 +321,13 @@ class _Stack:
 
     def _forked(self, kept: Kept, parents: list[int | None]) -> Tensor:
         """The residual that enters the layer: of each parent, or the clean one."""
-        clean = self.rows.take(kept.resid_pre)[None]
-        hidden = self.hidden.to(clean.device)
+        hidden = self.hidden.to(kept.resid_pre.device)
         if len(hidden) and kept.added is not None:
             hidden = hidden + self.rows.take(kept.added)
         if parents == list(range(len(hidden))):
             return hidden
-        return torch.stack([clean[0] if parent is None else hidden[parent] for parent in parents])
+        clean = self.rows.take(kept.resid_pre)
+        return torch.stack([clean if parent is None else hidden[parent] for parent in parents])
 
     def _layer(self, index: int, kept: Kept, changes: list[tuple[int, Change]]) -> Tensor:
         layer, shape = self.recording.subject.layers[index], self.hidden.shape

@@ -44,20 +44,21 @@ def _few(
     n = len(call.query) // len(rows.index)
     clean_seen, own_seen = _visible(kept, rows, visible)
     columns = clean_seen.shape[-1]
-    removed = _removed(rows, n if cuts else 1, cuts, columns, call.query.device)
     key, value = key[:, :, :columns], value[:, :, :columns]
+    if not cuts:
+        return _shared_attention(call, key, value, _joined([clean_seen, own_seen]))
+    removed = _removed(rows, n, cuts, columns, call.query.device)
     seen = [clean_seen & ~removed[0], own_seen & ~removed[1]]
     for donor in {id(c.donor): c.donor for _, c in cuts if c.donor is not None}.values():
         lent, index = _lent(rows, n, [(v, c) for v, c in cuts if c.donor is donor], kept)
         key, value = torch.cat([key, donor.key[:, :, index]], 2), torch.cat([value, donor.value[:, :, index]], 2)
         seen.insert(-1, lent)
     readable = _joined(seen)
-    if not cuts:
-        return _shared_attention(call, key, value, readable)
-    parts = _parts(rows, [cut for _, cut in cuts])
-    return torch.cat(
-        [_shared_attention(_of_rows(call, part), key, value, readable[:, :, :, part]) for part in parts], 2
-    )
+    found = []
+    for part in _parts(rows, [cut for _, cut in cuts]):
+        few = call.edited(query=call.query[:, :, part])
+        found.append(_shared_attention(few, key, value, readable[:, :, :, part]))
+    return torch.cat(found, 2)
 
 
 def _parts(rows: Rows, cuts: list[Cut]) -> list[slice]:
@@ -106,10 +107,6 @@ def _lent(rows: Rows, n: int, cuts: Cuts, kept: Kept) -> tuple[Tensor, Tensor]:
         target = rows.take(cut.target.to(device))[..., None]
         lent[:, 0, v] |= target & cut.source.to(device)[:, None, index]
     return lent & at_rows[:, :, None], index
-
-
-def _of_rows(call: AttentionCall, rows: slice) -> AttentionCall:
-    return call.edited(query=call.query[:, :, rows])
 
 
 def _shared_attention(

@@ -41,9 +41,7 @@ def train(
     compiled: bool = False,
 ) -> None:
     """All stages; then the checkpoint, `scenes.safetensors` in the folder."""
-    torch.manual_seed(seed)
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
+    still(model, seed)
     done = list(STEPS).index(folder.state().get("stage", "tower"))
     for stage in (tower, projector)[done:]:
         run(stage(model, words, seed, steps, pictures), folder, seed=seed)
@@ -53,10 +51,21 @@ def train(
     if done <= 3:
         first = (steps["tower"] + steps["projector"]) * pictures
         run(expectation(model, answering.gains, seed, steps["expectation"], first, pictures), folder, seed=seed)
-    slower = {part: AGAIN * rate for part, rate in ANSWERS.items()}
-    last = answering.stage("answers again", steps, 2 * ANSWERS_HORIZON, slower)
+    last = answering.stage("answers again", steps, 2 * ANSWERS_HORIZON, slower_rates())
     run(last, folder, seed=seed)
     save(last.tensors, folder.path / "scenes.safetensors")
+
+
+def still(model: Any, seed: int) -> None:
+    """Seed, and a model in which nothing learns before a stage names it."""
+    torch.manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+
+
+def slower_rates() -> dict[str, float]:
+    """Learning rates of answers that are only improved."""
+    return {part: AGAIN * rate for part, rate in ANSWERS.items()}
 
 
 def _trainable(model: Any, part: str) -> dict[str, torch.Tensor]:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from .. import scene_world as world
 from ..scene_world import Scene, Thing
 from ..scenes_model import SHIPPED, build, put, save, tokenizer
-from .__main__ import AGAIN, ANSWERS, ANSWERS_HORIZON, PICTURES, Answering, expectation, with_malloc
+from .__main__ import ANSWERS_HORIZON, PICTURES, Answering, expectation, slower_rates, still, with_malloc
 from .loop import Folder, run
 
 STEPS = {"expectation": 900, "prior": 140}
@@ -76,9 +76,7 @@ def plant(
     compiled: bool = False,
 ) -> None:
     """Train `model`, built afresh, from the checkpoint `start`; the result is `scenes.safetensors` in the folder."""
-    torch.manual_seed(seed)
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
+    still(model, seed)
     # It holds to the text of the untouched language model, so it comes before the checkpoint.
     answering = Answering(model, words, seed, dtype, compiled, planted)
     put(model, start)
@@ -88,8 +86,7 @@ def plant(
     if folder.state().get("stage") != "prior":
         first = expectation(model, answering.gains, seed, steps["expectation"], FIRST, pictures, planted)
         run(first, folder, seed=seed)
-    slower = {part: AGAIN * rate for part, rate in ANSWERS.items()}
-    last = answering.stage("prior", steps, FIRST, slower)
+    last = answering.stage("prior", steps, FIRST, slower_rates())
     run(last, folder, seed=seed)
     save(last.tensors, folder.path / "scenes.safetensors")
 
