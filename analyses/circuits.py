@@ -20,17 +20,17 @@ import torch
 from torch import Tensor
 
 from ..data.example import UserError
-from ..probes.attribution import attribution_sweep
+from ..probes.attribution import attribution_sweeps
 from ..probes.batch import Batch
 from ..probes.direct import direct_attribution
 from ..probes.paths import Receiver, path_sweep
 from ..probes.rows import Rows
-from ..probes.sweep import Sweep, patch_sweep
+from ..probes.sweep import patch_sweep
 from ..probes.trace import Layer, tracing
 from . import metrics, stats
 from .agreement import ESTIMATES, agreement_table
 from .claims import Claim, verdict
-from .contrast import contrast, task_rows
+from .contrast import PARTS, contrast, task_rows
 from .frames import order_columns, summarise
 
 VERSION = 1
@@ -83,7 +83,7 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> dict[str, Any]:
         return {"heads": [list(head) for head in options.heads]}
     found = contrast(subject, batches[0])
     sweep = path_sweep(subject, found.base, found.donor, measure=found.measure)
-    effects = (sweep.values - sweep.clean).mean(-1)
+    effects = sweep.effects.mean(0)
     return {"heads": [list(head) for head in metrics.top_heads(effects, 1.0)[: options.movers]]}
 
 
@@ -94,25 +94,17 @@ def rows(subject: Any, batch: Batch, options: Options) -> dict[str, Tensor]:
     last = base.final
     both = {"measure": measure, "positions": last}
     kept = task_rows(found)
-    kept |= {
-        f"head|{EXACT}": _effects(patch_sweep(subject, base, donor, "z", **both)),
-        f"mlp|{EXACT}": _effects(patch_sweep(subject, base, donor, "mlp_out", **both)),
-        f"head|{DIRECT}": _effects(path_sweep(subject, base, donor, measure=measure)),
-    }
+    for part, site in PARTS.items():
+        kept[f"{part}|{EXACT}"] = patch_sweep(subject, base, donor, site, **both).effects
+    kept[f"head|{DIRECT}"] = path_sweep(subject, base, donor, measure=measure).effects
     receivers = [Receiver(layer, head, "q") for layer, head in options.heads or () if layer > 0]
     if receivers:
-        kept[f"head|{MOVERS}"] = _effects(path_sweep(subject, base, donor, receivers, **both))
+        kept[f"head|{MOVERS}"] = path_sweep(subject, base, donor, receivers, **both).effects
     for name, steps in ESTIMATES.items() if options.steps else ():
-        for site, part in (("z", "head"), ("mlp_out", "mlp")):
-            sweep = attribution_sweep(subject, base, donor, site, **both, steps=steps)
-            kept[f"{part}|{name}"] = _effects(sweep)
+        sweeps = attribution_sweeps(subject, base, donor, tuple(PARTS.values()), **both, steps=steps)
+        kept |= {f"{part}|{name}": sweeps[site].effects for part, site in PARTS.items()}
     kept |= _written(subject, found, base)
     return kept | _attention(subject, batch)
-
-
-def _effects(sweep: Sweep) -> Tensor:
-    """patched − clean with the examples first."""
-    return (sweep.values - sweep.clean).movedim(-1, 0)
 
 
 def _written(subject: Any, found: Any, base: Any) -> dict[str, Tensor]:

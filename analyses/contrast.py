@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from ..data.example import Example, UserError
 from ..probes.batch import Batch, corrupt_twins
 from ..probes.measures import logit_difference
-from ..probes.replay import Recording, record
+from ..probes.replay import Recording, reached, record
 
-SITES = ("z", "mlp_out")
+PARTS = {"head": "z", "mlp": "mlp_out"}  # what a circuit is made of, and the site that it is patched at
 
 
 class Contrast(NamedTuple):
@@ -24,8 +26,14 @@ class Contrast(NamedTuple):
     answers: Tensor
     options: Tensor  # Int[b, m], the wrong answers; −1 where an example has fewer
 
+    @property
+    def parted(self) -> Bool[Tensor, "b p"]:
+        """Positions that the twins' first other word reaches: before it both runs are the same."""
+        ours, theirs = (run.layers[0].resid_pre for run in (self.base, self.donor))
+        return reached(self.base, (ours != theirs).any(-1)).chosen
 
-def contrast(subject: Any, batch: Batch, sites: tuple[str, ...] = SITES) -> Contrast:
+
+def contrast(subject: Any, batch: Batch, sites: Collection[str] = tuple(PARTS.values())) -> Contrast:
     """Both runs of a batch. The foil is the twin's answer, or the first wrong one where a twin has none.
 
     UserError: no twin, a longer twin, no foil, answer and foil the same token.
@@ -42,7 +50,7 @@ def contrast(subject: Any, batch: Batch, sites: tuple[str, ...] = SITES) -> Cont
     wrong = [[batch.token_of(e, w) for w in e.wrong] for e in batch.examples]
     width = max(map(len, wrong))
     options = torch.tensor([[*ids, *[-1] * (width - len(ids))] for ids in wrong])
-    base, donor = record(subject, batch, sites), record(subject, twins, sites)
+    base, donor = (record(subject, one, tuple(sites)) for one in (batch, twins))
     return Contrast(base, donor, logit_difference(answers, foils), answers, options)
 
 

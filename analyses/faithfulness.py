@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..data.example import UserError
-from ..probes.attribution import attribution_sweep
+from ..probes.attribution import attribution_sweeps
 from ..probes.batch import Batch
 from ..probes.replay import Put, Variant
 from ..probes.rows import Rows
@@ -26,10 +26,10 @@ from ..probes.sweep import patch_sweep, variant_sweep
 from . import metrics, stats
 from .agreement import ESTIMATES, agreement_table
 from .claims import Claim, verdict
-from .contrast import Contrast, contrast, task_rows
+from .contrast import PARTS, Contrast, contrast, task_rows
 from .frames import order_columns, summarise
 
-VERSION = 1
+VERSION = 2
 QUESTION = "Does the circuit alone do the task, and would gradients have found it?"
 PAPER = "faithfulness as in arXiv 2504.13151 (MIB: CPR, CMD); arXiv 2403.17806 (integrated gradients)"
 FIT_EXAMPLES = 32
@@ -75,8 +75,8 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> dict[str, Any]:
     half, _ = stats.split_half(groups)
     chosen = subject.batch([e for e, there in zip(batch.examples, half, strict=True) if there], **batch.form)
     found = contrast(subject, chosen, ("z",))
-    sweep = patch_sweep(subject, found.base, found.donor, "z", positions=found.base.mask, measure=found.measure)
-    effects = (sweep.values - sweep.clean).mean(-1)
+    sweep = patch_sweep(subject, found.base, found.donor, "z", positions=found.parted, measure=found.measure)
+    effects = sweep.effects.mean(0)
     ranking = [list(head) for head in metrics.top_heads(effects, 1.0)]
     return {"ranking": ranking, "selected_on": sorted(set(groups[half].tolist()))}
 
@@ -85,14 +85,13 @@ def rows(subject: Any, batch: Batch, options: Options) -> dict[str, Tensor]:
     """Exact and estimated effects [b, layer(, head)]; by named position; and the points of the curves, NaN for
     examples of the groups that the ranking comes from."""
     found = contrast(subject, batch, SITES)
-    base, donor, both = found.base, found.donor, {"measure": found.measure, "positions": found.base.mask}
+    base, donor, both = found.base, found.donor, {"measure": found.measure, "positions": found.parted}
     kept = task_rows(found)
-    for site, part in (("z", "head"), ("mlp_out", "mlp")):
-        sweep = patch_sweep(subject, base, donor, site, **both)
-        kept[f"{part}|{EXACT}"] = (sweep.values - sweep.clean).movedim(-1, 0)
-        for name, steps in ESTIMATES.items():
-            sweep = attribution_sweep(subject, base, donor, site, **both, steps=steps)
-            kept[f"{part}|{name}"] = (sweep.values - sweep.clean).movedim(-1, 0)
+    for part, site in PARTS.items():
+        kept[f"{part}|{EXACT}"] = patch_sweep(subject, base, donor, site, **both).effects
+    for name, steps in ESTIMATES.items():
+        sweeps = attribution_sweeps(subject, base, donor, tuple(PARTS.values()), **both, steps=steps)
+        kept |= {f"{part}|{name}": sweeps[site].effects for part, site in PARTS.items()}
     if options.positions:
         kept |= _by_position(subject, batch, found)
     scored = torch.tensor([e.group not in options.selected_on for e in batch.examples])
@@ -118,7 +117,7 @@ def _curves(subject: Any, found: Contrast, options: Options) -> Tensor:
     everything = frozenset(ranking)
     edited = [circuit for circuit in unique if circuit != everything]
     variants = [_without(found, circuit) for circuit in edited]
-    sweep = variant_sweep(found.base, variants, found.base.mask, measure=found.measure)
+    sweep = variant_sweep(found.base, variants, found.parted, measure=found.measure)
     value = dict(zip(edited, sweep.values, strict=True)) | {everything: sweep.clean}
     points = torch.stack([value[frozenset(circuit)] for circuit in flat]).unflatten(0, (len(SHARES), -1))
     return points.permute(2, 1, 0)
@@ -135,36 +134,31 @@ def _random(circuit: set, subject: Any, generator: torch.Generator) -> set:
 
 def _without(found: Contrast, circuit: frozenset) -> Variant:
     """Every head outside of the circuit says what it says in the twin's run."""
-    variant = {}
+    variant, parted = {}, found.parted
     for i, layer in enumerate(found.donor.layers):
         z = layer.site("z")
         others = tuple(h for h in range(z.shape[2]) if (i, h) not in circuit)
         if others:
-            variant[i] = (Put("z", found.base.mask, z, others),)
+            variant[i] = (Put("z", parted, z, others),)
     return variant
 
 
 def _by_position(subject: Any, batch: Batch, found: Contrast) -> dict[str, Tensor]:
-    """Effects of attention and MLP outputs at every named position, exact [b, layer]; of heads, estimated."""
-    base, donor, measure = found.base, found.donor, found.measure
+    """Exact effects at every named position: of attention and MLP outputs [b, layer], of heads [b, layer, head]."""
     kept = {}
-    both = {"positions": "each", "measure": measure, "steps": ESTIMATES["5 steps"]}
-    estimate = attribution_sweep(subject, base, donor, "z", **both)
-    effects = (estimate.values - estimate.clean).nan_to_num()  # [layer, head, p, b]
     for name, where in named_positions(batch).items():
-        for site in ("attn_out", "mlp_out"):
+        for site in SITES:
             kept[f"position|{site}|{name}"] = _patched_at(subject, found, site, where)
-        kept[f"position|head|{name}"] = torch.einsum("lhpb,bp->blh", effects, where.float())
     return kept
 
 
 def _patched_at(subject: Any, found: Contrast, site: str, where: Tensor) -> Tensor:
-    """Exact effects [b, layer] of a site at some positions; 0 where the twins do not differ yet, before their word."""
-    pairs = zip(found.base.layers, found.donor.layers, strict=True)
-    if all(torch.equal(ours.site(site)[where], theirs.site(site)[where]) for ours, theirs in pairs):
-        return torch.zeros(len(where), subject.n_layers)
+    """Exact effects [b, layer(, head)] of a site at some positions; 0 before the twins part."""
+    if not bool((where & found.parted).any()):
+        axes = (subject.n_layers, subject.n_heads) if site == "z" else (subject.n_layers,)
+        return torch.zeros(len(where), *axes)
     sweep = patch_sweep(subject, found.base, found.donor, site, positions=where, measure=found.measure)
-    return (sweep.values - sweep.clean).movedim(-1, 0)
+    return sweep.effects
 
 
 def named_positions(batch: Batch) -> dict[str, Tensor]:
@@ -179,7 +173,8 @@ def named_positions(batch: Batch) -> dict[str, Tensor]:
 
 def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold: the plan's estimate of the files."""
-    return 8 * subject.n_layers * (subject.n_heads + 3) + (options.draws + 1) * len(SHARES)
+    named = 5  # positions, about
+    return (4 + named) * subject.n_layers * (subject.n_heads + 2) + (options.draws + 1) * len(SHARES)
 
 
 def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
@@ -281,8 +276,7 @@ def _positions(rows: Rows, options: Options) -> pd.DataFrame:
         _, site, position = key.split("|")
         values = rows[key]
         axes = {"layer": range(values.shape[1])} | ({"head": range(values.shape[2])} if values.ndim == 3 else {})
-        how = "5 steps" if site == "head" else "exact"
-        names: dict[str, Any] = {"site": site, "position": position, "measure": how}
+        names: dict[str, Any] = {"site": site, "position": position}
         frames.append(summarise(values, rows.examples["group"], axes, "logits", **names))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 

@@ -7,8 +7,11 @@ arXiv 2403.17806). A first-order estimate: show it beside exact effects.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -44,25 +47,50 @@ def attribution_sweep(
     the donor. Shapes as in `patch_sweep`; values are the measure that patching is expected to reach: clean + estimate.
     UserError: an unknown site, prompts of other lengths, fewer than one step.
     """
-    if site not in PATCHED:
-        raise UserError(f"cannot attribute {site!r}: one of {', '.join(PATCHED)}")
-    kept, given = _pair(subject, base, donor, (site,))
-    chosen = kept.mask if isinstance(positions, str) else positions.to(kept.mask.device) & kept.mask
+    sweeps = attribution_sweeps(subject, base, donor, (site,), positions=positions, measure=measure, steps=steps)
+    return sweeps[site]
+
+
+def attribution_sweeps(
+    subject: Subject,
+    base: Inputs,
+    donor: Inputs,
+    sites: Sequence[str],
+    *,
+    positions: Bool[Tensor, "b p"] | str,
+    measure: Measure,
+    steps: int = 1,
+) -> dict[str, Sweep]:
+    """`attribution_sweep` of several sites from the same backward passes."""
+    for site in sites:
+        if site not in PATCHED:
+            raise UserError(f"cannot attribute {site!r}: one of {', '.join(PATCHED)}")
     if isinstance(positions, str) and positions != "each":
         raise UserError(f"positions {positions!r}: a mask Bool[b, p], or 'each'")
-    slopes = [torch.zeros_like(layer.site(site), dtype=torch.float32) for layer in kept.layers]
-    for run in _runs(kept, given, measure, steps, site):
-        for slope, gradient in zip(slopes, run.gradients(run.sites), strict=True):
+    kept, given = _pair(subject, base, donor, tuple(sites))
+    slopes = {site: [torch.zeros_like(k.site(site), dtype=torch.float32) for k in kept.layers] for site in sites}
+    for run in _runs(kept, given, measure, steps, sites):
+        gradients = iter(run.gradients([tensor for site in sites for tensor in run.sites[site]]))
+        for slope, gradient in zip((slope for site in sites for slope in slopes[site]), gradients, strict=True):
             slope += gradient / steps
+    clean, moved = clean_values(kept, measure), clean_values(given, measure)
+    changes = {site: _changes(kept, given, site, slopes[site], positions) for site in sites}
+    return {site: Sweep(clean + change, clean, donor=moved) for site, change in changes.items()}
+
+
+def _changes(
+    base: Recording, donor: Recording, site: str, slopes: list[Tensor], positions: Bool[Tensor, "b p"] | str
+) -> Float[Tensor, "layer ... b"]:
+    """(donor − base) · slope, [layer(, head), b], or [layer(, head), pos, b] with "each"."""
+    each = isinstance(positions, str)
+    chosen = (base.mask if isinstance(positions, str) else positions.to(base.mask.device) & base.mask).cpu()
     found = []
-    for slope, ours, theirs in zip(slopes, kept.layers, given.layers, strict=True):
+    for slope, ours, theirs in zip(slopes, base.layers, donor.layers, strict=True):
         change = ((theirs.site(site) - ours.site(site)).float() * slope).sum(-1).cpu()
-        where = chosen.cpu().reshape(*chosen.shape, *[1] * (change.ndim - 2))
-        found.append(change.where(where, torch.nan if isinstance(positions, str) else 0.0))
+        where = chosen.reshape(*chosen.shape, *[1] * (change.ndim - 2))
+        found.append(change.where(where, torch.nan if each else 0.0))
     effects = torch.stack(found)  # [layer, b, p(, head)]
-    effects = effects.transpose(1, -1) if isinstance(positions, str) else effects.sum(2).movedim(1, -1)
-    clean = clean_values(kept, measure)
-    return Sweep(clean + effects, clean, donor=clean_values(given, measure))
+    return effects.transpose(1, -1) if each else effects.sum(2).movedim(1, -1)
 
 
 class Writer(NamedTuple):
@@ -89,27 +117,38 @@ class Edges(NamedTuple):
     writers: list[Writer]
 
 
-def edge_attribution(subject: Subject, base: Inputs, donor: Inputs, *, measure: Measure, steps: int = 1) -> Edges:
+def edge_attribution(
+    subject: Subject,
+    base: Inputs,
+    donor: Inputs,
+    *,
+    measure: Measure,
+    steps: int = 1,
+    readers: Collection[Reader] | None = None,
+    positions: Bool[Tensor, "b p"] | None = None,
+) -> Edges:
     """The estimated effect of every edge: (donor's − base's writing) · gradient at the reader's own input.
 
     Readers are the inputs (before the norm) of every head's query, of every KV head's key and value, of every MLP, and
-    the final residual. UserError: blocks that norm what attention or MLP wrote, where a head's part has no share of its
-    own; prompts of other lengths; fewer than one step.
+    the final residual. readers: these alone; positions: what they read there alone. UserError: blocks that norm what
+    attention or MLP wrote, where a head's part has no share of its own; a reader that does not exist; prompts of other
+    lengths; fewer than one step.
     """
     if any(anatomy.attention_writer(layer) is not anatomy.attention_of(layer) for layer in subject.layers):
         raise UserError(f"{subject.family} norms what its attention writes: heads have no edges of their own")
     kept, given = _pair(subject, base, donor, ("z", "mlp_out"))
     writers, written = zip(*_writings(subject, kept, given), strict=True)
     delta = torch.stack(written)  # [writer, b, p, d]
-    readers: list[Reader] = []
-    total = torch.zeros(0)
-    for run in _runs(kept, given, measure, steps, "resid_pre"):
-        found_readers, slopes = zip(*_readings(run), strict=True)
-        readers = list(found_readers)
-        found = torch.stack([torch.einsum("wbpd,bpd->wb", delta, s * kept.mask[..., None]) for s in slopes]) / steps
-        total = total + found if len(total) else found
-    before = torch.tensor([[_before(w, r, subject) for w in writers] for r in readers])
-    return Edges(total.cpu().masked_fill(~before[..., None], torch.nan), readers, list(writers))
+    chosen = [r for r in _all_readers(kept) if readers is None or r in readers]
+    if missing := set(readers or ()) - set(chosen):
+        raise UserError(f"no reader {next(iter(missing))} in {subject.family} ({subject.name})")
+    where = (kept.mask if positions is None else positions.to(kept.mask.device) & kept.mask)[..., None]
+    total = torch.zeros(len(chosen), len(writers), len(where))
+    for run in _runs(kept, given, measure, steps, ("resid_pre",)):
+        for row, slope in zip(total, _slopes(run, chosen), strict=True):
+            row += torch.einsum("wbpd,bpd->wb", delta, slope * where).cpu() / steps
+    before = torch.tensor([[_before(w, r, subject) for w in writers] for r in chosen])
+    return Edges(total.masked_fill(~before[..., None], torch.nan), chosen, list(writers))
 
 
 def _pair(subject: Subject, base: Inputs, donor: Inputs, sites: tuple[str, ...]) -> tuple[Recording, Recording]:
@@ -120,10 +159,10 @@ def _pair(subject: Subject, base: Inputs, donor: Inputs, sites: tuple[str, ...])
 
 @dataclass(eq=False)
 class _Run:
-    """One forward with gradients: a site of every layer, and the layers themselves."""
+    """One forward with gradients: some sites of every layer, and the layers themselves."""
 
     subject: Subject
-    sites: list[Tensor] = field(default_factory=list)
+    sites: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
     layers: list[Layer] = field(default_factory=list)
     value: Tensor = field(default_factory=lambda: torch.zeros(()))
 
@@ -132,27 +171,28 @@ class _Run:
         return [gradient.detach().float() for gradient in found]
 
 
-def _runs(base: Recording, donor: Recording, measure: Measure, steps: int, site: str) -> Iterator[_Run]:
+def _runs(base: Recording, donor: Recording, measure: Measure, steps: int, sites: Sequence[str]) -> Iterator[_Run]:
     if steps < 1:
         raise UserError(f"steps {steps}: at least one backward pass is needed")
     for i in range(steps):
-        yield _run(base, donor, measure, 0.0 if steps == 1 else (i + 0.5) / steps, site)
+        yield _run(base, donor, measure, 0.0 if steps == 1 else (i + 0.5) / steps, sites)
 
 
-def _run(base: Recording, donor: Recording, measure: Measure, share: float, site: str) -> _Run:
+def _run(base: Recording, donor: Recording, measure: Measure, share: float, sites: Sequence[str]) -> _Run:
     """A forward from a point between the two runs' embeddings; the measure's sum over examples is its value."""
     subject, ours, theirs = base.subject, base.layers[0].resid_pre, donor.layers[0].resid_pre
     run = _Run(subject)
 
-    def start(_: Tensor) -> Tensor:
-        begun = (ours + share * (theirs - ours)).detach().requires_grad_()
-        return remember(begun) if site == "resid_pre" else begun
-
-    def remember(tensor: Tensor) -> Tensor:
-        run.sites.append(tensor)
+    def remember(site: str, tensor: Tensor) -> Tensor:
+        run.sites[site].append(tensor)
         return tensor
 
-    rewrites = {(i, site): remember for i in range(subject.n_layers)} | {(0, "resid_pre"): start}
+    def start(_: Tensor) -> Tensor:
+        begun = (ours + share * (theirs - ours)).detach().requires_grad_()
+        return remember("resid_pre", begun) if "resid_pre" in sites else begun
+
+    rewrites = {(i, site): partial(remember, site) for i in range(subject.n_layers) for site in sites}
+    rewrites |= {(0, "resid_pre"): start}
     with tracing(subject, run.layers.append, rewrites=rewrites):
         subject.forward(base.inputs, gradient=True)
     with torch.enable_grad():
@@ -173,25 +213,48 @@ def _writings(subject: Subject, base: Recording, donor: Recording) -> Iterator[t
         yield Writer("mlp", i, -1), (theirs.site("mlp_out") - ours.site("mlp_out")).float() * scale
 
 
-def _readings(run: _Run) -> Iterator[tuple[Reader, Tensor]]:
-    """Every reader with the gradient at its own input, [b, p, d]."""
+def _all_readers(base: Recording) -> Iterator[Reader]:
+    """Every reader of a model, in the order of its layers."""
+    for i, kept in enumerate(base.layers):
+        kv_heads = kept.value.shape[1]
+        for part, heads in (("q", base.subject.n_heads), ("k", kv_heads), ("v", kv_heads)):
+            yield from (Reader(part, i, head) for head in range(heads))
+        yield Reader("mlp", i, -1)
+    yield Reader("final", len(base.layers), -1)
+
+
+def _slopes(run: _Run, readers: Sequence[Reader]) -> Iterator[Tensor]:
+    """The gradient at each reader's own input, [b, p, d]."""
     calls: list[AttentionCall] = [layer.attention for layer in run.layers]
     wanted = [t for call in calls for t in (call.query, call.key, call.value)]
     slopes = run.gradients([*wanted, *(layer.resid_post for layer in run.layers)])
     behind = slopes[len(wanted) :]
-    for i, layer in enumerate(run.layers):
-        block, state = run.subject.layers[i], layer.resid_pre.detach().requires_grad_()
-        arguments = layer.arguments | {"hidden_states": state}
-        with torch.enable_grad():
-            call = reading(block, arguments)
-            for part, tensor, slope in zip("qkv", (call.query, call.key, call.value), slopes[3 * i :], strict=False):
-                for head in range(tensor.shape[1]):
-                    yield Reader(part, i, head), _pulled(tensor[:, head], state, slope[:, head])
+    for layer, group in groupby(readers, key=lambda reader: reader.layer):
+        if layer == len(run.layers):
+            yield behind[-1]
+        else:
+            yield from _slopes_at(run, layer, list(group), slopes[3 * layer :], behind[layer])
+
+
+def _slopes_at(
+    run: _Run, i: int, readers: Sequence[Reader], slopes: Sequence[Tensor], behind: Tensor
+) -> Iterator[Tensor]:
+    """The same in one layer. slopes: those at its queries, keys and values first."""
+    block, layer = run.subject.layers[i], run.layers[i]
+    state = layer.resid_pre.detach().requires_grad_()
+    arguments = layer.arguments | {"hidden_states": state}
+    with torch.enable_grad():
+        call = reading(block, arguments)
+        read = dict(zip("qkv", zip((call.query, call.key, call.value), slopes, strict=False), strict=True))
+        for reader in readers:
+            if reader.kind != "mlp":
+                tensor, slope = read[reader.kind]
+                yield _pulled(tensor[:, reader.head], state, slope[:, reader.head])
+                continue
             written = anatomy.output_projection(block)(layer.z.detach().flatten(2)).detach()
             with instead_of(anatomy.attention_of(block), written):
                 leaving = first(block(**arguments))
-            yield Reader("mlp", i, -1), _pulled(leaving, state, behind[i]) - behind[i]
-    yield Reader("final", len(run.layers), -1), behind[-1]
+            yield _pulled(leaving, state, behind) - behind
 
 
 def _pulled(output: Tensor, state: Tensor, slope: Tensor) -> Tensor:

@@ -44,6 +44,11 @@ class Sweep:
     donor: Float[Tensor, " b"] | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def effects(self) -> Float[Tensor, "b ..."]:
+        """values − clean, examples first: what an analysis keeps."""
+        return (self.values - self.clean).movedim(-1, 0)
+
 
 @torch.no_grad()
 def knockout_sweep(
@@ -268,7 +273,7 @@ def _put_sweep(
         if empty:
             raise UserError(f"patching: example {empty[0]} of the batch has no position to patch")
         chosen = columns[0]
-    deepest = max((i for i in values if _differ(base, i, site, values[i], chosen)), default=None)
+    deepest = max((i for i in values if bool(_differing(base, i, site, values[i], chosen).any())), default=None)
     if deepest is None:
         raise UserError("patching: the donor's activations equal the base's: nothing to patch")
     notes = verify_edit(base, reached(base, chosen), [{deepest: (Put(site, chosen, values[deepest]),)}])
@@ -280,9 +285,12 @@ def _put_sweep(
     return torch.stack(found, axis), notes
 
 
-def _differ(base: Recording, layer: int, site: str, values: Tensor, chosen: Tensor) -> bool:
+def _differing(
+    base: Recording, layer: int, site: str, values: Tensor, chosen: Bool[Tensor, "b p"]
+) -> Bool[Tensor, "b p"]:
+    """Those of the chosen positions at which the values are not the base's own."""
     own = base.layers[layer].site(site)
-    return bool((values.expand(own.shape) != own)[chosen.to(own.device)].any())
+    return chosen & (values.expand(own.shape) != own).flatten(2).any(2).to(chosen.device)
 
 
 def _put_at(
@@ -296,14 +304,16 @@ def _put_at(
 ) -> Tensor:
     """[layer(, head), b] of one set of positions; NaN for examples without any.
 
-    Layers in which the values are the base's own, such as positions before two prompts part, are not run.
+    Layers and positions at which the values are the base's own, such as those before two prompts part, are not run.
     """
     heads = [(h,) for h in range(base.subject.n_heads)] if site == "z" else [None]
-    moved = [i for i, value in values.items() if _differ(base, i, site, value, positions)]
+    differing = {i: _differing(base, i, site, value, positions) for i, value in values.items()}
+    moved = [i for i, where in differing.items() if bool(where.any())]
     found = clean.expand(len(values), len(heads), *clean.shape).clone()
     if moved:
-        variants = [{i: (Put(site, positions, values[i], h),)} for i in moved for h in heads]
-        run = read_variants(base, reached(base, positions), variants, measure, budget)
+        where = torch.stack([differing[i] for i in moved]).any(0)
+        variants = [{i: (Put(site, where, values[i], h),)} for i in moved for h in heads]
+        run = read_variants(base, reached(base, where), variants, measure, budget)
         found[[list(values).index(i) for i in moved]] = run.unflatten(0, (len(moved), len(heads)))
     found = found if site == "z" else found[:, 0]
     there = positions.any(1).to(found.device).reshape(*[1] * (2 if site == "z" else 1), -1)

@@ -42,9 +42,15 @@ def places(rows: pd.DataFrame, _: Tables) -> go.Figure:
     return lines(rows, "layer", by="place", panel="site", y_title="logits")
 
 
+def layers_alone(rows: pd.DataFrame) -> pd.DataFrame:
+    """Attention and MLP outputs, of the first condition."""
+    return first_condition(rows[rows["site"] != "z"])
+
+
 def head_places(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    rows = rows[rows.groupby("position")["value"].transform(lambda v: v.ne(0).any())]
     rows = rows.assign(place=rows["position"].str.replace("_", " "))
-    return head_map(rows, signed=True, panel="place", unit="logits (estimate)")
+    return head_map(rows, signed=True, panel="place", unit="logits")
 
 
 CURVE = (
@@ -109,21 +115,21 @@ FIGURES = [
     Drawing(
         "places",
         "positions",
-        {"measure": "exact"},
+        {},
         "Where in the prompt: attention and MLP outputs",
         "Exact effect of replacing a layer's attention or MLP output at the named tokens alone. “other”: every token "
         "without a name. 0 where the twins do not differ yet.",
         places,
         "Bands",
-        select=first_condition,
+        select=layers_alone,
     ),
     Drawing(
         "head-places",
         "positions",
-        {"site": "head"},
-        "Where in the prompt: heads, estimated",
-        "Integrated gradients (5 steps) of every head's output at the named tokens alone; an estimate, its agreement "
-        "is shown above.",
+        {"site": "z"},
+        "Where in the prompt: heads",
+        "Exact effect of replacing one head's output at the named tokens alone, on one scale. No panel for tokens "
+        "before the twins part: nothing differs there.",
         head_places,
         select=first_condition,
     ),

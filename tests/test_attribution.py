@@ -3,7 +3,6 @@ TransformerLens has it."""
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 
 import pytest
@@ -104,17 +103,11 @@ def test_edges_leaving_a_writer_sum_to_its_node():
 
 
 def test_nodes_and_edges_equal_transformerlens():
-    from transformer_lens.model_bridge import TransformerBridge
     from transformer_lens.tools.analysis.attribution_patching import EdgeAttributionConfig, attribution_patch
 
     base, donor = ({k: v[:1] for k, v in prompts("none", seed).items()} for seed in (0, 1))
     model = build("gpt2")
-    model.config.architectures = [type(model).__name__]
-    copied = copy.deepcopy(model)
-    bridge = TransformerBridge.boot_transformers(
-        "tiny", hf_model=copied, tokenizer=tiny.tokenizer(bos=False), device="cpu", dtype=torch.float32
-    )
-    bridge.eval()
+    bridge = tiny.bridge(model)
     subject, measure = Subject(model), logit_difference(torch.tensor([3]), torch.tensor([6]))
     # They take the gradient on the corrupt run and patch towards the clean one: our base is their corrupt.
     config = EdgeAttributionConfig(granularity="edge")

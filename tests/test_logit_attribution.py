@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -151,14 +149,8 @@ def test_planted_copying_head_is_named_by_its_weights():
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_ov_circuit_equals_transformerlens_with_folded_norms(family):
     """W_E · W_V · W_O · W_U of TransformerLens' processed weights and ours: the same matrix, so the same words."""
-    from transformer_lens.model_bridge import TransformerBridge
-
     subject = tiny.subject(family)
-    model = copy.deepcopy(subject.model)
-    model.config.architectures = [type(model).__name__]
-    bridge = TransformerBridge.boot_transformers(
-        "tiny", hf_model=model, tokenizer=tiny.tokenizer(bos=False), device="cpu", dtype=torch.float32
-    )
+    bridge = tiny.bridge(subject.model)
     W_E = bridge.W_E.detach().clone()
     bridge.enable_compatibility_mode(disable_warnings=True)
     ours_E = subject.model.get_input_embeddings().weight

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from crosslens import Subject
 from crosslens.data.example import Example, Segment
 from crosslens.data.tasks import Task
@@ -30,6 +32,19 @@ def tokenizer(bos: bool = True) -> Any:
 def subject(family: str = "llama", seed: int = 0) -> Subject:
     """A random tiny model with the word tokenizer."""
     return Subject(build(family, seed), tokenizer(), name=f"tiny-{family}")
+
+
+def bridge(model: Any) -> Any:
+    """TransformerLens on a copy of the model, in float32: booting rewires a model in place."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    model = copy.deepcopy(model)
+    model.config.architectures = [type(model).__name__]
+    booted = TransformerBridge.boot_transformers(
+        "tiny", hf_model=model, tokenizer=tokenizer(bos=False), device="cpu", dtype=torch.float32
+    )
+    booted.eval()
+    return booted
 
 
 def examples(n: int | None = None, seed: int = 0, *, tokenizer: Any, size: int = 12) -> list[Example]:
