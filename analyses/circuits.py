@@ -31,7 +31,7 @@ from . import metrics, stats
 from .agreement import ESTIMATES, agreement_table
 from .claims import Claim, verdict
 from .contrast import PARTS, contrast, task_rows
-from .frames import order_columns, summarise
+from .frames import by_condition, order_columns, summarise
 
 VERSION = 1
 QUESTION = "Which heads and MLPs carry the task, and what does each of them do?"
@@ -144,14 +144,9 @@ def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
     value lower upper. stability: measure half layer head value: effects of the two halves of the groups.
     """
     makers = {"task": _task, "effects": _all_effects, "agreement": _agreement, "stability": _stability}
-    parts: dict[str, list[pd.DataFrame]] = {name: [] for name in makers}
-    for condition in rows.examples["condition"].unique():
-        mine = rows.where((rows.examples["condition"] == condition).to_numpy())
-        for name, make in makers.items():
-            parts[name].append(make(mine).assign(condition=condition))
-    found = {name: pd.concat(frames, ignore_index=True) for name, frames in parts.items()}
+    found = by_condition(rows, makers)
     found["circuit"] = circuit_table(found["effects"], options)
-    return {name: order_columns(table) for name, table in found.items() if not table.empty}
+    return {name: order_columns(table) for name, table in found.items()}
 
 
 def _task(rows: Rows) -> pd.DataFrame:

@@ -10,6 +10,7 @@ Tables: task, curve, area, effects, positions, agreement; see `tables`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from . import metrics, stats
 from .agreement import ESTIMATES, agreement_table
 from .claims import Claim, verdict
 from .contrast import PARTS, Contrast, contrast, task_rows
-from .frames import order_columns, summarise
+from .frames import by_condition, order_columns, summarise
 
 VERSION = 2
 QUESTION = "Does the circuit alone do the task, and would gradients have found it?"
@@ -184,13 +185,8 @@ def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
     measure value ….
     """
     makers = {"curve": _curve, "area": _area, "effects": _effects, "positions": _positions, "agreement": _agree}
-    parts: dict[str, list[pd.DataFrame]] = {name: [] for name in makers}
-    for condition in rows.examples["condition"].unique():
-        mine = rows.where((rows.examples["condition"] == condition).to_numpy())
-        for name, make in makers.items():
-            parts[name].append(make(mine, options).assign(condition=condition))
-    found = {name: pd.concat(frames, ignore_index=True) for name, frames in parts.items()}
-    return {name: order_columns(table) for name, table in found.items() if not table.empty}
+    found = by_condition(rows, {name: partial(make, options=options) for name, make in makers.items()})
+    return {name: order_columns(table) for name, table in found.items()}
 
 
 def _scored(rows: Rows) -> Rows:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from ..probes.rows import Rows
 from . import stats
 
 COLUMNS = (
@@ -22,6 +23,17 @@ def order_columns(frame: pd.DataFrame) -> pd.DataFrame:
     """The shared columns first, in their order, where the table has them; then the table's own."""
     own = [name for name in frame.columns if name not in COLUMNS]
     return frame.loc[:, [name for name in COLUMNS if name in frame.columns] + own]
+
+
+def by_condition(rows: Rows, makers: Mapping[str, Callable[[Rows], pd.DataFrame]]) -> dict[str, pd.DataFrame]:
+    """Each maker's table of every condition's rows, one below the other, with a column condition; no empty table."""
+    parts: dict[str, list[pd.DataFrame]] = {name: [] for name in makers}
+    for condition in rows.examples["condition"].unique():
+        mine = rows.where((rows.examples["condition"] == condition).to_numpy())
+        for name, make in makers.items():
+            parts[name].append(make(mine).assign(condition=condition))
+    found = {name: pd.concat(frames, ignore_index=True) for name, frames in parts.items()}
+    return {name: table for name, table in found.items() if not table.empty}
 
 
 def summarise(

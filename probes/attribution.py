@@ -20,7 +20,6 @@ from torch import Tensor
 
 from ..data.example import UserError
 from . import anatomy
-from .attention import AttentionCall
 from .measures import Measure
 from .paths import instead_of, reading
 from .replay import Recording, at_last
@@ -137,18 +136,22 @@ def edge_attribution(
     if any(anatomy.attention_writer(layer) is not anatomy.attention_of(layer) for layer in subject.layers):
         raise UserError(f"{subject.family} norms what its attention writes: heads have no edges of their own")
     kept, given = _pair(subject, base, donor, ("z", "mlp_out"))
-    writers, written = zip(*_writings(subject, kept, given), strict=True)
-    delta = torch.stack(written)  # [writer, b, p, d]
-    chosen = [r for r in _all_readers(kept) if readers is None or r in readers]
+    chosen = [r for r in every_reader(kept) if readers is None or r in readers]
     if missing := set(readers or ()) - set(chosen):
         raise UserError(f"no reader {next(iter(missing))} in {subject.family} ({subject.name})")
     where = (kept.mask if positions is None else positions.to(kept.mask.device) & kept.mask)[..., None]
+    writers = list(every_writer(kept))
     total = torch.zeros(len(chosen), len(writers), len(where))
     for run in _runs(kept, given, measure, steps, ("resid_pre",)):
-        for row, slope in zip(total, _slopes(run, chosen), strict=True):
-            row += torch.einsum("wbpd,bpd->wb", delta, slope * where).cpu() / steps
+        behind = run.behind()
+        for layer, group in groupby(enumerate(chosen), key=lambda place: place[1].layer):
+            places, here = zip(*group, strict=True)
+            slopes = torch.stack(list(_slopes(run, behind, layer, here))) * where
+            # One layer's writers at a time: all of them would be as large as a few hundred residual streams.
+            written = [torch.einsum("rbpd,wbpd->rwb", slopes, w).cpu() for w in _written(kept, given, layer)]
+            total[list(places), : sum(w.shape[1] for w in written)] += torch.cat(written, 1) / steps
     before = torch.tensor([[_before(w, r, subject) for w in writers] for r in chosen])
-    return Edges(total.masked_fill(~before[..., None], torch.nan), chosen, list(writers))
+    return Edges(total.masked_fill(~before[..., None], torch.nan), chosen, writers)
 
 
 def _pair(subject: Subject, base: Inputs, donor: Inputs, sites: tuple[str, ...]) -> tuple[Recording, Recording]:
@@ -169,6 +172,12 @@ class _Run:
     def gradients(self, of: list[Tensor]) -> list[Tensor]:
         found = torch.autograd.grad(self.value, of, retain_graph=True)
         return [gradient.detach().float() for gradient in found]
+
+    def behind(self) -> list[list[Tensor]]:
+        """The gradients at every layer's queries, keys, values and at the residual that leaves it, in one pass."""
+        calls = [(layer.attention, layer.resid_post) for layer in self.layers]
+        found = self.gradients([t for call, left in calls for t in (call.query, call.key, call.value, left)])
+        return [found[at : at + 4] for at in range(0, len(found), 4)]
 
 
 def _runs(base: Recording, donor: Recording, measure: Measure, steps: int, sites: Sequence[str]) -> Iterator[_Run]:
@@ -202,19 +211,16 @@ def _run(base: Recording, donor: Recording, measure: Measure, share: float, site
     return run
 
 
-def _writings(subject: Subject, base: Recording, donor: Recording) -> Iterator[tuple[Writer, Tensor]]:
-    """Every writer with what it adds to the residual in the donor's run and not in the base's, [b, p, d]."""
-    yield Writer("embed", -1, -1), (donor.layers[0].resid_pre - base.layers[0].resid_pre).float()
-    for i, (ours, theirs) in enumerate(zip(base.layers, donor.layers, strict=True)):
-        scale = anatomy.multiplier(subject.layers[i])
-        z = (theirs.site("z") - ours.site("z")).float()
-        heads = torch.einsum("bphe,hed->hbpd", z, subject.W_O(i).detach().float()) * scale
-        yield from ((Writer("head", i, h), head) for h, head in enumerate(heads))
-        yield Writer("mlp", i, -1), (theirs.site("mlp_out") - ours.site("mlp_out")).float() * scale
+def every_writer(base: Recording) -> Iterator[Writer]:
+    """What writes into the residual stream of a model, in order."""
+    yield Writer("embed", -1, -1)
+    for i in range(len(base.layers)):
+        yield from (Writer("head", i, head) for head in range(base.subject.n_heads))
+        yield Writer("mlp", i, -1)
 
 
-def _all_readers(base: Recording) -> Iterator[Reader]:
-    """Every reader of a model, in the order of its layers."""
+def every_reader(base: Recording) -> Iterator[Reader]:
+    """What reads the residual stream of a model, in the order of its layers."""
     for i, kept in enumerate(base.layers):
         kv_heads = kept.value.shape[1]
         for part, heads in (("q", base.subject.n_heads), ("k", kv_heads), ("v", kv_heads)):
@@ -223,29 +229,34 @@ def _all_readers(base: Recording) -> Iterator[Reader]:
     yield Reader("final", len(base.layers), -1)
 
 
-def _slopes(run: _Run, readers: Sequence[Reader]) -> Iterator[Tensor]:
-    """The gradient at each reader's own input, [b, p, d]."""
-    calls: list[AttentionCall] = [layer.attention for layer in run.layers]
-    wanted = [t for call in calls for t in (call.query, call.key, call.value)]
-    slopes = run.gradients([*wanted, *(layer.resid_post for layer in run.layers)])
-    behind = slopes[len(wanted) :]
-    for layer, group in groupby(readers, key=lambda reader: reader.layer):
-        if layer == len(run.layers):
-            yield behind[-1]
-        else:
-            yield from _slopes_at(run, layer, list(group), slopes[3 * layer :], behind[layer])
+def _written(base: Recording, donor: Recording, until: int) -> Iterator[Float[Tensor, "writer b p d"]]:
+    """What the embeddings, then each layer's heads and MLP, add in the donor's run and not in the base's.
+
+    until: the layer of the readers, whose own writers are the last that any of them can hear.
+    """
+    subject = base.subject
+    yield (donor.layers[0].resid_pre - base.layers[0].resid_pre).float()[None]
+    for i, (ours, theirs) in enumerate(zip(base.layers[: until + 1], donor.layers, strict=False)):
+        z = (theirs.site("z") - ours.site("z")).float()
+        heads = torch.einsum("bphe,hed->hbpd", z, subject.W_O(i).detach().float())
+        mlp = (theirs.site("mlp_out") - ours.site("mlp_out")).float()
+        yield torch.cat([heads, mlp[None]]) * anatomy.multiplier(subject.layers[i])
 
 
-def _slopes_at(
-    run: _Run, i: int, readers: Sequence[Reader], slopes: Sequence[Tensor], behind: Tensor
-) -> Iterator[Tensor]:
-    """The same in one layer. slopes: those at its queries, keys and values first."""
+def _slopes(
+    run: _Run, behind: list[list[Tensor]], i: int, readers: Sequence[Reader]
+) -> Iterator[Float[Tensor, "b p d"]]:
+    """The gradient at the own input of each of these readers of layer i."""
+    if i == len(run.layers):
+        yield behind[-1][-1]
+        return
     block, layer = run.subject.layers[i], run.layers[i]
     state = layer.resid_pre.detach().requires_grad_()
     arguments = layer.arguments | {"hidden_states": state}
     with torch.enable_grad():
-        call = reading(block, arguments)
-        read = dict(zip("qkv", zip((call.query, call.key, call.value), slopes, strict=False), strict=True))
+        again = reading(block, arguments)
+        *slopes, leaving_slope = behind[i]
+        read = dict(zip("qkv", zip((again.query, again.key, again.value), slopes, strict=True), strict=True))
         for reader in readers:
             if reader.kind != "mlp":
                 tensor, slope = read[reader.kind]
@@ -254,7 +265,7 @@ def _slopes_at(
             written = anatomy.output_projection(block)(layer.z.detach().flatten(2)).detach()
             with instead_of(anatomy.attention_of(block), written):
                 leaving = first(block(**arguments))
-            yield _pulled(leaving, state, behind) - behind
+            yield _pulled(leaving, state, leaving_slope) - leaving_slope
 
 
 def _pulled(output: Tensor, state: Tensor, slope: Tensor) -> Tensor:

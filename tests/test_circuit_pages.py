@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from crosslens.analyses import circuits, faithfulness, overlap, steering
+from crosslens.analyses import circuits, edges, faithfulness, overlap, steering
 from crosslens.data import ioi
 from crosslens.probes.join import finished, join
 from crosslens.probes.run import Settings, run
@@ -19,6 +19,7 @@ def report(tmp_path_factory):
     analyses = {
         "circuits": (circuits, circuits.Options(movers=2)),
         "faithfulness": (faithfulness, faithfulness.Options(draws=2)),
+        "edges": (edges, edges.Options(movers=2, strongest=6)),
         "steering": (steering, steering.Options(targets="indirect_object", draws=2)),
     }
     words = lambda n=None, seed=0, *, tokenizer: contrasts.examples(n, seed, tokenizer=tokenizer)  # noqa: E731
@@ -36,6 +37,7 @@ def report(tmp_path_factory):
 FIGURES = {
     "circuits": ["effects", "task", "circuit", "attention", "writing", "mlps", "estimates", "agreement", "halves"],
     "faithfulness": ["logits", "effects", "estimates", "agreement", "places", "head-places"],
+    "edges": ["into", "strongest", "estimates", "agreement"],
     "steering": ["repair", "gain"],
     "overlap": ["maps-1", "curve-1", "maps-2", "curve-2", "scatter", "scatter-last", "matrix", "pairs", "correlation"],
 }

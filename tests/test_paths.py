@@ -193,4 +193,4 @@ def test_smollm2_equals_the_reference(smollm2):
         ):
             with tracing(smollm2, rewrites=rewrites):
                 expected = found.measure(smollm2.last_logits(batch), rows)
-            torch.testing.assert_close(sweep.values[layer, head], expected, atol=5e-3, rtol=1e-3)
+            torch.testing.assert_close(sweep.values[layer, head], expected, atol=1e-4, rtol=0)
