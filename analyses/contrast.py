@@ -12,7 +12,7 @@ from torch import Tensor
 from ..data.example import Example, UserError
 from ..probes.batch import Batch, corrupt_twins
 from ..probes.measures import logit_difference
-from ..probes.replay import Recording, reached, record
+from ..probes.replay import Recording, parted, record
 
 PARTS = {"head": "z", "mlp": "mlp_out"}  # what a circuit is made of, and the site that it is patched at
 
@@ -29,8 +29,7 @@ class Contrast(NamedTuple):
     @property
     def parted(self) -> Bool[Tensor, "b p"]:
         """Positions that the twins' first other word reaches: before it both runs are the same."""
-        ours, theirs = (run.layers[0].resid_pre for run in (self.base, self.donor))
-        return reached(self.base, (ours != theirs).any(-1)).chosen
+        return parted(self.base, self.donor).chosen
 
 
 def contrast(subject: Any, batch: Batch, sites: Collection[str] = tuple(PARTS.values())) -> Contrast:

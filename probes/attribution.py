@@ -22,7 +22,8 @@ from ..data.example import UserError
 from . import anatomy
 from .measures import Measure
 from .paths import instead_of, reading
-from .replay import Recording, at_last
+from .proofs import obstacle_of
+from .replay import Put, Recording, Rows, at_last, parted, ride_with_gradient, rows_of
 from .sweep import PATCHED, Inputs, Sweep, clean_values, recorded, same_layout
 from .trace import Layer, first, tracing
 
@@ -67,27 +68,73 @@ def attribution_sweeps(
     if isinstance(positions, str) and positions != "each":
         raise UserError(f"positions {positions!r}: a mask Bool[b, p], or 'each'")
     kept, given = _pair(subject, base, donor, tuple(sites))
-    slopes = {site: [torch.zeros_like(k.site(site), dtype=torch.float32) for k in kept.layers] for site in sites}
-    for run in _runs(kept, given, measure, steps, sites):
-        gradients = iter(run.gradients([tensor for site in sites for tensor in run.sites[site]]))
-        for slope, gradient in zip((slope for site in sites for slope in slopes[site]), gradients, strict=True):
-            slope += gradient / steps
+    whole = torch.ones_like(kept.mask)
+    rows = rows_of(whole, kept.last) if obstacle_of(kept) else parted(kept, given)
+    effects = {site: torch.zeros(1) for site in sites}
+    for share in _shares(steps):
+        slopes = _slopes(kept, given, rows, measure, share, sites)
+        for site in sites:
+            effects[site] = effects[site] + _changes(kept, given, rows, site, slopes[site], positions) / steps
     clean, moved = clean_values(kept, measure), clean_values(given, measure)
-    changes = {site: _changes(kept, given, site, slopes[site], positions) for site in sites}
-    return {site: Sweep(clean + change, clean, donor=moved) for site, change in changes.items()}
+    return {site: Sweep(clean + effect, clean, donor=moved) for site, effect in effects.items()}
+
+
+def _shares(steps: int) -> list[float]:
+    """Where on the way from base to donor the gradients are taken."""
+    if steps < 1:
+        raise UserError(f"steps {steps}: at least one backward pass is needed")
+    return [0.0] if steps == 1 else [(i + 0.5) / steps for i in range(steps)]
+
+
+def _slopes(
+    base: Recording, donor: Recording, rows: Rows, measure: Measure, share: float, sites: Sequence[str]
+) -> dict[str, list[Tensor]]:
+    """Gradients at the rows, [b, s, ...] of every layer: replayed where the two runs differ, or by a whole forward."""
+    if obstacle_of(base):
+        run = _run(base, donor, measure, share, sites)
+        shapes = {site: [layer.site(site).shape for layer in base.layers] for site in sites}
+        found = {site: run.gradients(run.sites[site]) for site in sites}  # some families fold batch and positions
+        return {site: [g.reshape(shape) for g, shape in zip(found[site], shapes[site], strict=True)] for site in sites}
+    start = _between(base, donor, share)
+    resid, found = ride_with_gradient(base, rows, {0: (Put("resid_pre", rows.chosen, start),)}, sites)
+    value = _measured(base, resid, measure)
+    gradients = iter(torch.autograd.grad(value, [tensor for site in sites for tensor in found[site]]))
+    return {site: [next(gradients)[0].float() for _ in found[site]] for site in sites}
+
+
+def _between(base: Recording, donor: Recording, share: float) -> Float[Tensor, "b p d"]:
+    ours, theirs = base.layers[0].resid_pre, donor.layers[0].resid_pre
+    return (ours + share * (theirs - ours)).detach().requires_grad_()
+
+
+def _measured(base: Recording, resid: Float[Tensor, "b d"], measure: Measure) -> Tensor:
+    """The measure's sum over examples."""
+    with torch.enable_grad():
+        logits = base.subject.unembed(base.subject.norm(resid)).float()
+        return measure(logits, torch.arange(len(resid), device=logits.device)).sum()
 
 
 def _changes(
-    base: Recording, donor: Recording, site: str, slopes: list[Tensor], positions: Bool[Tensor, "b p"] | str
+    base: Recording,
+    donor: Recording,
+    rows: Rows,
+    site: str,
+    slopes: list[Tensor],
+    positions: Bool[Tensor, "b p"] | str,
 ) -> Float[Tensor, "layer ... b"]:
     """(donor − base) · slope, [layer(, head), b], or [layer(, head), pos, b] with "each"."""
     each = isinstance(positions, str)
     chosen = (base.mask if isinstance(positions, str) else positions.to(base.mask.device) & base.mask).cpu()
+    index, real = rows.index.cpu(), rows.real.cpu()
     found = []
     for slope, ours, theirs in zip(slopes, base.layers, donor.layers, strict=True):
-        change = ((theirs.site(site) - ours.site(site)).float() * slope).sum(-1).cpu()
-        where = chosen.reshape(*chosen.shape, *[1] * (change.ndim - 2))
-        found.append(change.where(where, torch.nan if each else 0.0))
+        moved = (rows.take(theirs.site(site)) - rows.take(ours.site(site))).float()
+        change = (moved * slope).sum(-1).cpu()
+        axes = [1] * (change.ndim - 2)
+        change = change * real.reshape(*real.shape, *axes)
+        everywhere = torch.zeros(*chosen.shape, *change.shape[2:])
+        everywhere.scatter_add_(1, index.reshape(*index.shape, *axes).expand(change.shape), change)
+        found.append(everywhere.where(chosen.reshape(*chosen.shape, *axes), torch.nan if each else 0.0))
     effects = torch.stack(found)  # [layer, b, p(, head)]
     return effects.transpose(1, -1) if each else effects.sum(2).movedim(1, -1)
 
@@ -142,11 +189,12 @@ def edge_attribution(
     where = (kept.mask if positions is None else positions.to(kept.mask.device) & kept.mask)[..., None]
     writers = list(every_writer(kept))
     total = torch.zeros(len(chosen), len(writers), len(where))
-    for run in _runs(kept, given, measure, steps, ("resid_pre",)):
+    for share in _shares(steps):
+        run = _run(kept, given, measure, share, ("resid_pre",))
         behind = run.behind()
         for layer, group in groupby(enumerate(chosen), key=lambda place: place[1].layer):
             places, here = zip(*group, strict=True)
-            slopes = torch.stack(list(_slopes(run, behind, layer, here))) * where
+            slopes = torch.stack(list(_heard(run, behind, layer, here))) * where
             # One layer's writers at a time: all of them would be as large as a few hundred residual streams.
             written = [torch.einsum("rbpd,wbpd->rwb", slopes, w).cpu() for w in _written(kept, given, layer)]
             total[list(places), : sum(w.shape[1] for w in written)] += torch.cat(written, 1) / steps
@@ -180,34 +228,23 @@ class _Run:
         return [found[at : at + 4] for at in range(0, len(found), 4)]
 
 
-def _runs(base: Recording, donor: Recording, measure: Measure, steps: int, sites: Sequence[str]) -> Iterator[_Run]:
-    if steps < 1:
-        raise UserError(f"steps {steps}: at least one backward pass is needed")
-    for i in range(steps):
-        yield _run(base, donor, measure, 0.0 if steps == 1 else (i + 0.5) / steps, sites)
-
-
 def _run(base: Recording, donor: Recording, measure: Measure, share: float, sites: Sequence[str]) -> _Run:
-    """A forward from a point between the two runs' embeddings; the measure's sum over examples is its value."""
-    subject, ours, theirs = base.subject, base.layers[0].resid_pre, donor.layers[0].resid_pre
-    run = _Run(subject)
+    """A whole forward from a point between the two runs' embeddings; the measure's sum over examples is its value."""
+    run = _Run(base.subject)
 
     def remember(site: str, tensor: Tensor) -> Tensor:
         run.sites[site].append(tensor)
         return tensor
 
     def start(_: Tensor) -> Tensor:
-        begun = (ours + share * (theirs - ours)).detach().requires_grad_()
+        begun = _between(base, donor, share)
         return remember("resid_pre", begun) if "resid_pre" in sites else begun
 
-    rewrites = {(i, site): partial(remember, site) for i in range(subject.n_layers) for site in sites}
+    rewrites = {(i, site): partial(remember, site) for i in range(len(base.layers)) for site in sites}
     rewrites |= {(0, "resid_pre"): start}
-    with tracing(subject, run.layers.append, rewrites=rewrites):
-        subject.forward(base.inputs, gradient=True)
-    with torch.enable_grad():
-        resid = at_last(run.layers[-1].resid_post, base.last)
-        logits = subject.unembed(subject.norm(resid)).float()
-        run.value = measure(logits, torch.arange(len(resid), device=logits.device)).sum()
+    with tracing(base.subject, run.layers.append, rewrites=rewrites):
+        base.subject.forward(base.inputs, gradient=True)
+    run.value = _measured(base, at_last(run.layers[-1].resid_post, base.last), measure)
     return run
 
 
@@ -243,7 +280,7 @@ def _written(base: Recording, donor: Recording, until: int) -> Iterator[Float[Te
         yield torch.cat([heads, mlp[None]]) * anatomy.multiplier(subject.layers[i])
 
 
-def _slopes(
+def _heard(
     run: _Run, behind: list[list[Tensor]], i: int, readers: Sequence[Reader]
 ) -> Iterator[Float[Tensor, "b p d"]]:
     """The gradient at the own input of each of these readers of layer i."""

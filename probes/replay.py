@@ -234,6 +234,13 @@ def reached(recording: Recording, seeds: Bool[Tensor, "b p"], start: int = 0) ->
     return rows_of(chosen, recording.last.to(device))
 
 
+def parted(base: Recording, donor: Recording) -> Rows:
+    """The rows at which two runs of one layout differ, in any layer, and what they reach."""
+    pairs = zip(base.layers, donor.layers, strict=True)
+    differ = [(ours.resid_pre != theirs.resid_pre).any(-1).to(base.mask.device) for ours, theirs in pairs]
+    return reached(base, torch.stack(differ).any(0))
+
+
 def _closure(chosen: Tensor, sees: Tensor) -> Tensor:
     """All rows that see a chosen one, directly or through others."""
     while True:
@@ -270,7 +277,29 @@ def ride(
     rows: `reached` from everything that the variants change.
     """
     _keep_freed_memory()
-    stack = _Stack(recording, rows, variants, observe)
+    return _through_all(_Stack(recording, rows, variants, observe))
+
+
+@torch.enable_grad()
+def ride_with_gradient(
+    recording: Recording, rows: Rows, variant: Variant, sites: Sequence[str]
+) -> tuple[Float[Tensor, "b d"], dict[str, list[Tensor]]]:
+    """The same of one variant with its graph, and every layer's sites in it, [b, s, ...]. Slopes start at what it puts.
+
+    A variant that is not clean from the first layer on has no tensors before.
+    """
+    found: dict[str, list[Tensor]] = {site: [] for site in sites}
+
+    def keep(_: int, site: str, tensor: Tensor) -> None:
+        if site in found:
+            found[site].append(tensor)
+
+    resid = _through_all(_Stack(recording, rows, [variant], keep, sites))
+    return resid[0], found
+
+
+def _through_all(stack: _Stack) -> Float[Tensor, "v b d"]:
+    recording, rows = stack.recording, stack.rows
     for index in range(len(recording.layers)):
         stack.through(index)
     last = torch.arange(len(rows.index)), rows.last.to(stack.hidden.device)
@@ -289,8 +318,16 @@ class _Stack:
     Variants with the same changes share a row until they part. places: the row of each variant, None while it is clean.
     """
 
-    def __init__(self, recording: Recording, rows: Rows, variants: Sequence[Variant], observe: Observer | None) -> None:
+    def __init__(
+        self,
+        recording: Recording,
+        rows: Rows,
+        variants: Sequence[Variant],
+        observe: Observer | None,
+        sites: Sequence[str] = (),
+    ) -> None:
         self.recording, self.rows, self.variants, self.observe = recording, rows, variants, observe
+        self.sites = sites  # observed in every layer, changed or not
         self.places: list[int | None] = [None] * len(variants)
         self.hidden = torch.zeros(0)
         self.visible: row_attention.Visible = {}
@@ -352,7 +389,8 @@ class _Stack:
             return change
 
         with ExitStack() as stack:
-            for site in {c.site for _, c in changes if isinstance(c, Put)} & {"attn_out", "mlp_out"}:
+            put = {c.site for _, c in changes if isinstance(c, Put)}
+            for site in (put | set(self.sites)) & {"attn_out", "mlp_out"}:
                 rewrite(stack, layer, site, writing(site))
             stack.enter_context(watched(attend))
             flat = self.hidden.flatten(0, 1)
@@ -363,7 +401,7 @@ class _Stack:
         puts = [(v, c) for v, c in changes if isinstance(c, Put) and c.site == site]
         for v, put in puts:
             put.into(tensor[v], self.rows)
-        if self.observe is not None and (puts or (site == "z" and changes)):
+        if self.observe is not None and (puts or site in self.sites or (site == "z" and changes)):
             self.observe(index, site, tensor)
 
     def _arguments(self, recorded: Mapping[str, Any]) -> dict[str, Any]:

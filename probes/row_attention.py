@@ -141,7 +141,7 @@ def _joined(seen: list[Tensor]) -> Tensor:
 
 def _softmax(scores: Float[Tensor, "b h v s k"], seen: Tensor, call: AttentionCall) -> Tensor:
     if call.softcap is not None:
-        scores = scores.div_(call.softcap).tanh_().mul_(call.softcap)
+        scores = scores.div_(call.softcap).tanh_() * call.softcap  # a gradient needs the tanh itself
     scores = scores.add_(torch.zeros(1, device=scores.device).where(seen, torch.finfo(torch.float32).min))
     if call.sinks is None:
         return scores.softmax(-1)
