@@ -27,16 +27,16 @@ def pictures(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
     lines = -(-count // COLUMNS)
     titles = [_title(row) for row in rows.to_dict("records")]
     figure = make_subplots(
-        lines, COLUMNS, subplot_titles=titles, horizontal_spacing=0.02, vertical_spacing=0.34 / lines
+        lines, COLUMNS, subplot_titles=titles, horizontal_spacing=0.02, vertical_spacing=0.36 / lines
     )
     for index, row in enumerate(rows.to_dict("records")):
         where = {"row": index // COLUMNS + 1, "col": index % COLUMNS + 1}
         figure.add_image(source=row["picture"], hoverinfo="skip", **where)
     figure.update_xaxes(visible=False).update_yaxes(visible=False)
     for note in figure.layout.annotations:
-        note.update(font_size=12, yshift=2)
-    figure.update_layout(margin_t=110)
-    return sized(figure, 310 * lines, 1000)
+        note.update(font_size=11, yshift=2)
+    figure.update_layout(margin_t=130)
+    return sized(figure, 345 * lines, 1000)
 
 
 def _title(row: dict) -> str:
@@ -44,8 +44,8 @@ def _title(row: dict) -> str:
     right = row["value"] == 1
     said = f"{'✓' if right else '✗'} says {row['said']}" + ("" if right else f" – truth: {row['truth']}")
     colour = COLOURS[2] if right else COLOURS[1]
-    asked = f"<i>{plain(row['difficulty'])}</i> · {plain(row['question'])}"
-    return f"{asked}<br><span style='color:{colour}'>{_short(said)}</span>"
+    asked = _short(f"{row['difficulty']} · {row['question']}")
+    return f"<i>{asked}</i><br><span style='color:{colour}'>{_short(said)}</span>"
 
 
 def _short(text: str, width: int = 36) -> str:
@@ -97,7 +97,14 @@ def learning(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
 
 
 FIGURES = [
-    Drawing("pictures", "samples", {}, "What it sees and says", "Scenes of the run with a question each.", pictures),
+    Drawing(
+        "pictures",
+        "samples",
+        {},
+        "What it sees and says",
+        "Scenes of the run with a question each; wrong answers where there are some, so it is no fair sample.",
+        pictures,
+    ),
     Drawing(
         "accuracy",
         "accuracy",
