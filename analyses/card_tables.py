@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Sequence
-from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,7 @@ from ..data.scene_render import render
 from ..probes.rows import Rows
 from . import stats
 from .frames import order_columns, summarise
+from .pictures import png
 from .text_ability import text_table
 
 CONTROLS = {"real": "", "swapped": "swapped image", "blank": "blank image"}
@@ -148,6 +147,4 @@ def _mixed(frame: pd.DataFrame) -> list[int]:
 
 def picture(group: str) -> str:
     """The scene as a data address."""
-    stream = BytesIO()
-    render(scenes.scene_of(group)).save(stream, "PNG")
-    return "data:image/png;base64," + b64encode(stream.getvalue()).decode()
+    return f"data:image/png;base64,{png(render(scenes.scene_of(group)))}"

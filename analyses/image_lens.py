@@ -6,15 +6,12 @@ pictures (the words of the first examples).
 
 from __future__ import annotations
 
-import base64
-import io
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ..data.example import UserError, is_single_token
@@ -25,13 +22,13 @@ from ..probes.trace import Layer
 from . import metrics
 from .claims import Claim, verdict
 from .frames import order_columns, summarise
+from .pictures import SIDE, png, thumbnail
 
 VERSION = 1
 QUESTION = "What does the logit lens read from each image token, and is it what the picture shows there?"
 PAPER = "logit lens on image tokens, as in MMNeuron, arXiv 2406.11193 (-style)"
 # Which image tokens: the asked object's, the other objects', the rest.
 PLACES = {"asked": "asked object", "other": "other objects", "rest": "background"}
-SIDE = 84  # px of the pictures on the page
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ def finish(subject: Any, batch: Batch, kept: dict[str, Tensor], options: Options
     read = [_read(subject, batch, state.to(subject.device), options) for state in states.unbind(1)]
     rows = {name: torch.stack([r[name] for r in read], 1) for name in read[0]}
     rows["chance"] = torch.tensor([1 / (1 + len(example.wrong)) for example in batch.examples])
-    return rows | {"picture": torch.stack([_picture(example) for example in batch.examples])}
+    return rows | {"picture": torch.stack([thumbnail(example) for example in batch.examples])}
 
 
 def _read(subject: Any, batch: Batch, states: Tensor, options: Options) -> dict[str, Tensor]:
@@ -114,12 +111,6 @@ def _options(tokenizer: Any, example: Any) -> list[int] | None:
     if not example.wrong or not all(is_single_token(tokenizer, word) for word in words):
         return None
     return [tokenizer.encode(word, add_special_tokens=False)[0] for word in words]
-
-
-def _picture(example: Any) -> Tensor:
-    """The first picture as uint8 [side, side, 3]."""
-    shown = next(s.content for s in example.segments if isinstance(s.content, Image.Image))
-    return torch.from_numpy(np.asarray(shown.convert("RGB").resize((SIDE, SIDE))).copy())
 
 
 def row_size(subject: Any, positions: int, options: Options) -> int:
@@ -190,14 +181,8 @@ def _grid(rows: Rows, options: Options) -> pd.DataFrame:
 def _pictures(rows: Rows, options: Options) -> pd.DataFrame:
     chosen = _first(rows, options)
     return pd.DataFrame(
-        {"example": rows.examples["id"].to_numpy()[chosen], "png": [_png(rows["picture"][i]) for i in chosen]}
+        {"example": rows.examples["id"].to_numpy()[chosen], "png": [png(rows["picture"][i]) for i in chosen]}
     )
-
-
-def _png(pixels: np.ndarray) -> str:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()
 
 
 def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:

@@ -23,8 +23,9 @@ from ..probes.trace import Layer, tracing
 from . import metrics, visual_sinks
 from .claims import Claim, verdict
 from .frames import order_columns, summarise
+from .pictures import thumbnail
 
-VERSION = 1
+VERSION = 2
 QUESTION = "Which tokens soak up attention, and is it those with massive activations?"
 PAPER = "arXiv 2503.03321 (sink value φ), arXiv 2406.15765 (hidden sinks), both formulas on text"
 FIT_EXAMPLES = 8
@@ -169,6 +170,8 @@ def finish(subject: Any, batch: Batch, kept: dict[str, Tensor], options: Options
     uniform = weights.flip(1).cumsum(1).flip(1) / behind
     kept["uniform"] = batch.aligned(uniform.masked_fill(~_asked(batch, options), torch.nan))
     kept["length"] = mask.sum(1)
+    if "visual|patches" in kept:
+        kept["picture"] = torch.stack([thumbnail(example) for example in batch.examples])
     if options.draws and options.taus and "visual|patches" in kept:
         phi = kept["visual|patches"][:, middle]
         kept |= visual_sinks.masked(subject, batch, phi, options.taus, options.draws)
@@ -251,7 +254,9 @@ def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
         mine = rows.where((rows.examples["condition"] == condition).to_numpy())
         for name, make in makers.items():
             parts[name].append(make(mine, options).assign(condition=condition))
-        for name, frame in visual_sinks.tables(mine, options.taus).items() if "visual|phi" in mine.values else ():
+        for name, frame in (
+            visual_sinks.tables(mine, options.tau, options.taus).items() if "visual|phi" in mine.values else ()
+        ):
             parts.setdefault(name, []).append(frame.assign(condition=condition))
     return {name: order_columns(pd.concat(frames, ignore_index=True)) for name, frames in parts.items()}
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -19,10 +19,12 @@ from ..probes.trace import tracing
 from . import metrics
 from .columns import random_columns
 
+TINY = torch.finfo(torch.float32).tiny
+
 
 @dataclass(frozen=True, eq=False)
 class Redistributed:
-    """What was found in the last prompt. sinks: layer -> Bool[b, n]; sets: layer -> [b, n, 4], see `redistribute`."""
+    """What was found in the last prompt. sinks: layer -> Bool[b, n]; sets: layer -> [b, n, 4], see `prepared`."""
 
     sinks: dict[int, Bool[Tensor, "b n"]] = field(default_factory=dict)
     sets: dict[int, Float[Tensor, "b n 4"]] = field(default_factory=dict)
@@ -59,16 +61,18 @@ def var(
     _refuse(dimensions, p, rho, mass, columns)
     chosen = default_layers(subject.n_layers) if layers is None else list(layers)
     found = Redistributed()
+    columns_of: dict[int, Columns] = {}
 
     def entering(index: int, resid: Tensor) -> Tensor:
         if shown.prompt and not shown.asleep:
             sinks = (metrics.sink_values(resid, list(dimensions)) >= tau) & shown.real.to(resid.device)
             found.sinks[index] = sinks
             found.sets[index] = _sets(shown, sinks, columns, seed + 1000 * index)
+            columns_of[index] = prepared(found.sets[index], rho, mass)
         return resid
 
     def edit_of(index: int) -> Edit:
-        return lambda call: call if shown.asleep else _redistributing(call, shown, found.sets[index], (p, rho, mass))
+        return lambda call: call if shown.asleep else _redistributing(call, shown, columns_of[index], p)
 
     reading = {(i, "resid_pre"): partial(entering, i) for i in chosen}
     with following(subject) as shown, tracing(subject, edits={i: edit_of(i) for i in chosen}, rewrites=reading):
@@ -92,40 +96,59 @@ def _sets(shown: Shown, sinks: Tensor, columns: str, seed: int) -> Tensor:
     return torch.stack([image, image & ~sinks, givers, image & ~givers], 2).float()
 
 
-def _redistributing(call: AttentionCall, shown: Shown, sets: Tensor, how: tuple[float, float, float]) -> AttentionCall:
+class Columns(NamedTuple):
+    """The prompt's columns as a row's attention is summed over them, made once a prompt.
+
+    read: image, its tokens without sinks less rho of all, takers, givers, [b, 1, m, 4]. floor: what the first three
+    sums of an image-centric row reach, [3]. write: givers and takers, [b, 1, 2, m].
+    """
+
+    read: Float[Tensor, "b 1 m 4"]
+    floor: Float[Tensor, "3"]
+    write: Float[Tensor, "b 1 2 m"]
+
+    def at(self, device: torch.device, offset: int) -> Columns:
+        """Those from `offset` on, on a device."""
+        return Columns(self.read.to(device)[:, :, offset:], self.floor.to(device), self.write.to(device)[..., offset:])
+
+    def of(self, examples: slice) -> Columns:
+        return Columns(self.read[examples], self.floor, self.write[examples])
+
+
+def prepared(sets: Float[Tensor, "b m 4"], rho: float, mass: float) -> Columns:
+    """From 1 where a column belongs to the image, to the image without sinks, to the givers, to the takers."""
+    image, nonsink, givers, takers = sets.unbind(2)
+    read = torch.stack([image, nonsink - rho * image, takers, givers], 2)
+    floor = read.new_tensor([max(mass, TINY), 0.0, TINY])
+    return Columns(read[:, None], floor, torch.stack([givers, takers], 1)[:, None])
+
+
+def _redistributing(call: AttentionCall, shown: Shown, columns: Columns, p: float) -> AttentionCall:
     """The call with its pattern edited in the rows behind the image."""
-    sets = sets.to(call.query.device)[:, shown.offset(call) :]
+    columns = columns.at(call.query.device, shown.offset(call))
     queries = call.query.shape[2]
     if queries == 1:
-        return call.edited(pattern_edit=lambda pattern, rows, part: redistribute(pattern, sets[part], *how))
-    active = shown.behind.to(sets.device)[:, -queries:]
+        return call.edited(pattern_edit=lambda pattern, rows, part: redistribute(pattern, columns.of(part), p))
+    active = shown.behind.to(call.query.device)[:, -queries:]
     count = int(active.sum(1).max())
     rows = (~active).int().argsort(dim=1, stable=True)[:, :count]
 
     def edit(pattern: Tensor, rows: Tensor, part: slice) -> Tensor:
-        return redistribute(pattern, sets[part], *how, active[part].gather(1, rows))
+        return redistribute(pattern, columns.of(part), p, active[part].gather(1, rows))
 
     return call.edited(pattern_edit=edit, edited_rows=rows)
 
 
 def redistribute(
-    pattern: Float[Tensor, "b h n k"],
-    sets: Float[Tensor, "b m 4"],
-    p: float,
-    rho: float,
-    mass: float,
-    active: Bool[Tensor, "b n"] | None = None,
+    pattern: Float[Tensor, "b h n k"], columns: Columns, p: float, active: Bool[Tensor, "b n"] | None = None
 ) -> Float[Tensor, "b h n k"]:
-    """`metrics.redistribute_sinks` on rows, in place and in few operations; the first m columns belong to the prompt.
-
-    sets: 1 where a column belongs to the image, the image without sinks, the givers, the takers.
-    """
-    known = pattern[..., : sets.shape[1]]
-    visual, nonsink, given, taken = (known @ sets[:, None]).unbind(-1)
-    centric = (visual >= mass) & (nonsink >= rho * visual) & (visual > 0) & (taken > 0)
+    """`metrics.redistribute_sinks` on rows, in place, in few operations; the first m columns belong to the prompt."""
+    known = pattern[..., : columns.read.shape[2]]
+    sums = known @ columns.read
+    centric = (sums[..., :3] >= columns.floor).all(-1)
     if active is not None:
         centric &= active[:, None]
-    give = p * centric
-    gain = give * given / taken.where(centric, 1.0)
-    known.mul_(torch.stack([-give, gain], -1) @ sets[:, None, :, 2:].transpose(2, 3) + 1)
+    give = centric * p
+    gain = give * sums[..., 3] / sums[..., 2].clamp_min(TINY)
+    known.addcmul_(known, torch.stack([-give, gain], -1) @ columns.write)
     return pattern

@@ -22,7 +22,9 @@ from . import metrics, stats
 from .claims import Claim, verdict
 from .columns import random_columns
 from .frames import summarise
+from .pictures import png
 
+SHOWN = 4  # pictures on the page
 OBJECTS = ("asked_object", "other_objects")
 KINDS = ("first token", "visual sinks", "other image tokens")
 
@@ -116,9 +118,10 @@ def masked(subject: Any, batch: Batch, phi: Tensor, taus: tuple[float, ...], dra
     }
 
 
-def tables(rows: Rows, taus: tuple[float, ...]) -> dict[str, pd.DataFrame]:
+def tables(rows: Rows, tau: float | None, taus: tuple[float, ...]) -> dict[str, pd.DataFrame]:
     """visual: state, measure ("φ", "sinks", "on objects", "contribution"), token. visual_heads: layer, head, measure
-    ("visual mass", "non-sink ratio"). patches: state, row, column. masking: tau, control, measure, count.
+    ("visual mass", "non-sink ratio"). patches: state, row, column. masking: tau, control, measure, count. pictures:
+    example png, of the first ones; on_pictures: example state row column value (φ) sink.
     """
     groups = rows.examples["group"]
     states = {"state": np.arange(rows["visual|sinks"].shape[1])}
@@ -140,6 +143,8 @@ def tables(rows: Rows, taus: tuple[float, ...]) -> dict[str, pd.DataFrame]:
                 summarise(norms, groups, states, "‖A·v·W_O‖", measure="contribution", token=token, control="")
             )
     made = {"visual": pd.concat(frames, ignore_index=True), "visual_heads": _heads(rows), "patches": _patches(rows)}
+    if not made["patches"].empty:
+        made |= _on_pictures(rows, np.inf if tau is None else tau)
     if "masked|right" in rows.values:
         made["masking"] = _masking(rows, taus)
     return made
@@ -163,6 +168,18 @@ def _patches(rows: Rows) -> pd.DataFrame:
     middle = phi[:, phi.shape[1] // 2].reshape(-1, side, side)
     axes = {"row": np.arange(side), "column": np.arange(side)}
     return summarise(middle, rows.examples["group"], axes, "φ").assign(state=phi.shape[1] // 2, control="")
+
+
+def _on_pictures(rows: Rows, tau: float) -> dict[str, pd.DataFrame]:
+    """The first pictures, and φ of their patches at the middle state."""
+    names = rows.examples["id"].to_numpy()[:SHOWN]
+    phi = rows["visual|patches"][:SHOWN]
+    state = phi.shape[1] // 2
+    middle = phi[:, state].reshape(len(names), round(phi.shape[2] ** 0.5), -1)
+    example, row, column = (axis.ravel() for axis in np.indices(middle.shape))
+    places = pd.DataFrame({"example": names[example], "row": row, "column": column, "value": middle.ravel()})
+    shown = pd.DataFrame({"example": names, "png": [png(picture) for picture in rows["picture"][:SHOWN]]})
+    return {"pictures": shown, "on_pictures": places.assign(state=state, sink=places["value"] >= tau, unit="φ")}
 
 
 def _masking(rows: Rows, taus: tuple[float, ...]) -> pd.DataFrame:

@@ -116,7 +116,8 @@ class AttentionCall:
 
     def _pattern(self, rows: Tensor | None, examples: slice = slice(None)) -> Tensor:
         query = self.query[examples]
-        allowed, bias = self.allowed(examples), _narrow(self._additive(), examples)
+        allowed = None if self._unmasked else self.allowed(examples)
+        bias = _narrow(self._additive(), examples)
         if rows is not None:
             rows = rows.to(query.device)
             query = query.gather(2, rows[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3]))
@@ -130,6 +131,11 @@ class AttentionCall:
         for start in range(0, batch, step):
             part = slice(start, start + step)
             yield part, self.pattern(examples=part)
+
+    @property
+    def _unmasked(self) -> bool:
+        """Whether every query reads every key, as one new token does."""
+        return self.mask is None and not (self.causal and self.query.shape[2] > 1)
 
     def _allowed(self) -> Tensor:
         n_queries, n_keys = self.query.shape[2], self.key.shape[2]
@@ -149,19 +155,25 @@ class AttentionCall:
             return self.bias
         return self.mask if self.bias is None else self.mask + self.bias
 
-    def _softmax(self, query: Tensor, key: Tensor, allowed: Tensor, bias: Tensor | None) -> Tensor:
+    def _softmax(self, query: Tensor, key: Tensor, allowed: Tensor | None, bias: Tensor | None) -> Tensor:
+        """The pattern of some queries; allowed: None where they read all keys."""
         scores = grouped_matmul(query * self.scale, key.transpose(2, 3)).float()
         if self.softcap is not None:
             scores = scores.div_(self.softcap).tanh()
             scores = scores * self.softcap if scores.requires_grad else scores.mul_(self.softcap)
-        # The mask as an addend without head axis: a fraction of the work of filling the scores.
-        addend = torch.zeros(1, device=scores.device) if bias is None else bias.float()
-        scores = scores.add_(addend.where(allowed, torch.finfo(torch.float32).min))
+        if allowed is not None:
+            # The mask as an addend without head axis: a fraction of the work of filling the scores.
+            addend = torch.zeros(1, device=scores.device) if bias is None else bias.float()
+            scores = scores.add_(addend.where(allowed, torch.finfo(torch.float32).min))
+        elif bias is not None:
+            scores = scores.add_(bias.float())
         if self.sinks is not None:
             sink = self.sinks.float().reshape(1, -1, 1, 1).expand(*scores.shape[:3], 1)
             pattern = torch.cat([scores, sink], -1).softmax(-1)[..., :-1]
         else:
             pattern = scores.softmax(-1)
+        if allowed is None:
+            return pattern
         empty = ~allowed.any(-1, keepdim=True)
         return pattern.masked_fill(empty, 0.0) if bool(empty.any()) else pattern
 
@@ -182,7 +194,7 @@ class AttentionCall:
     def _explicit_output(self) -> Tensor:
         batch, heads, n_queries, _ = self.query.shape
         step = max(1, SCORES_BUDGET // (batch * heads * self.key.shape[2]))
-        allowed, bias = self.allowed(), self._additive()
+        allowed, bias = None if self._unmasked else self.allowed(), self._additive()
         parts = []
         for start in range(0, n_queries, step):
             rows = slice(start, start + step)
@@ -190,13 +202,13 @@ class AttentionCall:
                 self.query[:, :, rows],
                 self.key,
                 _rows(allowed, rows),
-                None if bias is None else _rows(bias, rows),
+                _rows(bias, rows),
             )
             if self.pattern_edit is not None:
                 numbers = torch.arange(start, start + pattern.shape[2], device=pattern.device).expand(batch, -1)
                 pattern = self._edit(pattern, numbers, slice(None))
             parts.append(grouped_matmul(pattern.to(self.value.dtype), self.value))
-        return torch.cat(parts, 2).transpose(1, 2).contiguous()
+        return (parts[0] if len(parts) == 1 else torch.cat(parts, 2)).transpose(1, 2).contiguous()
 
     def _with_edited_rows(self, z: Tensor) -> Tensor:
         """z with `edited_rows` computed again from their edited patterns, SCORES_BUDGET elements alive at a time."""
@@ -223,8 +235,8 @@ def _narrow(tensor: Tensor | None, examples: slice) -> Any:
     return tensor if tensor is None or tensor.shape[0] == 1 else tensor[examples]
 
 
-def _rows(tensor: Tensor, rows: slice) -> Tensor:
-    return tensor if tensor.shape[2] == 1 else tensor[:, :, rows]
+def _rows(tensor: Tensor | None, rows: slice) -> Any:
+    return tensor if tensor is None or tensor.shape[2] == 1 else tensor[:, :, rows]
 
 
 def _take_rows(tensor: Tensor | None, rows: Tensor) -> Any:

@@ -3,6 +3,7 @@
 from .bars import bars
 from .curves import lines, spectrum, spikes
 from .maps import head_map, heat_map, token_grid
+from .pictures import picture_maps
 from .scatter import scatter
 from .style import captioned, sample, token_label
 from .words import shaded_words
@@ -13,6 +14,7 @@ __all__ = [
     "head_map",
     "heat_map",
     "lines",
+    "picture_maps",
     "sample",
     "scatter",
     "shaded_words",

@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 
 from .charts import captioned, lines, token_label
 from .drawing import Drawing, Tables, draw_all
+from .pictures import grid_axes, on_grid
 from .style import INK, UNSIGNED, axis_title, panels, sized
 
 
@@ -51,24 +52,8 @@ def word_grid(frame: pd.DataFrame, png: str) -> go.Figure:
     states = sorted(first["state"].unique())
     for state in states:
         _add_state(figure, frame[frame["state"] == state], state == states[0])
-    figure.add_layout_image(
-        source=f"data:image/png;base64,{png}",
-        xref="x",
-        yref="y",
-        x=-0.5,
-        y=-0.5,
-        sizex=width,
-        sizey=height,
-        sizing="stretch",
-        layer="below",
-    )
-    for column in (1, 2):
-        figure.update_xaxes(
-            range=[-0.5, width - 0.5], showticklabels=False, ticks="", showgrid=False, row=1, col=column
-        )
-        figure.update_yaxes(
-            range=[height - 0.5, -0.5], showticklabels=False, ticks="", showgrid=False, row=1, col=column
-        )
+    on_grid(figure, png, (height, width), 1)
+    grid_axes(figure, (height, width), 2)
     figure.update_layout(xaxis_domain=[0, 0.32], xaxis2_domain=[0.37, 0.98], margin_r=90, sliders=[_slider(states)])
     figure.layout.annotations[1].update(x=0.37)
     return sized(figure, 520, 900)

@@ -8,7 +8,7 @@ from functools import partial
 import pandas as pd
 import plotly.graph_objects as go
 
-from .charts import bars, head_map, heat_map, lines, scatter, spectrum, spikes
+from .charts import bars, head_map, heat_map, lines, picture_maps, scatter, spectrum, spikes
 from .drawing import Drawing, Tables, draw_all, with_panels
 
 Draw = Callable[[pd.DataFrame, Tables], go.Figure | None]
@@ -127,6 +127,14 @@ def on_image(rows: pd.DataFrame, _: Tables) -> go.Figure:
     return figure.update_yaxes(autorange="reversed", title_text="row of patches")
 
 
+def on_pictures(rows: pd.DataFrame, tables: Tables) -> go.Figure:
+    first = rows["condition"].iloc[0]
+    pictures = tables["pictures"]
+    return picture_maps(
+        rows[rows["condition"] == first], pictures[pictures["condition"] == first], flag="sink", unit="φ"
+    )
+
+
 def mass_and_ratio(rows: pd.DataFrame, _: Tables) -> go.Figure:
     """A point per head: how much it looks at the image, and how much of that is on other tokens than sinks."""
     keys = ["condition", "layer", "head"]
@@ -181,6 +189,15 @@ VISUAL = [
         "Where φ is large in the image",
         "Mean φ of the patches at one middle state, laid out as they lie in the image.",
         on_image,
+    ),
+    Drawing(
+        "on-pictures",
+        "on_pictures",
+        {},
+        "Sinks on the pictures",
+        "φ of every patch of a few pictures at the middle state, laid over them; a patch with φ ≥ τ is framed: "
+        "where no frame is, this picture has no visual sink there. Chosen by their place in the task: illustrations.",
+        on_pictures,
     ),
     Drawing(
         "contribution",

@@ -331,7 +331,7 @@ def test_rows_keep_their_sums():
     flags = torch.rand(2, 7, 4, generator=generator) > 0.5
     image, sinks = flags[..., 0], flags[..., 1]
     sets = torch.stack([image, image & ~sinks, sinks, image & ~sinks], 2).float()
-    new = var_module.redistribute(pattern.clone(), sets, 0.6, 0.0, 0.0)
+    new = var_module.redistribute(pattern.clone(), var_module.prepared(sets, 0.0, 0.0), 0.6)
     torch.testing.assert_close(new.sum(-1), torch.ones(2, 3, 5))
     hidden_sinks = (torch.rand(2, 3, 1, 7, generator=generator) > 0.5).float()
     new = act_module.calibrate(pattern.clone(), hidden_sinks, 0.4)

@@ -1,0 +1,28 @@
+"""Pictures of examples, small enough to be rows of a run, and as text for a table."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+SIDE = 84  # px
+
+
+def thumbnail(example: Any) -> UInt8[Tensor, "side side 3"]:
+    """The first picture of an example, whatever its shape."""
+    shown = next(s.content for s in example.segments if isinstance(s.content, Image.Image))
+    return torch.from_numpy(np.asarray(shown.convert("RGB").resize((SIDE, SIDE))).copy())
+
+
+def png(image: Image.Image | np.ndarray) -> str:
+    """An image, or pixels [rows, columns, 3], as PNG in base64."""
+    file = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
