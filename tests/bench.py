@@ -274,7 +274,7 @@ def bench_divergence() -> None:
         "head_divergence": lambda: observe(subject, batch, {"head_divergence": riders["head_divergence"]}),
         "head_divergence + sinks": lambda: observe(subject, batch, riders),
     }
-    interleaved(works, 7)
+    interleaved(works, min(ROUNDS, 7))
 
 
 class Clock(LogitsProcessor):
@@ -349,7 +349,7 @@ def bench_paths() -> None:
             ),
             f"reference way, {len(sampled)} of 270 heads": partial(_reference, subject, found, sampled),
         }
-        seconds = interleaved(works, 5)
+        seconds = interleaved(works, min(ROUNDS, 5))
         forward, ours, theirs = (np.median(t) for t in seconds.values())
         whole = theirs * 270 / len(sampled)
         print(
