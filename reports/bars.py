@@ -9,7 +9,20 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from .style import COLOURS, INK, PATTERNS, check_rows, common_unit, hover, legend_below, panels, parts, plain, sized
+from .style import (
+    COLOURS,
+    INK,
+    PATTERNS,
+    check_rows,
+    common_unit,
+    hover,
+    legend_below,
+    legend_once,
+    panels,
+    parts,
+    plain,
+    sized,
+)
 
 HEIGHT = 400  # px, of vertical bars
 BAR = 16  # px, of one horizontal bar
@@ -38,10 +51,10 @@ def bars(
     for column, (_, part) in enumerate(split, start=1):
         for index, name in enumerate(series):
             bar = _bar(part[part[by] == name] if by else part, category, names, keys, (index, len(series)), vertical)
-            legend = {"name": plain(name), "showlegend": column == 1 and len(series) > 1}
-            figure.add_bar(**bar, **legend, legendgroup=str(name), row=1, col=column)
+            figure.add_bar(**bar, name=plain(name), legendgroup=str(name), row=1, col=column)
         scale: dict[str, Any] = {"title_text": plain(common_unit(part, "value")), "rangemode": "tozero"}
         (figure.update_yaxes if vertical else figure.update_xaxes)(**scale, row=1, col=column)
+    legend_once(figure, series)
     height = HEIGHT if vertical else 170 + len(names) * (len(series) * BAR + 10)
     return _finished(figure, names, vertical, height, 120 + 220 * len(split) if len(split) > 1 else 0)
 

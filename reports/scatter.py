@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from .style import COLOURS, GREY, MARKERS, check_rows, legend_below, number, panels, parts, plain, sized
+from .style import COLOURS, GREY, MARKERS, check_rows, legend_below, legend_once, number, panels, parts, plain, sized
 
 HEIGHT = 430  # px
 
@@ -39,8 +39,9 @@ def scatter(
             _add_diagonal(figure, part, x, y, column)
         for index, name in enumerate(series):
             rows = part[part[by] == name] if by else part
-            shown = {"name": plain(name), "showlegend": column == 1 and len(series) > 1, "legendgroup": str(name)}
+            shown = {"name": plain(name), "legendgroup": str(name)}
             figure.add_scatter(**_points(rows, x, y, label, titles, index, named), **shown, row=1, col=column)
+    legend_once(figure, series)
     figure.update_xaxes(title_text=plain(titles[0]))
     figure.update_yaxes(title_text=plain(titles[1]), col=1)
     return legend_below(sized(figure, HEIGHT, 320 * len(split) if len(split) > 1 else 0))

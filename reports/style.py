@@ -171,6 +171,17 @@ def parts(frame: pd.DataFrame, panel: str | None) -> list[tuple[Any, pd.DataFram
     return [("", frame)] if panel is None else list(frame.groupby(panel, sort=False, dropna=False))
 
 
+def legend_once(figure: go.Figure, series: Sequence[Any]) -> None:
+    """Each series once in the legend, by its first trace that has points: an empty one is not shown there."""
+    named: set[str] = set()
+    traces: Any = figure.data  # of many types, which pyright cannot tell apart
+    for trace in traces:
+        if trace.legendgroup is None:
+            continue
+        trace.showlegend = len(series) > 1 and len(trace.x) > 0 and trace.legendgroup not in named
+        named |= {trace.legendgroup} if trace.showlegend else set()
+
+
 def legend_below(figure: go.Figure) -> go.Figure:
     """The legend under the plot, clear of the axis title whatever the height."""
     legend = {"yref": "container", "y": 0, "yanchor": "bottom"}

@@ -307,3 +307,10 @@ def test_default_figures_follow_the_columns():
     assert maps(drawn["h-m"])[0].zmid == 0
     assert maps(drawn["h-k"])[0].zmid is None
     assert [t.name for t in drawn["s"].data if t.showlegend] == ["a", "b"]
+
+
+def test_a_series_of_a_later_panel_alone_is_in_the_legend():
+    rows = [("a", "p", "first", 1.0), ("a", "q", "second", 2.0), ("b", "q", "first", 3.0)]
+    frame = pd.DataFrame(rows, columns=["name", "panel", "series", "value"])
+    figure = charts.bars(frame, "name", by="series", panel="panel")
+    assert [trace.name for trace in figure.data if trace.showlegend] == ["first", "second"]
