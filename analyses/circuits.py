@@ -33,7 +33,7 @@ from .claims import Claim, verdict
 from .contrast import PARTS, contrast, task_rows
 from .frames import by_condition, order_columns, summarise
 
-VERSION = 1
+VERSION = 2
 QUESTION = "Which heads and MLPs carry the task, and what does each of them do?"
 PAPER = "arXiv 2310.08744 (circuit component reuse), arXiv 2211.00593 (path patching)"
 FIT_EXAMPLES = 32
@@ -59,9 +59,10 @@ class Options:
     steps: bool = True
 
 
-# The marks of the tasks that hold the answer's token, and those of the option that is wrong.
+# The marks of the tasks that hold the answer's token, and those of the option that is wrong (where the answer is marked
+# as well: the subject of a fact is no option).
 ANSWER = ("indirect_object", "asked_color", "answer")
-WRONG = ("second_subject", "subject", "other_colors", "start_decade")
+WRONG = ("second_subject", "subject", "other_colors")
 
 
 def methods(options: Options) -> str:
@@ -212,8 +213,11 @@ def named(head: Mapping[Any, float], options: Options) -> str:
     """A head's name by its numbers: "mover", "negative mover", "inhibition", or "" where no threshold is met.
 
     Mover: attention on the answer's token from `mover_attention`, and it writes towards the answer (negative mover:
-    against it). Inhibition: attention on the wrong option's token from `inhibition_attention`, without being a mover.
+    against it). Inhibition: attention on the wrong option's token from `inhibition_attention`, without being a mover. A
+    task that does not mark the answer's token names no head.
     """
+    if not any(ATTENTION + mark in head for mark in ANSWER):
+        return ""
 
     def on(marks: tuple[str, ...]) -> float:
         return max((head.get(ATTENTION + mark, 0.0) for mark in marks), default=0.0)

@@ -10,6 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from .style import (
+    ACROSS,
     COLOURS,
     INK,
     PATTERNS,
@@ -20,7 +21,9 @@ from .style import (
     legend_once,
     panels,
     parts,
+    place,
     plain,
+    rows_of_panels,
     sized,
 )
 
@@ -51,12 +54,13 @@ def bars(
     for column, (_, part) in enumerate(split, start=1):
         for index, name in enumerate(series):
             bar = _bar(part[part[by] == name] if by else part, category, names, keys, (index, len(series)), vertical)
-            figure.add_bar(**bar, name=plain(name), legendgroup=str(name), row=1, col=column)
+            figure.add_bar(**bar, name=plain(name), legendgroup=str(name), **place(column, len(split)))
         scale: dict[str, Any] = {"title_text": plain(common_unit(part, "value")), "rangemode": "tozero"}
-        (figure.update_yaxes if vertical else figure.update_xaxes)(**scale, row=1, col=column)
+        (figure.update_yaxes if vertical else figure.update_xaxes)(**scale, **place(column, len(split)))
     legend_once(figure, series)
     height = HEIGHT if vertical else 170 + len(names) * (len(series) * BAR + 10)
-    return _finished(figure, names, vertical, height, 120 + 220 * len(split) if len(split) > 1 else 0)
+    height, across = height * rows_of_panels(len(split)), min(len(split), ACROSS)
+    return _finished(figure, names, vertical, height, 120 + 220 * across if across > 1 else 0)
 
 
 def _finished(figure: go.Figure, names: list, vertical: bool, height: int, width: int) -> go.Figure:

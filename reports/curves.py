@@ -23,7 +23,9 @@ from .style import (
     number,
     panels,
     parts,
+    place,
     plain,
+    rows_of_panels,
     sized,
 )
 
@@ -58,14 +60,15 @@ def lines(
             rows = part[part[by] == name] if by else part
             keys = [key for key in (panel, by) if key]
             for trace in _series(rows, (x, y, lower, upper), keys, index, str(name), markers):
-                figure.add_trace(trace, row=1, col=column)
-        _references(figure, [r for r in reference if r[2] in ("", panel_name)], column)
+                figure.add_trace(trace, **place(column, len(split)))
+        _references(figure, [r for r in reference if r[2] in ("", panel_name)], place(column, len(split)))
     _legend(figure, frame)
     figure.update_xaxes(title_text=axis_title(x))
     figure.update_yaxes(title_text=plain(common_unit(frame, y) if y_title is None else y_title), col=1)
     if log_y:
         figure.update_yaxes(type="log", **_log_ticks(frame[y]))
-    return legend_below(sized(figure, HEIGHT, min(280 * len(split), 920) if len(split) > 1 else 0))
+    height = HEIGHT * rows_of_panels(len(split))
+    return legend_below(sized(figure, height, min(280 * len(split), 920) if len(split) > 1 else 0))
 
 
 def _series(
@@ -114,12 +117,12 @@ def _band(part: pd.DataFrame, x: str, lower: str, upper: str, colour: str) -> di
     return {"x": xs, "y": ys, "mode": "lines", "hoverinfo": "skip", "showlegend": False, **fill}
 
 
-def _references(figure: go.Figure, reference: Sequence[tuple[float, str, str]], column: int) -> None:
+def _references(figure: go.Figure, reference: Sequence[tuple[float, str, str]], where: dict[str, Any]) -> None:
     for height, label, _ in reference:
         said: dict[str, Any] = {"annotation_text": plain(label), "annotation_position": "top left"}
         look: dict[str, Any] = {"line_dash": "dash", "line_color": GREY, "line_width": 1.2}
         said |= {"annotation_font_size": 12, "annotation_bgcolor": "rgba(255,255,255,0.85)"}
-        figure.add_hline(height, **look, **said, row=1, col=column)  # type: ignore[arg-type]
+        figure.add_hline(height, **look, **said, **where)  # type: ignore[arg-type]
 
 
 def _log_ticks(values: pd.Series) -> dict:
@@ -169,7 +172,7 @@ def spikes(frame: pd.DataFrame, x: str, panel: str, *, marked: Sequence[int] = (
         figure.add_scatter(
             x=some[x].tolist(),
             y=some["value"].tolist(),
-            text=[str(place) for place in some[x]],
+            text=[str(at) for at in some[x]],
             mode="markers+text",
             textposition="top center",
             marker={"symbol": "circle-open", "size": 8, "color": COLOURS[1], "line": {"width": 2}},
@@ -177,7 +180,6 @@ def spikes(frame: pd.DataFrame, x: str, panel: str, *, marked: Sequence[int] = (
             hovertemplate="%{hovertext}<extra></extra>",
             showlegend=False,
             cliponaxis=False,
-            row=1,
-            col=column,
+            **place(column, frame[panel].nunique()),
         )
     return figure

@@ -9,7 +9,22 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from .style import COLOURS, GREY, MARKERS, check_rows, legend_below, legend_once, number, panels, parts, plain, sized
+from .style import (
+    ACROSS,
+    COLOURS,
+    GREY,
+    MARKERS,
+    check_rows,
+    legend_below,
+    legend_once,
+    number,
+    panels,
+    parts,
+    place,
+    plain,
+    rows_of_panels,
+    sized,
+)
 
 HEIGHT = 430  # px
 
@@ -36,15 +51,16 @@ def scatter(
     series = list(frame[by].unique()) if by else [""]
     for column, (_, part) in enumerate(split, start=1):
         if diagonal:
-            _add_diagonal(figure, part, x, y, column)
+            _add_diagonal(figure, part, x, y, place(column, len(split)))
         for index, name in enumerate(series):
             rows = part[part[by] == name] if by else part
             shown = {"name": plain(name), "legendgroup": str(name)}
-            figure.add_scatter(**_points(rows, x, y, label, titles, index, named), **shown, row=1, col=column)
+            figure.add_scatter(**_points(rows, x, y, label, titles, index, named), **shown, **place(column, len(split)))
     legend_once(figure, series)
     figure.update_xaxes(title_text=plain(titles[0]))
     figure.update_yaxes(title_text=plain(titles[1]), col=1)
-    return legend_below(sized(figure, HEIGHT, 320 * len(split) if len(split) > 1 else 0))
+    height, across = HEIGHT * rows_of_panels(len(split)), min(len(split), ACROSS)
+    return legend_below(sized(figure, height, 320 * across if across > 1 else 0))
 
 
 def _points(
@@ -69,8 +85,8 @@ def _points(
     }
 
 
-def _add_diagonal(figure: go.Figure, part: pd.DataFrame, x: str, y: str, column: int) -> None:
+def _add_diagonal(figure: go.Figure, part: pd.DataFrame, x: str, y: str, where: dict[str, Any]) -> None:
     both = pd.concat([part[x], part[y]]).dropna()
     ends = [float(both.min()), float(both.max())] if len(both) else [math.nan, math.nan]
     line = {"color": GREY, "dash": "dash", "width": 1.2}
-    figure.add_scatter(x=ends, y=ends, mode="lines", line=line, hoverinfo="skip", showlegend=False, row=1, col=column)
+    figure.add_scatter(x=ends, y=ends, mode="lines", line=line, hoverinfo="skip", showlegend=False, **where)

@@ -142,13 +142,31 @@ def sized(figure: go.Figure, height: int, min_width: int = 0) -> go.Figure:
     return figure
 
 
+ACROSS = 4  # panels beside each other; more go below
+
+
+def rows_of_panels(count: int) -> int:
+    """How many rows so many panels take side by side."""
+    return -(-count // ACROSS)
+
+
+def place(index: int, count: int) -> dict[str, Any]:
+    """Row and column of panel `index` (from 1) of `count` side by side."""
+    row, column = divmod(index - 1, ACROSS if count > ACROSS else count)
+    return {"row": row + 1, "col": column + 1}
+
+
 def panels(names: Sequence[Any], *, stacked: bool, gap: float, share_values: bool = True) -> go.Figure:
-    """An empty figure with a panel per name, its title over its left edge; stacked, or side by side."""
-    rows, columns = (len(names), 1) if stacked else (1, len(names))
-    shared: dict[str, Any] = {"shared_xaxes": stacked, "shared_yaxes": share_values and not stacked}
+    """An empty figure with a panel per name, its title over its left edge; stacked, or side by side (see `place`)."""
+    count = len(names)
+    rows, columns = (count, 1) if stacked else (rows_of_panels(count), min(count, ACROSS))
+    shared: dict[str, Any] = {"shared_xaxes": stacked, "shared_yaxes": "all" if share_values and not stacked else False}
     spacing: dict[str, Any] = {"vertical_spacing" if stacked else "horizontal_spacing": gap}
+    if not stacked and rows > 1:
+        spacing["vertical_spacing"] = 0.24 / rows  # room for the axis title of the row above
     titles = [plain(name) for name in names]
-    figure = make_subplots(rows, columns, subplot_titles=titles, **shared, **spacing)
+    specs = [[{} if stacked or r * columns + c < count else None for c in range(columns)] for r in range(rows)]
+    figure = make_subplots(rows, columns, subplot_titles=titles, specs=specs, **shared, **spacing)
     shown = [axis.domain[0] for axis, title in zip(figure.select_xaxes(), titles, strict=True) if title]
     for title, left in zip(figure.layout.annotations, shown, strict=True):
         title.update(x=left, xanchor="left", font_size=13.5)

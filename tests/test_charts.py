@@ -314,3 +314,20 @@ def test_a_series_of_a_later_panel_alone_is_in_the_legend():
     frame = pd.DataFrame(rows, columns=["name", "panel", "series", "value"])
     figure = charts.bars(frame, "name", by="series", panel="panel")
     assert [trace.name for trace in figure.data if trace.showlegend] == ["first", "second"]
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 15])
+def test_many_panels_go_below_each_other(count):
+    """Fifteen pairs of six tasks: every panel has its points under its own name."""
+    frame = pd.DataFrame([(f"pair {i}", x, float(i), str(x)) for i in range(count) for x in range(3)])
+    frame.columns = ["panel", "x", "value", "name"]
+    for figure in (
+        charts.lines(frame, "x", panel="panel"),
+        charts.scatter(frame, "x", "value", "name", titles=("x", "y"), panel="panel"),
+        charts.bars(frame, "name", panel="panel"),
+    ):
+        axes = [trace.yaxis or "y" for trace in figure.data]
+        assert len(set(axes)) == count
+        assert [note.text for note in figure.layout.annotations] == [f"pair {i}" for i in range(count)]
+        domains = {figure.layout["yaxis" + axis[1:]].domain[0] for axis in axes}
+        assert len(domains) == -(-count // 4)

@@ -114,8 +114,9 @@ def test_the_circuit_is_named_by_its_thresholds():
     assert circuits.named(mover, options) == "mover"
     assert circuits.named(mover | {circuits.LOGITS: -1.0}, options) == "negative mover"
     assert circuits.named(mover, replace(options, mover_attention=0.6)) == ""
-    assert circuits.named({on + "second_subject": 0.3}, options) == "inhibition"
-    assert circuits.named({on + "second_subject": 0.1}, options) == ""
+    assert circuits.named({on + "indirect_object": 0.1, on + "second_subject": 0.3}, options) == "inhibition"
+    assert circuits.named({on + "indirect_object": 0.1, on + "second_subject": 0.1}, options) == ""
+    assert circuits.named({on + "subject": 0.9}, options) == "", "the subject of a fact is no wrong option"
 
 
 def changed(change):
