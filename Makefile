@@ -57,7 +57,16 @@ figures-full: $(READY) ## the same with the papers' n
 	$(RUN) image_lens --subject scenes --task scenes:kinds=colour+shape --limit 120 --out $(OUT)
 	$(RUN) circuits --task ioi colored_objects colored_objects:shots=2 greater_than facts arithmetic induction --limit 256 --out $(OUT)
 	$(RUN) faithfulness --task ioi colored_objects greater_than facts arithmetic induction --limit 64 --out $(OUT)
+	$(RUN) edges --task ioi colored_objects greater_than facts arithmetic induction --limit 64 --out $(OUT)
 	$(RUN) steering --task colored_objects colored_objects:shots=2 --out $(OUT)
+	$(RUN) head_divergence --subject scenes --task scenes:kinds=caption,difficulty=hard --limit 256 \
+	  --answer-tokens 32 --out $(OUT)
+	$(RUN) sinks --subject scenes --task scenes:kinds=colour+existence --limit 128 --sinks.draws 20 \
+	  --sinks.roles special text question image --out $(OUT)
+	$(RUN) repairs --subject scenes --task scenes:kinds=pope_adversarial,difficulty=hard --limit 96 \
+	  --batch-size 8 --out $(OUT)
+	$(RUN) repairs --subject scenes_prior --task scenes:kinds=pope_adversarial,difficulty=hard --limit 96 \
+	  --batch-size 8 --out $(OUT)
 	$(BIN)/crosslens overlap --out $(OUT)
 	$(BIN)/crosslens report --out $(OUT)
 

@@ -60,7 +60,7 @@ def bars(
     legend_once(figure, series)
     height = HEIGHT if vertical else 170 + len(names) * (len(series) * BAR + 10)
     height, across = height * rows_of_panels(len(split)), min(len(split), ACROSS)
-    return _finished(figure, names, vertical, height, 120 + 220 * across if across > 1 else 0)
+    return _finished(figure, names, vertical, height, min(120 + 220 * across, 940) if across > 1 else 0)
 
 
 def _finished(figure: go.Figure, names: list, vertical: bool, height: int, width: int) -> go.Figure:

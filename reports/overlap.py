@@ -33,7 +33,7 @@ def curve(rows: pd.DataFrame, _: Tables) -> go.Figure:
     ceiling = rows[keep].assign(series="ceiling: halves of one task", value=rows["ceiling"])
     figure = lines(pd.concat([observed, null, ceiling]), "share", by="series", panel="pair", y_title="share in common")
     figure.update_yaxes(range=[0, 1.02])
-    return figure.update_xaxes(title_text="share of heads in the circuit", tickformat="~%")
+    return figure.update_xaxes(title_text="share of heads", tickformat="~%")
 
 
 def effects(rows: pd.DataFrame, tables: Tables) -> go.Figure:

@@ -60,7 +60,7 @@ def scatter(
     figure.update_xaxes(title_text=plain(titles[0]))
     figure.update_yaxes(title_text=plain(titles[1]), col=1)
     height, across = HEIGHT * rows_of_panels(len(split)), min(len(split), ACROSS)
-    return legend_below(sized(figure, height, 320 * across if across > 1 else 0))
+    return legend_below(sized(figure, height, min(320 * across, 940) if across > 1 else 0))
 
 
 def _points(
