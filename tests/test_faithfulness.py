@@ -9,7 +9,7 @@ import torch
 from crosslens import capture
 from crosslens.analyses import faithfulness
 from crosslens.analyses.agreement import agreement_table, recall
-from crosslens.analyses.contrast import Contrast
+from crosslens.analyses.contrast import Contrast, contrast
 from crosslens.data.example import UserError
 from crosslens.probes.batch import corrupt_twins
 from crosslens.probes.measures import logit_difference
@@ -120,6 +120,25 @@ def test_positions_are_disjoint_and_all():
     places = faithfulness.named_positions(batch)
     assert list(places) == ["last", "second_subject", "indirect_object", "other"]
     assert torch.equal(torch.stack(list(places.values())).int().sum(0), batch.mask.int())
+
+
+@pytest.mark.parametrize("padding", ["left", "right"])
+def test_effects_by_position_are_those_of_each_position(padding):
+    """The twins part at the second word: at the first one nothing has an effect, at the others what a sweep says."""
+    subject = tiny.subject()
+    batch = subject.batch(contrasts.examples(5, tokenizer=None), padding=padding)
+    found = contrast(subject, batch, faithfulness.SITES)
+    places = faithfulness.named_positions(batch)
+    rows = faithfulness._by_position(subject, batch, found)
+    assert torch.equal(found.parted, batch.mask & (places["indirect_object"].cumsum(1) > 0))
+    for site in ("z", "mlp_out"):
+        each = patch_sweep(subject, found.base, found.donor, site, positions="each", measure=found.measure)
+        effects = (each.values - each.clean).nan_to_num()
+        for name in ("last", "second_subject", "indirect_object"):
+            expected = torch.einsum("...pb,bp->b...", effects, places[name].float())
+            torch.testing.assert_close(rows[f"position|{site}|{name}"], expected, atol=1e-5, rtol=1e-4)
+        assert rows[f"position|{site}|second_subject"].eq(0).all()
+        assert rows[f"position|{site}|last"].abs().max() > 1e-3
 
 
 def test_one_group_cannot_be_halved(tmp_path):
