@@ -28,8 +28,7 @@ def order_columns(frame: pd.DataFrame) -> pd.DataFrame:
 def by_condition(rows: Rows, makers: Mapping[str, Callable[[Rows], pd.DataFrame]]) -> dict[str, pd.DataFrame]:
     """Each maker's table of every condition's rows, one below the other, with a column condition; no empty table."""
     parts: dict[str, list[pd.DataFrame]] = {name: [] for name in makers}
-    for condition in rows.examples["condition"].unique():
-        mine = rows.where((rows.examples["condition"] == condition).to_numpy())
+    for condition, mine in rows.conditions():
         for name, make in makers.items():
             parts[name].append(make(mine).assign(condition=condition))
     found = {name: pd.concat(frames, ignore_index=True) for name, frames in parts.items()}

@@ -118,8 +118,7 @@ def _latent(rows: Rows) -> list[pd.DataFrame]:
     if "target" not in rows.examples or "English" not in rows.values:
         return []
     frames = []
-    for condition in rows.examples["condition"].unique():
-        mine = rows.where((rows.examples["condition"] == condition).to_numpy())
+    for condition, mine in rows.conditions():
         targets = mine.examples["target"].to_numpy()
         for name in ("English", "target"):
             group = targets if name == "target" else np.full(len(targets), "English")

@@ -220,8 +220,7 @@ def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
     many of each kind. captions: way, example, position, token, kind.
     """
     parts: dict[str, list[pd.DataFrame]] = {}
-    for condition in rows.examples["condition"].unique():
-        mine = rows.where((rows.examples["condition"] == condition).to_numpy())
+    for condition, mine in rows.conditions():
         for name, make in _TABLES.items():
             for way in [w for w in (*options.ways, QUESTION_CHANGED) if f"{w}|l2" in mine.values]:
                 frame = make(mine, way, options)

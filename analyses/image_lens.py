@@ -124,8 +124,7 @@ def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
     example png (base64).
     """
     agreement, entropy = [], []
-    for condition in rows.examples["condition"].unique():
-        mine = rows.where((rows.examples["condition"] == condition).to_numpy())
+    for condition, mine in rows.conditions():
         entropy += [frame.assign(condition=condition) for frame in _entropy(mine)]
         for subset, part in _subsets(mine):
             agreement += [f.assign(condition=condition, subset=subset) for f in _agreement(part)]

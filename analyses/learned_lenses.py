@@ -166,8 +166,7 @@ def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
     """
     makers = {"kl": _by_state, "heads": _heads, "bias": _bias, "compared": _compared}
     parts: dict[str, list[pd.DataFrame]] = {name: [] for name in makers}
-    for condition in rows.examples["condition"].unique():
-        mine = rows.where((rows.examples["condition"] == condition).to_numpy())
+    for condition, mine in rows.conditions():
         for name, make in makers.items():
             parts[name] += [frame.assign(condition=condition) for frame in make(mine, options)]
     return {name: order_columns(pd.concat(f, ignore_index=True)) for name, f in parts.items() if f}

@@ -143,8 +143,7 @@ def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
     """
     makers = {"parts": _parts, "heads": _heads, "top": _top, "completeness": _completeness, "words": _words}
     parts: dict[str, list[pd.DataFrame]] = {name: [] for name in makers}
-    for condition in rows.examples["condition"].unique():
-        mine = rows.where((rows.examples["condition"] == condition).to_numpy())
+    for condition, mine in rows.conditions():
         for name, make in makers.items():
             parts[name] += [frame.assign(condition=condition) for frame in make(mine, options)]
     made = {name: order_columns(pd.concat(f, ignore_index=True)) for name, f in parts.items() if f}

@@ -284,8 +284,7 @@ def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
 
 def _parts(rows: Rows) -> Iterator[tuple[str, str, Rows]]:
     """Conditions, and within each the whole task and its kinds where there are several."""
-    for condition in rows.examples["condition"].unique():
-        mine = rows.where((rows.examples["condition"] == condition).to_numpy())
+    for condition, mine in rows.conditions():
         yield condition, "all", mine
         kinds = mine.examples["kind"] if "kind" in mine.examples else pd.Series(dtype=str)
         for kind in sorted(kinds.unique()) if kinds.nunique() > 1 else ():
@@ -368,8 +367,7 @@ def _differences(part: Rows, known: dict[str, Variant], name: str, ratios: Ratio
 
 def _heads(rows: Rows) -> pd.DataFrame:
     frames = []
-    for condition in rows.examples["condition"].unique():
-        mine = rows.where((rows.examples["condition"] == condition).to_numpy())
+    for condition, mine in rows.conditions():
         axes = {"layer": np.arange(mine["heads"].shape[1]), "head": np.arange(mine["heads"].shape[2])}
         frame = summarise(mine["heads"], mine.examples["group"], axes, "share of examples")
         frames.append(frame.assign(condition=condition, measure="chosen by VHR"))

@@ -250,8 +250,7 @@ def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
         "magnitude": _magnitude,
     }
     parts: dict[str, list[pd.DataFrame]] = {name: [] for name in makers}
-    for condition in rows.examples["condition"].unique():
-        mine = rows.where((rows.examples["condition"] == condition).to_numpy())
+    for condition, mine in rows.conditions():
         for name, make in makers.items():
             parts[name].append(make(mine, options).assign(condition=condition))
         for name, frame in (

@@ -254,11 +254,10 @@ def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
     draws of each control, example by example. draws: of the controls.
     """
     frames: dict[str, list[pd.DataFrame]] = {"repair": [], "gain": []}
-    for condition in rows.examples["condition"].unique():
-        here = (rows.examples["condition"] == condition).to_numpy() & rows["scored"].astype(bool)
-        if not here.any():
+    for condition, all_rows in rows.conditions():
+        mine = all_rows.where(all_rows["scored"].astype(bool))
+        if not len(mine.examples):
             raise UserError("steering: no example is left in the groups that heads were not chosen on: raise --limit")
-        mine = rows.where(here)
         for name, unit, label in (("right", "share", "accuracy"), ("difference", "logits", "logit difference")):
             for table, made in zip(frames, (_repair(mine, name, unit, options), _gain(mine, name, unit)), strict=True):
                 frames[table].append(made.assign(condition=condition, measure=label))

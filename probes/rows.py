@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,11 @@ class Rows:
             examples=self.examples[chosen].reset_index(drop=True),
             values={name: value[chosen] for name, value in self.values.items()},
         )
+
+    def conditions(self) -> Iterator[tuple[str, Rows]]:
+        """Each condition with its rows, in their order."""
+        for condition in self.examples["condition"].unique():
+            yield condition, self.where((self.examples["condition"] == condition).to_numpy())
 
     def words(self, ids: np.ndarray) -> np.ndarray:
         """Token ids of any shape as texts."""
