@@ -10,12 +10,12 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from .style import (
-    ACROSS,
     COLOURS,
     INK,
     PATTERNS,
     check_rows,
     common_unit,
+    grid_of,
     hover,
     legend_below,
     legend_once,
@@ -23,7 +23,6 @@ from .style import (
     parts,
     place,
     plain,
-    rows_of_panels,
     sized,
 )
 
@@ -59,8 +58,10 @@ def bars(
         (figure.update_yaxes if vertical else figure.update_xaxes)(**scale, **place(column, len(split)))
     legend_once(figure, series)
     height = HEIGHT if vertical else 170 + len(names) * (len(series) * BAR + 10)
-    height, across = height * rows_of_panels(len(split)), min(len(split), ACROSS)
-    return _finished(figure, names, vertical, height, min(120 + 220 * across, 940) if across > 1 else 0)
+    rows, across = grid_of(len(split))
+    if across > 2 and not vertical:
+        figure.update_xaxes(nticks=4, tickangle=0)  # numbers in narrow panels run into each other
+    return _finished(figure, names, vertical, height * rows, min(120 + 220 * across, 940) if across > 1 else 0)
 
 
 def _finished(figure: go.Figure, names: list, vertical: bool, height: int, width: int) -> go.Figure:

@@ -18,6 +18,7 @@ from .style import (
     axis_title,
     check_rows,
     common_unit,
+    grid_of,
     hover,
     legend_below,
     number,
@@ -25,7 +26,6 @@ from .style import (
     parts,
     place,
     plain,
-    rows_of_panels,
     sized,
 )
 
@@ -67,7 +67,7 @@ def lines(
     figure.update_yaxes(title_text=plain(common_unit(frame, y) if y_title is None else y_title), col=1)
     if log_y:
         figure.update_yaxes(type="log", **_log_ticks(frame[y]))
-    height = HEIGHT * rows_of_panels(len(split))
+    height = HEIGHT * grid_of(len(split))[0]
     return legend_below(sized(figure, height, min(280 * len(split), 920) if len(split) > 1 else 0))
 
 

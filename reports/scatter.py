@@ -10,11 +10,11 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from .style import (
-    ACROSS,
     COLOURS,
     GREY,
     MARKERS,
     check_rows,
+    grid_of,
     legend_below,
     legend_once,
     number,
@@ -22,7 +22,6 @@ from .style import (
     parts,
     place,
     plain,
-    rows_of_panels,
     sized,
 )
 
@@ -59,8 +58,8 @@ def scatter(
     legend_once(figure, series)
     figure.update_xaxes(title_text=plain(titles[0]))
     figure.update_yaxes(title_text=plain(titles[1]), col=1)
-    height, across = HEIGHT * rows_of_panels(len(split)), min(len(split), ACROSS)
-    return legend_below(sized(figure, height, min(320 * across, 940) if across > 1 else 0))
+    rows, across = grid_of(len(split))
+    return legend_below(sized(figure, HEIGHT * rows, min(320 * across, 940) if across > 1 else 0))
 
 
 def _points(

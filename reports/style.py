@@ -142,24 +142,25 @@ def sized(figure: go.Figure, height: int, min_width: int = 0) -> go.Figure:
     return figure
 
 
-ACROSS = 4  # panels beside each other; more go below
+ACROSS = 4  # panels beside each other at most; more go below
 
 
-def rows_of_panels(count: int) -> int:
-    """How many rows so many panels take side by side."""
-    return -(-count // ACROSS)
+def grid_of(count: int) -> tuple[int, int]:
+    """Rows and columns of so many panels side by side: 5 are 3 and 2."""
+    rows = -(-count // ACROSS)
+    return rows, -(-count // rows)
 
 
 def place(index: int, count: int) -> dict[str, Any]:
     """Row and column of panel `index` (from 1) of `count` side by side."""
-    row, column = divmod(index - 1, ACROSS if count > ACROSS else count)
+    row, column = divmod(index - 1, grid_of(count)[1])
     return {"row": row + 1, "col": column + 1}
 
 
 def panels(names: Sequence[Any], *, stacked: bool, gap: float, share_values: bool = True) -> go.Figure:
     """An empty figure with a panel per name, its title over its left edge; stacked, or side by side (see `place`)."""
     count = len(names)
-    rows, columns = (count, 1) if stacked else (rows_of_panels(count), min(count, ACROSS))
+    rows, columns = (count, 1) if stacked else grid_of(count)
     shared: dict[str, Any] = {"shared_xaxes": stacked, "shared_yaxes": "all" if share_values and not stacked else False}
     spacing: dict[str, Any] = {"vertical_spacing" if stacked else "horizontal_spacing": gap}
     if not stacked and rows > 1:
