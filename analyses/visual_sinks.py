@@ -171,14 +171,14 @@ def _patches(rows: Rows) -> pd.DataFrame:
 
 
 def _on_pictures(rows: Rows, tau: float) -> dict[str, pd.DataFrame]:
-    """The first pictures, and φ of their patches at the middle state."""
-    names = rows.examples["id"].to_numpy()[:SHOWN]
-    phi = rows["visual|patches"][:SHOWN]
+    """The first groups' pictures, and φ of their patches at the middle state."""
+    first = rows.examples.drop_duplicates("group").index[:SHOWN].to_numpy()
+    names, phi = rows.examples["id"].to_numpy()[first], rows["visual|patches"][first]
     state = phi.shape[1] // 2
     middle = phi[:, state].reshape(len(names), round(phi.shape[2] ** 0.5), -1)
     example, row, column = (axis.ravel() for axis in np.indices(middle.shape))
-    places = pd.DataFrame({"example": names[example], "row": row, "column": column, "value": middle.ravel()})
-    shown = pd.DataFrame({"example": names, "png": [png(picture) for picture in rows["picture"][:SHOWN]]})
+    places = pd.DataFrame({"example": names[example], "row": row, "column": column, "value": middle.ravel(), "n": 1})
+    shown = pd.DataFrame({"example": names, "png": [png(picture) for picture in rows["picture"][first]]})
     return {"pictures": shown, "on_pictures": places.assign(state=state, sink=places["value"] >= tau, unit="φ")}
 
 

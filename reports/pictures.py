@@ -35,7 +35,8 @@ def picture_maps(frame: pd.DataFrame, pictures: pd.DataFrame, *, flag: str, unit
         figure.add_scatter(**where, mode="markers", marker=marker, hoverinfo="skip", showlegend=False)
     bar = {"title": {"text": plain(unit)}, "thickness": 12}
     figure.update_layout(coloraxis={"colorscale": UNSIGNED, "cmin": 0, "colorbar": bar})
-    return sized(figure, 330, 1000)
+    figure.update_layout(margin_r=90)
+    return sized(figure, 330, 900)
 
 
 def on_grid(figure: go.Figure, png: str, shape: tuple[int, int], column: int) -> None:

@@ -196,7 +196,8 @@ VISUAL = [
         {},
         "Sinks on the pictures",
         "φ of every patch of a few pictures at the middle state, laid over them; a patch with φ ≥ τ is framed: "
-        "where no frame is, this picture has no visual sink there. Chosen by their place in the task: illustrations.",
+        "where no frame is, this picture has no visual sink there. Chosen by their place in the task: illustrations, "
+        "not a measurement.",
         on_pictures,
     ),
     Drawing(
