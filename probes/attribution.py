@@ -194,9 +194,10 @@ def edge_attribution(
         behind = run.behind()
         for layer, group in groupby(enumerate(chosen), key=lambda place: place[1].layer):
             places, here = zip(*group, strict=True)
-            slopes = torch.stack(list(_heard(run, behind, layer, here))) * where
+            slopes = torch.stack([slope.to(where.device) for slope in _heard(run, behind, layer, here)]) * where
             # One layer's writers at a time: all of them would be as large as a few hundred residual streams.
-            written = [torch.einsum("rbpd,wbpd->rwb", slopes, w).cpu() for w in _written(kept, given, layer)]
+            found = _written(kept, given, layer)
+            written = [torch.einsum("rbpd,wbpd->rwb", slopes, w.to(where.device)).cpu() for w in found]
             total[list(places), : sum(w.shape[1] for w in written)] += torch.cat(written, 1) / steps
     before = torch.tensor([[_before(w, r, subject) for w in writers] for r in chosen])
     return Edges(total.masked_fill(~before[..., None], torch.nan), chosen, writers)
