@@ -117,8 +117,9 @@ def _curves(subject: Any, found: Contrast, options: Options) -> Tensor:
     unique = list(dict.fromkeys(map(frozenset, flat)))
     everything = frozenset(ranking)
     edited = [circuit for circuit in unique if circuit != everything]
-    variants = [_without(found, circuit) for circuit in edited]
-    sweep = variant_sweep(found.base, variants, found.parted, measure=found.measure)
+    parted = found.parted
+    variants = [_without(found, circuit, parted) for circuit in edited]
+    sweep = variant_sweep(found.base, variants, parted, measure=found.measure)
     value = dict(zip(edited, sweep.values, strict=True)) | {everything: sweep.clean}
     points = torch.stack([value[frozenset(circuit)] for circuit in flat]).unflatten(0, (len(SHARES), -1))
     return points.permute(2, 1, 0)
@@ -133,9 +134,9 @@ def _random(circuit: set, subject: Any, generator: torch.Generator) -> set:
     return drawn
 
 
-def _without(found: Contrast, circuit: frozenset) -> Variant:
+def _without(found: Contrast, circuit: frozenset, parted: Tensor) -> Variant:
     """Every head outside of the circuit says what it says in the twin's run."""
-    variant, parted = {}, found.parted
+    variant = {}
     for i, layer in enumerate(found.donor.layers):
         z = layer.site("z")
         others = tuple(h for h in range(z.shape[2]) if (i, h) not in circuit)

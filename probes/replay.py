@@ -284,9 +284,9 @@ def ride(
 def ride_with_gradient(
     recording: Recording, rows: Rows, variant: Variant, sites: Sequence[str]
 ) -> tuple[Float[Tensor, "b d"], dict[str, list[Tensor]]]:
-    """The same of one variant with its graph, and every layer's sites in it, [b, s, ...]. Slopes start at what it puts.
+    """The same of one variant with its graph, and the sites [1, b, s, ...] of every layer from its first change on.
 
-    A variant that is not clean from the first layer on has no tensors before.
+    What the variant puts should ask for a gradient: else there is no graph.
     """
     found: dict[str, list[Tensor]] = {site: [] for site in sites}
 
