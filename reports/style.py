@@ -170,7 +170,7 @@ def panels(names: Sequence[Any], *, stacked: bool, gap: float, share_values: boo
     figure = make_subplots(rows, columns, subplot_titles=titles, specs=specs, **shared, **spacing)
     shown = [axis.domain[0] for axis, title in zip(figure.select_xaxes(), titles, strict=True) if title]
     for title, left in zip(figure.layout.annotations, shown, strict=True):
-        title.update(x=left, xanchor="left", font_size=13.5)
+        title.update(x=left, xanchor="left", font_size=13.5 if columns < ACROSS else 11.5)
     return figure.update_layout(template=TEMPLATE)
 
 
