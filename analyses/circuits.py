@@ -10,7 +10,7 @@ Tables: task, effects, circuit, agreement, stability; see `tables`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,9 +29,9 @@ from ..probes.sweep import patch_sweep
 from ..probes.trace import Layer, tracing
 from . import metrics, stats
 from .agreement import ESTIMATES, agreement_table
-from .claims import Claim, verdict
-from .contrast import PARTS, contrast, task_rows
-from .frames import by_condition, order_columns, summarise
+from .claims import Claim, interval, verdict
+from .contrast import PARTS, Contrast, contrast, task_rows
+from .frames import by_condition, head_axes, order_columns, summarise
 
 VERSION = 2
 QUESTION = "Which heads and MLPs carry the task, and what does each of them do?"
@@ -67,25 +67,37 @@ WRONG = ("second_subject", "subject", "other_colors")
 
 def methods(options: Options) -> str:
     """The methods sentence of the page."""
-    movers = ", ".join(f"{layer}.{head}" for layer, head in options.heads or ())
     return (
         "Logit difference: answer minus the answer of the corrupt twin, at the last position. Effects are patched "
         "minus clean, in logits: a negative one means that the head carries the answer. A head's z (an MLP's "
         "output) at the last position is taken from the twin; on a path every other head's z is frozen to the clean "
-        f"run and MLPs are computed again. The movers ({movers or 'none'}), whose queries are receivers, have the "
+        f"run and MLPs are computed again. The movers ({listed(options.heads)}), whose queries are receivers, have the "
         f"largest effect on the path to the output on {FIT_EXAMPLES} held-out examples. A stage's circuit: the "
         f"{options.share:.0%} of heads with the largest |effect|."
     )
+
+
+def listed(heads: Sequence[tuple[int, int]] | None) -> str:
+    """ "23.3, 29.1", or "none"."""
+    return ", ".join(f"{layer}.{head}" for layer, head in heads or ()) or "none"
 
 
 def fit(subject: Any, batches: list[Batch], options: Options) -> dict[str, Any]:
     """The movers: the heads of largest |effect| on the path to the output, on held-out examples."""
     if options.heads is not None:
         return {"heads": [list(head) for head in options.heads]}
-    found = contrast(subject, batches[0])
+    return {"heads": movers(subject, contrast(subject, batches[0]), options.movers)}
+
+
+def movers(subject: Any, found: Contrast, count: int) -> list[list[int]]:
+    """The heads of largest |effect| on the path to the output, as [layer, head]."""
     sweep = path_sweep(subject, found.base, found.donor, measure=found.measure)
-    effects = sweep.effects.mean(0)
-    return {"heads": [list(head) for head in metrics.top_heads(effects, 1.0)[: options.movers]]}
+    return [list(head) for head in metrics.top_heads(sweep.effects.mean(0), 1.0)[:count]]
+
+
+def queries_of(heads: Sequence[tuple[int, int]] | None) -> list[Receiver]:
+    """Their queries as receivers; those of layer 0 hear no head."""
+    return [Receiver(layer, head, "q") for layer, head in heads or () if layer > 0]
 
 
 def rows(subject: Any, batch: Batch, options: Options) -> dict[str, Tensor]:
@@ -98,11 +110,10 @@ def rows(subject: Any, batch: Batch, options: Options) -> dict[str, Tensor]:
     for part, site in PARTS.items():
         kept[f"{part}|{EXACT}"] = patch_sweep(subject, base, donor, site, **both).effects
     kept[f"head|{DIRECT}"] = path_sweep(subject, base, donor, measure=measure).effects
-    receivers = [Receiver(layer, head, "q") for layer, head in options.heads or () if layer > 0]
-    if receivers:
+    if receivers := queries_of(options.heads):
         kept[f"head|{MOVERS}"] = path_sweep(subject, base, donor, receivers, **both).effects
     for name, steps in ESTIMATES.items() if options.steps else ():
-        sweeps = attribution_sweeps(subject, base, donor, tuple(PARTS.values()), **both, steps=steps)
+        sweeps = attribution_sweeps(subject, base, donor, PARTS.values(), **both, steps=steps)
         kept |= {f"{part}|{name}": sweeps[site].effects for part, site in PARTS.items()}
     kept |= _written(subject, found, base)
     return kept | _attention(subject, batch)
@@ -179,9 +190,8 @@ def _all_effects(rows: Rows) -> pd.DataFrame:
     for part in ("head", "mlp"):
         for name in _names(rows, part):
             values = rows[f"{part}|{name}"]
-            axes = {"layer": range(values.shape[1])} | ({"head": range(values.shape[2])} if values.ndim == 3 else {})
             unit = "attention" if name.startswith(ATTENTION) else "logits"
-            frame = summarise(values, groups, axes, unit, part=part, measure=name)
+            frame = summarise(values, groups, head_axes(values), unit, part=part, measure=name)
             causal = unit == "logits" and name != LOGITS
             p = stats.paired_difference(values, np.zeros_like(values), groups).p_value
             frame["q_value"] = stats.benjamini_hochberg(p).ravel() if causal else np.nan
@@ -267,9 +277,8 @@ def _claim_solved(task: pd.DataFrame) -> Claim:
         for control in ("", "guessing")
     )
     numbers = (
-        f"accuracy {right['value']:.2f} [{right['lower']:.2f}, {right['upper']:.2f}] where guessing gives "
-        f"{guess['value']:.2f}; clean − corrupt {row['value']:.2f} [{row['lower']:.2f}, {row['upper']:.2f}] logits, "
-        f"n = {row['n']}"
+        f"accuracy {interval(right)} where guessing gives {guess['value']:.2f}; clean − corrupt {interval(row)} "
+        f"logits, n = {row['n']}"
     )
     if not (row["lower"] > 0 or row["upper"] < 0):
         numbers += "; nothing is divided by this difference, effects are shown in logits alone"
@@ -310,8 +319,5 @@ def _claim_estimates(tables: dict[str, pd.DataFrame]) -> Claim:
     if len(found) < 2:
         return Claim(text, "arXiv 2403.17806", "no gradients were asked for", verdict(False, False))
     one, five = (found[found["estimate"] == e].iloc[0] for e in ESTIMATES)
-    numbers = (
-        f"{five['value']:.2f} [{five['lower']:.2f}, {five['upper']:.2f}] with 5 steps, "
-        f"{one['value']:.2f} [{one['lower']:.2f}, {one['upper']:.2f}] with 1, n = {one['n']}"
-    )
+    numbers = f"{interval(five)} with 5 steps, {interval(one)} with 1, n = {one['n']}"
     return Claim(text, "arXiv 2403.17806", numbers, verdict(five["lower"] > one["upper"], five["upper"] < one["lower"]))

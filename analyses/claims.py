@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Claim(NamedTuple):
@@ -15,6 +15,11 @@ class Claim(NamedTuple):
     source: str
     numbers: str
     verdict: str
+
+
+def interval(row: Any) -> str:
+    """ "0.99 [0.98, 1.00]": a row of a table as evidence, by its value, lower and upper."""
+    return f"{row['value']:.2f} [{row['lower']:.2f}, {row['upper']:.2f}]"
 
 
 def verdict(holds: bool, fails: bool) -> str:

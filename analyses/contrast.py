@@ -32,7 +32,7 @@ class Contrast(NamedTuple):
         return parted(self.base, self.donor).chosen
 
 
-def contrast(subject: Any, batch: Batch, sites: Collection[str] = tuple(PARTS.values())) -> Contrast:
+def contrast(subject: Any, batch: Batch, sites: Collection[str] = PARTS.values()) -> Contrast:
     """Both runs of a batch. The foil is the twin's answer, or the first wrong one where a twin has none.
 
     UserError: no twin, a longer twin, no foil, answer and foil the same token.
@@ -49,7 +49,7 @@ def contrast(subject: Any, batch: Batch, sites: Collection[str] = tuple(PARTS.va
     wrong = [[batch.token_of(e, w) for w in e.wrong] for e in batch.examples]
     width = max(map(len, wrong))
     options = torch.tensor([[*ids, *[-1] * (width - len(ids))] for ids in wrong])
-    base, donor = (record(subject, one, tuple(sites)) for one in (batch, twins))
+    base, donor = (record(subject, one, sites) for one in (batch, twins))
     return Contrast(base, donor, logit_difference(answers, foils), answers, options)
 
 

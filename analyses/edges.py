@@ -25,9 +25,9 @@ from ..probes.paths import FINAL, Receiver, path_sweep
 from ..probes.rows import Rows
 from . import circuits
 from .agreement import ESTIMATES, agreement_table
-from .claims import Claim, verdict
-from .contrast import contrast
-from .frames import by_condition, order_columns, summarise
+from .claims import Claim, interval, verdict
+from .contrast import Contrast, contrast
+from .frames import by_condition, head_axes, order_columns, summarise
 
 VERSION = 1
 QUESTION = "Which heads speak to which, and do gradients tell?"
@@ -51,30 +51,34 @@ class Options:
 
 def methods(options: Options) -> str:
     """The methods sentence of the page."""
-    movers = ", ".join(f"{layer}.{head}" for layer, head in options.heads or ())
     return (
         "Logit difference: answer minus the answer of the corrupt twin. Estimate of an edge: what its writer adds to "
         "the residual stream in the twin's run and not in the clean one, times the gradient at the reader's own input "
         "(before its norm), summed over positions; 1 step takes the gradient at the clean run, 5 steps its mean on the "
         f"way to the twin's embeddings. The {len(options.edges or ())} strongest were chosen by 5 steps on "
         f"{FIT_EXAMPLES} held-out examples. Exact effects, patched minus clean: the path from each head to the output, "
-        f"and to the queries of the movers ({movers or 'none'}) at the last position, all other heads and all MLPs "
-        "frozen to the clean run."
+        f"and to the queries of the movers ({circuits.listed(options.heads)}) at the last position, all other heads "
+        "and all MLPs frozen to the clean run."
     )
 
 
 def fit(subject: Any, batches: list[Batch], options: Options) -> dict[str, Any]:
     """The movers as `circuits` finds them, and the strongest edges by five steps, on held-out examples."""
-    movers = circuits.fit(subject, batches, circuits.Options(movers=options.movers, heads=options.heads))["heads"]
-    if options.edges is not None:
-        return {"heads": movers, "edges": list(options.edges)}
-    found = contrast(subject, batches[0])
+    heads, edges = options.heads, options.edges
+    if heads is None or edges is None:
+        found = contrast(subject, batches[0])
+        heads = circuits.movers(subject, found, options.movers) if heads is None else heads
+        edges = _strongest(subject, found, options) if edges is None else edges
+    return {"heads": [list(head) for head in heads], "edges": list(edges)}
+
+
+def _strongest(subject: Any, found: Contrast, options: Options) -> list[str]:
+    """The names of the strongest edges by five steps."""
     estimated = edge_attribution(subject, found.base, found.donor, measure=found.measure, steps=ESTIMATES["5 steps"])
     mean = estimated.values.mean(-1).nan_to_num()
     count = min(options.strongest, int((mean != 0).sum()))
     places = mean.abs().flatten().topk(count).indices.tolist()
-    names = [edge_name(estimated.writers[i % mean.shape[1]], estimated.readers[i // mean.shape[1]]) for i in places]
-    return {"heads": movers, "edges": names}
+    return [edge_name(estimated.writers[i % mean.shape[1]], estimated.readers[i // mean.shape[1]]) for i in places]
 
 
 def edge_name(writer: Writer, reader: Reader) -> str:
@@ -93,13 +97,14 @@ def rows(subject: Any, batch: Batch, options: Options) -> dict[str, Tensor]:
     found = contrast(subject, batch)
     last, both = found.base.final, {"measure": found.measure}
     chosen = options.edges or ()
-    readers = [r for r in every_reader(found.base) if any(edge.endswith(f"→ {reader_name(r)}") for edge in chosen)]
+    names = {edge.rpartition(" → ")[2] for edge in chosen}
+    readers = [reader for reader in every_reader(found.base) if reader_name(reader) in names]
     receivers = receivers_of(options)
+    asked = {receiver: _reader(heard, subject) for receiver, heard in receivers.items()}
     kept = {}
     for name, steps in ESTIMATES.items():
-        edges = edge_attribution(subject, found.base, found.donor, **both, steps=steps, readers=readers)
-        kept[f"edges|{name}"] = torch.stack([_named(edges)[edge] for edge in chosen], -1)
-        asked = {receiver: _reader(heard, subject) for receiver, heard in receivers.items()}
+        named = _named(edge_attribution(subject, found.base, found.donor, **both, steps=steps, readers=readers))
+        kept[f"edges|{name}"] = torch.stack([named[edge] for edge in chosen], -1)
         edges = edge_attribution(
             subject, found.base, found.donor, **both, steps=steps, readers=set(asked.values()), positions=last
         )
@@ -113,8 +118,7 @@ def rows(subject: Any, batch: Batch, options: Options) -> dict[str, Tensor]:
 
 def receivers_of(options: Options) -> dict[str, Receiver | None]:
     """What is patched exactly: the output (None), and the queries of the movers that have layers before them."""
-    movers = [Receiver(layer, head, "q") for layer, head in options.heads or () if layer > 0]
-    return {OUTPUT: None} | {f"q of {mover.layer}.{mover.head}": mover for mover in movers}
+    return {OUTPUT: None} | {f"q of {mover.layer}.{mover.head}": mover for mover in circuits.queries_of(options.heads)}
 
 
 def _reader(receiver: Receiver | None, subject: Any) -> Reader:
@@ -143,14 +147,7 @@ def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
     """edges: rank edge measure (the estimate) value …. into: receiver measure ("path patched" or the estimate) layer
     head value …, of the heads before the receiver. agreement: receiver estimate measure value ….
     """
-    found = by_condition(
-        rows,
-        {
-            "edges": lambda mine: _edges(mine, options),
-            "into": lambda mine: _into(mine, options),
-            "agreement": lambda mine: _agreement(mine, options),
-        },
-    )
+    found = by_condition(rows, {"edges": _edges, "into": _into, "agreement": _agreement}, options)
     return {name: order_columns(table) for name, table in found.items()}
 
 
@@ -175,9 +172,8 @@ def _into(rows: Rows, options: Options) -> pd.DataFrame:
     frames = []
     for receiver, maps in _before(rows, options):
         for name, values in maps.items():
-            axes = {"layer": range(values.shape[1]), "head": range(values.shape[2])}
             names: dict[str, Any] = {"receiver": receiver, "measure": name}
-            frames.append(summarise(values, rows.examples["group"], axes, "logits", **names))
+            frames.append(summarise(values, rows.examples["group"], head_axes(values), "logits", **names))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -195,7 +191,6 @@ def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:
     agreement = agreement[agreement["condition"] == agreement["condition"].iloc[0]]
     rank = agreement[(agreement["measure"] == "Spearman") & (agreement["receiver"] == OUTPUT)].set_index("estimate")
     one, five = (rank.loc[name] for name in ESTIMATES)
-    said = [f"{row['value']:.2f} [{row['lower']:.2f}, {row['upper']:.2f}]" for row in (five, one)]
     edges = tables["edges"]
     first = edges["condition"] == edges["condition"].iloc[0]
     chosen = edges[first & (edges["measure"] == "5 steps")]
@@ -204,13 +199,13 @@ def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:
         Claim(
             "One gradient ranks the heads that write to the output: Spearman with exact paths above 0.8.",
             "arXiv 2310.10348",
-            f"{said[1]}, n = {one['n']}",
+            f"{interval(one)}, n = {one['n']}",
             verdict(one["lower"] > 0.8, one["upper"] < 0.8),
         ),
         Claim(
             "Integrated gradients agree with exact paths to the output better than one gradient does.",
             "arXiv 2403.17806",
-            f"{said[0]} with 5 steps, {said[1]} with 1, n = {five['n']}",
+            f"{interval(five)} with 5 steps, {interval(one)} with 1, n = {five['n']}",
             verdict(five["lower"] > one["upper"], five["upper"] < one["lower"]),
         ),
         Claim(

@@ -10,7 +10,6 @@ Tables: task, curve, area, effects, positions, agreement; see `tables`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,9 +25,9 @@ from ..probes.rows import Rows
 from ..probes.sweep import patch_sweep, variant_sweep
 from . import metrics, stats
 from .agreement import ESTIMATES, agreement_table
-from .claims import Claim, verdict
+from .claims import Claim, interval, verdict
 from .contrast import PARTS, Contrast, contrast, task_rows
-from .frames import by_condition, order_columns, summarise
+from .frames import by_condition, head_axes, order_columns, summarise
 
 VERSION = 2
 QUESTION = "Does the circuit alone do the task, and would gradients have found it?"
@@ -91,7 +90,7 @@ def rows(subject: Any, batch: Batch, options: Options) -> dict[str, Tensor]:
     for part, site in PARTS.items():
         kept[f"{part}|{EXACT}"] = patch_sweep(subject, base, donor, site, **both).effects
     for name, steps in ESTIMATES.items():
-        sweeps = attribution_sweeps(subject, base, donor, tuple(PARTS.values()), **both, steps=steps)
+        sweeps = attribution_sweeps(subject, base, donor, PARTS.values(), **both, steps=steps)
         kept |= {f"{part}|{name}": sweeps[site].effects for part, site in PARTS.items()}
     if options.positions:
         kept |= _by_position(subject, batch, found)
@@ -147,20 +146,19 @@ def _without(found: Contrast, circuit: frozenset, parted: Tensor) -> Variant:
 
 def _by_position(subject: Any, batch: Batch, found: Contrast) -> dict[str, Tensor]:
     """Exact effects at every named position: of attention and MLP outputs [b, layer], of heads [b, layer, head]."""
-    kept = {}
+    kept, parted = {}, found.parted
     for name, where in named_positions(batch).items():
         for site in SITES:
-            kept[f"position|{site}|{name}"] = _patched_at(subject, found, site, where)
+            kept[f"position|{site}|{name}"] = _patched_at(subject, found, site, where, parted)
     return kept
 
 
-def _patched_at(subject: Any, found: Contrast, site: str, where: Tensor) -> Tensor:
+def _patched_at(subject: Any, found: Contrast, site: str, where: Tensor, parted: Tensor) -> Tensor:
     """Exact effects [b, layer(, head)] of a site at some positions; 0 before the twins part."""
-    if not bool((where & found.parted).any()):
+    if not bool((where & parted).any()):
         axes = (subject.n_layers, subject.n_heads) if site == "z" else (subject.n_layers,)
         return torch.zeros(len(where), *axes)
-    sweep = patch_sweep(subject, found.base, found.donor, site, positions=where, measure=found.measure)
-    return sweep.effects
+    return patch_sweep(subject, found.base, found.donor, site, positions=where, measure=found.measure).effects
 
 
 def named_positions(batch: Batch) -> dict[str, Tensor]:
@@ -186,7 +184,7 @@ def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
     measure value ….
     """
     makers = {"curve": _curve, "area": _area, "effects": _effects, "positions": _positions, "agreement": _agree}
-    found = by_condition(rows, {name: partial(make, options=options) for name, make in makers.items()})
+    found = by_condition(rows, makers, options)
     return {name: order_columns(table) for name, table in found.items()}
 
 
@@ -262,8 +260,8 @@ def _effects(rows: Rows, options: Options) -> pd.DataFrame:
     for part in ("head", "mlp"):
         for name in (EXACT, *ESTIMATES):
             values = rows[f"{part}|{name}"]
-            axes = {"layer": range(values.shape[1])} | ({"head": range(values.shape[2])} if values.ndim == 3 else {})
-            frames.append(summarise(values, rows.examples["group"], axes, "logits", part=part, measure=name))
+            groups = rows.examples["group"]
+            frames.append(summarise(values, groups, head_axes(values), "logits", part=part, measure=name))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -272,9 +270,8 @@ def _positions(rows: Rows, options: Options) -> pd.DataFrame:
     for key in (name for name in rows.values if name.startswith("position|")):
         _, site, position = key.split("|")
         values = rows[key]
-        axes = {"layer": range(values.shape[1])} | ({"head": range(values.shape[2])} if values.ndim == 3 else {})
         names: dict[str, Any] = {"site": site, "position": position}
-        frames.append(summarise(values, rows.examples["group"], axes, "logits", **names))
+        frames.append(summarise(values, rows.examples["group"], head_axes(values), "logits", **names))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
@@ -298,7 +295,7 @@ UNDEFINED = "clean and all heads resampled do not differ here: faithfulness is n
 
 
 def _said(point: pd.Series) -> str:
-    return f"{point['value']:.2f} [{point['lower']:.2f}, {point['upper']:.2f}], n = {point['n']}"
+    return f"{interval(point)}, n = {point['n']}"
 
 
 def _claim_faithful(curve: pd.DataFrame) -> Claim:

@@ -25,12 +25,23 @@ def order_columns(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.loc[:, [name for name in COLUMNS if name in frame.columns] + own]
 
 
-def by_condition(rows: Rows, makers: Mapping[str, Callable[[Rows], pd.DataFrame]]) -> dict[str, pd.DataFrame]:
-    """Each maker's table of every condition's rows, one below the other, with a column condition; no empty table."""
+def head_axes(values: np.ndarray) -> dict[str, Any]:
+    """The axes of rows [n, layer, head] for `summarise`, or of [n, layer], as of MLPs."""
+    names = ("layer", "head")[: values.ndim - 1]
+    return {name: np.arange(size) for name, size in zip(names, values.shape[1:], strict=True)}
+
+
+def by_condition(
+    rows: Rows, makers: Mapping[str, Callable[..., pd.DataFrame]], *arguments: Any
+) -> dict[str, pd.DataFrame]:
+    """Each maker's table of every condition's rows, one below the other, with a column condition; no empty table.
+
+    arguments: what a maker is called with behind the rows.
+    """
     parts: dict[str, list[pd.DataFrame]] = {name: [] for name in makers}
     for condition, mine in rows.conditions():
         for name, make in makers.items():
-            parts[name].append(make(mine).assign(condition=condition))
+            parts[name].append(make(mine, *arguments).assign(condition=condition))
     found = {name: pd.concat(frames, ignore_index=True) for name, frames in parts.items()}
     return {name: table for name, table in found.items() if not table.empty}
 

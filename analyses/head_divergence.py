@@ -27,7 +27,7 @@ from ..probes.rows import Rows
 from ..probes.trace import Layer, tracing
 from . import metrics, stats
 from .claims import Claim, verdict
-from .frames import order_columns, summarise
+from .frames import head_axes, order_columns, summarise
 
 VERSION = 1
 QUESTION = "Which heads read the image, and do hallucinated words read it less than correct ones?"
@@ -235,21 +235,17 @@ def _control(way: str) -> str:
 def _heads(rows: Rows, way: str, options: Options) -> pd.DataFrame:
     groups = rows.examples["group"]
     frames = [
-        summarise(rows[f"{way}|{kind}"], groups, _axes(rows[f"{way}|{kind}"]), unit).assign(measure=kind)
+        summarise(rows[f"{way}|{kind}"], groups, head_axes(rows[f"{way}|{kind}"]), unit).assign(measure=kind)
         for kind, unit in KINDS.items()
     ]
     return pd.concat(frames, ignore_index=True).assign(control=_control(way))
-
-
-def _axes(values: np.ndarray) -> dict[str, Any]:
-    return {"layer": np.arange(values.shape[1]), "head": np.arange(values.shape[2])}
 
 
 def _layers(rows: Rows, way: str, options: Options) -> pd.DataFrame:
     frames = []
     for kind, unit in KINDS.items():
         values = rows[f"{way}|{kind}"].mean(2)
-        frame = summarise(values, rows.examples["group"], {"layer": np.arange(values.shape[1])}, unit)
+        frame = summarise(values, rows.examples["group"], head_axes(values), unit)
         frames.append(frame.assign(measure=kind, control=_control(way)))
     return pd.concat(frames, ignore_index=True)
 
@@ -264,7 +260,7 @@ def _excess(rows: Rows, way: str, options: Options) -> pd.DataFrame:
             if np.isnan(control).all():
                 continue
             found = stats.paired_difference(mine, control, rows.examples["group"])
-            frame = summarise(mine - control, rows.examples["group"], _axes(mine), unit)
+            frame = summarise(mine - control, rows.examples["group"], head_axes(mine), unit)
             p = found.p_value.ravel()
             frames.append(
                 frame.assign(measure=kind, control=_control(other), p_value=p, q_value=stats.benjamini_hochberg(p))

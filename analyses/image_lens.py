@@ -22,7 +22,7 @@ from ..probes.trace import Layer
 from . import metrics
 from .claims import Claim, verdict
 from .frames import order_columns, summarise
-from .pictures import SIDE, png, thumbnail
+from .pictures import SIDE, first_of_groups, picture_table, thumbnail
 
 VERSION = 1
 QUESTION = "What does the logit lens read from each image token, and is it what the picture shows there?"
@@ -130,7 +130,7 @@ def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
             agreement += [f.assign(condition=condition, subset=subset) for f in _agreement(part)]
     made = {"agreement": agreement, "entropy": entropy}
     done = {name: order_columns(pd.concat(f, ignore_index=True)) for name, f in made.items() if f}
-    return done | {"grid": _grid(rows, options), "pictures": _pictures(rows, options)}
+    return done | {"grid": _grid(rows, options), "pictures": picture_table(rows, first_of_groups(rows, options.shown))}
 
 
 def _subsets(rows: Rows) -> list[tuple[str, Rows]]:
@@ -160,13 +160,8 @@ def _entropy(rows: Rows) -> list[pd.DataFrame]:
     return [frame[frame["n"] > 0] for frame in frames]
 
 
-def _first(rows: Rows, options: Options) -> np.ndarray:
-    """The first examples of different groups."""
-    return rows.examples.drop_duplicates("group").index[: options.shown].to_numpy()
-
-
 def _grid(rows: Rows, options: Options) -> pd.DataFrame:
-    chosen = _first(rows, options)
+    chosen = first_of_groups(rows, options.shown)
     ids, values = rows["ids"][chosen].astype(int), rows["probability"][chosen]
     tokens = ids.shape[2]
     side = int(tokens**0.5) if int(tokens**0.5) ** 2 == tokens else tokens
@@ -175,13 +170,6 @@ def _grid(rows: Rows, options: Options) -> pd.DataFrame:
     frame = frame.assign(row=place // side, column=place % side, rank=rank + 1, value=values.ravel())
     frame = frame.assign(token=rows.words(ids).ravel(), unit="probability")
     return frame[np.isfinite(frame["value"])].reset_index(drop=True)
-
-
-def _pictures(rows: Rows, options: Options) -> pd.DataFrame:
-    chosen = _first(rows, options)
-    return pd.DataFrame(
-        {"example": rows.examples["id"].to_numpy()[chosen], "png": [png(rows["picture"][i]) for i in chosen]}
-    )
 
 
 def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:

@@ -7,10 +7,13 @@ import io
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
+
+from ..probes.rows import Rows
 
 SIDE = 84  # px
 
@@ -26,3 +29,14 @@ def png(image: Image.Image | np.ndarray) -> str:
     file = io.BytesIO()
     (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()
+
+
+def first_of_groups(rows: Rows, count: int) -> np.ndarray:
+    """The rows of the first examples of different groups, so that no picture is shown twice."""
+    return rows.examples.drop_duplicates("group").index[:count].to_numpy()
+
+
+def picture_table(rows: Rows, chosen: np.ndarray) -> pd.DataFrame:
+    """example png, of the chosen rows, which have their `thumbnail` in "picture"."""
+    names = rows.examples["id"].to_numpy()[chosen]
+    return pd.DataFrame({"example": names, "png": [png(rows["picture"][i]) for i in chosen]})

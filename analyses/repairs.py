@@ -35,7 +35,7 @@ from ..probes.rows import Rows
 from . import hallucination, sinks, stats
 from .act import act, act_effects
 from .claims import Claim, verdict
-from .frames import order_columns, summarise
+from .frames import head_axes, order_columns, summarise
 from .var import var
 from .vhr import vhr
 
@@ -368,8 +368,7 @@ def _differences(part: Rows, known: dict[str, Variant], name: str, ratios: Ratio
 def _heads(rows: Rows) -> pd.DataFrame:
     frames = []
     for condition, mine in rows.conditions():
-        axes = {"layer": np.arange(mine["heads"].shape[1]), "head": np.arange(mine["heads"].shape[2])}
-        frame = summarise(mine["heads"], mine.examples["group"], axes, "share of examples")
+        frame = summarise(mine["heads"], mine.examples["group"], head_axes(mine["heads"]), "share of examples")
         frames.append(frame.assign(condition=condition, measure="chosen by VHR"))
     return pd.concat(frames, ignore_index=True)
 

@@ -22,7 +22,7 @@ from ..probes.rows import Rows
 from ..probes.trace import Layer, tracing
 from . import metrics, visual_sinks
 from .claims import Claim, verdict
-from .frames import order_columns, summarise
+from .frames import head_axes, order_columns, summarise
 from .pictures import thumbnail
 
 VERSION = 2
@@ -172,9 +172,9 @@ def finish(subject: Any, batch: Batch, kept: dict[str, Tensor], options: Options
     kept["length"] = mask.sum(1)
     if "visual|patches" in kept:
         kept["picture"] = torch.stack([thumbnail(example) for example in batch.examples])
-    if options.draws and options.taus and "visual|patches" in kept:
-        phi = kept["visual|patches"][:, middle]
-        kept |= visual_sinks.masked(subject, batch, phi, options.taus, options.draws)
+        if options.draws and options.taus:
+            phi = kept["visual|patches"][:, middle]
+            kept |= visual_sinks.masked(subject, batch, phi, options.taus, options.draws)
     return kept
 
 
@@ -253,9 +253,8 @@ def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
     for condition, mine in rows.conditions():
         for name, make in makers.items():
             parts[name].append(make(mine, options).assign(condition=condition))
-        for name, frame in (
-            visual_sinks.tables(mine, options.tau, options.taus).items() if "visual|phi" in mine.values else ()
-        ):
+        visual = visual_sinks.tables(mine, options.tau, options.taus) if "visual|phi" in mine.values else {}
+        for name, frame in visual.items():
             parts.setdefault(name, []).append(frame.assign(condition=condition))
     return {name: order_columns(pd.concat(frames, ignore_index=True)) for name, frames in parts.items()}
 
@@ -373,8 +372,7 @@ def _jaccard(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _heads(rows: Rows, options: Options) -> pd.DataFrame:
-    shape = rows["sink_share"].shape
-    axes = {"layer": np.arange(shape[1]), "head": np.arange(shape[2])}
+    axes = head_axes(rows["sink_share"])
     measures = [
         ("sink_share", "sink_share", "", "share of attention"),
         ("random_share", "sink_share", "random tokens", "share of attention"),

@@ -21,8 +21,8 @@ from ..probes.trace import Layer
 from . import metrics, stats
 from .claims import Claim, verdict
 from .columns import random_columns
-from .frames import summarise
-from .pictures import png
+from .frames import head_axes, summarise
+from .pictures import first_of_groups, picture_table
 
 SHOWN = 4  # pictures on the page
 OBJECTS = ("asked_object", "other_objects")
@@ -143,7 +143,7 @@ def tables(rows: Rows, tau: float | None, taus: tuple[float, ...]) -> dict[str, 
                 summarise(norms, groups, states, "‖A·v·W_O‖", measure="contribution", token=token, control="")
             )
     made = {"visual": pd.concat(frames, ignore_index=True), "visual_heads": _heads(rows), "patches": _patches(rows)}
-    if not made["patches"].empty:
+    if _square(rows):
         made |= _on_pictures(rows, np.inf if tau is None else tau)
     if "masked|right" in rows.values:
         made["masking"] = _masking(rows, taus)
@@ -151,7 +151,7 @@ def tables(rows: Rows, tau: float | None, taus: tuple[float, ...]) -> dict[str, 
 
 
 def _heads(rows: Rows) -> pd.DataFrame:
-    axes = {"layer": np.arange(rows["visual|mass"].shape[1]), "head": np.arange(rows["visual|mass"].shape[2])}
+    axes = head_axes(rows["visual|mass"])
     frames = [
         summarise(rows[f"visual|{name}"], rows.examples["group"], axes, "share of attention").assign(measure=measure)
         for name, measure in (("mass", "visual mass"), ("nonsink", "non-sink ratio"))
@@ -159,26 +159,35 @@ def _heads(rows: Rows) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True).assign(control="")
 
 
-def _patches(rows: Rows) -> pd.DataFrame:
-    """φ at the middle state by place in the image, where images are square grids of one token a patch."""
+def _square(rows: Rows) -> bool:
+    """Whether images are square grids of one token a patch."""
+    return round(rows["visual|patches"].shape[2] ** 0.5) ** 2 == rows["visual|patches"].shape[2]
+
+
+def _grids(rows: Rows) -> tuple[int, np.ndarray]:
+    """The middle state, and φ at it as it lies in the (square) images, [n, rows, columns]."""
     phi = rows["visual|patches"]
-    side = round(phi.shape[2] ** 0.5)
-    if side**2 != phi.shape[2]:
+    state, side = phi.shape[1] // 2, round(phi.shape[2] ** 0.5)
+    return state, phi[:, state].reshape(-1, side, side)
+
+
+def _patches(rows: Rows) -> pd.DataFrame:
+    """φ at the middle state by place in the image; empty where an image is no square grid."""
+    if not _square(rows):
         return pd.DataFrame()
-    middle = phi[:, phi.shape[1] // 2].reshape(-1, side, side)
-    axes = {"row": np.arange(side), "column": np.arange(side)}
-    return summarise(middle, rows.examples["group"], axes, "φ").assign(state=phi.shape[1] // 2, control="")
+    state, grids = _grids(rows)
+    axes = {"row": np.arange(grids.shape[1]), "column": np.arange(grids.shape[2])}
+    return summarise(grids, rows.examples["group"], axes, "φ").assign(state=state, control="")
 
 
 def _on_pictures(rows: Rows, tau: float) -> dict[str, pd.DataFrame]:
     """The first groups' pictures, and φ of their patches at the middle state."""
-    first = rows.examples.drop_duplicates("group").index[:SHOWN].to_numpy()
-    names, phi = rows.examples["id"].to_numpy()[first], rows["visual|patches"][first]
-    state = phi.shape[1] // 2
-    middle = phi[:, state].reshape(len(names), round(phi.shape[2] ** 0.5), -1)
+    first = first_of_groups(rows, SHOWN)
+    state, grids = _grids(rows)
+    shown, middle = picture_table(rows, first), grids[first]
     example, row, column = (axis.ravel() for axis in np.indices(middle.shape))
-    places = pd.DataFrame({"example": names[example], "row": row, "column": column, "value": middle.ravel(), "n": 1})
-    shown = pd.DataFrame({"example": names, "png": [png(picture) for picture in rows["picture"][first]]})
+    names = shown["example"].to_numpy()[example]
+    places = pd.DataFrame({"example": names, "row": row, "column": column, "value": middle.ravel(), "n": 1})
     return {"pictures": shown, "on_pictures": places.assign(state=state, sink=places["value"] >= tau, unit="φ")}
 
 

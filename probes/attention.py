@@ -116,8 +116,7 @@ class AttentionCall:
 
     def _pattern(self, rows: Tensor | None, examples: slice = slice(None)) -> Tensor:
         query = self.query[examples]
-        allowed = None if self._unmasked else self.allowed(examples)
-        bias = _narrow(self._additive(), examples)
+        allowed, bias = self._readable(examples), _narrow(self._additive(), examples)
         if rows is not None:
             rows = rows.to(query.device)
             query = query.gather(2, rows[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3]))
@@ -132,10 +131,10 @@ class AttentionCall:
             part = slice(start, start + step)
             yield part, self.pattern(examples=part)
 
-    @property
-    def _unmasked(self) -> bool:
-        """Whether every query reads every key, as one new token does."""
-        return self.mask is None and not (self.causal and self.query.shape[2] > 1)
+    def _readable(self, examples: slice = slice(None)) -> Tensor | None:
+        """`allowed`, or None where every query reads every key, as one new token does."""
+        unmasked = self.mask is None and not (self.causal and self.query.shape[2] > 1)
+        return None if unmasked else self.allowed(examples)
 
     def _allowed(self) -> Tensor:
         n_queries, n_keys = self.query.shape[2], self.key.shape[2]
@@ -194,7 +193,7 @@ class AttentionCall:
     def _explicit_output(self) -> Tensor:
         batch, heads, n_queries, _ = self.query.shape
         step = max(1, SCORES_BUDGET // (batch * heads * self.key.shape[2]))
-        allowed, bias = None if self._unmasked else self.allowed(), self._additive()
+        allowed, bias = self._readable(), self._additive()
         parts = []
         for start in range(0, n_queries, step):
             rows = slice(start, start + step)

@@ -55,7 +55,7 @@ def attribution_sweeps(
     subject: Subject,
     base: Inputs,
     donor: Inputs,
-    sites: Sequence[str],
+    sites: Collection[str],
     *,
     positions: Bool[Tensor, "b p"] | str,
     measure: Measure,
@@ -67,7 +67,7 @@ def attribution_sweeps(
             raise UserError(f"cannot attribute {site!r}: one of {', '.join(PATCHED)}")
     if isinstance(positions, str) and positions != "each":
         raise UserError(f"positions {positions!r}: a mask Bool[b, p], or 'each'")
-    kept, given = _pair(subject, base, donor, tuple(sites))
+    kept, given = _pair(subject, base, donor, sites)
     whole = torch.ones_like(kept.mask)
     rows = rows_of(whole, kept.last) if obstacle_of(kept) else parted(kept, given)
     effects = {site: torch.zeros(1) for site in sites}
@@ -87,7 +87,7 @@ def _shares(steps: int) -> list[float]:
 
 
 def _slopes(
-    base: Recording, donor: Recording, rows: Rows, measure: Measure, share: float, sites: Sequence[str]
+    base: Recording, donor: Recording, rows: Rows, measure: Measure, share: float, sites: Collection[str]
 ) -> dict[str, list[Tensor]]:
     """Gradients at the rows, [b, s, ...] of every layer: replayed where the two runs differ, or by a whole forward."""
     if obstacle_of(base):
@@ -203,7 +203,7 @@ def edge_attribution(
     return Edges(total.masked_fill(~before[..., None], torch.nan), chosen, writers)
 
 
-def _pair(subject: Subject, base: Inputs, donor: Inputs, sites: tuple[str, ...]) -> tuple[Recording, Recording]:
+def _pair(subject: Subject, base: Inputs, donor: Inputs, sites: Collection[str]) -> tuple[Recording, Recording]:
     kept, given = recorded(subject, base, sites), recorded(subject, donor, sites)
     same_layout(kept, given)
     return kept, given
@@ -229,7 +229,7 @@ class _Run:
         return [found[at : at + 4] for at in range(0, len(found), 4)]
 
 
-def _run(base: Recording, donor: Recording, measure: Measure, share: float, sites: Sequence[str]) -> _Run:
+def _run(base: Recording, donor: Recording, measure: Measure, share: float, sites: Collection[str]) -> _Run:
     """A whole forward from a point between the two runs' embeddings; the measure's sum over examples is its value."""
     run = _Run(base.subject)
 

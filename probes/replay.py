@@ -7,7 +7,7 @@ other positions, which all variants share. Exact: nothing is approximated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -277,12 +277,12 @@ def ride(
     rows: `reached` from everything that the variants change.
     """
     _keep_freed_memory()
-    return _through_all(_Stack(recording, rows, variants, observe))
+    return _Stack(recording, rows, variants, observe).through_all()
 
 
 @torch.enable_grad()
 def ride_with_gradient(
-    recording: Recording, rows: Rows, variant: Variant, sites: Sequence[str]
+    recording: Recording, rows: Rows, variant: Variant, sites: Collection[str]
 ) -> tuple[Float[Tensor, "b d"], dict[str, list[Tensor]]]:
     """The same of one variant with its graph, and the sites [1, b, s, ...] of every layer from its first change on.
 
@@ -294,16 +294,7 @@ def ride_with_gradient(
         if site in found:
             found[site].append(tensor)
 
-    resid = _through_all(_Stack(recording, rows, [variant], keep, sites))
-    return resid[0], found
-
-
-def _through_all(stack: _Stack) -> Float[Tensor, "v b d"]:
-    recording, rows = stack.recording, stack.rows
-    for index in range(len(recording.layers)):
-        stack.through(index)
-    last = torch.arange(len(rows.index)), rows.last.to(stack.hidden.device)
-    return stack.hidden[torch.tensor(stack.places)][:, *last]
+    return _Stack(recording, rows, [variant], keep, sites).through_all()[0], found
 
 
 def _keep_freed_memory() -> None:
@@ -324,13 +315,20 @@ class _Stack:
         rows: Rows,
         variants: Sequence[Variant],
         observe: Observer | None,
-        sites: Sequence[str] = (),
+        sites: Collection[str] = (),
     ) -> None:
         self.recording, self.rows, self.variants, self.observe = recording, rows, variants, observe
         self.sites = sites  # observed in every layer, changed or not
         self.places: list[int | None] = [None] * len(variants)
         self.hidden = torch.zeros(0)
         self.visible: row_attention.Visible = {}
+
+    def through_all(self) -> Float[Tensor, "v b d"]:
+        """The residual behind the last layer at the last position, for every variant."""
+        for index in range(len(self.recording.layers)):
+            self.through(index)
+        last = torch.arange(len(self.rows.index)), self.rows.last.to(self.hidden.device)
+        return self.hidden[torch.tensor(self.places)][:, *last]
 
     def through(self, index: int) -> None:
         """Fork what parts here, then compute one layer of all that differ from the clean pass."""

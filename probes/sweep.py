@@ -7,7 +7,7 @@ a `Recording` of them (`record`), so that several sweeps share one clean pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -188,7 +188,7 @@ def causal_trace(
     )
 
 
-def recorded(subject: Subject, inputs: Inputs, sites: Sequence[str] = ()) -> Recording:
+def recorded(subject: Subject, inputs: Inputs, sites: Collection[str] = ()) -> Recording:
     if not isinstance(inputs, Recording):
         return record(subject, inputs, sites)
     missing = [s for s in sites if s != "resid_pre" and s not in inputs.layers[0].sites]
@@ -273,30 +273,30 @@ def _put_sweep(
         if empty:
             raise UserError(f"patching: example {empty[0]} of the batch has no position to patch")
         chosen = columns[0]
-    deepest = max((i for i in values if bool(_differing(base, i, site, values[i], chosen).any())), default=None)
+    differing = {i: _differing(base, i, site, value) for i, value in values.items()}
+    deepest = max((i for i, where in differing.items() if bool((where & chosen).any())), default=None)
     if deepest is None:
         raise UserError("patching: the donor's activations equal the base's: nothing to patch")
     notes = verify_edit(base, reached(base, chosen), [{deepest: (Put(site, chosen, values[deepest]),)}])
     clean = clean_values(base, measure)
-    found = [_put_at(base, site, values, column, clean, measure, budget) for column in columns]
+    found = [_put_at(base, site, values, differing, column, clean, measure, budget) for column in columns]
     if not isinstance(positions, str):
         return found[0], notes
     axis = 2 if site == "z" else 1
     return torch.stack(found, axis), notes
 
 
-def _differing(
-    base: Recording, layer: int, site: str, values: Tensor, chosen: Bool[Tensor, "b p"]
-) -> Bool[Tensor, "b p"]:
-    """Those of the chosen positions at which the values are not the base's own."""
+def _differing(base: Recording, layer: int, site: str, values: Tensor) -> Bool[Tensor, "b p"]:
+    """The positions at which the values are not the base's own."""
     own = base.layers[layer].site(site)
-    return chosen & (values.expand(own.shape) != own).flatten(2).any(2).to(chosen.device)
+    return (values.expand(own.shape) != own).flatten(2).any(2).to(base.mask.device)
 
 
 def _put_at(
     base: Recording,
     site: str,
     values: dict[int, Tensor],
+    differing: dict[int, Tensor],
     positions: Tensor,
     clean: Tensor,
     measure: Measure,
@@ -307,11 +307,10 @@ def _put_at(
     Layers and positions at which the values are the base's own, such as those before two prompts part, are not run.
     """
     heads = [(h,) for h in range(base.subject.n_heads)] if site == "z" else [None]
-    differing = {i: _differing(base, i, site, value, positions) for i, value in values.items()}
-    moved = [i for i, where in differing.items() if bool(where.any())]
+    moved = [i for i, where in differing.items() if bool((where & positions).any())]
     found = clean.expand(len(values), len(heads), *clean.shape).clone()
     if moved:
-        where = torch.stack([differing[i] for i in moved]).any(0)
+        where = torch.stack([differing[i] for i in moved]).any(0) & positions
         variants = [{i: (Put(site, where, values[i], h),)} for i in moved for h in heads]
         run = read_variants(base, reached(base, where), variants, measure, budget)
         found[[list(values).index(i) for i in moved]] = run.unflatten(0, (len(moved), len(heads)))

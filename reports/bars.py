@@ -75,9 +75,9 @@ def _finished(figure: go.Figure, names: list, vertical: bool, height: int, width
 
 
 def _bar(
-    rows: pd.DataFrame, category: str, names: list, keys: list[str], place: tuple[int, int], vertical: bool
+    rows: pd.DataFrame, category: str, names: list, keys: list[str], slot: tuple[int, int], vertical: bool
 ) -> dict:
-    """The bars of one series. place: its number and the number of series; an absent one leaves its room empty."""
+    """The bars of one series. slot: its number and the number of series; an absent one leaves its room empty."""
     values = rows["value"].to_numpy(dtype=float)
     missing = np.full(len(rows), math.nan)
     low, high = (rows[c].to_numpy(dtype=float) if c in rows else missing for c in ("lower", "upper"))
@@ -86,11 +86,11 @@ def _bar(
     return {
         along: values.tolist(),
         across: [names.index(name) for name in rows[category]],
-        "width": FILL / place[1],
-        "offset": FILL * (place[0] / place[1] - 0.5),
+        "width": FILL / slot[1],
+        "offset": FILL * (slot[0] / slot[1] - 0.5),
         "orientation": "v" if vertical else "h",
         error: {"symmetric": False, "thickness": 1.3, "width": 3, "color": INK, **reach},
-        "marker": _fill(place[0]),
+        "marker": _fill(slot[0]),
         "hovertext": [hover(row, keys) for row in rows.to_dict("records")],
         "hovertemplate": "%{hovertext}<extra></extra>",
     }

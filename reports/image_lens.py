@@ -52,8 +52,8 @@ def word_grid(frame: pd.DataFrame, png: str) -> go.Figure:
     states = sorted(first["state"].unique())
     for state in states:
         _add_state(figure, frame[frame["state"] == state], state == states[0])
-    on_grid(figure, png, (height, width), 1)
-    grid_axes(figure, (height, width), 2)
+    on_grid(figure, png, (height, width), 1, 2)
+    grid_axes(figure, (height, width), 2, 2)
     figure.update_layout(xaxis_domain=[0, 0.32], xaxis2_domain=[0.37, 0.98], margin_r=90, sliders=[_slider(states)])
     figure.layout.annotations[1].update(x=0.37)
     return sized(figure, 520, 900)
