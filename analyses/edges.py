@@ -19,7 +19,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..probes.attribution import Edges, Reader, Writer, edge_attribution, every_reader
+from ..data.example import UserError
+from ..probes.attribution import Edges, Reader, Writer, edge_attribution, every_reader, every_writer
 from ..probes.batch import Batch
 from ..probes.paths import FINAL, Receiver, path_sweep
 from ..probes.rows import Rows
@@ -99,6 +100,9 @@ def rows(subject: Any, batch: Batch, options: Options) -> dict[str, Tensor]:
     chosen = options.edges or ()
     names = {edge.rpartition(" → ")[2] for edge in chosen}
     readers = [reader for reader in every_reader(found.base) if reader_name(reader) in names]
+    known = {edge_name(writer, reader) for reader in readers for writer in every_writer(found.base)}
+    if unknown := [edge for edge in chosen if edge not in known]:
+        raise UserError(f"edges: no edge {unknown[0]!r} in {subject.name}; write it as in the table: 3.1 → q of 5.2")
     receivers = receivers_of(options)
     asked = {receiver: _reader(heard, subject) for receiver, heard in receivers.items()}
     kept = {}

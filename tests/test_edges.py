@@ -104,3 +104,10 @@ def test_batches_and_padding_change_nothing(found, tmp_path, settings):
 def test_a_family_without_edges_of_its_own_is_refused(tmp_path):
     with pytest.raises(UserError, match="norms what its attention writes"):
         analyse(tmp_path, tiny.subject("gemma2"))
+
+
+@pytest.mark.parametrize("edge", ["0.1", "0.9 → q of 1.0", "0.1 → q of 7.0"])
+def test_an_edge_that_does_not_exist_is_one_line(tmp_path, edge):
+    with pytest.raises(UserError, match="no edge") as error:
+        analyse(tmp_path, options=edges.Options(movers=2, edges=(edge,)))
+    assert "\n" not in str(error.value)
