@@ -209,6 +209,18 @@ def _doubt(row: Row, verdict: str) -> str:
     return f"the smallest distance that n shows is {max(upper - value, value - lower):.2g}"
 
 
+def unsolved(row: Row | None) -> str:
+    """Why a task counts as not solved, by the row of accuracy − guessing; "" where it is solved.
+
+    Where guessing is always right (a task without wrong answers) nothing can be said against it.
+    """
+    if row is None or (row["value"] == row["lower"] == row["upper"] == 0):
+        return ""
+    if row["lower"] > 0:
+        return ""
+    return f"the task is at chance: accuracy − guessing {interval(row)}, n = {row['n']:.0f}"
+
+
 def interval(row: Row) -> str:
     """ "0.99 [0.98, 1.00]": a row of a table as evidence, by its value, lower and upper."""
     return f"{row['value']:.2f} [{row['lower']:.2f}, {row['upper']:.2f}]"
