@@ -22,6 +22,7 @@ from . import attention_lens, metrics, stats, tuned_lens
 from .claims import Claim, Statement, judge, one_row
 from .frames import order_columns, summarise
 from .learning import COARSE, Training, layers_of, learn, lens_names, open_lens
+from .pictures import first_of_groups
 
 VERSION = 2
 QUESTION = (
@@ -32,7 +33,7 @@ FIT_EXAMPLES = 0  # it learns from a corpus of its own
 LENSES = ("logit lens", "tuned lens")
 # How the sum of a layer's heads is read without learning anything.
 PLAIN = ("direct effect", "final norm", "no norm")
-LEARNED = "Attention Lens"
+LEARNED, HEAD_ALONE = "Attention Lens", "z · W_O · W_U"
 # The numbers of the claims, rows of `compared`.
 TUNED_RATIO, BIAS_RATIO = "tuned / logit lens, middle half", "marginal KL, tuned / logit lens, middle half"
 BEST_GAP = f"{LEARNED} − best plain way of each example"
@@ -41,11 +42,14 @@ BEST_GAP = f"{LEARNED} − best plain way of each example"
 @dataclass(frozen=True)
 class Options(Training):
     """lens: the name of learned lenses to use instead of learning any. measured: positions of an example that are
-    read, behind the first, drawn once by its id; or "last", "all".
+    read, behind the first, drawn once by its id; or "last", "all". words: tokens listed for each head at the last
+    position, of the first `shown` examples.
     """
 
     lens: str = ""
     measured: str = "8"
+    words: int = 50
+    shown: int = 2
 
 
 def methods(options: Options) -> str:
@@ -80,11 +84,15 @@ def layer_rows(layer: Layer, batch: Batch, options: Options) -> dict[str, Tensor
     if layer.index in layers_of(layer.subject.n_layers, options.layers):
         kept["z"] = take(layer.z, batch, options.measured)
         kept["attn_out"] = take(layer.attn_out, batch, options.measured)
+        kept["last_z"] = take(layer.z, batch, "last")
     return kept
 
 
 def finish(subject: Any, batch: Batch, kept: dict[str, Tensor], options: Options) -> dict[str, Tensor]:
-    """Rows: "<lens>|kl", "<lens>|top1" and "<lens>|marginal" by state, "<way>|heads" by layer, "constant|kl"."""
+    """Rows: "<lens>|kl", "<lens>|top1" and "<lens>|marginal" by state, "<way>|heads" by layer, "constant|kl";
+    "<way>|ids" and "<way>|logits" [b, layers, h, words], what each head says at the last position.
+    """
+    last_z = kept.pop("last_z", None)
     shared, record = learned.read(options.lens, subject, ("marginal", "frequent"))
     learned.require_held_out(record, batch.example_ids, [example.group for example in batch.examples])
     if options.measured == "last":
@@ -104,7 +112,23 @@ def finish(subject: Any, batch: Batch, kept: dict[str, Tensor], options: Options
             logits = _head_logits(subject, way, layer, z, written, states[-1], options)
             kl.append(places.mean(metrics.kl_divergence(final, logits)))
         rows[f"{way}|heads"] = torch.stack(kl, 1)
-    return rows
+    return rows | ({} if last_z is None else _said_by_heads(subject, last_z, options))
+
+
+def _said_by_heads(subject: Any, z: Tensor, options: Options) -> dict[str, Tensor]:
+    """The likeliest tokens of every head alone, z [b, layers, h, d_head]: by its learned map, and by z · W_O · W_U."""
+    layers, said = layers_of(subject.n_layers, options.layers), {}
+    for at, layer in enumerate(layers):
+        mine = z[:, at].to(subject.device).float()
+        weights = {k: w.to(mine.device) for k, w in open_lens(subject, options.lens, "attention", layer).items()}
+        W_O = subject.W_O(layer).detach().float()
+        for head in range(mine.shape[1]):
+            plain = mine[:, head] @ W_O[head] @ subject.W_U.float().T
+            for way, logits in ((LEARNED, attention_lens.head_logits(weights, mine, head)), (HEAD_ALONE, plain)):
+                top = logits.topk(min(options.words, logits.shape[-1]), -1)
+                said.setdefault(f"{way}|ids", []).append(top.indices.int().cpu())
+                said.setdefault(f"{way}|logits", []).append(top.values.cpu())
+    return {name: torch.stack(x, 1).unflatten(1, (len(layers), -1)) for name, x in said.items()}
 
 
 class Places(NamedTuple):
@@ -159,15 +183,16 @@ def _head_logits(
 
 def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold: the plan's estimate of the files."""
-    return 1 + len(LENSES) * (subject.n_layers + 1) * (2 + COARSE) + (1 + len(PLAIN)) * subject.n_layers
+    by_head = 4 * options.words * subject.n_heads * len(layers_of(subject.n_layers, options.layers))
+    return 1 + len(LENSES) * (subject.n_layers + 1) * (2 + COARSE) + (1 + len(PLAIN)) * subject.n_layers + by_head
 
 
 def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
     """kl: condition control state value … lens measure ("kl", "top1"); the Attention Lens of layer l stands at state
     l + 1. heads: condition control layer … lens. compared: condition … layer measure, the ratios and differences of
-    the claims. bias: condition state … lens.
+    the claims. bias: condition state … lens. head_words: condition layer head value … lens example rank token.
     """
-    makers = {"kl": _by_state, "heads": _heads, "bias": _bias, "compared": _compared}
+    makers = {"kl": _by_state, "heads": _heads, "bias": _bias, "compared": _compared, "head_words": _head_words}
     parts: dict[str, list[pd.DataFrame]] = {name: [] for name in makers}
     for condition, mine in rows.conditions():
         for name, make in makers.items():
@@ -207,6 +232,19 @@ def _heads(rows: Rows, options: Options) -> list[pd.DataFrame]:
     for way in (LEARNED, *PLAIN) if layers else ():
         frame = summarise(rows[f"{way}|heads"], rows.examples["group"], {"layer": layers}, "nats")
         frames.append(frame.assign(lens=way, control="" if way == LEARNED else "plain unembedding"))
+    return frames
+
+
+def _head_words(rows: Rows, options: Options) -> list[pd.DataFrame]:
+    """The tokens that each head says at the last position of the first examples."""
+    chosen, layers, frames = first_of_groups(rows, options.shown), np.array(_layers(rows, options)), []
+    for way in (LEARNED, HEAD_ALONE) if len(layers) else ():
+        ids, values = rows[f"{way}|ids"][chosen].astype(int), rows[f"{way}|logits"][chosen]
+        example, layer, head, rank = (axis.ravel() for axis in np.indices(ids.shape))
+        names = rows.examples["id"].to_numpy()[chosen][example]
+        frame = pd.DataFrame({"example": names, "layer": layers[layer], "head": head, "rank": rank + 1})
+        frame = frame.assign(token=rows.words(ids).ravel(), value=values.ravel(), unit="logits")
+        frames.append(frame.assign(lens=way, control="" if way == LEARNED else HEAD_ALONE))
     return frames
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from crosslens.analyses import image_lens
 
-from . import rows_of
+from . import rows_of, with_words
 
 N, STATES = 40, 9
 
@@ -25,12 +25,4 @@ def tables_of(asked: np.ndarray, other: np.ndarray, groups: int = 20) -> dict[st
     values |= {"chance": np.full(n, 1 / 3), "picture": np.zeros((n, 2, 2, 3), np.uint8)}
     values |= {"ids": np.zeros((n, states, 4, 1), int), "probability": np.full((n, states, 4, 1), 0.5)}
     rows = rows_of(values, groups=groups)
-    return image_lens.tables(_with_words(rows), image_lens.Options(shown=1))
-
-
-def _with_words(rows):
-    """A tokenizer that knows one word."""
-    from dataclasses import replace
-    from types import SimpleNamespace
-
-    return replace(rows, tokenizer=SimpleNamespace(decode=lambda ids: "cat"))
+    return image_lens.tables(with_words(rows), image_lens.Options(shown=1))

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from crosslens.analyses import learned_lenses as lenses
 
-from . import rows_of
+from . import rows_of, with_words
 
 N, STATES, LAYERS, TOKENS = 36, 9, 3, 6
 
@@ -32,7 +32,9 @@ def planted(name: str, holds: bool) -> dict[str, pd.DataFrame]:
     values["tuned lens|marginal"] = _by_state(near * rng.uniform(0.95, 1.05, model.shape), model)
     values["logit lens|marginal"] = _by_state(away * rng.uniform(0.95, 1.05, model.shape), model)
     layers = ",".join(map(str, range(LAYERS)))
-    return lenses.tables(rows_of(values, groups=18), lenses.Options(layers=layers))
+    values |= {f"{way}|ids": np.zeros((N, LAYERS, 2, 1), int) for way in (lenses.LEARNED, lenses.HEAD_ALONE)}
+    values |= {f"{way}|logits": np.zeros((N, LAYERS, 2, 1)) for way in (lenses.LEARNED, lenses.HEAD_ALONE)}
+    return lenses.tables(with_words(rows_of(values, groups=18)), lenses.Options(layers=layers))
 
 
 def _by_state(read: np.ndarray, model: np.ndarray) -> np.ndarray:
