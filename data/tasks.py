@@ -35,6 +35,8 @@ class Task:
             raise UserError(f"task {self.name} has no examples for this tokenizer and these options")
         if len({example.id for example in examples}) < len(examples):
             raise UserError(f"task {self.name} gives two examples the same id")
+        if taken := {"id", "group", "condition"} & {name for example in examples for name in example.meta}:
+            raise UserError(f"task {self.name}: meta {sorted(taken)[0]!r} is what a run calls a column of its own")
         return with_unrelated(examples)
 
     def held_out(self, tokenizer: Any, n: int, seed: int, used: list[Example]) -> list[Example]:

@@ -95,6 +95,14 @@ def test_methods_are_told_what_was_learned_from_and_fits_come_in_batches(tmp_pat
     assert [batch.form["bos"] for batch in batches] == [True, True, False, False]
 
 
+def test_a_page_says_that_its_task_has_no_groups_to_spare(tmp_path):
+    analyses = {"counting": (counting([]), sinks.Options())}
+    (directory,) = run(tiny.subject(), contrasts.task(contrasts.four_groups), analyses, Settings(limit=8, out=tmp_path))
+    record = read_record(directory)
+    assert record is not None
+    assert record["notes"][0].startswith("4 groups of the held-out examples are measured too")
+
+
 @pytest.mark.parametrize(
     ("module", "options"),
     [
