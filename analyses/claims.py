@@ -59,6 +59,11 @@ class Claim(NamedTuple):
     p_value: float = np.nan
     p_page: float = np.nan
 
+    @staticmethod
+    def corrected(claims: Sequence[Claim]) -> list[Claim]:
+        """All claims of one page, in order; whoever runs an analysis asks this before they are kept."""
+        return corrected(claims)
+
 
 def judge(
     statement: Statement,

@@ -6,6 +6,7 @@ pictures (the words of the first examples).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +44,7 @@ class Options:
     other: str = "other_objects"
 
 
-def methods(options: Options) -> str:
+def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
     return (
         "Every state of every image token goes through the model's final norm and unembedding. Agreement: the share of "

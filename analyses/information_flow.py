@@ -6,6 +6,7 @@ text causal tracing (arXiv 2202.05262). Tables: flows, stages, valid, answer, tr
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +53,7 @@ class Options:
     subset: str = "kind"
 
 
-def methods(options: Options) -> str:
+def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
     return (
         f"Attention from the target's rows to the source's columns is removed before the softmax in all heads of "

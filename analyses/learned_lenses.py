@@ -5,6 +5,7 @@ Tables: kl (every lens by state), attention (the lens of a layer's heads against
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -52,7 +53,7 @@ class Options(Training):
     shown: int = 2
 
 
-def methods(options: Options) -> str:
+def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
     return (
         f"Lenses {options.lens} were learned from {options.passages or 'all'} examples of {options.corpus}, none of "

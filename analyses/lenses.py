@@ -6,6 +6,7 @@ norm. Tables: lens, accuracy; for a single prompt (`show`): grid.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +46,7 @@ class Options:
     subset: str = "relation"
 
 
-def methods(options: Options) -> str:
+def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
     return (
         "At the last real position of every prompt, each state is turned into logits by the model's own unembedding, "
