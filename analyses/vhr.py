@@ -186,7 +186,7 @@ def _scaled(
     if last is not None and call.query.shape[2] > 1:
         here = torch.arange(call.query.shape[2], device=scale.device) == last.to(scale.device)[:, None]
         scale = torch.where(here[:, None], scale, 1.0)
-    return call.edited(head_scale=scale if call.head_scale is None else scale * call.head_scale)
+    return call.edited(head_scale=scale)
 
 
 def _spread(subject: Any, index: int, call: AttentionCall, scale: Tensor) -> Tensor:

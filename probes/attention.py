@@ -1,8 +1,8 @@
 """The one attention function: what a layer's attention computes, opened for reading and editing.
 
-It is registered with Hugging Face's AttentionInterface, so no modelling file is patched. Without an observer
-it is `sdpa`. An observer (see trace.py) gets an `AttentionCall`: the tensors of one layer's attention, from
-which z, pattern rows and edited outputs are computed when asked.
+It is registered with Hugging Face's AttentionInterface, so no modelling file is patched. By itself it is `sdpa`.
+Edits and observers (trace.py) get an `AttentionCall`: the tensors of one layer's attention, from which z, pattern rows
+and edited outputs are computed when asked.
 """
 
 from __future__ import annotations
@@ -74,7 +74,17 @@ class AttentionCall:
     _memo: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     def edited(self, **changes: Any) -> AttentionCall:
-        """The same call with other tensors."""
+        """The same call with other tensors.
+
+        What acts on the outcome adds up: a head_scale multiplies the one that is there, a pattern_edit follows it, and
+        the rows of both may change. None takes all of them away.
+        """
+        scale, pattern_edit = changes.get("head_scale"), changes.get("pattern_edit")
+        if scale is not None and self.head_scale is not None:
+            changes["head_scale"] = self.head_scale * scale.to(self.head_scale.device)
+        if pattern_edit is not None and self.pattern_edit is not None:
+            changes["pattern_edit"] = _in_turn(self.pattern_edit, pattern_edit)
+            changes["edited_rows"] = _either(self.edited_rows, changes.get("edited_rows"))
         return replace(self, _memo={}, **changes)
 
     @property
@@ -124,7 +134,7 @@ class AttentionCall:
         return self._softmax(query, self.key[examples], allowed, bias)
 
     def patterns(self) -> Iterator[tuple[slice, Float[Tensor, "b h q k"]]]:
-        """Whole patterns, a few examples at a time so that only SCORES_BUDGET elements are alive."""
+        """Whole patterns, a few examples at a time: an eighth of SCORES_BUDGET elements, or one example's."""
         batch, heads, queries, _ = self.query.shape
         step = max(1, SCORES_BUDGET // 8 // (heads * queries * self.key.shape[2]))
         for start in range(0, batch, step):
@@ -230,6 +240,15 @@ def grouped_matmul(left: Float[Tensor, "b h q d"], right: Float[Tensor, "b kv d 
     return left @ repeat_kv(right, heads // kv_heads)
 
 
+def _in_turn(first: PatternEdit, then: PatternEdit) -> PatternEdit:
+    return lambda pattern, rows, examples: then(first(pattern, rows, examples), rows, examples)
+
+
+def _either(rows: Tensor | None, others: Tensor | None) -> Tensor | None:
+    """The rows of two edits, Int[b, n + m]; None (any) where one of them may change any."""
+    return None if rows is None or others is None else torch.cat([rows, others.to(rows.device)], 1)
+
+
 def _narrow(tensor: Tensor | None, examples: slice) -> Any:
     return tensor if tensor is None or tensor.shape[0] == 1 else tensor[examples]
 
@@ -248,29 +267,29 @@ def _take_rows(tensor: Tensor | None, rows: Tensor) -> Any:
 
 PatternEdit = Callable[[Tensor, Tensor, slice], Tensor]
 Edit = Callable[[AttentionCall], AttentionCall]
-Watcher = Callable[[AttentionCall], Tensor | None]
-_watcher: ContextVar[Watcher | None] = ContextVar("crosslens_watcher", default=None)
-_edits: ContextVar[tuple[Edit, ...]] = ContextVar("crosslens_edits", default=())
+
+# z of an attention module's calls while a block of `tracing` is open for its model; every thread sees it.
+ACTING: dict[torch.nn.Module, Callable[[AttentionCall], Tensor]] = {}
+# A replay of single layers is no forward of the model: its calls belong to it, in its own thread alone.
+_replay: ContextVar[Callable[[AttentionCall], Tensor | None] | None] = ContextVar("crosslens_replay", default=None)
 
 
 @contextmanager
-def edited(edit: Edit) -> Iterator[None]:
-    """While active, every registered attention call is computed as `edit` gives it back; edits within edits add up."""
-    token = _edits.set((*_edits.get(), edit))
+def replaying(attend: Callable[[AttentionCall], Tensor | None] = AttentionCall.output) -> Iterator[None]:
+    """Layers that this thread calls in the block are replayed: `attend` gives z, or None to compute it as it is.
+
+    No block of `tracing` edits or observes them.
+    """
+    token = _replay.set(attend)
     try:
         yield
     finally:
-        _edits.reset(token)
+        _replay.reset(token)
 
 
-@contextmanager
-def watched(watcher: Watcher) -> Iterator[None]:
-    """While active, every registered attention call goes through `watcher`; it returns z, or None to pass."""
-    token = _watcher.set(watcher)
-    try:
-        yield
-    finally:
-        _watcher.reset(token)
+def is_replaying() -> bool:
+    """Whether the layer that is running belongs to a replay."""
+    return _replay.get() is not None
 
 
 def _attention(
@@ -303,10 +322,8 @@ def _attention(
         bias=position_bias,
         dropout=dropout,
     )
-    for edit in _edits.get():
-        call = edit(call)
-    watcher = _watcher.get()
-    z = None if watcher is None else watcher(call)
+    attend = _replay.get() or ACTING.get(module, AttentionCall.output)
+    z = attend(call)
     return (call.output() if z is None else z), None
 
 

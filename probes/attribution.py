@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..data.example import UserError
 from . import anatomy
+from .attention import replaying
 from .measures import Measure
 from .paths import instead_of, reading
 from .proofs import obstacle_of
@@ -301,7 +302,7 @@ def _heard(
                 yield _pulled(tensor[:, reader.head], state, slope[:, reader.head])
                 continue
             written = anatomy.output_projection(block)(layer.z.detach().flatten(2)).detach()
-            with instead_of(anatomy.attention_of(block), written):
+            with replaying(), instead_of(anatomy.attention_of(block), written):
                 leaving = first(block(**arguments))
             yield _pulled(leaving, state, leaving_slope) - leaving_slope
 

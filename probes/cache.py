@@ -28,6 +28,7 @@ from .capture import SITES, parse_site
 from .plan import plan_from_json
 from .rows import condition_of
 from .run import Settings, run
+from .subject import refuse_under_edit
 from .trace import Layer, tracing
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def cached(
     sites, positions: as in `Options` (not "pattern": maps are never kept). Errors: KeyError for an unknown site,
     UserError as in `run`.
     """
+    refuse_under_edit(subject, "cached")
     (kept,) = cached_together(subject, task, [Options(tuple(sites), positions)], limit, seed, settings)
     return kept
 

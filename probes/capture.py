@@ -55,11 +55,16 @@ def capture(
         for index, short in wanted:
             if index in (None, layer.index):
                 value = layer.pattern(queries) if short == "pattern" else getattr(layer, short)
-                found[f"blocks.{layer.index}.{SITES[short]}"] = value.detach()
+                found[f"blocks.{layer.index}.{SITES[short]}"] = own_storage(value.detach())
 
     with tracing(subject, keep):
         subject.forward(inputs)
     return found
+
+
+def own_storage(tensor: Tensor) -> Tensor:
+    """The tensor, copied where it is a part of a larger one that it would keep alive, such as fused projections."""
+    return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
 
 
 def parse_site(subject: Subject, site: str) -> tuple[int | None, str]:

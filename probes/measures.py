@@ -1,8 +1,8 @@
 """What a sweep reads of the logits: `measure(logits [n, vocab], rows Int[n]) -> [n]` (or [n, m] for m numbers).
 
 `logits` are those at the last real position, `rows` says which example of the batch each belongs to. A measure that is
-linear in the logits also has `direction(weight [vocab, d]) -> [b, d]`: the sweep then reads one direction of the
-residual stream and not the vocabulary.
+linear in the logits also has `direction(weight [vocab, d]) -> [b, d]`, of weights in the model's own dtype: the sweep
+then reads one direction of the residual stream and not the vocabulary.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class _Difference:
         return logits.gather(1, correct[:, None])[:, 0] - logits.gather(1, wrong[:, None])[:, 0]
 
     def direction(self, weight: Float[Tensor, "vocab d"]) -> Float[Tensor, "b d"]:
-        return weight[self.correct.to(weight.device)] - weight[self.wrong.to(weight.device)]
+        # Rows first, then float32: the whole unembedding may be gigabytes.
+        return weight[self.correct.to(weight.device)].float() - weight[self.wrong.to(weight.device)].float()
 
 
 def logit_difference(correct: Int[Tensor, " b"], wrong: Int[Tensor, " b"]) -> _Difference:

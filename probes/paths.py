@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from ..data.example import UserError
 from . import anatomy
-from .attention import AttentionCall, watched
+from .attention import AttentionCall, replaying
 from .measures import Measure
 from .proofs import FACTOR, IDENTITY, InterventionError, obstacle_of
 from .replay import Hear, Put, Recording, Rows, Variant, arguments_at, reached, ride, rows_of, whole
 from .sweep import BUDGET, Inputs, Sweep, bytes_per_variant, clean_values, measured, recorded, same_layout
-from .trace import first, rewrite
+from .trace import first, rewrite_output
 
 if TYPE_CHECKING:
     from .subject import Subject
@@ -71,6 +71,8 @@ def path_sweep(
     kept = recorded(subject, base, ("z", "mlp_out") if mlps == "frozen" else ("z",))
     given = recorded(subject, donor, ("z",))
     same_layout(kept, given)
+    if all(torch.equal(a.site("z"), b.site("z")) for a, b in zip(kept.layers, given.layers, strict=True)):
+        raise UserError("path patching: the donor's activations equal the base's: nothing to patch")
     chosen = () if receivers == FINAL else _receivers(kept, receivers)
     where = kept.final if receivers == FINAL else kept.mask if positions is None else positions & kept.mask
     senders = [Sender(i, h, layer.site("z")) for i, layer in enumerate(given.layers) for h in range(subject.n_heads)]
@@ -82,7 +84,7 @@ def path_sweep(
         resid = paths.resid(part)
         found.append(measured(kept, resid, measure, budget))
         logits.append(_moved(kept, resid))
-    _prove(kept, given, torch.cat(logits))
+    _prove(kept, torch.cat(logits))
     values = torch.cat(found)[1:].unflatten(0, (len(kept.layers), subject.n_heads))
     if chosen:
         values[paths.stop - 1 :] = clean  # behind all receivers
@@ -114,15 +116,13 @@ def _moved(base: Recording, resid: Float[Tensor, "v b d"]) -> Float[Tensor, " v"
     return (change / (clean.max() - clean.min())).cpu()
 
 
-def _prove(base: Recording, donor: Recording, moved: Tensor) -> None:
+def _prove(base: Recording, moved: Tensor) -> None:
     """The identity, sent down the same path, does nothing; the strongest sender does a hundred times more."""
     still, strongest = float(moved[0]), float(moved[1:].max())
     place = f"{base.subject.family} ({base.subject.name}), path patching"
     if still > IDENTITY:
         raise InterventionError(f"{place}: the identity edit moves the residual by {still:.2g} of its range")
     if strongest == 0 or strongest <= FACTOR * still:
-        if all(torch.equal(a.site("z"), b.site("z")) for a, b in zip(base.layers, donor.layers, strict=True)):
-            raise UserError("path patching: the donor's activations equal the base's: nothing to patch")
         raise InterventionError(f"{place}: no sender moves anything ({strongest:.2g})")
 
 
@@ -200,10 +200,11 @@ class _Paths:
         if not len(entering):
             return hidden
         with ExitStack() as stack:
+            stack.enter_context(replaying())
             stack.enter_context(instead_of(anatomy.attention_of(layer), torch.cat(parts).flatten(0, 1)))
             if self.frozen:
                 put = rows.take(kept.site("mlp_out")).repeat(len(entering), 1, 1)
-                rewrite(stack, layer, "mlp_out", lambda output: put.reshape(output.shape))
+                rewrite_output(stack, layer, "mlp_out", lambda output: put.reshape(output.shape))
             arguments = arguments_at(base, rows, kept.arguments, len(entering))
             return first(layer(**arguments | {"hidden_states": entering.flatten(0, 1)})).reshape(entering.shape)
 
@@ -238,7 +239,7 @@ def reading(layer: nn.Module, arguments: dict[str, Any]) -> AttentionCall:
         raise _Enough
 
     try:
-        with watched(attend):
+        with replaying(attend):
             layer(**arguments)
     except _Enough:
         pass

@@ -27,8 +27,11 @@ def obstacle_of(base: Recording) -> str:
     """Why the layers of this subject are not replayed ("" where they are); proved once, with and without images.
 
     An edit that changes every row, in a replay and in a whole forward: what a family does between its layers shows
-    only so.
+    only so. Of an edited model nothing is proved or kept. UserError: other edits act than when it was recorded.
     """
+    base.require_same_edits()
+    if base.edits:
+        return base.obstacle
     proved: dict[bool, str] = base.subject.__dict__.setdefault("_replay_proofs", {})
     if base.obstacle:
         proved[base.has_image] = base.obstacle
@@ -73,7 +76,7 @@ def verify_edit(base: Recording, rows: Rows, edits: Sequence[Variant]) -> tuple[
     """
     (layer,) = {start_of(edit) for edit in edits}
     obstacle = obstacle_of(base)
-    identity = {layer: tuple(_identity(c, base, layer) for c in edits[0][layer] if not isinstance(c, Hear))}
+    identity = {layer: tuple(_identity(c, base, layer) for c in edits[0][layer])}
     variants: list[Variant] = [{layer: ()}, identity, *edits]
     moved_sites = torch.zeros(len(variants))
 
@@ -97,8 +100,10 @@ def verify_edit(base: Recording, rows: Rows, edits: Sequence[Variant]) -> tuple[
     return (_note(base.subject, obstacle),) if obstacle else ()
 
 
-def _identity(change: Cut | Put, base: Recording, index: int) -> Cut | Put:
-    """The same edit with what is there already."""
+def _identity(change: Change, base: Recording, index: int) -> Change:
+    """The same edit with what is there already, or nowhere."""
+    if isinstance(change, Hear):
+        return replace(change, positions=torch.zeros_like(change.positions))
     if isinstance(change, Put):
         return replace(change, values=base.layers[index].site(change.site))
     if change.donor is not None:
@@ -123,6 +128,8 @@ def _describe(edit: Variant) -> str:
     change: Any = next(iter(edit.values()))[0]
     if isinstance(change, Put):
         return f"patching {change.site}"
+    if isinstance(change, Hear):
+        return f"patching the {change.part} of head {change.head}"
     return "attention knockout" if change.donor is None else "resampled attention"
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property, partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +18,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..data.example import UserError
 from . import anatomy, row_attention
-from .attention import AttentionCall, watched
+from .attention import AttentionCall, replaying
 from .batch import Batch, mark_last
+from .capture import own_storage
 from .subject import last_positions
-from .trace import Layer, Rewrite, first, rewrite, tracing
+from .trace import Block, Layer, Rewrite, first, require_writable, rewrite_output, tracing
 
 if TYPE_CHECKING:
     from .subject import Subject
@@ -55,7 +58,8 @@ class Recording:
     """A clean forward with what replaying needs. It can stand for its inputs in every sweep, which then runs no other.
 
     mask: the real positions. last: the last one of each example. resid: the residual behind the last layer, there.
-    obstacle: why these layers cannot be replayed, "" where they can.
+    obstacle: why these layers cannot be replayed, "" where they can. edits: the open blocks of `tracing` that it was
+    made in, outermost first; sweeps of it run whole forwards in the same ones.
     """
 
     subject: Subject
@@ -65,6 +69,7 @@ class Recording:
     layers: list[Kept]
     resid: Float[Tensor, "b d"]
     obstacle: str = ""
+    edits: tuple[Block, ...] = ()
 
     @property
     def final(self) -> Bool[Tensor, "b p"]:
@@ -80,10 +85,37 @@ class Recording:
     def has_image(self) -> bool:
         return any(name.startswith("pixel_values") for name in self.inputs)
 
+    @cached_property
+    def sees(self) -> Bool[Tensor, "b p p"]:
+        """Which columns a row may read, in any layer and head."""
+        masks = {id(kept.allowed): kept.allowed for kept in self.layers}.values()
+        shape = len(self.mask), *self.mask.shape[1:] * 2
+        return torch.stack([m.any(1).to(self.mask.device).expand(shape) for m in masks]).any(0)
+
+    @cached_property
+    def useful(self) -> Bool[Tensor, "b p"]:
+        """The rows that the last position reads, directly or through others."""
+        return _closure(self.final, self.sees.transpose(1, 2))
+
+    def require_same_edits(self) -> None:
+        """UserError where other edits act now than did while this was recorded."""
+        if self.edits != self.subject.active_edits:
+            now, then = len(self.subject.active_edits), len(self.edits)
+            raise UserError(
+                f"the recording was made inside {then} edit(s) of the model, but {now} act now, or others: "
+                "record and sweep inside the same block of tracing"
+            )
+
 
 @torch.no_grad()
 def record(subject: Subject, inputs: Mapping[str, Any] | Batch, sites: Iterable[str] = ()) -> Recording:
-    """Run `inputs` once and keep residuals, keys, values and masks; and `sites` (z, attn_out, mlp_out) on demand."""
+    """Run `inputs` once and keep residuals, keys, values and masks; and `sites` (z, attn_out, mlp_out) on demand.
+
+    Inside an edit it is a recording of the edited model. UserError: an unknown site.
+    """
+    sites = list(sites)
+    for site in sites:
+        require_writable(site, "record")
     arguments = subject.prepare(inputs)
     ids, mask = arguments["input_ids"], arguments.get("attention_mask")
     layers: list[Kept] = []
@@ -101,14 +133,17 @@ def record(subject: Subject, inputs: Mapping[str, Any] | Batch, sites: Iterable[
             added = layer.resid_pre - written[0].to(layer.resid_pre.device)
         written[:] = [layer.resid_post]
         kept = {site: _site(layer, site) for site in sites if site != "resid_pre"}
-        layers.append(Kept(layer.resid_pre, call.key, call.value, allowed, layer.arguments, added, kept))
+        key, value = own_storage(call.key), own_storage(call.value)
+        layers.append(Kept(layer.resid_pre, key, value, allowed, layer.arguments, added, kept))
 
+    edits = subject.active_edits
     with tracing(subject, keep):
         subject.forward(arguments)
     last = last_positions(ids, mask)
     real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
-    resid = at_last(written[0], last)
-    return Recording(subject, arguments, real, last, layers, resid, next(filter(None, obstacles), ""))
+    # What edits do to some rows of some variants is theirs to know: they act in whole forwards.
+    obstacle = "it is edited" if edits else next(filter(None, obstacles), "")
+    return Recording(subject, arguments, real, last, layers, at_last(written[0], last), obstacle, edits)
 
 
 def _site(layer: Layer, site: str) -> Tensor:
@@ -159,10 +194,13 @@ class Put:
     values: Tensor
     heads: tuple[int, ...] | None = None
 
+    def __post_init__(self) -> None:
+        require_writable(self.site, "patch")
+
     def into(self, tensor: Tensor, rows: Rows) -> None:
         """Overwrite `tensor` [b, s, ...], the site at `rows`, in place."""
-        where, shape = rows.take(self.positions), tensor.shape
-        values = rows.take(self.values.expand(*rows.chosen.shape, *shape[2:])).to(tensor.dtype)
+        where, shape = rows.take(self.positions.to(tensor.device)), tensor.shape
+        values = rows.take(self.values.expand(*rows.chosen.shape, *shape[2:]).to(tensor.device)).to(tensor.dtype)
         where = where.reshape(*where.shape, *[1] * (tensor.ndim - 2))
         heads = slice(None) if self.heads is None else list(self.heads)
         if self.site == "z":
@@ -183,6 +221,10 @@ class Hear:
     positions: Bool[Tensor, "b p"]
     at: Rows
     values: Tensor
+
+    def __post_init__(self) -> None:
+        if self.part not in ("q", "k", "v"):
+            raise UserError(f"a head hears no {self.part!r}: 'q', 'k' or 'v'")
 
     def into(self, tensor: Tensor, rows: Rows) -> None:
         """Overwrite this head's part of `tensor` [b, h, s, d_head], the layer's at `rows`, in place."""
@@ -216,19 +258,15 @@ class Rows:
         return tensor[torch.arange(len(index), device=tensor.device)[:, None], index]
 
 
-def reached(recording: Recording, seeds: Bool[Tensor, "b p"], start: int = 0) -> Rows:
-    """The rows that a change at `seeds` from layer `start` on reaches and that the last position can see.
+def reached(recording: Recording, seeds: Bool[Tensor, "b p"]) -> Rows:
+    """The rows that a change at `seeds` reaches and that the last position can see.
 
     A fixpoint over the union of the layers' masks: for causal ones the suffix from the first seed on; a bidirectional
     image block moves it back.
     """
     device = recording.mask.device
-    masks = {id(kept.allowed): kept.allowed for kept in recording.layers[start:]}
-    sees = torch.stack([m.any(1).to(device).expand(len(seeds), *m.shape[2:]) for m in masks.values()]).any(0)
-    last = recording.final
-    touched = _closure(seeds.to(device), sees)
-    useful = _closure(last, sees.transpose(1, 2))
-    chosen = (touched & useful & recording.mask) | last
+    touched = _closure(seeds.to(device), recording.sees)
+    chosen = (touched & recording.useful & recording.mask) | recording.final
     if anatomy.counts_from_cache(recording.subject.layers):
         chosen[:, int(chosen.any(0).int().argmax()) :] = True  # these layers count the positions before the rows
     return rows_of(chosen, recording.last.to(device))
@@ -389,8 +427,8 @@ class _Stack:
         with ExitStack() as stack:
             put = {c.site for _, c in changes if isinstance(c, Put)}
             for site in (put | set(self.sites)) & {"attn_out", "mlp_out"}:
-                rewrite(stack, layer, site, writing(site))
-            stack.enter_context(watched(attend))
+                rewrite_output(stack, layer, site, writing(site))
+            stack.enter_context(replaying(attend))
             flat = self.hidden.flatten(0, 1)
             return first(layer(**self._arguments(kept.arguments) | {"hidden_states": flat})).reshape(shape)
 
@@ -409,13 +447,19 @@ class _Stack:
         self, call: AttentionCall, kept: Kept, hears: list[tuple[int, Hear]]
     ) -> tuple[AttentionCall, Tensor, Tensor]:
         """The call with what some heads hear, and the clean keys and values with as many heads as its own."""
-        groups = 1 if all(c.part == "q" for _, c in hears) else call.query.shape[1] // call.key.shape[1]
-        query, key, value = call.query.clone(), *(t.repeat_interleave(groups, 1) for t in (call.key, call.value))
-        parts = {"q": query, "k": key, "v": value}
-        for v, hear in hears:
-            hear.into(parts[hear.part].unflatten(0, (len(self.hidden), -1))[v], self.rows)
-        edited = call.edited(query=query, key=key, value=value)
+        edited = _hearing(call, hears, self.rows)
+        groups = edited.key.shape[1] // kept.key.shape[1]
         return edited, kept.key.repeat_interleave(groups, 1), kept.value.repeat_interleave(groups, 1)
+
+
+def _hearing(call: AttentionCall, hears: Sequence[tuple[int, Hear]], rows: Rows) -> AttentionCall:
+    """The call [v·b, ...] with what some heads of some variants hear; keys and values by query head where need be."""
+    groups = 1 if all(c.part == "q" for _, c in hears) else call.query.shape[1] // call.key.shape[1]
+    query, key, value = call.query.clone(), *(t.repeat_interleave(groups, 1) for t in (call.key, call.value))
+    parts = {"q": query, "k": key, "v": value}
+    for v, hear in hears:
+        hear.into(parts[hear.part].unflatten(0, (-1, len(rows.index)))[v], rows)
+    return call.edited(query=query, key=key, value=value)
 
 
 def arguments_at(recording: Recording, rows: Rows, recorded: Mapping[str, Any], n: int) -> dict[str, Any]:
@@ -447,40 +491,42 @@ def _cache_of_length(length: int) -> Any:
 def whole(recording: Recording, variant: Variant) -> Float[Tensor, "b d"]:
     """The same as `ride`, the slow way: a whole forward with the variant's changes."""
     rows = rows_of(torch.ones_like(recording.mask), recording.last)
-    cuts = {i: [c for c in changes if isinstance(c, Cut)] for i, changes in variant.items()}
     puts: dict[tuple[int, str], list[Put]] = {}
     for index, changes in variant.items():
         for change in changes:
-            if isinstance(change, Hear):
-                raise NotImplementedError("what a head hears is changed in a replay only")
             if isinstance(change, Put):
                 puts.setdefault((index, change.site), []).append(change)
-    found: list[Tensor] = []
+    last: list[Tensor] = []
 
     def keep(layer: Layer) -> None:
         if layer.index == len(recording.layers) - 1:
-            found.append(at_last(layer.resid_post, recording.last))
+            last.append(at_last(layer.resid_post, recording.last))
 
-    edits = {index: _cutting(some) for index, some in cuts.items() if some}
+    edits = {index: partial(_attending, changes, rows) for index, changes in variant.items()}
     rewrites = {place: _putting(some, rows) for place, some in puts.items()}
     with tracing(recording.subject, keep, edits, rewrites):
         recording.subject.forward(recording.inputs)
-    return found[0]
+    return last[0]
 
 
-def _cutting(cuts: Sequence[Cut]) -> Callable[[AttentionCall], AttentionCall]:
-    def edit(call: AttentionCall) -> AttentionCall:
-        allowed, key, value, lent = call.allowed(), [call.key], [call.value], []
-        for cut in cuts:
-            edges = (cut.target[:, None, :, None] & cut.source[:, None, None]).to(allowed.device)
-            if cut.donor is not None:
-                key.append(cut.donor.key)
-                value.append(cut.donor.value)
-                lent.append(allowed & edges)
-            allowed = allowed & ~edges
-        return call.edited(key=torch.cat(key, 2), value=torch.cat(value, 2), mask=torch.cat([allowed, *lent], -1))
+def _attending(changes: Sequence[Change], rows: Rows, call: AttentionCall) -> AttentionCall:
+    """The call with what heads hear instead, and with edges cut."""
+    hears = [(0, change) for change in changes if isinstance(change, Hear)]
+    cuts = [change for change in changes if isinstance(change, Cut)]
+    call = _hearing(call, hears, rows) if hears else call
+    return _cut(call, cuts) if cuts else call
 
-    return edit
+
+def _cut(call: AttentionCall, cuts: Sequence[Cut]) -> AttentionCall:
+    allowed, key, value, lent = call.allowed(), [call.key], [call.value], []
+    for cut in cuts:
+        edges = (cut.target[:, None, :, None] & cut.source[:, None, None]).to(allowed.device)
+        if cut.donor is not None:
+            key.append(cut.donor.key)
+            value.append(cut.donor.value)
+            lent.append(allowed & edges)
+        allowed = allowed & ~edges
+    return call.edited(key=torch.cat(key, 2), value=torch.cat(value, 2), mask=torch.cat([allowed, *lent], -1))
 
 
 def _putting(puts: Sequence[Put], rows: Rows) -> Rewrite:

@@ -58,7 +58,8 @@ def _few(
     for part in _parts(rows, [cut for _, cut in cuts]):
         few = call.edited(query=call.query[:, :, part])
         found.append(_shared_attention(few, key, value, readable[:, :, :, part]))
-    return torch.cat(found, 2)
+    # A row that is left without keys reads nothing: z is 0 there, as in a whole forward.
+    return torch.cat(found, 2) * readable.any(-1).permute(2, 0, 3, 1)[..., None]
 
 
 def _parts(rows: Rows, cuts: list[Cut]) -> list[slice]:

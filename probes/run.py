@@ -27,6 +27,7 @@ from .judged import judged
 from .plan import Shard, activation_bytes, make_plan, plan_from_json, plan_to_json, shapes
 from .proofs import replay_notes
 from .rows import Rows, condition_of, merge, observe
+from .subject import refuse_under_edit
 
 if TYPE_CHECKING:
     from .subject import Subject
@@ -101,6 +102,7 @@ def run(
     before: called once before the first forward, not at all where every run is complete already (the check of the
     instruments). Returns one run directory per analysis. UserError as in the modules it calls.
     """
+    refuse_under_edit(subject, "run")
     template, bos = _form(subject, task, settings)
     examples = task.examples(subject.tokenizer, settings.limit, settings.seed)
     facts = _facts(subject, task, examples, settings, template, bos)

@@ -10,11 +10,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ..data.example import UserError
 from . import anatomy, images
 from .anatomy import SubjectError
 from .attention import NAME
 from .batch import Batch, make_batch
-from .fingerprint import execution_device, weights_fingerprint
+from .fingerprint import execution_device, weights_fingerprint, weights_state
+from .trace import Block, active_edits
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +50,7 @@ class Subject:
         self.d_model: int = config.hidden_size
         self._expose()
         self.d_head: int = self.W_O(0).shape[1]
+        self._hashed: tuple[object, str] | None = None
 
     def _expose(self) -> None:
         try:
@@ -73,10 +76,18 @@ class Subject:
     def dtype(self) -> torch.dtype:
         return self.model.dtype
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """sha256 over the weights' names, shapes and values."""
-        return weights_fingerprint(self.model)
+        """sha256 over the weights' names, shapes and values; computed again when they have changed."""
+        state = weights_state(self.model)
+        if self._hashed is None or self._hashed[0] != state:
+            self._hashed = state, weights_fingerprint(self.model)
+        return self._hashed[1]
+
+    @property
+    def active_edits(self) -> tuple[Block, ...]:
+        """The open blocks of `tracing` that can change a number of this model, repairs among them; outermost first."""
+        return active_edits(self.model)
 
     def W_O(self, layer: int) -> Float[Tensor, "h d_head d"]:
         """The output projection of a layer's heads; biases are not part of it."""
@@ -108,9 +119,8 @@ class Subject:
     ) -> Float[Tensor, "b n vocab"]:
         """Logits at `keep` (a count from the end, 0 for all, or positions shared by the batch).
 
-        gradient: whether autograd follows.
-
-        Everything in this package that runs the model goes through here.
+        gradient: whether autograd follows. Whole forwards go through here, but for `generate`'s and the eager one that
+        `check` compares with.
         """
         arguments = self.prepare(inputs)
         with torch.set_grad_enabled(gradient), images.counted(self.model, arguments):
@@ -147,7 +157,14 @@ class Subject:
         """Prove the instruments on two small examples; SubjectError names what fails. See check.py."""
         from .check import check
 
+        refuse_under_edit(self, "the check of the instruments")
         return check(self)
+
+
+def refuse_under_edit(subject: Subject, what: str) -> None:
+    """UserError where `what` would take an edited model for the plain one."""
+    if subject.active_edits:
+        raise UserError(f"{what} needs {subject.name} as it is, but an edit or a repair acts: close its block first")
 
 
 def last_positions(input_ids: Int[Tensor, "b p"], mask: Tensor | None) -> Tensor:

@@ -1,8 +1,9 @@
 """Interventions over all layers, heads and positions, exact, at the price of about one forward.
 
 Each sweep makes variants of one clean forward (replay.py) and reads a measure of their logits at the last real
-position. Before it returns, it proves that its edits take effect (`verify_edit`). In place of inputs, every sweep takes
-a `Recording` of them (`record`), so that several sweeps share one clean pass.
+position. Before it returns, it proves that its edits take effect (`verify_edit`); whoever reads variants of their own
+(`read_variants`) proves it beside. In place of inputs, every sweep takes a `Recording` of them (`record`), so that
+several sweeps share one clean pass. Inside an edit (trace.py) the edited model is swept, in whole forwards.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from .batch import Batch
 from .measures import Measure
 from .proofs import obstacle_of, verify_edit
 from .replay import Cut, Put, Recording, Rows, Variant, reached, record, ride, rows_of, start_of, whole
+from .trace import WRITABLE, require_writable
 
 if TYPE_CHECKING:
     from .subject import Subject
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 Inputs = Mapping[str, Any] | Batch | Recording
 # Bytes that the variants of a sweep may take beside the clean pass.
 BUDGET = 2**30
-PATCHED = ("z", "resid_pre", "attn_out", "mlp_out")
+PATCHED = WRITABLE
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +117,7 @@ def patch_sweep(
     at padding; clean [b], donor [b]. layers: these alone, not all. UserError: an unknown site, prompts of other
     lengths, donors equal to the base, a measure of the wrong shape. InterventionError: an edit without effect.
     """
-    _require_site(site)
+    require_writable(site, "patch")
     kept = recorded(subject, base, (site,))
     given = recorded(subject, donor, (site,))
     same_layout(kept, given)
@@ -140,7 +142,7 @@ def ablation_sweep(
     by: "zero" (of attn_out or mlp_out: the layer's part is skipped) or "mean" (over the batch's real positions). To
     resample, patch with other inputs. Shapes and errors as in `patch_sweep`.
     """
-    _require_site(site)
+    require_writable(site, "patch")
     kept = recorded(subject, inputs, (site,))
     if by not in ("zero", "mean"):
         raise UserError(f"ablation by {by!r}: 'zero' or 'mean' (to resample, use patch_sweep)")
@@ -162,8 +164,11 @@ def variant_sweep(
 ) -> Sweep:
     """Any variants of a recorded run that change rows at `positions` alone; the first is proved to take effect.
 
-    Returns values [variant, b], clean [b].
+    Returns values [variant, b], clean [b]. UserError: a layer that does not exist.
     """
+    layers = range(len(base.layers))
+    if unknown := {layer for variant in variants for layer in variant} - {*layers}:
+        raise UserError(f"no layer {min(unknown)} to change: {base.subject.name} has 0…{layers[-1]}")
     rows = reached(base, positions)
     notes = verify_edit(base, rows, variants[:1])
     return Sweep(read_variants(base, rows, variants, measure, budget), clean_values(base, measure), notes=notes)
@@ -195,11 +200,6 @@ def recorded(subject: Subject, inputs: Inputs, sites: Collection[str] = ()) -> R
     if missing:
         raise ValueError(f"the recording lacks {', '.join(missing)}: record(subject, inputs, sites)")
     return inputs
-
-
-def _require_site(site: str) -> None:
-    if site not in PATCHED:
-        raise UserError(f"cannot patch {site!r}: one of {', '.join(PATCHED)}")
 
 
 def same_layout(base: Recording, donor: Recording) -> None:
@@ -363,10 +363,9 @@ def measured(base: Recording, resid: Float[Tensor, "v b d"], measure: Measure, b
 
 def _along(normed: Tensor, head: tuple[Tensor, Tensor | None, float], measure: Any) -> Tensor:
     weight, bias, scale = head
-    direction = measure.direction(weight.float()).to(normed.device)
-    values = torch.einsum("vbd,bd->vb", normed.float(), direction)
+    values = torch.einsum("vbd,bd->vb", normed.float(), measure.direction(weight).float().to(normed.device))
     if bias is not None:
-        values = values + measure.direction(bias.float()[:, None])[:, 0].to(normed.device)
+        values = values + measure.direction(bias[:, None])[:, 0].float().to(normed.device)
     return (values * scale).cpu()
 
 

@@ -1,22 +1,32 @@
-"""Watching one forward, layer by layer: each layer's tensors are alive while its observer is called, then gone."""
+"""Watching and changing a model's forwards, layer by layer.
+
+Each layer's tensors are alive while its observers are called, then gone. What acts is kept by model, not by thread.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from inspect import signature
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
+from ..data.example import UserError
 from . import anatomy
-from .attention import AttentionCall, Edit, edited, watched
+from .attention import ACTING, AttentionCall, Edit, is_replaying
 
 if TYPE_CHECKING:
     from .subject import Subject
 
 Rewrite = Callable[[Tensor], Tensor]
+# Sites that a rewrite, a patch or an ablation may change.
+WRITABLE = ("z", "resid_pre", "attn_out", "mlp_out")
 
 
 class Layer:
@@ -107,6 +117,25 @@ class Layer:
         return raw.reshape(*raw.shape[:2], heads, -1)
 
 
+@dataclass(frozen=True, eq=False)
+class Block:
+    """One open block of `tracing`."""
+
+    on_layer: Callable[[Layer], Any] | None
+    edits: Mapping[int, Edit]
+    rewrites: Mapping[tuple[int, str], Rewrite]
+
+    @property
+    def changes(self) -> bool:
+        """Whether it can change a number; pure observers cannot."""
+        return bool(self.edits or self.rewrites)
+
+    @property
+    def hooked(self) -> bool:
+        """Whether it takes more than the attention function."""
+        return self.on_layer is not None or any(site != "z" for _, site in self.rewrites)
+
+
 @contextmanager
 def tracing(
     subject: Subject,
@@ -114,109 +143,157 @@ def tracing(
     edits: Mapping[int, Edit] | None = None,
     rewrites: Mapping[tuple[int, str], Rewrite] | None = None,
 ) -> Iterator[None]:
-    """During the block every forward of `subject` calls `on_layer(layer)` as each layer ends.
+    """During the block every forward of `subject` calls `on_layer(layer)` as each layer ends, in whatever thread.
 
-    edits: layer -> function from its AttentionCall to the one that is computed instead; edits of a block around this
-    one act before them.
-    rewrites: (layer, site) -> function from the site's tensor to the one that is used instead; sites are resid_pre,
-    z, attn_out and mlp_out (the last two before the family's multiplier: `Layer.written`).
+    edits: layer -> function from its AttentionCall to the one that is computed instead.
+    rewrites: (layer, site) -> function from the site's tensor to the one that is used instead; sites are those of
+    WRITABLE, attn_out and mlp_out before the family's multiplier (`Layer.written`).
+    Blocks may be nested: edits and rewrites act from the outermost block to the innermost, each on what the one before
+    left; then observers, the innermost first, see what is used. UserError: a layer or a site that does not exist.
     """
-    rewrites = rewrites or {}
-    current: dict[int, Layer] = {}
-    index_of = {id(anatomy.attention_of(layer)): i for i, layer in enumerate(subject.layers)}
+    block = Block(on_layer, dict(edits or {}), dict(rewrites or {}))
+    _require_places(subject, block)
+    hooks = _OPEN.setdefault(subject.model, _Hooks(subject))
+    hooks.push(block)
+    try:
+        yield
+    finally:
+        hooks.pull(block)
 
-    def watch(call: AttentionCall) -> Tensor | None:
-        index = index_of.get(id(call.module), -1)
-        if index not in current and (index, "z") not in rewrites:
+
+def active_edits(model: nn.Module) -> tuple[Block, ...]:
+    """The open blocks that can change a number of this model, outermost first."""
+    hooks = _OPEN.get(model)
+    return () if hooks is None else tuple(block for block in hooks.blocks if block.changes)
+
+
+def require_writable(site: str, what: str = "rewrite") -> None:
+    """UserError for a site that cannot be changed, with those that can."""
+    if site not in WRITABLE:
+        raise UserError(f"cannot {what} {site!r}: one of {', '.join(WRITABLE)}")
+
+
+def _require_places(subject: Subject, block: Block) -> None:
+    for _, site in block.rewrites:
+        require_writable(site)
+    for layer in (*block.edits, *(layer for layer, _ in block.rewrites)):
+        if layer not in range(subject.n_layers):
+            raise UserError(f"no layer {layer!r} to edit: {subject.name} has 0…{subject.n_layers - 1}")
+
+
+_OPEN: dict[nn.Module, _Hooks] = {}
+
+
+class _Hooks:
+    """The open blocks of one model, outermost first, and the hooks through which they act while there are any."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        self.blocks: tuple[Block, ...] = ()
+        self.handles: list[RemovableHandle] = []
+        self.running: dict[tuple[int, int], Layer] = {}  # by thread and index
+
+    def push(self, block: Block) -> None:
+        if not self.blocks:
+            for i, layer in enumerate(self.subject.layers):
+                ACTING[anatomy.attention_of(layer)] = partial(self._attend, i)
+        self.blocks = (*self.blocks, block)
+        if block.hooked and not self.handles:
+            for i, layer in enumerate(self.subject.layers):
+                self._hook(i, layer)
+
+    def pull(self, block: Block) -> None:
+        self.blocks = tuple(one for one in self.blocks if one is not block)
+        if not any(one.hooked for one in self.blocks):
+            while self.handles:
+                self.handles.pop().remove()
+            self.running.clear()
+        if not self.blocks:
+            for layer in self.subject.layers:
+                ACTING.pop(anatomy.attention_of(layer), None)
+            _OPEN.pop(self.subject.model, None)
+
+    def _hook(self, index: int, layer: nn.Module) -> None:
+        self.handles += [
+            layer.register_forward_pre_hook(partial(self._begin, index), with_kwargs=True),
+            anatomy.attention_writer(layer).register_forward_hook(partial(self._written, index, "attn_out")),
+            anatomy.feed_forward_writer(layer).register_forward_hook(partial(self._written, index, "mlp_out")),
+            layer.register_forward_hook(partial(self._end, index)),
+        ]
+        for name in ("q_proj", "k_proj"):
+            if (module := getattr(anatomy.attention_of(layer), name, None)) is not None:
+                self.handles.append(module.register_forward_hook(partial(self._written, index, name)))
+
+    def _rewritten(self, index: int, site: str, tensor: Tensor) -> Tensor:
+        for block in self.blocks:
+            if (change := block.rewrites.get((index, site))) is not None:
+                tensor = change(tensor)
+        return tensor
+
+    def _begin(self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if is_replaying():
             return None
-        z = rewrites.get((index, "z"), _same)(call.output())
-        if index in current:
-            current[index].call, current[index]._z = call, z
+        change = partial(self._rewritten, index, "resid_pre")
+        if args:
+            args = (change(args[0]), *args[1:])
+        else:
+            kwargs = kwargs | {"hidden_states": change(kwargs["hidden_states"])}
+        if any(block.on_layer is not None for block in self.blocks):
+            self.running[get_ident(), index] = layer = Layer(self.subject, index)
+            layer.arguments = by_name(module, args, kwargs)
+            layer.resid_pre = layer.arguments["hidden_states"]
+        return args, kwargs
+
+    def _attend(self, index: int, call: AttentionCall) -> Tensor:
+        for block in self.blocks:
+            call = block.edits.get(index, _same)(call)
+        z = self._rewritten(index, "z", call.output())
+        if (layer := self.running.get((get_ident(), index))) is not None:
+            layer.call, layer._z = call, z
         return z
 
-    def edit(call: AttentionCall) -> AttentionCall:
-        own = (edits or {}).get(index_of.get(id(call.module), -1))
-        return call if own is None else own(call)
+    def _written(self, index: int, name: str, module: nn.Module, args: Any, output: Any) -> Any:
+        if is_replaying():
+            return None
+        tensor = first(output)
+        changed = self._rewritten(index, name, tensor)
+        if (layer := self.running.get((get_ident(), index))) is not None:
+            layer._raw[name] = changed
+        return None if changed is tensor else _with_first(output, changed)
 
-    with ExitStack() as stack:
-        # Before the observers, which then see what is used.
-        for (index, site), change in rewrites.items():
-            rewrite(stack, subject.layers[index], site, change)
-        if on_layer is not None:
-            for index in range(subject.n_layers):
-                _hook_layer(stack, subject, index, current, on_layer)
-        if on_layer is not None or any(site == "z" for _, site in rewrites):
-            stack.enter_context(watched(watch))
-        if edits:
-            stack.enter_context(edited(edit))
-        yield
+    def _end(self, index: int, module: nn.Module, args: Any, output: Any) -> None:
+        layer = None if is_replaying() else self.running.pop((get_ident(), index), None)
+        if layer is None:
+            return
+        layer.resid_post = first(output)
+        # With layers on several devices the input still lies where the layer before it is.
+        layer.resid_pre = layer.resid_pre.to(layer.resid_post.device)
+        for block in reversed(self.blocks):
+            if block.on_layer is not None:
+                block.on_layer(layer)
 
 
-def _same(tensor: Tensor) -> Tensor:
-    return tensor
+def _same(call: AttentionCall) -> AttentionCall:
+    return call
 
 
-def rewrite(stack: ExitStack, layer: nn.Module, site: str, change: Rewrite) -> None:
-    """Until `stack` closes, `change` acts on one site of a block (z is the attention function's own)."""
-
-    def entering(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if args:
-            return (change(args[0]), *args[1:]), kwargs
-        return args, kwargs | {"hidden_states": change(kwargs["hidden_states"])}
+def rewrite_output(stack: ExitStack, layer: nn.Module, site: str, change: Rewrite) -> None:
+    """Until `stack` closes, `change` acts on "attn_out" or "mlp_out" of one layer that is replayed."""
+    writer = anatomy.attention_writer if site == "attn_out" else anatomy.feed_forward_writer
 
     def leaving(module: nn.Module, args: Any, output: Any) -> Any:
-        changed = change(first(output))
-        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+        return _with_first(output, change(first(output)))
 
-    if site == "resid_pre":
-        stack.callback(layer.register_forward_pre_hook(entering, with_kwargs=True).remove)
-    elif site != "z":
-        writer = anatomy.attention_writer if site == "attn_out" else anatomy.feed_forward_writer
-        stack.callback(writer(layer).register_forward_hook(leaving).remove)
-
-
-def _hook_layer(
-    stack: ExitStack,
-    subject: Subject,
-    index: int,
-    current: dict[int, Layer],
-    on_layer: Callable[[Layer], Any],
-) -> None:
-    layer = subject.layers[index]
-
-    def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        current[index] = begun = Layer(subject, index)
-        begun.arguments = by_name(module, args, kwargs)
-        begun.resid_pre = begun.arguments["hidden_states"]
-
-    def end(module: nn.Module, args: Any, output: Any) -> None:
-        done = current.pop(index)
-        done.resid_post = first(output)
-        # With layers on several devices the input still lies where the layer before it is.
-        done.resid_pre = done.resid_pre.to(done.resid_post.device)
-        on_layer(done)
-
-    def keep(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            current[index]._raw[name] = first(output)
-
-        return hook
-
-    def on(module: nn.Module | None, name: str) -> None:
-        if module is not None:
-            stack.callback(module.register_forward_hook(keep(name)).remove)
-
-    stack.callback(layer.register_forward_pre_hook(begin, with_kwargs=True).remove)
-    stack.callback(layer.register_forward_hook(end).remove)
-    on(anatomy.attention_writer(layer), "attn_out")
-    on(anatomy.feed_forward_writer(layer), "mlp_out")
-    for name in ("q_proj", "k_proj"):
-        on(getattr(anatomy.attention_of(layer), name, None), name)
+    stack.callback(writer(layer).register_forward_hook(leaving).remove)
 
 
 def first(output: Any) -> Tensor:
     """The tensor of a module's output, which some families wrap into a tuple."""
     return output[0] if isinstance(output, tuple) else output
+
+
+def _with_first(output: Any, changed: Tensor) -> Any:
+    return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
 
 def by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
