@@ -219,7 +219,7 @@ def show(words: Sequence[str]) -> None:
         raise UserError('name an analysis and a prompt: crosslens show lenses "The capital of France is"')
     name, prompt = names
     (module,) = _analyses([name]).values()
-    fields = {**MODEL, "bos": (bool, True), "out": (Path, OUT), name: (module.Options, module.Options())}
+    fields = {**MODEL, "bos": (bool | None, None), "out": (Path, OUT), name: (module.Options, module.Options())}
     asked = _parse(f"show {name}", flags, fields, getdoc(module) or "")
     if not hasattr(module, "show"):
         raise UserError(f"analysis {name} has no view of a single prompt")

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..data.example import UserError, is_single_token
+from ..data.tokens import ids_in_text
 from ..probes.batch import Batch
 from ..probes.cache import take
 from ..probes.rows import Rows
@@ -111,7 +112,7 @@ def _options(tokenizer: Any, example: Any) -> list[int] | None:
     words = (example.answer, *example.wrong)
     if not example.wrong or not all(is_single_token(tokenizer, word) for word in words):
         return None
-    return [tokenizer.encode(word, add_special_tokens=False)[0] for word in words]
+    return [ids_in_text(tokenizer, word)[0] for word in words]
 
 
 def row_size(subject: Any, positions: int, options: Options) -> int:

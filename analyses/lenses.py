@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ..data.tokens import labels
 from ..probes.batch import Batch
 from ..probes.capture import capture
 from ..probes.rows import Rows
@@ -215,8 +216,7 @@ def show(subject: Any, batch: Batch, options: Options) -> dict[str, pd.DataFrame
 def _grid(subject: Any, batch: Batch, ids: Tensor, states: Tensor, state: int, example: str) -> pd.DataFrame:
     with torch.no_grad():
         probability, top = subject.unembed(subject.norm(states)).float().softmax(-1).max(-1)
-    words = [batch.tokenizer.decode([i]) for i in ids.tolist()]
-    tops = [batch.tokenizer.decode([i]) for i in top.tolist()]
+    words, tops = labels(batch.tokenizer, ids), labels(batch.tokenizer, top)
     return pd.DataFrame(
         {
             "example": example,

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..data.example import UserError, is_single_token
+from ..data.tokens import ids_in_text, labels
 from ..probes import linear
 from ..probes.batch import Batch
 from ..probes.rows import Rows, observe
@@ -325,12 +326,12 @@ def show(subject: Any, batch: Batch, options: Options) -> dict[str, pd.DataFrame
         raise UserError(f"token {options.token!r} is not one token of {subject.name}: choose another")
     kept = observe(subject, batch, {"kept": (_KEEP, options)})["kept"]
     own = subject.last_logits(batch).argmax(-1)
-    asked = batch.tokenizer.encode(options.token, add_special_tokens=False) if options.token else []
+    asked = ids_in_text(batch.tokenizer, options.token) if options.token else []
     ids = torch.full_like(own, asked[0]) if asked else own
     W_U, b_U = subject.W_U.float(), subject.b_U
     bias = torch.zeros(len(ids), 1, device=W_U.device) if b_U is None else b_U.float()[ids][:, None]
     found = {n: v.cpu().numpy() for n, v in attribute(subject, kept, W_U[ids][:, None], bias).items()}
-    measure = f"logit of {batch.tokenizer.decode([int(ids[0])])!r}"
+    measure = f"logit of {labels(batch.tokenizer, ids[:1])[0]!r}"
     return _shown(found, measure)
 
 

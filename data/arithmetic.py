@@ -10,7 +10,7 @@ from .templates import fill, require_equal_length, require_single_digits
 
 VERSION = 1
 TEMPLATE = "raw"
-BOS = False  # as for IOI, whose circuit it is compared with
+BOS = None  # as the tokenizer does by itself
 SOURCE = "Crosslens: sums without carry, after the arithmetic prompts of Stolfo et al. 2023, arXiv 2305.15054"
 DEFAULT_N = 256
 

@@ -16,7 +16,7 @@ from .words import mentions
 
 VERSION = 1
 TEMPLATE = "chat"
-BOS = True
+BOS = None  # as the tokenizer does by itself
 SOURCE = "COCO (Lin et al. 2014): captions and instances of a local directory; object words of data/coco_words.csv"
 DEFAULT_N = 500
 FILES = "captions_val2014.json, instances_val2014.json and the images"

@@ -10,7 +10,7 @@ from .templates import Spans, fill, require_equal_length, single_tokens
 
 VERSION = 1
 TEMPLATE = "raw"
-BOS = False  # as for IOI, whose circuit it is compared with
+BOS = None  # as the tokenizer does by itself
 SOURCE = "Merullo et al., arXiv 2310.08744, after BIG-bench's reasoning about colored objects"
 DEFAULT_N = 270
 

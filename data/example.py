@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from PIL.Image import Image
 
+from .tokens import ids_in_text
+
 
 class Segment(NamedTuple):
     """A stretch of a prompt with one role.
@@ -68,8 +70,8 @@ class Example:
 
 
 def is_single_token(tokenizer: Any, word: str) -> bool:
-    """Whether `word` (leading space included) is one token of this tokenizer."""
-    return len(tokenizer.encode(word, add_special_tokens=False)) == 1
+    """Whether `word` (leading space included) is one token of this tokenizer inside a text."""
+    return len(ids_in_text(tokenizer, word)) == 1
 
 
 class UserError(Exception):

@@ -13,7 +13,7 @@ from .templates import fill, require_equal_length, token_count
 
 VERSION = 1
 TEMPLATE = "raw"
-BOS = True
+BOS = None  # as the tokenizer does by itself
 SOURCE = "Crosslens, data/facts.csv: public knowledge, written for this project"
 
 TEMPLATES = {

@@ -10,7 +10,7 @@ from .templates import fill, require_equal_length, require_single_digits, single
 
 VERSION = 1
 TEMPLATE = "raw"
-BOS = False  # as for IOI, whose circuit it is compared with
+BOS = None  # as the tokenizer does by itself
 SOURCE = "After Hanna et al. 2023, arXiv 2305.00586; here the next digit is asked, since tokenizers split years"
 DEFAULT_N = 256
 

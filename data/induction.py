@@ -8,10 +8,11 @@ from typing import Any
 
 from .example import Example, Segment, UserError
 from .templates import require_equal_length
+from .tokens import texts
 
 VERSION = 1
 TEMPLATE = "raw"
-BOS = False  # as for IOI, whose circuit it is compared with
+BOS = None  # as the tokenizer does by itself
 SOURCE = "Crosslens: random repeats, after Elhage et al. 2021 and Olsson et al. 2022, arXiv 2209.11895"
 DEFAULT_N = 256
 WORD = re.compile(r" [a-z]{3,}")
@@ -35,8 +36,7 @@ def examples(n: int | None = None, seed: int = 0, *, tokenizer: Any, length: int
 
 def _words(tokenizer: Any) -> list[str]:
     """All tokens that are a space and a word, in the order of the vocabulary."""
-    texts = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
-    return [text for text in dict.fromkeys(texts) if WORD.fullmatch(text)]
+    return [text for text in dict.fromkeys(texts(tokenizer)) if WORD.fullmatch(text)]
 
 
 def _example(index: int, rng: random.Random, words: list[str], length: int) -> Example:

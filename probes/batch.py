@@ -11,6 +11,8 @@ from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 from ..data.example import Example, Segment, UserError
+from ..data.tokens import BEFORE, ids_behind
+from .bos import conditions
 from .encode import Encoded, encode, has_image
 from .expand import expand
 from .images import token_kinds
@@ -27,7 +29,8 @@ class Batch:
 
     inputs: the plain dict for the Hugging Face model. roles: Int[b, p], indices into ROLES.
     marks: name -> Bool[b, p], overlapping names from character spans or boxes. form: the template, BOS and padding
-    that it was made with, so that `subject.batch(others, **batch.form)` makes one like it.
+    that it was made with, so that `subject.batch(others, **batch.form)` makes one like it. texts: the prompts as they
+    were tokenised.
     """
 
     examples: tuple[Example, ...]
@@ -36,6 +39,7 @@ class Batch:
     marks: dict[str, Bool[Tensor, "b p"]]
     tokenizer: Any = field(repr=False, default=None)
     form: Mapping[str, Any] = field(default_factory=dict)
+    texts: tuple[str, ...] = field(repr=False, default=())
 
     @property
     def example_ids(self) -> list[str]:
@@ -100,8 +104,14 @@ class Batch:
         return torch.arange(int(counts.max())) < counts[:, None]
 
     def token_of(self, example: Example, word: str) -> int:
-        """The id of an answer. UserError where it is not a single token."""
-        ids = self.tokenizer.encode(word, add_special_tokens=False)
+        """The id of an answer where it stands behind its prompt. UserError where it is not a single token."""
+        text = self.texts[self.examples.index(example)] if self.texts else ""
+        ids = ids_behind(self.tokenizer, text or BEFORE, word)
+        if ids is None:
+            raise UserError(
+                f"example {example.id}: the answer {word!r} joins the end of its prompt {text[-20:]!r} into other "
+                "tokens; end the prompt elsewhere (a space belongs to the answer)"
+            )
         if len(ids) != 1:
             raise UserError(
                 f"example {example.id}: the answer {word!r} is {len(ids)} tokens for this tokenizer and one is "
@@ -115,8 +125,10 @@ def mark_last(mask: Bool[Tensor, "b p"], last: Int[Tensor, " b"]) -> Bool[Tensor
     return torch.zeros_like(mask).scatter(1, last[:, None].to(mask.device), True)
 
 
-def make_batch(subject: Subject, examples: Sequence[Example | str], *, template: str, bos: bool, padding: str) -> Batch:
-    """See `Subject.batch`. UserError: no examples, no tokenizer, a prompt longer than the context."""
+def make_batch(
+    subject: Subject, examples: Sequence[Example | str], *, template: str, bos: bool | None, padding: str
+) -> Batch:
+    """See `Subject.batch`. UserError: no examples, no tokenizer, no such BOS, a prompt longer than the context."""
     if not examples:
         raise UserError("no examples to run: the task is empty")
     if subject.tokenizer is None:
@@ -124,11 +136,12 @@ def make_batch(subject: Subject, examples: Sequence[Example | str], *, template:
     if padding not in ("left", "right"):
         raise ValueError(f"padding is 'left' or 'right', not {padding!r}")
     whole = tuple(as_example(example, i) for i, example in enumerate(examples))
-    encoded, pixels = _encode_all(subject, whole, template, bos)
+    (with_bos,) = conditions(subject, template, None if bos is None else (bos,))
+    encoded, pixels = _encode_all(subject, whole, template, with_bos)
     _refuse_long(subject, whole, encoded)
     batch = _pad(subject, whole, encoded, padding)
     batch.inputs.update(pixels)
-    return replace(batch, form={"template": template, "bos": bos, "padding": padding})
+    return replace(batch, form={"template": template, "bos": with_bos, "padding": padding})
 
 
 def corrupt_twins(subject: Subject, batch: Batch) -> Batch:
@@ -204,4 +217,5 @@ def _pad(subject: Subject, examples: tuple[Example, ...], encoded: Sequence[Enco
             for name in names
         },
         subject.tokenizer,
+        texts=tuple(item.text for item in encoded),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -45,7 +46,7 @@ def mark(subject: Subject, example: Example, encoded: Encoded, pixels: Mapping[s
         touched = {place for place, hit in zip(places, cells, strict=False) if hit}
         old = marks.get(name, [False] * len(encoded.ids))
         marks[name] = [was or i in touched for i, was in enumerate(old)]
-    return Encoded(encoded.ids, encoded.roles, marks)
+    return replace(encoded, marks=marks)
 
 
 def _view(subject: Subject, size: tuple[int, int], pixels: Tensor | None, n: int) -> View | None:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..data.example import UserError
-from ..data.gguf import cache_root
+from ..data.cached import cache_root
 from ..data.tasks import Task, open_task
 from . import store
 from .batch import Batch
@@ -218,7 +218,8 @@ def size_of(subject: Subject, task: Task, options: Options, limit: int | None, s
     """Bytes that `cached` will take: measured on one example, times the number of examples."""
     examples = task.examples(subject.tokenizer, limit, seed)
     longest = max(examples, key=lambda example: len(example.text))
-    batch = subject.batch([longest], template=task.module.TEMPLATE, bos=task.module.BOS)
+    template = task.module.TEMPLATE
+    batch = subject.batch([longest], template=template, bos=conditions(subject, template, None, task.module.BOS)[0])
     total = 0
 
     def count(layer: Layer) -> None:

@@ -18,6 +18,7 @@ from . import anatomy, images
 from .anatomy import SubjectError
 from .attention import NAME, AttentionCall
 from .check_inputs import image_inputs, padded_left, small_inputs
+from .check_tokenizer import check_tokenizer
 from .proofs import replay_error
 from .replay import record
 from .tolerance import TOLERANCE
@@ -87,6 +88,7 @@ def check(subject: Subject) -> pd.DataFrame:
     check_edits(findings, inputs, logits, (0, subject.n_layers // 2, subject.n_layers - 1))
     check_replay(findings, inputs)
     check_image(findings)
+    check_tokenizer(findings)
     return pd.DataFrame(findings.rows)
 
 

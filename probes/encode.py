@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import accumulate
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..data.example import Example, UserError
+from .chat import Place, chat
 
 if TYPE_CHECKING:
     from .subject import Subject
@@ -14,11 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of one example with a role each, and its marks as lists of the same length."""
+    """Token ids of one example with a role each, its marks as lists of the same length, and the text they were."""
 
     ids: list[int]
     roles: list[str]
     marks: dict[str, list[bool]]
+    text: str = ""
 
 
 class Span(NamedTuple):
@@ -52,11 +55,15 @@ def label(
     roles: Sequence[Span],
     marks: Sequence[Span],
 ) -> Encoded:
-    """A role for every token, by where its characters lie in `text`, and its marks."""
+    """A role for every token, by where its characters lie in `text`, and its marks. UserError: one without a token."""
     special = set(subject.tokenizer.all_special_ids)
     own = ["special" if i in special else _role(text, span, roles) for i, span in zip(ids, offsets, strict=True)]
+    for mark in marks:
+        if not any(_touches(span, [mark], mark.name) for span in offsets):
+            what = f"on {text[mark.start : mark.end]!r}" if mark.end > mark.start else "on nothing"
+            raise UserError(f"the mark {mark.name!r} {what} touches no token of {text[-80:]!r}: mark other characters")
     names = {mark.name: None for mark in marks}
-    return Encoded(ids, own, {name: [_touches(span, marks, name) for span in offsets] for name in names})
+    return Encoded(ids, own, {name: [_touches(span, marks, name) for span in offsets] for name in names}, text)
 
 
 def has_image(example: Example) -> bool:
@@ -72,60 +79,23 @@ def render(subject: Subject, example: Example, template: str) -> tuple[str, list
     holder = getattr(subject.processor, "image_token", "")
     texts = [segment.content if isinstance(segment.content, str) else holder for segment in example.segments]
     if template == "raw":
-        text, starts = "".join(texts), _raw_starts(texts)
+        text, places = "".join(texts), _in_a_row(texts)
     elif template == "chat":
-        text, starts = _chat(subject, example, texts)
+        text, places = chat(subject, example, texts, holder)
     else:
         raise UserError(f"unknown template {template!r}: 'raw' or 'chat'")
     roles, marks = [], []
-    for segment, start, piece in zip(example.segments, starts, texts, strict=True):
-        roles.append(Span(start, start + len(piece), segment.role))
+    for segment, place, piece in zip(example.segments, places, texts, strict=True):
+        roles.append(Span(*place.put(0, len(piece)), segment.role))
         for name, spans in segment.marks.items():
-            marks.extend(Span(start + a, start + b, name) for a, b in spans)
+            marks.extend(Span(*place.put(a, b), name) for a, b in spans)
     return text, roles, marks
 
 
-def _raw_starts(texts: Sequence[str]) -> list[int]:
-    starts, at = [], 0
-    for text in texts:
-        starts.append(at)
-        at += len(text)
-    return starts
-
-
-def _chat(subject: Subject, example: Example, texts: Sequence[str]) -> tuple[str, list[int]]:
-    """The model's own template around the segments, and where each of them starts."""
-    typed = getattr(subject.processor, "chat_template", None) is not None and subject.processor is not subject.tokenizer
-    owner = subject.processor if typed else subject.tokenizer
-    if not getattr(owner, "chat_template", None):
-        raise UserError("template 'chat' asked for, but this tokenizer has no chat template: use 'raw'")
-    messages = _messages(example, typed)
-    text = owner.apply_chat_template(messages, tokenize=False, add_generation_prompt=messages[-1]["role"] == "user")
-    starts, at = [], 0
-    for piece in texts:
-        found = text.find(piece, at)
-        if found < 0:
-            raise UserError(f"example {example.id}: the chat template changes {piece[:40]!r}; use 'raw'")
-        starts.append(found)
-        at = found + len(piece)
-    return text, starts
-
-
-def _messages(example: Example, typed: bool) -> list[dict[str, Any]]:
-    """Segments as turns; a processor's template wants a list of typed pieces, a tokenizer's one string."""
-    turns = {"system": "system", "answer": "assistant"}
-    messages: list[dict[str, Any]] = []
-    for segment in example.segments:
-        turn = turns.get(segment.role, "user")
-        if not messages or messages[-1]["role"] != turn:
-            messages.append({"role": turn, "content": [] if typed else ""})
-        if not typed:
-            messages[-1]["content"] += str(segment.content)
-        elif isinstance(segment.content, str):
-            messages[-1]["content"].append({"type": "text", "text": segment.content})
-        else:
-            messages[-1]["content"].append({"type": "image"})
-    return messages
+def _in_a_row(texts: Sequence[str]) -> list[Place]:
+    """The places of texts that follow each other."""
+    ends = list(accumulate(map(len, texts)))
+    return [Place(end - len(text), 0, ends[-1]) for text, end in zip(texts, ends, strict=True)]
 
 
 def _role(text: str, span: tuple[int, int], roles: Sequence[Span]) -> str:

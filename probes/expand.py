@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL.Image import Image
@@ -166,4 +167,4 @@ def _with_image(subject: Subject, encoded: Encoded, offsets: Sequence[tuple[int,
         inside = any(block.start <= offsets[i][0] < block.end for block in shown) and offsets[i][1] > offsets[i][0]
         return "special" if inside else encoded.roles[i]
 
-    return Encoded(encoded.ids, [role(i) for i in range(len(encoded.ids))], encoded.marks)
+    return replace(encoded, roles=[role(i) for i in range(len(encoded.ids))])

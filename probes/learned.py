@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ..data.example import UserError
-from ..data.gguf import cache_root
+from ..data.cached import cache_root
 from . import store
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -18,12 +17,13 @@ from transformers import (
     AutoProcessor,
     AutoTokenizer,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 from transformers.utils.hub import cached_file
 
+from ..data.cached import cache_root
 from ..data.example import UserError
-from ..data.gguf import cache_root, gguf_to_directory
+from ..data.gguf import gguf_to_directory, refuse_incomplete
 from .anatomy import SubjectError
 from .fingerprint import weights_of
 from .subject import Subject
@@ -48,7 +48,8 @@ def load(
     accelerate), or torch's name. dtype: "auto" (the checkpoint's on a GPU, float32 on a CPU), or torch's name.
     check: run `Subject.check`.
     Weights are read from safetensors alone; code in a checkpoint runs only with `trust_remote_code`.
-    Raises UserError (unknown name, broken files, NaN weights) and SubjectError (a family that cannot be read).
+    Raises UserError (unknown name, broken files; missing, spare, NaN or packed weights) and SubjectError (a family that
+    cannot be read).
     """
     path, revision = _find(str(name), revision)
     where: dict[str, Any] = {"device_map": "auto"} if device == "map" else {}
@@ -111,14 +112,46 @@ def _read(name: str, path: str, where: dict[str, Any], dtype: torch.dtype | str)
     reading = {key: value for key, value in where.items() if key != "device_map"}
     try:
         config = AutoConfig.from_pretrained(path, **reading)
-        _refuse_foreign_shards(name, path, reading.get("revision"))
         sees = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+        _refuse_foreign_shards(name, path, reading.get("revision"))
+        _refuse_unreadable(name, config, sees)
         opener = AutoModelForImageTextToText if sees else AutoModelForCausalLM
-        model = opener.from_pretrained(path, dtype=dtype, use_safetensors=True, **where)
+        reading_weights = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
+        # Weights of another shape are told by name below.
+        model, info = opener.from_pretrained(path, ignore_mismatched_sizes=True, **reading_weights, **where)
         processor = (AutoProcessor if sees else AutoTokenizer).from_pretrained(path, **reading)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, ImportError) as error:
+    except (UserError, SubjectError):
+        raise
+    except Exception as error:  # whatever fails while foreign files are read, lies in them
         raise UserError(_why(name, path, error)) from error
+    refuse_incomplete(name, info)
+    _complete_padding(getattr(processor, "tokenizer", processor), model.config)
     return model, processor
+
+
+def _refuse_unreadable(name: str, config: Any, sees: bool) -> None:
+    """SubjectError: no decoder alone. UserError: weights packed into few bits, which nothing here can take apart."""
+    packed = getattr(config, "quantization_config", None)
+    if packed:
+        method = packed.get("quant_method") if isinstance(packed, dict) else getattr(packed, "quant_method", None)
+        raise UserError(
+            f"{name}: its weights are packed ({method or 'quantization_config'}): take the checkpoint that is not, or "
+            "a GGUF file, which is unpacked"
+        )
+    foreign = getattr(config, "auto_map", None)
+    if config.is_encoder_decoder or not (sees or foreign or type(config) in MODEL_FOR_CAUSAL_LM_MAPPING):
+        kind = "an encoder with a decoder" if config.is_encoder_decoder else "no causal language model"
+        raise SubjectError(f"{name} cannot be opened: {config.model_type} is {kind}")
+
+
+def _complete_padding(tokenizer: Any, config: Any) -> None:
+    """A tokenizer without a pad token gets the config's, if that is a special token (words must stay words), or its EOS."""
+    if tokenizer is None or tokenizer.pad_token_id is not None:
+        return
+    ids = [getattr(config.get_text_config(), name, None) for name in ("pad_token_id", "eos_token_id")]
+    several = [one for i in ids for one in (i if isinstance(i, list) else [i])]
+    special = [tokenizer.convert_ids_to_tokens(i) for i in several if i in tokenizer.all_special_ids]
+    tokenizer.pad_token = next(iter(special), tokenizer.eos_token)
 
 
 def _refuse_foreign_shards(name: str, path: str, revision: str | None) -> None:
@@ -158,8 +191,8 @@ def _to(model: Any, device: str) -> Any:
 
 def _refuse_nan(name: str, model: torch.nn.Module) -> None:
     for tensor_name, tensor in weights_of(model):
-        # A sum is finite only if every value is: one pass, nothing allocated.
-        if not bool(torch.isfinite(tensor.float().sum())):
+        # Both ends of the range are finite only if every value is: one pass, nothing allocated, in any precision.
+        if tensor.numel() and not all(bool(end.isfinite()) for end in tensor.aminmax()):
             raise UserError(f"{name}: weights are not finite (first in {tensor_name}): the checkpoint is broken")
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..data.example import Example
+from ..data.tokens import labels
 from .trace import Layer, tracing
 
 if TYPE_CHECKING:
@@ -49,8 +50,9 @@ class Rows:
             yield condition, self.where((self.examples["condition"] == condition).to_numpy())
 
     def words(self, ids: np.ndarray) -> np.ndarray:
-        """Token ids of any shape as texts."""
-        known = {int(i): self.tokenizer.decode([int(i)]) for i in np.unique(ids)}
+        """Token ids of any shape as labels; two ids never share one."""
+        unique = np.unique(ids)
+        known = dict(zip(unique.tolist(), labels(self.tokenizer, unique), strict=True))
         return np.vectorize(known.__getitem__, otypes=[object])(ids)
 
     def parts(self, subset: str) -> list[tuple[str, str, Rows]]:

@@ -23,6 +23,8 @@ from ..data.example import Example, UserError
 from ..data.tasks import Task
 from . import VERSION, store
 from .answers import own_answers, with_answers
+from .bos import conditions
+from .bos import notes as bos_notes
 from .judged import judged
 from .plan import Shard, activation_bytes, make_plan, plan_from_json, plan_to_json, shapes
 from .proofs import replay_notes
@@ -40,7 +42,7 @@ LEADING = ("subject", "task", "analysis")
 class Settings:
     """What a run is asked for, besides subject, task and analyses.
 
-    limit: number of examples (None: the task's own). bos: None asks the task, else which conditions to run.
+    limit: number of examples (None: the task's own). bos: which conditions to run; None: the task's, else the tokenizer's habit.
     tokens: padded positions of a batch; size: examples of a batch at most. answer_tokens: the model's own greedy
     answer of at most so many tokens is put behind every prompt before anything is measured; 0: prompts stay open.
     """
@@ -116,6 +118,7 @@ def run(
             examples = _answered(subject, examples, todo, template, bos, settings)
         for job in todo:
             job.tokenizer = subject.tokenizer
+            job.notes += bos_notes(subject, template, bos)
             _start(job, subject, task, examples, facts, settings)
         for group in _same_plan(todo):
             _execute(subject, {e.id: e for e in examples}, group, template)
@@ -203,10 +206,7 @@ def _megabytes(count: int) -> str:
 
 def _form(subject: Subject, task: Task, settings: Settings) -> tuple[str, tuple[bool, ...]]:
     template = settings.template or task.module.TEMPLATE
-    wanted = settings.bos or (task.module.BOS,)
-    if subject.tokenizer is None or subject.tokenizer.bos_token_id is None:
-        wanted = (False,)
-    return template, tuple(dict.fromkeys(wanted))
+    return template, conditions(subject, template, settings.bos, task.module.BOS)
 
 
 def _facts(

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..data.example import UserError
+from ..data.example import Example, UserError
 from . import anatomy, images
 from .anatomy import SubjectError
 from .attention import NAME
@@ -20,8 +20,6 @@ from .trace import Block, active_edits
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from ..data.example import Example
 
 __all__ = ["Subject", "SubjectError"]
 
@@ -38,31 +36,35 @@ class Subject:
     def __init__(
         self, model: Any, processor: Any = None, *, name: str | None = None, revision: str | None = None
     ) -> None:
-        self.model, self.processor = model.eval(), processor
-        self.family: str = model.config.model_type
+        self.model, self.processor = model, processor
+        self.tokenizer = getattr(processor, "tokenizer", processor)
+        self.family: str = getattr(getattr(model, "config", None), "model_type", None) or type(model).__name__
+        try:
+            self._expose()
+        except SubjectError as error:
+            raise SubjectError(f"{self.family} cannot be opened: {error}") from error
+        except Exception as error:  # a family never seen: whatever it lacks, its name and that are the answer
+            raise SubjectError(f"{self.family} cannot be opened: {anatomy.first_line(error)}") from error
         self.name = name or model.config.name_or_path or self.family
         self.revision = revision or getattr(model.config, "_commit_hash", None)
-        self.tokenizer = getattr(processor, "tokenizer", processor)
-        config = model.config.get_text_config()
+
+    def _expose(self) -> None:
+        anatomy.refuse(self.model)
+        self.model.eval()
+        config = self.model.config.get_text_config()
         self.n_layers: int = config.num_hidden_layers
         self.n_heads: int = config.num_attention_heads
         self.n_kv_heads: int = getattr(config, "num_key_value_heads", None) or self.n_heads
         self.d_model: int = config.hidden_size
-        self._expose()
+        decoder = anatomy.find_decoder(self.model)
+        self.layers: list[nn.Module] = anatomy.find_layers(decoder, self.n_layers)
+        for layer in self.layers:
+            anatomy.output_projection(layer)
+            anatomy.feed_forward_writer(layer)
+        self.norm: nn.Module = anatomy.final_norm(decoder)
+        self.unembed = anatomy.unembedding(self.model)
         self.d_head: int = self.W_O(0).shape[1]
         self._hashed: tuple[object, str] | None = None
-
-    def _expose(self) -> None:
-        try:
-            decoder = anatomy.find_decoder(self.model)
-            self.layers: list[nn.Module] = anatomy.find_layers(decoder, self.n_layers)
-            for layer in self.layers:
-                anatomy.output_projection(layer)
-                anatomy.feed_forward_writer(layer)
-            self.norm: nn.Module = anatomy.final_norm(decoder)
-            self.unembed = anatomy.unembedding(self.model)
-        except SubjectError as error:
-            raise SubjectError(f"{self.family} cannot be opened: {error}") from None
         self.text_config: Any = decoder.config
         # Only the language model's attention: vision towers keep theirs.
         self.text_config._attn_implementation = NAME
@@ -108,10 +110,14 @@ class Subject:
         examples: Sequence[Example | str],
         *,
         template: str = "raw",
-        bos: bool = True,
+        bos: bool | None = None,
         padding: str = "right",
     ) -> Batch:
-        """Tokenise examples into one padded batch with roles and marks; see `Batch`."""
+        """Tokenise examples into one padded batch with roles and marks; see `Batch`.
+
+        template: "raw" or "chat". bos: whether a BOS comes first, None for what the tokenizer does by itself. UserError:
+        a BOS or a template that does not exist, a text that the template changes, a mark without a token.
+        """
         return make_batch(self, examples, template=template, bos=bos, padding=padding)
 
     def forward(
@@ -158,7 +164,13 @@ class Subject:
         from .check import check
 
         refuse_under_edit(self, "the check of the instruments")
-        return check(self)
+        try:
+            return check(self)
+        except (SubjectError, UserError):
+            raise
+        except Exception as error:  # the proofs run what they do not know: a family that breaks them is refused
+            told = anatomy.first_line(error)
+            raise SubjectError(f"{self.family} ({self.name}): the proofs cannot be made: {told}") from error
 
 
 def refuse_under_edit(subject: Subject, what: str) -> None:

@@ -11,9 +11,10 @@ import zipfile
 
 import pytest
 import torch
-from crosslens.data import gguf, smollm2
+from crosslens.data import smollm2
+from crosslens.data.cached import build_once, cache_root, is_complete
 from crosslens.data.example import UserError
-from crosslens.data.gguf import build_once, gguf_to_directory, is_complete
+from crosslens.data.gguf import gguf_to_directory
 
 
 def one_line(error) -> str:
@@ -151,9 +152,9 @@ def test_cache_that_cannot_be_written(tmp_path):
 
 def test_cache_root(monkeypatch, tmp_path):
     monkeypatch.setenv("CROSSLENS_CACHE", str(tmp_path))
-    assert gguf.cache_root() == tmp_path
+    assert cache_root() == tmp_path
     monkeypatch.delenv("CROSSLENS_CACHE")
-    assert gguf.cache_root().parts[-2:] == (".cache", "crosslens")
+    assert cache_root().parts[-2:] == (".cache", "crosslens")
 
 
 # ---- the real file

@@ -1,0 +1,53 @@
+"""The cache directory, and directories that are built there once."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from .example import UserError
+
+
+def cache_root() -> Path:
+    """`$CROSSLENS_CACHE`, else ~/.cache/crosslens. Not created here."""
+    return Path(os.environ.get("CROSSLENS_CACHE") or "~/.cache/crosslens").expanduser()
+
+
+def is_complete(directory: Path) -> bool:
+    """Whether a converted model lies there. A directory appears by one rename, so any part stands for all."""
+    return (directory / "config.json").is_file()
+
+
+def build_once(target: Path, build: Callable[[Path], None]) -> Path:
+    """Let `build` fill a scratch directory beside `target`, then rename it there.
+
+    Two processes may do this at once: the slower one finds the target taken and drops its own copy.
+    """
+    if is_complete(target):
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
+            build(Path(scratch))
+            _publish(Path(scratch), target)
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot write {target}: {why}; set CROSSLENS_CACHE to a writable directory") from error
+    return target
+
+
+def _publish(scratch: Path, target: Path) -> None:
+    scratch.chmod(0o755)  # what temporary means is private; a cache may be shared
+    for file in scratch.iterdir():
+        file.chmod(0o644)
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
+    try:
+        os.replace(scratch, target)
+    except OSError:
+        if not is_complete(target):
+            raise
