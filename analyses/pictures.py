@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
+from ..data.images import rgb
 from ..probes.rows import Rows
 
 SIDE = 84  # px
@@ -21,7 +22,7 @@ SIDE = 84  # px
 def thumbnail(example: Any) -> UInt8[Tensor, "side side 3"]:
     """The first picture of an example, whatever its shape."""
     shown = next(s.content for s in example.segments if isinstance(s.content, Image.Image))
-    return torch.from_numpy(np.asarray(shown.convert("RGB").resize((SIDE, SIDE))).copy())
+    return torch.from_numpy(np.asarray(rgb(shown, f"example {example.id}: the image").resize((SIDE, SIDE))).copy())
 
 
 def png(image: Image.Image | np.ndarray) -> str:
