@@ -77,7 +77,9 @@ def _eight_bits(image: Image.Image, file_format: str | None, where: str) -> Imag
     if image.mode.startswith("I;16") or (image.mode == "I" and file_format in ("PNG", "PPM")):
         return Image.fromarray((np.asarray(image).astype(np.int32) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
-        raise UserError(f"{where} has 32-bit pixels (mode {image.mode}), of which no value is white: save it with 8 bits")
+        raise UserError(
+            f"{where} has 32-bit pixels (mode {image.mode}), of which no value is white: save it with 8 bits"
+        )
     return image
 
 

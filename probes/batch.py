@@ -14,6 +14,7 @@ from ..data.example import Example, Segment, UserError
 from .encode import Encoded, encode, has_image
 from .expand import expand
 from .images import token_kinds
+from .patches import NEWLINE
 
 if TYPE_CHECKING:
     from .subject import Subject
@@ -60,6 +61,12 @@ class Batch:
     def final(self) -> Bool[Tensor, "b p"]:
         """The last real position of each example, as a mask."""
         return mark_last(self.mask, self.last)
+
+    @property
+    def patches(self) -> Bool[Tensor, "b p"]:
+        """The positions that hold a part of an image: the image without the model's learned newlines."""
+        newlines = self.marks.get(NEWLINE)
+        return self.where("image") if newlines is None else self.where("image") & ~newlines
 
     def where(self, name: str) -> Bool[Tensor, "b p"]:
         """The positions of a role or of a mark; KeyError names what there is."""
