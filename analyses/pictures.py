@@ -37,6 +37,19 @@ def first_of_groups(rows: Rows, count: int) -> np.ndarray:
     return rows.examples.drop_duplicates("group").index[:count].to_numpy()
 
 
+def unmapped(rows: Rows, grid: str) -> dict[str, pd.DataFrame]:
+    """The table `unmapped`, in words, where some picture's rows and columns of tokens are not known (0 in `grid`)."""
+    unknown = (rows[grid] == 0).any(1)
+    if not unknown.any():
+        return {}
+    why = (
+        "No map is drawn over these pictures: this model merges, cuts or frames its patches, and none of its own "
+        "numbers says how many rows and columns of tokens an image has."
+    )
+    groups = rows.examples["group"][unknown].nunique()
+    return {"unmapped": pd.DataFrame({"n": [int(unknown.sum())], "n_groups": [groups], "unit": "examples", "why": why})}
+
+
 def picture_table(rows: Rows, chosen: np.ndarray) -> pd.DataFrame:
     """example png, of the chosen rows, which have their `thumbnail` in "picture"."""
     names = rows.examples["id"].to_numpy()[chosen]

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..probes.batch import Batch
+from ..probes.patches import grids
 from ..probes.rows import Rows
 from ..probes.trace import Layer, tracing
 from . import metrics, visual_sinks
@@ -25,7 +26,7 @@ from .claims import Claim, verdict
 from .frames import head_axes, order_columns, summarise
 from .pictures import thumbnail
 
-VERSION = 2
+VERSION = 3
 QUESTION = "Which tokens soak up attention, and is it those with massive activations?"
 PAPER = "arXiv 2503.03321 (sink value φ), arXiv 2406.15765 (hidden sinks), both formulas on text"
 FIT_EXAMPLES = 8
@@ -89,7 +90,7 @@ def _image_phi(subject: Any, batch: Batch, dims: list[int]) -> Tensor:
 
     def keep(layer: Layer) -> None:
         if layer.index == subject.n_layers // 2:
-            kept.append(metrics.sink_values(layer.resid_pre, dims).cpu()[batch.where("image")])
+            kept.append(metrics.sink_values(layer.resid_pre, dims).cpu()[batch.where("patches")])
 
     with tracing(subject, keep):
         subject.forward(batch)
@@ -172,6 +173,7 @@ def finish(subject: Any, batch: Batch, kept: dict[str, Tensor], options: Options
     kept["length"] = mask.sum(1)
     if "visual|patches" in kept:
         kept["picture"] = torch.stack([thumbnail(example) for example in batch.examples])
+        kept["visual|grid"] = grids(subject, batch)
         if options.draws and options.taus:
             phi = kept["visual|patches"][:, middle]
             kept |= visual_sinks.masked(subject, batch, phi, options.taus, options.draws)

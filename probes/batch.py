@@ -62,16 +62,16 @@ class Batch:
         """The last real position of each example, as a mask."""
         return mark_last(self.mask, self.last)
 
-    @property
-    def patches(self) -> Bool[Tensor, "b p"]:
-        """The positions that hold a part of an image: the image without the model's learned newlines."""
-        newlines = self.marks.get(NEWLINE)
-        return self.where("image") if newlines is None else self.where("image") & ~newlines
-
     def where(self, name: str) -> Bool[Tensor, "b p"]:
-        """The positions of a role or of a mark; KeyError names what there is."""
+        """The positions of a role, of a mark, or "patches": the image without the model's learned newlines.
+
+        KeyError names what there is.
+        """
         if name in ROLES:
             return self.roles == ROLES.index(name)
+        if name == "patches":
+            newlines = self.marks.get(NEWLINE)
+            return self.where("image") if newlines is None else self.where("image") & ~newlines
         if name not in self.marks:
             raise KeyError(f"no role or mark {name!r}: roles are {', '.join(ROLES)}; marks {', '.join(self.marks)}")
         return self.marks[name]

@@ -66,7 +66,7 @@ def test_learned_newlines_are_marked_and_are_no_patches(family):
     for row, expected in enumerate(moved.split(counts)):
         assert torch.equal(marked[row][batch.where("image")[row]], expected)
     assert bool(moved.any())
-    assert torch.equal(batch.patches, batch.where("image") & ~marked)
+    assert torch.equal(batch.where("patches"), batch.where("image") & ~marked)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
