@@ -8,18 +8,12 @@ from crosslens import Subject
 from crosslens.data.example import Example, Segment, UserError
 from crosslens.probes import patches, processing
 from crosslens.probes.answers import own_answers
-from crosslens.probes.encode import encode, render
+from crosslens.probes.encode import encode
 from tokenizers import Regex, pre_tokenizers
 
 from .vision_subjects import CHAT, FAMILIES, QWEN, build, picture
 
 NEWLINES = ("llava_next", "llava_onevision")
-LLAVA = (
-    "{% for message in messages %}{{ message.role.upper() + ': ' }}"
-    "{% for content in message.content | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}"
-    "{% for content in message.content | selectattr('type', 'equalto', 'text') %}{{ content.text + ' ' }}{% endfor %}"
-    "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
-)
 
 
 def subject(family="llava", **changed):
@@ -167,9 +161,3 @@ def test_pixels_one_by_one_are_those_of_the_whole_batch(family):
     assert "pixel_values" in names
     for name in names:
         assert torch.equal(found[name], made[name]), name
-
-
-def test_the_chat_of_llava_has_one_newline():
-    opened = subject(chat_template=LLAVA)
-    one = Example("p", "p", (Segment("image", picture()), Segment("question", "w4 w5")))
-    assert render(opened, one, "chat")[0] == "USER: <image>\nw4 w5 ASSISTANT:"
