@@ -26,6 +26,7 @@ from .answers import own_answers, with_answers
 from .plan import Shard, activation_bytes, make_plan, plan_from_json, plan_to_json, shapes
 from .proofs import replay_notes
 from .rows import Rows, condition_of, merge, observe
+from .yes_no import spelled, spelled_like
 
 if TYPE_CHECKING:
     from .subject import Subject
@@ -110,6 +111,9 @@ def run(
             stack.enter_context(store.locked(job.directory))
         if todo:
             before()
+            examples, told = spelled(subject, examples, template=template, bos=bos)
+            for job in todo:
+                job.notes += told
             examples = _answered(subject, examples, todo, template, bos, settings)
         for job in todo:
             job.tokenizer = subject.tokenizer
@@ -344,6 +348,7 @@ def _fit(
     others = task.held_out(subject.tokenizer, job.module.FIT_EXAMPLES, 0, examples)
     if not others:
         raise UserError(f"task {task.name} has no held-out examples for {job.name} to learn from: lower --limit")
+    others = spelled_like(others, examples)
     batches = [subject.batch(others, template=template, bos=with_bos) for with_bos in bos]
     return job.module.fit(subject, batches, job.options)
 
