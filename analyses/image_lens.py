@@ -19,12 +19,13 @@ from ..data.example import UserError, is_single_token
 from ..data.tokens import ids_in_text
 from ..probes.batch import Batch
 from ..probes.cache import take
+from ..probes.patches import grids
 from ..probes.rows import Rows
 from ..probes.trace import Layer
 from . import metrics, stats
 from .claims import Claim, Statement, judge, one_row
 from .frames import order_columns, summarise
-from .pictures import SIDE, first_of_groups, picture_table, thumbnail
+from .pictures import SIDE, first_of_groups, picture_table, thumbnail, unmapped
 
 VERSION = 2
 QUESTION = "What does the logit lens read from each image token, and is it what the picture shows there?"
@@ -61,20 +62,21 @@ def layer_rows(layer: Layer, batch: Batch, options: Options) -> dict[str, Tensor
     if not batch.where("image").any(1).all():
         missing = next(e.id for e, has in zip(batch.examples, batch.where("image").any(1), strict=True) if not has)
         raise UserError(f"example {missing} has no image tokens: image_lens needs a task with pictures")
-    kept = {"resid": take(layer.resid_pre, batch, "image")}
+    kept = {"resid": take(layer.resid_pre, batch, "patches")}
     is_last = layer.index == layer.subject.n_layers - 1
-    return kept | ({"final": take(layer.resid_post, batch, "image")} if is_last else {})
+    return kept | ({"final": take(layer.resid_post, batch, "patches")} if is_last else {})
 
 
 def finish(subject: Any, batch: Batch, kept: dict[str, Tensor], options: Options) -> dict[str, Tensor]:
     """Rows: "agreement|<place>", "named|<place>", "entropy|<place>" [b, states], "chance" [b]; "ids", "probability"
-    [b, states, image tokens, words]; "picture" [b, side, side, 3].
+    [b, states, image tokens, words]; "grid" [b, 2], rows and columns (0 where unknown); "picture" [b, side, side, 3].
     """
     states = torch.cat([kept["resid"], kept["final"]], 1)
     read = [_read(subject, batch, state.to(subject.device), options) for state in states.unbind(1)]
     rows = {name: torch.stack([r[name] for r in read], 1) for name in read[0]}
     rows["chance"] = torch.tensor([1 / (1 + len(example.wrong)) for example in batch.examples])
-    return rows | {"picture": torch.stack([thumbnail(example) for example in batch.examples])}
+    pictures = torch.stack([thumbnail(example) for example in batch.examples])
+    return rows | {"grid": grids(subject, batch), "picture": pictures}
 
 
 def _read(subject: Any, batch: Batch, states: Tensor, options: Options) -> dict[str, Tensor]:
@@ -100,11 +102,10 @@ def _read(subject: Any, batch: Batch, states: Tensor, options: Options) -> dict[
 
 def _places(batch: Batch, options: Options) -> dict[str, Tensor]:
     """Bool[b, image tokens] of every place, in the order of `take`."""
-    image = batch.where("image")
-    none = torch.zeros_like(image)
+    none = torch.zeros_like(batch.where("image"))
     asked, other = (batch.marks.get(name, none) for name in (options.asked, options.other))
     masks = {"asked": asked, "other": other & ~asked, "rest": ~asked & ~other}
-    return {name: take(mask.float(), batch, "image") == 1 for name, mask in masks.items()}
+    return {name: take(mask.float(), batch, "patches") == 1 for name, mask in masks.items()}
 
 
 def _options(tokenizer: Any, example: Any) -> list[int] | None:
@@ -123,8 +124,8 @@ def row_size(subject: Any, positions: int, options: Options) -> int:
 def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
     """agreement: condition control state value … measure ("agreement", "named") subset, the other places as controls,
     and "chance". chosen: condition state value … measure, the late state that half of the groups choose on the other
-    half. entropy: condition state value … place. grid: example state row column value token rank. pictures:
-    example png (base64).
+    half. entropy: condition state value … place. grid: example state place row column value token rank; rows and
+    columns only where the model's own numbers tell them, else `unmapped` says so. pictures: example png (base64).
     """
     agreement, entropy, chosen = [], [], []
     for condition, mine in rows.conditions():
@@ -134,7 +135,8 @@ def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
             agreement += [f.assign(condition=condition, subset=subset) for f in _agreement(part)]
     made = {"agreement": agreement, "chosen": chosen, "entropy": entropy}
     done = {name: order_columns(pd.concat(f, ignore_index=True)) for name, f in made.items() if f}
-    return done | {"grid": _grid(rows, options), "pictures": picture_table(rows, first_of_groups(rows, options.shown))}
+    done |= {"grid": _grid(rows, options), "pictures": picture_table(rows, first_of_groups(rows, options.shown))}
+    return done | unmapped(rows, "grid")
 
 
 def _subsets(rows: Rows) -> list[tuple[str, Rows]]:
@@ -167,11 +169,11 @@ def _entropy(rows: Rows) -> list[pd.DataFrame]:
 def _grid(rows: Rows, options: Options) -> pd.DataFrame:
     chosen = first_of_groups(rows, options.shown)
     ids, values = rows["ids"][chosen].astype(int), rows["probability"][chosen]
-    tokens = ids.shape[2]
-    side = int(tokens**0.5) if int(tokens**0.5) ** 2 == tokens else tokens
     example, state, place, rank = (axis.ravel() for axis in np.indices(ids.shape))
-    frame = pd.DataFrame({"example": rows.examples["id"].to_numpy()[chosen][example], "state": state})
-    frame = frame.assign(row=place // side, column=place % side, rank=rank + 1, value=values.ravel())
+    columns = rows["grid"][chosen, 1][example].astype(float)
+    columns[columns == 0] = np.nan
+    frame = pd.DataFrame({"example": rows.examples["id"].to_numpy()[chosen][example], "state": state, "place": place})
+    frame = frame.assign(row=place // columns, column=place % columns, rank=rank + 1, value=values.ravel())
     frame = frame.assign(token=rows.words(ids).ravel(), unit="probability")
     return frame[np.isfinite(frame["value"])].reset_index(drop=True)
 

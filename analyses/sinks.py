@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..probes.batch import Batch
+from ..probes.patches import grids
 from ..probes.plan import first_condition
 from ..probes.rows import Rows
 from ..probes.trace import Layer, tracing
@@ -27,7 +28,7 @@ from .claims import Claim, verdict
 from .frames import head_axes, held_out, order_columns, summarise
 from .pictures import thumbnail
 
-VERSION = 2
+VERSION = 3
 QUESTION = "Which tokens soak up attention, and is it those with massive activations?"
 PAPER = "arXiv 2503.03321 (sink value φ), arXiv 2406.15765 (hidden sinks), both formulas on text"
 FIT_EXAMPLES = 8
@@ -92,7 +93,7 @@ def _image_phi(subject: Any, batches: list[Batch], dims: list[int]) -> Tensor:
 
     def keep(layer: Layer, batch: Batch) -> None:
         if layer.index == subject.n_layers // 2:
-            kept.append(metrics.sink_values(layer.resid_pre, dims).cpu()[batch.where("image")])
+            kept.append(metrics.sink_values(layer.resid_pre, dims).cpu()[batch.where("patches")])
 
     _watch(subject, batches, keep)
     return torch.cat(kept)
@@ -178,6 +179,7 @@ def finish(subject: Any, batch: Batch, kept: dict[str, Tensor], options: Options
     kept["length"] = mask.sum(1)
     if "visual|patches" in kept:
         kept["picture"] = torch.stack([thumbnail(example) for example in batch.examples])
+        kept["visual|grid"] = grids(subject, batch)
         if options.draws and options.taus:
             phi = kept["visual|patches"][:, middle]
             kept |= visual_sinks.masked(subject, batch, phi, options.taus, options.draws)

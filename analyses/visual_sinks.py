@@ -22,7 +22,7 @@ from . import metrics, stats
 from .claims import Claim, verdict
 from .columns import random_columns
 from .frames import head_axes, summarise
-from .pictures import first_of_groups, picture_table
+from .pictures import first_of_groups, picture_table, unmapped
 
 SHOWN = 4  # pictures on the page
 OBJECTS = ("asked_object", "other_objects")
@@ -33,7 +33,7 @@ def layer_rows(layer: Layer, batch: Batch, phi: Tensor, tau: float | None) -> di
     """Per example: φ of the first token, the largest and the median of the image; visual sinks, and those on objects;
     norms of contributions [b, 3]; visual mass and non-sink ratio of the last query by head [b, h]; φ by patch."""
     device = phi.device
-    image = batch.where("image").to(device)
+    image = batch.where("patches").to(device)
     sinks = image & (phi >= (torch.inf if tau is None else tau))
     on = _objects(batch).to(device) & image
     inside = phi.masked_fill(~image, torch.nan)
@@ -96,10 +96,10 @@ def masked(subject: Any, batch: Batch, phi: Tensor, taus: tuple[float, ...], dra
     """Whether the answer beats the wrong one when image tokens with φ ≥ τ are read by nobody outside of the image, and
     when as many random image tokens are: [b, taus, 1 + draws]. phi: of the image tokens in order, at the middle state.
     """
-    image = batch.where("image")
+    image = batch.where("patches")
     recording = record(subject, batch)
     measure = logit_difference(batch.answers, batch.wrong)
-    outside = batch.mask & ~image
+    outside = batch.mask & ~batch.where("image")
     placed = torch.full(image.shape, -torch.inf)
     placed[image] = phi.cpu()[phi.cpu().isfinite()]
     variants, counts = [], []
@@ -120,8 +120,9 @@ def masked(subject: Any, batch: Batch, phi: Tensor, taus: tuple[float, ...], dra
 
 def tables(rows: Rows, tau: float | None, taus: tuple[float, ...]) -> dict[str, pd.DataFrame]:
     """visual: state, measure ("φ", "sinks", "on objects", "contribution"), token. visual_heads: layer, head, measure
-    ("visual mass", "non-sink ratio"). patches: state, row, column. masking: tau, control, measure, count. pictures:
-    example png, of the first ones; on_pictures: example state row column value (φ) sink.
+    ("visual mass", "non-sink ratio"). patches: state, row, column, where all pictures have the same grid. masking: tau,
+    control, measure, count. pictures: example png, of the first ones whose grid is known; on_pictures: example state
+    row column value (φ) sink. unmapped: of the others, in words.
     """
     groups = rows.examples["group"]
     states = {"state": np.arange(rows["visual|sinks"].shape[1])}
@@ -143,8 +144,7 @@ def tables(rows: Rows, tau: float | None, taus: tuple[float, ...]) -> dict[str, 
                 summarise(norms, groups, states, "‖A·v·W_O‖", measure="contribution", token=token, control="")
             )
     made = {"visual": pd.concat(frames, ignore_index=True), "visual_heads": _heads(rows), "patches": _patches(rows)}
-    if _square(rows):
-        made |= _on_pictures(rows, np.inf if tau is None else tau)
+    made |= _on_pictures(rows, np.inf if tau is None else tau) | unmapped(rows, "visual|grid")
     if "masked|right" in rows.values:
         made["masking"] = _masking(rows, taus)
     return made
@@ -159,36 +159,32 @@ def _heads(rows: Rows) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True).assign(control="")
 
 
-def _square(rows: Rows) -> bool:
-    """Whether images are square grids of one token a patch."""
-    return round(rows["visual|patches"].shape[2] ** 0.5) ** 2 == rows["visual|patches"].shape[2]
-
-
-def _grids(rows: Rows) -> tuple[int, np.ndarray]:
-    """The middle state, and φ at it as it lies in the (square) images, [n, rows, columns]."""
-    phi = rows["visual|patches"]
-    state, side = phi.shape[1] // 2, round(phi.shape[2] ** 0.5)
-    return state, phi[:, state].reshape(-1, side, side)
-
-
 def _patches(rows: Rows) -> pd.DataFrame:
-    """φ at the middle state by place in the image; empty where an image is no square grid."""
-    if not _square(rows):
+    """φ at the middle state by place in the image; empty where pictures differ in their grid, or one is not known."""
+    grids, phi = np.unique(rows["visual|grid"], axis=0), rows["visual|patches"]
+    if len(grids) > 1 or not grids.all():
         return pd.DataFrame()
-    state, grids = _grids(rows)
-    axes = {"row": np.arange(grids.shape[1]), "column": np.arange(grids.shape[2])}
-    return summarise(grids, rows.examples["group"], axes, "φ").assign(state=state, control="")
+    state, (height, width) = phi.shape[1] // 2, grids[0].astype(int)
+    axes = {"row": np.arange(height), "column": np.arange(width)}
+    middle = phi[:, state].reshape(-1, height, width)
+    return summarise(middle, rows.examples["group"], axes, "φ").assign(state=state, control="")
 
 
 def _on_pictures(rows: Rows, tau: float) -> dict[str, pd.DataFrame]:
-    """The first groups' pictures, and φ of their patches at the middle state."""
-    first = first_of_groups(rows, SHOWN)
-    state, grids = _grids(rows)
-    shown, middle = picture_table(rows, first), grids[first]
-    example, row, column = (axis.ravel() for axis in np.indices(middle.shape))
-    names = shown["example"].to_numpy()[example]
-    places = pd.DataFrame({"example": names, "row": row, "column": column, "value": middle.ravel(), "n": 1})
-    return {"pictures": shown, "on_pictures": places.assign(state=state, sink=places["value"] >= tau, unit="φ")}
+    """The pictures of the first groups whose grid is known, and φ of their patches at the middle state."""
+    known = rows.where((rows["visual|grid"] > 0).all(1))
+    if known.examples.empty:
+        return {}
+    first, state = first_of_groups(known, SHOWN), known["visual|patches"].shape[1] // 2
+    shown = picture_table(known, first)
+    maps = []
+    for name, i in zip(shown["example"], first, strict=True):
+        height, width = known["visual|grid"][i].astype(int)
+        place = np.arange(height * width)
+        values = known["visual|patches"][i, state, : height * width]
+        maps.append(pd.DataFrame({"example": name, "row": place // width, "column": place % width, "value": values}))
+    places = pd.concat(maps, ignore_index=True).assign(n=1, state=state, unit="φ")
+    return {"pictures": shown, "on_pictures": places.assign(sink=places["value"] >= tau)}
 
 
 def _masking(rows: Rows, taus: tuple[float, ...]) -> pd.DataFrame:

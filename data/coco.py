@@ -14,7 +14,7 @@ from .images import open_image
 from .local_or_hub import field, find, local, read_json
 from .words import mentions
 
-VERSION = 1
+VERSION = 2
 TEMPLATE = "chat"
 BOS = None  # as the tokenizer does by itself
 SOURCE = "COCO (Lin et al. 2014): captions and instances of a local directory; object words of data/coco_words.csv"
@@ -38,6 +38,7 @@ def examples(
     path: str = "",
     year: str = "val2014",
     question: str = "Please describe this image in detail.",
+    opening: str = "",
     split: str = "test",
 ) -> list[Example]:
     """Images with a request for a caption, drawn with `seed` (default n = 500).
@@ -45,9 +46,10 @@ def examples(
     path: a directory with captions_<year>.json and instances_<year>.json and, anywhere below, the images that they
     name. Objects that are there: those of the instances, and those that any of the five captions names, as CHAIR takes
     them. Boxes: one list of (left, top, right, bottom) for each object. Group: the image. split "validation": others.
+    opening: what stands between image and question, as in `pope`.
     UserError: a missing file or image, or fields that are not COCO's.
     """
-    directory = local(path, "coco", FILES)
+    directory, question = local(path, "coco", FILES), opening.replace("\\n", "\n") + question
     captions, instances = (find(directory, f"{kind}_{year}.json", "coco") for kind in ("captions", "instances"))
     told, drawn = read_json(captions), read_json(instances)
     names = {c["id"]: c["name"] for c in field(drawn, ("categories",), str(instances))}
@@ -75,8 +77,19 @@ def _example(
     named = {mention.object for text in texts for mention in mentions(text, words())}
     there = frozenset(named | set(boxes))
     picture = open_image(find(directory, Path(image["file_name"]).name, "coco"))
-    segments = (Segment("image", picture), Segment("question", f"\n{question}"))
+    _refuse_other_size(image, picture.size)
+    segments = (Segment("image", picture), Segment("question", question))
     meta = {"kind": "caption", "objects": ", ".join(sorted(there))}
     objects = Objects(words(), there)
     name = f"coco-{image['id']}"
     return Example(name, name, segments, boxes=dict(boxes), meta=meta, objects=objects)
+
+
+def _refuse_other_size(image: dict[str, Any], size: tuple[int, int]) -> None:
+    """Boxes are stated for the picture as it is shown, turned as its EXIF says."""
+    stated = image.get("width", size[0]), image.get("height", size[1])
+    if size != stated:
+        raise UserError(
+            f"{image['file_name']}: {size[0]} × {size[1]} pixels as it is shown, the annotation says {stated[0]} × "
+            f"{stated[1]}: its boxes would lie elsewhere (does its EXIF turn it?)"
+        )

@@ -46,16 +46,15 @@ def read_json(path: Path) -> Any:
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a JSON-lines file. UserError: a line that is none, by number."""
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                try:
-                    item = json.loads(line)
-                except ValueError as error:
-                    raise UserError(f"{path}, line {number}: not JSON: {error}") from error
-                if not isinstance(item, dict):
-                    raise UserError(f"{path}, line {number}: an object {{…}} is needed")
-                yield item
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        if line.strip():
+            try:
+                item = json.loads(line.decode("utf-8"))
+            except ValueError as error:
+                raise UserError(f"{path}, line {number}: not JSON: {error}") from error
+            if not isinstance(item, dict):
+                raise UserError(f"{path}, line {number}: an object {{…}} is needed")
+            yield item
 
 
 def field(item: dict[str, Any], names: tuple[str, ...], where: str) -> Any:

@@ -12,7 +12,7 @@ from .example import Example, Segment, UserError
 from .images import open_image, rgb
 from .local_or_hub import field, find, from_hub, local, read_lines
 
-VERSION = 1
+VERSION = 2
 TEMPLATE = "chat"
 BOS = None  # as the tokenizer does by itself
 SOURCE = "POPE (Li et al. 2023, arXiv 2305.10355) on COCO val2014; local files, or lmms-lab/POPE of the hub"
@@ -22,6 +22,7 @@ FILES = "coco_pope_random.json, …_popular.json, …_adversarial.json, and the 
 
 class Item(NamedTuple):
     id: str
+    where: str
     picture: str | Image
     name: str
     question: str
@@ -37,6 +38,7 @@ def examples(
     hub: str = "",
     revision: str = "",
     kind: str = "random",
+    opening: str = "",
     prefix: str = "",
     split: str = "test",
 ) -> list[Example]:
@@ -44,10 +46,13 @@ def examples(
 
     path: a directory with POPE's JSON lines (coco_pope_<kind>.json) and, anywhere below, the images that they name.
     hub: instead a data set with columns question, answer, image, category (lmms-lab/POPE), read by `datasets` at
-    `revision`. kind: random, popular or adversarial, or several joined by "+". prefix: what precedes the answers ("" in
-    a chat, " " in raw prompts of most tokenizers). split "validation" gives questions from the end of the list.
+    `revision`. kind: random, popular or adversarial, or several joined by "+". opening: what stands between image and
+    question, "" in a chat, whose template sets them apart itself (LLaVA's with a newline); "\\n" in raw prompts of
+    LLaVA. prefix: what precedes the answers ("" in a chat, " " in raw prompts of most tokenizers). split "validation"
+    gives questions from the end of the list.
     Answer: "Yes" or "No", in the letters of the prompt's tokenizer. Group: the image. Meta: kind, asked.
-    UserError: no files, an unknown kind, a label other than yes and no, an image that is missing.
+    UserError: no files, an unknown kind, a label other than yes and no, an image that is missing or cannot be read, by
+    file and line.
     """
     kinds = kind.split("+") if kind != "all" else list(KINDS)
     for name in kinds:
@@ -57,7 +62,8 @@ def examples(
     for name in kinds:
         items = list(_from_hub(hub, revision, name) if hub else _from_files(path, name))
         items = items[::-1] if split == "validation" else items
-        made += [_example(item, name, prefix, path) for item in items[: None if n is None else -(-n // len(kinds))]]
+        chosen = items[: None if n is None else -(-n // len(kinds))]
+        made += [_example(item, name, opening.replace("\\n", "\n"), prefix, path) for item in chosen]
     return made[:n]
 
 
@@ -68,7 +74,7 @@ def _from_files(path: str, kind: str) -> Iterator[Item]:
         where = f"{file}, line {number}"
         name, asked = str(field(line, ("image",), where)), str(field(line, ("text", "question"), where))
         identity = str(line.get("question_id", number))
-        yield Item(identity, name, name, asked, _label(field(line, ("label", "answer"), where), where))
+        yield Item(identity, where, name, name, asked, _label(field(line, ("label", "answer"), where), where))
 
 
 def _from_hub(hub: str, revision: str, kind: str) -> Iterator[Item]:
@@ -77,7 +83,8 @@ def _from_hub(hub: str, revision: str, kind: str) -> Iterator[Item]:
         if str(field(row, ("category",), where)) == kind:
             name = str(row.get("image_source") or number)
             asked, label = str(field(row, ("question", "text"), where)), field(row, ("answer", "label"), where)
-            yield Item(str(row.get("question_id", number)), row["image"], name, asked, _label(label, where))
+            picture = field(row, ("image",), where)
+            yield Item(str(row.get("question_id", number)), where, picture, name, asked, _label(label, where))
 
 
 def _label(label: Any, where: str) -> str:
@@ -87,14 +94,20 @@ def _label(label: Any, where: str) -> str:
     return word
 
 
-def _example(item: Item, kind: str, prefix: str, path: str) -> Example:
-    picture = item.picture
-    if isinstance(picture, str):
-        picture = open_image(find(Path(path).expanduser(), Path(picture).name, "pope"))
-    else:
-        picture = rgb(picture, f"pope, question {item.id}: the image")
+def _example(item: Item, kind: str, opening: str, prefix: str, path: str) -> Example:
     yes, no = prefix + "Yes", prefix + "No"
     right, wrong = (yes, no) if item.label == "yes" else (no, yes)
-    segments = (Segment("image", picture), Segment("question", f"\n{item.question}"))
+    segments = (Segment("image", _picture(item, path)), Segment("question", opening + item.question))
     meta = {"kind": f"pope_{kind}", "asked": item.question}
     return Example(f"pope-{kind}-{item.id}", item.name, segments, right, (wrong,), meta=meta)
+
+
+def _picture(item: Item, path: str) -> Image:
+    if isinstance(item.picture, Image):
+        return rgb(item.picture, f"{item.where}: the image")
+    if not isinstance(item.picture, str):
+        raise UserError(f"{item.where}: the image is {type(item.picture).__name__}, a picture is needed")
+    try:
+        return open_image(find(Path(path).expanduser(), Path(item.picture).name, "pope"))
+    except UserError as error:
+        raise UserError(f"{item.where}: {error}") from None

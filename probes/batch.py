@@ -16,6 +16,7 @@ from .bos import conditions
 from .encode import Encoded, encode, has_image
 from .expand import expand
 from .images import token_kinds
+from .patches import NEWLINE
 
 if TYPE_CHECKING:
     from .subject import Subject
@@ -66,9 +67,15 @@ class Batch:
         return mark_last(self.mask, self.last)
 
     def where(self, name: str) -> Bool[Tensor, "b p"]:
-        """The positions of a role or of a mark; KeyError names what there is."""
+        """The positions of a role, of a mark, or "patches": the image without the model's learned newlines.
+
+        KeyError names what there is.
+        """
         if name in ROLES:
             return self.roles == ROLES.index(name)
+        if name == "patches":
+            newlines = self.marks.get(NEWLINE)
+            return self.where("image") if newlines is None else self.where("image") & ~newlines
         if name not in self.marks:
             raise KeyError(f"no role or mark {name!r}: roles are {', '.join(ROLES)}; marks {', '.join(self.marks)}")
         return self.marks[name]

@@ -1,4 +1,4 @@
-"""A prompt without its image: its tokens dropped, or read by nobody outside of it; or another image in its place."""
+"""A prompt without its image: its tokens dropped, or read by nobody outside of it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from torch import Tensor
 from ..data.example import UserError
 from . import images
 from .attention import AttentionCall, Edit
+from .images import PER_TOKEN
 
 if TYPE_CHECKING:
     from .batch import Batch
     from .subject import Subject
-
-PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 
 
 def image_columns(subject: Subject, inputs: Mapping[str, Any], ids: Sequence[str] = ()) -> Bool[Tensor, "b p"]:
@@ -90,22 +89,6 @@ def hide_image(image: Bool[Tensor, "b p"]) -> Edit:
         return call.edited(mask=call.allowed() & ~(shown[:, None, None] & ~shown[:, None, :, None]))
 
     return edit
-
-
-def swap_images(subject: Subject, inputs: Mapping[str, Any], order: Sequence[int]) -> dict[str, Any]:
-    """The same prompts, each with the images of prompt `order[i]`.
-
-    UserError: images that make different numbers of tokens, whose prompts could not keep their places.
-    """
-    counts = image_columns(subject, inputs).sum(1).tolist()
-    n = len(counts)
-    swapped = dict(inputs)
-    for name, tensor in inputs.items():
-        if isinstance(tensor, Tensor) and name not in PER_TOKEN:
-            if len(tensor) % n or [counts[i] for i in order] != counts:
-                raise UserError(f"images of {sorted(set(counts))} tokens cannot take each other's place")
-            swapped[name] = tensor.reshape(n, len(tensor) // n, *tensor.shape[1:])[list(order)].reshape(tensor.shape)
-    return swapped
 
 
 def predicting(batch: Batch) -> Int[Tensor, "b n"]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from PIL.Image import Image
 from torch import Tensor
 
 from .encode import Encoded
+from .patches import grid
 
 if TYPE_CHECKING:
     from ..data.example import Example
@@ -27,17 +27,20 @@ class View(NamedTuple):
     columns: int
 
 
-def mark(subject: Subject, example: Example, encoded: Encoded, pixels: Mapping[str, Tensor], index: int) -> Encoded:
+def mark(
+    subject: Subject, example: Example, encoded: Encoded, sizes: Sequence[tuple[int, int]], pixels: Mapping[str, Tensor]
+) -> Encoded:
     """`encoded` with a mark over image tokens for each of the example's boxes.
 
-    Only for one image of one token per patch (LLaVA 1.5, PaliGemma); elsewhere boxes are left out, without a mark.
-    index: of the example's image in `pixels`.
+    Only for one image of one token per patch (LLaVA 1.5, PaliGemma); elsewhere boxes are left out, without a mark. A
+    patch is marked where it overlaps the box by however little; arXiv 2411.18620 draws the box into the resized picture
+    and takes the patches with a pixel of the pure colour, which leaves out some at the borders (IoU .99).
+    sizes: width and height of the example's images, turned as their EXIF says; boxes are stated for these.
     """
-    pictures = [s.content for s in example.segments if isinstance(s.content, Image)]
     places = [i for i, role in enumerate(encoded.roles) if role == "image"]
-    if not example.boxes or len(pictures) != 1:
+    if not example.boxes or len(sizes) != 1:
         return encoded
-    view = _view(subject, pictures[0].size, pixels.get("pixel_values"), len(places))
+    view = _view(subject, sizes[0], pixels, len(places))
     if view is None:
         return encoded
     marks = dict(encoded.marks)
@@ -49,18 +52,18 @@ def mark(subject: Subject, example: Example, encoded: Encoded, pixels: Mapping[s
     return replace(encoded, marks=marks)
 
 
-def _view(subject: Subject, size: tuple[int, int], pixels: Tensor | None, n: int) -> View | None:
+def _view(subject: Subject, size: tuple[int, int], pixels: Mapping[str, Tensor], n: int) -> View | None:
     """None where tokens are not plain patches of the whole picture."""
-    patch = getattr(getattr(subject.model.config, "vision_config", None), "patch_size", None)
-    if pixels is None or pixels.ndim != 4 or not isinstance(patch, int):
+    known, tensor = grid(subject.model, pixels, n), pixels.get("pixel_values")
+    if known is None or tensor is None or tensor.ndim != 4:
         return None
-    height, width = pixels.shape[-2:]
-    rows, columns = height // patch, width // patch
+    height, width = tensor.shape[-2:]
     scaled = _scaled(subject.processor.image_processor, size)
-    if rows * columns != n or scaled is None or scaled[0] < width or scaled[1] < height:
+    if scaled is None or scaled[0] < width or scaled[1] < height:
         return None
     scale = (scaled[0] / size[0], scaled[1] / size[1])
-    return View(scale, ((scaled[0] - width) / 2, (scaled[1] - height) / 2), patch, rows, columns)
+    patch = subject.model.config.vision_config.patch_size
+    return View(scale, ((scaled[0] - width) / 2, (scaled[1] - height) / 2), patch, *known)
 
 
 def _scaled(processor: Any, size: tuple[int, int]) -> tuple[int, int] | None:

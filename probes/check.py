@@ -17,6 +17,7 @@ from torch import Tensor
 from . import anatomy, images
 from .anatomy import SubjectError
 from .attention import NAME, AttentionCall
+from .blind import hide_image
 from .check_inputs import image_inputs, padded_left, small_inputs
 from .check_tokenizer import check_tokenizer
 from .proofs import replay_error
@@ -248,7 +249,7 @@ def check_edits(findings: Findings, inputs: dict[str, Any], logits: Tensor, laye
         still = moved(_scaled(1.0), index)
         findings.true("the identity edit changes nothing", where, still <= limit, still, limit)
         floor = max(10 * still, 2 * torch.finfo(subject.dtype).eps)
-        shift = moved(_without_image(findings.added) if findings.side == IMAGE else _without_first_key, index)
+        shift = moved(hide_image(findings.added) if findings.side == IMAGE else _without_first_key, index)
         findings.true("a mask edit moves the logits", where, shift > floor, shift, floor)
         shift = moved(_scaled(0.0), index)
         findings.true("an edit moves the logits", where, shift > floor, shift, floor)
@@ -280,16 +281,6 @@ def _without_first_key(call: AttentionCall) -> AttentionCall:
     own = torch.eye(*allowed.shape[2:], dtype=torch.bool, device=allowed.device)
     first_key = allowed.any(2, keepdim=True).int().cumsum(3) == 1
     return call.edited(mask=allowed & (own | ~first_key))
-
-
-def _without_image(shown: Tensor) -> Edit:
-    """No position outside of the image reads it; shown: Bool[b, p]."""
-
-    def edit(call: AttentionCall) -> AttentionCall:
-        image = shown.to(call.query.device)
-        return call.edited(mask=call.allowed() & ~(image[:, None, None] & ~image[:, None, :, None]))
-
-    return edit
 
 
 class _module_outputs:

@@ -10,12 +10,10 @@ from torch import Tensor
 
 from ..data.example import Example, Segment
 from . import images
+from .images import PER_TOKEN
 
 if TYPE_CHECKING:
     from .subject import Subject
-
-# Inputs with one entry per token.
-PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 
 
 def small_inputs(subject: Subject) -> dict[str, Tensor]:

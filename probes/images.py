@@ -17,6 +17,8 @@ from ..data.example import UserError
 # Placeholder ids of the config, and the input that fills them.
 MEDIA = {"image": ("pixel_values", "mm_encoder_outputs"), "video": ("pixel_values_videos", "pixel_values")}
 GRIDS = ("image_grid_thw", "image_sizes")
+# Inputs with one entry per token; the others belong to the pictures.
+PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels")
 
 
 def placeholder_id(model: Any, kind: str = "image") -> int | None:
@@ -68,6 +70,38 @@ def _require_pixels(model: Any, ids: Tensor, arguments: Mapping[str, Any]) -> No
                 f"the prompt holds {kind} placeholders (id {token}) but {inputs[0]} is missing: "
                 f"{_family(model)} would read the placeholder's own embedding"
             )
+
+
+def complete_processor(model: Any, processor: Any) -> None:
+    """Sets what older LLaVA processors were saved without, and cannot count an image's tokens without, from the model.
+
+    patch_size and vision_feature_select_strategy are the config's; additional tokens: the class token of the tower.
+    """
+    config = model.config
+    known = {
+        "patch_size": getattr(getattr(config, "vision_config", None), "patch_size", None),
+        "vision_feature_select_strategy": getattr(config, "vision_feature_select_strategy", None),
+    }
+    for name, value in known.items():
+        if getattr(processor, name, value) is None:
+            setattr(processor, name, value)
+    if getattr(processor, "num_additional_image_tokens", None) == 0 and _has_class_token(model):
+        processor.num_additional_image_tokens = 1
+
+
+def _has_class_token(model: Any) -> bool:
+    return any(name.endswith(("class_embedding", "cls_token")) for name, _ in model.named_parameters())
+
+
+def frame(subject: Any) -> tuple[str, str]:
+    """The texts that stand around an image where the family's chat template writes them (Qwen-VL, GLM-V); else ""."""
+    config, convert = subject.model.config, subject.tokenizer.convert_ids_to_tokens
+    for name in ("vision", "image"):
+        ids = [getattr(config, f"{name}_{end}_token_id", None) for end in ("start", "end")]
+        if all(isinstance(token, int) for token in ids):
+            start, end = convert(ids)
+            return (start, end) if start and end else ("", "")
+    return "", ""
 
 
 def token_type_names(model: Any) -> list[str]:

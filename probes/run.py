@@ -30,6 +30,7 @@ from .plan import Shard, activation_bytes, make_plan, plan_from_json, plan_to_js
 from .proofs import replay_notes
 from .rows import Rows, condition_of, merge, observe
 from .subject import refuse_under_edit
+from .yes_no import spelled, spelled_like
 
 if TYPE_CHECKING:
     from .subject import Subject
@@ -115,6 +116,9 @@ def run(
             stack.enter_context(store.locked(job.directory))
         if todo:
             before()
+            examples, told = spelled(subject, examples, template=template, bos=bos)
+            for job in todo:
+                job.notes += told
             examples = _answered(subject, examples, todo, template, bos, settings)
         for job in todo:
             job.tokenizer = subject.tokenizer
@@ -346,7 +350,7 @@ def _held_out(job: Job, subject: Subject, task: Task, examples: list[Example], s
     others = task.held_out(subject.tokenizer, job.module.FIT_EXAMPLES, seed, examples)
     if not others:
         raise UserError(f"task {task.name} has no held-out examples for {job.name} to learn from: lower --limit")
-    return others
+    return spelled_like(others, examples)
 
 
 def _common_groups(held_out: Sequence[Example], examples: Sequence[Example]) -> list[str]:

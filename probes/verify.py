@@ -20,6 +20,7 @@ from . import VERSION, store
 from .answers import AT_ONCE, by_length, own_answers, with_answers
 from .run import PACKAGES, Job, compute_rows, identity, machine, make_tables
 from .tolerance import TOLERANCE
+from .yes_no import spelled
 
 if TYPE_CHECKING:
     from .subject import Subject
@@ -114,6 +115,8 @@ def _check_examples(job: Job, subject: Subject, task: Task, say: Callable[[str],
     if planned != {example.id for example in drawn}:
         raise UserError(f"{job.directory}: task {task.name} now gives other examples than those of the run")
     say(f"examples  {len(drawn)} of {task.name}, drawn again")
+    bos = list(dict.fromkeys(shard.bos for shard in job.plan))
+    drawn, _ = spelled(subject, drawn, template=job.record["task"]["template"], bos=bos)
     if "own_answer_tokens" in job.record["task"]:
         drawn = _with_kept_answers(job, subject, drawn, say)
     return {example.id: example for example in drawn}

@@ -118,6 +118,9 @@ def _grids(tables: Tables) -> dict[str, go.Figure]:
     pictures = tables.get("pictures", pd.DataFrame({"example": [], "png": []}))
     for index, (example, png) in enumerate(zip(pictures["example"], pictures["png"], strict=True)):
         rows = tables["grid"][tables["grid"]["example"] == example]
+        if rows[["row", "column"]].isna().any(axis=None):  # the table `unmapped` says why
+            continue
+        rows = rows.astype({"row": int, "column": int})
         figure = word_grid(rows, png)
         drawn[f"grid-{index}"] = captioned(
             figure, f"Words on the picture: {example}", GRID, "grid", {"example": example}

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 
 import pytest
+from crosslens import Subject
 from crosslens.data import coco, pope
 from crosslens.data.example import Example, Objects, UserError
 from crosslens.data.tasks import open_task
 from crosslens.data.words import judge, mentions
+from crosslens.probes.encode import render
 from PIL import Image
+
+from .vision_subjects import build
 
 LINES = [
     {
@@ -50,7 +54,9 @@ def test_pope_lines(directory):
     assert found[0].wrong == ("No",)
     assert [e.group for e in found] == [line["image"] for line in LINES]
     assert found[0].images[0].getpixel((3, 3))[0] > 200
-    assert found[0].segments[1].content == "\nIs there a dog in the image?"
+    assert found[0].segments[1].content == "Is there a dog in the image?"
+    (raw,) = open_task(f"pope:path={directory},opening=\\n").examples(None, 1, 0)
+    assert raw.text == "\nIs there a dog in the image?"
     every = pope.examples(path=str(directory), kind="all")
     assert len({e.id for e in every}) == 9
     assert {e.meta["kind"] for e in every} == {"pope_random", "pope_popular", "pope_adversarial"}
@@ -94,8 +100,13 @@ def test_coco_captions_and_instances(directory):
         (lambda d: (d / "coco_pope_random.json").write_text(json.dumps(LINES[0] | {"label": 3})), "yes or no"),
         (
             lambda d: (d / "coco_pope_random.json").write_text(json.dumps(LINES[0] | {"image": "x.jpg"})),
-            "no file x.jpg",
+            r"coco_pope_random.json, line 1: task pope: no file x.jpg",
         ),
+        (
+            lambda d: (d / "val2014" / "COCO_val2014_000000000073.jpg").write_bytes(b"no picture"),
+            r"coco_pope_random.json, line 3: .*000073.jpg is not an image",
+        ),
+        (lambda d: (d / "coco_pope_random.json").write_bytes(b"\n\xff\xfe{}"), "line 2: not JSON"),
     ],
 )
 def test_pope_refuses_in_one_line(directory, change, message):
@@ -114,6 +125,50 @@ def test_missing_directories_and_kinds_are_named(directory):
     (directory / "annotations" / "instances_val2014.json").write_text('{"annotations": []}')
     with pytest.raises(UserError, match="no field categories"):
         coco.examples(path=str(directory))
+
+
+def test_boxes_are_stated_for_the_turned_picture(directory):
+    path = directory / "val2014" / "COCO_val2014_000000000042.jpg"
+    picture = Image.open(path)
+    exif = picture.getexif()
+    exif[0x0112] = 6
+    picture.save(path, exif=exif)
+    with pytest.raises(UserError, match="30 × 40 pixels as it is shown, the annotation says 40 × 30"):
+        coco.examples(path=str(directory))
+
+
+CHATS = {
+    "llava": (
+        "{% for m in messages %}{{ m.role.upper() + ': ' }}"
+        "{% for c in m.content | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}"
+        "{% for c in m.content | selectattr('type', 'equalto', 'text') %}{{ c.text + ' ' }}{% endfor %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}",
+        "USER: <image>\n{} ASSISTANT:",
+    ),
+    "qwen2_vl": (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% for c in m.content %}{% if c.type == 'image' %}"
+        "<start><image><end>{% else %}{{ c.text }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+        "<|im_start|>user\n<start><image><end>{}<|im_end|>\n<|im_start|>assistant\n",
+    ),
+    "gemma3": (
+        "{% for m in messages %}<start_of_turn>{{ m.role }}\n{% for c in m.content %}{% if c.type == 'image' %}"
+        "<start>{% else %}{{ c.text | trim }}{% endif %}{% endfor %}<end_of_turn>\n{% endfor %}"
+        "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}",
+        "<start_of_turn>user\n<start>{}<end_of_turn>\n<start_of_turn>model\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("family", CHATS)
+def test_questions_stand_in_chats_as_published(directory, family):
+    """The templates of LLaVA 1.5, Qwen-VL and Gemma 3, with the tiny processors' names for the image tokens."""
+    model, processor = build(family)
+    processor.chat_template, expected = CHATS[family]
+    opened = Subject(model, processor)
+    for spec, words in (("pope", LINES[0]["text"]), ("coco", "Please describe this image in detail.")):
+        (example,) = open_task(f"{spec}:path={directory}").examples(None, 1, 0)
+        assert render(opened, example, "chat")[0] == expected.format(words)
 
 
 def test_mentions_take_the_longest_phrase_and_plurals():
