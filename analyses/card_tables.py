@@ -13,6 +13,7 @@ from ..data.scene_questions import POPE
 from ..data.scene_render import render
 from ..probes.rows import Rows
 from . import stats
+from .card_claims import bars
 from .frames import order_columns, summarise
 from .pictures import png
 from .text_ability import text_table
@@ -22,25 +23,35 @@ CONSTANT = "best constant answer"
 
 
 def make_tables(rows: Rows, text: Sequence[Sequence[Any]]) -> dict[str, pd.DataFrame]:
-    """accuracy, pope, captions, text, training, samples. All but the last two have condition, difficulty, value, lower,
-    upper, n, n_groups, unit.
+    """accuracy, pope, captions, text, bars (what the claims are about), training, samples. All but the last two have
+    value, lower, upper, n, n_groups, unit; all but text, training and samples condition; the first three difficulty.
     """
-    made: dict[str, list[pd.DataFrame]] = {"accuracy": [], "pope": [], "captions": []}
-    cells = rows.examples.groupby(["condition", "difficulty", "kind"], sort=False).indices
-    for (condition, difficulty, kind), at in cells.items():  # pyright: ignore[reportGeneralTypeIssues]
+    common = {"text": text_table(text), "training": training_table(scenes_model.training_log())} if text else {}
+    made: dict[str, list[pd.DataFrame]] = {}
+    for condition, mine in rows.conditions():
+        constant = _constant(mine.examples)
+        measured = _by_kind(mine, constant)
+        measured["bars"] = bars(mine, measured | common, constant)
+        for name, table in measured.items():
+            made.setdefault(name, []).append(table.assign(condition=condition))
+    joined = {name: order_columns(pd.concat(frames, ignore_index=True)) for name, frames in made.items()}
+    return joined | common | {"samples": _samples(rows)}
+
+
+def _by_kind(rows: Rows, constant: np.ndarray) -> dict[str, pd.DataFrame]:
+    """accuracy, pope, captions of one condition."""
+    made: dict[str, list[pd.DataFrame]] = {}
+    cells = rows.examples.groupby(["difficulty", "kind"], sort=False).indices
+    for (difficulty, kind), at in cells.items():  # pyright: ignore[reportGeneralTypeIssues]
         chosen = np.zeros(len(rows.examples), bool)
         chosen[at] = True
-        part, where = rows.where(chosen), {"condition": condition, "difficulty": difficulty}
-        made["accuracy"].append(_accuracy(part).assign(kind=kind, **where))
+        part, where = rows.where(chosen), {"difficulty": difficulty}
+        made.setdefault("accuracy", []).append(_accuracy(part, constant[chosen]).assign(kind=kind, **where))
         if kind in POPE:
-            made["pope"].append(_pope(part).assign(set=kind.removeprefix("pope_"), **where))
+            made.setdefault("pope", []).append(_pope(part).assign(set=kind.removeprefix("pope_"), **where))
         if kind == "caption":
-            made["captions"].append(_captions(part).assign(**where))
-    joined = {name: order_columns(pd.concat(frames, ignore_index=True)) for name, frames in made.items() if frames}
-    if text:
-        joined["text"] = text_table(text)
-        joined["training"] = training_table(scenes_model.training_log())
-    return joined | {"samples": _samples(rows)}
+            made.setdefault("captions", []).append(_captions(part).assign(**where))
+    return {name: pd.concat(frames, ignore_index=True) for name, frames in made.items()}
 
 
 def training_table(log: Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -58,27 +69,36 @@ def _unit(name: str) -> str:
     return "share" if name.startswith("validation") or name == "right" else "loss"
 
 
-def _constant(examples: pd.DataFrame, truth: np.ndarray) -> np.ndarray:
-    """Whether the most frequent true answer to an example's wording is its own."""
-    best = pd.Series(truth).groupby(examples["question"].to_numpy()).transform(lambda told: told.mode().iloc[0])
-    return (best.to_numpy() == truth).astype(float)
+def _constant(examples: pd.DataFrame) -> np.ndarray:
+    """Whether the best constant answer to an example's wording is its own, 0 or 1; NaN for captions.
+
+    It is the most frequent one on the other half of the scenes, to that wording, or to that kind where the other half
+    lacks the wording: chosen on the examples that it is scored on, it would be right more often than it is.
+    """
+    right = np.full(len(examples), np.nan)
+    if examples["group"].nunique() < 2:
+        return right
+    first, second = stats.split_half(examples["group"])
+    keys = [["difficulty", "kind", "question"], ["difficulty", "kind"]]
+    for mine, others in ((first, second), (second, first)):
+        modes = [examples[others].groupby(key)["answer"].agg(lambda told: told.mode().iloc[0]) for key in keys]
+        by_wording, by_kind = (
+            examples[mine].join(m.rename("best"), on=k)["best"] for k, m in zip(keys, modes, strict=True)
+        )
+        best = by_wording.fillna(by_kind)
+        right[mine] = np.where(best.isna(), np.nan, best == examples.loc[mine, "answer"])
+    right[(examples["kind"] == "caption").to_numpy()] = np.nan
+    return right
 
 
-def _accuracy(part: Rows) -> pd.DataFrame:
-    groups, frames = part.examples["group"], []
-    for image in CONTROLS:
-        right = part[f"right|{image}"]
-        if not np.isnan(right).all():
-            frames.append(summarise(right, groups, {}, "share").assign(control=CONTROLS[image]))
-    truth = part.examples["answer"].to_numpy()
-    if part.examples["kind"].iloc[0] != "caption":
-        constant = _constant(part.examples, truth)
-        swapped = part["right|swapped"]
-        frame = summarise(constant, groups, {}, "share").assign(control=CONSTANT)
-        if not np.isnan(swapped).all():
-            against = stats.paired_difference(swapped, constant, groups)
-            frame = frame.assign(swapped_minus_constant=float(against.value), difference_lower=float(against.lower))
-        frames.append(frame)
+def _accuracy(part: Rows, constant: np.ndarray) -> pd.DataFrame:
+    groups = part.examples["group"]
+    answers = {control: part[f"right|{image}"] for image, control in CONTROLS.items()} | {CONSTANT: constant}
+    frames = [
+        summarise(right, groups, {}, "share").assign(control=control)
+        for control, right in answers.items()
+        if not np.isnan(right).all()
+    ]
     return pd.concat(frames, ignore_index=True)
 
 

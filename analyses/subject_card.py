@@ -1,7 +1,8 @@
 """The subject card: what a vision-language model answers about scenes, from the image or without it.
 
-Tables: accuracy (exact answers by kind and difficulty; controls: swapped and blank image, best constant answer), pope,
-captions (CHAIR), text (SmolLM2's own abilities before and after), training (the log beside the checkpoint), samples.
+Tables: accuracy (right answers by kind and difficulty; controls: swapped and blank image, best constant answer), pope,
+captions (CHAIR), text (SmolLM2's own abilities before and after), bars (the numbers that the claims are about),
+training (the log beside the checkpoint), samples.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from ..data.scene_render import render
 from ..probes.batch import Batch
 from ..probes.generate import generate
 from ..probes.rows import Rows
-from .card_claims import make_claims
+from .card_claims import STATEMENTS, make_claims
 from .card_tables import make_tables
 from .claims import Claim
 from .text_ability import text_ability
 
-VERSION = 1
+VERSION = 2
 QUESTION = "What does this model see, what does it make up, and what has it kept of its language?"
 PAPER = "POPE (arXiv 2305.10355), CHAIR (arXiv 1809.02156); the model: this project's data/scenes/card.md"
 IMAGES = ("real", "swapped", "blank")
@@ -36,6 +37,7 @@ GREY = (152, 152, 152)  # the mean background
 BYTES = 160  # of an answer
 SHORT, LONG = 4, 26  # tokens of an answer, of a caption
 FIT_EXAMPLES = 0  # its texts are its own
+CLAIMS = STATEMENTS
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,14 @@ class Options:
 def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
     return (
-        "Greedy answers up to the end token; an answer is right when it is the true one, letter by letter. Controls, "
+        "Greedy answers up to the end token; an answer is right when it is the true one and nothing else (case and a "
+        "last full stop aside). Controls, "
         f"on the {options.controls_on} scenes: the same questions with the image of another scene of that difficulty, "
-        "with a plain grey image, and the best constant answer to each wording of a question, chosen on these very "
-        "examples. POPE: F1 of yes over questions for shapes, half of them there; the absent ones drawn at random, by "
-        "frequency in training, or by training co-occurrence with what is there. CHAIR_I: share of a caption's object "
-        "words whose object is not in the scene; things behind a board count as there. Intervals resample scenes."
+        "with a plain grey image, and the best constant answer to each wording of a question, chosen on the other half "
+        "of the scenes. POPE: F1 of yes over questions for shapes, half of them there; the absent ones drawn at "
+        "random, by frequency in training, or by training co-occurrence with what is there. CHAIR_I: share of a "
+        "caption's object words whose object is not in the scene; things behind a board count as there. Intervals "
+        "resample scenes."
     )
 
 
@@ -77,7 +81,7 @@ def rows(subject: Any, batch: Batch, options: Options) -> dict[str, Tensor]:
     said = {image: _answers(subject, batch, image, options) for image in IMAGES}
     out = {f"right|{image}": torch.tensor([_right(e, t) for e, t in _pairs(batch, said[image])]) for image in IMAGES}
     real = _pairs(batch, said["real"])
-    out["yes"] = torch.tensor([float(text == "yes") for _, text in real])
+    out["yes"] = torch.tensor([float(_plain(text or "") == "yes") for _, text in real])
     out["said"] = torch.stack([_to_bytes(text or "") for _, text in real])
     counted = [_count(example, text or "") for example, text in real]
     return out | {name: torch.tensor([row[name] for row in counted]) for name in counted[0]}
@@ -95,8 +99,7 @@ def _pairs(batch: Batch, said: Sequence[str | None]) -> list[tuple[Example, str 
 def _answers(subject: Any, batch: Batch, image: str, options: Options) -> list[str | None]:
     """What is said to each example, None where this image is not shown."""
     said: list[str | None] = [None] * len(batch.examples)
-    first = batch.inputs["input_ids"][torch.arange(len(said)), batch.start]
-    bos = bool((first == subject.tokenizer.bos_token_id).all())
+    form = {**batch.form, "padding": "left"}
     for caption, length in ((False, SHORT), (True, LONG)):
         at = [
             i
@@ -104,7 +107,7 @@ def _answers(subject: Any, batch: Batch, image: str, options: Options) -> list[s
             if (e.meta["kind"] == "caption") == caption and image in ("real", _shown(e, image, options))
         ]
         if at:
-            asked = subject.batch([_seen(batch.examples[i], image) for i in at], bos=bos, padding="left")
+            asked = subject.batch([_seen(batch.examples[i], image) for i in at], **form)
             for i, text in zip(at, generate(subject, asked, max_tokens=length), strict=True):
                 said[i] = text.strip()
     return said
@@ -129,7 +132,12 @@ def _seen(example: Example, image: str) -> Example:
 
 
 def _right(example: Example, text: str | None) -> float:
-    return np.nan if text is None else float(text == example.answer.strip())
+    return np.nan if text is None else float(_plain(text) == _plain(example.answer))
+
+
+def _plain(text: str) -> str:
+    """An answer without what models of other families write differently."""
+    return text.strip().rstrip(".").lower()
 
 
 def _to_bytes(text: str) -> Tensor:

@@ -110,7 +110,7 @@ FIGURES = [
         "accuracy",
         {"control": ""},
         "Exact answers by kind and difficulty",
-        "Share of answers that are right letter by letter.",
+        "Share of answers that are the true one and nothing else.",
         by_kind,
         "Whiskers",
     ),

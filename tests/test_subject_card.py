@@ -19,7 +19,7 @@ from crosslens.probes.run import Settings, run
 from crosslens.reports import pages
 from crosslens.reports import subject_card as drawn
 
-from . import tiny_scenes
+from . import tiny_scenes, vision_subjects
 
 SPEC = "scenes:kinds=all,difficulty=clear+hard"
 
@@ -57,11 +57,64 @@ def test_a_model_that_is_always_right(monkeypatch):
     assert (cells(made["pope"], measure="F1")["value"] == 1).all()
     assert (cells(made["captions"], measure="CHAIR_I")["value"] == 0).all()
     assert (cells(made["captions"], measure="object set")["value"] == 1).all()
-    verdicts = {claim.text: claim.verdict for claim in subject_card.claims(made)}
-    assert (
-        verdicts["On clear scenes every basic kind of question is answered exactly in 90% of the cases or more."]
-        == "holds"
-    )
+    verdicts = {claim.name: claim.verdict for claim in subject_card.claims(made)}
+    assert verdicts["object set"] == "undecidable here"  # ten of ten: at least .69
+    assert verdicts["swapped"] == "holds"
+    assert verdicts["IOI"] == "not testable"
+
+
+def test_the_best_constant_is_chosen_on_other_scenes():
+    """Of answers drawn at random none is better than chance; chosen where it is scored, the best of them would be."""
+    rng, n = np.random.default_rng(0), 400
+    examples = pd.DataFrame({"group": np.arange(n), "difficulty": "clear", "kind": "colour"})
+    examples["question"] = "what colour is the " + pd.Series(rng.integers(0, 40, n)).astype(str)
+    examples["answer"] = rng.choice(list("abcdefgh"), n)
+    constant = card_tables._constant(examples)
+    assert constant.mean() == pytest.approx(1 / 8, abs=0.05)
+    own = examples.groupby("question")["answer"].transform(lambda told: told.mode().iloc[0])
+    assert (own == examples["answer"]).mean() > 0.25
+    lone = card_tables._constant(examples.assign(question=examples["question"] + examples["group"].astype(str)))
+    assert np.isfinite(lone).all()  # no wording comes twice: the best answer to that kind
+    assert np.isnan(card_tables._constant(examples.head(1))).all()
+
+
+def test_a_model_that_does_not_see_says_nothing_of_swapped_images(monkeypatch):
+    made = tables(planted(monkeypatch, lambda e, image: "nothing"), Options())
+    verdicts = {claim.name: claim.verdict for claim in subject_card.claims(made)}
+    assert verdicts["swapped"] == "not testable"
+
+
+@pytest.mark.parametrize("said", ["Yes", "yes.", " YES. "])
+def test_case_and_full_stop_do_not_matter(said):
+    yes, no = (e for e in (scenes.examples(40, kinds="existence")[i] for i in _first_yes_and_no()))
+    assert subject_card._right(yes, said) == 1
+    assert subject_card._right(no, said) == 0
+    assert subject_card._right(yes, "yes, it is") == 0
+
+
+def _first_yes_and_no():
+    answers = [e.answer for e in scenes.examples(40, kinds="existence")]
+    return answers.index(" yes"), answers.index(" no")
+
+
+@pytest.mark.parametrize("template", ["raw", "chat"])
+def test_answers_are_asked_for_in_the_form_of_the_run(monkeypatch, template):
+    """The template that the record states, on a subject without a BOS."""
+    model, processor = vision_subjects.build("llava")
+    processor.chat_template = vision_subjects.CHAT
+    processor.tokenizer.bos_token = None
+    opened, asked = Subject(model, processor, name="tiny"), []
+
+    def record(subject, batch, *, max_tokens):
+        asked.append(dict(batch.form))
+        return ["yes"] * len(batch.examples)
+
+    monkeypatch.setattr(subject_card, "generate", record)
+    batch = opened.batch(scenes.examples(11, kinds="all"), template=template, bos=False)
+    found = rows(opened, batch, Options())
+    assert set(found["right|real"].unique().tolist()) == {0.0, 1.0}
+    assert len(asked) == 6
+    assert all(form == {"template": template, "bos": False, "padding": "left"} for form in asked)
 
 
 def test_a_model_that_always_says_yes(monkeypatch):
@@ -74,9 +127,6 @@ def test_a_model_that_always_says_yes(monkeypatch):
         assert pope["F1"] == pytest.approx(2 * there / (there + len(mine)))
         assert pope["false alarms"] == 1
         assert pope["recall"] == 1
-        constant = cells(made["accuracy"], difficulty=level, kind="existence", control=card_tables.CONSTANT)
-        yes = cells(made["accuracy"], difficulty=level, kind="existence", control="")
-        assert float(constant["value"].iloc[0]) >= float(yes["value"].iloc[0])
 
 
 def test_a_caption_that_adds_a_moon(monkeypatch):
