@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from ..data.example import UserError
-from ..data.words import mentions
+from ..data.words import count
 from ..probes.answers import generate
 from ..probes.batch import Batch
 from ..probes.blind import image_columns
@@ -250,10 +250,7 @@ def _captioned(subject: Any, batch: Batch, options: Options) -> Tensor:
 
 def counts_of(example: Any, text: str) -> list[float]:
     """COUNTS of one caption."""
-    there = example.objects.there
-    named = [mention.object for mention in mentions(text, example.objects.words)]
-    wrong = sum(name not in there for name in named)
-    return [float(x) for x in (len(named), wrong, len(there & set(named)), len(there), hallucination.word_count(text))]
+    return [float(x) for x in (*count(text, example.objects), hallucination.word_count(text))]
 
 
 def row_size(subject: Any, positions: int, options: Options) -> int:
