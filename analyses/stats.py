@@ -1,27 +1,51 @@
-"""Statistics: intervals that resample groups, split halves, and the overlap of two circuits.
+"""Statistics: intervals from groups, split halves, many tests at once, and the overlap of two circuits.
 
 `values` has the examples first and any number of cells behind: [n, ...cells]. NaN is an example that a
-cell does not have. `groups` [n] names what repeats (image, template, passage): groups are drawn with
-replacement, examples of a group stay together. Everything is deterministic in `seed`; the same draws serve
-all cells. numpy and scipy only; tensors on the CPU are taken as arrays.
+cell does not have. `groups` [n] names what repeats (image, template, passage): examples of a group stay together.
+Below 5 groups there is no interval, below 30 it is Student's on group sums, else the percentile bootstrap over groups
+(`resampling`). Everything is deterministic in `seed`; the same draws serve all cells. numpy and scipy only; tensors on
+the CPU are taken as arrays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats as distributions
 
+from . import resampling
+from .circuit_overlap import CircuitOverlap, circuit_overlap, overlap_distribution
+from .resampling import BOOTSTRAP_FROM, MIN_GROUPS, interval_name
+
 Array = NDArray[Any]
-CHUNK = 2**22  # float64 numbers held at once by draws of one chunk of cells: 32 MB
+__all__ = [
+    "BOOTSTRAP_FROM",
+    "MIN_GROUPS",
+    "CircuitOverlap",
+    "Difference",
+    "Estimate",
+    "benjamini_hochberg",
+    "bootstrap_statistic",
+    "chosen_on",
+    "circuit_overlap",
+    "family_p",
+    "group_bootstrap",
+    "interval_name",
+    "overlap_distribution",
+    "paired_difference",
+    "ratio_bootstrap",
+    "ratio_difference",
+    "split_half",
+    "split_half_correlation",
+    "stratified_auroc",
+]
 
 
 class Estimate(NamedTuple):
-    """A value with its percentile bootstrap interval; arrays of the cells' shape."""
+    """A value with its 95 % (or `level`) interval; arrays of the cells' shape."""
 
     value: Array
     lower: Array
@@ -29,7 +53,7 @@ class Estimate(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """A paired difference with its interval and two-sided bootstrap p."""
+    """A paired difference with its interval and two-sided p by sign flips of group sums."""
 
     value: Array
     lower: Array
@@ -37,7 +61,7 @@ class Difference(NamedTuple):
     p_value: Array
 
 
-# ---------------------------------------------------------------- group bootstrap
+# ---------------------------------------------------------------- intervals
 
 
 def group_bootstrap(
@@ -49,16 +73,17 @@ def group_bootstrap(
     seed: int = 0,
     level: float = 0.95,
 ) -> Estimate:
-    """Mean or median over examples of every cell, with an interval from resampled groups.
+    """Mean or median over examples of every cell, with an interval from its groups.
 
     values: [n, ...cells]; groups: [n]. Returns (value, lower, upper), each [...cells], unit of `values`.
-    Examples weigh the same, so a large group weighs more. Bounds are percentiles of the draws; NaN where
-    fewer than two groups have data in the cell, and the value too where none has.
+    Examples weigh the same, so a large group weighs more. Bounds are NaN where fewer than 5 groups have data in the
+    cell, and the value too where none has; below 30 groups Student's on group sums (for a median: order statistics
+    of the groups' medians), else percentiles of resampled groups.
     Errors: ValueError for no examples, unequal lengths, infinities, or arguments out of range.
     """
     values, codes = _checked(values, groups, n_boot, level)
     if statistic == "mean":
-        return Estimate(*_ratio(values, _present(values), codes, n_boot, seed, level)[:3])
+        return _ratio(values, _present(values), codes, n_boot, seed, level)
     if statistic == "median":
         return _median(values, codes, n_boot, seed, level)
     raise ValueError(f'unknown statistic {statistic!r}: use "mean" or "median"')
@@ -86,7 +111,7 @@ def ratio_bootstrap(
         raise ValueError(f"denominators {np.shape(denominators)} do not fit numerators {top.shape}")
     missing = np.isnan(top) | np.isnan(bottom)
     top, bottom = np.where(missing, np.nan, top), np.where(missing, np.nan, bottom)
-    return Estimate(*_ratio(top, bottom, codes, n_boot, seed, level)[:3])
+    return _ratio(top, bottom, codes, n_boot, seed, level)
 
 
 def bootstrap_statistic(
@@ -98,23 +123,26 @@ def bootstrap_statistic(
     seed: int = 0,
     level: float = 0.95,
 ) -> Estimate:
-    """statistic(mean over examples) of values [n, ...], with an interval: groups are drawn, the statistic taken anew.
+    """statistic(mean over examples) of values [n, ...], with an interval from its groups.
 
-    For what is no mean itself, such as a divergence of mean distributions; `statistic` maps [...] to [*cells]. A
-    divergence of resampled means lies a little above that of all: the interval is shifted up by it.
-    NaN bounds with fewer than two groups. Errors: as `group_bootstrap`, and for NaN values.
+    For what is no mean itself, such as a divergence of mean distributions; `statistic` maps [...] to [*cells]. From 30
+    groups on they are drawn and the statistic taken anew (a divergence of resampled means lies a little above that of
+    all: the interval is shifted up by it), below it is a jackknife. NaN bounds with fewer than 5 groups.
+    Errors: as `group_bootstrap`, and for NaN values.
     """
     values, codes = _checked(values, groups, n_boot, level)
     if np.isnan(values).any():
         raise ValueError("values holds NaN: a mean of distributions needs them whole")
-    sums = _group_sums(values.reshape(len(values), -1), codes)
-    counts = np.bincount(codes).astype(float)
-    value = statistic(values.mean(0))
-    if len(counts) < 2:
-        return Estimate(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
-    draws = [row for chunk in _draws(len(counts), n_boot, seed) for row in chunk]
-    found = np.stack([statistic((w @ sums / (w @ counts)).reshape(values.shape[1:])) for w in draws])
-    return Estimate(value, *np.quantile(found, [(1 - level) / 2, (1 + level) / 2], axis=0))
+    sums, counts = _group_sums(values.reshape(len(values), -1), codes), np.bincount(codes).astype(float)
+    shape = np.shape(statistic(values.mean(0)))
+
+    def of_weights(weights: Array) -> Array:
+        means = (weights @ sums / (weights @ counts)[:, None]).reshape(-1, *values.shape[1:])
+        return np.stack([np.ravel(statistic(mean)) for mean in means])
+
+    present = np.ones((len(counts), int(np.prod(shape))), bool)
+    estimate = resampling.interval(of_weights, present, n_boot=n_boot, seed=seed, level=level)
+    return Estimate(*(x.reshape(shape) for x in estimate))
 
 
 def paired_difference(
@@ -126,17 +154,40 @@ def paired_difference(
     seed: int = 0,
     level: float = 0.95,
 ) -> Difference:
-    """Mean of a − b over the examples that have both, with an interval and a two-sided bootstrap p.
+    """Mean of a − b over the examples that have both, with an interval and a two-sided p.
 
-    a, b: [n, ...cells], the same examples in the same order (a measure and its control). p is twice the
-    smaller share of draws on one side of 0, draws + 1 in numerator and denominator: 2/(n_boot + 1) … 1;
-    NaN with fewer than two groups. Errors: as `group_bootstrap`, and for unequal shapes.
+    a, b: [n, ...cells], the same examples in the same order (a measure and its control). p: how often flipped signs
+    of whole groups' sums reach as far from 0, all flips where they are at most `n_boot`; NaN below 5 groups.
+    Errors: as `group_bootstrap`, and for unequal shapes.
     """
     a, b = np.asarray(a, float), np.asarray(b, float)
     if a.shape != b.shape:
         raise ValueError(f"a has shape {a.shape}, b {b.shape}: pairs need the same shape")
     values, codes = _checked(a - b, groups, n_boot, level)
-    return Difference(*_ratio(values, _present(values), codes, n_boot, seed, level))
+    estimate = _ratio(values, _present(values), codes, n_boot, seed, level)
+    return Difference(*estimate, _flipped(resampling.flip_p, values, codes, n_boot, seed))
+
+
+def family_p(values: ArrayLike, groups: ArrayLike, *, n_flips: int = 2000, seed: int = 0) -> Array:
+    """Two-sided p that a cell's mean is 0, corrected for all cells at once: [n, ...cells] -> [...cells].
+
+    How often the largest |t| over cells, with signs of whole groups' sums flipped, reaches the cell's. Family-wise:
+    under the null the chance that any cell has p ≤ .05 is at most 5 %, whatever the cells' dependence (Westfall and
+    Young's maximum). At 5 groups no cell can have p below 1/16. NaN where a cell has fewer than 5 groups.
+    Errors: as `group_bootstrap`.
+    """
+    values, codes = _checked(values, groups, n_flips)
+    return _flipped(resampling.family_flip_p, values, codes, n_flips, seed)
+
+
+def _flipped(test: Callable[..., Array], values: Array, codes: Array, n_flips: int, seed: int) -> Array:
+    """p [...cells] of a test by sign flips of group sums; NaN below 5 groups."""
+    flat = values.reshape(len(values), -1)
+    few = (_group_sums(~np.isnan(flat), codes) > 0).sum(0) < MIN_GROUPS
+    if flat.shape[1] == 0 or few.all():
+        return np.full(values.shape[1:], np.nan)
+    p = test(np.where(few, 0, _group_sums(flat, codes)), n_flips=n_flips, seed=seed)
+    return np.where(few, np.nan, p).reshape(values.shape[1:])
 
 
 def _checked(values: ArrayLike, groups: ArrayLike, n_boot: int = 1, level: float = 0.5) -> tuple[Array, Array]:
@@ -166,102 +217,82 @@ def _group_sums(values: Array, codes: Array) -> Array:
     """[n, cells] → [G, cells], NaN as 0."""
     order = np.argsort(codes, kind="stable")
     starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
-    return np.add.reduceat(np.nan_to_num(values[order]), starts, axis=0)
+    return np.add.reduceat(np.nan_to_num(values[order].astype(float)), starts, axis=0)
 
 
-def _draws(n_groups: int, n_boot: int, seed: int) -> Iterator[Array]:
-    """How often each group is drawn: [draws, G] in chunks; the same numbers however they are chunked."""
-    rng = np.random.default_rng(seed)
-    size = max(1, CHUNK // n_groups)
-    for start in range(0, n_boot, size):
-        count = min(size, n_boot - start)
-        yield rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=count).astype(float)
-
-
-def _ratio(
-    top: Array, bottom: Array, codes: Array, n_boot: int, seed: int, level: float
-) -> tuple[Array, Array, Array, Array]:
-    """value, lower, upper, p of Σ top / Σ bottom for every cell; NaNs of the two coincide."""
+def _ratio(top: Array, bottom: Array, codes: Array, n_boot: int, seed: int, level: float) -> Estimate:
+    """value, lower, upper of Σ top / Σ bottom for every cell; NaNs of the two coincide."""
     cells = top.shape[1:]
     top, bottom = (x.reshape(len(x), -1) for x in np.broadcast_arrays(top, bottom))
-    present = ~np.isnan(top)
-    sums = [_group_sums(x, codes) for x in (top, bottom, present)]
-    size = max(1, CHUNK // n_boot)
+    sums = [_group_sums(x, codes) for x in (top, bottom, ~np.isnan(top))]
+    size = max(1, resampling.CHUNK // max(n_boot, len(sums[0])))
     spans = [slice(start, start + size) for start in range(0, top.shape[1], size)]
-    parts = [_ratio_cells([x[:, span] for x in sums], n_boot, seed, level) for span in spans]
-    found = np.concatenate(parts, axis=1) if parts else np.empty((4, 0))
-    value, lower, upper, p_value = (x.reshape(cells) for x in found)
-    return value, lower, upper, p_value
+    parts = [np.stack(_ratio_cells(*(x[:, span] for x in sums), n_boot, seed, level)) for span in spans]
+    return Estimate(*(x.reshape(cells) for x in (np.concatenate(parts, axis=1) if parts else np.empty((3, 0)))))
 
 
-def _ratio_cells(sums: list[Array], n_boot: int, seed: int, level: float) -> Array:
-    """[G, cells] sums of numerators, denominators, examples → [4, cells]."""
-    top, bottom, counts = sums
-    n_groups = len(top)
+def _ratio_cells(top: Array, bottom: Array, counts: Array, n_boot: int, seed: int, level: float) -> Any:
+    """[G, cells] sums of numerators, denominators, examples → value, lower, upper, each [cells]."""
     shared = bottom[:, :1] if (bottom == bottom[:, :1]).all() else bottom  # one product instead of many
-    chunks = [_divide(w @ top, w @ shared).T for w in _draws(n_groups, n_boot, seed)]
-    draws = np.concatenate(chunks, axis=1)
-    draws[(counts > 0).sum(0) < 2] = np.nan
-    value = _divide(top.sum(0), bottom.sum(0))
-    return np.stack([value, *_percentiles(draws, level), _two_sided(draws)])
+    return resampling.interval(
+        lambda w: _divide(w @ top, w @ shared), counts > 0, n_boot=n_boot, seed=seed, level=level
+    )
 
 
 def _divide(top: Array, bottom: Array) -> Array:
     return np.divide(top, bottom, out=np.full(np.shape(top), np.nan), where=bottom != 0)
 
 
-def _percentiles(draws: Array, level: float) -> tuple[Array, Array]:
-    """Lower and upper percentile of each row [cells, draws], linear between draws, NaN draws left out."""
-    draws = np.sort(draws, axis=1)  # NaN last
-    last = np.maximum((~np.isnan(draws)).sum(1) - 1, 0)
-    lower, upper = ((1 - level) / 2 * last, (1 + level) / 2 * last)
-    return _between(draws, lower), _between(draws, upper)
-
-
-def _between(ordered: Array, position: Array) -> Array:
-    rows, below = np.arange(len(ordered)), np.floor(position).astype(int)
-    left, right = ordered[rows, below], ordered[rows, np.ceil(position).astype(int)]
-    return left + (right - left) * (position - below)
-
-
-def _two_sided(draws: Array) -> Array:
-    known = (~np.isnan(draws)).sum(1)
-    smaller = np.minimum((draws <= 0).sum(1), (draws >= 0).sum(1))
-    return np.where(known > 0, np.minimum(1.0, 2 * (smaller + 1) / (known + 1)), np.nan)
+# ---------------------------------------------------------------- the median
 
 
 def _median(values: Array, codes: Array, n_boot: int, seed: int, level: float) -> Estimate:
     cells, values = values.shape[1:], values.reshape(len(values), -1)
-    order = np.argsort(values, axis=0, kind="stable")  # NaN last
-    size = max(1, CHUNK // n_boot)
-    spans = [slice(start, start + size) for start in range(0, values.shape[1], size)]
-    parts = [_median_cells(values[:, s], order[:, s], codes, n_boot, seed, level) for s in spans]
-    found = np.concatenate(parts, axis=1) if parts else np.empty((3, 0))
-    return Estimate(*(x.reshape(cells) for x in found))
+    columns = [_median_cell(column[there], codes[there], n_boot, seed, level) for column, there in _present_of(values)]
+    return Estimate(*(np.array(x, float).reshape(cells) for x in (zip(*columns, strict=True) if columns else [[]] * 3)))
 
 
-def _median_cells(values: Array, order: Array, codes: Array, n_boot: int, seed: int, level: float) -> Array:
-    """[n, cells] → [3, cells]."""
-    counts = (~np.isnan(values)).sum(0)
-    columns = [(values[at[:n], i], codes[at[:n]]) for i, (at, n) in enumerate(zip(order.T, counts, strict=True))]
-    value = [float(np.median(ordered)) if len(ordered) else np.nan for ordered, _ in columns]
-    chunks = [
-        np.stack([_weighted_medians(ordered, w[groups]) for ordered, groups in columns])
-        for w in (draws.T.astype(np.int32) for draws in _draws(int(codes.max()) + 1, n_boot, seed))
+def _present_of(values: Array) -> list[tuple[Array, Array]]:
+    return [(column, ~np.isnan(column)) for column in values.T]
+
+
+def _median_cell(values: Array, codes: Array, n_boot: int, seed: int, level: float) -> tuple[float, float, float]:
+    """value, lower, upper of one cell's median."""
+    names, codes = np.unique(codes, return_inverse=True)
+    value = float(np.median(values)) if len(values) else np.nan
+    if len(names) < MIN_GROUPS:
+        return value, np.nan, np.nan
+    if len(names) < BOOTSTRAP_FROM:
+        return value, *_order_bounds([np.median(values[codes == g]) for g in range(len(names))], value, level)
+    order = np.argsort(values, kind="stable")
+    draws = [
+        _weighted_medians(values[order], w.T.astype(np.int32)[codes[order]])
+        for w in resampling.group_draws(len(names), n_boot, seed)
     ]
-    draws = np.concatenate(chunks, axis=1)
-    draws[[len(np.unique(groups)) < 2 for _, groups in columns]] = np.nan
-    return np.stack([value, *_percentiles(draws, level)])
+    lower, upper = resampling.percentiles(np.concatenate(draws)[None], resampling.expanded(level, np.array(len(names))))
+    return value, float(lower[0]), float(upper[0])
+
+
+def _order_bounds(medians: list[Any], value: float, level: float) -> tuple[float, float]:
+    """The groups' medians of rank k and G + 1 − k, k by the binomial so that they cover about `level`; with the value
+    inside, which large groups may draw out.
+    """
+    ordered, n = np.sort(medians), len(medians)
+    ranks = np.arange(1, n // 2 + 1)
+    covered = 1 - 2 * distributions.binom.cdf(ranks - 1, n, 0.5)
+    k = int(ranks[np.abs(covered - level).argmin()])
+    return min(value, float(ordered[k - 1])), max(value, float(ordered[n - k]))
 
 
 def _weighted_medians(ordered: Array, weights: Array) -> Array:
     """Median of `ordered` [n] with each value repeated as often as weights [n, draws] say."""
-    if len(ordered) == 0:
-        return np.full(weights.shape[1], np.nan)
     reached = weights.cumsum(0, dtype=np.int32)
     total = reached[-1]
     low, high = (reached > (total - 1) // 2).argmax(0), (reached > total // 2).argmax(0)
     return np.where(total > 0, (ordered[low] + ordered[high]) / 2, np.nan)
+
+
+# ---------------------------------------------------------------- other statistics
 
 
 def ratio_difference(
@@ -275,23 +306,32 @@ def ratio_difference(
 ) -> Difference:
     """Σ numerators / Σ denominators of a, minus that of b, the same examples in both: interval and two-sided p.
 
-    a, b: (numerators [n], denominators [n]) of one measure before and after; every draw of groups serves both. Draws
-    in which a denominator is 0 are left out. p as in `paired_difference`. Errors: as `group_bootstrap`.
+    a, b: (numerators [n], denominators [n]) of one measure before and after; every draw of groups serves both. p by
+    sign flips of the groups' shares in the difference under one common ratio. Errors: as `group_bootstrap`.
     """
     parts = [_checked(x, groups, n_boot, level)[0] for pair in (a, b) for x in pair]
     codes = _codes(groups)
-    sums = [_group_sums(x.reshape(len(x), -1), codes)[:, 0] for x in parts]
-    drawn = [
-        _divide(w @ sums[0], w @ sums[1]) - _divide(w @ sums[2], w @ sums[3])
-        for w in _draws(len(sums[0]), n_boot, seed)
-    ]
-    draws = np.concatenate(drawn)[None]
-    if len(sums[0]) < 2:
-        draws[:] = np.nan
-    totals = [x.sum() for x in sums]
-    lower, upper = _percentiles(draws, level)
-    value = _divide(totals[0], totals[1]) - _divide(totals[2], totals[3])
-    return Difference(value, lower[0], upper[0], _two_sided(draws)[0])
+    sums = np.concatenate([_group_sums(x.reshape(len(x), -1), codes) for x in parts], 1)
+
+    def of_weights(w: Array) -> Array:
+        top_a, bottom_a, top_b, bottom_b = (w @ sums).T
+        return (_divide(top_a, bottom_a) - _divide(top_b, bottom_b))[:, None]
+
+    present = np.ones((len(sums), 1), bool)
+    value, lower, upper = (
+        x[0] for x in resampling.interval(of_weights, present, n_boot=n_boot, seed=seed, level=level)
+    )
+    if len(sums) < MIN_GROUPS or np.isnan(value):
+        return Difference(value, lower, upper, np.array(np.nan))
+    return Difference(value, lower, upper, resampling.flip_p(_shares(sums), n_flips=n_boot, seed=seed)[0])
+
+
+def _shares(sums: Array) -> Array:
+    """[G, 1]: what each group adds to the difference of two ratios, if both had the ratio of all sums."""
+    total = sums.sum(0)
+    common = (total[0] + total[2]) / (total[1] + total[3])
+    excess = (sums[:, 0] - common * sums[:, 1]) / total[1] - (sums[:, 2] - common * sums[:, 3]) / total[3]
+    return excess[:, None]
 
 
 def stratified_auroc(
@@ -314,20 +354,32 @@ def stratified_auroc(
     chosen, strata = np.asarray(positive, bool), np.asarray(strata)
     if scores.ndim != 1 or chosen.shape != scores.shape or strata.shape != scores.shape or np.isnan(scores).any():
         raise ValueError("scores, positive and strata must be [n], without NaN")
-    same = strata[chosen][:, None] == strata[~chosen][None]
+    same = (strata[chosen][:, None] == strata[~chosen][None]).astype(float)
     gap = scores[chosen][:, None] - scores[~chosen][None]
     wins = same * ((gap > 0) + 0.5 * (gap == 0))
 
-    def ratio(up: Array, down: Array) -> Array:
-        """[draws, positives], [draws, negatives] weights -> [draws]."""
-        return _divide(((up @ wins) * down).sum(-1), ((up @ same.astype(float)) * down).sum(-1))
+    def of_weights(w: Array) -> Array:
+        up, down = w[:, codes[chosen]], w[:, codes[~chosen]]
+        return _divide(((up @ wins) * down).sum(-1), ((up @ same) * down).sum(-1))[:, None]
 
-    drawn = [ratio(w[:, codes[chosen]], w[:, codes[~chosen]]) for w in _draws(int(codes.max()) + 1, n_boot, seed)]
-    lower, upper = _percentiles(np.concatenate(drawn)[None], level)
-    return Estimate(ratio(np.ones(int(chosen.sum())), np.ones(int((~chosen).sum()))), lower[0], upper[0])
+    present = np.ones((int(codes.max()) + 1, 1), bool)
+    return Estimate(*(x[0] for x in resampling.interval(of_weights, present, n_boot=n_boot, seed=seed, level=level)))
 
 
 # ---------------------------------------------------------------- split halves, many tests
+
+
+def chosen_on(
+    values: ArrayLike, groups: ArrayLike, choose: Callable[[Array], ArrayLike], *, seed: int = 0
+) -> tuple[Array, Array]:
+    """What is chosen on one half of the groups, and the other half to measure it on: (choice, Bool[n]).
+
+    choose: the values [m, ...cells] of the first half of `split_half` -> whatever names the choice (cells, a state).
+    A number measured on the half that chose it is lifted by luck; on the other it is not.
+    Errors: as `split_half`.
+    """
+    first, second = split_half(groups, seed)
+    return np.asarray(choose(np.asarray(values)[first])), second
 
 
 def split_half(groups: ArrayLike, seed: int = 0) -> tuple[Array, Array]:
@@ -350,8 +402,8 @@ def split_half_correlation(values: ArrayLike, groups: ArrayLike, *, n_splits: in
     """Reliability of a map: correlation over cells of the means of two halves, Spearman–Brown corrected.
 
     values: [n, ...cells], at least two cells. r is Pearson's, averaged over `n_splits` random halves of the
-    groups, then 2r/(1 + r): the reliability of the mean over all groups, at most 1; NaN where a half is
-    constant over the cells or r is −1.
+    groups, then 2r/(1 + r): the reliability of the mean over all groups, 0…1; halves that disagree (r below 0) have
+    none: 0. NaN where a half is constant over the cells.
     Errors: ValueError as `group_bootstrap`, and for fewer than two cells, two groups or one split.
     """
     values, codes = _checked(values, groups)
@@ -364,7 +416,7 @@ def split_half_correlation(values: ArrayLike, groups: ArrayLike, *, n_splits: in
     seeds = np.random.default_rng(seed).integers(2**32, size=n_splits)
     halves = [split_half(np.arange(len(sums)), s)[0] for s in seeds]
     r = float(np.mean([_half_correlation(sums, counts, half) for half in halves]))
-    return 2 * r / (1 + r) if r > -1 else float("nan")
+    return 2 * max(r, 0.0) / (1 + max(r, 0.0)) if not np.isnan(r) else r
 
 
 def _half_correlation(sums: Array, counts: Array, half: Array) -> float:
@@ -378,104 +430,12 @@ def _half_correlation(sums: Array, counts: Array, half: Array) -> float:
 def benjamini_hochberg(p: ArrayLike) -> Array:
     """Benjamini–Hochberg q-values of all p-values at once, any shape, 0…1; NaN stays NaN and is not counted.
 
-    q ≤ 0.05 bounds the expected share of false discoveries by 5 % (independent or positively dependent
-    tests). Errors: ValueError for p outside 0…1.
+    q ≤ 0.05 bounds the expected share of false discoveries by 5 % (independent or positively dependent tests), if the
+    p-values are right in their tails: those of `paired_difference` are, a bootstrap's over few groups are not.
+    Errors: ValueError for p outside 0…1.
     """
     p = np.asarray(p, float)
     q, known = np.full(p.shape, np.nan), ~np.isnan(p)
     if known.any():
         q[known] = distributions.false_discovery_control(p[known])
     return q
-
-
-# ---------------------------------------------------------------- circuits
-
-
-@dataclass(frozen=True)
-class CircuitOverlap:
-    """How far two tasks share their heads; made by `circuit_overlap`.
-
-    share: in-circuit heads common to both / heads of one circuit, 0…1.
-    jaccard: common heads / heads in either, 0…1.
-    heads: the common heads, (layer, head) in order.
-    ceiling: `share` between two halves of one task (mean over the tasks given), NaN without halves.
-    p_value: chance of as large an overlap if heads are exchangeable within layers.
-    p_hypergeometric: the same if all heads are exchangeable; ignores that circuits sit at some depth.
-    """
-
-    share: float
-    jaccard: float
-    heads: list[tuple[int, int]]
-    ceiling: float
-    p_value: float
-    p_hypergeometric: float
-
-
-def circuit_overlap(
-    effects_a: ArrayLike,
-    effects_b: ArrayLike,
-    *,
-    share: float = 0.02,
-    halves_a: tuple[ArrayLike, ArrayLike] | None = None,
-    halves_b: tuple[ArrayLike, ArrayLike] | None = None,
-) -> CircuitOverlap:
-    """Overlap of two tasks' circuits: the max(1, round(share · L · H)) heads of largest |effect| of each.
-
-    effects_a, effects_b: [layer, head] of one model, any unit; tensors are welcome.
-    halves_a, halves_b: effect maps of two halves of one task's groups; they set the ceiling noise leaves.
-    p_value: with a_l and b_l in-circuit heads in layer l of H, the layer's overlap is hypergeometric
-    (H, a_l, b_l); the layers' distributions are convolved (exact), p = P(overlap ≥ observed).
-    Source: arXiv 2310.08744 (overlap; there circuits pool the top 2 % of each path-patching stage, here a
-    flat share of one map). The p-values are added here.
-    Errors: ValueError for unequal or non-2-D shapes, NaN effects, share outside (0, 1].
-    """
-    a, b = _circuit(effects_a, share), _circuit(effects_b, share)
-    if a.shape != b.shape:
-        raise ValueError(f"effects have shapes {a.shape} and {b.shape}: two models cannot be compared")
-    common = a & b
-    n_common, size = int(common.sum()), int(a.sum())
-    return CircuitOverlap(
-        share=n_common / size,
-        jaccard=n_common / int((a | b).sum()),
-        heads=[(int(layer), int(head)) for layer, head in np.argwhere(common)],
-        ceiling=_ceiling([halves for halves in (halves_a, halves_b) if halves is not None], share),
-        p_value=_overlap_p(a.sum(1), b.sum(1), a.shape[1], n_common),
-        p_hypergeometric=float(distributions.hypergeom.sf(n_common - 1, a.size, size, size)),
-    )
-
-
-def _circuit(effects: Any, share: float) -> Array:
-    """Bool[layer, head]: the same choice as `metrics.top_heads`, ties to the lower layer, then head."""
-    if hasattr(effects, "detach"):  # a torch tensor, perhaps in half precision or with a gradient
-        effects = effects.detach().cpu().double().numpy()
-    effects = np.abs(np.asarray(effects, float))
-    if effects.ndim != 2 or effects.size == 0:
-        raise ValueError(f"effects has shape {effects.shape}, expected [layer, head]")
-    if np.isnan(effects).any() or not 0 < share <= 1:
-        raise ValueError(f"effects holds NaN, or share = {share} is outside (0, 1]")
-    chosen = np.zeros(effects.size, bool)
-    chosen[np.argsort(-effects.ravel(), kind="stable")[: max(1, round(share * effects.size))]] = True
-    return chosen.reshape(effects.shape)
-
-
-def overlap_distribution(a: ArrayLike, b: ArrayLike, n_heads: int) -> Array:
-    """P(overlap = 0, 1, …) of two circuits with a_l and b_l heads in layer l of `n_heads`, exchangeable within layers.
-
-    a, b: counts [layer]. The layers' hypergeometric overlaps are independent; their distributions are convolved.
-    Errors: ValueError for unequal lengths.
-    """
-    total = np.ones(1)
-    for a_l, b_l in zip(np.asarray(a), np.asarray(b), strict=True):
-        if a_l and b_l:
-            layer = distributions.hypergeom.pmf(np.arange(min(a_l, b_l) + 1), n_heads, a_l, b_l)
-            total = np.convolve(total, layer)
-    return total
-
-
-def _overlap_p(a: Array, b: Array, n_heads: int, observed: int) -> float:
-    """P(overlap ≥ observed) under `overlap_distribution`."""
-    return float(min(1.0, overlap_distribution(a, b, n_heads)[observed:].sum()))
-
-
-def _ceiling(pairs: list[tuple[ArrayLike, ArrayLike]], share: float) -> float:
-    return float(np.mean([circuit_overlap(*pair, share=share).share for pair in pairs] or [np.nan]))

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from crosslens.analyses import frames, metrics, stats
+from crosslens.analyses import circuit_overlap, frames, metrics, resampling, stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
@@ -36,6 +36,7 @@ def loop_bootstrap(values, groups, statistic, n_boot, seed, level=0.95):
         drawn = drawn[~np.isnan(drawn)]
         if len(drawn):
             draws.append(statistic(drawn))
+    level = float(resampling.expanded(level, np.array(len(names))))
     bounds = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return statistic(values[~np.isnan(values)]), *bounds
 
@@ -46,8 +47,9 @@ def loop_bootstrap(values, groups, statistic, n_boot, seed, level=0.95):
 @pytest.mark.parametrize("name", ["mean", "median"])
 @pytest.mark.parametrize("missing", [0.0, 0.3])
 def test_group_bootstrap_equals_a_loop(name, missing):
-    values = sample(0, 24, 3, 2, missing=missing)
-    groups = np.array(["d", "b", "a", "c", "b", "e"] * 4)
+    values = sample(0, 96, 3, 2)
+    values[:16][np.random.default_rng(1).random((16, 3, 2)) < missing] = MISSING  # every group has a value left
+    groups = np.array([f"{i % 40}" for i in range(80)] + ["3"] * 16)
     found = stats.group_bootstrap(values, groups, statistic=name, n_boot=60, seed=3)
     assert found.value.shape == found.lower.shape == found.upper.shape == (3, 2)
     for i, j in itertools.product(range(3), range(2)):
@@ -91,36 +93,108 @@ def test_group_bootstrap_laws(seed):
 
 @pytest.mark.parametrize("name", ["mean", "median"])
 def test_results_do_not_depend_on_chunks(monkeypatch, name):
-    values, groups = sample(4, 30, 7, missing=0.2), np.arange(30) // 3
+    values, groups = sample(4, 90, 7, missing=0.2), np.arange(90) // 2
     whole = stats.group_bootstrap(values, groups, statistic=name, n_boot=50)
-    monkeypatch.setattr(stats, "CHUNK", 110)  # 2 cells, 11 draws at a time
+    monkeypatch.setattr(resampling, "CHUNK", 110)  # 2 cells, 2 draws at a time
     np.testing.assert_allclose(stats.group_bootstrap(values, groups, statistic=name, n_boot=50), whole, rtol=1e-12)
-    assert [len(w) for w in stats._draws(10, 50, 0)] == [11, 11, 11, 11, 6]
+    assert [len(w) for w in resampling.group_draws(10, 50, 0)] == [11, 11, 11, 11, 6]
 
 
-def test_intervals_cover_the_truth_about_as_often_as_they_say():
-    rng = np.random.default_rng(0)
-    cells, n_groups, per_group = 400, 40, 3
+SIZES = (5, 9, 14, 40)  # groups: colored_objects has 9, ioi 14
+
+
+def grouped(seed, n_groups, cells, per_group=3):
+    """Values around 0 that differ between groups (sd 1) more than within (sd .5), and the groups."""
+    rng = np.random.default_rng(seed)
     effects = rng.normal(size=(n_groups, 1, cells)) + 0.5 * rng.normal(size=(n_groups, per_group, cells))
-    groups = np.repeat(np.arange(n_groups), per_group)
-    values = effects.reshape(-1, cells)
-    _, lower, upper = stats.group_bootstrap(values, groups, n_boot=500)
-    assert 0.90 <= ((lower <= 0) & (upper >= 0)).mean() <= 0.98
+    return effects.reshape(-1, cells), np.repeat(np.arange(n_groups), per_group)
+
+
+@pytest.mark.parametrize("n_groups", SIZES)
+def test_intervals_cover_the_truth_as_often_as_they_say(n_groups):
+    values, groups = grouped(0, n_groups, 3000)
+    _, lower, upper = stats.group_bootstrap(values, groups, n_boot=1000)
+    assert 0.93 <= ((lower <= 0) & (upper >= 0)).mean() <= 0.97
+    weights = np.repeat(np.random.default_rng(1).uniform(0.5, 1.5, len(values) // 3), 3)[:, None]
+    _, lower, upper = stats.ratio_bootstrap(values, np.broadcast_to(weights, values.shape), groups, n_boot=1000)
+    assert 0.93 <= ((lower <= 0) & (upper >= 0)).mean() <= 0.97
     # Resampling examples as if they were independent is too sure of itself.
-    _, lower, upper = stats.group_bootstrap(values, np.arange(len(values)), n_boot=500)
+    _, lower, upper = stats.group_bootstrap(values, np.arange(len(values)), n_boot=1000)
     assert ((lower <= 0) & (upper >= 0)).mean() < 0.85
 
 
+@pytest.mark.parametrize("n_groups", SIZES)
+def test_medians_and_curved_statistics_are_covered_too(n_groups):
+    values, groups = grouped(1, n_groups, 3000, per_group=1)
+    _, lower, upper = stats.bootstrap_statistic(values, groups, lambda mean: np.exp(0.3 * mean))
+    assert 0.93 <= ((lower <= 1) & (upper >= 1)).mean() <= 0.97
+    values, groups = grouped(2, n_groups, 1500, per_group=1)
+    _, lower, upper = stats.group_bootstrap(values, groups, statistic="median", n_boot=400)
+    assert 0.93 <= ((lower <= 0) & (upper >= 0)).mean() <= 0.97
+
+
+@pytest.mark.parametrize("n_groups", SIZES)
+def test_many_null_heads_are_no_discoveries(n_groups):
+    """270 heads without effect, of one model: they share the groups' noise in part."""
+    maps, heads = 60, 270
+    shared, groups = grouped(2, n_groups, maps)
+    own, _ = grouped(3, n_groups, maps * heads)
+    values = own.reshape(-1, maps, heads) + 0.5 * shared[:, :, None]
+    p = stats.paired_difference(values, np.zeros_like(values), groups).p_value
+    assert (p <= 0.05).mean() <= 0.055
+    false_maps = sum((stats.benjamini_hochberg(one) <= 0.05).any() for one in p)
+    family = sum((stats.family_p(values[:, i], groups) <= 0.05).any() for i in range(maps))
+    assert false_maps <= 0.05 * maps + 3
+    assert family <= 0.05 * maps + 3  # the expected 3 and what chance adds
+    if n_groups == 5:
+        assert false_maps == family == 0  # no p of five groups can be small enough
+
+
+def test_one_strong_head_is_found_among_many():
+    values, groups = grouped(4, 14, 270)
+    values[:, 7] += 3
+    p = stats.family_p(values, groups)
+    assert p[7] <= 0.05
+    assert (np.delete(p, 7) > 0.05).all()
+
+
+def test_sign_flips_equal_enumeration_and_the_family_of_one():
+    values, groups = grouped(5, 6, 4)
+    sums = np.stack([values[groups == g].sum(0) for g in range(6)])
+    signs = np.array(list(itertools.product([1, -1], repeat=6)))
+    exact = (np.abs(signs @ sums) >= np.abs(sums.sum(0)) - 1e-12).mean(0)
+    np.testing.assert_allclose(stats.paired_difference(values, 0 * values, groups).p_value, exact)
+    for cell in range(4):
+        np.testing.assert_allclose(stats.family_p(values[:, [cell]], groups), exact[cell])
+    assert (stats.family_p(values, groups) >= exact - 1e-12).all()
+
+
+def test_student_interval_by_hand():
+    values, groups = np.array([1.0, 2.0, 4.0, 3.0, 7.0, 5.0, 1.0]), np.array([0, 0, 1, 1, 2, 3, 4])
+    found = stats.group_bootstrap(values, groups)
+    residuals = np.array([(values[groups == g] - values.mean()).sum() for g in range(5)])
+    # The jackknife over groups; with equal groups it is √(G/(G − 1) · Σ residuals²)/n.
+    without = np.array([values[groups != g].mean() for g in range(5)])
+    half = scipy_stats.t.ppf(0.975, 4) * np.sqrt(4 / 5 * ((without - values.mean()) ** 2).sum())
+    np.testing.assert_allclose(found, [values.mean(), values.mean() - half, values.mean() + half])
+    equal = stats.group_bootstrap(residuals, np.arange(5))
+    half = scipy_stats.t.ppf(0.975, 4) * residuals.std(ddof=1) / np.sqrt(5)
+    np.testing.assert_allclose(equal.upper - equal.value, half)
+
+
 @pytest.mark.parametrize("name", ["mean", "median"])
-def test_one_group_or_no_data_has_no_interval(name):
-    values = np.array([[1.0, 1.0, MISSING], [2.0, 2.0, MISSING], [6.0, MISSING, MISSING]])
-    value, lower, upper = stats.group_bootstrap(values, ["a", "a", "b"], statistic=name, n_boot=200)
+def test_fewer_than_five_groups_or_no_data_have_no_interval(name):
+    values = np.array([[1.0, 1.0, MISSING], [2.0, 2.0, MISSING], [6.0, MISSING, MISSING], [0, 1, MISSING]] * 2)
+    groups = ["a", "b", "c", "d", "a", "b", "e", "d"]
+    value, lower, upper = stats.group_bootstrap(values, groups, statistic=name, n_boot=200)
     assert np.isnan(lower).tolist() == np.isnan(upper).tolist() == [False, True, True]
-    assert value[1] == 1.5
+    assert value[1] == pytest.approx(4 / 3 if name == "mean" else 1)
     assert np.isnan(value[2])
-    alone = stats.group_bootstrap(values[:, 0], ["a"] * 3, statistic=name, n_boot=10)
-    assert np.isnan(alone.lower)
-    assert not np.isnan(alone.value)
+    four = stats.group_bootstrap(values[:, 0], ["a", "b", "c", "d"] * 2, statistic=name, n_boot=10)
+    assert np.isnan(four.lower)
+    assert not np.isnan(four.value)
+    assert np.isnan(stats.paired_difference(values, 0 * values, ["a", "b", "c", "d"] * 2).p_value).all()
+    assert [stats.interval_name(n) != "" for n in (0, 4, 5, 29, 30)] == [False, False, True, True, True]
 
 
 def test_bootstrap_refuses_nonsense():
@@ -170,7 +244,7 @@ def test_paired_difference_sees_what_unpaired_intervals_hide():
     found = stats.paired_difference(a, base, np.arange(60), n_boot=999)
     assert found.value == pytest.approx((a - base).mean(0))
     assert found.lower[0] > 0
-    assert found.p_value[0] == pytest.approx(2 / 1000)
+    assert found.p_value[0] == pytest.approx(1 / 1000)
     assert found.p_value[1] > 0.05
     assert found.lower[1] < 0 < found.upper[1]
     flipped = stats.paired_difference(base, a, np.arange(60), n_boot=999)
@@ -211,13 +285,25 @@ def test_split_half_needs_two_groups_and_varies_with_the_seed():
     assert len(first) > 1
 
 
+def test_what_is_chosen_on_one_half_is_measured_on_the_other():
+    """The best of 270 null heads looks good on the groups that chose it, and on no others."""
+    values, groups = grouped(6, 14, 270)
+    head, other = stats.chosen_on(values, groups, lambda half: half.mean(0).argmax())
+    assert not set(groups[other]) & set(groups[~other])
+    assert values[~other][:, head].mean() > 0.7
+    assert abs(values[other][:, head].mean()) < 0.7
+    assert head == values[~other].mean(0).argmax()
+
+
 def test_split_half_correlation_is_the_reliability_of_the_mean():
     rng = np.random.default_rng(0)
     n, cells, noise = 16, 3000, 4.0
     values = rng.normal(size=cells) + noise * rng.normal(size=(n, cells))
     found = stats.split_half_correlation(values, np.arange(n), n_splits=20)
     assert found == pytest.approx(1 / (1 + noise**2 / n), abs=0.03)
-    assert abs(stats.split_half_correlation(rng.normal(size=(n, cells)), np.arange(n))) < 0.1
+    assert 0 <= stats.split_half_correlation(rng.normal(size=(n, cells)), np.arange(n)) < 0.1
+    opposed = np.array([[1.0, -1.0, 2.0], [-1.0, 1.0, -2.1]])  # r near −1: 2r/(1 + r) has no bound
+    assert stats.split_half_correlation(opposed, [0, 1]) == 0
     exact = np.tile(rng.normal(size=(5, 2)), (n, 1, 1))
     assert stats.split_half_correlation(exact, np.arange(n)) == pytest.approx(1)
     assert np.isnan(stats.split_half_correlation(np.ones((n, 4)), np.arange(n)))
@@ -271,7 +357,7 @@ def enumerated_p(a, b, n_heads, observed):
 )
 def test_within_layer_p_equals_enumeration(a, b):
     for observed in range(sum(min(x, y) for x, y in zip(a, b, strict=True)) + 1):
-        found = stats._overlap_p(np.array(a), np.array(b), 3, observed)
+        found = circuit_overlap._overlap_p(np.array(a), np.array(b), 3, observed)
         assert found == pytest.approx(enumerated_p(a, b, 3, observed))
 
 
@@ -282,7 +368,7 @@ def test_within_layer_p_equals_monte_carlo():
     ranks = rng.random((2, draws, layers, heads)).argsort(-1).argsort(-1)
     overlap = ((ranks[0] < a_counts[:, None]) & (ranks[1] < b_counts[:, None])).sum((1, 2))
     for observed in (3, 5, 7):
-        exact = stats._overlap_p(a_counts, b_counts, heads, observed)
+        exact = circuit_overlap._overlap_p(a_counts, b_counts, heads, observed)
         assert (overlap >= observed).mean() == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / draws))
 
 
@@ -318,12 +404,31 @@ def test_circuit_overlap_bounds_and_ceiling():
     a, b = effects_with([(0, 0)]), effects_with([(5, 5)], seed=1)
     same = stats.circuit_overlap(a, 3 * a, share=0.1, halves_a=(a, a), halves_b=(a, b))
     assert same.share == same.jaccard == 1
-    assert same.ceiling == pytest.approx((1 + stats.circuit_overlap(a, b, share=0.1).share) / 2)
+    assert same.ceiling_upper == 1  # the halves of the first task are equal: it could share everything
+    assert stats.circuit_overlap(a, a, halves_a=(a, a)).ceiling == 1
+    assert np.isnan(stats.circuit_overlap(a, a).ceiling)
     apart = stats.circuit_overlap(a, b)
     assert (apart.share, apart.jaccard, apart.heads) == (0, 0, [])
     assert apart.p_value == apart.p_hypergeometric == 1
     whole = stats.circuit_overlap(a, b, share=1)
     assert whole.share == whole.p_value == 1
+
+
+def test_two_samples_of_one_task_stay_below_the_ceiling():
+    rng = np.random.default_rng(1)
+    overlaps, ceilings, above = [], [], 0
+    for _ in range(40):
+        truth = 0.1 * rng.normal(size=(30, 9)) * np.exp(2 * rng.normal(size=(30, 9)))
+        spread = 2 * (0.1 + 0.5 * np.abs(truth))
+        first, second = (truth + spread * rng.normal(size=(14, 30, 9)) for _ in range(2))
+        halves = [(x[::2].mean(0), x[1::2].mean(0)) for x in (first, second)]
+        found = stats.circuit_overlap(first.mean(0), second.mean(0), share=0.05, halves_a=halves[0], halves_b=halves[1])
+        overlaps.append(found.share)
+        ceilings.append(found.ceiling)
+        above += found.share > found.ceiling_upper
+        assert found.ceiling_lower <= found.ceiling <= found.ceiling_upper
+    assert np.mean(overlaps) <= np.mean(ceilings) <= np.mean(overlaps) + 0.1
+    assert above <= 2
 
 
 @quick
@@ -359,8 +464,8 @@ def test_circuit_overlap_refuses_nonsense():
 
 
 def test_summarise_has_the_shared_columns_first_and_a_row_per_cell():
-    values = sample(0, 12, 3, 2, missing=0.2)
-    groups = np.repeat(["a", "b", "c", "d"], 3)
+    values = sample(0, 24, 3, 2, missing=0.2)
+    groups = np.repeat(["a", "b", "c", "d", "e", "f"], 4)
     axes = {"site": ["resid", "attn_out", "mlp_out"], "state": [4, 9]}
     table = frames.summarise(values, groups, axes, "nats", task="ioi", measure="kl")
     shared = ["task", "state", "value", "lower", "upper", "n", "n_groups", "unit"]
@@ -414,7 +519,8 @@ def test_bootstrap_of_a_statistic():
         np.testing.assert_allclose(mine, theirs, atol=1e-9)
     square = stats.bootstrap_statistic(values, groups, lambda m: m**2)
     np.testing.assert_allclose(square.value, values.mean(0) ** 2)
-    assert (square.lower >= 0).all()
+    many = stats.bootstrap_statistic(values, np.arange(60), lambda m: m**2)
+    assert (many.lower >= 0).all()  # draws of a square
     alone = stats.bootstrap_statistic(values, np.zeros(60), lambda m: m)
     assert np.isnan(alone.lower).all()
     with pytest.raises(ValueError, match="NaN"):
