@@ -315,9 +315,6 @@ def _measures_of(values: np.ndarray, draws: int) -> Ratios:
     return {n: tuple(np.stack([d[n][i] for d in per_draw], 1) for i in (0, 1)) for n in per_draw[0]}  # type: ignore
 
 
-UNITS = {"length": "words"}
-
-
 def _measure(part: Rows, variant: Variant, name: str, ratio: tuple[np.ndarray, np.ndarray]) -> dict[str, Any]:
     groups = part.examples["group"]
     top, bottom = (x.sum(1) for x in ratio)
@@ -328,7 +325,7 @@ def _measure(part: Rows, variant: Variant, name: str, ratio: tuple[np.ndarray, n
     return {
         **_names(variant, name),
         **{bound: float(x) for bound, x in zip(("value", "lower", "upper"), found, strict=True)},
-        **{"n": len(part.examples), "n_groups": groups.nunique(), "unit": UNITS.get(name, "share")},
+        **{"n": len(part.examples), "n_groups": groups.nunique(), "unit": hallucination.UNITS.get(name, "share")},
         **{"draws": variant.draws, "draws_lower": float(spread[0]), "draws_upper": float(spread[1])},
     }
 
@@ -350,7 +347,7 @@ def _differences(part: Rows, known: dict[str, Variant], name: str, ratios: Ratio
     def row(key: str, other: str, against: str) -> dict[str, Any]:
         found = stats.ratio_difference(pooled[key], pooled[other], groups)
         numbers = {bound: float(x) for bound, x in zip(("value", "lower", "upper", "p_value"), found, strict=True)}
-        counts = {"n": len(part.examples), "n_groups": groups.nunique(), "unit": UNITS.get(name, "share")}
+        counts = {"n": len(part.examples), "n_groups": groups.nunique(), "unit": hallucination.UNITS.get(name, "share")}
         return {**_names(known[key], name), "against": against, **numbers, **counts}
 
     for key, variant in known.items():
