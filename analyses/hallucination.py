@@ -130,7 +130,7 @@ def chair_ratios(
         "recall": (right, objects),
         "object words": (mentions, one),
     }
-    return ratios | {"length": (several, one) for several in words}
+    return ratios | ({"length": (words[0], one)} if words else {})
 
 
 def chair(
