@@ -24,6 +24,7 @@ from ..probes.attribution import attribution_sweeps
 from ..probes.batch import Batch
 from ..probes.direct import direct_attribution
 from ..probes.paths import Receiver, path_sweep
+from ..probes.plan import first_condition
 from ..probes.rows import Rows
 from ..probes.sweep import patch_sweep
 from ..probes.trace import Layer, tracing
@@ -31,7 +32,7 @@ from . import metrics, stats
 from .agreement import ESTIMATES, agreement_table
 from .claims import Claim, interval, verdict
 from .contrast import PARTS, Contrast, contrast, task_rows
-from .frames import by_condition, head_axes, order_columns, summarise
+from .frames import by_condition, head_axes, held_out, order_columns, summarise
 
 VERSION = 2
 QUESTION = "Which heads and MLPs carry the task, and what does each of them do?"
@@ -65,14 +66,14 @@ ANSWER = ("indirect_object", "asked_color", "answer")
 WRONG = ("second_subject", "subject", "other_colors")
 
 
-def methods(options: Options) -> str:
+def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
     return (
         "Logit difference: answer minus the answer of the corrupt twin, at the last position. Effects are patched "
         "minus clean, in logits: a negative one means that the head carries the answer. A head's z (an MLP's "
         "output) at the last position is taken from the twin; on a path every other head's z is frozen to the clean "
         f"run and MLPs are computed again. The movers ({listed(options.heads)}), whose queries are receivers, have the "
-        f"largest effect on the path to the output on {FIT_EXAMPLES} held-out examples. A stage's circuit: the "
+        f"largest effect on the path to the output on {held_out(fitted_on)}. A stage's circuit: the "
         f"{options.share:.0%} of heads with the largest |effect|."
     )
 
@@ -86,13 +87,17 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> dict[str, Any]:
     """The movers: the heads of largest |effect| on the path to the output, on held-out examples."""
     if options.heads is not None:
         return {"heads": [list(head) for head in options.heads]}
-    return {"heads": movers(subject, contrast(subject, batches[0]), options.movers)}
+    return {"heads": movers(subject, first_condition(batches), options.movers)}
 
 
-def movers(subject: Any, found: Contrast, count: int) -> list[list[int]]:
-    """The heads of largest |effect| on the path to the output, as [layer, head]."""
-    sweep = path_sweep(subject, found.base, found.donor, measure=found.measure)
-    return [list(head) for head in metrics.top_heads(sweep.effects.mean(0), 1.0)[:count]]
+def movers(subject: Any, batches: Sequence[Batch], count: int) -> list[list[int]]:
+    """The heads of largest |effect| on the path to the output, mean over the examples of all batches: [layer, head]."""
+    effects = torch.cat([_direct_effects(subject, contrast(subject, batch)) for batch in batches])
+    return [list(head) for head in metrics.top_heads(effects.mean(0), 1.0)[:count]]
+
+
+def _direct_effects(subject: Any, found: Contrast) -> Tensor:
+    return path_sweep(subject, found.base, found.donor, measure=found.measure).effects
 
 
 def queries_of(heads: Sequence[tuple[int, int]] | None) -> list[Receiver]:
@@ -109,7 +114,7 @@ def rows(subject: Any, batch: Batch, options: Options) -> dict[str, Tensor]:
     kept = task_rows(found)
     for part, site in PARTS.items():
         kept[f"{part}|{EXACT}"] = patch_sweep(subject, base, donor, site, **both).effects
-    kept[f"head|{DIRECT}"] = path_sweep(subject, base, donor, measure=measure).effects
+    kept[f"head|{DIRECT}"] = _direct_effects(subject, found)
     if receivers := queries_of(options.heads):
         kept[f"head|{MOVERS}"] = path_sweep(subject, base, donor, receivers, **both).effects
     for name, steps in ESTIMATES.items() if options.steps else ():

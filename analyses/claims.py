@@ -59,6 +59,11 @@ class Claim(NamedTuple):
     p_value: float = np.nan
     p_page: float = np.nan
 
+    @staticmethod
+    def corrected(claims: Sequence[Claim]) -> list[Claim]:
+        """All claims of one page, in order; whoever runs an analysis asks this before they are kept."""
+        return corrected(claims)
+
 
 def judge(
     statement: Statement,
@@ -207,6 +212,18 @@ def _doubt(row: Row, verdict: str) -> str:
     if upper - lower <= 1e-12 * max(1.0, abs(value)):
         return f"nothing varied: up to {unseen(row['n_groups']):.0%} of groups may differ unseen"
     return f"the smallest distance that n shows is {max(upper - value, value - lower):.2g}"
+
+
+def unsolved(row: Row | None) -> str:
+    """Why a task counts as not solved, by the row of accuracy − guessing; "" where it is solved.
+
+    Where guessing is always right (a task without wrong answers) nothing can be said against it.
+    """
+    if row is None or (row["value"] == row["lower"] == row["upper"] == 0):
+        return ""
+    if row["lower"] > 0:
+        return ""
+    return f"the task is at chance: accuracy − guessing {interval(row)}, n = {row['n']:.0f}"
 
 
 def interval(row: Row) -> str:

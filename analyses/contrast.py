@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool
 from torch import Tensor
@@ -12,7 +13,9 @@ from torch import Tensor
 from ..data.example import Example, UserError
 from ..probes.batch import Batch, corrupt_twins
 from ..probes.measures import logit_difference
+from ..probes.plan import first_condition
 from ..probes.replay import Recording, parted, record
+from . import stats
 
 PARTS = {"head": "z", "mlp": "mlp_out"}  # what a circuit is made of, and the site that it is patched at
 
@@ -74,3 +77,17 @@ def task_rows(found: Contrast) -> dict[str, Tensor]:
         "top1": (logits.argmax(1) == found.answers).float(),
         "guessing": 1 / (1 + (found.options >= 0).sum(1)).float(),
     }
+
+
+def half_of(subject: Any, batches: Sequence[Batch], needs: str) -> tuple[list[Batch], list[str]]:
+    """The first condition's batches with the examples of one half of the groups, and these groups' names.
+
+    UserError: there are not two groups; `needs` says for what.
+    """
+    mine = first_condition(batches)
+    groups = np.array([example.group for batch in mine for example in batch.examples])
+    if len(np.unique(groups)) < 2:
+        raise UserError(f"{needs} needs a task with at least two groups: heads are chosen on one half of them")
+    names = set(groups[stats.split_half(groups)[0]].tolist())
+    halves = [([e for e in batch.examples if e.group in names], batch.form) for batch in mine]
+    return [subject.batch(examples, **form) for examples, form in halves if examples], sorted(names)

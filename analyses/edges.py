@@ -9,7 +9,7 @@ Tables: edges, into, agreement; see `tables`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -23,12 +23,13 @@ from ..data.example import UserError
 from ..probes.attribution import Edges, Reader, Writer, edge_attribution, every_reader, every_writer
 from ..probes.batch import Batch
 from ..probes.paths import FINAL, Receiver, path_sweep
+from ..probes.plan import first_condition
 from ..probes.rows import Rows
 from . import circuits
 from .agreement import ESTIMATES, agreement_table
 from .claims import Claim, interval, verdict
 from .contrast import Contrast, contrast
-from .frames import by_condition, head_axes, order_columns, summarise
+from .frames import by_condition, head_axes, held_out, order_columns, summarise
 
 VERSION = 1
 QUESTION = "Which heads speak to which, and do gradients tell?"
@@ -50,14 +51,14 @@ class Options:
     edges: tuple[str, ...] | None = None
 
 
-def methods(options: Options) -> str:
+def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
     return (
         "Logit difference: answer minus the answer of the corrupt twin. Estimate of an edge: what its writer adds to "
         "the residual stream in the twin's run and not in the clean one, times the gradient at the reader's own input "
         "(before its norm), summed over positions; 1 step takes the gradient at the clean run, 5 steps its mean on the "
         f"way to the twin's embeddings. The {len(options.edges or ())} strongest were chosen by 5 steps on "
-        f"{FIT_EXAMPLES} held-out examples. Exact effects, patched minus clean: the path from each head to the output, "
+        f"{held_out(fitted_on)}. Exact effects, patched minus clean: the path from each head to the output, "
         f"and to the queries of the movers ({circuits.listed(options.heads)}) at the last position, all other heads "
         "and all MLPs frozen to the clean run."
     )
@@ -67,19 +68,23 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> dict[str, Any]:
     """The movers as `circuits` finds them, and the strongest edges by five steps, on held-out examples."""
     heads, edges = options.heads, options.edges
     if heads is None or edges is None:
-        found = contrast(subject, batches[0])
-        heads = circuits.movers(subject, found, options.movers) if heads is None else heads
-        edges = _strongest(subject, found, options) if edges is None else edges
+        mine = first_condition(batches)
+        heads = circuits.movers(subject, mine, options.movers) if heads is None else heads
+        edges = _strongest(subject, mine, options) if edges is None else edges
     return {"heads": [list(head) for head in heads], "edges": list(edges)}
 
 
-def _strongest(subject: Any, found: Contrast, options: Options) -> list[str]:
-    """The names of the strongest edges by five steps."""
-    estimated = edge_attribution(subject, found.base, found.donor, measure=found.measure, steps=ESTIMATES["5 steps"])
-    mean = estimated.values.mean(-1).nan_to_num()
+def _strongest(subject: Any, batches: Sequence[Batch], options: Options) -> list[str]:
+    """The names of the strongest edges by five steps, mean over the examples of all batches."""
+    estimates = [_estimated(subject, contrast(subject, batch)) for batch in batches]
+    estimated, mean = estimates[0], torch.cat([e.values for e in estimates], -1).mean(-1).nan_to_num()
     count = min(options.strongest, int((mean != 0).sum()))
     places = mean.abs().flatten().topk(count).indices.tolist()
     return [edge_name(estimated.writers[i % mean.shape[1]], estimated.readers[i // mean.shape[1]]) for i in places]
+
+
+def _estimated(subject: Any, found: Contrast) -> Any:
+    return edge_attribution(subject, found.base, found.donor, measure=found.measure, steps=ESTIMATES["5 steps"])
 
 
 def edge_name(writer: Writer, reader: Reader) -> str:

@@ -9,6 +9,7 @@ Tables: task, curve, area, effects, positions, agreement; see `tables`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +27,8 @@ from ..probes.sweep import patch_sweep, variant_sweep
 from . import metrics, stats
 from .agreement import ESTIMATES, agreement_table
 from .claims import Claim, interval, verdict
-from .contrast import PARTS, Contrast, contrast, task_rows
-from .frames import by_condition, head_axes, order_columns, summarise
+from .contrast import PARTS, Contrast, contrast, half_of, task_rows
+from .frames import by_condition, head_axes, held_out, order_columns, summarise
 
 VERSION = 2
 QUESTION = "Does the circuit alone do the task, and would gradients have found it?"
@@ -52,14 +53,14 @@ class Options:
     positions: bool = True
 
 
-def methods(options: Options) -> str:
+def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
     return (
         "A circuit keeps the top share of heads; every other head's z is taken from the corrupt twin at all positions "
         "(MLPs are computed again and not resampled). Faithfulness: (m − m₀) / (clean − m₀), m the mean logit "
         "difference and m₀ that with no head kept. The ranking is by |exact effect at all positions| on "
-        f"{FIT_EXAMPLES} held-out examples of {len(options.selected_on)} groups; curves are over examples of the other "
-        "groups alone. CPR is the area under the curve over the share kept, CMD the area between the curve and 1 "
+        f"one half of the groups of {held_out(fitted_on)}; curves are over examples of all groups but those. "
+        "CPR is the area under the curve over the share kept, CMD the area between the curve and 1 "
         "(trapezoids); on the log axis from 1 % on, divided by its length."
     )
 
@@ -68,17 +69,15 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> dict[str, Any]:
     """All heads by |effect|, measured on the held-out examples of one half of the groups."""
     if options.ranking is not None:
         return {"ranking": [list(h) for h in options.ranking], "selected_on": list(options.selected_on)}
-    batch = batches[0]
-    groups = np.array([example.group for example in batch.examples])
-    if len(np.unique(groups)) < 2:
-        raise UserError("faithfulness needs a task with at least two groups: heads are chosen on one half of them")
-    half, _ = stats.split_half(groups)
-    chosen = subject.batch([e for e, there in zip(batch.examples, half, strict=True) if there], **batch.form)
-    found = contrast(subject, chosen, ("z",))
-    sweep = patch_sweep(subject, found.base, found.donor, "z", positions=found.parted, measure=found.measure)
-    effects = sweep.effects.mean(0)
-    ranking = [list(head) for head in metrics.top_heads(effects, 1.0)]
-    return {"ranking": ranking, "selected_on": sorted(set(groups[half].tolist()))}
+    chosen, names = half_of(subject, batches, "faithfulness")
+    effects = torch.cat([_exact_effects(subject, contrast(subject, batch, ("z",))) for batch in chosen])
+    ranking = [list(head) for head in metrics.top_heads(effects.mean(0), 1.0)]
+    return {"ranking": ranking, "selected_on": names}
+
+
+def _exact_effects(subject: Any, found: Any) -> Tensor:
+    both = {"positions": found.parted, "measure": found.measure}
+    return patch_sweep(subject, found.base, found.donor, "z", **both).effects
 
 
 def rows(subject: Any, batch: Batch, options: Options) -> dict[str, Tensor]:

@@ -25,6 +25,13 @@ def order_columns(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.loc[:, [name for name in COLUMNS if name in frame.columns] + own]
 
 
+def held_out(fitted_on: Mapping[str, int]) -> str:
+    """What something was learned from, for a sentence that ends "on": the true numbers."""
+    if not fitted_on["examples"]:
+        return "no examples: it was given"
+    return f"{fitted_on['examples']} held-out examples in {fitted_on['groups']} groups"
+
+
 def head_axes(values: np.ndarray) -> dict[str, Any]:
     """The axes of rows [n, layer, head] for `summarise`, or of [n, layer], as of MLPs."""
     names = ("layer", "head")[: values.ndim - 1]

@@ -5,6 +5,7 @@ Tables: groups (summed probability of a group's tokens by state, beside as many 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
@@ -37,7 +38,7 @@ class Options:
     subset: str = "relation"
 
 
-def methods(options: Options) -> str:
+def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
     return (
         "At the last real position, every state of the residual goes through the model's final norm and unembedding; "

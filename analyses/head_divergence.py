@@ -9,7 +9,7 @@ Tables: heads, layers, excess, stability, words, auroc, margins, captions; see `
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -86,7 +86,7 @@ class Options:
     bins: int = 20
 
 
-def methods(options: Options) -> str:
+def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
     return (
         "Every prompt with its whole answer was read once with its image and once for each way of taking it away "

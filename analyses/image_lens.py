@@ -6,6 +6,7 @@ pictures (the words of the first examples).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +20,12 @@ from ..probes.batch import Batch
 from ..probes.cache import take
 from ..probes.rows import Rows
 from ..probes.trace import Layer
-from . import metrics
-from .claims import Claim, verdict
+from . import metrics, stats
+from .claims import Claim, Statement, judge, one_row
 from .frames import order_columns, summarise
 from .pictures import SIDE, first_of_groups, picture_table, thumbnail
 
-VERSION = 1
+VERSION = 2
 QUESTION = "What does the logit lens read from each image token, and is it what the picture shows there?"
 PAPER = "logit lens on image tokens, as in MMNeuron, arXiv 2406.11193 (-style)"
 # Which image tokens: the asked object's, the other objects', the rest.
@@ -43,7 +44,7 @@ class Options:
     other: str = "other_objects"
 
 
-def methods(options: Options) -> str:
+def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
     return (
         "Every state of every image token goes through the model's final norm and unembedding. Agreement: the share of "
@@ -120,15 +121,17 @@ def row_size(subject: Any, positions: int, options: Options) -> int:
 
 def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
     """agreement: condition control state value … measure ("agreement", "named") subset, the other places as controls,
-    and "chance". entropy: condition state value … place. grid: example state row column value token rank. pictures:
+    and "chance". chosen: condition state value … measure, the late state that half of the groups choose on the other
+    half. entropy: condition state value … place. grid: example state row column value token rank. pictures:
     example png (base64).
     """
-    agreement, entropy = [], []
+    agreement, entropy, chosen = [], [], []
     for condition, mine in rows.conditions():
         entropy += [frame.assign(condition=condition) for frame in _entropy(mine)]
+        chosen += [frame.assign(condition=condition) for frame in _chosen(mine)]
         for subset, part in _subsets(mine):
             agreement += [f.assign(condition=condition, subset=subset) for f in _agreement(part)]
-    made = {"agreement": agreement, "entropy": entropy}
+    made = {"agreement": agreement, "chosen": chosen, "entropy": entropy}
     done = {name: order_columns(pd.concat(f, ignore_index=True)) for name, f in made.items() if f}
     return done | {"grid": _grid(rows, options), "pictures": picture_table(rows, first_of_groups(rows, options.shown))}
 
@@ -172,28 +175,42 @@ def _grid(rows: Rows, options: Options) -> pd.DataFrame:
     return frame[np.isfinite(frame["value"])].reset_index(drop=True)
 
 
-def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:
-    """What the papers say of image tokens; thresholds set before any number was seen."""
-    if "agreement" not in tables:
+OVER_CHANCE, OVER_OTHER = "asked object − chance", "asked object − other objects"
+
+
+def _chosen(rows: Rows) -> list[pd.DataFrame]:
+    """The state of the second half that names the asked object best on half of the groups, measured on the others."""
+    asked, other, groups = rows["agreement|asked"], rows["agreement|other"], rows.examples["group"].to_numpy()
+    there = ~np.isnan(asked[:, 0])
+    if len(np.unique(groups[there])) < 2:
         return []
-    rows = tables["agreement"]
-    rows = rows[(rows["condition"] == rows["condition"].iloc[0]) & (rows["subset"] == "all")]
-    rows = rows[rows["measure"] == "agreement"]
-    by = {control: part.set_index("state") for control, part in rows.groupby("control")}
-    half = by[""].index >= by[""].index.max() / 2
-    late = by[""][half]
-    best = late["value"].idxmax()
-    mine, chance = late.loc[best], by["chance"].loc[best]
-    other = by[PLACES["other"]].loc[best] if PLACES["other"] in by else chance
-    text = (
-        "Image tokens decode to what they show: in the second half of the states the lens at the object's patches "
-        "names it above chance and above the other objects' patches."
-    )
-    numbers = (
-        f"state {best}: {mine['value']:.2f} [{mine['lower']:.2f}, {mine['upper']:.2f}], other objects "
-        f"{other['value']:.2f} [{other['lower']:.2f}, {other['upper']:.2f}], chance {chance['value']:.2f}, n = "
-        f"{mine['n']}"
-    )
-    floor = max(chance["value"], other["upper"])
-    decided = verdict(bool(mine["lower"] > floor), bool(mine["upper"] < max(chance["value"], other["value"])))
-    return [Claim(text, "MMNeuron, arXiv 2406.11193", numbers, decided)]
+    late = asked.shape[1] // 2
+    half = [values[there] for values in (asked, other, rows["chance"])]
+    state, measured = stats.chosen_on(half[0], groups[there], lambda some: late + some[:, late:].mean(0).argmax())
+    here, elsewhere, chance = half[0][measured, state], half[1][measured, state], half[2][measured]
+    gaps = {OVER_CHANCE: here - chance, OVER_OTHER: here - elsewhere}
+    frames = [
+        summarise(gap, groups[there][measured], {}, "share").assign(measure=measure, state=int(state), control="")
+        for measure, gap in gaps.items()
+    ]
+    return [frame[frame["n"] > 0] for frame in frames]
+
+
+CLAIMS = (
+    Statement(
+        "patches name their object",
+        "Image tokens decode to what they show: at the state of the second half that half of the groups choose, the "
+        "lens at the object's patches names it more often than chance, and than the other objects' patches do.",
+        *("MMNeuron, arXiv 2406.11193", 0.0, "above"),
+    ),
+)
+
+
+def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:
+    """What the papers say of image tokens, of one condition's tables; nothing where no object is asked for."""
+    chosen = tables.get("chosen")
+    row, margin = (one_row(chosen, measure=measure) for measure in (OVER_CHANCE, OVER_OTHER))
+    if row is None:
+        return []
+    note = f"state {row['state']}"
+    return [judge(CLAIMS[0], row, margin=margin, control="the other objects' patches", note=note)]

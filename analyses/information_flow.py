@@ -1,11 +1,12 @@
 """Information flow: which edges of attention carry the answer, layer by layer.
 
 Attention knockout in windows of layers (arXiv 2411.18620) with its controls, the answer's probability by layer, and on
-text causal tracing (arXiv 2202.05262). Tables: flows, stages, valid, answer, trace, accuracy.
+text causal tracing (arXiv 2202.05262). Tables: flows, stages, valid, answer, trace, sites, accuracy.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,23 +15,26 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ..probes.answers import own_answers
 from ..probes.batch import Batch
 from ..probes.measures import probability
 from ..probes.replay import Recording
 from ..probes.rows import Rows
 from ..probes.sweep import causal_trace, clean_values, knockout_sweep, record
 from . import metrics, stats
-from .claims import Claim, verdict
+from .claims import Claim, Statement, judge, one_row, unsolved
 from .flows import Flow, filled, flows_of
 from .frames import order_columns, summarise
 
-VERSION = 1
+VERSION = 2
 QUESTION = "Through which edges of attention, and in which layers, does the answer reach the last position?"
 PAPER = "arXiv 2411.18620 (attention knockout); arXiv 2202.05262 (causal tracing)"
 READ = ("probability", "log probability", "valid mass", "valid accuracy")
 NORMS = ("final norm", "no norm")
 STAGES = ("early third", "middle third", "late third")
 RESAMPLED = "resampled"
+RATIO_LAST = "change of the sum"  # Σ change / Σ clean: examples with a large probability weigh more
+HALVES = ("first half", "second half")
 BUCKETS = ("before", "first subject token", "middle subject tokens", "last subject token", "between", "last position")
 
 
@@ -49,18 +53,21 @@ class Options:
     subset: str = "kind"
 
 
-def methods(options: Options) -> str:
+def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
     return (
         f"Attention from the target's rows to the source's columns is removed before the softmax in all heads of "
         f"{options.window} consecutive layers (fewer at the ends) around each layer; the value is the change in the "
-        "probability of the model's own first answer token, over examples that it answers correctly. Controls: the "
+        "probability of the first token of the model's own answer, over examples that it answers correctly (its greedy "
+        "answer equals the task's, but for case and space): the mean over examples of each one's change in per cent of "
+        "its own probability, and beside it the sum of changes as a share of the sum of probabilities. Controls: the "
         "same edges kept but reading the keys and values of the example's twin, another input of the same layout "
         f"(resampled); as many random other positions or patches from the same targets, mean of {options.draws} draws, "
-        f"at every {options.stride}rd window, never the first token; where a flow has no such control, too few other "
+        f"at one window in {options.stride}, never the first token; where a flow has no such control, too few other "
         "positions exist. Valid mass: probability on the task's options; valid accuracy: the answer first among them. "
         "Answer by state: the residual at the last position through the unembedding, with and without the final norm "
-        "(the paper leaves it out in middle layers). Causal tracing puts one state of the clean run at one position "
+        "(the paper leaves it out in middle layers; the last state has it in both). Causal tracing puts one state of "
+        "the clean run at one position "
         "into the twin's run."
     )
 
@@ -75,7 +82,7 @@ def rows(subject: Any, batch: Batch, options: Options) -> dict[str, Tensor]:
     measure, options_given = _reading(batch, own), batch.options
     found = {
         "clean": clean_values(base, measure),
-        "correct": (own == batch.answers).float(),
+        "correct": _answered(subject, batch, own),
         "guess": 1.0 / options_given.sum(1).float(),
     }
     for flow in flows_of(batch, options.draws):
@@ -96,6 +103,29 @@ def _twins(subject: Any, batch: Batch) -> Recording | None:
 
 def _has_twin(batch: Batch) -> Tensor:
     return torch.tensor([example.corrupt is not None for example in batch.examples])
+
+
+def _answered(subject: Any, batch: Batch, own: Tensor) -> Tensor:
+    """1 where the whole greedy answer, stripped and in lower case, is the task's, Float[b] (InformationFlow.py:420)."""
+    said = [batch.tokenizer.decode([token]) for token in own.tolist()]
+    lengths = [len(batch.tokenizer.encode(e.answer, add_special_tokens=False)) for e in batch.examples]
+    long = [e for e, count in zip(batch.examples, lengths, strict=True) if count > 1]
+    if long:
+        form = {name: batch.form[name] for name in ("template", "bos")}
+        whole = own_answers(subject, long, max(lengths), **form)
+        counted = zip(batch.examples, lengths, said, strict=True)
+        said = [_first_words(whole[e.id].ids, count, batch) if count > 1 else text for e, count, text in counted]
+    same = [_plain(text) == _plain(e.answer) for text, e in zip(said, batch.examples, strict=True)]
+    return torch.tensor(same).float()
+
+
+def _first_words(ids: list[int], count: int, batch: Batch) -> str:
+    """What the first tokens of an answer say, as many as the task's answer has."""
+    return batch.tokenizer.decode(ids[:count], skip_special_tokens=True)
+
+
+def _plain(text: str) -> str:
+    return text.strip().lower()
 
 
 def _reading(batch: Batch, own: Tensor) -> Any:
@@ -140,11 +170,15 @@ def _flow_rows(
 
 
 def _by_state(subject: Any, base: Recording, own: Tensor, norm: str) -> Tensor:
-    """Probability of the own answer read from every state at the last position, [b, states]."""
+    """Probability of the own answer read from every state at the last position, [b, states].
+
+    The last state always has the final norm: that is the model's own output, and what Hugging Face hands out.
+    """
     rows = torch.arange(len(base.last))
-    states = [kept.resid_pre[rows, base.last] for kept in base.layers] + [base.resid]
+    states = [kept.resid_pre[rows, base.last] for kept in base.layers]
     chosen = subject.norm if norm == NORMS[0] else None
     read = [metrics.logit_lens(state.to(subject.device), chosen, subject.unembed) for state in states]
+    read.append(metrics.logit_lens(base.resid.to(subject.device), subject.norm, subject.unembed))
     return torch.stack([metrics.answer_probability(logits, own.to(logits.device)) for logits in read], 1)
 
 
@@ -186,11 +220,13 @@ def row_size(subject: Any, positions: int, options: Options) -> int:
 
 
 def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
-    """flows: condition control layer value … flow measure ("change", "delta log p") subset width.
-    stages: the same over thirds of the layers, without layer. valid: measure ("valid mass", "valid accuracy").
-    answer: state value … norm. trace: state value … place measure ("restored", "normalised"). accuracy: value ….
+    """flows: condition control layer value … flow measure ("change", "delta log p", `RATIO_LAST`) subset width.
+    stages: means over thirds of the layers, without layer. valid: measure ("valid mass", "valid accuracy").
+    answer: state value … norm. trace: state value … place measure ("restored", "normalised"). sites: value … half,
+    one place minus the other by halves of the states. accuracy: value ….
     """
-    parts = {"flows": [], "stages": [], "valid": [], "answer": [], "trace": [], "accuracy": []}
+    names = ("flows", "stages", "valid", "answer", "trace", "sites", "accuracy")
+    parts: dict[str, list[pd.DataFrame]] = {name: [] for name in names}
     for condition, subset, part in rows.parts(options.subset):
         where = {"condition": condition, "subset": subset}
         parts["accuracy"].append(_accuracy(part).assign(**where))
@@ -204,6 +240,7 @@ def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
             parts["answer"].append(_answer(right).assign(**where))
             if any(name.startswith("trace|") for name in right.values):
                 parts["trace"].append(_traced(right).assign(**where))
+                parts["sites"] += [_sites(right).assign(**where)] if _has_sites(right) else []
     return {name: order_columns(pd.concat(some, ignore_index=True)) for name, some in parts.items() if some}
 
 
@@ -214,21 +251,25 @@ def _each_flow(rows: Rows) -> list[tuple[str, str, np.ndarray]]:
     return [(flow, control, values) for flow, control, values in flows if not np.isnan(values).all()]
 
 
-def _changes(rows: Rows, values: np.ndarray) -> dict[str, tuple[np.ndarray, str]]:
-    """Per example and layer: change in per cent, and Δ log p."""
-    clean = rows["clean"]
-    percent = 100 * (values[..., 0] - clean[:, None, 0]) / clean[:, None, 0]
-    return {"change": (percent, "%"), "delta log p": (values[..., 1] - clean[:, None, 1], "nats")}
+def _percent(rows: Rows, values: np.ndarray) -> np.ndarray:
+    """[n, layers, 4] -> [n, layers]: each example's change in per cent of its own probability."""
+    after, before = (torch.from_numpy(np.asarray(x, float)) for x in (values[..., 0], rows["clean"][:, None, 0]))
+    return metrics.percent_change(after, before).numpy()
 
 
 def _flows(rows: Rows, options: Options) -> pd.DataFrame:
-    frames, groups = [], rows.examples["group"]
+    frames, groups, clean = [], rows.examples["group"], rows["clean"]
     for flow, control, values in _each_flow(rows):
         layers = np.arange(values.shape[1])
         shown = ~np.isnan(values[..., 0]).all(0)
-        for measure, (change, unit) in _changes(rows, values).items():
-            frame = summarise(change[:, shown], groups, {"layer": layers[shown]}, unit)
-            frames.append(frame.assign(flow=flow, control=control, measure=measure))
+        axes, values = {"layer": layers[shown]}, values[:, shown]
+        moved = values[..., 0] - clean[:, None, 0]
+        made = {
+            "change": summarise(_percent(rows, values), groups, axes, "%"),
+            RATIO_LAST: summarise(100 * moved, groups, axes, "%", denominators=clean[:, 0]),
+            "delta log p": summarise(values[..., 1] - clean[:, None, 1], groups, axes, "nats"),
+        }
+        frames += [f.assign(flow=flow, control=control, measure=measure) for measure, f in made.items()]
     table = pd.concat(frames, ignore_index=True)
     half, n = options.window // 2, rows["answer|" + NORMS[0]].shape[1] - 1
     width = np.minimum(n, table["layer"] + (options.window + 1) // 2) - np.maximum(0, table["layer"] - half)
@@ -238,18 +279,19 @@ def _flows(rows: Rows, options: Options) -> pd.DataFrame:
 def _thirds(values: np.ndarray) -> dict[str, np.ndarray]:
     """Means over the windows of each third of the layers, [n] each; windows without a value are left out."""
     parts = zip(STAGES, np.array_split(values, 3, axis=1), strict=True)
-    with np.errstate(invalid="ignore"):
-        return {name: np.nansum(part, 1) / (~np.isnan(part)).sum(1) for name, part in parts}
+    return {name: _mean_there(part) for name, part in parts}
 
 
 def _stages(rows: Rows) -> pd.DataFrame:
-    """Means by third, and the paired differences that the claims are about (stage "a − b", or "flow − flow")."""
+    """Means by third, and the paired differences that the claims are about (stage "a − b", or "flow − flow").
+
+    A flow and its control are compared over the windows at which the control was measured.
+    """
     groups = rows.examples["group"]
-    thirds = {
-        (flow, control): _thirds(_changes(rows, values)["change"][0]) for flow, control, values in _each_flow(rows)
-    }
+    changes = {(flow, control): _percent(rows, values) for flow, control, values in _each_flow(rows)}
     frames = []
-    for (flow, control), stages in thirds.items():
+    for (flow, control), change in changes.items():
+        stages = _thirds(change)
         early, middle, late = (stages[name] for name in STAGES)
         shown = stages | {
             "early − late": early - late,
@@ -257,15 +299,15 @@ def _stages(rows: Rows) -> pd.DataFrame:
             "middle − late": middle - late,
             "all layers": (early + middle + late) / 3,
         }
-        if control:
-            own = thirds.get((flow, ""), {})
-            shown |= {f"flow − control, {name}": own[name] - stages[name] for name in STAGES if own}
+        if control and (flow, "") in changes:
+            own = _thirds(np.where(np.isnan(change), np.nan, changes[flow, ""]))
+            shown |= {f"flow − control, {name}": own[name] - stages[name] for name in STAGES}
         for stage, values in shown.items():
             if not np.isnan(values).all():
                 frames.append(summarise(values, groups, {}, "%").assign(flow=flow, control=control, stage=stage))
-    question, image = (thirds.get((f"{source} → last", "")) for source in ("question", "image"))
-    if question and image:
-        gap = sum(np.abs(question[s]) - np.abs(image[s]) for s in STAGES) / 3
+    question, image = (changes.get((f"{source} → last", "")) for source in ("question", "image"))
+    if question is not None and image is not None:
+        gap = sum(np.abs(_thirds(question)[s]) - np.abs(_thirds(image)[s]) for s in STAGES) / 3
         frame = summarise(gap, groups, {}, "%")
         frames.append(frame.assign(flow="question → last", control="", stage="|question| − |image|"))
     return pd.concat(frames, ignore_index=True)
@@ -313,12 +355,33 @@ def _traced(rows: Rows) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True).assign(control="")
 
 
+def _has_sites(rows: Rows) -> bool:
+    return all(f"trace|{BUCKETS[i]}" in rows.values for i in (3, 5))
+
+
+def _sites(rows: Rows) -> pd.DataFrame:
+    """By halves of the states: what restoring the subject's last token brings back minus the last position, paired."""
+    early, late = (np.array_split(rows[f"trace|{BUCKETS[i]}"], 2, axis=1) for i in (3, 5))
+    frames = []
+    for half, a, b in zip(HALVES, early, late, strict=True):
+        gap = _mean_there(a) - _mean_there(b)
+        frames.append(summarise(gap, rows.examples["group"], {}, "probability").assign(half=half, control=""))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _mean_there(values: np.ndarray) -> np.ndarray:
+    """[n, states] -> [n]: the mean over the states that were measured."""
+    with np.errstate(invalid="ignore"):
+        return np.nansum(values, 1) / (~np.isnan(values)).sum(1)
+
+
 def _accuracy(rows: Rows) -> pd.DataFrame:
     groups = rows.examples["group"]
     shown = {
         ("top-1 accuracy", ""): rows["correct"],
         ("accuracy among the options", ""): rows["clean"][:, 3],
         ("accuracy among the options", "guessing"): rows["guess"],
+        ("accuracy − guessing", ""): rows["clean"][:, 3] - rows["guess"],
         ("mass on the options", ""): rows["clean"][:, 2],
     }
     frames = [
@@ -328,78 +391,84 @@ def _accuracy(rows: Rows) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-# ---------------------------------------------------------------- claims, written before the numbers were seen
+# ---------------------------------------------------------------- claims
+
+_FLOW, _RECALL, _TRACING = "arXiv 2411.18620", "arXiv 2304.14767", "arXiv 2202.05262"
+# statement, then the row of `stages` that it is about: flow, control, stage
+_FLOWS = (
+    (
+        Statement(
+            "image to question early",
+            "Information goes from the image to the question in early layers: cutting image → question costs more in "
+            "the first third of the layers than in the last (difference below 0).",
+            *(_FLOW, 0.0, "below"),
+        ),
+        *("image → question", "", "early − late"),
+    ),
+    (
+        Statement(
+            "question to last in the middle",
+            "The answer gathers question information in the middle: cutting question → last costs more in the middle "
+            "third than in the first (difference below 0).",
+            *(_FLOW, 0.0, "below"),
+        ),
+        *("question → last", "", "middle − early"),
+    ),
+    (
+        Statement(
+            "question before image",
+            "The image does not speak to the last position directly: over all layers, cutting question → last changes "
+            "more than cutting image → last (difference above 0).",
+            *(_FLOW, 0.0, "above"),
+        ),
+        *("question → last", "", "|question| − |image|"),
+    ),
+    (
+        Statement(
+            "asked object is read",
+            "The question reads the asked object's patches: cutting them costs more in the middle third than cutting "
+            "as many random patches (difference below 0).",
+            *(_FLOW, 0.0, "below"),
+        ),
+        *("asked object → question", "random patches", "flow − control, middle third"),
+    ),
+    (
+        Statement(
+            "subject is read",
+            "The last position reads the subject: over the middle third, cutting subject → last costs more than "
+            "cutting as many random positions (difference below 0).",
+            *(_RECALL, 0.0, "below"),
+        ),
+        *("subject → last", "random positions", "flow − control, middle third"),
+    ),
+)
+_SITES = tuple(
+    Statement(
+        f"tracing, {half}",
+        f"Causal tracing: in the {half} of the states, restoring the {here} brings back more probability than "
+        f"restoring the {there} (difference {side} 0: last subject token − last position).",
+        *(_TRACING, 0.0, side),
+    )
+    for half, here, there, side in (
+        (HALVES[0], BUCKETS[3], BUCKETS[5], "above"),
+        (HALVES[1], BUCKETS[5], BUCKETS[3], "below"),
+    )
+)
+CLAIMS = (*(statement for statement, *_ in _FLOWS), *_SITES)
 
 
 def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:
-    """The papers' statements, as tests on these tables."""
+    """The papers' statements about one condition's tables; those whose flow the task does not have are left out."""
+    accuracy = tables["accuracy"]
+    solved = unsolved(one_row(accuracy, measure="accuracy − guessing", subset="all"))
     made = []
-    for text, source, flow, control, stage, sign in _STATEMENTS:
-        table = tables.get("stages", pd.DataFrame(columns=["flow", "control", "stage"]))
-        found = table[(table["flow"] == flow) & (table["control"] == control) & (table["stage"] == stage)]
-        made += [_claim(text, source, f"{row.condition}: {flow}, {stage}", row, sign) for row in found.itertuples()]
-    return made + _claim_trace(tables)
-
-
-_FLOW = "arXiv 2411.18620"
-_STATEMENTS = (
-    (
-        "Information goes from the image to the question in early layers: cutting image → question costs more in the "
-        "first third of the layers than in the last (difference below 0).",
-        *(_FLOW, "image → question", "", "early − late", -1),
-    ),
-    (
-        "The answer gathers question information in the middle: cutting question → last costs more in the middle third "
-        "than in the first (difference below 0).",
-        *(_FLOW, "question → last", "", "middle − early", -1),
-    ),
-    (
-        "The image does not speak to the last position directly: over all layers, cutting question → last changes more "
-        "than cutting image → last (difference above 0).",
-        *(_FLOW, "question → last", "", "|question| − |image|", 1),
-    ),
-    (
-        "The question reads the asked object's patches: cutting them costs more in the middle third than cutting as "
-        "many random patches (difference below 0).",
-        *(_FLOW, "asked object → question", "random patches", "flow − control, middle third", -1),
-    ),
-    (
-        "The last position reads the subject: over the middle third, cutting subject → last costs more than cutting as "
-        "many random positions (difference below 0).",
-        *("arXiv 2304.14767", "subject → last", "random positions", "flow − control, middle third", -1),
-    ),
-)
-
-
-def _claim(text: str, source: str, what: str, row: Any, sign: int) -> Claim:
-    numbers = f"{what}: {row.value:.3g} {row.unit} [{row.lower:.3g}, {row.upper:.3g}], n = {row.n}"
-    low, high = sorted((sign * row.lower, sign * row.upper))
-    return Claim(text, source, numbers, verdict(low > 0, high < 0))
-
-
-def _claim_trace(tables: dict[str, pd.DataFrame]) -> list[Claim]:
-    """The early site at the subject's last token, the late site at the last position: each above the other's lower
-    bound in its own half of the states.
-    """
-    trace = tables.get("trace", pd.DataFrame(columns=["measure", "place"]))
-    trace = trace[trace["measure"] == "restored"]
-    made = []
-    for condition, rows in trace.groupby("condition") if len(trace) else []:
-        means = {}
-        for place in (BUCKETS[3], BUCKETS[5]):
-            mine = rows[rows["place"] == place].sort_values("state")
-            halves = np.array_split(mine[["value", "lower", "upper"]].to_numpy(), 2)
-            means[place] = [half.mean(0) for half in halves if len(half)]
-        if len(means[BUCKETS[3]]) < 2:
-            continue
-        for half, (name, here, there) in enumerate((("first", BUCKETS[3], BUCKETS[5]), ("second", *BUCKETS[5:2:-2]))):
-            a, b = means[here][half], means[there][half]
-            numbers = (
-                f"{condition}: {here} {a[0]:.3g} [{a[1]:.3g}, {a[2]:.3g}], {there} {b[0]:.3g} [{b[1]:.3g}, {b[2]:.3g}]"
-            )
-            text = (
-                f"Causal tracing: in the {name} half of the states, restoring the {here} brings back more probability "
-                f"than restoring the {there} (mean bounds apart)."
-            )
-            made.append(Claim(text, "arXiv 2202.05262", numbers, verdict(a[1] > b[2], a[2] < b[1])))
-    return made
+    for statement, flow, control, stage in _FLOWS:
+        row = one_row(tables.get("stages"), flow=flow, control=control, stage=stage)
+        if row is not None:
+            made.append(judge(statement, row, untestable=solved, note=f"{flow}, {stage}"))
+    sites, trace = tables.get("sites"), tables.get("trace")
+    if sites is None or trace is None:
+        return made
+    lost = "" if (trace["measure"] == "normalised").any() else "the twin does not lower the answer's probability"
+    rows = [one_row(sites, half=half) for half in HALVES]
+    return made + [judge(s, row, untestable=solved or lost) for s, row in zip(_SITES, rows, strict=True)]

@@ -5,6 +5,7 @@ Tables: kl (every lens by state), attention (the lens of a layer's heads against
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -19,11 +20,12 @@ from ..probes.cache import take
 from ..probes.rows import Rows
 from ..probes.trace import Layer
 from . import attention_lens, metrics, stats, tuned_lens
-from .claims import Claim, verdict
+from .claims import Claim, Statement, judge, one_row
 from .frames import order_columns, summarise
 from .learning import COARSE, Training, layers_of, learn, lens_names, open_lens
+from .pictures import first_of_groups
 
-VERSION = 1
+VERSION = 2
 QUESTION = (
     "How much more of the model's answer is in a state, or in what a layer's heads write, than the logit lens reads?"
 )
@@ -32,20 +34,26 @@ FIT_EXAMPLES = 0  # it learns from a corpus of its own
 LENSES = ("logit lens", "tuned lens")
 # How the sum of a layer's heads is read without learning anything.
 PLAIN = ("direct effect", "final norm", "no norm")
-LEARNED = "Attention Lens"
+LEARNED, HEAD_ALONE = "Attention Lens", "z · W_O · W_U"
+# The numbers of the claims, rows of `compared`.
+TUNED_RATIO, BIAS_RATIO = "tuned / logit lens, middle half", "marginal KL, tuned / logit lens, middle half"
+BEST_GAP = f"{LEARNED} − best plain way of each example"
 
 
 @dataclass(frozen=True)
 class Options(Training):
     """lens: the name of learned lenses to use instead of learning any. measured: positions of an example that are
-    read, behind the first, drawn once by its id; or "last", "all".
+    read, behind the first, drawn once by its id; or "last", "all". words: tokens listed for each head at the last
+    position, of the first `shown` examples.
     """
 
     lens: str = ""
     measured: str = "8"
+    words: int = 50
+    shown: int = 2
 
 
-def methods(options: Options) -> str:
+def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
     return (
         f"Lenses {options.lens} were learned from {options.passages or 'all'} examples of {options.corpus}, none of "
@@ -77,11 +85,15 @@ def layer_rows(layer: Layer, batch: Batch, options: Options) -> dict[str, Tensor
     if layer.index in layers_of(layer.subject.n_layers, options.layers):
         kept["z"] = take(layer.z, batch, options.measured)
         kept["attn_out"] = take(layer.attn_out, batch, options.measured)
+        kept["last_z"] = take(layer.z, batch, "last")
     return kept
 
 
 def finish(subject: Any, batch: Batch, kept: dict[str, Tensor], options: Options) -> dict[str, Tensor]:
-    """Rows: "<lens>|kl", "<lens>|top1" and "<lens>|marginal" by state, "<way>|heads" by layer, "constant|kl"."""
+    """Rows: "<lens>|kl", "<lens>|top1" and "<lens>|marginal" by state, "<way>|heads" by layer, "constant|kl";
+    "<way>|ids" and "<way>|logits" [b, layers, h, words], what each head says at the last position.
+    """
+    last_z = kept.pop("last_z", None)
     shared, record = learned.read(options.lens, subject, ("marginal", "frequent"))
     learned.require_held_out(record, batch.example_ids, [example.group for example in batch.examples])
     if options.measured == "last":
@@ -101,7 +113,23 @@ def finish(subject: Any, batch: Batch, kept: dict[str, Tensor], options: Options
             logits = _head_logits(subject, way, layer, z, written, states[-1], options)
             kl.append(places.mean(metrics.kl_divergence(final, logits)))
         rows[f"{way}|heads"] = torch.stack(kl, 1)
-    return rows
+    return rows | ({} if last_z is None else _said_by_heads(subject, last_z, options))
+
+
+def _said_by_heads(subject: Any, z: Tensor, options: Options) -> dict[str, Tensor]:
+    """The likeliest tokens of every head alone, z [b, layers, h, d_head]: by its learned map, and by z · W_O · W_U."""
+    layers, said = layers_of(subject.n_layers, options.layers), {}
+    for at, layer in enumerate(layers):
+        mine = z[:, at].to(subject.device).float()
+        weights = {k: w.to(mine.device) for k, w in open_lens(subject, options.lens, "attention", layer).items()}
+        W_O = subject.W_O(layer).detach().float()
+        for head in range(mine.shape[1]):
+            plain = mine[:, head] @ W_O[head] @ subject.W_U.float().T
+            for way, logits in ((LEARNED, attention_lens.head_logits(weights, mine, head)), (HEAD_ALONE, plain)):
+                top = logits.topk(min(options.words, logits.shape[-1]), -1)
+                said.setdefault(f"{way}|ids", []).append(top.indices.int().cpu())
+                said.setdefault(f"{way}|logits", []).append(top.values.cpu())
+    return {name: torch.stack(x, 1).unflatten(1, (len(layers), -1)) for name, x in said.items()}
 
 
 class Places(NamedTuple):
@@ -156,15 +184,16 @@ def _head_logits(
 
 def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold: the plan's estimate of the files."""
-    return 1 + len(LENSES) * (subject.n_layers + 1) * (2 + COARSE) + (1 + len(PLAIN)) * subject.n_layers
+    by_head = 4 * options.words * subject.n_heads * len(layers_of(subject.n_layers, options.layers))
+    return 1 + len(LENSES) * (subject.n_layers + 1) * (2 + COARSE) + (1 + len(PLAIN)) * subject.n_layers + by_head
 
 
 def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
     """kl: condition control state value … lens measure ("kl", "top1"); the Attention Lens of layer l stands at state
     l + 1. heads: condition control layer … lens. compared: condition … layer measure, the ratios and differences of
-    the claims. bias: condition state … lens.
+    the claims. bias: condition state … lens. head_words: condition layer head value … lens example rank token.
     """
-    makers = {"kl": _by_state, "heads": _heads, "bias": _bias, "compared": _compared}
+    makers = {"kl": _by_state, "heads": _heads, "bias": _bias, "compared": _compared, "head_words": _head_words}
     parts: dict[str, list[pd.DataFrame]] = {name: [] for name in makers}
     for condition, mine in rows.conditions():
         for name, make in makers.items():
@@ -207,6 +236,19 @@ def _heads(rows: Rows, options: Options) -> list[pd.DataFrame]:
     return frames
 
 
+def _head_words(rows: Rows, options: Options) -> list[pd.DataFrame]:
+    """The tokens that each head says at the last position of the first examples."""
+    chosen, layers, frames = first_of_groups(rows, options.shown), np.array(_layers(rows, options)), []
+    for way in (LEARNED, HEAD_ALONE) if len(layers) else ():
+        ids, values = rows[f"{way}|ids"][chosen].astype(int), rows[f"{way}|logits"][chosen]
+        example, layer, head, rank = (axis.ravel() for axis in np.indices(ids.shape))
+        names = rows.examples["id"].to_numpy()[chosen][example]
+        frame = pd.DataFrame({"example": names, "layer": layers[layer], "head": head, "rank": rank + 1})
+        frame = frame.assign(token=rows.words(ids).ravel(), value=values.ravel(), unit="logits")
+        frames.append(frame.assign(lens=way, control="" if way == LEARNED else HEAD_ALONE))
+    return frames
+
+
 def _bias(rows: Rows, options: Options) -> list[pd.DataFrame]:
     """KL of the model's mean output to the lens's mean output, over the corpus's frequent tokens and one for all
     others.
@@ -240,7 +282,8 @@ def _compared(rows: Rows, options: Options) -> list[pd.DataFrame]:
         middle = _middle(rows["logit lens|kl"].shape[1] - 1)
         tuned, plain = (rows[f"{lens}|kl"][:, middle].mean(1) for lens in ("tuned lens", "logit lens"))
         frame = summarise(tuned, groups, {}, "ratio", denominators=plain)
-        frames.append(frame.assign(measure="tuned / logit lens, middle half", control=""))
+        frames.append(frame.assign(measure=TUNED_RATIO, control=""))
+        frames.append(_bias_ratio(rows, middle).assign(measure=BIAS_RATIO, control=""))
         frame = summarise(tuned, groups, {}, "ratio", denominators=rows["constant|kl"])
         frames.append(frame.assign(measure="tuned lens / constant, middle half", control=""))
     layers = _layers(rows, options)
@@ -248,7 +291,27 @@ def _compared(rows: Rows, options: Options) -> list[pd.DataFrame]:
         other = rows[f"{way}|heads"] if way in PLAIN else np.repeat(rows["constant|kl"][:, None], len(layers), 1)
         frame = summarise(rows[f"{LEARNED}|heads"] - other, groups, {"layer": layers}, "nats")
         frames.append(frame.assign(measure=f"{LEARNED} − {way}", control=""))
+    if layers:
+        best = np.min([rows[f"{way}|heads"] for way in PLAIN], 0)
+        frame = summarise((rows[f"{LEARNED}|heads"] - best).mean(1), groups, {}, "nats")
+        frames.append(frame.assign(measure=BEST_GAP, control=""))
     return frames
+
+
+def _bias_ratio(rows: Rows, middle: slice) -> pd.DataFrame:
+    """The tuned lens's marginal KL as a share of the logit lens's, both meaned over the middle half of the states."""
+    model = rows["logit lens|marginal"][:, -1]
+    read = [rows[f"{lens}|marginal"][:, middle] for lens in ("tuned lens", "logit lens")]
+    both = np.stack([np.stack([np.broadcast_to(model[:, None], one.shape), one], 2) for one in read], 1)
+    groups = rows.examples["group"]
+
+    def ratio(means: np.ndarray) -> np.ndarray:
+        """[2 lenses, states, 2, tokens] -> []."""
+        tuned, plain = (_marginal_kl(one).mean() for one in means)
+        return tuned / plain
+
+    estimate = {name: float(x) for name, x in stats.bootstrap_statistic(both, groups, ratio)._asdict().items()}
+    return pd.DataFrame([estimate | {"n": len(model), "n_groups": groups.nunique(), "unit": "ratio"}])
 
 
 def _middle(n_layers: int) -> slice:
@@ -256,51 +319,27 @@ def _middle(n_layers: int) -> slice:
     return slice(n_layers // 4, n_layers - n_layers // 4)
 
 
+CLAIMS = (
+    Statement(
+        "tuned lens is closer",
+        "The tuned lens predicts the output better: KL at most 0.6 times the logit lens's over the middle half.",
+        *("arXiv 2303.08112", 0.6, "below"),
+    ),
+    Statement(
+        "learned heads are closer",
+        "Learned per-head lenses beat the plain unembedding of the heads' sum in KL, however the norm is taken (mean "
+        "over layers, against the best plain way of each example).",
+        *("arXiv 2310.16270", 0.0, "below"),
+    ),
+    Statement(
+        "tuned lens is hardly biased",
+        "The logit lens is biased, the tuned lens hardly: in the middle half its marginal KL is at most a tenth.",
+        *("arXiv 2303.08112", 0.1, "below"),
+    ),
+)
+
+
 def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:
-    """What the papers say of learned lenses; thresholds set before any number was seen."""
-    compared = tables.get("compared", pd.DataFrame({"condition": []}))
-    compared = compared[compared["condition"] == tables["kl"]["condition"].iloc[0]]
-    made = [_claim_tuned(compared), _claim_heads(compared), _claim_bias(tables["bias"])]
-    return [claim for claim in made if claim is not None]
-
-
-def _claim_tuned(compared: pd.DataFrame) -> Claim | None:
-    rows = compared[compared["measure"] == "tuned / logit lens, middle half"] if len(compared) else compared
-    if rows.empty:
-        return None
-    text = "The tuned lens predicts the output better: KL at most 0.6 times the logit lens's over the middle half."
-    value, lower, upper = rows[["value", "lower", "upper"]].iloc[0]
-    numbers = f"{value:.2f} times [{lower:.2f}, {upper:.2f}], held-out text, n = {rows['n'].iloc[0]}"
-    return Claim(text, "arXiv 2303.08112", numbers, verdict(upper <= 0.6, lower > 0.6))
-
-
-def _claim_heads(compared: pd.DataFrame) -> Claim | None:
-    rows = compared[compared["measure"].isin([f"{LEARNED} − {way}" for way in PLAIN])] if len(compared) else compared
-    if rows.empty:
-        return None
-    text = "Learned per-head lenses beat the plain unembedding of the heads' sum in KL, however the norm is taken."
-    parts = [
-        f"layer {layer}: {mine['value'].max():.2f} nats [{mine['lower'].max():.2f}, {mine['upper'].max():.2f}]"
-        for layer, mine in rows.groupby("layer")
-    ]
-    numbers = f"difference to the best plain way, {'; '.join(parts)}; n = {rows['n'].max()}"
-    return Claim(
-        text, "arXiv 2310.16270", numbers, verdict(bool((rows["upper"] < 0).all()), bool((rows["lower"] > 0).any()))
-    )
-
-
-def _claim_bias(bias: pd.DataFrame) -> Claim | None:
-    rows = bias[bias["condition"] == bias["condition"].iloc[0]]
-    if rows["lens"].nunique() < 2:
-        return None
-    text = "The logit lens is biased, the tuned lens hardly: in the middle half its marginal KL is at most a tenth."
-    states = rows["state"].max()
-    middle = rows[rows["state"].isin(range(states)[_middle(states)])]
-    mean = middle.groupby("lens")[["value", "lower", "upper"]].mean()
-    tuned, plain = mean.loc["tuned lens"], mean.loc["logit lens"]
-    numbers = (
-        f"tuned {tuned['value']:.3f} nats [{tuned['lower']:.3f}, {tuned['upper']:.3f}], logit lens "
-        f"{plain['value']:.3f} [{plain['lower']:.3f}, {plain['upper']:.3f}] (means over states), n = {rows['n'].max()}"
-    )
-    holds, fails = tuned["upper"] <= plain["lower"] / 10, tuned["lower"] > plain["upper"] / 10
-    return Claim(text, "arXiv 2303.08112", numbers, verdict(bool(holds), bool(fails)))
+    """What the papers say of learned lenses, of one condition's tables; of those that were learned."""
+    rows = [one_row(tables.get("compared"), measure=m) for m in (TUNED_RATIO, BEST_GAP, BIAS_RATIO)]
+    return [judge(s, row, note="held-out text") for s, row in zip(CLAIMS, rows, strict=True) if row is not None]

@@ -6,6 +6,7 @@ norm. Tables: lens, accuracy; for a single prompt (`show`): grid.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +20,10 @@ from ..probes.capture import capture
 from ..probes.rows import Rows
 from ..probes.trace import Layer
 from . import metrics
-from .claims import Claim, verdict
+from .claims import Claim, Statement, judge, one_row, unsolved
 from .frames import order_columns, summarise
 
-VERSION = 1
+VERSION = 2
 QUESTION = "In which layer does the answer become readable, and which part writes it?"
 PAPER = "logit lens (nostalgebraist 2020), with the final norm; arXiv 2411.18620 leaves the norm out in the middle"
 SITES = ("resid", "attn_out", "mlp_out")
@@ -45,7 +46,7 @@ class Options:
     subset: str = "relation"
 
 
-def methods(options: Options) -> str:
+def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
     return (
         "At the last real position of every prompt, each state is turned into logits by the model's own unembedding, "
@@ -98,20 +99,21 @@ def row_size(subject: Any, positions: int, options: Options) -> int:
 def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
     """lens: condition control state value lower upper n n_groups unit site norm measure subset.
     accuracy: condition control value … measure ("top1", "pair accuracy", "logit difference") subset.
+    compared: condition value … measure, the numbers of the claims.
     """
-    lens, accuracy = [], []
+    lens, accuracy, compared = [], [], []
     for condition, subset, part in rows.parts(options.subset):
         where = {"condition": condition, "subset": subset}
         accuracy.append(_accuracy(part).assign(**where))
+        if subset == "all" and "resid" in options.sites:
+            compared.append(_compared(part).assign(**where))
         # The curves by subset are about the residual with the norm; all sites are shown over the whole task.
         sites = options.sites if subset == "all" else ("resid",)
         for site in sites:
             for norm in NORMS if subset == "all" else NORMS[:1]:
                 lens.append(_lens(part, site, norm).assign(**where))
-    return {
-        "lens": order_columns(pd.concat(lens, ignore_index=True)),
-        "accuracy": order_columns(pd.concat(accuracy, ignore_index=True)),
-    }
+    made = {"lens": lens, "accuracy": accuracy, "compared": compared}
+    return {name: order_columns(pd.concat(frames, ignore_index=True)) for name, frames in made.items() if frames}
 
 
 def _lens(rows: Rows, site: str, norm: str) -> pd.DataFrame:
@@ -137,6 +139,7 @@ def _accuracy(rows: Rows) -> pd.DataFrame:
         ("top1", "", "share"): rank[:, 0] == 0,
         ("top1", "wrong answer", "share"): rank[:, 1] == 0,
         ("pair accuracy", "", "share"): rows["logit_difference"] > 0,
+        ("pair accuracy − guessing", "", "share"): (rows["logit_difference"] > 0) - 0.5,
         ("logit difference", "", "logits"): rows["logit_difference"],
     }
     frames = [
@@ -146,47 +149,50 @@ def _accuracy(rows: Rows) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
+NORM_GAIN, READ_BEFORE, FALLING = "KL with the norm − without", "read before / final", "steps that fall"
+
+
+def _compared(rows: Rows) -> pd.DataFrame:
+    """What the claims are about: one number an example, over the second half of the states or two thirds up."""
+    groups = rows.examples["group"]
+    normed, plain = (rows[f"resid|{norm}|kl"] for norm in NORMS)
+    half = normed.shape[1] // 2
+    probability = rows[f"resid|{NORMS[0]}|probability"][..., 0]
+    before = probability[:, 2 * (probability.shape[1] - 1) // 3]
+    frames = [
+        summarise((normed - plain)[:, half:].mean(1), groups, {}, "nats").assign(measure=NORM_GAIN),
+        summarise(before, groups, {}, "ratio", denominators=probability[:, -1]).assign(measure=READ_BEFORE),
+        summarise((np.diff(normed[:, half:]) < 0).mean(1), groups, {}, "share").assign(measure=FALLING),
+    ]
+    return pd.concat(frames, ignore_index=True).assign(control="")
+
+
+CLAIMS = (
+    Statement(
+        "norm matters",
+        "The final norm matters: in the second half of the states, KL to the final distribution is lower with it.",
+        *("common practice; arXiv 2411.18620 leaves it out", 0.0, "below"),
+    ),
+    Statement(
+        "readable late",
+        "The answer becomes readable late: two thirds up, the lens gives it less than half of its final probability.",
+        *("arXiv 2411.18620", 0.5, "below"),
+    ),
+    Statement(
+        "refined step by step",
+        "Predictions are refined step by step: from the middle on, KL to the final falls in 80 % of a prompt's layers.",
+        *("arXiv 2303.08112", 0.8, "above"),
+    ),
+)
+
+
 def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:
-    """What the papers say of lenses; thresholds set before any number was seen."""
-    lens = tables["lens"]
-    lens = lens[(lens["condition"] == lens["condition"].iloc[0]) & (lens["subset"] == "all") & (lens["control"] == "")]
-    return [_claim_norm(lens), _claim_late(lens), _claim_converges(lens)]
-
-
-def _curve(lens: pd.DataFrame, site: str, norm: str, measure: str) -> pd.DataFrame:
-    chosen = (lens["site"] == site) & (lens["norm"] == norm) & (lens["measure"] == measure)
-    return lens[chosen].set_index("state").sort_index()
-
-
-def _claim_norm(lens: pd.DataFrame) -> Claim:
-    text = "The final norm matters: in the second half of the states, KL to the final distribution is lower with it."
-    normed, plain = (_curve(lens, "resid", norm, "kl") for norm in NORMS)
-    half = normed.index >= normed.index.max() / 2
-    better = (normed["upper"] < plain["lower"])[half].mean()
-    worse = (normed["lower"] > plain["upper"])[half].mean()
-    numbers = (
-        f"intervals apart in {better:.0%} of these states (the other way in {worse:.0%}); mean KL "
-        f"{normed['value'][half].mean():.2f} against {plain['value'][half].mean():.2f} nats, n = {normed['n'].max()}"
-    )
-    return Claim(text, "common practice; arXiv 2411.18620 leaves it out", numbers, verdict(better > 0.9, worse > 0.5))
-
-
-def _claim_late(lens: pd.DataFrame) -> Claim:
-    text = "The answer becomes readable late: its probability first passes half of its final value in the last third."
-    curve = _curve(lens, "resid", NORMS[0], "probability")
-    last = curve.index.max()
-    passed = [(curve[c] >= curve["value"].iloc[-1] / 2).idxmax() for c in ("value", "upper", "lower")]
-    numbers = f"state {passed[0]} of {last} [{passed[1]}, {passed[2]}], final probability {curve['value'].iloc[-1]:.2f}"
-    return Claim(text, "arXiv 2411.18620", numbers, verdict(passed[1] > 2 * last / 3, passed[2] < 2 * last / 3))
-
-
-def _claim_converges(lens: pd.DataFrame) -> Claim:
-    text = "Predictions are refined step by step: from the middle on, KL to the final falls in 80 % of the layers."
-    curve = _curve(lens, "resid", NORMS[0], "kl")
-    half = curve[curve.index >= curve.index.max() / 2]["value"]
-    falling = (half.diff().dropna() < 0).mean()
-    numbers = f"{falling:.0%} of {len(half) - 1} steps, n = {curve['n'].max()}"
-    return Claim(text, "arXiv 2303.08112", numbers, "holds" if falling >= 0.8 else "fails")
+    """What the papers say of lenses, of one condition's tables."""
+    compared = tables.get("compared")
+    rows = [one_row(compared, measure=measure) for measure in (NORM_GAIN, READ_BEFORE, FALLING)]
+    solved = unsolved(one_row(tables["accuracy"], measure="pair accuracy − guessing", subset="all"))
+    told = ("", solved, "")
+    return [judge(s, row, untestable=why) for s, row, why in zip(CLAIMS, rows, told, strict=True)]
 
 
 def show(subject: Any, batch: Batch, options: Options) -> dict[str, pd.DataFrame]:

@@ -7,6 +7,7 @@ Tables: parts, heads, top, completeness, words (on prompts), ov and copying (fro
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +47,7 @@ class Options:
     token: str = ""
 
 
-def methods(options: Options) -> str:
+def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
     return (
         "At the last real position, each part of the residual is read by the answer's unembedding, and by the answer's "

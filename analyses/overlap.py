@@ -6,6 +6,7 @@ see `tables`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -38,7 +39,7 @@ class Options:
 Maps = dict[tuple[str, str], np.ndarray]  # (task, stage) -> [layer, head]
 
 
-def methods(options: Options) -> str:
+def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
     return (
         f"A circuit is the flat share of heads of largest |mean effect| in one map (here {options.share:.0%}; the "

@@ -14,7 +14,7 @@ Tables: measures, differences, cost, heads; see `tables` for their columns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -31,11 +31,12 @@ from ..probes.answers import generate
 from ..probes.batch import Batch
 from ..probes.blind import image_columns
 from ..probes.measures import logit_difference
+from ..probes.plan import first_condition
 from ..probes.rows import Rows
 from . import hallucination, sinks, stats
 from .act import act, act_effects
 from .claims import Claim, verdict
-from .frames import head_axes, order_columns, summarise
+from .frames import head_axes, held_out, order_columns, summarise
 from .var import var
 from .vhr import vhr
 
@@ -134,7 +135,7 @@ def _at_random(repair: Any, how: dict[str, Any], subject: Any, seed: int) -> Abs
     return repair(subject, columns="random", seed=seed, **how)
 
 
-def methods(options: Options) -> str:
+def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
     dims = ", ".join(map(str, options.dimensions or ())) or "none, so VAR is left out"
     heads = "all heads of layers 2 … L−2" if options.heads is None else f"the {len(options.heads)} heads that it helps"
@@ -142,7 +143,7 @@ def methods(options: Options) -> str:
         f"The same examples were answered by the plain model and under every repair. VHR: image {options.image} in the "
         f"blind branch. VAR: massive dimensions {dims}, τ = {options.tau or float('nan'):.2f}, ρ = {options.rho:g}, "
         f"visual mass ≥ {options.mass:g}. ACT: hidden sinks above {options.threshold:g} in {heads}. Dimensions, τ, "
-        f"heads and times come from {FIT_EXAMPLES} held-out examples; strengths are the papers', none was chosen here. "
+        f"heads and times were found on {held_out(fitted_on)}; strengths are the papers', none was chosen here. "
         f"Controls with random heads or columns are pooled over {options.draws} draws. Intervals of differences are "
         "paired: every draw of groups serves both sides."
     )
@@ -153,12 +154,17 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> dict[str, Any]:
     found = sinks.fit(subject, batches, sinks.Options(dimensions=options.dimensions, tau=options.tau))
     found = {"dimensions": found["dimensions"] or None, "tau": found["tau"]}
     if options.heads is None and not _asks_captions(batches[0]):
-        measure = logit_difference(batches[0].answers, batches[0].wrong)
-        effects = act_effects(subject, batches[0], measure, threshold=options.threshold, beta=options.betas[0])
-        found["heads"] = [list(pair) for pair, value in effects.items() if bool(value.any()) and value.mean() >= 0]
+        effects = [_act_effects(subject, batch, options) for batch in first_condition(batches)]
+        joined = {pair: torch.cat([one[pair] for one in effects]) for pair in effects[0]}
+        found["heads"] = [list(pair) for pair, value in joined.items() if bool(value.any()) and value.mean() >= 0]
     if options.timed:
         found["cost"] = cost(subject, batches[0], replace(options, **found))
     return found
+
+
+def _act_effects(subject: Any, batch: Batch, options: Options) -> dict[tuple[int, int], Tensor]:
+    measure = logit_difference(batch.answers, batch.wrong)
+    return act_effects(subject, batch, measure, threshold=options.threshold, beta=options.betas[0])
 
 
 def cost(subject: Any, batch: Batch, options: Options, rounds: int = 5) -> list[tuple[str, float, float, float, float]]:

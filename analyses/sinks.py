@@ -9,6 +9,7 @@ Tables: threshold, dimensions, tokens, agreement, heads, hidden, magnitude; wher
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +19,12 @@ import torch
 from torch import Tensor
 
 from ..probes.batch import Batch
+from ..probes.plan import first_condition
 from ..probes.rows import Rows
 from ..probes.trace import Layer, tracing
 from . import metrics, visual_sinks
 from .claims import Claim, verdict
-from .frames import head_axes, order_columns, summarise
+from .frames import head_axes, held_out, order_columns, summarise
 from .pictures import thumbnail
 
 VERSION = 2
@@ -56,14 +58,14 @@ class Options:
     taus: tuple[float, ...] = ()
 
 
-def methods(options: Options) -> str:
+def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
     dims = ", ".join(map(str, options.dimensions or ())) or "none found"
     tau = "no threshold" if options.tau is None else f"τ = {options.tau:.2f}"
     return (
         f"Massive dimensions ({dims}; |x| above {options.min_abs:g} and {options.min_ratio:g} times the median "
         f"of the state) and the threshold ({tau}, the geometric mean of the first token's and the median token's φ "
-        f"over the middle half of the states) were taken from {FIT_EXAMPLES} held-out examples. φ is read from the "
+        f"over the middle half of the states) were found on {held_out(fitted_on)}. φ is read from the "
         "residual entering each layer. Attention received is averaged over the real queries that can see the "
         f"column; for the criterion of a sink (above {options.receives:g}/N) over all N queries, since the last "
         "columns are seen by few. Shares of heads are over all real queries but the first."
@@ -71,60 +73,64 @@ def methods(options: Options) -> str:
 
 
 def fit(subject: Any, batches: list[Batch], options: Options) -> dict[str, Any]:
-    """Massive dimensions and τ from held-out batches, one per condition, unless the options fix them.
+    """Massive dimensions and τ from held-out batches of every condition, unless the options fix them.
 
     τ comes from the first condition; one τ serves all conditions, so that their shares can be compared.
     """
     dims = list(options.dimensions) if options.dimensions is not None else _find_dimensions(subject, batches, options)
-    tau = options.tau if options.tau is not None or not dims else _find_threshold(subject, batches[0], dims)
+    mine = first_condition(batches)
+    tau = options.tau if options.tau is not None or not dims else _find_threshold(subject, mine, dims)
     found: dict[str, Any] = {"dimensions": dims, "tau": tau}
     if options.draws and dims and bool(batches[0].where("image").any()):
-        found["taus"] = list(options.taus) or visual_sinks.thresholds(_image_phi(subject, batches[0], dims), tau)
+        found["taus"] = list(options.taus) or visual_sinks.thresholds(_image_phi(subject, mine, dims), tau)
     return found
 
 
-def _image_phi(subject: Any, batch: Batch, dims: list[int]) -> Tensor:
+def _image_phi(subject: Any, batches: list[Batch], dims: list[int]) -> Tensor:
     """φ of the image tokens at the middle state."""
     kept: list[Tensor] = []
 
-    def keep(layer: Layer) -> None:
+    def keep(layer: Layer, batch: Batch) -> None:
         if layer.index == subject.n_layers // 2:
             kept.append(metrics.sink_values(layer.resid_pre, dims).cpu()[batch.where("image")])
 
-    with tracing(subject, keep):
-        subject.forward(batch)
-    return kept[0]
+    _watch(subject, batches, keep)
+    return torch.cat(kept)
+
+
+def _watch(subject: Any, batches: list[Batch], keep: Callable[[Layer, Batch], None]) -> None:
+    """Every layer of every batch to `keep`."""
+    for batch in batches:
+        with tracing(subject, lambda layer, batch=batch: keep(layer, batch)):
+            subject.forward(batch)
 
 
 def _find_dimensions(subject: Any, batches: list[Batch], options: Options) -> list[int]:
     peaks: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
-    def keep(batch: Batch) -> Any:
-        return lambda layer: peaks.setdefault(layer.index, []).append(
-            metrics.dimension_peaks(layer.resid_pre, batch.mask.to(layer.resid_pre.device))
-        )
+    def keep(layer: Layer, batch: Batch) -> None:
+        # One example after the other, so that the mean of the medians does not depend on the batches.
+        pairs = zip(layer.resid_pre.split(1), batch.mask.to(layer.resid_pre.device).split(1), strict=True)
+        peaks.setdefault(layer.index, []).extend(metrics.dimension_peaks(x, real) for x, real in pairs)
 
-    for batch in batches:
-        with tracing(subject, keep(batch)):
-            subject.forward(batch)
+    _watch(subject, batches, keep)
     # Layers may lie on different devices.
     largest = torch.stack([torch.stack([p for p, _ in per]).amax(0).cpu() for per in peaks.values()])
     medians = torch.stack([torch.stack([m for _, m in per]).mean().cpu() for per in peaks.values()])
     return metrics.massive_dimensions(largest, medians, min_abs=options.min_abs, min_ratio=options.min_ratio)
 
 
-def _find_threshold(subject: Any, batch: Batch, dims: list[int]) -> float:
+def _find_threshold(subject: Any, batches: list[Batch], dims: list[int]) -> float:
     """Halfway between the φ of first tokens and of median tokens, over the middle half of the layers."""
     firsts, others = [], []
 
-    def keep(layer: Layer) -> None:
+    def keep(layer: Layer, batch: Batch) -> None:
         if layer.index in range(subject.n_layers)[_middle(subject.n_layers)]:
             phi = metrics.sink_values(layer.resid_pre, dims).cpu()
             firsts.append(phi[torch.arange(len(phi)), batch.start])
             others.append(phi[batch.mask])
 
-    with tracing(subject, keep):
-        subject.forward(batch)
+    _watch(subject, batches, keep)
     return metrics.gap_threshold(float(torch.cat(firsts).median()), float(torch.cat(others).median()))
 
 

@@ -7,7 +7,7 @@ method. Tables: repair, gain; see `tables`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
@@ -26,10 +26,10 @@ from ..probes.paths import Receiver, path_sweep
 from ..probes.replay import Put, Recording, Variant
 from ..probes.rows import Rows
 from ..probes.sweep import Inputs, Sweep, recorded, variant_sweep
-from . import metrics, stats
+from . import metrics
 from .claims import Claim, verdict
-from .contrast import Contrast, contrast, task_rows
-from .frames import order_columns, summarise
+from .contrast import Contrast, contrast, half_of, task_rows
+from .frames import held_out, order_columns, summarise
 
 VERSION = 1
 QUESTION = "Can the heads that do one task repair another, when they are told what to look at?"
@@ -57,7 +57,7 @@ class Options:
     selected_on: tuple[str, ...] = ()
 
 
-def methods(options: Options) -> str:
+def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
     sets = "; ".join(f"{name}: {heads}" for name, heads in zip(SETS, options.heads or (), strict=False))
     return (
@@ -65,7 +65,7 @@ def methods(options: Options) -> str:
         f"tokens of {options.targets}, evenly. Heads ({sets}): inhibition heads have the largest effect on the path to "
         "the queries of IOI's movers, the negative mover the largest one that raises the answer when patched, on "
         f"{FIT_EXAMPLES} IOI prompts; those found on this task raise its logit difference most when steered alone, on "
-        "held-out examples of one half of its groups. Only examples of the other half are scored. Controls: as many "
+        f"one half of the groups of {held_out(fitted_on)}. Only examples of other groups are scored. Controls: as many "
         f"random heads of the same layers with the same targets, and the same heads with as many random other tokens "
         f"({options.draws} draws each)."
     )
@@ -131,18 +131,13 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> dict[str, Any]:
     """The four sets of heads: three from IOI, one from held-out examples of this task's one half."""
     if options.heads is not None:
         return {"heads": options.heads, "selected_on": options.selected_on}
-    batch = batches[0]
-    _targets(batch, options)
-    groups = np.array([example.group for example in batch.examples])
-    if len(np.unique(groups)) < 2:
-        raise UserError("steering needs a task with at least two groups: heads are chosen on one half of them")
-    half, _ = stats.split_half(groups)
+    _targets(batches[0], options)
+    chosen, names = half_of(subject, batches, "steering")
     inhibition, negative = _from_ioi(subject, options)
-    chosen = subject.batch([e for e, there in zip(batch.examples, half, strict=True) if there], **batch.form)
     own = _from_this(subject, chosen, options)
     sets = [inhibition, negative, sorted({*inhibition, *negative}), own]
     heads = [" ".join(f"{layer}.{head}" for layer, head in one) for one in sets]
-    return {"heads": heads, "selected_on": sorted(set(groups[half].tolist()))}
+    return {"heads": heads, "selected_on": names}
 
 
 def _from_ioi(subject: Any, options: Options) -> tuple[list[Head], list[Head]]:
@@ -164,15 +159,20 @@ def _from_ioi(subject: Any, options: Options) -> tuple[list[Head], list[Head]]:
     return others[: options.inhibition], negative
 
 
-def _from_this(subject: Any, batch: Batch, options: Options) -> list[Head]:
+def _from_this(subject: Any, batches: Sequence[Batch], options: Options) -> list[Head]:
     """The heads that help most when each is steered alone."""
-    found = contrast(subject, batch, ("z",))
     heads = [(layer, head) for layer in range(subject.n_layers) for head in range(subject.n_heads)]
-    variants = [steered(found.base, [head], _targets(batch, options)) for head in heads]
-    sweep = variant_sweep(found.base, variants, found.base.final, measure=_Options(found))
-    gain = _difference(sweep.values).mean(-1) - _difference(sweep.clean[None]).mean()
+    gain = torch.cat([_gains(subject, batch, heads, options) for batch in batches], -1).mean(-1)
     order = gain.argsort(descending=True, stable=True)[: options.own].tolist()
     return sorted(heads[i] for i in order)
+
+
+def _gains(subject: Any, batch: Batch, heads: Sequence[Head], options: Options) -> Tensor:
+    """What steering each head alone adds to the difference, [heads, b]."""
+    found = contrast(subject, batch, ("z",))
+    variants = [steered(found.base, [head], _targets(batch, options)) for head in heads]
+    sweep = variant_sweep(found.base, variants, found.base.final, measure=_Options(found))
+    return _difference(sweep.values) - _difference(sweep.clean)
 
 
 class _Options:

@@ -6,7 +6,7 @@ captions (CHAIR), text (SmolLM2's own abilities before and after), training (the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,7 +35,7 @@ IMAGES = ("real", "swapped", "blank")
 GREY = (152, 152, 152)  # the mean background
 BYTES = 160  # of an answer
 SHORT, LONG = 4, 26  # tokens of an answer, of a caption
-FIT_EXAMPLES = 1
+FIT_EXAMPLES = 0  # its texts are its own
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Options:
     text: tuple[tuple[Any, ...], ...] = ()
 
 
-def methods(options: Options) -> str:
+def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
     return (
         "Greedy answers up to the end token; an answer is right when it is the true one, letter by letter. Controls, "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pkgutil
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib import import_module
 from inspect import signature
@@ -10,6 +12,8 @@ from types import ModuleType
 from typing import Any
 
 from .example import Example, UserError
+
+TURNS = 8  # seeds that held-out examples are drawn from
 
 
 @dataclass(frozen=True)
@@ -31,15 +35,41 @@ class Task:
             raise UserError(f"task {self.name} has no examples for this tokenizer and these options")
         if len({example.id for example in examples}) < len(examples):
             raise UserError(f"task {self.name} gives two examples the same id")
+        if taken := {"id", "group", "condition"} & {name for example in examples for name in example.meta}:
+            raise UserError(f"task {self.name}: meta {sorted(taken)[0]!r} is what a run calls a column of its own")
         return with_unrelated(examples)
 
     def held_out(self, tokenizer: Any, n: int, seed: int, used: list[Example]) -> list[Example]:
-        """Other examples of the same task, for what an analysis has to learn: none of them is among `used`."""
+        """Up to n other examples of the same task, for what an analysis has to learn, each with an id of its own.
+
+        No prompt of `used` is among them, and no group of `used` where the task has two groups to spare.
+        """
+        measured = {example.group for example in used}
+        apart: list[Example] = []
+        shared: list[Example] = []
+        for example in self._others(tokenizer, n, seed, used):
+            (shared if example.group in measured else apart).append(example)
+            if len(apart) == n:
+                break
+        chosen = apart if len({example.group for example in apart}) > 1 else apart + shared
+        return with_unrelated(chosen[:n])
+
+    def _others(self, tokenizer: Any, n: int, seed: int, used: list[Example]) -> Iterator[Example]:
+        """Examples whose content is new, of one seed after the other, until a seed brings no more."""
         takes = signature(self.module.examples).parameters
-        others = {**self.options, "split": "validation"} if "split" in takes else self.options
-        seen = {_content(example) for example in used}
-        drawn = self.module.examples(n=n, seed=seed + 1, tokenizer=tokenizer, **others)
-        return [example for example in drawn if _content(example) not in seen][:n]
+        options = {**self.options, "split": "validation"} if "split" in takes else self.options
+        seen, measured = {_content(example) for example in used}, {example.group for example in used}
+        for turn in range(TURNS):
+            # n serve most tasks; among as many more as the run has there are n new ones, if the task has them.
+            count, drawn_with = n + len(used) * (turn > 0), zlib.crc32(f"held out {seed} {turn}".encode())
+            fresh = {}
+            for example in self.module.examples(n=count, seed=drawn_with, tokenizer=tokenizer, **options):
+                if (content := _content(example)) not in seen:
+                    fresh.setdefault(content, replace(example, id=f"{example.id}-held-out-{turn}"))
+            seen |= set(fresh)
+            yield from fresh.values()
+            if turn and all(example.group in measured for example in fresh.values()):
+                return
 
 
 def _content(example: Example) -> tuple[str | bytes, ...]:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from ..data.example import UserError
 from . import store
+from .judged import judged
 from .verify import open_run
 
 
@@ -47,7 +48,7 @@ def join(runs: Sequence[Path], name: str, module: ModuleType, options: Any, out:
     directory = out / "runs" / _safe(f"{name}.{subject['name']}.{'+'.join(labels)}", key)
     with store.locked(directory):
         tables = module.tables({n: _tables(p, r) for n, p, r in zip(labels, runs, records, strict=True)}, options)
-        tables["claims"] = pd.DataFrame(module.claims(tables))
+        tables["claims"] = judged(module, tables, records[0]["conditions"])
         for table in tables.values():
             leading = {"subject": subject["name"], "task": " + ".join(labels), "analysis": name}
             for at, (column, value) in enumerate(leading.items()):
@@ -101,7 +102,7 @@ def _record(
         "title": (module.__doc__ or name).strip().splitlines()[0],
         "question": module.QUESTION,
         "paper": module.PAPER,
-        "methods": module.methods(options),
+        "methods": module.methods(options, {"examples": 0, "groups": 0}),
         "subject": records[0]["subject"],
         "task": {"name": names, "title": names, "n": min(t["n"] for t in tasks), "source": "the runs named below"}
         | {"n_groups": min(t["n_groups"] for t in tasks), "options": {}},

@@ -13,6 +13,7 @@ from .attention import SCORES_BUDGET
 from .encode import encode
 
 if TYPE_CHECKING:
+    from .batch import Batch
     from .subject import Subject
 
 
@@ -44,6 +45,11 @@ def make_plan(
             batch.append(example.id)
         shards.append(Shard(with_bos, tuple(batch)))
     return shards
+
+
+def first_condition(batches: Sequence[Batch]) -> list[Batch]:
+    """The batches of the condition that comes first: what serves all conditions is chosen on one of them."""
+    return [batch for batch in batches if batch.form == batches[0].form]
 
 
 def plan_to_json(shards: Sequence[Shard]) -> list[dict[str, Any]]:

@@ -103,30 +103,33 @@ def stack_layers(layers: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 def merge(shards: Iterable[dict[str, Tensor]], conditions: list[str], examples: list[Example]) -> Rows:
     """Shards, in the order of `conditions` and `examples`, as one sorted set of rows.
 
-    Axes that differ in length between shards (positions) are filled with NaN, so any batching merges alike.
+    What a shard lacks is NaN: positions behind its longest example, and a name that none of its examples has. So any
+    batching merges alike. ValueError: shards of other lengths than the examples, as one without any name.
     """
-    parts: dict[str, list[np.ndarray]] = {}
+    parts: dict[str, dict[int, np.ndarray]] = {}  # name -> its arrays by the row that each starts at
+    count = 0
     for shard in shards:
         for name, tensor in shard.items():
-            parts.setdefault(name, []).append(tensor.float().numpy() if tensor.is_floating_point() else tensor.numpy())
-    frame = pd.DataFrame(
-        [
-            {"id": e.id, "group": e.group, "condition": condition, **e.meta}
-            for condition, e in zip(conditions, examples, strict=True)
-        ]
-    )
+            array = tensor.float().numpy() if tensor.is_floating_point() else tensor.numpy()
+            parts.setdefault(name, {})[count] = array
+        count += len(next(iter(shard.values()), ()))
+    if count != len(examples):
+        raise ValueError(f"shards hold {count} rows for {len(examples)} examples")
+    own = ({"id": e.id, "group": e.group, "condition": c} for c, e in zip(conditions, examples, strict=True))
+    # What a run is sorted and resampled by comes first and last: no meta can replace it.
+    frame = pd.DataFrame([{**mine, **e.meta, **mine} for mine, e in zip(own, examples, strict=True)])
     order = frame.sort_values(["condition", "id"], kind="stable").index.to_numpy()
-    values = {name: _concatenate(arrays)[order] for name, arrays in parts.items()}
+    values = {name: _concatenate(arrays, len(frame))[order] for name, arrays in parts.items()}
     return Rows(frame.iloc[order].reset_index(drop=True), values)
 
 
-def _concatenate(arrays: list[np.ndarray]) -> np.ndarray:
-    shape = np.max([a.shape[1:] for a in arrays], 0).astype(int) if arrays[0].ndim > 1 else ()
-    if all(a.shape[1:] == tuple(shape) for a in arrays):
-        return np.concatenate(arrays)
-    out = np.full((sum(map(len, arrays)), *shape), np.nan, np.float32)
-    at = 0
-    for array in arrays:
+def _concatenate(arrays: Mapping[int, np.ndarray], count: int) -> np.ndarray:
+    """[count, ...]: every array from its own row on."""
+    shape = tuple(max(sizes) for sizes in zip(*(a.shape[1:] for a in arrays.values()), strict=True))
+    whole = sum(map(len, arrays.values())) == count and all(a.shape[1:] == shape for a in arrays.values())
+    if whole:
+        return np.concatenate(list(arrays.values()))
+    out = np.full((count, *shape), np.nan, np.float32)
+    for at, array in arrays.items():
         out[(slice(at, at + len(array)), *(slice(size) for size in array.shape[1:]))] = array
-        at += len(array)
     return out

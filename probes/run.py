@@ -23,6 +23,7 @@ from ..data.example import Example, UserError
 from ..data.tasks import Task
 from . import VERSION, store
 from .answers import own_answers, with_answers
+from .judged import judged
 from .plan import Shard, activation_bytes, make_plan, plan_from_json, plan_to_json, shapes
 from .proofs import replay_notes
 from .rows import Rows, condition_of, merge, observe
@@ -300,15 +301,18 @@ def _start(
     bos = [condition == condition_of(True) for condition in facts["conditions"]]
     template = facts["task"]["template"]
     shards = make_plan(subject, examples, template, bos, settings.tokens, settings.size)
-    fitted = _fit(job, subject, task, examples, template, bos)
+    held_out = _held_out(job, subject, task, examples, settings.seed)
+    fitted = _fit(job, subject, held_out, template, bos, settings)
+    learned_on = {"examples": len(held_out), "groups": len({e.group for e in held_out})}
     job.record |= {
         **facts,
         "title": (job.module.__doc__ or job.name).strip().splitlines()[0],
         "question": job.module.QUESTION,
         "paper": job.module.PAPER,
-        "methods": job.module.methods(replace(job.options, **fitted)),
+        "methods": job.module.methods(replace(job.options, **fitted), learned_on),
         "options": asdict(job.options),
         "fitted": fitted,
+        "fitted_on": learned_on,
         "limit": settings.limit,
         "plan": {
             "shards": plan_to_json(shards),
@@ -326,25 +330,43 @@ def _start(
         "machine": machine(subject.device),
         "command": settings.command,
         "started": _now(),
-        "notes": [*getattr(job.module, "NOTES", ()), *job.notes],
+        "notes": [*getattr(job.module, "NOTES", ()), *job.notes, *_common_groups(held_out, examples)],
     }
     if hasattr(job.module, "weights"):
         store.save_rows(job.weights_path, job.module.weights(subject, job.options), job.record["key"], ())
     store.write_record(job.directory, job.record)
 
 
-def _fit(
-    job: Job, subject: Subject, task: Task, examples: list[Example], template: str, bos: Sequence[bool]
-) -> dict[str, Any]:
-    """What the analysis learns from held-out examples before it measures; the values are part of the record."""
-    if not hasattr(job.module, "fit"):
-        return {}
-    if job.module.FIT_EXAMPLES == 0:  # it learns from a corpus of its own
-        return job.module.fit(subject, [], job.options)
-    others = task.held_out(subject.tokenizer, job.module.FIT_EXAMPLES, 0, examples)
+def _held_out(job: Job, subject: Subject, task: Task, examples: list[Example], seed: int) -> list[Example]:
+    """What the analysis learns from; none where it learns nothing, or from a corpus of its own (FIT_EXAMPLES 0)."""
+    if not hasattr(job.module, "fit") or not job.module.FIT_EXAMPLES:
+        return []
+    others = task.held_out(subject.tokenizer, job.module.FIT_EXAMPLES, seed, examples)
     if not others:
         raise UserError(f"task {task.name} has no held-out examples for {job.name} to learn from: lower --limit")
-    batches = [subject.batch(others, template=template, bos=with_bos) for with_bos in bos]
+    return others
+
+
+def _common_groups(held_out: Sequence[Example], examples: Sequence[Example]) -> list[str]:
+    """What the page has to say where the task has no group to spare."""
+    common = {e.group for e in held_out} & {e.group for e in examples}
+    if not common:
+        return []
+    return [
+        f"{len(common)} groups of the held-out examples are measured too, since the task has none to spare; no "
+        "prompt is in both."
+    ]
+
+
+def _fit(
+    job: Job, subject: Subject, held_out: list[Example], template: str, bos: Sequence[bool], settings: Settings
+) -> dict[str, Any]:
+    """What the analysis learns before it measures, in batches like those of the run; the values are in the record."""
+    if not hasattr(job.module, "fit"):
+        return {}
+    known = {example.id: example for example in held_out}
+    shards = make_plan(subject, held_out, template, bos, settings.tokens, settings.size) if held_out else []
+    batches = [subject.batch([known[i] for i in s.ids], template=template, bos=s.bos) for s in shards]
     return job.module.fit(subject, batches, job.options)
 
 
@@ -405,7 +427,7 @@ def make_tables(job: Job, examples: Mapping[str, Example]) -> dict[str, pd.DataF
     """All tables of a job whose shards are there, claims included, with the leading columns."""
     tables = job.module.tables(read_run(job, examples), replace(job.options, **job.record["fitted"]))
     if hasattr(job.module, "claims"):
-        tables["claims"] = pd.DataFrame(job.module.claims(tables))
+        tables["claims"] = judged(job.module, tables, job.record["conditions"])
     first = {
         "subject": job.record["subject"]["name"],
         "task": job.record["task"]["name"],

@@ -8,10 +8,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from .page import Drawn, environment, figure_json, sample_size, without_words
+from .page import VERDICTS, Drawn, environment, figure_json, sample_size, without_words
 from .runs import Run
-
-VERDICTS = {"holds": "✓", "fails": "✗", "undecidable here": "?"}
 
 
 def index(runs: list[Run], drawn: dict[str, Drawn], notes: list[str], links: Sequence[tuple[str, str]] = ()) -> str:

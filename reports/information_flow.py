@@ -89,7 +89,8 @@ def _overview() -> list[Drawing]:
     return [
         Drawing(
             *("flows", "flows", where, "What each cut costs"),
-            f"Change in the probability of the model's own first answer token, over correct answers. {WINDOW}",
+            "Change in the probability of the model's own first answer token, mean over correct answers of each one's "
+            f"change. {WINDOW}",
             by_flow("change (%)"),
             interval="Bands",
         )
@@ -114,6 +115,13 @@ def _rest() -> list[Drawing]:
             *("log-p", "flows", {**where, "measure": "delta log p"}, "The same in nats"),
             "Change in the log probability of the own answer, which does not saturate at −100 %.",
             by_flow("Δ log p (nats)"),
+            interval="Bands",
+        ),
+        Drawing(
+            *("sums", "flows", {**where, "measure": "change of the sum"}, "The same, sums first"),
+            "Sum of the changes over examples as a share of the sum of their probabilities: examples that the model is "
+            "sure of weigh more than in the mean of each one's change above.",
+            by_flow("change of the sum (%)"),
             interval="Bands",
         ),
         Drawing(
@@ -146,7 +154,8 @@ def _rest() -> list[Drawing]:
         Drawing(
             *("answer", "answer", {}, "The answer by state"),
             "Probability of the own answer that the unembedding reads from the residual at the last position, with the "
-            "final norm and without it (the paper leaves it out in middle layers).",
+            "final norm and without it (the paper leaves it out in middle layers; the last state is the model's own "
+            "output).",
             answer,
             interval="Bands",
         ),

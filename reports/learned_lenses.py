@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from .charts import bars, lines
+from .charts import bars, lines, shaded_words
 from .drawing import Drawing, Tables, draw_all
 
 
@@ -38,6 +38,13 @@ def heads(rows: pd.DataFrame, _: Tables) -> go.Figure:
 def bias(rows: pd.DataFrame, _: Tables) -> go.Figure:
     rows = rows[rows["value"] > 1e-4]
     return lines(rows, "state", by="lens", panel=_several(rows), log_y=True, y_title="marginal KL (nats)")
+
+
+def words(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    """The likeliest token of every head of the first example, line by line."""
+    first = rows[rows["example"] == rows["example"].iloc[0]]
+    line = first["lens"] + ", layer " + first["layer"].astype(int).astype(str)
+    return shaded_words(first.assign(example=line, position=first["head"]), unit="logits")
 
 
 FIGURES = [
@@ -82,5 +89,15 @@ FIGURES = [
         "text and one class for all others, which makes it a lower bound; logarithmic.",
         bias,
         interval="Bands",
+    ),
+    Drawing(
+        "words",
+        "head_words",
+        {"rank": 1},
+        "What each head says, word by word",
+        "The likeliest token of each head's output at the last position of one prompt, heads from left to right: by "
+        "its learned map, and without learning, z · W_O · W_U. The table has the next words. An illustration, n = 1.",
+        words,
+        select=lambda rows: rows[rows["condition"] == rows["condition"].iloc[0]],
     ),
 ]

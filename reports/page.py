@@ -59,17 +59,24 @@ def render(run: Run, drawn: Drawn, pngs: Mapping[str, str] | None = None) -> str
     )
 
 
-VERDICTS = {"holds": "Agrees with the papers", "fails": "Does not", "undecidable here": "Not decided by these numbers"}
+# Verdict -> what it says of a paper's statement, and of a bar that this project set itself.
+VERDICTS = {
+    "holds": ("Agrees with the papers", "Passes bars of this project's own"),
+    "holds, and so does the control": ("Holds, but its control does as well", "Passes, but its control does as well"),
+    "fails": ("Does not agree", "Does not pass"),
+    "undecidable here": ("Not decided by these numbers",) * 2,
+    "not testable": ("Not testable here",) * 2,
+}
 
 
 def in_words(claims: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """(verdict in words, the statements with it) for the verdicts that occur; thresholds are left to the table."""
-    said = []
-    for name, words in VERDICTS.items():
-        statements = dict.fromkeys(_statement(claim["text"]) for claim in claims if claim["verdict"] == name)
-        if statements:
-            said.append((words, "; ".join(statements) + "."))
-    return said
+    said: dict[str, dict[str, None]] = {words: {} for pair in zip(*VERDICTS.values(), strict=True) for words in pair}
+    for claim in claims:
+        words = VERDICTS.get(claim["verdict"])
+        if words:
+            said[words["arXiv" not in str(claim.get("source", ""))]][_statement(claim["text"])] = None
+    return [(words, "; ".join(statements) + ".") for words, statements in said.items() if statements]
 
 
 def _statement(text: str) -> str:

@@ -31,6 +31,7 @@ _AXIS = {
     "automargin": True,
     "title": {"standoff": 10},
 }
+MIN_GROUPS, BOOTSTRAP_FROM = 5, 30  # how many groups an interval needs, and a bootstrap: as the statistics have it
 TEMPLATE = go.layout.Template(
     layout={
         "font": {"family": FONT, "size": 13, "color": INK},
@@ -101,8 +102,20 @@ def sample(frame: pd.DataFrame, interval: str = "") -> str:
     if said and spans.get("n_groups"):
         said += f" in {spans['n_groups']} groups"
     known = "lower" in frame and bool(frame["lower"].notna().any())
-    ending = f"{interval}: 95\u00a0% interval, bootstrap over groups." if interval and known else ""
+    ending = f"{interval}: 95\u00a0% interval, {_made_of(frame)}." if interval and known else ""
+    if interval and not known and spans.get("n_groups"):
+        ending = f"No interval: fewer than {MIN_GROUPS} groups."
     return " ".join(part for part in (f"{said}." if said else "", ending) if part)
+
+
+def _made_of(frame: pd.DataFrame) -> str:
+    """How the intervals of these rows were made, by their groups."""
+    groups = frame["n_groups"] if "n_groups" in frame else pd.Series(dtype=float)
+    few = (groups >= MIN_GROUPS) & (groups < BOOTSTRAP_FROM)
+    ways = [f"Student on sums of fewer than {BOOTSTRAP_FROM} groups"] if few.any() else []
+    ways += ["bootstrap over groups"] if (groups >= BOOTSTRAP_FROM).any() or not ways else []
+    none = [f"none below {MIN_GROUPS} groups"] if (groups < MIN_GROUPS).any() else []
+    return "; ".join(ways + none)
 
 
 def _span(values: pd.Series) -> str:

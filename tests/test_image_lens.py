@@ -20,6 +20,7 @@ from crosslens.probes.run import Settings, run
 from PIL import Image
 
 from . import tiny
+from .claims.image_lens import tables_of
 from .vision_subjects import build, picture
 
 BOX = (0, 0, 8, 8)  # four of the 36 patches of a 24-pixel picture
@@ -84,7 +85,20 @@ def test_planted_word_is_read_at_its_patches(tmp_path):
     assert entropy["asked object"] < entropy["background"]
     shown = Image.open(io.BytesIO(base64.b64decode(tables["pictures"]["png"].iloc[0])))
     assert shown.size == (84, 84)
-    assert tables["claims"]["verdict"].iloc[0] == "holds"
+    assert tables["chosen"].query("measure == 'asked object − chance'")["value"].iloc[0] == pytest.approx(2 / 3)
+    assert tables["claims"]["verdict"].iloc[0] == "undecidable here"  # three groups
+
+
+def test_the_best_of_many_null_states_is_not_measured_on_what_chose_it():
+    """Nothing there, 16 late states, 60 examples: 2.5 % of claims may hold by luck, not the 18 % of the luckiest."""
+    rng = np.random.default_rng(0)
+    verdicts = []
+    for _ in range(60):
+        shared = rng.normal(size=(60, 1))
+        asked = (0.8 * shared + rng.normal(size=(60, 31)) > 0.55).astype(float)
+        tables = tables_of(asked, np.full((60, 31), np.nan), groups=60)
+        verdicts += [claim.verdict for claim in image_lens.claims(tables)]
+    assert verdicts.count("holds") <= 5
 
 
 @torch.no_grad()

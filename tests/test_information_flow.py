@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -15,6 +18,8 @@ from crosslens.probes.run import Settings, run
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from . import tiny
+from .claims import rows_of
+from .claims.information_flow import planted as planted_tables
 
 # Tokens of the planted model, and the features of its residual stream.
 BOS, RED, BLUE, WORD, ASK = range(5)
@@ -151,7 +156,7 @@ def tables(task, out, **settings):
 
 def test_tables_of_a_text_task(task, tmp_path):
     found = tables(task, tmp_path)
-    assert set(found) == {"accuracy", "answer", "claims", "flows", "stages", "trace", "valid"}
+    assert set(found) == {"accuracy", "answer", "claims", "flows", "sites", "stages", "trace", "valid"}
     flows = found["flows"]
     assert set(flows["flow"]) == {"subject → last", "other text → last", "last → last"}
     assert {"", "resampled", "random positions"} == set(flows["control"])
@@ -160,6 +165,56 @@ def test_tables_of_a_text_task(task, tmp_path):
     assert set(flows.query("control == 'random positions'")["layer"]) == {0, 2}
     assert flows.groupby("layer")["width"].first().tolist() == [1, 2, 2]
     assert set(found["trace"]["place"]) <= {*flow.BUCKETS}
+
+
+def test_the_last_state_is_the_models_own_output_with_the_norm_and_without(task):
+    subject = tiny.subject()
+    batch = subject.batch(task.examples(subject.tokenizer, 6, 0))
+    rows = flow.rows(subject, batch, flow.Options(window=2, draws=1, stride=3, trace=False))
+    for norm in flow.NORMS:
+        torch.testing.assert_close(rows[f"answer|{norm}"][:, -1], rows["clean"][:, 0], atol=1e-6, rtol=1e-4)
+    assert (rows["answer|no norm"][:, 1] - rows["answer|final norm"][:, 1]).abs().max() > 1e-4
+
+
+def test_an_answer_counts_but_for_case_and_space(task):
+    subject = tiny.subject()
+    batch = subject.batch([replace(example(), answer=said) for said in (" w4", " W4", "w4", " w5", "w4 ")])
+    own = torch.tensor([subject.tokenizer.convert_tokens_to_ids("w4")] * 5)
+    assert flow._answered(subject, batch, own).tolist() == [1, 1, 1, 0, 1]
+
+
+def example():
+    return Example("e", "g", (Segment("text", "w1 w2"),), " w4", (" w5",))
+
+
+def test_equal_curves_differ_by_nothing_though_the_control_skips_windows():
+    """A control is drawn at every third window: its flow is compared at the same ones."""
+    curve = 0.2 + 0.6 * np.random.default_rng(0).random(30)
+    own = np.tile(np.stack([curve, np.log(curve), curve, curve], -1), (9, 1, 1))
+    control = own.copy()
+    control[:, [layer for layer in range(30) if layer % 3]] = np.nan
+    values = {"clean": np.ones((9, 4)), "flow|a → last|": own, "flow|a → last|random positions": control}
+    stages = flow._stages(rows_of(values, groups=9)).set_index("stage")
+    for third in flow.STAGES:
+        np.testing.assert_allclose(stages.loc[f"flow − control, {third}", "value"], 0, atol=1e-12)
+
+
+def test_sums_first_weigh_the_sure_examples():
+    left = np.array([[0.1], [0.9]])  # of .2 and .9: one loses half, the other nothing
+    values = {"clean": np.array([[0.2] * 4, [0.9] * 4]), "flow|a → last|": np.repeat(left[..., None], 4, 2)}
+    values[f"answer|{flow.NORMS[0]}"] = np.zeros((2, 2))
+    found = flow._flows(rows_of(values, groups=2), flow.Options(window=1)).set_index("measure")["value"]
+    assert found["change"] == pytest.approx(-25)
+    assert found[flow.RATIO_LAST] == pytest.approx(-100 * 0.1 / 1.1)
+
+
+def test_nothing_is_claimed_of_a_task_at_chance():
+    tables = planted_tables("subject is read", holds=True)
+    made = {claim.name: claim.verdict for claim in flow.claims(tables)}
+    assert made["subject is read"] == "holds"
+    chance = tables["accuracy"]["measure"] == "accuracy − guessing"
+    tables["accuracy"].loc[chance, ["value", "lower", "upper"]] = 0.02, -0.05, 0.09
+    assert {claim.verdict for claim in flow.claims(tables)} == {"not testable"}
 
 
 @pytest.mark.parametrize("settings", [{"size": 1}, {"size": 3, "padding": "left"}])

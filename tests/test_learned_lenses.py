@@ -243,6 +243,33 @@ def test_tables_equal_the_slow_way(tmp_path):
         np.testing.assert_allclose(rows[lens], np.mean(values), rtol=1e-3)
 
 
+@torch.no_grad()
+def test_a_word_written_into_one_heads_map_is_said_by_that_head_alone(tmp_path, monkeypatch):
+    """And beside it stand the plain words: the head's z through W_O and W_U."""
+    subject, raised, head = tiny.subject(), 7, 2
+    layer = layers_of(subject.n_layers, FEW.layers)[0]
+
+    def opened(*arguments):
+        weights = {name: w.clone() for name, w in open_lens(*arguments).items()}
+        if arguments[2:] == ("attention", layer):
+            signs = subject_z[head].sign()
+            weights["weight"][head][:, raised] = 1e3 * signs  # along this prompt's z
+        return weights
+
+    example = tiny.task().examples(subject.tokenizer, 1, 0)[0]
+    subject_z = capture(subject, subject.batch([example]), ["z"])[f"blocks.{layer}.attn.hook_z"][0, -1]
+    monkeypatch.setattr(learned_lenses, "open_lens", opened)
+    options = Options(**vars(FEW), measured="3", words=3, shown=1)
+    _, tables = analyse(subject, tmp_path, options, Settings(limit=1, out=tmp_path))
+    words = tables["head_words"].query("rank == 1").set_index(["lens", "layer", "head"])["token"]
+    said = [words[learned_lenses.LEARNED, layer, h] for h in range(subject.n_heads)]
+    word = subject.tokenizer.decode([raised])
+    assert [h for h, token in enumerate(said) if token == word] == [head]
+    for h in range(subject.n_heads):
+        expected = int((subject_z[h] @ subject.W_O(layer)[h] @ subject.W_U.T).argmax())
+        assert words[learned_lenses.HEAD_ALONE, layer, h] == subject.tokenizer.decode([expected])
+
+
 def test_any_batching_gives_the_same_tables(tmp_path):
     _, whole = analyse(tiny.subject(), tmp_path / "a")
     _, single = analyse(

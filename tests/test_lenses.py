@@ -9,6 +9,7 @@ from crosslens.analyses import lenses
 from crosslens.probes.run import Settings, run
 
 from . import tiny
+from .claims.lenses import planted
 
 
 def analyse(subject, out):
@@ -54,3 +55,14 @@ def test_grid_has_a_cell_for_every_state_and_token():
     assert len(grid) == 4 * (4 + 3)
     assert grid["value"].between(0, 1).all()
     assert list(grid.query("example == 'prompt-1' and state == 0")["token"]) == ["<s>", "w4", "w5"]
+
+
+def test_a_flat_curve_is_no_late_one():
+    """Bounds that never reach half of the final probability decide nothing: no state is made of them."""
+    tables = planted("readable late", holds=True)
+    row = tables["compared"]["measure"] == lenses.READ_BEFORE
+    tables["compared"].loc[row, ["value", "lower", "upper"]] = 0.4, 0.2, 0.6
+    made = {claim.name: claim.verdict for claim in lenses.claims(tables)}
+    assert made["readable late"] == "undecidable here"
+    tables["accuracy"].loc[tables["accuracy"]["measure"] == "pair accuracy − guessing", ["value", "lower"]] = 0.0, -0.1
+    assert {claim.name: claim.verdict for claim in lenses.claims(tables)}["readable late"] == "not testable"

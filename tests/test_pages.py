@@ -12,7 +12,8 @@ from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
-from crosslens.reports import charts
+from crosslens.analyses import stats
+from crosslens.reports import charts, style
 from crosslens.reports.page import in_words, unique_slugs
 from crosslens.reports.pages import build, show_page
 from crosslens.reports.runs import ReportError, read_run
@@ -355,12 +356,37 @@ def test_one_prompt_is_a_page_that_stands_alone(tmp_path):
 
 
 def test_what_agrees_is_said_in_words():
+    paper, bar = "arXiv 2411.18620", "this project's bar"
     claims = [
-        {"text": "The image goes to the question early: cutting costs more (below 0).", "verdict": "holds"},
-        {"text": "The image goes to the question early: cutting costs more (below 0).", "verdict": "holds"},
-        {"text": "Tracing: heads of the first half are few (share below .1).", "verdict": "fails"},
+        {
+            "text": "The image goes to the question early: cutting costs more (below 0).",
+            "verdict": "holds",
+            "source": paper,
+        },
+        {
+            "text": "The image goes to the question early: cutting costs more (below 0).",
+            "verdict": "holds",
+            "source": paper,
+        },
+        {"text": "Tracing: heads of the first half are few (share below .1).", "verdict": "fails", "source": paper},
+        {"text": "It sees: accuracy is above .9.", "verdict": "holds", "source": bar},
+        {"text": "Words are told apart.", "verdict": "holds, and so does the control", "source": paper},
+        {"text": "It steers.", "verdict": "not testable", "source": paper},
     ]
     assert in_words(claims) == [
         ("Agrees with the papers", "The image goes to the question early."),
-        ("Does not", "Tracing: heads of the first half are few."),
+        ("Holds, but its control does as well", "Words are told apart."),
+        ("Does not agree", "Tracing: heads of the first half are few."),
+        ("Not testable here", "It steers."),
+        ("Passes bars of this project's own", "It sees: accuracy is above .9."),
     ]
+
+
+def test_captions_say_how_intervals_were_made():
+    """By the numbers of groups that the statistics ask for."""
+    table = pd.DataFrame({"value": [1.0, 2.0], "lower": [0.5, 1.5], "upper": [1.5, 2.5], "n": 60, "n_groups": [12, 40]})
+    assert "Student on sums of fewer than 30 groups; bootstrap over groups" in style.sample(table, "Bands")
+    assert "none below 5 groups" in style.sample(table.assign(n_groups=[4, 12]), "Bands")
+    alone = table.assign(lower=float("nan"), upper=float("nan"), n_groups=3)
+    assert style.sample(alone, "Bands").endswith("No interval: fewer than 5 groups.")
+    assert (style.MIN_GROUPS, style.BOOTSTRAP_FROM) == (stats.MIN_GROUPS, stats.BOOTSTRAP_FROM)

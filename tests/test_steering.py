@@ -105,14 +105,15 @@ def words_as_ioi(monkeypatch):
 def analyse(out, **settings):
     options = steering.Options(targets="indirect_object", draws=4)
     analyses = {"steering": (steering, options)}
-    (directory,) = run(tiny.subject(), contrasts.task(), analyses, Settings(**{"limit": 40, "out": out} | settings))
+    task = contrasts.task(contrasts.four_groups)
+    (directory,) = run(tiny.subject(), task, analyses, Settings(**{"limit": 40, "out": out} | settings))
     return {p.stem: pd.read_parquet(p) for p in (directory / "tables").glob("*.parquet")}
 
 
 def test_a_run(words_as_ioi, tmp_path):
     found = analyse(tmp_path / "one")
     repair, gain = found["repair"], found["gain"]
-    assert set(repair["n"]) == {40 - 16}, "groups that heads were chosen on are not scored"
+    assert set(repair["n"]) == {20}, "groups that heads were chosen on are not scored"
     assert set(repair["set"]) == {"nothing steered", "guessing", *steering.SETS}
     assert set(repair["control"]) == {"", steering.HEADS, steering.TOKENS}
     value = repair[repair["measure"] == "accuracy"].set_index(["set", "control"])["value"]

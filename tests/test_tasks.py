@@ -7,6 +7,7 @@ import re
 import pytest
 from crosslens.data import arithmetic, colored_objects, facts, greater_than, induction, ioi, passages, smollm2
 from crosslens.data.example import UserError, is_single_token
+from crosslens.data.tasks import Task
 from crosslens.data.templates import fill, token_count
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -304,3 +305,36 @@ def test_joined_digits_are_refused(task):
 def test_options_that_cannot_be(tokenizer, task, options):
     with pytest.raises(UserError):
         task.examples(tokenizer=tokenizer, **options)
+
+
+def held_out(module, tokenizer, used, n=32, seed=0):
+    examples = module.examples(used, seed, tokenizer=tokenizer)
+    return Task(module.__name__, module, {}).held_out(tokenizer, n, seed, examples), examples
+
+
+@pytest.mark.parametrize(("task", "options"), [case for case in ALL if not case[1]])
+@pytest.mark.parametrize(("used", "seed"), [(8, 0), (64, 1), (64, 2)])
+def test_held_out_examples_are_other_ones_for_every_seed_and_limit(tokenizer, task, options, used, seed):
+    others, examples = held_out(task, tokenizer, used, seed=seed)
+    assert len(others) == 32
+    assert len({e.id for e in others}) == len({e.text for e in others}) == 32
+    assert {e.text for e in others}.isdisjoint({e.text for e in examples})
+    assert {e.id for e in others}.isdisjoint({e.id for e in examples})
+
+
+@pytest.mark.parametrize(("task", "used", "apart"), [(ioi, 10, True), (ioi, 64, False), (facts, 64, True)])
+def test_no_held_out_group_is_measured_where_there_are_groups_to_spare(tokenizer, task, used, apart):
+    others, examples = held_out(task, tokenizer, used)
+    assert {e.group for e in others}.isdisjoint({e.group for e in examples}) == apart
+
+
+def test_held_out_examples_follow_the_seed(tokenizer):
+    drawn = [held_out(ioi, tokenizer, 8, seed=seed)[0] for seed in (0, 0, 1)]
+    first, again, other = ([e.text for e in some] for some in drawn)
+    assert first == again != other
+
+
+def test_a_task_that_is_used_up_holds_out_what_is_left(tokenizer):
+    every = len(facts.examples(tokenizer=tokenizer))
+    assert held_out(facts, tokenizer, every)[0] == []
+    assert 0 < len(held_out(facts, tokenizer, every - 3)[0]) <= 3
