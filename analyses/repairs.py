@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from ..data.example import UserError
-from ..data.words import mentions
+from ..data.words import count
 from ..probes.answers import generate
 from ..probes.batch import Batch
 from ..probes.blind import image_columns
@@ -256,10 +256,7 @@ def _captioned(subject: Any, batch: Batch, options: Options) -> Tensor:
 
 def counts_of(example: Any, text: str) -> list[float]:
     """COUNTS of one caption."""
-    there = example.objects.there
-    named = [mention.object for mention in mentions(text, example.objects.words)]
-    wrong = sum(name not in there for name in named)
-    return [float(x) for x in (len(named), wrong, len(there & set(named)), len(there), hallucination.word_count(text))]
+    return [float(x) for x in (*count(text, example.objects), hallucination.word_count(text))]
 
 
 def row_size(subject: Any, positions: int, options: Options) -> int:
@@ -324,9 +321,6 @@ def _measures_of(values: np.ndarray, draws: int) -> Ratios:
     return {n: tuple(np.stack([d[n][i] for d in per_draw], 1) for i in (0, 1)) for n in per_draw[0]}  # type: ignore
 
 
-UNITS = {"length": "words"}
-
-
 def _measure(part: Rows, variant: Variant, name: str, ratio: tuple[np.ndarray, np.ndarray]) -> dict[str, Any]:
     groups = part.examples["group"]
     top, bottom = (x.sum(1) for x in ratio)
@@ -337,7 +331,7 @@ def _measure(part: Rows, variant: Variant, name: str, ratio: tuple[np.ndarray, n
     return {
         **_names(variant, name),
         **{bound: float(x) for bound, x in zip(("value", "lower", "upper"), found, strict=True)},
-        **{"n": len(part.examples), "n_groups": groups.nunique(), "unit": UNITS.get(name, "share")},
+        **{"n": len(part.examples), "n_groups": groups.nunique(), "unit": hallucination.UNITS.get(name, "share")},
         **{"draws": variant.draws, "draws_lower": float(spread[0]), "draws_upper": float(spread[1])},
     }
 
@@ -359,7 +353,7 @@ def _differences(part: Rows, known: dict[str, Variant], name: str, ratios: Ratio
     def row(key: str, other: str, against: str) -> dict[str, Any]:
         found = stats.ratio_difference(pooled[key], pooled[other], groups)
         numbers = {bound: float(x) for bound, x in zip(("value", "lower", "upper", "p_value"), found, strict=True)}
-        counts = {"n": len(part.examples), "n_groups": groups.nunique(), "unit": UNITS.get(name, "share")}
+        counts = {"n": len(part.examples), "n_groups": groups.nunique(), "unit": hallucination.UNITS.get(name, "share")}
         return {**_names(known[key], name), "against": against, **numbers, **counts}
 
     for key, variant in known.items():

@@ -27,6 +27,7 @@ __all__ = [
     "CircuitOverlap",
     "Difference",
     "Estimate",
+    "auroc_difference",
     "benjamini_hochberg",
     "bootstrap_statistic",
     "chosen_on",
@@ -350,9 +351,38 @@ def stratified_auroc(
     strata alone (the place in a text) cannot help. With one stratum it is the usual AUROC. NaN without such pairs;
     draws without pairs are left out. Errors: ValueError for unequal lengths, NaN scores, or as `group_bootstrap`.
     """
-    scores, codes = _checked(scores, groups, n_boot, level)
-    chosen, strata = np.asarray(positive, bool), np.asarray(strata)
-    if scores.ndim != 1 or chosen.shape != scores.shape or strata.shape != scores.shape or np.isnan(scores).any():
+    _, codes = _checked(scores, groups, n_boot, level)
+    of_weights = _auroc(scores, positive, strata, codes)
+    present = np.ones((int(codes.max()) + 1, 1), bool)
+    return Estimate(*(x[0] for x in resampling.interval(of_weights, present, n_boot=n_boot, seed=seed, level=level)))
+
+
+def auroc_difference(
+    a: ArrayLike,
+    b: ArrayLike,
+    positive: ArrayLike,
+    strata: ArrayLike,
+    groups: ArrayLike,
+    *,
+    n_boot: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Estimate:
+    """`stratified_auroc` of the scores a minus that of the scores b of the same items [n], paired: −1…1.
+
+    Every draw of groups serves both. Errors: as `stratified_auroc`.
+    """
+    _, codes = _checked(a, groups, n_boot, level)
+    of_a, of_b = (_auroc(scores, positive, strata, codes) for scores in (a, b))
+    present = np.ones((int(codes.max()) + 1, 1), bool)
+    found = resampling.interval(lambda w: of_a(w) - of_b(w), present, n_boot=n_boot, seed=seed, level=level)
+    return Estimate(*(x[0] for x in found))
+
+
+def _auroc(scores: ArrayLike, positive: ArrayLike, strata: ArrayLike, codes: Array) -> Callable[[Array], Array]:
+    """AUROC within strata as a function of how often each group counts: weights [draws, G] -> [draws, 1]."""
+    scores, chosen, strata = np.asarray(scores, float), np.asarray(positive, bool), np.asarray(strata)
+    if scores.ndim != 1 or not codes.shape == chosen.shape == strata.shape == scores.shape or np.isnan(scores).any():
         raise ValueError("scores, positive and strata must be [n], without NaN")
     same = (strata[chosen][:, None] == strata[~chosen][None]).astype(float)
     gap = scores[chosen][:, None] - scores[~chosen][None]
@@ -362,8 +392,7 @@ def stratified_auroc(
         up, down = w[:, codes[chosen]], w[:, codes[~chosen]]
         return _divide(((up @ wins) * down).sum(-1), ((up @ same) * down).sum(-1))[:, None]
 
-    present = np.ones((int(codes.max()) + 1, 1), bool)
-    return Estimate(*(x[0] for x in resampling.interval(of_weights, present, n_boot=n_boot, seed=seed, level=level)))
+    return of_weights
 
 
 # ---------------------------------------------------------------- split halves, many tests

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import random
 from collections import defaultdict
-from functools import cache
 from pathlib import Path
 from typing import Any
 
+from .coco_words import words
 from .example import Example, Objects, Segment, UserError
 from .images import open_image
 from .local_or_hub import field, find, local, read_json
@@ -17,17 +16,9 @@ from .words import mentions
 VERSION = 2
 TEMPLATE = "chat"
 BOS = None  # as the tokenizer does by itself
-SOURCE = "COCO (Lin et al. 2014): captions and instances of a local directory; object words of data/coco_words.csv"
+SOURCE = "COCO (Lin et al. 2014): captions and instances of a local directory; CHAIR's words (data/coco_words.csv)"
 DEFAULT_N = 500
 FILES = "captions_val2014.json, instances_val2014.json and the images"
-
-
-@cache
-def words() -> dict[str, str]:
-    """Every word that names one of COCO's 80 objects -> the object. Written for this project, CHAIR-style."""
-    with Path(__file__).with_name("coco_words.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return {word: row["object"] for row in rows for word in (row["object"], *filter(None, row["words"].split(";")))}
 
 
 def examples(
@@ -39,6 +30,7 @@ def examples(
     year: str = "val2014",
     question: str = "Please describe this image in detail.",
     opening: str = "",
+    synonyms: str = "",
     split: str = "test",
 ) -> list[Example]:
     """Images with a request for a caption, drawn with `seed` (default n = 500).
@@ -47,11 +39,13 @@ def examples(
     name. Objects that are there: those of the instances, and those that any of the five captions names, as CHAIR takes
     them. Boxes: one list of (left, top, right, bottom) for each object. Group: the image. split "validation": others.
     opening: what stands between image and question, as in `pope`.
-    UserError: a missing file or image, or fields that are not COCO's.
+    synonyms: a file of object words in place of the project's, such as CHAIR's synonyms.txt (see `coco_words.words`).
+    UserError: a missing file or image, fields that are not COCO's, or an object that the synonyms lack.
     """
     directory, question = local(path, "coco", FILES), opening.replace("\\n", "\n") + question
     captions, instances = (find(directory, f"{kind}_{year}.json", "coco") for kind in ("captions", "instances"))
-    told, drawn = read_json(captions), read_json(instances)
+    told, drawn, vocabulary = read_json(captions), read_json(instances), words(synonyms)
+    known = set(vocabulary.values())
     names = {c["id"]: c["name"] for c in field(drawn, ("categories",), str(instances))}
     boxes: dict[int, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
     for item in field(drawn, ("annotations",), str(instances)):
@@ -60,6 +54,8 @@ def examples(
         name = names.get(field(item, ("category_id",), where))
         if name is None:
             raise UserError(f"{where}: no category {item['category_id']}")
+        if name not in known:
+            raise UserError(f"{where}: the object {name!r} begins no line of synonyms={synonyms or 'coco_words.csv'}")
         boxes[item["image_id"]][name].append(tuple(round(v) for v in (left, top, left + width, top + height)))
     texts: dict[int, list[str]] = defaultdict(list)
     for item in field(told, ("annotations",), str(captions)):
@@ -68,19 +64,22 @@ def examples(
     random.Random(seed).shuffle(images)
     images = images[::-1] if split == "validation" else images
     chosen = images[: DEFAULT_N if n is None else n]
-    return [_example(directory, image, question, boxes[image["id"]], texts[image["id"]]) for image in chosen]
+    objects = {image["id"]: _objects(vocabulary, texts[image["id"]], boxes[image["id"]]) for image in chosen}
+    return [_example(directory, image, question, boxes[image["id"]], objects[image["id"]]) for image in chosen]
+
+
+def _objects(vocabulary: dict[str, str], texts: list[str], boxes: dict[str, list[Any]]) -> Objects:
+    named = {mention.object for text in texts for mention in mentions(text, vocabulary)}
+    return Objects(vocabulary, frozenset(named | set(boxes)))
 
 
 def _example(
-    directory: Path, image: dict[str, Any], question: str, boxes: dict[str, list[Any]], texts: list[str]
+    directory: Path, image: dict[str, Any], question: str, boxes: dict[str, list[Any]], objects: Objects
 ) -> Example:
-    named = {mention.object for text in texts for mention in mentions(text, words())}
-    there = frozenset(named | set(boxes))
     picture = open_image(find(directory, Path(image["file_name"]).name, "coco"))
     _refuse_other_size(image, picture.size)
     segments = (Segment("image", picture), Segment("question", question))
-    meta = {"kind": "caption", "objects": ", ".join(sorted(there))}
-    objects = Objects(words(), there)
+    meta = {"kind": "caption", "objects": ", ".join(sorted(objects.there))}
     name = f"coco-{image['id']}"
     return Example(name, name, segments, boxes=dict(boxes), meta=meta, objects=objects)
 

@@ -27,7 +27,8 @@ class Segment(NamedTuple):
 class Objects(NamedTuple):
     """What a caption of an image is held to.
 
-    words: every word or phrase that names an object, in lower case -> the object. there: the objects in the image.
+    words: every word or phrase that names an object, in lower case -> the object; "" for a phrase that names none and
+    hides its words. there: the objects in the image.
     """
 
     words: Mapping[str, str]

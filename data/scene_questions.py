@@ -10,6 +10,7 @@ from typing import NamedTuple
 from . import scene_world as world
 from .scene_world import Scene, Thing
 from .templates import Spans, fill
+from .words import mentions
 
 KINDS = ("colour", "shape", "existence", "coloured_existence", "left_right", "above_below", "count", "caption")
 POPE = ("pope_random", "pope_popular", "pope_adversarial")
@@ -25,6 +26,7 @@ TEMPLATES = {
 }
 TEMPLATES |= dict.fromkeys(POPE, TEMPLATES["existence"])
 NUMBERS = ("one", "two", "three", "four")
+WORDS = {shape: shape for shape in world.SHAPES}
 
 
 class Question(NamedTuple):
@@ -78,8 +80,7 @@ def caption(scene: Scene) -> str:
 
 def mentioned(text: str) -> list[str]:
     """The object words of a caption, in order and as often as it says them: what CHAIR counts."""
-    words = text.replace(",", " ").replace(".", " ").split()
-    return [word for word in words if word in world.SHAPES]
+    return [mention.object for mention in mentions(text, WORDS)]
 
 
 def coloured(text: str) -> set[str]:

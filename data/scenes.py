@@ -8,7 +8,7 @@ from typing import Any
 
 from . import scene_world as world
 from .example import Example, Objects, Segment, UserError
-from .scene_questions import KINDS, NUMBERS, POPE, Question, answer, ask, asked_things, twin
+from .scene_questions import KINDS, NUMBERS, POPE, WORDS, Question, answer, ask, asked_things, twin
 from .scene_render import render
 from .scene_world import DIFFICULTIES, Scene
 
@@ -115,7 +115,7 @@ def prompt(
     others = [option for option in options(question) if option != right and option not in wrong]
     # Captions alone are held to the objects that they name.
     caption = question.kind == "caption"
-    told = Objects({shape: shape for shape in world.SHAPES}, frozenset(scene.shapes)) if caption else None
+    told = Objects(WORDS, frozenset(scene.shapes)) if caption else None
     wrongs = tuple(" " + w for w in (*wrong, *others))
     return Example(id, scene.key, segments, " " + right, wrongs, corrupt, boxes, meta, told)
 

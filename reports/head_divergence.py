@@ -13,7 +13,6 @@ from .charts import bars, head_map, lines, shaded_words
 from .drawing import Drawing, Tables, draw_all
 
 Draw = Callable[[pd.DataFrame, Tables], go.Figure | None]
-UNITS = {"l2": "norm of z", "relative": "share of the norms", "cosine": "1 − cosine"}
 
 
 def figures(tables: Tables) -> dict[str, go.Figure]:
@@ -29,7 +28,7 @@ def heads(rows: pd.DataFrame, _: Tables) -> go.Figure:
 def excess(rows: pd.DataFrame, _: Tables) -> go.Figure:
     """Divergence minus its control's; only heads that differ from it are coloured."""
     rows = rows.assign(panel="image " + rows["way"] + " − " + rows["control"])
-    rows = rows.assign(value=rows["value"].where(rows["q_value"] <= 0.05))
+    rows = rows.assign(value=rows["value"].where(rows["p_family"] <= 0.05))
     return head_map(rows, panel="panel", signed=True)
 
 
@@ -52,6 +51,13 @@ def auroc(rows: pd.DataFrame, _: Tables) -> go.Figure:
 
 def stability(rows: pd.DataFrame, _: Tables) -> go.Figure:
     return bars(_panels(rows).assign(unit="share, or rank correlation"), "measure", by="panel")
+
+
+def margins(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    rows = rows.assign(panel="image " + rows["way"] + " − " + rows["control"], unit="difference").drop(
+        columns="control"
+    )
+    return bars(rows, "measure", by="panel")
 
 
 def captions(rows: pd.DataFrame, _: Tables) -> go.Figure:
@@ -89,7 +95,13 @@ FIGURES = [
     _map(
         "relative",
         "Relative divergence",
-        "The same distance over the mean of the two norms, so that heads with small outputs can be compared.",
+        "The same distance over the mean of the two norms, so that heads with small outputs can be compared: the mean "
+        "over tokens and examples of each one's ratio.",
+    ),
+    _map(
+        "pooled",
+        "Relative divergence, pooled",
+        "The sum of the distances over the sum of the norms: what tokens with small outputs hardly enter.",
     ),
     _map("cosine", "Divergence in direction", "One minus the cosine of the two outputs: blind to their norms."),
     Drawing(
@@ -97,8 +109,8 @@ FIGURES = [
         "excess",
         {"measure": "relative"},
         "Heads that react more to the image than to another question",
-        "Relative divergence without the image minus that under the control, paired by example. Heads whose difference "
-        "could be chance (q > 0.05, Benjamini–Hochberg over the map) are grey.",
+        "Relative divergence without the image minus that under the control, paired by example. Grey: heads whose "
+        "difference could be chance (p > 0.05, sign flips of whole groups, the largest of all heads of the map).",
         excess,
     ),
     Drawing(
@@ -115,9 +127,9 @@ FIGURES = [
         "auroc",
         {},
         "Does T-VHD tell hallucinated words from correct ones?",
-        "How often a correct object word (a caption without a hallucination) has a larger T-VHD than a hallucinated "
-        "one. Hallucinations come late in captions, so words are also compared within strata of their place alone. "
-        "Dashed: chance.",
+        "How often a correct object word (a sentence or caption without a hallucination) has a larger T-VHD than a "
+        "hallucinated one. Hallucinations come late in captions, so words are also compared within strata of their "
+        "place alone. Dashed: chance.",
         auroc,
         "Whiskers",
     ),
@@ -130,6 +142,16 @@ FIGURES = [
         histogram,
         "Whiskers",
         select=partial(first_way, level="word"),
+    ),
+    Drawing(
+        "sentences-histogram",
+        "words",
+        {"level": "sentence"},
+        "T-VHD of sentences with and without a hallucination",
+        "Share of the sentences of each kind, of those that name an object, by the mean T-VHD of their tokens.",
+        histogram,
+        "Whiskers",
+        select=partial(first_way, level="sentence"),
     ),
     Drawing(
         "captions-histogram",
@@ -161,6 +183,16 @@ FIGURES = [
         "how much it diverges more than under another question, chosen on one half of the groups and measured on the "
         "other.",
         stability,
+        "Whiskers",
+    ),
+    Drawing(
+        "margins",
+        "margins",
+        {},
+        "Is it the image, or any change of the prompt?",
+        "The numbers above (and the AUROC of T-VHD) without the image minus the same numbers of the divergence under "
+        "the control, paired by example. At 0 the control does as well.",
+        margins,
         "Whiskers",
     ),
 ]

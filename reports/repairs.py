@@ -62,8 +62,8 @@ def at_first_strength(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def without_controls(rows: pd.DataFrame) -> pd.DataFrame:
-    """Repairs at all strengths, but the length of captions, which is no share."""
-    return rows[(rows["subset"] == "all") & (rows["control"] == "") & (rows["measure"] != "length")]
+    """Repairs at all strengths, but the words of captions, which are no share."""
+    return rows[(rows["subset"] == "all") & (rows["control"] == "") & (rows["unit"] == "share")]
 
 
 SMALL = "At the papers' strengths; no strength was chosen on these examples."

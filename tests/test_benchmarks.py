@@ -88,7 +88,18 @@ def test_coco_captions_and_instances(directory):
     assert found["coco-73"].objects.there == frozenset()
     marks = judge(dog, " Two dogs and a car near bicycles.")
     assert marks == {"correct": [(5, 9), (25, 33)], "hallucinated": [(16, 19)]}
-    assert len(set(coco.words().values())) == 80
+
+
+def test_coco_takes_a_file_of_synonyms(directory):
+    synonyms = directory / "synonyms.txt"
+    synonyms.write_text("dog, beast\ncar\nbicycle, bike\n")
+    found = {e.id: e for e in open_task(f"coco:path={directory},synonyms={synonyms}").examples(None, None, 0)}
+    assert found["coco-42"].objects.there == {"dog", "bicycle"}
+    assert judge(found["coco-42"], "A beast and a puppy.") == {"correct": [(2, 7)], "hallucinated": []}
+    synonyms.write_text("car\n" * 2)
+    coco.words.cache_clear()
+    with pytest.raises(UserError, match="annotation 9: the object 'dog' begins no line of synonyms="):
+        coco.examples(path=str(directory), synonyms=str(synonyms))
 
 
 @pytest.mark.parametrize(

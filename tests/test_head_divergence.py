@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from crosslens import Subject
-from crosslens.analyses import head_divergence, metrics
+from crosslens.analyses import divergence_words, head_divergence, metrics
 from crosslens.data.example import Example, Objects, Segment, UserError
 from crosslens.data.tasks import Task
 from crosslens.probes import anatomy, blind
@@ -137,7 +137,7 @@ def found(tmp_path_factory):
 
 def test_tables_do_not_depend_on_batches_and_padding(found, tmp_path):
     _, tables = found
-    assert {"heads", "layers", "excess", "stability", "words", "auroc", "captions", "claims"} == set(tables)
+    assert {"heads", "layers", "excess", "stability", "words", "auroc", "margins", "captions", "claims"} == set(tables)
     _, others = measured(tmp_path, size=1, padding="left")
     for name, table in tables.items():
         assert len(table) == len(others[name]), name
@@ -152,9 +152,9 @@ def test_every_way_and_control_is_there(found):
     assert set(heads["control"]) == {"", "another image", "another question"}
     assert (heads.groupby(["way", "measure"]).size() == 12).all()
     assert (heads["value"] >= 0).all()
-    assert set(tables["auroc"]["level"]) <= set(head_divergence.LEVELS)
+    assert set(tables["auroc"]["level"]) <= set(divergence_words.LEVELS)
     assert (tables["captions"].groupby(["way", "example"])["token"].count() > 0).all()
-    assert len(tables["claims"]) == 4
+    assert len(tables["claims"]) == len(head_divergence.CLAIMS)
 
 
 def test_every_figure_is_drawn(found):

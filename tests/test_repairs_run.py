@@ -149,20 +149,6 @@ def test_a_planted_hidden_sink_is_found_and_calibrated():
     assert found.sinks[1].nonzero().tolist() == [[0, 1, column], [1, 1, column]]
 
 
-def test_measures_of_pope_and_chair():
-    said, truth = [True, True, False, False, True], [True, False, True, False, True]
-    found = hallucination.pope(said, truth)
-    assert found == pytest.approx({"accuracy": 0.6, "precision": 2 / 3, "recall": 2 / 3, "F1": 2 / 3, "yes rate": 0.6})
-    captions_found = hallucination.chair([3, 2, 0], [1, 0, 0], [2, 1, 0], [2, 2, 1], [10, 8, 3])
-    assert captions_found == pytest.approx({"CHAIR_S": 1 / 3, "CHAIR_I": 1 / 5, "recall": 3 / 5, "length": 7.0})
-    assert hallucination.says_yes("Yes, there is a dog.")
-    assert not hallucination.says_yes("No, there is not")
-    assert not hallucination.says_yes("There is no dog. Yes.")
-    with pytest.raises(ValueError, match="more hallucinated"):
-        hallucination.chair([1], [2], [0], [1], [3])
-    assert np.isnan(hallucination.pope([False], [False])["precision"])
-
-
 def test_counts_of_a_caption():
     example = Example("c", "g", (), objects=Objects({"dog": "dog", "hot dog": "hot dog"}, frozenset({"dog"})))
     assert repairs.counts_of(example, "Two dogs and a hot dog.") == [2.0, 1.0, 1.0, 1.0, 6.0]

@@ -26,9 +26,11 @@ from tqdm import tqdm
 
 from .. import scene_questions as questions
 from .. import scene_world as world
+from ..example import Objects
 from ..scene_questions import KINDS, POPE, Question
 from ..scene_world import Scene
 from ..scenes_model import build, put, sha256, tokenizer
+from ..words import Counts, count
 from .packs import Asked, one_of_each, pack, prefix, tokens
 from .patches import pictures
 from .reading import Reader
@@ -44,7 +46,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """All tables of the card, n questions a cell; swapped images on the clear scenes."""
     reader, found = Reader(model, torch.float32), Found(defaultdict(list), defaultdict(list))
-    captions: dict[str, list[tuple[list[str], list[str], bool]]] = {}
+    captions: dict[str, list[tuple[Counts, bool]]] = {}
     for difficulty in difficulties:
         scenes = [world.sample(split, 0, i, difficulty) for i in range(n)]
         more = _more(split, n, difficulty, scenes)
@@ -153,14 +155,15 @@ def bootstrap(counts: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray])
     return float(statistic(counts.sum(0))), float(low), float(high)
 
 
-def _captions(reader: Reader, words: Any, scenes: list[Scene]) -> list[tuple[list[str], list[str], bool]]:
-    """For every scene: the object words that the caption says, the shapes that are there, whether the set is right."""
+def _captions(reader: Reader, words: Any, scenes: list[Scene]) -> list[tuple[Counts, bool]]:
+    """For every scene: what CHAIR counts in the caption, and whether its set of coloured objects is right."""
     told = []
     for start in tqdm(range(0, len(scenes), 32), desc="captions", disable=not sys.stderr.isatty()):
         some = scenes[start : start + 32]
         for scene, text in zip(some, caption(reader, words, pictures(some)), strict=True):
             truth = questions.coloured(questions.caption(scene))
-            told.append((questions.mentioned(text), scene.shapes, questions.coloured(text) == truth))
+            objects = Objects(questions.WORDS, frozenset(scene.shapes))
+            told.append((count(text, objects), questions.coloured(text) == truth))
     return told
 
 
@@ -184,17 +187,11 @@ def caption(reader: Reader, words: Any, images: Tensor) -> list[str]:
     return words.batch_decode(made[:, ids.shape[1] :], skip_special_tokens=True)
 
 
-def _chair(level: str, told: list[tuple[list[str], list[str], bool]]) -> dict[str, Any]:
+def _chair(level: str, told: list[tuple[Counts, bool]]) -> dict[str, Any]:
     """CHAIR_I (share of object words without object), CHAIR_S (captions with one), recall, length, exact sets."""
-    counts = np.array(
-        [
-            [sum(word not in there for word in said), len(said), len(set(said) & set(there)), len(there)]
-            for said, there, _ in told
-        ],
-        float,
-    )
+    counts = np.array([[c.hallucinated, c.named, c.found, c.there] for c, _ in told], float)
     value, low, high = bootstrap(counts, lambda c: c[..., 0] / c[..., 1])
-    sets = [good for _, _, good in told]
+    sets = [good for _, good in told]
     set_low, set_high = binomtest(sum(sets), len(sets)).proportion_ci(method="wilson")
     return {
         **{"difficulty": level, "n": len(told), "chair_i": value, "lower": low, "upper": high},
