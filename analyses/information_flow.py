@@ -108,7 +108,7 @@ def _has_twin(batch: Batch) -> Tensor:
 def _answered(subject: Any, batch: Batch, own: Tensor) -> Tensor:
     """1 where the whole greedy answer, stripped and in lower case, is the task's, Float[b] (InformationFlow.py:420)."""
     said = [batch.tokenizer.decode([token]) for token in own.tolist()]
-    lengths = [len(batch.tokenizer.encode(e.answer, add_special_tokens=False)) for e in batch.examples]
+    lengths = [len(batch.ids_of(e, e.answer)) for e in batch.examples]
     long = [e for e, count in zip(batch.examples, lengths, strict=True) if count > 1]
     if long:
         form = {name: batch.form[name] for name in ("template", "bos")}
@@ -129,7 +129,7 @@ def _plain(text: str) -> str:
 
 
 def _reading(batch: Batch, own: Tensor) -> Any:
-    """The four numbers READ of the own answer's token; NaN for the last two where a task names no options."""
+    """The four numbers READ of the own answer's first token; NaN for the last two where a task names no options."""
     ids, there = batch.option_ids, batch.options
 
     def measure(logits: Tensor, rows: Tensor) -> Tensor:
@@ -185,7 +185,7 @@ def _by_state(subject: Any, base: Recording, own: Tensor, norm: str) -> Tensor:
 def _trace(subject: Any, base: Recording, twins: Recording, batch: Batch, options: Options) -> dict[str, Tensor]:
     """Probability of the right answer where one state of the clean run is put into the twin's run, by place."""
     states = range(0, subject.n_layers, options.stride)
-    swept = causal_trace(subject, base, twins, measure=probability(batch.answers), layers=states)
+    swept = causal_trace(subject, base, twins, measure=probability(batch.option_ids[:, 0]), layers=states)
     assert swept.donor is not None
     found = {"trace|clean": swept.donor, "trace|corrupt": swept.clean}
     there = _has_twin(batch)

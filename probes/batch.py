@@ -98,11 +98,23 @@ class Batch:
 
     @property
     def option_ids(self) -> Tensor:
-        """Token ids of the answer and of every wrong answer, Int[b, options]; padded with the answer's."""
-        words = [(e.answer, *e.wrong) for e in self.examples]
-        most = max(map(len, words))
-        ids = [[self.token_of(e, word) for word in some] for e, some in zip(self.examples, words, strict=True)]
-        return torch.tensor([row + row[:1] * (most - len(row)) for row in ids])
+        """First token ids of the answer and of every wrong answer, Int[b, options]; padded with the answer's.
+
+        UserError where two of them begin with the same token.
+        """
+        ids = [[self._first_of(e, word) for word in (e.answer, *e.wrong)] for e in self.examples]
+        for example, own in zip(self.examples, ids, strict=True):
+            if len(set(own)) < len({example.answer, *example.wrong}):
+                said = ", ".join(map(repr, (example.answer, *example.wrong)))
+                raise UserError(f"example {example.id}: two of {said} begin with the same token: choose other words")
+        most = max(map(len, ids))
+        return torch.tensor([own + own[:1] * (most - len(own)) for own in ids])
+
+    def _first_of(self, example: Example, word: str) -> int:
+        ids = self.ids_of(example, word)
+        if not ids:
+            raise UserError(f"example {example.id} has an empty answer: a task with answers is needed")
+        return ids[0]
 
     @property
     def options(self) -> Tensor:
@@ -112,6 +124,16 @@ class Batch:
 
     def token_of(self, example: Example, word: str) -> int:
         """The id of an answer where it stands behind its prompt. UserError where it is not a single token."""
+        ids = self.ids_of(example, word)
+        if len(ids) != 1:
+            raise UserError(
+                f"example {example.id}: the answer {word!r} is {len(ids)} tokens for this tokenizer and one is "
+                "needed; choose another word or another task"
+            )
+        return ids[0]
+
+    def ids_of(self, example: Example, word: str) -> list[int]:
+        """The ids of an answer where it stands behind its prompt. UserError where it changes the prompt's own."""
         text = self.texts[self.examples.index(example)] if self.texts else ""
         ids = ids_behind(self.tokenizer, text or BEFORE, word)
         if ids is None:
@@ -119,12 +141,7 @@ class Batch:
                 f"example {example.id}: the answer {word!r} joins the end of its prompt {text[-20:]!r} into other "
                 "tokens; end the prompt elsewhere (a space belongs to the answer)"
             )
-        if len(ids) != 1:
-            raise UserError(
-                f"example {example.id}: the answer {word!r} is {len(ids)} tokens for this tokenizer and one is "
-                "needed; choose another word or another task"
-            )
-        return ids[0]
+        return ids
 
 
 def mark_last(mask: Bool[Tensor, "b p"], last: Int[Tensor, " b"]) -> Bool[Tensor, "b p"]:

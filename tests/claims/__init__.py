@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 from crosslens.probes.rows import Rows
+
+from .. import tiny
 
 
 def rows_of(values: Mapping[str, np.ndarray], groups: int, **columns: object) -> Rows:
@@ -19,5 +20,5 @@ def rows_of(values: Mapping[str, np.ndarray], groups: int, **columns: object) ->
 
 
 def with_words(rows: Rows) -> Rows:
-    """The rows with a tokenizer that knows one word."""
-    return replace(rows, tokenizer=SimpleNamespace(decode=lambda ids: "cat"))
+    """The rows with a tokenizer of a few words."""
+    return replace(rows, tokenizer=tiny.tokenizer())
