@@ -92,22 +92,6 @@ def hide_image(image: Bool[Tensor, "b p"]) -> Edit:
     return edit
 
 
-def swap_images(subject: Subject, inputs: Mapping[str, Any], order: Sequence[int]) -> dict[str, Any]:
-    """The same prompts, each with the images of prompt `order[i]`.
-
-    UserError: images that make different numbers of tokens, whose prompts could not keep their places.
-    """
-    counts = image_columns(subject, inputs).sum(1).tolist()
-    n = len(counts)
-    swapped = dict(inputs)
-    for name, tensor in inputs.items():
-        if isinstance(tensor, Tensor) and name not in PER_TOKEN:
-            if len(tensor) % n or [counts[i] for i in order] != counts:
-                raise UserError(f"images of {sorted(set(counts))} tokens cannot take each other's place")
-            swapped[name] = tensor.reshape(n, len(tensor) // n, *tensor.shape[1:])[list(order)].reshape(tensor.shape)
-    return swapped
-
-
 def predicting(batch: Batch) -> Int[Tensor, "b n"]:
     """The positions that predict each example's answer tokens, -1 behind them.
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from . import anatomy, images
 from .anatomy import SubjectError
 from .attention import NAME, AttentionCall
+from .blind import hide_image
 from .check_inputs import image_inputs, padded_left, small_inputs
 from .proofs import replay_error
 from .replay import record
@@ -127,7 +128,7 @@ def check_forward(findings: Findings, inputs: dict[str, Any]) -> tuple[Tensor, d
     with _module_outputs(subject, keep), tracing(subject, on_layer):
         logits = subject.forward(inputs, keep=0)
     findings.true("every layer is seen once, in order", "decoder", len(seen) == subject.n_layers, len(seen), 0)
-    last = (real * torch.arange(real.shape[1], device=real.device)).argmax(1)
+    last = (real * torch.arange(real.shape[1], device=real.device)).argmax(1)  # not by the function that is proved
     expected = logits[torch.arange(len(last), device=logits.device), last.to(logits.device)]
     findings.close("the last logits are the last token's", "model", subject.last_logits(inputs), expected, slack=10)
     return logits, keep
@@ -246,7 +247,7 @@ def check_edits(findings: Findings, inputs: dict[str, Any], logits: Tensor, laye
         still = moved(_scaled(1.0), index)
         findings.true("the identity edit changes nothing", where, still <= limit, still, limit)
         floor = max(10 * still, 2 * torch.finfo(subject.dtype).eps)
-        shift = moved(_without_image(findings.added) if findings.side == IMAGE else _without_first_key, index)
+        shift = moved(hide_image(findings.added) if findings.side == IMAGE else _without_first_key, index)
         findings.true("a mask edit moves the logits", where, shift > floor, shift, floor)
         shift = moved(_scaled(0.0), index)
         findings.true("an edit moves the logits", where, shift > floor, shift, floor)
@@ -278,16 +279,6 @@ def _without_first_key(call: AttentionCall) -> AttentionCall:
     own = torch.eye(*allowed.shape[2:], dtype=torch.bool, device=allowed.device)
     first_key = allowed.any(2, keepdim=True).int().cumsum(3) == 1
     return call.edited(mask=allowed & (own | ~first_key))
-
-
-def _without_image(shown: Tensor) -> Edit:
-    """No position outside of the image reads it; shown: Bool[b, p]."""
-
-    def edit(call: AttentionCall) -> AttentionCall:
-        image = shown.to(call.query.device)
-        return call.edited(mask=call.allowed() & ~(image[:, None, None] & ~image[:, None, :, None]))
-
-    return edit
 
 
 class _module_outputs:
