@@ -35,10 +35,11 @@ class Affine:
         return x - x.mean(-1, keepdim=True) if self.centers else x
 
     def scale(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b 1"]:
-        """What the norm divides x by: read off its own output, eps and all."""
+        """What the norm divides x by: read off its own output, eps and all; infinite where x is nothing (padding)."""
         ahead = self.centered(x.float()) * self.gain
         out = self.norm(x).float() - self.bias
-        return (ahead * ahead).sum(-1, keepdim=True) / (ahead * out).sum(-1, keepdim=True)
+        scale = (ahead * ahead).sum(-1, keepdim=True) / (ahead * out).sum(-1, keepdim=True)
+        return scale.where(ahead.any(-1, keepdim=True), torch.inf)
 
     def share(self, part: Float[Tensor, "*b d"], whole: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
         """What `part` of `whole` adds behind the norm, the scale held at that of `whole`.
