@@ -73,6 +73,25 @@ def test_a_head_with_a_bias_counts():
     torch.testing.assert_close(moved.heads, parts.heads)
 
 
+def test_rows_of_the_unembedding_are_taken_before_they_are_cast():
+    """The whole of it in float32 would be gigabytes beside a large model."""
+    subject, seen = Subject(by_hand.build("llama").to(torch.bfloat16)), []
+    base = record(subject, by_hand.inputs("llama", "left"), ("z", "mlp_out"))
+
+    def direction(weight):
+        seen.append(weight.dtype)
+        return MEASURE.direction(weight)
+
+    measure = lambda logits, rows: MEASURE(logits, rows)  # noqa: E731
+    measure.direction = direction
+    direct_attribution(subject, base, measure)
+    clean_values(base, measure)
+    assert seen == [torch.bfloat16] * 2
+    weight = subject.model.lm_head.weight
+    expected = weight.float()[MEASURE.correct] - weight.float()[MEASURE.wrong]
+    assert torch.equal(MEASURE.direction(weight), expected), "cast before they are subtracted"
+
+
 def test_mistakes_are_one_line(monkeypatch):
     subject = Subject(by_hand.build("gemma2"))
     base = record(subject, by_hand.inputs("gemma2", "right"), ("z", "mlp_out"))
