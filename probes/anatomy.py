@@ -139,12 +139,12 @@ def unembedding(model: nn.Module) -> Callable[[Tensor], Tensor]:
 
 def linear_head(model: nn.Module) -> tuple[Tensor, Tensor | None, float] | None:
     """Weight [vocab, d], bias and scale of `unembedding`; None where a soft cap bends the logits."""
-    return None if _logit_cap(model) is not None else _head_parts(model)
+    return None if _logit_cap(model) is not None else head_parts(model)
 
 
 def unembedding_weight(model: nn.Module) -> tuple[Tensor, Tensor | None]:
     """W_U [vocab, d] and the head's bias, the logit scale in both; before the soft cap where the model has one."""
-    weight, bias, scale = _head_parts(model)
+    weight, bias, scale = head_parts(model)
     weight, bias = weight.detach(), None if bias is None else bias.detach() * scale
     return weight if scale == 1.0 else weight * scale, bias
 
@@ -155,8 +155,8 @@ def output_bias(layer: nn.Module) -> Tensor | None:
     return None if getattr(projection, "bias", None) is None else fetched(projection, "bias").detach()
 
 
-def _head_parts(model: nn.Module) -> tuple[Tensor, Tensor | None, float]:
-    """The head's weight and bias as they are kept, and the logit scale."""
+def head_parts(model: nn.Module) -> tuple[Tensor, Tensor | None, float]:
+    """The head's weight [vocab, d] and bias as they are kept, and the logit scale, without a soft cap."""
     head = model.get_output_embeddings()  # pyright: ignore[reportCallIssue]
     bias = fetched(head, "bias") if getattr(head, "bias", None) is not None else None
     return fetched(head), bias, _logit_scale(model)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -187,8 +188,10 @@ class AttentionCall:
         return pattern.masked_fill(empty, 0.0) if bool(empty.any()) else pattern
 
     def _sdpa_output(self) -> Tensor:
+        # What it asks of a module; heads that hear something of their own have keys and values of their own.
+        groups: Any = SimpleNamespace(num_key_value_groups=self.query.shape[1] // self.key.shape[1])
         z, _ = sdpa_attention_forward(
-            self.module,
+            groups,
             self.query,
             self.key,
             self.value,

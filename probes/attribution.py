@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
@@ -16,15 +17,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data.example import UserError
 from . import anatomy
 from .attention import replaying
+from .linear import attention_tail, written_by_heads
 from .measures import Measure
 from .paths import instead_of, reading
 from .proofs import obstacle_of
 from .replay import Put, Recording, Rows, at_last, parted, ride_with_gradient, rows_of
+from .subject import refuse_under_edit
 from .sweep import PATCHED, Inputs, Sweep, clean_values, recorded, same_layout
 from .trace import Layer, first, tracing
 
@@ -73,11 +76,25 @@ def attribution_sweeps(
     rows = rows_of(whole, kept.last) if obstacle_of(kept) else parted(kept, given)
     effects = {site: torch.zeros(1) for site in sites}
     for share in _shares(steps):
-        slopes = _slopes(kept, given, rows, measure, share, sites)
+        with frozen_weights(subject.model):
+            slopes = _slopes(kept, given, rows, measure, share, sites)
         for site in sites:
             effects[site] = effects[site] + _changes(kept, given, rows, site, slopes[site], positions) / steps
     clean, moved = clean_values(kept, measure), clean_values(given, measure)
     return {site: Sweep(clean + effect, clean, donor=moved) for site, effect in effects.items()}
+
+
+@contextmanager
+def frozen_weights(model: nn.Module) -> Iterator[None]:
+    """In the block no weight asks for a gradient: else the graph keeps what every linear layer reads."""
+    asking = [weight for weight in model.parameters() if weight.requires_grad]
+    for weight in asking:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in asking:
+            weight.requires_grad_()
 
 
 def _shares(steps: int) -> list[float]:
@@ -177,12 +194,13 @@ def edge_attribution(
     """The estimated effect of every edge: (donor's − base's writing) · gradient at the reader's own input.
 
     Readers are the inputs (before the norm) of every head's query, of every KV head's key and value, of every MLP, and
-    the final residual. readers: these alone; positions: what they read there alone. UserError: blocks that norm what
-    attention or MLP wrote, where a head's part has no share of its own; a reader that does not exist; prompts of other
-    lengths; fewer than one step.
+    the final residual. readers: these alone; positions: what they read there alone. Where a norm stands between heads
+    and residual, each run's scale is held as it is. UserError: such a norm behind an output bias, whose part would be
+    nobody's; an edit around it; a reader that does not exist; prompts of other lengths; fewer than one step.
     """
-    if any(anatomy.attention_writer(layer) is not anatomy.attention_of(layer) for layer in subject.layers):
-        raise UserError(f"{subject.family} norms what its attention writes: heads have no edges of their own")
+    refuse_under_edit(subject, "edge attribution")
+    if any(attention_tail(layer) is not None and anatomy.output_bias(layer) is not None for layer in subject.layers):
+        raise UserError(f"{subject.family} norms its heads and a bias together: heads have no edges of their own")
     kept, given = _pair(subject, base, donor, ("z", "mlp_out"))
     chosen = [r for r in every_reader(kept) if readers is None or r in readers]
     if missing := set(readers or ()) - set(chosen):
@@ -191,15 +209,16 @@ def edge_attribution(
     writers = list(every_writer(kept))
     total = torch.zeros(len(chosen), len(writers), len(where))
     for share in _shares(steps):
-        run = _run(kept, given, measure, share, ("resid_pre",))
-        behind = run.behind()
-        for layer, group in groupby(enumerate(chosen), key=lambda place: place[1].layer):
-            places, here = zip(*group, strict=True)
-            slopes = torch.stack([slope.to(where.device) for slope in _heard(run, behind, layer, here)]) * where
-            # One layer's writers at a time: all of them would be as large as a few hundred residual streams.
-            found = _written(kept, given, layer)
-            written = [torch.einsum("rbpd,wbpd->rwb", slopes, w.to(where.device)).cpu() for w in found]
-            total[list(places), : sum(w.shape[1] for w in written)] += torch.cat(written, 1) / steps
+        with frozen_weights(subject.model):
+            run = _run(kept, given, measure, share, ("resid_pre",))
+            behind = run.behind()
+            for layer, group in groupby(enumerate(chosen), key=lambda place: place[1].layer):
+                places, here = zip(*group, strict=True)
+                slopes = torch.stack([slope.to(where.device) for slope in _heard(run, behind, layer, here)]) * where
+                # One layer's writers at a time: all of them would be as large as a few hundred residual streams.
+                found = _written(kept, given, layer)
+                written = [torch.einsum("rbpd,wbpd->rwb", slopes, w.to(where.device)).cpu() for w in found]
+                total[list(places), : sum(w.shape[1] for w in written)] += torch.cat(written, 1) / steps
     before = torch.tensor([[_before(w, r, subject) for w in writers] for r in chosen])
     return Edges(total.masked_fill(~before[..., None], torch.nan), chosen, writers)
 
@@ -276,10 +295,19 @@ def _written(base: Recording, donor: Recording, until: int) -> Iterator[Float[Te
     subject = base.subject
     yield (donor.layers[0].resid_pre - base.layers[0].resid_pre).float()[None]
     for i, (ours, theirs) in enumerate(zip(base.layers[: until + 1], donor.layers, strict=False)):
-        z = (theirs.site("z") - ours.site("z")).float()
-        heads = torch.einsum("bphe,hed->hbpd", z, subject.W_O(i).detach().float())
-        mlp = (theirs.site("mlp_out") - ours.site("mlp_out")).float()
-        yield torch.cat([heads, mlp[None]]) * anatomy.multiplier(subject.layers[i])
+        mlp = (theirs.site("mlp_out") - ours.site("mlp_out")).float() * anatomy.multiplier(subject.layers[i])
+        yield torch.cat([_heads_apart(subject, i, ours.site("z"), theirs.site("z")), mlp[None]])
+
+
+def _heads_apart(
+    subject: Subject, layer: int, ours: Float[Tensor, "b p h e"], theirs: Float[Tensor, "b p h e"]
+) -> Float[Tensor, "h b p d"]:
+    """What the heads write in one run and not in the other."""
+    if attention_tail(subject.layers[layer]) is None:  # linear: small differences keep their digits
+        heads = written_by_heads(subject, layer, (theirs - ours).flatten(0, 1))[0]
+    else:
+        heads = torch.sub(*(written_by_heads(subject, layer, z.flatten(0, 1))[0] for z in (theirs, ours)))
+    return heads.unflatten(0, ours.shape[:2]).permute(2, 0, 1, 3)
 
 
 def _heard(

@@ -130,7 +130,7 @@ def check_forward(findings: Findings, inputs: dict[str, Any]) -> tuple[Tensor, d
     with _module_outputs(subject, keep), tracing(subject, on_layer):
         logits = subject.forward(inputs, keep=0)
     findings.true("every layer is seen once, in order", "decoder", len(seen) == subject.n_layers, len(seen), 0)
-    last = (real * torch.arange(real.shape[1], device=real.device)).argmax(1)
+    last = (real * torch.arange(real.shape[1], device=real.device)).argmax(1)  # not by the function that is proved
     expected = logits[torch.arange(len(last), device=logits.device), last.to(logits.device)]
     findings.close("the last logits are the last token's", "model", subject.last_logits(inputs), expected, slack=10)
     return logits, keep

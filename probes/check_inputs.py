@@ -11,6 +11,7 @@ from torch import Tensor
 from ..data.example import Example, Segment
 from . import images
 from .images import PER_TOKEN
+from .subject import last_positions
 
 if TYPE_CHECKING:
     from .subject import Subject
@@ -44,6 +45,6 @@ def padded_left(inputs: dict[str, Any]) -> dict[str, Any]:
     """The same inputs with the padding behind each row moved before it."""
     mask = inputs["attention_mask"]
     places = torch.arange(mask.shape[1], device=mask.device)
-    behind = mask.shape[1] - 1 - (mask * places).argmax(1)
+    behind = mask.shape[1] - 1 - last_positions(mask, mask)
     index = (places - behind[:, None]) % mask.shape[1]
     return inputs | {name: inputs[name].gather(1, index) for name in PER_TOKEN if name in inputs}

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data.example import UserError
 from . import anatomy
-from .fingerprint import fetched
+from .anatomy import SubjectError
+from .linear import affine, written_by_heads
 from .replay import Recording, at_last
 
 if TYPE_CHECKING:
@@ -28,49 +28,34 @@ class Parts(NamedTuple):
 
 @torch.no_grad()
 def direct_attribution(subject: Subject, base: Recording, measure: Any) -> Parts:
-    """Each part's share of the measure, the final norm's scale held as it is (before a soft cap, where there is one).
+    """Each part's share of the measure (before a soft cap, where there is one), all norms' scales held as they are.
 
-    base: a recording with z and mlp_out. UserError: a measure without a direction; blocks that norm what their
-    attention wrote, where a head has no share of its own.
+    Those are the final norm's and, in families that have one, the one between the heads and the residual.
+    base: a recording with z and mlp_out. UserError: a measure without a direction; a norm that has no scale to hold.
     """
     if not hasattr(measure, "direction"):
         raise UserError("direct logit attribution needs a measure that is linear in the logits: logit_difference")
-    if any(anatomy.attention_writer(layer) is not anatomy.attention_of(layer) for layer in subject.layers):
-        raise UserError(f"{subject.family} norms what its attention writes: heads have no share of their own")
-    head = subject.model.get_output_embeddings()
-    linear = anatomy.linear_head(subject.model) or (fetched(head), None, 1.0)
-    direction = measure.direction(linear[0].float()) * linear[2]
-    through = frozen_norm(subject.norm, base.resid)
+    try:
+        return _attributed(subject, base, measure)
+    except SubjectError as error:
+        raise UserError(f"{subject.family}: {error}: heads have no share of their own") from None
+
+
+def _attributed(subject: Subject, base: Recording, measure: Any) -> Parts:
+    weight, bias, scale = anatomy.head_parts(subject.model)
+    direction, norm = measure.direction(weight).to(base.resid.device).float(), affine(subject.norm, base.resid)
+    read = norm.pull(direction) / norm.scale(base.resid)
 
     def along(part: Float[Tensor, "... b d"]) -> Float[Tensor, "... b"]:
-        return (through(part.float()) * direction.to(part.device)).sum(-1).cpu()
+        return (part.float() * read.to(part.device)).sum(-1).cpu() * scale
 
     heads, mlps = [], []
     for i, kept in enumerate(base.layers):
-        scale = anatomy.multiplier(subject.layers[i])
-        z = at_last(kept.site("z"), base.last).float()
-        heads.append(along(torch.einsum("bhe,hed->hbd", z, subject.W_O(i).float()) * scale))
-        mlps.append(along(at_last(kept.site("mlp_out"), base.last) * scale))
-    found = torch.stack(heads), torch.stack(mlps)
-    total = (subject.norm(base.resid).float() * direction.to(base.resid.device)).sum(-1).cpu()
-    return Parts(*found, total - found[0].sum((0, 1)) - found[1].sum(0))
-
-
-def frozen_norm(norm: nn.Module, state: Float[Tensor, "b d"]) -> Callable[[Tensor], Tensor]:
-    """The linear part of a norm (RMS or layer norm) at `state`, its scale held; found by asking the module.
-
-    norm(state) = frozen(state) + bias, whatever the family does to its gains.
-    """
-    signs = torch.ones(state.shape[-1], device=state.device, dtype=state.dtype)
-    signs[1::2] = -1
-    up, down, level = (norm(x[None]).float()[0] for x in (signs, -signs, signs.abs()))
-    gain, bias = (up - down) / 2 * signs.float(), (up + down) / 2
-    # A layer norm takes the mean away: ones become its bias.
-    centred = bool((level - bias).abs().max() < 0.5 * gain.abs().max())
-
-    def shaped(part: Tensor) -> Tensor:
-        return gain * (part - part.mean(-1, keepdim=True) if centred else part)
-
-    plain, seen = shaped(state.float()), norm(state).float() - bias
-    scale = (plain * seen).sum(-1, keepdim=True) / plain.square().sum(-1, keepdim=True)
-    return lambda part: shaped(part.float()) * scale
+        z, mlp = (at_last(kept.site(site), base.last) for site in ("z", "mlp_out"))
+        heads.append(along(written_by_heads(subject, i, z)[0].transpose(0, 1)))
+        mlps.append(along(mlp * anatomy.multiplier(subject.layers[i])))
+    total = (subject.norm(base.resid).float() * direction).sum(-1).cpu()
+    if bias is not None:
+        total = total + measure.direction(bias[:, None])[:, 0].float().cpu()
+    by_head, by_mlp = torch.stack(heads), torch.stack(mlps)
+    return Parts(by_head, by_mlp, total * scale - by_head.sum((0, 1)) - by_mlp.sum(0))

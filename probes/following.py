@@ -15,6 +15,7 @@ from ..data.example import UserError
 from . import images
 from .attention import AttentionCall
 from .blind import image_columns, real_positions
+from .subject import last_positions
 
 if TYPE_CHECKING:
     from .subject import Subject
@@ -42,7 +43,7 @@ class Shown:
     @property
     def last(self) -> Tensor:
         """The last real position, Int[b]."""
-        return (self.real * torch.arange(self.real.shape[1], device=self.real.device)).argmax(1)
+        return last_positions(self.real, self.real)
 
     def offset(self, call: AttentionCall) -> int:
         """The position of the call's first key: layers with a window forget the first ones."""

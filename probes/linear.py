@@ -35,10 +35,18 @@ class Affine:
         return x - x.mean(-1, keepdim=True) if self.centers else x
 
     def scale(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b 1"]:
-        """What the norm divides x by: read off its own output, eps and all."""
+        """What the norm divides x by: read off its own output, eps and all; infinite where x is nothing (padding)."""
         ahead = self.centered(x.float()) * self.gain
         out = self.norm(x).float() - self.bias
-        return (ahead * ahead).sum(-1, keepdim=True) / (ahead * out).sum(-1, keepdim=True)
+        scale = (ahead * ahead).sum(-1, keepdim=True) / (ahead * out).sum(-1, keepdim=True)
+        return scale.where(ahead.any(-1, keepdim=True), torch.inf)
+
+    def share(self, part: Float[Tensor, "*b d"], whole: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        """What `part` of `whole` adds behind the norm, the scale held at that of `whole`.
+
+        The shares of parts that sum to `whole`, and the bias, sum to norm(whole).
+        """
+        return self.centered(part.float()) * self.gain / self.scale(whole)
 
     def pull(self, direction: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
         """The direction before the norm that reads, divided by the scale, what `direction` reads behind it."""
@@ -105,8 +113,6 @@ def written_by_heads(subject: Any, layer: int, z: Float[Tensor, "n h d_head"]) -
     bias = anatomy.output_bias(block)
     bias = torch.zeros_like(heads[:, 0]) if bias is None else bias.float().expand_as(heads[:, 0])
     if (tail := attention_tail(block)) is not None:
-        held = affine(tail, z.new_zeros(heads.shape[-1]))
-        scale = held.scale((heads.sum(1) + bias).to(z.dtype))
-        heads = held.centered(heads) * held.gain / scale[:, None]
-        bias = held.centered(bias) * held.gain / scale + held.bias
+        held, whole = affine(tail, z.new_zeros(heads.shape[-1])), (heads.sum(1) + bias).to(z.dtype)
+        heads, bias = held.share(heads, whole[:, None]), held.share(bias, whole) + held.bias
     return heads * anatomy.multiplier(block), bias * anatomy.multiplier(block)

@@ -84,7 +84,8 @@ def path_sweep(
         resid = paths.resid(part)
         found.append(measured(kept, resid, measure, budget))
         logits.append(_moved(kept, resid))
-    _prove(kept, torch.cat(logits))
+    if paths.differs_from(given):
+        _prove(kept, torch.cat(logits))
     values = torch.cat(found)[1:].unflatten(0, (len(kept.layers), subject.n_heads))
     if chosen:
         values[paths.stop - 1 :] = clean  # behind all receivers
@@ -140,6 +141,13 @@ class _Paths:
         self.base, self.rows, self.positions, self.frozen = base, rows, positions, frozen
         self.receivers = receivers
         self.stop = len(base.layers) if not receivers else max(r.layer for r in receivers) + 1
+
+    def differs_from(self, donor: Recording) -> bool:
+        """Whether any sender that a receiver may hear says something else in the donor's run."""
+        end = self.stop - bool(self.receivers)
+        pairs = zip(self.base.layers[:end], donor.layers, strict=False)
+        apart = ((a.site("z") != b.site("z")).flatten(2).any(2).to(self.positions.device) for a, b in pairs)
+        return any(bool((where & self.positions).any()) for where in apart)
 
     def resid(self, senders: Sequence[Sender]) -> Float[Tensor, "v b d"]:
         """The residual behind the last layer at the last position, for every sender (in the order of their layers)."""

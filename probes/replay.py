@@ -202,7 +202,7 @@ class Put:
         where, shape = rows.take(self.positions.to(tensor.device)), tensor.shape
         values = rows.take(self.values.expand(*rows.chosen.shape, *shape[2:]).to(tensor.device)).to(tensor.dtype)
         where = where.reshape(*where.shape, *[1] * (tensor.ndim - 2))
-        heads = slice(None) if self.heads is None else list(self.heads)
+        heads = slice(None) if self.heads is None else torch.tensor(self.heads)
         if self.site == "z":
             tensor[:, :, heads] = torch.where(where, values[:, :, heads], tensor[:, :, heads])
         else:

@@ -47,6 +47,7 @@ TEXT: dict[str, dict[str, Any]] = {
     },
     "glm4": SHAPE,
     "starcoder2": SHAPE,
+    "phi": SHAPE,
     "gpt_oss": SHAPE | MIXED | {"num_local_experts": 4, "num_experts_per_tok": 2},
     "llama4_text": SHAPE
     | {

@@ -9,7 +9,7 @@ import pytest
 import torch
 from crosslens import Subject, attribution_sweep
 from crosslens.data.example import UserError
-from crosslens.probes.attribution import attribution_sweeps, edge_attribution
+from crosslens.probes.attribution import Reader, attribution_sweeps, edge_attribution
 from crosslens.probes.measures import logit_difference
 from crosslens.probes.replay import record
 from crosslens.probes.sweep import patch_sweep
@@ -157,11 +157,48 @@ def test_nodes_and_edges_equal_transformerlens():
     assert max(abs(found[place] - expected[place]) for place in found) < 1e-4 * scale
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3_text", "olmo2", "glm4"])
+def test_what_all_writers_say_to_the_output_is_the_whole_change(family):
+    """Also through a norm between the heads and the residual, its scale held in either run."""
+    given, other = by_hand.inputs(family, "left"), by_hand.inputs(family, "left", seed=1)
+    subject = Subject(by_hand.build(family))
+    base, donor = record(subject, given, ("z", "mlp_out")), record(subject, other, ("z", "mlp_out"))
+    end = Reader("final", 3, -1)
+    found = edge_attribution(subject, base, donor, measure=MEASURE, readers=[end], positions=base.final)
+    state = base.resid.clone().requires_grad_()
+    MEASURE(subject.unembed(subject.norm(state)).float(), torch.arange(3)).sum().backward()
+    expected = ((donor.resid - base.resid) * state.grad).sum(-1)
+    torch.testing.assert_close(found.values[0].sum(0), expected, atol=1e-4 * float(expected.abs().max()), rtol=1e-4)
+
+
+@pytest.mark.parametrize("obstacle", ["", "whole forwards"])
+def test_weights_ask_for_no_gradient_meanwhile(obstacle):
+    """A graph with them would keep what every linear layer reads; afterwards they ask as before."""
+    given, other = by_hand.inputs("llama", "left"), by_hand.inputs("llama", "left", seed=1)
+    subject = Subject(by_hand.build("llama"))
+    subject.model.lm_head.weight.requires_grad_(False)
+    before = [weight.requires_grad for weight in subject.model.parameters()]
+    base, donor = (replace(record(subject, one, SITES), obstacle=obstacle) for one in (given, other))
+    wanted = []
+
+    def measure(logits, rows):
+        wanted.append(logits.requires_grad and any(weight.requires_grad for weight in subject.model.parameters()))
+        return MEASURE(logits, rows)
+
+    attribution_sweep(subject, base, donor, "z", positions=base.mask, measure=measure)
+    edge_attribution(subject, base, donor, measure=measure)
+    assert len(wanted) >= 2
+    assert not any(wanted)
+    assert [weight.requires_grad for weight in subject.model.parameters()] == before
+
+
 def test_mistakes_are_one_line():
     given, other = by_hand.inputs("gemma2", "left"), by_hand.inputs("gemma2", "left", seed=1)
     subject = Subject(by_hand.build("gemma2"))
     mask = given["attention_mask"].bool()
-    with pytest.raises(UserError, match="norms what its attention writes"):
+    with torch.no_grad():
+        subject.layers[0].self_attn.o_proj.bias = torch.nn.Parameter(torch.ones(32))
+    with pytest.raises(UserError, match="norms its heads and a bias together"):
         edge_attribution(subject, given, other, measure=MEASURE)
     with pytest.raises(UserError, match="steps 0"):
         attribution_sweep(subject, given, other, "z", positions=mask, measure=MEASURE, steps=0)
