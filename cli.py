@@ -63,7 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit(_complain("stopped; what is done is kept, the same command goes on", 130))
     except Exception as error:
-        if not _is_users(error):
+        from .reports.runs import ReportError
+
+        if not isinstance(error, UserError | ReportError):
             raise
         sys.exit(_complain(str(error)))
 
@@ -71,15 +73,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _complain(line: str, code: int = 2) -> int:
     print(f"crosslens: {line}", file=sys.stderr)
     return code
-
-
-def _is_users(error: Exception) -> bool:
-    """Errors whose message is meant for the user; looked up by name so that `report` does not import torch."""
-    return isinstance(error, UserError) or type(error).__name__ in (
-        "SubjectError",
-        "ReportError",
-        "InterventionError",
-    )
 
 
 def analysis_names() -> list[str]:
@@ -238,15 +231,16 @@ def check(words: Sequence[str]) -> None:
     names, flags = _split(words)
     fields = MODEL | {"subject": (str, (names or ["smollm2"])[0]), "out": (Path, OUT)}
     asked = _parse("check", flags, fields, "Prove the instruments.")
+    from .probes.store import safe_name
     from .reports.checks import check_page, summary
 
     subject = _load(asked)
     proofs = subject.check()
     print(summary(proofs).to_string(index=False))
-    name = "".join(c if c.isalnum() or c in ".-_" else "-" for c in subject.name)[-80:].lstrip(".-")
     kind = f"{subject.family}, {subject.n_layers} layers, {subject.dtype} on {subject.device}"
     note = f"{kind}, weights {subject.fingerprint}"
-    print(check_page(proofs, asked.out / f"check-{name}.html", f"Proofs of {subject.name}", note))
+    path = asked.out / f"check-{safe_name(subject.name, 80)}.html"
+    print(check_page(proofs, path, f"Proofs of {subject.name}", note))
 
 
 def verify(words: Sequence[str]) -> None:

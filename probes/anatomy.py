@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ..data.example import UserError
 from .fingerprint import fetched
 
 LAYERS = ("layers", "h", "blocks")
@@ -23,7 +24,7 @@ ATTENTION_POST = ("post_self_attn_layernorm",)
 FEED_FORWARD_POST = ("post_mlp_layernorm", "post_feedforward_layernorm")
 
 
-class SubjectError(Exception):
+class SubjectError(UserError):
     """A model that cannot be opened, or an instrument that does not read what the model computes."""
 
 

@@ -45,7 +45,8 @@ def join(runs: Sequence[Path], name: str, module: ModuleType, options: Any, out:
     )
     subject = records[0]["subject"]
     labels = [label(record) for record in records]
-    directory = out / "runs" / _safe(f"{name}.{subject['name']}.{'+'.join(labels)}", key)
+    place = store.safe_name(f"{name}.{subject['name']}.{'+'.join(labels)}"[:110], also="+=")
+    directory = out / "runs" / f"{place}.{key[:8]}"
     with store.locked(directory):
         tables = module.tables({n: _tables(p, r) for n, p, r in zip(labels, runs, records, strict=True)}, options)
         tables["claims"] = judged(module, tables, records[0]["conditions"])
@@ -74,11 +75,6 @@ def _check(runs: Sequence[Path], records: Sequence[Mapping[str, Any]], joins: st
 
 def _tables(path: Path, record: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
     return {name: store.read_table(path / "tables" / f"{name}.parquet") for name in record["tables"]}
-
-
-def _safe(name: str, key: str) -> str:
-    plain = "".join(c if c.isalnum() or c in ".-_+=" else "-" for c in name)
-    return f"{plain[:110]}.{key[:8]}"
 
 
 def _record(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from ..data.example import Example, UserError
 from ..data.tasks import Task
@@ -106,9 +106,10 @@ def run(
     facts = _facts(subject, task, examples, settings, template, bos)
     jobs = [_open(name, module, options, facts, settings) for name, (module, options) in analyses.items()]
     with ExitStack() as stack:
-        todo = [job for job in jobs if not job.complete]
-        for job in todo:
+        for job in [job for job in jobs if not job.complete]:
             stack.enter_context(store.locked(job.directory))
+            _read(job)  # another process may have begun or finished it before the lock was ours
+        todo = [job for job in jobs if not job.complete]
         if todo:
             before()
             examples = _answered(subject, examples, todo, template, bos, settings)
@@ -116,7 +117,8 @@ def run(
             job.tokenizer = subject.tokenizer
             _start(job, subject, task, examples, facts, settings)
         for group in _same_plan(todo):
-            _execute(subject, {e.id: e for e in examples}, group, template)
+            with threads(group[0].record["plan"]["threads"]):
+                _execute(subject, {e.id: e for e in examples}, group, template)
     return [job.directory for job in jobs]
 
 
@@ -250,18 +252,18 @@ def _open(name: str, module: ModuleType, options: Any, facts: dict[str, Any], se
     """The job with the record of an earlier start, if there is one."""
     key = identity(facts, name, asdict(options), module.VERSION, VERSION)
     label = f"{name}.{facts['subject']['name'].replace('/', '--')}.{facts['task']['name']}.{key[:8]}"
-    job = Job(name, module, options, settings.out / "runs" / _safe(label))
-    found = store.read_record(job.directory)
-    if found is not None and found["key"] != key:
-        raise UserError(f"{job.directory} holds another run: move it away and run again")
-    job.record = found or {
-        "schema": 1,
-        "name": job.directory.name,
-        "key": key,
-        "status": "running",
-        "analysis": name,
-    }
+    job = Job(name, module, options, settings.out / "runs" / store.safe_name(label))
+    job.record = {"schema": 1, "name": job.directory.name, "key": key, "status": "running", "analysis": name}
+    _read(job)
     return job
+
+
+def _read(job: Job) -> None:
+    """The record that lies in the job's directory, where there is one. UserError: of another run."""
+    found = store.read_record(job.directory)
+    if found is not None and found["key"] != job.record["key"]:
+        raise UserError(f"{job.directory} holds another run: move it away and run again")
+    job.record = found or job.record
 
 
 def identity(facts: Mapping[str, Any], name: str, options: dict[str, Any], analysis: int, probes: int) -> str:
@@ -285,11 +287,6 @@ def machine(device: torch.device) -> dict[str, str]:
 def _cpu_facts() -> list[str]:
     path = Path("/proc/cpuinfo")
     return path.read_text("utf-8", "replace").splitlines() if path.is_file() else []
-
-
-def _safe(label: str) -> str:
-    """A name without path separators: a subject may be a directory."""
-    return "".join(c if c.isalnum() or c in ".-_" else "-" for c in label)[-120:].lstrip(".-")
 
 
 def _start(
@@ -384,10 +381,9 @@ def _same_plan(jobs: Sequence[Job]) -> list[list[Job]]:
 
 def _execute(subject: Subject, examples: Mapping[str, Example], jobs: list[Job], template: str) -> None:
     plan = jobs[0].record["plan"]
-    torch.set_num_threads(plan["threads"])
     todo = sorted({index for job in jobs for index in job.missing()})
     began = monotonic()
-    for index in tqdm(todo, desc=" + ".join(job.name for job in jobs), unit="batch", disable=not sys.stderr.isatty()):
+    for index in tqdm(todo, desc=" + ".join(job.name for job in jobs), unit="batch", disable=_is_silent()):
         shard = jobs[0].plan[index]
         batch = subject.batch(
             [examples[i] for i in shard.ids], template=template, bos=shard.bos, padding=plan["padding"]
@@ -401,6 +397,22 @@ def _execute(subject: Subject, examples: Mapping[str, Example], jobs: list[Job],
             job.record["notes"] = list(dict.fromkeys([*job.record["notes"], *replay_notes(subject)]))
         job.record |= {"seconds": round(monotonic() - began, 1), "forwards": len(job.plan)}
         _finish(job, examples)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """So many threads for torch, since the bits of a forward depend on them; afterwards as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _is_silent() -> bool:
+    """No progress into a file; a notebook's error stream is no terminal either, but shows it."""
+    return not sys.stderr.isatty() and "ipykernel" not in sys.modules
 
 
 def compute_rows(subject: Subject, batch: Any, jobs: Sequence[Job]) -> dict[str, dict[str, Tensor]]:

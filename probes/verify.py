@@ -18,7 +18,7 @@ from ..data.example import Example, UserError
 from ..data.tasks import Task, open_task
 from . import VERSION, store
 from .answers import AT_ONCE, by_length, own_answers, with_answers
-from .run import PACKAGES, Job, compute_rows, identity, machine, make_tables
+from .run import PACKAGES, Job, compute_rows, identity, machine, make_tables, threads
 from .tolerance import TOLERANCE
 
 if TYPE_CHECKING:
@@ -139,10 +139,10 @@ def _check_rows(
 ) -> None:
     """One shard computed again with the run's threads, padding, options and learned values."""
     plan, shard = job.record["plan"], job.plan[index]
-    torch.set_num_threads(plan["threads"])
     chosen, template = [examples[i] for i in shard.ids], job.record["task"]["template"]
     batch = subject.batch(chosen, template=template, bos=shard.bos, padding=plan["padding"])
-    found = compute_rows(subject, batch, [job])[job.name]
+    with threads(plan["threads"]):
+        found = compute_rows(subject, batch, [job])[job.name]
     _require_equal(job.shard_path(index), found, saved, 0.0 if exact else ROWS_SLACK * TOLERANCE[subject.dtype])
 
 
