@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from ..data.example import Example, UserError
 from ..data.tasks import Task
 from . import VERSION, store
-from .answers import own_answers, with_answers
+from .answers import answering, with_answers
 from .judged import judged
 from .plan import Shard, activation_bytes, make_plan, plan_from_json, plan_to_json, shapes
 from .proofs import replay_notes
@@ -112,7 +112,7 @@ def run(
         todo = [job for job in jobs if not job.complete]
         if todo:
             before()
-            examples = _answered(subject, examples, todo, template, bos, settings)
+            examples = _answered(subject, examples, jobs, template, bos, settings)
         for job in todo:
             job.tokenizer = subject.tokenizer
             _start(job, subject, task, examples, facts, settings)
@@ -130,21 +130,33 @@ def _answered(
     bos: Sequence[bool],
     settings: Settings,
 ) -> list[Example]:
-    """The examples with the model's own answers where they are asked for; each run keeps them in answers.json."""
+    """The examples with the model's own answers where they are asked for.
+
+    Each run keeps them in its answers.json, batch by batch: a killed run does not generate them again.
+    """
     if not settings.answer_tokens:
         return examples
     if len(bos) > 1:
         raise UserError("the model's own answers differ with and without BOS: choose one, --bos yes or --bos no")
-    known = [said for job in jobs if (said := store.read_json(job.directory / "answers.json")) is not None]
-    if known:
-        said = known[0]
-    else:
-        asked = {"template": template, "bos": bos[0]}
-        said = {i: a._asdict() for i, a in own_answers(subject, examples, settings.answer_tokens, **asked).items()}
+    said: dict[str, dict[str, Any]] = {}
     for job in jobs:
-        store.write_json(job.directory / "answers.json", said)
+        said |= store.read_json(job.directory / "answers.json") or {}
+    jobs = [job for job in jobs if not job.complete]
+    asked = {"template": template, "bos": bos[0], "positions": settings.tokens, "size": settings.size}
+    with tqdm(desc="answers", total=len(examples), initial=len(said), disable=_is_silent()) as bar:
+        for some in answering(subject, examples, settings.answer_tokens, **asked, known=frozenset(said)):
+            said |= {name: answer._asdict() for name, answer in some.items()}
+            _keep_answers(jobs, said)
+            bar.update(len(some))
+    _keep_answers(jobs, said)
+    for job in jobs:
         job.notes += _told(said)
     return with_answers(examples, {name: answer["text"] for name, answer in said.items()})
+
+
+def _keep_answers(jobs: Sequence[Job], said: Mapping[str, Mapping[str, Any]]) -> None:
+    for job in jobs:
+        store.write_json(job.directory / "answers.json", said)
 
 
 def _told(said: Mapping[str, Mapping[str, Any]]) -> list[str]:

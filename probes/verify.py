@@ -17,7 +17,7 @@ from torch import Tensor
 from ..data.example import Example, UserError
 from ..data.tasks import Task, open_task
 from . import VERSION, store
-from .answers import AT_ONCE, by_length, own_answers, with_answers
+from .answers import answering, with_answers
 from .run import PACKAGES, Job, compute_rows, identity, machine, make_tables, threads
 from .tolerance import TOLERANCE
 
@@ -124,9 +124,9 @@ def _with_kept_answers(job: Job, subject: Subject, examples: list[Example], say:
     kept = store.read_json(job.directory / "answers.json") or {}
     if set(kept) != {example.id for example in examples}:
         raise UserError(f"{job.directory}: answers.json lacks answers of the run's examples")
+    plan, tokens = job.record["plan"], job.record["task"]["own_answer_tokens"]
     form = {"template": job.record["task"]["template"], "bos": job.plan[0].bos}
-    first = by_length(subject, examples, **form)[:AT_ONCE]
-    again = own_answers(subject, first, job.record["task"]["own_answer_tokens"], **form)
+    again = next(answering(subject, examples, tokens, **form, positions=plan["tokens"], size=plan["size"]))
     for name, answer in again.items():
         if answer.text != kept[name]["text"]:
             raise UserError(f"{job.directory}: the model now answers {name} with {answer.text!r}")
