@@ -189,11 +189,19 @@ def overlap(words: Sequence[str]) -> None:
     names, flags = _split(words)
     from .analyses import overlap as module
     from .probes.join import finished, join
+    from .probes.rows import condition_of
 
-    fields = {"out": (Path, OUT), "overlap": (module.Options, module.Options())}
+    fields = {
+        "out": (Path, OUT),
+        "bos": (Literal["run", "yes", "no"], "run"),
+        "overlap": (module.Options, module.Options()),
+    }
     asked = _parse("overlap", flags, fields, getdoc(module) or "")
     runs = [Path(name) for name in names] or finished(asked.out, module.JOINS)
-    print(join(runs, "overlap", module, asked.overlap, asked.out, shlex.join(["crosslens", "overlap", *words])))
+    print("\n".join(f"takes {path}" for path in runs), file=sys.stderr)
+    condition = {"run": None, "yes": condition_of(True), "no": condition_of(False)}[asked.bos]
+    command = shlex.join(["crosslens", "overlap", *words])
+    print(join(runs, "overlap", module, asked.overlap, asked.out, command, condition))
 
 
 def report(words: Sequence[str]) -> None:
