@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
+import shlex
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -104,19 +105,33 @@ def task_names() -> list[str]:
 
 
 def open_task(spec: str) -> Task:
-    """ "name" or "name:option=value,…" -> Task. UserError: unknown name or option."""
+    """ "name" or "name:option=value,…" -> Task; a value with commas stands in double quotes.
+
+    UserError: unknown name or option, a quote that is not closed.
+    """
     name, _, rest = spec.partition(":")
     if name not in task_names():
         raise UserError(f"unknown task {name!r}: one of {', '.join(task_names())}")
     module = import_module(f".{name}", __package__)
     known = {k: p.default for k, p in signature(module.examples).parameters.items() if k not in _COMMON}
     options = {}
-    for item in filter(None, rest.split(",")):
+    for item in filter(None, _items(rest, spec)):
         key, _, value = item.partition("=")
         if key not in known:
             raise UserError(f"task {name} has no option {key!r}: {', '.join(known) or 'it takes none'}")
         options[key] = _like(known[key], value, f"task {name}: option {key}")
     return Task(name, module, options)
+
+
+def _items(text: str, spec: str) -> list[str]:
+    """The parts between commas, but for commas in double quotes; the quotes are taken off."""
+    words = shlex.shlex(text, posix=True, punctuation_chars=False)
+    words.whitespace, words.quotes, words.escape, words.commenters = ",", '"', "", ""
+    words.whitespace_split = True
+    try:
+        return list(words)
+    except ValueError as error:
+        raise UserError(f"task {spec}: a quote is not closed") from error
 
 
 _COMMON = ("n", "seed", "tokenizer")

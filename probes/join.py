@@ -57,8 +57,9 @@ def _differing(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> st
 
 
 def _said(value: Any) -> str:
-    pairs = [f"{k}={v}" for k, v in value.items()] if isinstance(value, Mapping) else value
-    return ", ".join(map(str, pairs)) if isinstance(pairs, list) else str(pairs)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k}={v}" for k, v in value.items())
+    return " and ".join(value) if isinstance(value, list) else str(value)
 
 
 def label(record: Mapping[str, Any]) -> str:
@@ -175,7 +176,7 @@ def _record(
         "command": command,
         "tables": tables,
         "notes": [
-            f"{label(r)}: n = {r['task']['n']} in {r['task']['n_groups']} groups, seed {r['task']['seed']}, run {r['name']}"
-            for r in records
+            f"{label(r)}: n = {t['n']} in {t['n_groups']} groups, seed {t['seed']}, run {r['name']}"
+            for r, t in zip(records, tasks, strict=True)
         ],
     }

@@ -7,7 +7,7 @@ import re
 import pytest
 from crosslens.data import arithmetic, colored_objects, facts, greater_than, induction, ioi, passages, smollm2
 from crosslens.data.example import UserError, is_single_token
-from crosslens.data.tasks import Task
+from crosslens.data.tasks import Task, open_task
 from crosslens.data.templates import fill, token_count
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -338,3 +338,22 @@ def test_a_task_that_is_used_up_holds_out_what_is_left(tokenizer):
     every = len(facts.examples(tokenizer=tokenizer))
     assert held_out(facts, tokenizer, every)[0] == []
     assert 0 < len(held_out(facts, tokenizer, every - 3)[0]) <= 3
+
+
+@pytest.mark.parametrize(
+    ("spec", "options"),
+    [
+        ('coco:question="Describe it, please."', {"question": "Describe it, please."}),
+        ('coco:question="a, b",year=val2017', {"question": "a, b", "year": "val2017"}),
+        ("coco:question=What's there?,path=C:\\images", {"question": "What's there?", "path": "C:\\images"}),
+        ("coco:path=/a b/c#1", {"path": "/a b/c#1"}),
+        ("coco:", {}),
+    ],
+)
+def test_options_with_commas_are_quoted(spec, options):
+    assert open_task(spec).options == options
+
+
+def test_a_quote_that_is_not_closed():
+    with pytest.raises(UserError, match="a quote is not closed"):
+        open_task('coco:question="a, b')
