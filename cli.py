@@ -151,6 +151,7 @@ def run(words: Sequence[str]) -> None:
     from .data.tasks import open_task
     from .probes.run import Settings, preview
     from .probes.run import run as run_analyses
+    from .probes.store import read_record
 
     if asked.limit is not None and asked.limit < 1:
         raise UserError(f"--limit {asked.limit}: at least one example is needed")
@@ -175,6 +176,8 @@ def run(words: Sequence[str]) -> None:
             print("\n".join(preview(subject, task, analyses, settings)))
             continue
         for directory in run_analyses(subject, task, analyses, settings, before=prove):
+            if why := (read_record(directory) or {}).get("nothing"):
+                print(f"nothing to measure: {why}", file=sys.stderr)
             print(directory)
 
 

@@ -46,14 +46,14 @@ class Task:
         No prompt of `used` is among them, and no group of `used` where the task has two groups to spare.
         """
         measured = {example.group for example in used}
+        drawn: list[Example] = []
         apart: list[Example] = []
-        shared: list[Example] = []
         for example in self._others(tokenizer, n, seed, used):
-            (shared if example.group in measured else apart).append(example)
-            if len(apart) == n:
+            drawn.append(example)
+            apart += [example] if example.group not in measured else []
+            if len(apart) >= n and _has_two_groups(apart):
                 break
-        chosen = apart if len({example.group for example in apart}) > 1 else apart + shared
-        return with_unrelated(chosen[:n])
+        return with_unrelated((apart if _has_two_groups(apart) else drawn)[:n])
 
     def _others(self, tokenizer: Any, n: int, seed: int, used: list[Example]) -> Iterator[Example]:
         """Examples whose content is new, of one seed after the other, until a seed brings no more."""
@@ -71,6 +71,10 @@ class Task:
             yield from fresh.values()
             if turn and all(example.group in measured for example in fresh.values()):
                 return
+
+
+def _has_two_groups(examples: list[Example]) -> bool:
+    return any(example.group != examples[0].group for example in examples)
 
 
 def _content(example: Example) -> tuple[str | bytes, ...]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..data.example import Example, UserError
+from ..data.example import Example, NothingToMeasure, UserError
 from ..data.tasks import Task
 from . import VERSION, store
 from .answers import answering, with_answers
@@ -66,6 +66,7 @@ class Job:
     directory: Path
     record: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    nothing: str = ""  # why there is nothing to measure, where there is nothing
     tokenizer: Any = field(repr=False, default=None)
 
     @property
@@ -444,14 +445,19 @@ def _finish(job: Job, examples: Mapping[str, Example]) -> None:
     for name, table in tables.items():
         store.write_table(job.directory / "tables" / f"{name}.parquet", table)
     job.record |= {"status": "complete", "finished": _now(), "tables": sorted(tables)}
+    job.record |= {"nothing": job.nothing} if job.nothing else {}
     store.write_record(job.directory, job.record)
 
 
 def make_tables(job: Job, examples: Mapping[str, Example]) -> dict[str, pd.DataFrame]:
     """All tables of a job whose shards are there, claims included, with the leading columns."""
-    tables = job.module.tables(read_run(job, examples), replace(job.options, **job.record["fitted"]))
-    if hasattr(job.module, "claims"):
-        tables["claims"] = judged(job.module, tables, job.record["conditions"])
+    rows = read_run(job, examples)
+    try:
+        tables = job.module.tables(rows, replace(job.options, **job.record["fitted"]))
+        if hasattr(job.module, "claims"):
+            tables["claims"] = judged(job.module, tables, job.record["conditions"])
+    except NothingToMeasure as nothing:
+        tables, job.nothing = nothing.tables, str(nothing)
     first = {
         "subject": job.record["subject"]["name"],
         "task": job.record["task"]["name"],
