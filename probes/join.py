@@ -111,7 +111,7 @@ def _common_condition(records: Sequence[Mapping[str, Any]], asked: str | None) -
     common = [name for name in records[0]["conditions"] if all(name in record["conditions"] for record in records)]
     if asked is None and len(common) == 1:
         return common[0]
-    if asked in common:
+    if asked is not None and asked in common:
         return asked
     each = "; ".join(f"{record['name']}: {' and '.join(record['conditions'])}" for record in records)
     if asked is None and common:

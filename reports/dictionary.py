@@ -69,7 +69,7 @@ def _columns(run: Run) -> Iterator[tuple[str, pd.Series]]:
             if len(part) and not part.duplicated(PLACE).any():
                 unit = part["unit"].iloc[0] if "unit" in part else ""
                 place = part.astype({"layer": int, "head": int}).set_index(PLACE)["value"]
-                where = _where(run, condition) if "n" in part else "weights"
+                where = _where(run, str(condition)) if "n" in part else "weights"
                 yield f"{run.record['analysis']}: {str(measure).replace('_', ' ')} ({unit}; {where})", place
 
 

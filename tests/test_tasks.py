@@ -322,7 +322,10 @@ def test_held_out_examples_are_other_ones_for_every_seed_and_limit(tokenizer, ta
     assert {e.id for e in others}.isdisjoint({e.id for e in examples})
 
 
-@pytest.mark.parametrize(("task", "used", "apart"), [(ioi, 10, True), (ioi, 13, False), (ioi, 64, False), (facts, 64, True)])
+SPARE = [(ioi, 10, True), (ioi, 13, False), (ioi, 64, False), (facts, 64, True)]
+
+
+@pytest.mark.parametrize(("task", "used", "apart"), SPARE)
 def test_no_held_out_group_is_measured_where_there_are_groups_to_spare(tokenizer, task, used, apart):
     others, examples = held_out(task, tokenizer, used)
     assert {e.group for e in others}.isdisjoint({e.group for e in examples}) == apart
