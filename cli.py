@@ -63,7 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit(_complain("stopped; what is done is kept, the same command goes on", 130))
     except Exception as error:
-        if not _is_users(error):
+        from .reports.runs import ReportError
+
+        if not isinstance(error, UserError | ReportError):
             raise
         sys.exit(_complain(str(error)))
 
@@ -71,15 +73,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _complain(line: str, code: int = 2) -> int:
     print(f"crosslens: {line}", file=sys.stderr)
     return code
-
-
-def _is_users(error: Exception) -> bool:
-    """Errors whose message is meant for the user; looked up by name so that `report` does not import torch."""
-    return isinstance(error, UserError) or type(error).__name__ in (
-        "SubjectError",
-        "ReportError",
-        "InterventionError",
-    )
 
 
 def analysis_names() -> list[str]:
@@ -158,6 +151,7 @@ def run(words: Sequence[str]) -> None:
     from .data.tasks import open_task
     from .probes.run import Settings, preview
     from .probes.run import run as run_analyses
+    from .probes.store import read_record
 
     if asked.limit is not None and asked.limit < 1:
         raise UserError(f"--limit {asked.limit}: at least one example is needed")
@@ -182,6 +176,8 @@ def run(words: Sequence[str]) -> None:
             print("\n".join(preview(subject, task, analyses, settings)))
             continue
         for directory in run_analyses(subject, task, analyses, settings, before=prove):
+            if why := (read_record(directory) or {}).get("nothing"):
+                print(f"nothing to measure: {why}", file=sys.stderr)
             print(directory)
 
 
@@ -196,11 +192,19 @@ def overlap(words: Sequence[str]) -> None:
     names, flags = _split(words)
     from .analyses import overlap as module
     from .probes.join import finished, join
+    from .probes.rows import condition_of
 
-    fields = {"out": (Path, OUT), "overlap": (module.Options, module.Options())}
+    fields = {
+        "out": (Path, OUT),
+        "bos": (Literal["run", "yes", "no"], "run"),
+        "overlap": (module.Options, module.Options()),
+    }
     asked = _parse("overlap", flags, fields, getdoc(module) or "")
     runs = [Path(name) for name in names] or finished(asked.out, module.JOINS)
-    print(join(runs, "overlap", module, asked.overlap, asked.out, shlex.join(["crosslens", "overlap", *words])))
+    print("\n".join(f"takes {path}" for path in runs), file=sys.stderr)
+    condition = {"run": None, "yes": condition_of(True), "no": condition_of(False)}[asked.bos]
+    command = shlex.join(["crosslens", "overlap", *words])
+    print(join(runs, "overlap", module, asked.overlap, asked.out, command, condition))
 
 
 def report(words: Sequence[str]) -> None:
@@ -238,15 +242,16 @@ def check(words: Sequence[str]) -> None:
     names, flags = _split(words)
     fields = MODEL | {"subject": (str, (names or ["smollm2"])[0]), "out": (Path, OUT)}
     asked = _parse("check", flags, fields, "Prove the instruments.")
+    from .probes.store import safe_name
     from .reports.checks import check_page, summary
 
     subject = _load(asked)
     proofs = subject.check()
     print(summary(proofs).to_string(index=False))
-    name = "".join(c if c.isalnum() or c in ".-_" else "-" for c in subject.name)[-80:].lstrip(".-")
     kind = f"{subject.family}, {subject.n_layers} layers, {subject.dtype} on {subject.device}"
     note = f"{kind}, weights {subject.fingerprint}"
-    print(check_page(proofs, asked.out / f"check-{name}.html", f"Proofs of {subject.name}", note))
+    path = asked.out / f"check-{safe_name(subject.name, 80)}.html"
+    print(check_page(proofs, path, f"Proofs of {subject.name}", note))
 
 
 def verify(words: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..data.example import UserError
+from ..data.example import NothingToMeasure
 from ..probes.attribution import attribution_sweeps
 from ..probes.batch import Batch
 from ..probes.replay import Put, Variant
@@ -190,7 +190,7 @@ def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
 def _scored(rows: Rows) -> Rows:
     scored = rows.where(~np.isnan(rows["curve"][:, 0]))
     if not len(scored.examples):
-        raise UserError("faithfulness: no example is left in the groups that heads were not chosen on: raise --limit")
+        raise NothingToMeasure("no example is left in the groups that heads were not chosen on: raise --limit")
     return scored
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ..data.example import NothingToMeasure
 from ..probes.answers import own_answers
 from ..probes.batch import Batch
 from ..probes.measures import probability
@@ -241,7 +242,10 @@ def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
             if any(name.startswith("trace|") for name in right.values):
                 parts["trace"].append(_traced(right).assign(**where))
                 parts["sites"] += [_sites(right).assign(**where)] if _has_sites(right) else []
-    return {name: order_columns(pd.concat(some, ignore_index=True)) for name, some in parts.items() if some}
+    made = {name: order_columns(pd.concat(some, ignore_index=True)) for name, some in parts.items() if some}
+    if "flows" not in made:
+        raise NothingToMeasure(f"0 of {len(rows.examples)} prompts are answered correctly", made)
+    return made
 
 
 def _each_flow(rows: Rows) -> list[tuple[str, str, np.ndarray]]:

@@ -59,8 +59,7 @@ def learn(subject: Any, training: Training) -> str:
     """
     facts = _facts(subject, training)
     key = store.key_of(facts)
-    safe = "".join(c if c.isalnum() or c in ".-_" else "-" for c in subject.name)[-60:].lstrip(".-")
-    directory = learned.home() / f"{safe}.{key[:8]}"
+    directory = learned.home() / f"{store.safe_name(subject.name, 60)}.{key[:8]}"
     if learned.is_saved(directory):
         return directory.name
     with store.locked(directory):

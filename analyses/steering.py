@@ -19,7 +19,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from ..data import ioi
-from ..data.example import UserError
+from ..data.example import NothingToMeasure, UserError
 from ..probes.batch import Batch
 from ..probes.measures import Measure
 from ..probes.paths import Receiver, path_sweep
@@ -257,7 +257,7 @@ def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
     for condition, all_rows in rows.conditions():
         mine = all_rows.where(all_rows["scored"].astype(bool))
         if not len(mine.examples):
-            raise UserError("steering: no example is left in the groups that heads were not chosen on: raise --limit")
+            raise NothingToMeasure("no example is left in the groups that heads were not chosen on: raise --limit")
         for name, unit, label in (("right", "share", "accuracy"), ("difference", "logits", "logit difference")):
             for table, made in zip(frames, (_repair(mine, name, unit, options), _gain(mine, name, unit)), strict=True):
                 frames[table].append(made.assign(condition=condition, measure=label))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
+import shlex
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -45,14 +46,14 @@ class Task:
         No prompt of `used` is among them, and no group of `used` where the task has two groups to spare.
         """
         measured = {example.group for example in used}
+        drawn: list[Example] = []
         apart: list[Example] = []
-        shared: list[Example] = []
         for example in self._others(tokenizer, n, seed, used):
-            (shared if example.group in measured else apart).append(example)
-            if len(apart) == n:
+            drawn.append(example)
+            apart += [example] if example.group not in measured else []
+            if len(apart) >= n and _has_two_groups(apart):
                 break
-        chosen = apart if len({example.group for example in apart}) > 1 else apart + shared
-        return with_unrelated(chosen[:n])
+        return with_unrelated((apart if _has_two_groups(apart) else drawn)[:n])
 
     def _others(self, tokenizer: Any, n: int, seed: int, used: list[Example]) -> Iterator[Example]:
         """Examples whose content is new, of one seed after the other, until a seed brings no more."""
@@ -70,6 +71,10 @@ class Task:
             yield from fresh.values()
             if turn and all(example.group in measured for example in fresh.values()):
                 return
+
+
+def _has_two_groups(examples: list[Example]) -> bool:
+    return any(example.group != examples[0].group for example in examples)
 
 
 def _content(example: Example) -> tuple[str | bytes, ...]:
@@ -104,19 +109,33 @@ def task_names() -> list[str]:
 
 
 def open_task(spec: str) -> Task:
-    """ "name" or "name:option=value,…" -> Task. UserError: unknown name or option."""
+    """ "name" or "name:option=value,…" -> Task; a value with commas stands in double quotes.
+
+    UserError: unknown name or option, a quote that is not closed.
+    """
     name, _, rest = spec.partition(":")
     if name not in task_names():
         raise UserError(f"unknown task {name!r}: one of {', '.join(task_names())}")
     module = import_module(f".{name}", __package__)
     known = {k: p.default for k, p in signature(module.examples).parameters.items() if k not in _COMMON}
     options = {}
-    for item in filter(None, rest.split(",")):
+    for item in filter(None, _items(rest, spec)):
         key, _, value = item.partition("=")
         if key not in known:
             raise UserError(f"task {name} has no option {key!r}: {', '.join(known) or 'it takes none'}")
         options[key] = _like(known[key], value, f"task {name}: option {key}")
     return Task(name, module, options)
+
+
+def _items(text: str, spec: str) -> list[str]:
+    """The parts between commas, but for commas in double quotes; the quotes are taken off."""
+    words = shlex.shlex(text, posix=True, punctuation_chars=False)
+    words.whitespace, words.quotes, words.escape, words.commenters = ",", '"', "", ""
+    words.whitespace_split = True
+    try:
+        return list(words)
+    except ValueError as error:
+        raise UserError(f"task {spec}: a quote is not closed") from error
 
 
 _COMMON = ("n", "seed", "tokenizer")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
+from ..data.example import UserError
 from .fingerprint import fetched
 
 LAYERS = ("layers", "h", "blocks")
@@ -26,7 +27,7 @@ ATTENTION_POST = ("post_self_attn_layernorm",)
 FEED_FORWARD_POST = ("post_mlp_layernorm", "post_feedforward_layernorm")
 
 
-class SubjectError(Exception):
+class SubjectError(UserError):
     """A model that cannot be opened, or an instrument that does not read what the model computes."""
 
 

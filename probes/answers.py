@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,12 +14,13 @@ from ..data.words import judge
 from . import anatomy
 from .attention import NAME
 from .encode import encode
+from .plan import make_plan
 
 if TYPE_CHECKING:
     from .batch import Batch
     from .subject import Subject
 
-AT_ONCE = 16  # examples generated together
+AT_ONCE = 16  # examples generated together where nobody says how many
 
 
 class Answer(NamedTuple):
@@ -87,23 +88,37 @@ def _refuse_cut(subject: Subject, batch: Batch, tokens: int) -> None:
         )
 
 
-def by_length(subject: Subject, examples: Sequence[Example], template: str, bos: bool) -> list[Example]:
-    """The order in which examples are generated: short prompts first."""
-    length = {e.id: len(encode(subject, e, template, bos).ids) for e in examples}
-    return sorted(examples, key=lambda e: (length[e.id], e.id))
-
-
 def own_answers(
     subject: Subject, examples: Sequence[Example], tokens: int, *, template: str = "raw", bos: bool = True
 ) -> dict[str, Answer]:
     """What the model answers to each example, by id; examples of similar length are generated together."""
-    ordered, found = by_length(subject, examples, template, bos), {}
-    for start in range(0, len(ordered), AT_ONCE):
-        some = ordered[start : start + AT_ONCE]
-        answers = generate(subject, subject.batch(some, template=template, bos=bos, padding="left"), tokens)
-        for example, answer in zip(some, answers, strict=True):
-            found[example.id] = _behind(subject, example, answer, template, bos)
-    return found
+    parts = answering(subject, examples, tokens, template=template, bos=bos)
+    return {name: answer for part in parts for name, answer in part.items()}
+
+
+def answering(
+    subject: Subject,
+    examples: Sequence[Example],
+    tokens: int,
+    *,
+    template: str,
+    bos: bool,
+    positions: int = 4096,
+    size: int | None = None,
+    known: Collection[str] = (),
+) -> Iterator[dict[str, Answer]]:
+    """`own_answers` one batch after the other, so that they can be kept; those of the ids in `known` are left out.
+
+    positions: of the padded prompts of a batch; size: examples of a batch at most, AT_ONCE where it is None.
+    """
+    by_id = {example.id: example for example in examples}
+    # Batches of all examples: what is known already does not change what the others are generated with.
+    for shard in make_plan(subject, examples, template, [bos], positions, size or AT_ONCE):
+        some = [by_id[name] for name in shard.ids if name not in known]
+        if some:
+            answers = generate(subject, subject.batch(some, template=template, bos=bos, padding="left"), tokens)
+            pairs = zip(some, answers, strict=True)
+            yield {example.id: _behind(subject, example, answer, template, bos) for example, answer in pairs}
 
 
 def _behind(subject: Subject, example: Example, answer: Answer, template: str, bos: bool) -> Answer:

@@ -69,7 +69,12 @@ class Activations:
         return torch.cat([_widen(part, width, axis) if width else part for part in parts])
 
     def tokens(self, site: str) -> Tensor:
-        """A site of one layer at every kept position of every example: [tokens, ...], without the NaN behind."""
+        """A site of one layer at every kept position of every example: [tokens, ...], without the NaN behind.
+
+        UserError: a site of all layers, whose axes are not tokens.
+        """
+        if site in SITES:
+            raise UserError(f"tokens of {site!r}: keep it layer by layer, as blocks.3.{SITES[site]}")
         if self.options.positions == "last":
             return self[site]
         flat = (shard[site].flatten(0, 1) for shard in self.shards(site))
@@ -215,11 +220,12 @@ _ANALYSIS: Any = SimpleNamespace(
 
 
 def size_of(subject: Subject, task: Task, options: Options, limit: int | None, seed: int) -> int:
-    """Bytes that `cached` will take: measured on one example, times the number of examples."""
+    """Bytes of activations that `cached` keeps at most: those of the example with most positions, for every example."""
     examples = task.examples(subject.tokenizer, limit, seed)
-    longest = max(examples, key=lambda example: len(example.text))
     template = task.module.TEMPLATE
-    batch = subject.batch([longest], template=template, bos=conditions(subject, template, None, task.module.BOS)[0])
+    (bos, *_) = conditions(subject, template, None, task.module.BOS)
+    alone = (subject.batch([e], template=template, bos=bos) for e in examples)
+    batch = max(alone, key=lambda one: int(chosen_positions(one, options.positions).sum()))
     total = 0
 
     def count(layer: Layer) -> None:

@@ -16,7 +16,7 @@ def judged(module: ModuleType, tables: Mapping[str, pd.DataFrame], conditions: S
     """
     if not any("condition" in table for table in tables.values()):
         conditions = [" and ".join(conditions)]
-    asked = [(name, claim) for name in conditions for claim in module.claims(_rows_of(tables, name))]
+    asked = [(name, claim) for name in conditions for claim in module.claims(rows_of(tables, name))]
     claims = [claim for _, claim in asked]
     table = pd.DataFrame(type(claims[0]).corrected(claims) if claims else [])
     if len(table) != len(claims):
@@ -25,7 +25,8 @@ def judged(module: ModuleType, tables: Mapping[str, pd.DataFrame], conditions: S
     return table
 
 
-def _rows_of(tables: Mapping[str, pd.DataFrame], condition: str) -> dict[str, pd.DataFrame]:
+def rows_of(tables: Mapping[str, pd.DataFrame], condition: str) -> dict[str, pd.DataFrame]:
+    """The rows of one condition; tables without a column condition are passed whole."""
     return {
         name: table[table["condition"] == condition].reset_index(drop=True) if "condition" in table else table
         for name, table in tables.items()

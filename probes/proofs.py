@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..data.example import UserError
 from .replay import Change, Cut, Hear, Put, Recording, Rows, Variant, reached, ride, start_of, whole
 from .tolerance import TOLERANCE
 
 
-class InterventionError(Exception):
+class InterventionError(UserError):
     """An edit that does nothing where it should, or something where it should do nothing."""
 
 

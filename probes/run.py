@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
-from ..data.example import Example, UserError
+from ..data.example import Example, NothingToMeasure, UserError
 from ..data.tasks import Task
 from . import VERSION, store
-from .answers import own_answers, with_answers
+from .answers import answering, with_answers
 from .bos import conditions
 from .bos import notes as bos_notes
 from .judged import judged
@@ -70,6 +70,7 @@ class Job:
     directory: Path
     record: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    nothing: str = ""  # why there is nothing to measure, where there is nothing
     tokenizer: Any = field(repr=False, default=None)
 
     @property
@@ -111,21 +112,23 @@ def run(
     facts = _facts(subject, task, examples, settings, template, bos)
     jobs = [_open(name, module, options, facts, settings) for name, (module, options) in analyses.items()]
     with ExitStack() as stack:
-        todo = [job for job in jobs if not job.complete]
-        for job in todo:
+        for job in [job for job in jobs if not job.complete]:
             stack.enter_context(store.locked(job.directory))
+            _read(job)  # another process may have begun or finished it before the lock was ours
+        todo = [job for job in jobs if not job.complete]
         if todo:
             before()
             examples, told = spelled(subject, examples, template=template, bos=bos)
             for job in todo:
                 job.notes += told
-            examples = _answered(subject, examples, todo, template, bos, settings)
+            examples = _answered(subject, examples, jobs, template, bos, settings)
         for job in todo:
             job.tokenizer = subject.tokenizer
             job.notes += bos_notes(subject, template, bos)
             _start(job, subject, task, examples, facts, settings)
         for group in _same_plan(todo):
-            _execute(subject, {e.id: e for e in examples}, group, template)
+            with threads(group[0].record["plan"]["threads"]):
+                _execute(subject, {e.id: e for e in examples}, group, template)
     return [job.directory for job in jobs]
 
 
@@ -137,21 +140,33 @@ def _answered(
     bos: Sequence[bool],
     settings: Settings,
 ) -> list[Example]:
-    """The examples with the model's own answers where they are asked for; each run keeps them in answers.json."""
+    """The examples with the model's own answers where they are asked for.
+
+    Each run keeps them in its answers.json, batch by batch: a killed run does not generate them again.
+    """
     if not settings.answer_tokens:
         return examples
     if len(bos) > 1:
         raise UserError("the model's own answers differ with and without BOS: choose one, --bos yes or --bos no")
-    known = [said for job in jobs if (said := store.read_json(job.directory / "answers.json")) is not None]
-    if known:
-        said = known[0]
-    else:
-        asked = {"template": template, "bos": bos[0]}
-        said = {i: a._asdict() for i, a in own_answers(subject, examples, settings.answer_tokens, **asked).items()}
+    said: dict[str, dict[str, Any]] = {}
     for job in jobs:
-        store.write_json(job.directory / "answers.json", said)
+        said |= store.read_json(job.directory / "answers.json") or {}
+    jobs = [job for job in jobs if not job.complete]
+    asked = {"template": template, "bos": bos[0], "positions": settings.tokens, "size": settings.size}
+    with tqdm(desc="answers", total=len(examples), initial=len(said), disable=_is_silent()) as bar:
+        for some in answering(subject, examples, settings.answer_tokens, **asked, known=frozenset(said)):
+            said |= {name: answer._asdict() for name, answer in some.items()}
+            _keep_answers(jobs, said)
+            bar.update(len(some))
+    _keep_answers(jobs, said)
+    for job in jobs:
         job.notes += _told(said)
     return with_answers(examples, {name: answer["text"] for name, answer in said.items()})
+
+
+def _keep_answers(jobs: Sequence[Job], said: Mapping[str, Mapping[str, Any]]) -> None:
+    for job in jobs:
+        store.write_json(job.directory / "answers.json", said)
 
 
 def _told(said: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -256,18 +271,18 @@ def _open(name: str, module: ModuleType, options: Any, facts: dict[str, Any], se
     """The job with the record of an earlier start, if there is one."""
     key = identity(facts, name, asdict(options), module.VERSION, VERSION)
     label = f"{name}.{facts['subject']['name'].replace('/', '--')}.{facts['task']['name']}.{key[:8]}"
-    job = Job(name, module, options, settings.out / "runs" / _safe(label))
-    found = store.read_record(job.directory)
-    if found is not None and found["key"] != key:
-        raise UserError(f"{job.directory} holds another run: move it away and run again")
-    job.record = found or {
-        "schema": 1,
-        "name": job.directory.name,
-        "key": key,
-        "status": "running",
-        "analysis": name,
-    }
+    job = Job(name, module, options, settings.out / "runs" / store.safe_name(label))
+    job.record = {"schema": 1, "name": job.directory.name, "key": key, "status": "running", "analysis": name}
+    _read(job)
     return job
+
+
+def _read(job: Job) -> None:
+    """The record that lies in the job's directory, where there is one. UserError: of another run."""
+    found = store.read_record(job.directory)
+    if found is not None and found["key"] != job.record["key"]:
+        raise UserError(f"{job.directory} holds another run: move it away and run again")
+    job.record = found or job.record
 
 
 def identity(facts: Mapping[str, Any], name: str, options: dict[str, Any], analysis: int, probes: int) -> str:
@@ -291,11 +306,6 @@ def machine(device: torch.device) -> dict[str, str]:
 def _cpu_facts() -> list[str]:
     path = Path("/proc/cpuinfo")
     return path.read_text("utf-8", "replace").splitlines() if path.is_file() else []
-
-
-def _safe(label: str) -> str:
-    """A name without path separators: a subject may be a directory."""
-    return "".join(c if c.isalnum() or c in ".-_" else "-" for c in label)[-120:].lstrip(".-")
 
 
 def _start(
@@ -390,10 +400,9 @@ def _same_plan(jobs: Sequence[Job]) -> list[list[Job]]:
 
 def _execute(subject: Subject, examples: Mapping[str, Example], jobs: list[Job], template: str) -> None:
     plan = jobs[0].record["plan"]
-    torch.set_num_threads(plan["threads"])
     todo = sorted({index for job in jobs for index in job.missing()})
     began = monotonic()
-    for index in tqdm(todo, desc=" + ".join(job.name for job in jobs), unit="batch", disable=not sys.stderr.isatty()):
+    for index in tqdm(todo, desc=" + ".join(job.name for job in jobs), unit="batch", disable=_is_silent()):
         shard = jobs[0].plan[index]
         batch = subject.batch(
             [examples[i] for i in shard.ids], template=template, bos=shard.bos, padding=plan["padding"]
@@ -407,6 +416,22 @@ def _execute(subject: Subject, examples: Mapping[str, Example], jobs: list[Job],
             job.record["notes"] = list(dict.fromkeys([*job.record["notes"], *replay_notes(subject)]))
         job.record |= {"seconds": round(monotonic() - began, 1), "forwards": len(job.plan)}
         _finish(job, examples)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """So many threads for torch, since the bits of a forward depend on them; afterwards as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _is_silent() -> bool:
+    """No progress into a file; a notebook's error stream is no terminal either, but shows it."""
+    return not sys.stderr.isatty() and "ipykernel" not in sys.modules
 
 
 def compute_rows(subject: Subject, batch: Any, jobs: Sequence[Job]) -> dict[str, dict[str, Tensor]]:
@@ -426,14 +451,19 @@ def _finish(job: Job, examples: Mapping[str, Example]) -> None:
     for name, table in tables.items():
         store.write_table(job.directory / "tables" / f"{name}.parquet", table)
     job.record |= {"status": "complete", "finished": _now(), "tables": sorted(tables)}
+    job.record |= {"nothing": job.nothing} if job.nothing else {}
     store.write_record(job.directory, job.record)
 
 
 def make_tables(job: Job, examples: Mapping[str, Example]) -> dict[str, pd.DataFrame]:
     """All tables of a job whose shards are there, claims included, with the leading columns."""
-    tables = job.module.tables(read_run(job, examples), replace(job.options, **job.record["fitted"]))
-    if hasattr(job.module, "claims"):
-        tables["claims"] = judged(job.module, tables, job.record["conditions"])
+    rows = read_run(job, examples)
+    try:
+        tables = job.module.tables(rows, replace(job.options, **job.record["fitted"]))
+        if hasattr(job.module, "claims"):
+            tables["claims"] = judged(job.module, tables, job.record["conditions"])
+    except NothingToMeasure as nothing:
+        tables, job.nothing = nothing.tables, str(nothing)
     first = {
         "subject": job.record["subject"]["name"],
         "task": job.record["task"]["name"],

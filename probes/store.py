@@ -6,6 +6,9 @@ import errno
 import hashlib
 import json
 import os
+import platform
+import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,14 +23,22 @@ from torch import Tensor
 from ..data.example import UserError
 
 
+def safe_name(text: str, longest: int = 120, also: str = "") -> str:
+    """A file's name without path separators (a subject may be a directory): its last `longest` characters.
+
+    also: characters that are kept beside letters, digits and ".-_".
+    """
+    return "".join(c if c.isalnum() or c in ".-_" + also else "-" for c in text)[-longest:].lstrip(".-")
+
+
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """`write(temporary)`, then rename to `path`: a killed run leaves the old file or none, never half of one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{_host()}.{os.getpid()}.tmp")
     refuse_links(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
-        with open(temporary, "rb") as file:
+        with open(temporary, "r+b") as file:  # Windows flushes nothing that is open for reading alone
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except Exception as error:
@@ -73,8 +84,15 @@ def read_rows(path: Path, key: str, ids: Sequence[str], names: Sequence[str] | N
 
 
 def key_of(identity: dict[str, Any]) -> str:
-    """sha256 of the canonical JSON of everything that a run's numbers depend on."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()
+    """sha256 of the canonical JSON of everything that a run's numbers depend on. UserError: a value without JSON."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True, default=_plain).encode()).hexdigest()
+
+
+def _plain(value: Any) -> str:
+    """A path by its name; of other objects the text may say where in memory they lie."""
+    if isinstance(value, Path):
+        return str(value)
+    raise UserError(f"{value!r} cannot name a run: options are texts, numbers, and lists of them")
 
 
 def write_record(directory: Path, record: dict[str, Any]) -> None:
@@ -131,21 +149,48 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def _sweep(directory: Path) -> None:
-    """Delete what a killed run left half written."""
+    """Delete what killed runs left half written, and nothing that another worker may be writing."""
     for temporary in directory.rglob(".*.tmp"):
-        temporary.unlink(missing_ok=True)
+        if _is_abandoned(temporary):
+            temporary.unlink(missing_ok=True)
+
+
+def _is_abandoned(temporary: Path) -> bool:
+    """Whether its writer has ended: on this machine by its process, elsewhere (and on Windows) by a day's silence."""
+    written_by = re.fullmatch(r".+\.([^.]+)\.(\d+)\.tmp", temporary.name)
+    if written_by is None or written_by[1] != _host() or os.name == "nt":
+        return time.time() - temporary.stat().st_mtime > 86400
+    try:
+        os.kill(int(written_by[2]), 0)  # sends nothing, asks whether it is there
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return int(written_by[2]) == os.getpid()
+
+
+def _host() -> str:
+    return safe_name(platform.node()).replace(".", "-") or "here"
 
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """One run at a time in a directory. UserError: another one is at work, or the directory cannot be written."""
+    """One run at a time in a directory. UserError: another one is at work, or the directory cannot be written.
+
+    What fails inside is not the lock's affair: it keeps its own error.
+    """
+    lock = FileLock(directory / ".lock", timeout=0)
     refuse_links(directory / ".lock")
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with FileLock(directory / ".lock", timeout=0):
-            _sweep(directory)
-            yield
+        lock.acquire()
+        _sweep(directory)
     except Timeout as error:
         raise UserError(f"another run is at work in {directory}: wait for it, or choose another --out") from error
     except OSError as error:
+        lock.release()
         raise UserError(f"cannot write into {directory} ({error.strerror}): choose another --out") from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -17,8 +17,8 @@ from torch import Tensor
 from ..data.example import Example, UserError
 from ..data.tasks import Task, open_task
 from . import VERSION, store
-from .answers import AT_ONCE, by_length, own_answers, with_answers
-from .run import PACKAGES, Job, compute_rows, identity, machine, make_tables
+from .answers import answering, with_answers
+from .run import PACKAGES, Job, compute_rows, identity, machine, make_tables, threads
 from .tolerance import TOLERANCE
 from .yes_no import spelled
 
@@ -127,9 +127,9 @@ def _with_kept_answers(job: Job, subject: Subject, examples: list[Example], say:
     kept = store.read_json(job.directory / "answers.json") or {}
     if set(kept) != {example.id for example in examples}:
         raise UserError(f"{job.directory}: answers.json lacks answers of the run's examples")
+    plan, tokens = job.record["plan"], job.record["task"]["own_answer_tokens"]
     form = {"template": job.record["task"]["template"], "bos": job.plan[0].bos}
-    first = by_length(subject, examples, **form)[:AT_ONCE]
-    again = own_answers(subject, first, job.record["task"]["own_answer_tokens"], **form)
+    again = next(answering(subject, examples, tokens, **form, positions=plan["tokens"], size=plan["size"]))
     for name, answer in again.items():
         if answer.text != kept[name]["text"]:
             raise UserError(f"{job.directory}: the model now answers {name} with {answer.text!r}")
@@ -142,10 +142,10 @@ def _check_rows(
 ) -> None:
     """One shard computed again with the run's threads, padding, options and learned values."""
     plan, shard = job.record["plan"], job.plan[index]
-    torch.set_num_threads(plan["threads"])
     chosen, template = [examples[i] for i in shard.ids], job.record["task"]["template"]
     batch = subject.batch(chosen, template=template, bos=shard.bos, padding=plan["padding"])
-    found = compute_rows(subject, batch, [job])[job.name]
+    with threads(plan["threads"]):
+        found = compute_rows(subject, batch, [job])[job.name]
     _require_equal(job.shard_path(index), found, saved, 0.0 if exact else ROWS_SLACK * TOLERANCE[subject.dtype])
 
 

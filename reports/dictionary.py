@@ -56,7 +56,7 @@ def _dictionary(subject: str, fingerprint: str, runs: list[Run]) -> Dictionary |
 def _columns(run: Run) -> Iterator[tuple[str, pd.Series]]:
     """(title, value by layer and head) of every measure of a run that has one value a head, controls left out.
 
-    The condition is the run's first one.
+    Each condition has a column of its own.
     """
     for name, table in run.tables.items():
         if name in LISTS or not {*PLACE, "value"} <= set(table) or not pd.api.types.is_numeric_dtype(table["value"]):
@@ -64,16 +64,21 @@ def _columns(run: Run) -> Iterator[tuple[str, pd.Series]]:
         rows = table[table["layer"].notna() & table["head"].notna()]
         if "control" in rows:
             rows = rows[rows["control"].fillna("") == ""]
-        if "condition" in rows and len(rows):
-            rows = rows[rows["condition"] == rows["condition"].iloc[0]]
-        measures = rows.groupby("measure", sort=False) if "measure" in rows else [(name, rows)]
-        for measure, part in measures:
+        rows = rows.assign(measure=rows.get("measure", name), condition=rows.get("condition", ""))
+        for (measure, condition), part in rows.groupby(["measure", "condition"], sort=False):
             if len(part) and not part.duplicated(PLACE).any():
                 unit = part["unit"].iloc[0] if "unit" in part else ""
                 place = part.astype({"layer": int, "head": int}).set_index(PLACE)["value"]
-                weights_only = "n" not in part
-                where = "weights" if weights_only else f"{run.record['task'].get('name', '?')}, {run.name[-8:]}"
+                where = _where(run, str(condition)) if "n" in part else "weights"
                 yield f"{run.record['analysis']}: {str(measure).replace('_', ' ')} ({unit}; {where})", place
+
+
+def _where(run: Run, condition: str) -> str:
+    """What a number of a run was measured on: task with options, condition, template, and which run it is."""
+    task = run.record["task"]
+    name = " ".join([str(task.get("name", "?")), *(f"{k}={v}" for k, v in (task.get("options") or {}).items())])
+    template = "chat" if task.get("template") == "chat" else ""
+    return ", ".join(part for part in (name, condition, template, run.name[-8:]) if part)
 
 
 def _words(runs: list[Run]) -> dict[tuple[int, int], dict[str, str]]:
@@ -90,12 +95,12 @@ def _promoted(run: Run) -> Iterator[tuple[str, Mapping[tuple[int, int], str]]]:
     table = run.tables.get("words")
     if table is None or not {*PLACE, "prompt", "rank", "token"} <= set(table):
         return
-    table = table[table["condition"] == table["condition"].iloc[0]] if "condition" in table else table
-    texts: dict[tuple[int, int], str] = {}
-    for place, rows in table.sort_values(["prompt", "rank"]).groupby(PLACE):
-        shown = (_listed(prompt["token"]) for _, prompt in rows.groupby("prompt"))
-        texts[_place(place)] = " | ".join(shown)
-    yield f"promotes on {run.record['task'].get('name', '?')}", texts
+    for condition, part in table.assign(condition=table.get("condition", "")).groupby("condition", sort=False):
+        texts: dict[tuple[int, int], str] = {}
+        for place, rows in part.sort_values(["prompt", "rank"]).groupby(PLACE):
+            shown = (_listed(prompt["token"]) for _, prompt in rows.groupby("prompt"))
+            texts[_place(place)] = " | ".join(shown)
+        yield f"promotes on {_where(run, str(condition))}", texts
 
 
 def _circuit(run: Run) -> Iterator[tuple[str, Mapping[tuple[int, int], str]]]:

@@ -32,6 +32,7 @@ def environment() -> jinja2.Environment:
     loader = jinja2.FileSystemLoader(HERE / "templates")
     env = jinja2.Environment(loader=loader, autoescape=True)
     env.trim_blocks = env.lstrip_blocks = True
+    env.globals["form"] = prompt_form
     return env
 
 
@@ -50,7 +51,7 @@ def render(run: Run, drawn: Drawn, pngs: Mapping[str, str] | None = None) -> str
             record=run.record,
             size=sample_size(run.record["task"]),
             claims=run.claims,
-            spoken=in_words(run.claims),
+            spoken=_spoken(run),
             figures=blocks,
             others=others,
             notes=_notes(run.record) + trouble,
@@ -84,6 +85,23 @@ def _statement(text: str) -> str:
     head, _, _ = text.partition(": ")
     head = head if len(head.split()) > 3 else text.rpartition(" (")[0] or text
     return head.rstrip(".")
+
+
+def _spoken(run: Run) -> list[tuple[str, str]]:
+    """The claims in words; of each condition apart where the run has several."""
+    conditions = list(dict.fromkeys(claim.get("condition", "") for claim in run.claims))
+    if len(conditions) < 2:
+        return in_words(run.claims)
+    of = {name: [claim for claim in run.claims if claim["condition"] == name] for name in conditions}
+    return [(f"{words}, {name}", said) for name in conditions for words, said in in_words(of[name])]
+
+
+def prompt_form(record: Mapping[str, Any]) -> str:
+    """How prompts were put to the model: "chat template, BOS and no BOS", as far as the record says so."""
+    templates = {"raw": "plain text", "chat": "chat template"}
+    template = record["task"].get("template")
+    parts = (templates.get(template, template), " and ".join(record.get("conditions") or []))
+    return ", ".join(part for part in parts if part) or "form unknown"
 
 
 def _notes(record: Mapping[str, Any]) -> list[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from crosslens import cached, capture, cli
-from crosslens.data.example import UserError
-from crosslens.probes.cache import Options, cached_together, chosen_positions
+from crosslens.data.example import Example, Segment, UserError
+from crosslens.probes.cache import Options, cached_together, chosen_positions, size_of
 from crosslens.probes.run import Settings
 
 from . import tiny
@@ -119,3 +119,26 @@ def test_several_choices_ride_one_forward(monkeypatch):
     alone = cached(subject, task, ["blocks.0.attn.hook_z"], "last", limit=6, settings=Settings(size=6))
     assert len(seen) == 1  # the same key, whatever rode with it
     assert torch.equal(alone.tokens("blocks.0.attn.hook_z"), kept[1]["blocks.0.attn.hook_z"])
+
+
+def test_tokens_of_all_layers_are_refused():
+    """Flattened, their layers would pass for examples and every shorter example be dropped."""
+    kept = cached(tiny.subject(), tiny.task(), ["z"], "all", limit=4)
+    with pytest.raises(UserError, match=r"blocks\.3\.attn\.hook_z"):
+        kept.tokens("z")
+
+
+def few_letters_many_words(n=None, seed=0, *, tokenizer):
+    """The longest text is not the longest prompt."""
+    words = ["w41 w42 w43", "w1 w2 w3 w4", "w41 w42 w43"]
+    return [Example(f"e{i}", f"g{i}", (Segment("text", text),)) for i, text in enumerate(words)]
+
+
+@pytest.mark.parametrize("positions", ["all", "last", "2"])
+def test_the_size_that_is_told_is_the_most(positions):
+    subject, task = tiny.subject(), tiny.task()
+    task.module.examples = few_letters_many_words
+    options = Options(("resid_pre", "blocks.1.attn.hook_z"), positions)
+    told = size_of(subject, task, options, None, 0)
+    (kept,) = cached_together(subject, task, [options], settings=Settings(size=3))
+    assert told == sum(kept[site].nbytes for site in options.sites)

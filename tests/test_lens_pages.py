@@ -136,7 +136,7 @@ def test_dictionary_joins_the_runs(out):
     assert "logit_attribution: copying (copying score; weights)" in names
     row = found.table[(found.table["layer"] == 3) & (found.table["head"] == 2)].iloc[0]
     assert row[next(c for c in names if "difference" in c)] == 2
-    assert found.words[3, 2]["promotes on ioi"] == "␣<b>3.2.1.1 ␣<b>3.2.1.2 | ␣<b>3.2.2.1 ␣<b>3.2.2.2"
+    assert found.words[3, 2]["promotes on ioi, BOS, 0123abcd"] == "␣<b>3.2.1.1 ␣<b>3.2.1.2 | ␣<b>3.2.2.1 ␣<b>3.2.2.2"
     assert " → " in found.words[3, 2]["OV circuit, first direction: reads → promotes"]
 
 
@@ -156,3 +156,23 @@ def test_no_dictionary_without_words(tmp_path):
     write_run(tmp_path / "runs", "sinks", "passages", sinks_tables())
     assert dictionary.dictionaries(read_runs(tmp_path / "runs")[0]) == []
     assert not [p for p in build(tmp_path) if p.name.startswith("heads-")]
+
+
+def test_dictionary_keeps_conditions_runs_and_options_apart(out):
+    """Values and words of two conditions, and of two runs of one task, stand in columns of their own."""
+    tables = attribution_tables()
+    heads = tables["heads"].assign(condition="no BOS")
+    words = tables["words"].assign(condition="no BOS", token="other")
+    both = tables | {"heads": pd.concat([tables["heads"], heads]), "words": pd.concat([tables["words"], words])}
+    path = write_run(out / "second" / "runs", "logit_attribution", "ioi", both)
+    path.rename(out / "runs" / "logit_attribution.smollm2.ioi.89abcdef")
+    (found,) = dictionary.dictionaries(read_runs(out / "runs")[0])
+    columns = [str(c) for c in found.table if "logit_attribution: difference (logits" in str(c)]
+    assert [c.partition("; ")[2] for c in columns] == [
+        "ioi, BOS, 0123abcd)",
+        "ioi, BOS, 89abcdef)",
+        "ioi, no BOS, 89abcdef)",
+    ]
+    words = [text for title, text in found.words[3, 2].items() if title.startswith("promotes")]
+    assert len(words) == 3
+    assert words[0] == words[1] != words[2]

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -233,14 +234,23 @@ def test_rows_are_per_example(reference):
     assert np.isclose((rest["value"] * rest["n"]).sum() / rest["n"].sum(), whole["value"])
 
 
-def test_threads_of_the_first_start_are_kept(tmp_path):
+def noting_threads(used, finish, *arguments):
+    used.append(torch.get_num_threads())
+    return finish(*arguments)
+
+
+def test_threads_of_the_first_start_are_kept(tmp_path, monkeypatch):
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
         directory = unfinished(tmp_path)
         torch.set_num_threads(2)
+        used = []
+        monkeypatch.setattr(lenses, "finish", partial(noting_threads, used, lenses.finish))
+        (directory / "rows" / "00000.safetensors").unlink()
         go(tmp_path, {"lenses": ANALYSES["lenses"]}, size=4)
-        assert torch.get_num_threads() == 1
+        assert used == [1], "the numbers' bits depend on threads"
+        assert torch.get_num_threads() == 2, "what the caller set is as it was"
         assert json.loads((directory / "record.json").read_text())["status"] == "complete"
     finally:
         torch.set_num_threads(before)

@@ -127,3 +127,10 @@ def test_a_run(words_as_ioi, tmp_path):
 def test_a_task_without_the_mark(words_as_ioi, tmp_path):
     with pytest.raises(UserError, match="no mark 'other_colors'"):
         run(tiny.subject(), contrasts.task(), {"steering": (steering, steering.Options())}, Settings(8, out=tmp_path))
+
+
+def test_a_run_of_both_conditions(words_as_ioi, tmp_path):
+    both, alone = (analyse(tmp_path / str(len(bos)), bos=bos)["claims"] for bos in ((True, False), (True,)))
+    assert both["condition"].tolist() == ["BOS", "BOS", "no BOS", "no BOS"]
+    # The start of the numbers: behind it may stand what their count on the page does to the verdict.
+    assert both["numbers"].str[:30].tolist()[:2] == alone["numbers"].str[:30].tolist()

@@ -7,7 +7,7 @@ import re
 import pytest
 from crosslens.data import arithmetic, colored_objects, facts, greater_than, induction, ioi, passages, smollm2
 from crosslens.data.example import UserError, is_single_token
-from crosslens.data.tasks import Task
+from crosslens.data.tasks import Task, open_task
 from crosslens.data.templates import fill, token_count
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -322,10 +322,14 @@ def test_held_out_examples_are_other_ones_for_every_seed_and_limit(tokenizer, ta
     assert {e.id for e in others}.isdisjoint({e.id for e in examples})
 
 
-@pytest.mark.parametrize(("task", "used", "apart"), [(ioi, 10, True), (ioi, 64, False), (facts, 64, True)])
+SPARE = [(ioi, 10, True), (ioi, 13, False), (ioi, 64, False), (facts, 64, True)]
+
+
+@pytest.mark.parametrize(("task", "used", "apart"), SPARE)
 def test_no_held_out_group_is_measured_where_there_are_groups_to_spare(tokenizer, task, used, apart):
     others, examples = held_out(task, tokenizer, used)
     assert {e.group for e in others}.isdisjoint({e.group for e in examples}) == apart
+    assert len({e.group for e in others}) > 1
 
 
 def test_held_out_examples_follow_the_seed(tokenizer):
@@ -338,3 +342,22 @@ def test_a_task_that_is_used_up_holds_out_what_is_left(tokenizer):
     every = len(facts.examples(tokenizer=tokenizer))
     assert held_out(facts, tokenizer, every)[0] == []
     assert 0 < len(held_out(facts, tokenizer, every - 3)[0]) <= 3
+
+
+@pytest.mark.parametrize(
+    ("spec", "options"),
+    [
+        ('coco:question="Describe it, please."', {"question": "Describe it, please."}),
+        ('coco:question="a, b",year=val2017', {"question": "a, b", "year": "val2017"}),
+        ("coco:question=What's there?,path=C:\\images", {"question": "What's there?", "path": "C:\\images"}),
+        ("coco:path=/a b/c#1", {"path": "/a b/c#1"}),
+        ("coco:", {}),
+    ],
+)
+def test_options_with_commas_are_quoted(spec, options):
+    assert open_task(spec).options == options
+
+
+def test_a_quote_that_is_not_closed():
+    with pytest.raises(UserError, match="a quote is not closed"):
+        open_task('coco:question="a, b')
