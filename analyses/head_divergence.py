@@ -200,7 +200,9 @@ def _words(batch: Batch) -> dict[str, Tensor]:
     ends = torch.full(places.shape, torch.nan)
     for row, (own, real) in enumerate(zip(ids, told, strict=True)):
         words = own[real].tolist()
-        lengths = [len(batch.tokenizer.decode(words[: i + 1])) for i in range(len(words))]
+        lengths = [
+            len(batch.tokenizer.decode(words[: i + 1], clean_up_tokenization_spaces=False)) for i in range(len(words))
+        ]
         ends[row, : len(lengths)] = torch.tensor(lengths, dtype=torch.float)
     return rows | {"end": ends}
 

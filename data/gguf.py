@@ -72,7 +72,11 @@ def refuse_incomplete(name: str, loading: Mapping[str, Any]) -> None:
     Where transformers only warns, the model would run with random weights. Tied weights are not missing.
     """
     mismatched = [f"{key} {tuple(found)} for {tuple(asked)}" for key, found, asked in loading["mismatched_keys"]]
-    faults = {"missing": loading["missing_keys"], "unexpected": loading["unexpected_keys"], "of another shape": mismatched}
+    faults = {
+        "missing": loading["missing_keys"],
+        "unexpected": loading["unexpected_keys"],
+        "misshapen": mismatched,
+    }
     told = [f"{len(names)} {what} ({_listed(names)})" for what, names in faults.items() if names]
     if told:
         raise UserError(f"{name}: its weights and its config do not belong together: {'; '.join(told)}")

@@ -19,8 +19,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..data.example import UserError
 from ..data.cached import cache_root
+from ..data.example import UserError
 from ..data.tasks import Task, open_task
 from . import store
 from .batch import Batch

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ..data.example import UserError
 from ..data.cached import cache_root
+from ..data.example import UserError
 from . import store
 
 if TYPE_CHECKING:

@@ -145,7 +145,7 @@ def _refuse_unreadable(name: str, config: Any, sees: bool) -> None:
 
 
 def _complete_padding(tokenizer: Any, config: Any) -> None:
-    """A tokenizer without a pad token gets the config's, if that is a special token (words must stay words), or its EOS."""
+    """A tokenizer without a pad token gets the config's, if it is special (words must stay words), or its EOS."""
     if tokenizer is None or tokenizer.pad_token_id is not None:
         return
     ids = [getattr(config.get_text_config(), name, None) for name in ("pad_token_id", "eos_token_id")]
