@@ -63,5 +63,5 @@ def notes(subject: Subject, template: str, bos: tuple[bool, ...]) -> list[str]:
 
 
 def _chat_brings_bos(subject: Subject) -> bool:
-    text, *_ = render(subject, Example("", "", (Segment("question", "x"),)), "chat")
+    text, *_ = render(subject, Example("of one letter", "", (Segment("question", "x"),)), "chat")
     return subject.tokenizer.encode(text, add_special_tokens=False)[:1] == [subject.tokenizer.bos_token_id]
