@@ -142,6 +142,9 @@ class Subject:
         rotary.refuse_foreign(self.text_config, arguments)
         images.complete(self.model, arguments)
         mask = arguments.get("attention_mask")
+        if mask is None and arguments.get("position_ids") is not None and "input_ids" in arguments:
+            # Without a mask, transformers takes a gap between positions for the start of another prompt in the row.
+            arguments["attention_mask"] = torch.ones_like(arguments["input_ids"])
         if mask is not None and "position_ids" not in arguments and self._counts_positions:
             arguments["position_ids"] = (mask.long().cumsum(-1) - 1).clamp(min=0)
         return arguments
