@@ -21,16 +21,15 @@ DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
 
 def subject(family="phi3", rope=LONG, **changes):
     torch.manual_seed(0)
+    changes = changes or {"original_max_position_embeddings": SWITCH}
     config = AutoConfig.for_model(family, **SHAPE | {"rope_parameters": rope} | changes)
     return Subject(enliven(AutoModelForCausalLM.from_config(config)).eval(), tiny.tokenizer())
 
 
 def words(*lengths):
     """Prompts of so many tokens, BOS included."""
-    return [
-        Example(f"p{n}", f"p{n}", (Segment("text", " ".join(tiny.WORDS[i : i + n - 1])),))
-        for i, n in enumerate(lengths)
-    ]
+    texts = (" ".join(tiny.WORDS[i : i + n - 1]) for i, n in enumerate(lengths))
+    return [Example(f"p{n}", f"p{n}", (Segment("text", text),)) for n, text in zip(lengths, texts, strict=True)]
 
 
 def test_batches_are_split_at_the_switch():
