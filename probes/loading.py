@@ -118,7 +118,8 @@ def _read(name: str, path: str, where: dict[str, Any], dtype: torch.dtype | str)
         opener = AutoModelForImageTextToText if sees else AutoModelForCausalLM
         reading_weights = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
         # Weights of another shape are told by name below.
-        model, info = opener.from_pretrained(path, ignore_mismatched_sizes=True, **reading_weights, **where)
+        opened: Any = opener.from_pretrained(path, ignore_mismatched_sizes=True, **reading_weights, **where)
+        model, info = opened
         processor = (AutoProcessor if sees else AutoTokenizer).from_pretrained(path, **reading)
     except (UserError, SubjectError):
         raise
