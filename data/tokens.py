@@ -39,7 +39,10 @@ def texts(tokenizer: Any) -> list[str]:
 
 
 def labels(tokenizer: Any, ids: Iterable[Any]) -> list[str]:
-    """A label for every id (numbers, or the elements of an array): its text, bytes as <0xE2> where it is a piece of a character; two ids never share one."""
+    """A label for every id: its text, bytes as <0xE2> where it is a piece of a character; two ids never share one.
+
+    ids: numbers, or a one-dimensional array of them.
+    """
     known = _labels(tokenizer)
     return [known[i] if i < len(known) else f"[id {i}]" for i in map(int, ids)]
 
