@@ -57,7 +57,8 @@ def _load(gguf: Path) -> tuple[Any, Any]:
 
     where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     try:
-        model, loading = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32, output_loading_info=True)
+        opened: Any = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32, output_loading_info=True)
+        model, loading = opened
         tokenizer = AutoTokenizer.from_pretrained(**where)
     except (OSError, ValueError, KeyError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
@@ -75,7 +76,7 @@ def refuse_incomplete(name: str, loading: Mapping[str, Any]) -> None:
     faults = {
         "missing": loading["missing_keys"],
         "unexpected": loading["unexpected_keys"],
-        "of another shape": mismatched,
+        "misshapen": mismatched,
     }
     told = [f"{len(names)} {what} ({_listed(names)})" for what, names in faults.items() if names]
     if told:

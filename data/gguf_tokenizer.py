@@ -38,13 +38,9 @@ def facts(gguf: Path, said: Mapping[str, Any]) -> Facts:
 
     pre = said.get(PRE)
     if pre is None:
-        raise UserError(
-            f"{gguf} does not name its pre-tokenizer ({PRE}): convert the model again with a newer llama.cpp"
-        )
+        raise UserError(f"{gguf} does not name its pre-tokenizer ({PRE}): convert it again with a newer llama.cpp")
     if pre not in (*PLAIN, *SINGLE_DIGITS, *GGUF_PRE_TOKENIZER_SPLITS):
-        raise UserError(
-            f"{gguf}: unknown pre-tokenizer {pre!r}, words would be split wrongly: use the original checkpoint"
-        )
+        raise UserError(f"{gguf}: unknown pre-tokenizer {pre!r} would split words wrongly: use the original checkpoint")
     return Facts(pre, True if add_bos is None and pre in WHOLE_WORDS else add_bos)
 
 

@@ -38,8 +38,11 @@ def texts(tokenizer: Any) -> list[str]:
     return [w[len(start) :] if w.startswith(start) else a for w, a in zip(whole, alone, strict=True)]
 
 
-def labels(tokenizer: Any, ids: Iterable[int]) -> list[str]:
-    """A label for every id: its text, bytes as <0xE2> where it is a piece of a character; two ids never share one."""
+def labels(tokenizer: Any, ids: Iterable[Any]) -> list[str]:
+    """A label for every id: its text, bytes as <0xE2> where it is a piece of a character; two ids never share one.
+
+    ids: numbers, or a one-dimensional array of them.
+    """
     known = _labels(tokenizer)
     return [known[i] if i < len(known) else f"[id {i}]" for i in map(int, ids)]
 

@@ -64,7 +64,8 @@ def generate(subject: Subject, batch: Batch, tokens: int) -> list[Answer]:
 def _answer(subject: Subject, ids: list[int], ends: Sequence[int]) -> Answer:
     stop = next((i for i, token in enumerate(ids) if token in ends), None)
     said = ids if stop is None else ids[:stop]
-    return Answer(said, subject.tokenizer.decode(said, skip_special_tokens=True), stop is None)
+    text = subject.tokenizer.decode(said, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return Answer(said, text, stop is None)
 
 
 def end_ids(subject: Subject) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..data.example import Example, Segment, UserError
+from . import images
 from .encode import render
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ def habit(subject: Subject, template: str = "raw") -> bool:
     """
     if subject.tokenizer is None or subject.tokenizer.bos_token_id is None:
         return False
+    if images.has_prefix(subject.model):  # PaliGemma's processor writes it, behind the image
+        return True
     if template == "chat" and (subject.processor is subject.tokenizer or _chat_brings_bos(subject)):
         return _chat_brings_bos(subject)
     return subject.tokenizer("x")["input_ids"][:1] == [subject.tokenizer.bos_token_id]
@@ -60,5 +63,5 @@ def notes(subject: Subject, template: str, bos: tuple[bool, ...]) -> list[str]:
 
 
 def _chat_brings_bos(subject: Subject) -> bool:
-    text, *_ = render(subject, Example("", "", (Segment("question", "x"),)), "chat")
+    text, *_ = render(subject, Example("of one letter", "", (Segment("question", "x"),)), "chat")
     return subject.tokenizer.encode(text, add_special_tokens=False)[:1] == [subject.tokenizer.bos_token_id]

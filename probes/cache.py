@@ -24,6 +24,7 @@ from ..data.example import UserError
 from ..data.tasks import Task, open_task
 from . import store
 from .batch import Batch
+from .bos import conditions
 from .capture import SITES, parse_site
 from .plan import plan_from_json
 from .rows import condition_of

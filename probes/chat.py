@@ -81,12 +81,13 @@ def _fill(owner: Any, example: Example, pieces: Sequence[Piece], texts: Sequence
     """The template around these texts. UserError: it refuses them."""
     messages: list[dict[str, Any]] = []
     for piece, text in zip(pieces, texts, strict=True):
-        if not messages or messages[-1]["role"] != piece.turn:
-            messages.append({"role": piece.turn, "content": [] if typed else ""})
+        part: Any = {"type": "image"} if piece.text is None else {"type": "text", "text": text}
         if not typed:
-            messages[-1]["content"] = text
+            messages.append({"role": piece.turn, "content": text})
+        elif messages and messages[-1]["role"] == piece.turn:
+            messages[-1]["content"].append(part)
         else:
-            messages[-1]["content"].append({"type": "image"} if piece.text is None else {"type": "text", "text": text})
+            messages.append({"role": piece.turn, "content": [part]})
     is_open = messages[-1]["role"] == "user"
     try:
         return owner.apply_chat_template(messages, tokenize=False, add_generation_prompt=is_open)

@@ -118,7 +118,8 @@ def _read(name: str, path: str, where: dict[str, Any], dtype: torch.dtype | str)
         opener = AutoModelForImageTextToText if sees else AutoModelForCausalLM
         reading_weights = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
         # Weights of another shape are told by name below.
-        model, info = opener.from_pretrained(path, ignore_mismatched_sizes=True, **reading_weights, **where)
+        opened: Any = opener.from_pretrained(path, ignore_mismatched_sizes=True, **reading_weights, **where)
+        model, info = opened
         processor = (AutoProcessor if sees else AutoTokenizer).from_pretrained(path, **reading)
     except (UserError, SubjectError):
         raise
@@ -145,7 +146,7 @@ def _refuse_unreadable(name: str, config: Any, sees: bool) -> None:
 
 
 def _complete_padding(tokenizer: Any, config: Any) -> None:
-    """A tokenizer without a pad token gets the config's, if that is a special token (words must stay words), or its EOS."""
+    """A tokenizer without a pad token gets the config's, if it is special (words must stay words), or its EOS."""
     if tokenizer is None or tokenizer.pad_token_id is not None:
         return
     ids = [getattr(config.get_text_config(), name, None) for name in ("pad_token_id", "eos_token_id")]

@@ -11,6 +11,7 @@ import torch
 from ..data.example import Example
 from .attention import SCORES_BUDGET
 from .encode import encode
+from .rotary import crosses
 
 if TYPE_CHECKING:
     from .batch import Batch
@@ -33,13 +34,18 @@ def make_plan(
     tokens: int,
     size: int | None,
 ) -> list[Shard]:
-    """Length-sorted shards of at most `tokens` padded positions (or one example) and `size` examples."""
+    """Length-sorted shards of at most `tokens` padded positions (or one example) and `size` examples.
+
+    None holds prompts on both sides of a switch of rotary factors: no prompt's numbers depend on its neighbours.
+    """
     shards = []
     for with_bos in bos:
         lengths = {e.id: len(encode(subject, e, template, with_bos).ids) for e in examples}
         batch: list[str] = []
         for example in sorted(examples, key=lambda e: (lengths[e.id], e.id)):
-            if batch and ((len(batch) + 1) * lengths[example.id] > tokens or len(batch) == size):
+            length = lengths[example.id]
+            full = (len(batch) + 1) * length > tokens or len(batch) == size
+            if batch and (full or crosses(subject.text_config, lengths[batch[0]], length)):
                 shards.append(Shard(with_bos, tuple(batch)))
                 batch = []
             batch.append(example.id)

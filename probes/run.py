@@ -43,9 +43,10 @@ LEADING = ("subject", "task", "analysis")
 class Settings:
     """What a run is asked for, besides subject, task and analyses.
 
-    limit: number of examples (None: the task's own). bos: which conditions to run; None: the task's, else the tokenizer's habit.
-    tokens: padded positions of a batch; size: examples of a batch at most. answer_tokens: the model's own greedy
-    answer of at most so many tokens is put behind every prompt before anything is measured; 0: prompts stay open.
+    limit: number of examples (None: the task's own). bos: which conditions to run; None: the task's, else the habit of
+    the tokenizer. tokens: padded positions of a batch; size: examples of a batch at most. answer_tokens: the model's
+    own greedy answer of at most so many tokens is put behind every prompt before anything is measured; 0: prompts stay
+    open.
     """
 
     limit: int | None = None

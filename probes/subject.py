@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..data.example import Example, UserError
-from . import anatomy, images
+from . import anatomy, images, rotary
 from .anatomy import SubjectError
 from .attention import NAME
 from .batch import Batch, make_batch
@@ -115,8 +115,8 @@ class Subject:
     ) -> Batch:
         """Tokenise examples into one padded batch with roles and marks; see `Batch`.
 
-        template: "raw" or "chat". bos: whether a BOS comes first, None for what the tokenizer does by itself. UserError:
-        a BOS or a template that does not exist, a text that the template changes, a mark without a token.
+        template: "raw" or "chat". bos: whether a BOS comes first, None for what the tokenizer does by itself.
+        UserError: a BOS or a template that does not exist, a text that the template changes, a mark without a token.
         """
         return make_batch(self, examples, template=template, bos=bos, padding=padding)
 
@@ -143,12 +143,17 @@ class Subject:
     def prepare(self, inputs: Mapping[str, Any] | Batch) -> dict[str, Any]:
         """Model arguments on the model's device, with the positions that left padding needs and an image's token types.
 
-        UserError: placeholders without pixels, or another input missing without which the model runs wrongly.
+        UserError: placeholders without pixels, or another input missing without which the model runs wrongly; several
+        prompts a row, or prompts on both sides of a switch of rotary factors.
         """
         arguments = dict(inputs.inputs if isinstance(inputs, Batch) else inputs)
         arguments = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in arguments.items()}
+        rotary.refuse_foreign(self.text_config, arguments)
         images.complete(self.model, arguments)
         mask = arguments.get("attention_mask")
+        if mask is None and arguments.get("position_ids") is not None and "input_ids" in arguments:
+            # Without a mask, transformers takes a gap between positions for the start of another prompt in the row.
+            arguments["attention_mask"] = torch.ones_like(arguments["input_ids"])
         if mask is not None and "position_ids" not in arguments and self._counts_positions:
             arguments["position_ids"] = (mask.long().cumsum(-1) - 1).clamp(min=0)
         return arguments

@@ -94,7 +94,7 @@ def test_seeds_differ_and_ids_are_unique(tokenizer, task, options):
 @pytest.mark.parametrize(("task", "options"), ALL)
 def test_a_task_says_what_it_is(task, options):
     assert isinstance(task.VERSION, int)
-    assert (task.TEMPLATE, type(task.BOS)) == ("raw", bool)
+    assert (task.TEMPLATE, task.BOS) == ("raw", None)
     assert task.__doc__
     assert task.SOURCE
     assert "\n" not in task.__doc__.strip() + task.SOURCE

@@ -20,13 +20,15 @@ WORDS = [f"w{i}" for i in range(VOCAB - 4)]
 
 
 def tokenizer(bos: bool = True) -> Any:
-    """Words w0 … and four special tokens, split at spaces."""
+    """Words w0 … and four special tokens, split at spaces; with a BOS, the tokenizer puts it first by itself."""
     special = ["<pad>", "<s>", "</s>", "<unk>"]
     vocabulary = {word: i for i, word in enumerate(special + WORDS)}
     inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
     names = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
-    return PreTrainedTokenizerFast(tokenizer_object=inner, **names, **({"bos_token": "<s>"} if bos else {}))
+    if not bos:
+        return PreTrainedTokenizerFast(tokenizer_object=inner, **names)
+    return PreTrainedTokenizerFast(tokenizer_object=inner, **names, bos_token="<s>", add_bos_token=True)
 
 
 def subject(family: str = "llama", seed: int = 0) -> Subject:

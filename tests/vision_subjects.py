@@ -50,6 +50,7 @@ def tokenizer(**named: str) -> Any:
         tokenizer_object=inner,
         pad_token="<pad>",
         bos_token="<s>",
+        add_bos_token=True,
         eos_token="</s>",
         unk_token="<unk>",
         extra_special_tokens=named,
