@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..data.example import Example, Segment, UserError
 from .encode import render
+from .images import has_prefix
 
 if TYPE_CHECKING:
     from .subject import Subject
@@ -19,6 +20,8 @@ def habit(subject: Subject, template: str = "raw") -> bool:
     """
     if subject.tokenizer is None or subject.tokenizer.bos_token_id is None:
         return False
+    if has_prefix(subject.model):  # PaliGemma's processor writes one behind the image
+        return True
     if template == "chat" and (subject.processor is subject.tokenizer or _chat_brings_bos(subject)):
         return _chat_brings_bos(subject)
     return subject.tokenizer("x")["input_ids"][:1] == [subject.tokenizer.bos_token_id]
