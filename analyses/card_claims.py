@@ -102,7 +102,7 @@ def _numbers(
 
 def _worst(rows: pd.DataFrame) -> dict[str, Any]:
     """Of several shares the smallest value and bounds: above a threshold where all are, below where one of them is."""
-    exact = unseen(rows["n_groups"])
+    exact = rows["n_groups"].map(unseen)
     still = rows["upper"] - rows["lower"] <= 1e-12
     lower = rows["lower"].where(~(still & (rows["value"] == 1)), 1 - exact)
     upper = rows["upper"].where(~(still & (rows["value"] == 0)), exact)

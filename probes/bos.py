@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..data.example import Example, Segment, UserError
-from . import images
 from .encode import render
+from .images import has_prefix
 
 if TYPE_CHECKING:
     from .subject import Subject
@@ -20,7 +20,7 @@ def habit(subject: Subject, template: str = "raw") -> bool:
     """
     if subject.tokenizer is None or subject.tokenizer.bos_token_id is None:
         return False
-    if images.has_prefix(subject.model):  # PaliGemma's processor writes it, behind the image
+    if has_prefix(subject.model):  # PaliGemma's processor writes one behind the image
         return True
     if template == "chat" and (subject.processor is subject.tokenizer or _chat_brings_bos(subject)):
         return _chat_brings_bos(subject)

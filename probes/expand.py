@@ -37,7 +37,8 @@ def expand(
     Role "image": the placeholders, which the model fills with features. Other tokens that the processor puts around or
     between them (row markers, separators, newlines) are "special", text that merged with them as well. Placeholders
     that the model fills with its learned newline (LLaVA-NeXT) are marked "image_newline": they are no patches.
-    In raw prompts an image stands in the family's own frame (<|vision_start|> … <|vision_end|>).
+    An image stands in the family's own frame (<|vision_start|> … <|vision_end|>), whether a chat template writes it or
+    the prompt is raw.
     UserError: an image or a prompt that the processor refuses. SubjectError: a processor that cannot be followed.
     """
     if getattr(subject.processor, "image_token", None) is None:
@@ -58,8 +59,7 @@ def _expand(subject: Subject, example: Example, template: str, bos: bool) -> tup
             "leave out the answer, and run it with BOS"
         )
     laid_out = _with_inner_bos(subject, prompt) if inner_bos else prompt
-    frame = images.frame(subject) if template == "raw" else ("", "")
-    encoded = _label(subject, *_fill(subject, laid_out, processed.blocks, frame), bos)
+    encoded = _label(subject, *_fill(subject, laid_out, processed.blocks, images.frame(subject)), bos)
     encoded = mark_newlines(subject.model, encoded, processed.pixels)
     return boxes.mark(subject, example, encoded, [p.size for p in pictures], processed.pixels), processed.pixels
 

@@ -31,9 +31,9 @@ def spelled(
     stays where no other has clearly more. Other examples stay as they are; nothing is said where there are no others.
     """
     asked = [example for example in examples if _own(example)]
-    if not asked:
+    own = _own(asked[0]) if asked else None
+    if own is None:
         return list(examples), []
-    own = _own(asked[0])
     mass = masses(subject, asked[:ASKED], template=template, bos=bos)
     best = max(mass, key=lambda form: (mass[form], form == own), default=own)
     chosen = best if mass.get(best, 0) > mass.get(own, -1) + CLEARLY else own

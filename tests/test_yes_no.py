@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerFast
 from .families import VOCAB, build
 
 ANSWERS = ["yes", "no", "Yes", "No", "▁yes", "▁no", "▁Yes", "▁No", "No."]
-SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "▁"]
+SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "▁", "?"]
 
 
 def tokenizer() -> Any:
@@ -31,7 +31,8 @@ def tokenizer() -> Any:
     vocabulary = {word: i for i, word in enumerate(SPECIAL + ANSWERS)}
     vocabulary |= {f"▁w{i}": len(vocabulary) + i for i in range(VOCAB - len(vocabulary))}
     inner: Any = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
+    spaces = pre_tokenizers.Metaspace(prepend_scheme="never")
+    inner.pre_tokenizer = pre_tokenizers.Sequence([spaces, pre_tokenizers.Split("?", "isolated")])
     inner.decoder = decoders.Metaspace(prepend_scheme="never")
     names = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     return PreTrainedTokenizerFast(tokenizer_object=inner, **names)
@@ -53,7 +54,7 @@ def questions(n: int | None = None, seed: int = 0, *, tokenizer: Any = None) -> 
     for i in range(n or 20):
         right, wrong = (" yes", " no") if i % 2 else (" no", " yes")
         options = (right, (wrong,)) if i % 5 else (" w1", (" w2",))
-        segments = (Segment("question", "".join(f" w{(seed + i * j) % 20}" for j in range(3 + i % 3))),)
+        segments = (Segment("question", "".join(f" w{(seed + i * j) % 20}" for j in range(3 + i % 3)) + "?"),)
         twin = Example(f"c{i}", f"g{i}", segments, options[1][0], (options[0],))
         made.append(Example(f"q{seed}-{i:02d}", f"g{i}", segments, *options, corrupt=twin))
     return made
@@ -71,7 +72,7 @@ def test_the_form_with_the_mass_is_read(yes, no):
         assert {after.answer, *after.wrong} == ({yes, no} if plain in ("yes", "no") else {" w1", " w2"})
         assert after.corrupt is not None
         assert after.corrupt.answer == after.wrong[0]
-    batch = opened.batch(found[1:2])
+    batch = opened.batch(found[1:2], bos=True)
     assert opened.tokenizer.convert_ids_to_tokens(batch.answers.tolist()) == [yes.replace(" ", "▁")]
     assert f"“{yes}” and “{no}”" in told[0]
     assert "as the task writes them" in told[0]
@@ -89,7 +90,7 @@ def test_masses_are_sums_of_probabilities():
     opened = subject({"Yes": 4.0, "▁no": 3.0})
     asked = [e for e in questions() if "yes" in (e.answer + e.wrong[0])]
     found = masses(opened, asked)
-    p = torch.stack([opened.last_logits(opened.batch([e]))[0].softmax(-1) for e in asked]).mean(0)
+    p = torch.stack([opened.last_logits(opened.batch([e], bos=True))[0].softmax(-1) for e in asked]).mean(0)
     ids = opened.tokenizer.convert_tokens_to_ids
     assert set(found) == {(" yes", " no"), (" Yes", " No"), ("yes", "no"), ("Yes", "No")}  # "Yes." is two tokens
     assert found["Yes", "No"] == pytest.approx(float(p[ids("Yes")] + p[ids("No")]), rel=1e-4)
@@ -150,7 +151,7 @@ def test_a_run_reads_the_form_and_says_so(tmp_path):
     read = {" yes": "Yes", " no": "No", " w1": "▁w1", " w2": "▁w2"}
     right = []
     for example in questions():
-        logits = opened.last_logits(opened.batch([example]))[0]
+        logits = opened.last_logits(opened.batch([example], bos=True))[0]
         mine, other = opened.tokenizer.convert_tokens_to_ids([read[example.answer], read[example.wrong[0]]])
         right.append(float(logits[mine] > logits[other]))
     assert 0 < sum(right) < len(right)
