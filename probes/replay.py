@@ -20,6 +20,7 @@ from torch import Tensor
 from . import anatomy, row_attention
 from .attention import AttentionCall, watched
 from .batch import Batch, mark_last
+from .memory import keep_freed_memory
 from .subject import last_positions
 from .trace import Layer, Rewrite, first, rewrite, tracing
 
@@ -276,8 +277,41 @@ def ride(
 
     rows: `reached` from everything that the variants change.
     """
-    _keep_freed_memory()
+    keep_freed_memory()
     return _Stack(recording, rows, variants, observe).through_all()
+
+
+@torch.no_grad()
+def ride_one(
+    recording: Recording, rows: Rows, variants: Sequence[Variant]
+) -> tuple[Float[Tensor, "v b s d"], list[Float[Tensor, "v b s ..."]]]:
+    """What the first layer that all variants change writes at the rows, and its changed sites, for every variant."""
+    sites: list[Tensor] = []
+    stack = _Stack(recording, rows, variants, lambda _, site, tensor: sites.append(tensor))
+    stack.through(start_of(variants[0]))
+    places = torch.tensor(stack.places)
+    return stack.hidden[places], [site[places] for site in sites]
+
+
+@torch.no_grad()
+def ride_each(
+    recording: Recording, rows: Rows, variant: Variant, written: Sequence[Tensor], site: str
+) -> list[Float[Tensor, "b s ..."]]:
+    """A site at the rows of every layer from the first change on, each layer replayed alone.
+
+    written: what each layer of the edited forward wrote, [b, p, d]: the next one enters with it.
+    """
+    found: list[Tensor] = []
+
+    def keep(_: int, name: str, tensor: Tensor) -> None:
+        if name == site:
+            found.append(tensor[0])
+
+    stack = _Stack(recording, rows, [variant], keep, (site,))
+    for index in range(start_of(variant), len(written)):
+        stack.through(index)
+        stack.hidden = rows.take(written[index])[None]
+    return found
 
 
 @torch.enable_grad()
@@ -295,12 +329,6 @@ def ride_with_gradient(
             found[site].append(tensor)
 
     return _Stack(recording, rows, [variant], keep, sites).through_all()[0], found
-
-
-def _keep_freed_memory() -> None:
-    """glibc gives the pages of freed blocks back, and asks for them again in every layer; less so once a block as large
-    as this one was freed. Nothing is touched, so it costs nothing."""
-    torch.empty(2**25 - 2**16, dtype=torch.uint8)
 
 
 class _Stack:
@@ -444,8 +472,10 @@ def _cache_of_length(length: int) -> Any:
 
 
 @torch.no_grad()
-def whole(recording: Recording, variant: Variant) -> Float[Tensor, "b d"]:
-    """The same as `ride`, the slow way: a whole forward with the variant's changes."""
+def whole(
+    recording: Recording, variant: Variant, on_layer: Callable[[Layer], Any] | None = None
+) -> Float[Tensor, "b d"]:
+    """The same as `ride`, the slow way: a whole forward with the variant's changes, watched by `on_layer`."""
     rows = rows_of(torch.ones_like(recording.mask), recording.last)
     cuts = {i: [c for c in changes if isinstance(c, Cut)] for i, changes in variant.items()}
     puts: dict[tuple[int, str], list[Put]] = {}
@@ -458,6 +488,8 @@ def whole(recording: Recording, variant: Variant) -> Float[Tensor, "b d"]:
     found: list[Tensor] = []
 
     def keep(layer: Layer) -> None:
+        if on_layer is not None:
+            on_layer(layer)
         if layer.index == len(recording.layers) - 1:
             found.append(at_last(layer.resid_post, recording.last))
 
