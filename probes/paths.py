@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from ..data.example import UserError
 from . import anatomy
 from .attention import AttentionCall, watched
+from .float32 import in_float32, is_half, recorded_again
 from .measures import Measure
-from .proofs import FACTOR, IDENTITY, InterventionError, obstacle_of
+from .proofs import FACTOR, IDENTITY, ROUNDING, InterventionError, obstacle_of
 from .replay import Hear, Put, Recording, Rows, Variant, arguments_at, reached, ride, rows_of, whole
 from .sweep import BUDGET, Inputs, Sweep, bytes_per_variant, clean_values, measured, recorded, same_layout
 from .trace import first, rewrite
@@ -77,12 +78,13 @@ def path_sweep(
     nothing = Sender(0, 0, kept.layers[0].site("z"))
     paths = _Paths(kept, rows_of(where, kept.last), where, chosen, mlps == "frozen")
     clean = clean_values(kept, measure)
-    found, logits = [], []
+    found, moved = [], []
     for part in _chunks([nothing, *senders], kept, paths.rows, budget):
         resid = paths.resid(part)
         found.append(measured(kept, resid, measure, budget))
-        logits.append(_moved(kept, resid))
-    _prove(kept, given, torch.cat(logits))
+        moved.append(_moved(kept, resid))
+    by = torch.cat(moved)
+    _prove(kept, given, by if not is_half(subject) else _moved_in_float32(paths, senders[int(by[1:].argmax())]))
     values = torch.cat(found)[1:].unflatten(0, (len(kept.layers), subject.n_heads))
     if chosen:
         values[paths.stop - 1 :] = clean  # behind all receivers
@@ -114,13 +116,21 @@ def _moved(base: Recording, resid: Float[Tensor, "v b d"]) -> Float[Tensor, " v"
     return (change / (clean.max() - clean.min())).cpu()
 
 
+def _moved_in_float32(paths: _Paths, strongest: Sender) -> Float[Tensor, "2"]:
+    """The same of the identity and of one sender, where half precision's roundings would hide it."""
+    with in_float32(paths.base.subject):
+        base = recorded_again(paths.base, paths.base.layers[0].sites)
+        again = _Paths(base, paths.rows, paths.positions, paths.receivers, paths.frozen)
+        return _moved(base, again.resid([Sender(0, 0, base.layers[0].site("z")), strongest]))
+
+
 def _prove(base: Recording, donor: Recording, moved: Tensor) -> None:
     """The identity, sent down the same path, does nothing; the strongest sender does a hundred times more."""
     still, strongest = float(moved[0]), float(moved[1:].max())
     place = f"{base.subject.family} ({base.subject.name}), path patching"
-    if still > IDENTITY:
+    if not still <= IDENTITY:
         raise InterventionError(f"{place}: the identity edit moves the residual by {still:.2g} of its range")
-    if strongest == 0 or strongest <= FACTOR * still:
+    if not strongest > max(FACTOR * still, ROUNDING * torch.finfo(torch.float32).eps):
         if all(torch.equal(a.site("z"), b.site("z")) for a, b in zip(base.layers, donor.layers, strict=True)):
             raise UserError("path patching: the donor's activations equal the base's: nothing to patch")
         raise InterventionError(f"{place}: no sender moves anything ({strongest:.2g})")

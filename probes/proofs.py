@@ -122,7 +122,7 @@ def verify_edit(base: Recording, rows: Rows, edits: Sequence[Variant]) -> tuple[
             base = recorded_again(base, {c.site for edit in edits for c in edit[layer] if isinstance(c, Put)})
         else:
             base = with_wide_layer(base, layer)
-        identity = {layer: tuple(_identity(c, base, layer) for c in edits[0][layer] if not isinstance(c, Hear))}
+        identity = {layer: tuple(_identity(c, base, layer) for c in edits[0][layer])}
         variants: list[Variant] = [{layer: ()}, identity, *map(with_wide_donors, edits)]
         moved = _moved_whole(base, variants, layer) if obstacle else _moved_riding(base, rows, variants)
     place = f"{base.subject.family} ({base.subject.name}), {_describe(edits[0][layer][0])} in layer {layer}"
@@ -157,8 +157,10 @@ def _moved_whole(base: Recording, variants: Sequence[Variant], layer: int) -> li
     return [max(map(_moved, one, found[0])) for one in found]
 
 
-def _identity(change: Cut | Put, base: Recording, index: int) -> Cut | Put:
-    """The same edit with what is there already."""
+def _identity(change: Change, base: Recording, index: int) -> Change:
+    """The same edit with what is there already, or nowhere."""
+    if isinstance(change, Hear):
+        return replace(change, positions=torch.zeros_like(change.positions))
     if isinstance(change, Put):
         return replace(change, values=base.layers[index].site(change.site))
     if change.donor is not None:
@@ -183,7 +185,7 @@ def _describe(change: Change) -> str:
     if isinstance(change, Put):
         return f"patching {change.site}"
     if isinstance(change, Hear):
-        return f"what a head's {change.part} hears"
+        return f"patching the {change.part} of head {change.head}"
     return "attention knockout" if change.donor is None else "resampled attention"
 
 
