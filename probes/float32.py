@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from . import anatomy
-from .replay import Cut, Kept, Recording, Variant, record
+from .replay import Cut, Recording, Variant, record, site_of
+from .trace import Layer, tracing
 
 if TYPE_CHECKING:
     from .subject import Subject
@@ -40,6 +41,7 @@ def in_float32(subject: Subject, *, head: bool = False) -> Iterator[None]:
             stack.callback(unembedding.register_forward_pre_hook(_narrowing).remove)
         for layer in subject.layers:
             _widen_while_it_runs(stack, layer)
+            _widen_while_it_runs(stack, anatomy.output_projection(layer))  # called alone in path patching
         yield
 
 
@@ -62,9 +64,17 @@ def recorded_again(base: Recording, sites: Collection[str] = ()) -> Recording:
 
 
 def with_wide_layer(base: Recording, index: int) -> Recording:
-    """The same recording with float32 tensors of one layer, as it was recorded, for replaying it `in_float32`."""
-    layers = list(base.layers)
-    layers[index] = _wide_kept(layers[index])
+    """The same recording with one layer computed again, `in_float32`, from what entered it."""
+    kept, layers = base.layers[index], list(base.layers)
+
+    def keep(layer: Layer) -> None:
+        call, sites = layer.attention, {site: site_of(layer, site) for site in kept.sites}
+        tensors = {"resid_pre": layer.resid_pre, "key": call.key, "value": call.value, "added": widen(kept.added)}
+        layers[index] = replace(kept, **tensors, arguments=layer.arguments, sites=sites)
+
+    if is_half(base.subject):
+        with tracing(base.subject, keep):
+            base.subject.layers[index](**kept.arguments)
     return replace(base, layers=layers)
 
 
@@ -72,17 +82,12 @@ def with_wide_donors(variant: Variant) -> Variant:
     """The same changes, reading float32 donors."""
 
     def wide(change: Any) -> Any:
-        reads = isinstance(change, Cut) and change.donor is not None
-        return replace(change, donor=_wide_kept(change.donor)) if reads else change
+        if not isinstance(change, Cut) or change.donor is None:
+            return change
+        donor = replace(change.donor, key=widen(change.donor.key), value=widen(change.donor.value))
+        return replace(change, donor=donor)
 
     return {index: tuple(map(wide, changes)) for index, changes in variant.items()}
-
-
-def _wide_kept(kept: Kept) -> Kept:
-    if widen(kept.resid_pre) is kept.resid_pre:
-        return kept
-    named = {name: widen(getattr(kept, name)) for name in ("resid_pre", "key", "value", "added")}
-    return replace(kept, **named, arguments=_wide_arguments(kept.arguments), sites=_wide_arguments(kept.sites))
 
 
 def _wide_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -90,7 +95,7 @@ def _wide_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _between(subject: Subject) -> list[nn.Module]:
-    """The decoder's modules outside of its layers, without embeddings: the final norm and a few families' projections."""
+    """The decoder's modules outside of its layers and embeddings: the final norm, and a few families' projections."""
     decoder = anatomy.find_decoder(subject.model)
     inside = {id(module) for layer in subject.layers for module in layer.modules()}
     return [m for m in decoder.modules() if id(m) not in inside and not isinstance(m, nn.Embedding)]

@@ -14,7 +14,21 @@ import torch
 from torch import Tensor
 
 from .float32 import in_float32, is_half, recorded_again, with_wide_donors, with_wide_layer
-from .replay import Change, Cut, Hear, Put, Recording, Rows, Variant, reached, ride, ride_each, ride_one, start_of, whole
+from .replay import (
+    Change,
+    Cut,
+    Hear,
+    Put,
+    Recording,
+    Rows,
+    Variant,
+    reached,
+    ride,
+    ride_each,
+    ride_one,
+    start_of,
+    whole,
+)
 from .tolerance import TOLERANCE, block_error, block_limit
 
 
@@ -67,7 +81,7 @@ def _note(subject: Any, obstacle: str) -> str:
 
 @torch.no_grad()
 def replay_error(base: Recording) -> float:
-    """Largest difference of the last state between an edited replay and the edited forward, as a share of its length."""
+    """Largest difference of the last state between edited replays and edited forwards, as a share of its length."""
     errors = []
     for seeds, variant in _trials(base):
         found, expected = ride(base, reached(base, seeds), [variant])[0], whole(base, variant)
@@ -77,8 +91,8 @@ def replay_error(base: Recording) -> float:
 
 @torch.no_grad()
 def replay_roundings(base: Recording) -> list[float]:
-    """`block_error` of what each layer's attention writes, replayed in the subject's dtype: against the edited forward's
-    own, which enters the layer with the same residual."""
+    """`block_error` of what each layer's attention writes, replayed in the subject's dtype, against the edited
+    forward's own, which enters the layer with the same residual."""
     seeds, variant = list(_trials(base))[-1]
     rows, parts, written = reached(base, seeds), [], []
 

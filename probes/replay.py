@@ -101,7 +101,7 @@ def record(subject: Subject, inputs: Mapping[str, Any] | Batch, sites: Iterable[
         if written and not torch.equal(layer.resid_pre, written[0].to(layer.resid_pre.device)):
             added = layer.resid_pre - written[0].to(layer.resid_pre.device)
         written[:] = [layer.resid_post]
-        kept = {site: _site(layer, site) for site in sites if site != "resid_pre"}
+        kept = {site: site_of(layer, site) for site in sites if site != "resid_pre"}
         layers.append(Kept(layer.resid_pre, call.key, call.value, allowed, layer.arguments, added, kept))
 
     with tracing(subject, keep):
@@ -112,7 +112,7 @@ def record(subject: Subject, inputs: Mapping[str, Any] | Batch, sites: Iterable[
     return Recording(subject, arguments, real, last, layers, resid, next(filter(None, obstacles), ""))
 
 
-def _site(layer: Layer, site: str) -> Tensor:
+def site_of(layer: Layer, site: str) -> Tensor:
     return layer.z if site == "z" else layer.written(site)
 
 

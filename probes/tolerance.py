@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 # Two ways through the same wiring in float32, as a share of the tensor's largest value; proofs of subjects in half
-# precision are made in float32 too. float64 has the same: Hugging Face's eager softmax is float32 whatever the model is.
+# precision are made in float32 too. float64 has the same: Hugging Face's eager softmax is float32 in any model.
 TOLERANCE = 1e-5
 # One block in half precision against float32 on the same input: so many roundings (eps of its dtype) of each row's
 # length. Measured on SmolLM2 and scenes, layer by layer, in bfloat16 and float16: at most 2, and 4 in a single row.
