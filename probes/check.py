@@ -206,11 +206,12 @@ def _eager_attention(subject: Subject) -> Iterator[None]:
 
 
 def check_called(findings: Findings, inputs: dict[str, Any], logits: Tensor) -> None:
-    """The model called as its users call it, eager, unpadded, without what `prepare` adds: positions are its own."""
-    plain = {name: tensor[:1] if name in PER_TOKEN else tensor for name, tensor in inputs.items()}
-    with _eager_attention(findings.subject):
-        found = findings.subject.model(**plain, use_cache=False).logits
-    findings.close("logits equal those of a plain call", "model", logits[:1], found, slack=10)
+    """The model called as its users call it: eager, one prompt, unpadded, without what `prepare` adds."""
+    for row, real in enumerate(inputs["attention_mask"].bool()):
+        plain = {name: t[row : row + 1, real] if name in PER_TOKEN else t for name, t in inputs.items()}
+        with _eager_attention(findings.subject):
+            found = findings.subject.model(**plain, use_cache=False).logits
+        findings.close("logits equal those of a plain call", f"prompt {row}", logits[row, real], found[0], slack=10)
 
 
 def check_padding(findings: Findings, inputs: dict[str, Any], logits: Tensor) -> None:

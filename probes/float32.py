@@ -26,7 +26,7 @@ def in_float32(subject: Subject, *, head: bool = False) -> Iterator[None]:
     """Meanwhile layers, final norm and (`head`) unembedding compute in float32, with the weights that they have.
 
     A layer's weights are widened as it begins and are the old ones again as it ends, so one layer's copy is held.
-    Embeddings and a vision tower stay as they are. Nothing changes for a float32 or float64 subject.
+    Rotations are computed in float32 too; embeddings and a vision tower stay as they are. Nothing changes for a float32 or float64 subject.
     """
     if not is_half(subject):
         yield
@@ -34,6 +34,7 @@ def in_float32(subject: Subject, *, head: bool = False) -> Iterator[None]:
     with ExitStack() as stack:
         for module in _between(subject):
             stack.enter_context(_widened(module, deep=False))
+            stack.callback(module.register_forward_pre_hook(_widening, with_kwargs=True).remove)
         unembedding = subject.model.get_output_embeddings()
         if head:
             stack.enter_context(_widened(unembedding))
@@ -95,10 +96,14 @@ def _wide_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _between(subject: Subject) -> list[nn.Module]:
-    """The decoder's modules outside of its layers and embeddings: the final norm, and a few families' projections."""
+    """The decoder's modules outside of its layers and embeddings: final norm, rotations, a few families' projections."""
     decoder = anatomy.find_decoder(subject.model)
     inside = {id(module) for layer in subject.layers for module in layer.modules()}
-    return [m for m in decoder.modules() if id(m) not in inside and not isinstance(m, nn.Embedding)]
+    return [m for m in decoder.modules() if id(m) not in {*inside, id(decoder)} and not isinstance(m, nn.Embedding)]
+
+
+def _widening(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return widen(args), _wide_arguments(kwargs)
 
 
 def _narrowing(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

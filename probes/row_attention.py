@@ -144,7 +144,7 @@ def _softmax(scores: Float[Tensor, "b h v s k"], seen: Tensor, call: AttentionCa
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     if call.softcap is not None:
         scores = scores.div_(call.softcap).tanh_() * call.softcap  # a gradient needs the tanh itself
-    scores = scores.add_(torch.zeros(1, device=scores.device).where(seen, torch.finfo(scores.dtype).min))
+    scores = scores.add_(scores.new_zeros(1).where(seen, torch.finfo(scores.dtype).min))
     if call.sinks is None:
         return scores.softmax(-1)
     sink = call.sinks.to(scores.dtype).reshape(1, -1, 1, 1, 1).expand(*scores.shape[:4], 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -26,3 +28,11 @@ def block_error(found: Tensor, expected: Tensor) -> float:
 def block_limit(dtype: torch.dtype) -> float:
     """What `block_error` of a right block may be."""
     return BLOCK * torch.finfo(dtype).eps
+
+
+def rows_limit(dtype: torch.dtype, layers: int) -> float:
+    """How far the rows of a run may lie from those of another machine, as a share of the largest value.
+
+    Roundings of the layers add up like a random walk; ten times the check's tolerance where that is more.
+    """
+    return max(10 * TOLERANCE, 2 * torch.finfo(dtype).eps * math.sqrt(layers))
