@@ -26,7 +26,8 @@ def in_float32(subject: Subject, *, head: bool = False) -> Iterator[None]:
     """Meanwhile layers, final norm and (`head`) unembedding compute in float32, with the weights that they have.
 
     A layer's weights are widened as it begins and are the old ones again as it ends, so one layer's copy is held.
-    Rotations are computed in float32 too; embeddings and a vision tower stay as they are. Nothing changes for a float32 or float64 subject.
+    Rotations are computed in float32 too; embeddings and a vision tower stay as they are. Nothing changes for a float32
+    or float64 subject.
     """
     if not is_half(subject):
         yield
@@ -96,7 +97,7 @@ def _wide_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _between(subject: Subject) -> list[nn.Module]:
-    """The decoder's modules outside of its layers and embeddings: final norm, rotations, a few families' projections."""
+    """The decoder's modules beside layers and embeddings: final norm, rotations, a few families' projections."""
     decoder = anatomy.find_decoder(subject.model)
     inside = {id(module) for layer in subject.layers for module in layer.modules()}
     return [m for m in decoder.modules() if id(m) not in {*inside, id(decoder)} and not isinstance(m, nn.Embedding)]

@@ -84,7 +84,7 @@ def path_sweep(
         found.append(measured(kept, resid, measure, budget))
         moved.append(_moved(kept, resid))
     by = torch.cat(moved)
-    _prove(kept, given, by if not is_half(subject) else _moved_in_float32(paths, senders[int(by[1:].argmax())]))
+    _prove(kept, given, by if not is_half(subject) else _moved_in_float32(paths, _strongest(paths, senders, by[1:])))
     values = torch.cat(found)[1:].unflatten(0, (len(kept.layers), subject.n_heads))
     if chosen:
         values[paths.stop - 1 :] = clean  # behind all receivers
@@ -116,12 +116,24 @@ def _moved(base: Recording, resid: Float[Tensor, "v b d"]) -> Float[Tensor, " v"
     return (change / (clean.max() - clean.min())).cpu()
 
 
-def _moved_in_float32(paths: _Paths, strongest: Sender) -> Float[Tensor, "2"]:
-    """The same of the identity and of one sender, where half precision's roundings would hide it."""
+def _strongest(paths: _Paths, senders: Sequence[Sender], moved: Tensor, n: int = 8) -> list[Sender]:
+    """The senders that moved most, and those that say most else than the base: roundings may have moved the others."""
+    said = torch.zeros(len(senders))
+    for i, sender in enumerate(senders):
+        if not paths.receivers or sender.layer < paths.stop - 1:
+            kept = paths.base.layers[sender.layer]
+            change = (sender.z - kept.site("z"))[:, :, sender.head].float().norm(dim=-1)
+            said[i] = float((change / kept.resid_pre.float().norm(dim=-1))[paths.positions.to(change.device)].max())
+    chosen = {*said.topk(min(n, len(said))).indices.tolist(), *moved.topk(min(n, len(moved))).indices.tolist()}
+    return [senders[i] for i in sorted(chosen)]
+
+
+def _moved_in_float32(paths: _Paths, senders: list[Sender]) -> Float[Tensor, " v"]:
+    """The same of the identity and of some senders, where half precision's roundings would hide it."""
     with in_float32(paths.base.subject):
         base = recorded_again(paths.base, paths.base.layers[0].sites)
         again = _Paths(base, paths.rows, paths.positions, paths.receivers, paths.frozen)
-        return _moved(base, again.resid([Sender(0, 0, base.layers[0].site("z")), strongest]))
+        return _moved(base, again.resid([Sender(0, 0, base.layers[0].site("z")), *senders]))
 
 
 def _prove(base: Recording, donor: Recording, moved: Tensor) -> None:

@@ -130,7 +130,7 @@ def test_a_padding_leak(dtype):
             return self.inner(x) + 0.1 * x[:, 9:].mean(1, keepdim=True).nan_to_num()
 
     subject.layers[1].mlp = Leak(subject.layers[1].mlp)
-    with pytest.raises(SubjectError, match="plain call|padding"):
+    with pytest.raises(SubjectError, match=r"plain call|padding"):
         subject.check()
 
 
