@@ -15,8 +15,8 @@ from ..data.example import UserError
 from ..probes.attention import AttentionCall, Edit
 from ..probes.following import following
 from ..probes.measures import Measure
-from ..probes.replay import Put, reached, record
-from ..probes.sweep import BUDGET, clean_values, read_variants
+from ..probes.replay import Put, record
+from ..probes.sweep import variant_sweep
 from ..probes.trace import Layer, tracing
 from . import metrics
 from .columns import random_columns
@@ -137,7 +137,7 @@ def act_effects(
     sink in these prompts changes nothing and costs nothing. heads: by default all of layers 2 … L−2.
     """
     pairs = sorted(default_heads(subject.n_layers, subject.n_heads) if heads is None else heads)
-    recording = record(subject, inputs)
+    recording = record(subject, inputs, ("z",))
     real, replaced = recording.mask, {}
 
     def keep(layer: Layer) -> None:
@@ -153,7 +153,6 @@ def act_effects(
     variants = [{index: (Put("z", real, replaced[index][0], (head,)),)} for index, head in moved]
     found = {pair: torch.zeros(len(real)) for pair in pairs}
     if variants:
-        values = read_variants(recording, reached(recording, real), variants, measure, BUDGET)
-        clean = clean_values(recording, measure)
-        found |= {pair: value - clean for pair, value in zip(moved, values, strict=True)}
+        sweep = variant_sweep(recording, variants, real, measure=measure)
+        found |= {pair: value - sweep.clean for pair, value in zip(moved, sweep.values, strict=True)}
     return found

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ..probes.batch import Batch
 from ..probes.measures import logit_difference
-from ..probes.replay import Cut, reached, record
+from ..probes.replay import Cut, record
 from ..probes.rows import Rows
-from ..probes.sweep import BUDGET, clean_values, read_variants
+from ..probes.sweep import variant_sweep
 from ..probes.trace import Layer
 from . import metrics, stats
 from .claims import Claim, verdict
@@ -108,13 +108,13 @@ def masked(subject: Any, batch: Batch, phi: Tensor, taus: tuple[float, ...], dra
         counts.append(chosen.sum(1).float())
         sets = [chosen, *(random_columns(chosen, image, seed) for seed in range(draws))]
         variants += [dict.fromkeys(range(subject.n_layers), (Cut(outside, columns),)) for columns in sets]
-    rows = reached(recording, outside)
-    values = read_variants(recording, rows, variants, measure, BUDGET).unflatten(0, (len(taus), 1 + draws))
+    sweep = variant_sweep(recording, variants, outside, measure=measure)
+    values = sweep.values.unflatten(0, (len(taus), 1 + draws))
     return {
         "masked|right": (values > 0).float().permute(2, 0, 1),
         "masked|difference": values.permute(2, 0, 1),
         "masked|count": torch.stack(counts, 1),
-        "masked|plain": clean_values(recording, measure),
+        "masked|plain": sweep.clean,
     }
 
 

@@ -1,13 +1,16 @@
 """Proof that the instruments read what the model computes, on two small examples of random tokens.
 
 Everything is compared with a second way to the same number: Hugging Face's own eager attention, the module's
-output, the next layer's input, the model's logits.
+output, the next layer's input, the model's logits. Of a subject in half precision the wiring is proved in float32, with
+the limits of float32; then each layer in its own dtype is held to float32 on the same input.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -20,9 +23,11 @@ from .attention import NAME, AttentionCall
 from .blind import hide_image
 from .check_inputs import image_inputs, padded_left, small_inputs
 from .check_tokenizer import check_tokenizer
-from .proofs import replay_error
+from .float32 import in_float32, is_half
+from .images import PER_TOKEN
+from .proofs import REPLAY, replay_error
 from .replay import record
-from .tolerance import TOLERANCE
+from .tolerance import TOLERANCE, block_error, block_limit
 from .trace import Edit, Layer, first, tracing
 
 if TYPE_CHECKING:
@@ -43,29 +48,25 @@ class Findings:
     side: str = ""
     added: Tensor = field(default_factory=lambda: torch.zeros(0))
 
-    @property
-    def tolerance(self) -> float:
-        return TOLERANCE[self.subject.dtype]
-
     def close(self, check: str, where: str, found: Tensor, expected: Tensor, slack: float = 1.0) -> None:
         if found.shape != expected.shape:
-            self._fail(check, where + self.side, f"shape {tuple(found.shape)}, expected {tuple(expected.shape)}")
+            self.fail(check, where + self.side, f"shape {tuple(found.shape)}, expected {tuple(expected.shape)}")
         # Layers may lie on different devices.
         found, expected = found.float().cpu(), expected.float().cpu()
         scale = float(expected.abs().max()) or 1.0
         error = float((found - expected).abs().max()) / scale
-        self.true(check, where, error <= slack * self.tolerance, error, slack * self.tolerance)
+        self.true(check, where, error <= slack * TOLERANCE, error, slack * TOLERANCE)
 
     def true(self, check: str, where: str, passed: bool, value: float, limit: float) -> None:
         self.note(check, where, passed, value, limit)
         if not passed:
-            self._fail(check, where + self.side, f"{value:.3g}, allowed {limit:.3g}")
+            self.fail(check, where + self.side, f"{value:.3g}, allowed {limit:.3g}")
 
     def note(self, check: str, where: str, passed: bool, value: float, limit: float) -> None:
         """A proof that may fail without the subject being refused."""
         self.rows.append({"check": check, "where": where + self.side, "value": value, "limit": limit, "passed": passed})
 
-    def _fail(self, check: str, where: str, detail: str) -> None:
+    def fail(self, check: str, where: str, detail: str) -> None:
         raise SubjectError(f"{self.subject.family} ({self.subject.name}): {check} fails at {where}: {detail}")
 
 
@@ -76,21 +77,26 @@ def check(subject: Subject) -> pd.DataFrame:
     Raises SubjectError naming the first proof that fails and where.
     """
     findings, inputs = Findings(subject), small_inputs(subject)
+    with in_float32(subject, head=True):
+        check_text(findings, inputs)
+        check_image(findings)
+    check_precision(findings, inputs)
+    check_tokenizer(findings)
+    return pd.DataFrame(findings.rows)
+
+
+def check_text(findings: Findings, inputs: dict[str, Any]) -> None:
+    """The proofs on prompts without an image."""
+    subject = findings.subject
     logits, keep = check_forward(findings, inputs)
-    findings.close(
-        "the last lens equals the logits",
-        "norm and unembed",
-        subject.unembed(subject.norm(keep["resid"])),
-        logits,
-    )
+    last_lens = subject.unembed(subject.norm(keep["resid"]))
+    findings.close("the last lens equals the logits", "norm and unembed", last_lens, logits)
     check_eager(findings, inputs, logits, keep)
     check_padding(findings, inputs, logits)
+    check_called(findings, inputs, logits)
     check_window(findings)
     check_edits(findings, inputs, logits, (0, subject.n_layers // 2, subject.n_layers - 1))
     check_replay(findings, inputs)
-    check_image(findings)
-    check_tokenizer(findings)
-    return pd.DataFrame(findings.rows)
 
 
 def check_image(findings: Findings) -> None:
@@ -102,6 +108,7 @@ def check_image(findings: Findings) -> None:
     findings.added = images.image_positions(subject.model, inputs["input_ids"])
     logits, _ = check_forward(findings, inputs)
     check_eager(findings, inputs, logits, {})
+    check_called(findings, inputs, logits)
     check_edits(findings, inputs, logits, (subject.n_layers // 2,))
     check_replay(findings, inputs)
     other = inputs | {"pixel_values": inputs["pixel_values"].flip(0, -1)}
@@ -144,7 +151,7 @@ def check_attention(findings: Findings, layer: Layer, real: Tensor, keep: dict[s
     sums = pattern.sum(-1)[real[:, None].expand(-1, pattern.shape[1], -1)]
     low = 0.0 if layer.attention.sinks is not None else 1.0
     off = float(torch.maximum(sums - 1, low - sums).max())
-    findings.true("pattern rows sum to 1", where, off <= findings.tolerance, off, findings.tolerance)
+    findings.true("pattern rows sum to 1", where, off <= TOLERANCE, off, TOLERANCE)
     leak = float((pattern * ~real[:, None, None, :] * real[:, None, :, None]).abs().max())
     findings.true("padding is never read", where, leak == 0, leak, 0)
     findings.true("one pattern per head", where, pattern.shape[1] == heads, pattern.shape[1], heads)
@@ -183,19 +190,32 @@ def check_between(findings: Findings, layer: Layer, written: Tensor) -> None:
 def check_eager(findings: Findings, inputs: dict[str, Tensor], logits: Tensor, keep: dict[str, Tensor]) -> None:
     """Hugging Face's own eager attention gives the same logits and the same patterns."""
     subject, real = findings.subject, inputs["attention_mask"].bool()
-    subject.text_config._attn_implementation = "eager"
-    try:
-        with torch.no_grad():
-            eager = subject.model(**subject.prepare(inputs), use_cache=False, output_attentions=bool(keep))
-    finally:
-        subject.text_config._attn_implementation = NAME
+    with _eager_attention(subject):
+        eager = subject.model(**subject.prepare(inputs), use_cache=False, output_attentions=bool(keep))
     for index, reference in enumerate(eager.attentions or ()):
         rows = real[:, None].expand(-1, subject.n_heads, -1).cpu()
         found, expected = keep[f"{index}.pattern"].cpu()[rows], reference.float().cpu()[rows]
         # Two correct forwards drift apart over the layers: massive activations leave few digits for the others.
-        slack = (1 + index) ** (0.5 if torch.finfo(subject.dtype).bits < 32 else 1.0)
-        findings.close("patterns equal eager attention's", f"layer {index}", found, expected, slack)
+        findings.close("patterns equal eager attention's", f"layer {index}", found, expected, 1.0 + index)
     findings.close("logits equal eager attention's", "model", logits[real], eager.logits[real], slack=10)
+
+
+@contextmanager
+def _eager_attention(subject: Subject) -> Iterator[None]:
+    subject.text_config._attn_implementation = "eager"
+    try:
+        yield
+    finally:
+        subject.text_config._attn_implementation = NAME
+
+
+def check_called(findings: Findings, inputs: dict[str, Any], logits: Tensor) -> None:
+    """The model called as its users call it: eager, one prompt, unpadded, without what `prepare` adds."""
+    for row, real in enumerate(inputs["attention_mask"].bool()):
+        plain = {name: t[row : row + 1, real] if name in PER_TOKEN else t for name, t in inputs.items()}
+        with _eager_attention(findings.subject):
+            found = findings.subject.model(**plain, use_cache=False).logits
+        findings.close("logits equal those of a plain call", f"prompt {row}", logits[row, real], found[0], slack=10)
 
 
 def check_padding(findings: Findings, inputs: dict[str, Any], logits: Tensor) -> None:
@@ -243,12 +263,12 @@ def check_edits(findings: Findings, inputs: dict[str, Any], logits: Tensor, laye
         with tracing(subject, note, {index: edit}):
             return float((subject.forward(inputs, keep=0) - logits)[real].abs().max()) / spread
 
-    limit = 10 * findings.tolerance
+    limit = 10 * TOLERANCE
     for index in sorted(set(layers)):
         where = f"layer {index}"
         still = moved(_scaled(1.0), index)
         findings.true("the identity edit changes nothing", where, still <= limit, still, limit)
-        floor = max(10 * still, 2 * torch.finfo(subject.dtype).eps)
+        floor = max(10 * still, 2 * torch.finfo(torch.float32).eps)
         shift = moved(hide_image(findings.added) if findings.side == IMAGE else _without_first_key, index)
         findings.true("a mask edit moves the logits", where, shift > floor, shift, floor)
         shift = moved(_scaled(0.0), index)
@@ -261,8 +281,58 @@ def check_replay(findings: Findings, inputs: dict[str, Any]) -> None:
     """Edited layers, replayed one by one, give the edited forward's logits; where not, sweeps run whole forwards."""
     base = record(findings.subject, inputs)
     where = f"layers, or whole forwards ({base.obstacle})" if base.obstacle else "all layers"
-    error, limit = float("nan") if base.obstacle else replay_error(base), 10 * findings.tolerance
-    findings.note("an edited replay equals the edited forward", where, error <= limit, error, limit)
+    error = float("nan") if base.obstacle else replay_error(base)
+    findings.note("an edited replay equals the edited forward", where, error <= REPLAY, error, REPLAY)
+
+
+def check_precision(findings: Findings, inputs: dict[str, Any]) -> None:
+    """Each layer in half precision against float32 on the same input: what this dtype can give, or what is wrong in it.
+
+    A layer on which Hugging Face's eager attention rounds as badly is the model's own, and raises its limit.
+    """
+    subject = findings.subject
+    if not is_half(subject):
+        return
+    entering, own = _computed(subject, inputs)
+    with in_float32(subject):
+        _, wide = _computed(subject, inputs, entering)
+    with _eager_attention(subject):
+        _, eager = _computed(subject, inputs, entering)
+    check, real = f"a layer in {subject.dtype} computes what it does in float32", inputs["attention_mask"].bool()
+    for index, expected in enumerate(wide):
+        error, usual = (max(_errors(parts[index], expected, real)) for parts in (own, eager))
+        limit = max(block_limit(subject.dtype), 2 * usual)
+        findings.note(check, f"layer {index}", error <= limit, error, limit)
+    failed = [row for row in findings.rows if row["check"] == check and not row["passed"]]
+    if failed:
+        each = ", ".join(f"{row['where']}: {row['value']:.3g}" for row in failed)
+        findings.fail(check, f"{len(failed)} of {subject.n_layers} layers", f"{each}; allowed {failed[0]['limit']:.3g}")
+
+
+def _computed(
+    subject: Subject, inputs: dict[str, Any], entering: Sequence[Tensor] = ()
+) -> tuple[list[Tensor], list[tuple[Tensor, ...]]]:
+    """What enters each layer, or is made to, and what its attention, its MLP and it itself write."""
+    states: list[Tensor] = []
+    parts: list[tuple[Tensor, ...]] = []
+
+    def keep(layer: Layer) -> None:
+        states.append(layer.resid_pre)
+        parts.append((layer.attn_out, layer.mlp_out, layer.resid_post))
+
+    forced = {(i, "resid_pre"): partial(_instead, state) for i, state in enumerate(entering)}
+    with tracing(subject, keep, rewrites=forced):
+        subject.forward(inputs, keep=1)
+    return states, parts
+
+
+def _instead(state: Tensor, tensor: Tensor) -> Tensor:
+    return state.to(tensor)
+
+
+def _errors(found: Sequence[Tensor], expected: Sequence[Tensor], real: Tensor) -> list[float]:
+    pairs = zip(found, expected, strict=True)
+    return [block_error(a[real.to(a.device)], b[real.to(b.device)]) for a, b in pairs]
 
 
 def _scaled(factor: float) -> Edit:

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from ..data.example import UserError
 from . import anatomy
 from .attention import AttentionCall, replaying
+from .float32 import in_float32, is_half, recorded_again
 from .measures import Measure
-from .proofs import FACTOR, IDENTITY, InterventionError, obstacle_of
+from .proofs import FACTOR, IDENTITY, ROUNDING, InterventionError, obstacle_of
 from .replay import Hear, Put, Recording, Rows, Variant, arguments_at, reached, ride, rows_of, whole
 from .sweep import BUDGET, Inputs, Sweep, bytes_per_variant, clean_values, measured, recorded, same_layout
 from .trace import first, rewrite_output
@@ -79,13 +80,14 @@ def path_sweep(
     nothing = Sender(0, 0, kept.layers[0].site("z"))
     paths = _Paths(kept, rows_of(where, kept.last), where, chosen, mlps == "frozen")
     clean = clean_values(kept, measure)
-    found, logits = [], []
+    found, moved = [], []
     for part in _chunks([nothing, *senders], kept, paths.rows, budget):
         resid = paths.resid(part)
         found.append(measured(kept, resid, measure, budget))
-        logits.append(_moved(kept, resid))
+        moved.append(_moved(kept, resid))
     if paths.differs_from(given):
-        _prove(kept, torch.cat(logits))
+        by = torch.cat(moved)
+        _prove(kept, by if not is_half(subject) else _moved_in_float32(paths, _strongest(paths, senders, by[1:])))
     values = torch.cat(found)[1:].unflatten(0, (len(kept.layers), subject.n_heads))
     if chosen:
         values[paths.stop - 1 :] = clean  # behind all receivers
@@ -117,13 +119,33 @@ def _moved(base: Recording, resid: Float[Tensor, "v b d"]) -> Float[Tensor, " v"
     return (change / (clean.max() - clean.min())).cpu()
 
 
+def _strongest(paths: _Paths, senders: Sequence[Sender], moved: Tensor, n: int = 8) -> list[Sender]:
+    """The senders that moved most, and those that say most else than the base: roundings may have moved the others."""
+    said = torch.zeros(len(senders))
+    for i, sender in enumerate(senders):
+        if not paths.receivers or sender.layer < paths.stop - 1:
+            kept = paths.base.layers[sender.layer]
+            change = (sender.z - kept.site("z"))[:, :, sender.head].float().norm(dim=-1)
+            said[i] = float((change / kept.resid_pre.float().norm(dim=-1))[paths.positions.to(change.device)].max())
+    chosen = {*said.topk(min(n, len(said))).indices.tolist(), *moved.topk(min(n, len(moved))).indices.tolist()}
+    return [senders[i] for i in sorted(chosen)]
+
+
+def _moved_in_float32(paths: _Paths, senders: list[Sender]) -> Float[Tensor, " v"]:
+    """The same of the identity and of some senders, where half precision's roundings would hide it."""
+    with in_float32(paths.base.subject):
+        base = recorded_again(paths.base, paths.base.layers[0].sites)
+        again = _Paths(base, paths.rows, paths.positions, paths.receivers, paths.frozen)
+        return _moved(base, again.resid([Sender(0, 0, base.layers[0].site("z")), *senders]))
+
+
 def _prove(base: Recording, moved: Tensor) -> None:
     """The identity, sent down the same path, does nothing; the strongest sender does a hundred times more."""
     still, strongest = float(moved[0]), float(moved[1:].max())
     place = f"{base.subject.family} ({base.subject.name}), path patching"
-    if still > IDENTITY:
+    if not still <= IDENTITY:
         raise InterventionError(f"{place}: the identity edit moves the residual by {still:.2g} of its range")
-    if strongest == 0 or strongest <= FACTOR * still:
+    if not strongest > max(FACTOR * still, ROUNDING * torch.finfo(torch.float32).eps):
         raise InterventionError(f"{place}: no sender moves anything ({strongest:.2g})")
 
 

@@ -23,6 +23,7 @@ from . import anatomy, row_attention
 from .attention import AttentionCall, replaying
 from .batch import Batch, mark_last
 from .capture import own_storage
+from .memory import keep_freed_memory
 from .subject import last_positions
 from .trace import Block, Layer, Rewrite, first, require_writable, rewrite_output, tracing
 
@@ -132,7 +133,7 @@ def record(subject: Subject, inputs: Mapping[str, Any] | Batch, sites: Iterable[
         if written and not torch.equal(layer.resid_pre, written[0].to(layer.resid_pre.device)):
             added = layer.resid_pre - written[0].to(layer.resid_pre.device)
         written[:] = [layer.resid_post]
-        kept = {site: _site(layer, site) for site in sites if site != "resid_pre"}
+        kept = {site: site_of(layer, site) for site in sites if site != "resid_pre"}
         key, value = own_storage(call.key), own_storage(call.value)
         layers.append(Kept(layer.resid_pre, key, value, allowed, layer.arguments, added, kept))
 
@@ -146,7 +147,7 @@ def record(subject: Subject, inputs: Mapping[str, Any] | Batch, sites: Iterable[
     return Recording(subject, arguments, real, last, layers, at_last(written[0], last), obstacle, edits)
 
 
-def _site(layer: Layer, site: str) -> Tensor:
+def site_of(layer: Layer, site: str) -> Tensor:
     return layer.z if site == "z" else layer.written(site)
 
 
@@ -314,8 +315,41 @@ def ride(
 
     rows: `reached` from everything that the variants change.
     """
-    _keep_freed_memory()
+    keep_freed_memory()
     return _Stack(recording, rows, variants, observe).through_all()
+
+
+@torch.no_grad()
+def ride_one(
+    recording: Recording, rows: Rows, variants: Sequence[Variant]
+) -> tuple[Float[Tensor, "v b s d"], list[Float[Tensor, "v b s ..."]]]:
+    """What the first layer that all variants change writes at the rows, and its changed sites, for every variant."""
+    sites: list[Tensor] = []
+    stack = _Stack(recording, rows, variants, lambda _, site, tensor: sites.append(tensor))
+    stack.through(start_of(variants[0]))
+    places = torch.tensor(stack.places)
+    return stack.hidden[places], [site[places] for site in sites]
+
+
+@torch.no_grad()
+def ride_each(
+    recording: Recording, rows: Rows, variant: Variant, written: Sequence[Tensor], site: str
+) -> list[Float[Tensor, "b s ..."]]:
+    """A site at the rows of every layer from the first change on, each layer replayed alone.
+
+    written: what each layer of the edited forward wrote, [b, p, d]: the next one enters with it.
+    """
+    found: list[Tensor] = []
+
+    def keep(_: int, name: str, tensor: Tensor) -> None:
+        if name == site:
+            found.append(tensor[0])
+
+    stack = _Stack(recording, rows, [variant], keep, (site,))
+    for index in range(start_of(variant), len(written)):
+        stack.through(index)
+        stack.hidden = rows.take(written[index])[None]
+    return found
 
 
 @torch.enable_grad()
@@ -333,12 +367,6 @@ def ride_with_gradient(
             found[site].append(tensor)
 
     return _Stack(recording, rows, [variant], keep, sites).through_all()[0], found
-
-
-def _keep_freed_memory() -> None:
-    """glibc gives the pages of freed blocks back, and asks for them again in every layer; less so once a block as large
-    as this one was freed. Nothing is touched, so it costs nothing."""
-    torch.empty(2**25 - 2**16, dtype=torch.uint8)
 
 
 class _Stack:
@@ -488,8 +516,10 @@ def _cache_of_length(length: int) -> Any:
 
 
 @torch.no_grad()
-def whole(recording: Recording, variant: Variant) -> Float[Tensor, "b d"]:
-    """The same as `ride`, the slow way: a whole forward with the variant's changes."""
+def whole(
+    recording: Recording, variant: Variant, on_layer: Callable[[Layer], Any] | None = None
+) -> Float[Tensor, "b d"]:
+    """The same as `ride`, the slow way: a whole forward with the variant's changes, watched by `on_layer`."""
     rows = rows_of(torch.ones_like(recording.mask), recording.last)
     puts: dict[tuple[int, str], list[Put]] = {}
     for index, changes in variant.items():
@@ -499,6 +529,8 @@ def whole(recording: Recording, variant: Variant) -> Float[Tensor, "b d"]:
     last: list[Tensor] = []
 
     def keep(layer: Layer) -> None:
+        if on_layer is not None:
+            on_layer(layer)
         if layer.index == len(recording.layers) - 1:
             last.append(at_last(layer.resid_post, recording.last))
 

@@ -128,7 +128,7 @@ def _shared_attention(
     folded = query.unflatten(0, (n, b)).permute(1, 2, 0, 3, 4).reshape(b, heads, n * s, -1)
     shared = grouped_matmul(folded, key.transpose(2, 3)).unflatten(2, (n, s))
     own = grouped_matmul(query, call.key.transpose(2, 3)).unflatten(0, (n, b)).permute(1, 2, 0, 3, 4)
-    pattern = _softmax(torch.cat([shared, own], -1).float(), seen, call).to(value.dtype)
+    pattern = _softmax(torch.cat([shared, own], -1), seen, call).to(value.dtype)
     z = grouped_matmul(pattern[..., : key.shape[2]].flatten(2, 3), value).unflatten(2, (n, s))
     rest = pattern[..., key.shape[2] :].permute(2, 0, 1, 3, 4).flatten(0, 1)
     z_own = grouped_matmul(rest, call.value).unflatten(0, (n, b))
@@ -142,10 +142,12 @@ def _joined(seen: list[Tensor]) -> Tensor:
 
 
 def _softmax(scores: Float[Tensor, "b h v s k"], seen: Tensor, call: AttentionCall) -> Tensor:
+    """The pattern, in float32 at least."""
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     if call.softcap is not None:
         scores = scores.div_(call.softcap).tanh_() * call.softcap  # a gradient needs the tanh itself
-    scores = scores.add_(torch.zeros(1, device=scores.device).where(seen, torch.finfo(torch.float32).min))
+    scores = scores.add_(scores.new_zeros(1).where(seen, torch.finfo(scores.dtype).min))
     if call.sinks is None:
         return scores.softmax(-1)
-    sink = call.sinks.float().reshape(1, -1, 1, 1, 1).expand(*scores.shape[:4], 1)
+    sink = call.sinks.to(scores.dtype).reshape(1, -1, 1, 1, 1).expand(*scores.shape[:4], 1)
     return torch.cat([scores, sink], -1).softmax(-1)[..., :-1]

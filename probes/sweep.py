@@ -21,7 +21,7 @@ from . import anatomy
 from .batch import Batch
 from .measures import Measure
 from .proofs import obstacle_of, verify_edit
-from .replay import Cut, Put, Recording, Rows, Variant, reached, record, ride, rows_of, start_of, whole
+from .replay import Change, Cut, Put, Recording, Rows, Variant, reached, record, ride, rows_of, start_of, whole
 from .trace import WRITABLE, require_writable
 
 if TYPE_CHECKING:
@@ -162,16 +162,32 @@ def variant_sweep(
     measure: Measure,
     budget: int = BUDGET,
 ) -> Sweep:
-    """Any variants of a recorded run that change rows at `positions` alone; the first is proved to take effect.
+    """Any variants of a recorded run that change rows at `positions` alone; the first that has something to do is
+    proved to do it.
 
-    Returns values [variant, b], clean [b]. UserError: a layer that does not exist.
+    Returns values [variant, b], clean [b]. base: with the sites that are put. UserError: a layer that does not exist.
     """
     layers = range(len(base.layers))
     if unknown := {layer for variant in variants for layer in variant} - {*layers}:
         raise UserError(f"no layer {min(unknown)} to change: {base.subject.name} has 0…{layers[-1]}")
     rows = reached(base, positions)
-    notes = verify_edit(base, rows, variants[:1])
+    parts = ((i, variant[i]) for variant in variants for i in sorted(variant))
+    proved = next(({i: part} for i, part in parts if any(_acts(base, i, change) for change in part)), None)
+    notes = () if proved is None else verify_edit(base, rows, [proved])
     return Sweep(read_variants(base, rows, variants, measure, budget), clean_values(base, measure), notes=notes)
+
+
+def _acts(base: Recording, layer: int, change: Change) -> bool:
+    """Whether a change has something to do in a layer: an edge to cut, other values to put."""
+    if isinstance(change, Cut):
+        allowed = base.layers[layer].allowed
+        edges = change.target[:, None, :, None] & change.source[:, None, None]
+        return bool((allowed & edges.to(allowed.device)).any())
+    if isinstance(change, Put):
+        heads = slice(None) if change.heads is None else list(change.heads)
+        where = change.positions.to(base.mask.device) & base.mask
+        return bool((_differing(base, layer, change.site, change.values, heads) & where).any())
+    return True
 
 
 def causal_trace(
@@ -286,10 +302,12 @@ def _put_sweep(
     return torch.stack(found, axis), notes
 
 
-def _differing(base: Recording, layer: int, site: str, values: Tensor) -> Bool[Tensor, "b p"]:
-    """The positions at which the values are not the base's own."""
+def _differing(
+    base: Recording, layer: int, site: str, values: Tensor, heads: slice | list[int] = slice(None)
+) -> Bool[Tensor, "b p"]:
+    """The positions at which the values (of z: of `heads`) are not the base's own."""
     own = base.layers[layer].site(site)
-    return (values.expand(own.shape) != own).flatten(2).any(2).to(base.mask.device)
+    return (values.to(own.device).expand(own.shape) != own)[:, :, heads].flatten(2).any(2).to(base.mask.device)
 
 
 def _put_at(

@@ -28,13 +28,17 @@ PARTS = "parts sum to the residual"
 LENS = "the last lens equals the logits"
 
 
-def caught(family: str, proof: str, place: str, fault=lambda subject: None, **options) -> None:
-    """`proof` fails at `place`. (tests/test_families.py shows that it passes without the fault.)"""
-    subject = Subject(build(family, **options))
-    fault(subject)
-    with pytest.raises(SubjectError) as error:
-        subject.check()
-    assert str(error.value).startswith(f"{subject.family} ({subject.name}): {proof} fails at {place}: "), error.value
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+def caught(family: str, proof: str, place: str, fault=lambda subject: None, dtypes=DTYPES) -> None:
+    """`proof` fails at `place`, in half precision too. (Without the fault it passes: tests/test_families.py.)"""
+    for dtype in dtypes:
+        subject = Subject(build(family).to(dtype))
+        fault(subject)
+        with pytest.raises(SubjectError) as error:
+            subject.check()
+        assert str(error.value).startswith(f"{subject.family} ({subject.name}): {proof} fails at {place}: ")
 
 
 def replace_call(monkeypatch, **changes):
@@ -205,7 +209,7 @@ def test_patterns_are_off_by_one(monkeypatch):
 
     monkeypatch.setattr(Layer, "attention", property(previous))
     monkeypatch.setattr(Layer, "v", property(lambda self: self.call.value.transpose(1, 2)))
-    caught("llama", MIXED, "layer 1")
+    caught("llama", MIXED, "layer 1", lambda subject: last.clear())
 
 
 @pytest.mark.parametrize("family", ["olmo2", "gemma2"])
@@ -240,6 +244,17 @@ def test_final_soft_cap_is_ignored(monkeypatch):
 def test_padding_is_counted_in_positions(monkeypatch):
     monkeypatch.setattr(Subject, "_counts_positions", False)
     caught("gpt2", "the padding side changes nothing", "model, padded on the left")
+
+
+def test_positions_are_prepared_wrongly(monkeypatch):
+    """Eager attention, prepared the same way, is wrong the same way."""
+
+    def prepare(self, inputs, _prepare=Subject.prepare):
+        arguments = _prepare(self, inputs)
+        return arguments | {"position_ids": 2 * arguments["position_ids"]}
+
+    monkeypatch.setattr(Subject, "prepare", prepare)
+    caught("llama", "logits equal those of a plain call", "prompt 0")
 
 
 def test_padding_is_read_as_the_last_token(monkeypatch):

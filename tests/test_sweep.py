@@ -339,7 +339,7 @@ class LiveBytes(TorchDispatchMode):
 )
 def test_peak_memory_stays_within_the_budget(what, variants, monkeypatch):
     """Bytes alive beside the recordings; with more room the same sweep takes more."""
-    monkeypatch.setattr(replay, "_keep_freed_memory", lambda: None)  # asks for a block that nothing touches
+    monkeypatch.setattr(replay, "keep_freed_memory", lambda: None)  # asks for a block that nothing touches
     subject = long_llama()
     ids = torch.randint(3, 60, (6, 200), generator=torch.Generator().manual_seed(0))
     mask, place = torch.ones_like(ids), torch.arange(200).expand(6, -1)

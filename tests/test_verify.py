@@ -15,6 +15,7 @@ from crosslens.analyses import lenses
 from crosslens.data.example import UserError
 from crosslens.probes import store, verify
 from crosslens.probes.run import Settings, run
+from crosslens.probes.tolerance import rows_limit
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -152,6 +153,20 @@ def test_half_precision_is_bit_for_bit_too(tmp_path):
     (directory,) = run(subject, tiny.task(), LENSES, Settings(out=tmp_path, size=4))
     assert "bit for bit" in proved(directory, subject=subject)[4]
     assert {t.dtype for t in load_file(directory / "rows" / "00000.safetensors").values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_elsewhere_is_held_to_its_roundings(tmp_path, dtype):
+    subject = Subject(build("llama").to(dtype), tiny.tokenizer(), name="half")
+    (directory,) = run(subject, tiny.task(), LENSES, Settings(out=tmp_path, size=4))
+    reseal(directory, machine={"system": "elsewhere"})
+    assert "within 0.0" in proved(directory, subject=subject)[4]
+    limit = rows_limit(dtype, 3)
+    saved = torch.tensor([0.2, -0.3, 1.0])
+    assert verify._difference(saved + torch.tensor([0.4, 0, 0]), saved, counts_flip=True) > 4 * limit
+    assert verify._difference(saved + torch.tensor([limit / 2, 0, 0]), saved, counts_flip=True) < limit
+    hits = torch.ones(200)
+    assert verify._difference(torch.cat([hits[1:], torch.zeros(1)]), hits, counts_flip=True) == pytest.approx(1 / 200)
 
 
 def test_from_the_command_line(tmp_path, capsys):
