@@ -11,9 +11,10 @@ from scipy.stats import spearmanr
 from . import stats
 
 ESTIMATES = {"1 step": 1, "5 steps": 5}  # attribution patching, integrated gradients
+ONE, FIVE = ESTIMATES
 RECALL = (0.02, 0.05, 0.1)
 RANKS = "Spearman"
-MEASURES = {RANKS: "rank correlation"} | {f"recall of the top {share:.0%}": "share" for share in RECALL}
+MEASURES = {RANKS: "rank correlation"} | {f"recall of the top {share:.0%}": "share of heads" for share in RECALL}
 DRAWS = 200
 COLUMNS = ("value", "lower", "upper")
 
@@ -35,7 +36,7 @@ def agreement_table(rows: Any, exact: str) -> pd.DataFrame:
 
 def five_over_one(rows: Any, exact: str) -> dict[str, Any] | None:
     """The row of Spearman with 5 steps minus that with 1, over heads; None where no gradients were asked for."""
-    one, five = (f"head|{name}" for name in ESTIMATES)
+    one, five = f"head|{ONE}", f"head|{FIVE}"
     if one not in rows.values:
         return None
     maps, counts = _maps(rows, five, one, f"head|{exact}")

@@ -26,7 +26,7 @@ from ..probes.batch import Batch
 from ..probes.paths import FINAL, Receiver, path_sweep
 from ..probes.rows import Rows
 from . import circuits
-from .agreement import ESTIMATES, RANKS, agreement_table, five_over_one
+from .agreement import ESTIMATES, FIVE, ONE, RANKS, agreement_table, five_over_one
 from .claims import Claim, Statement, one_row
 from .contrast import contrast, task_rows, task_table, unsolved
 from .frames import by_condition, head_axes, order_columns, summarise
@@ -39,7 +39,6 @@ PAPER = "arXiv 2310.10348 (edge attribution patching), 2403.17806 (with integrat
 FIT_EXAMPLES = 32
 EXACT = "path patched"
 OUTPUT = "the output"
-ONE, FIVE = ESTIMATES
 
 CLAIMS = (
     Statement(

@@ -274,7 +274,8 @@ def _claim(row: dict[str, Any]) -> Claim:
         f"{row['q_value']:.2g} over pairs (p {row['p_value']:.2g}, ignoring depth {row['p_hypergeometric']:.2g}); "
         f"minus the ceiling of {row['ceiling']:.0%}"
     )
-    bounds = {"lower": row["value"] - row["ceiling_upper"], "upper": row["value"] - row["ceiling_lower"]}
+    half = 0.5 / row["heads"]  # heads are whole: below the ceiling's interval is one head below
+    bounds = {"lower": row["value"] - row["ceiling_upper"] - half, "upper": row["value"] - row["ceiling_lower"] + half}
     distance = {"value": row["value"] - row["ceiling"], **bounds, "unit": "share in common"}
     distance |= {"n": row["n"], "n_groups": row["n_groups"]}
     is_below = distance["upper"] < 0

@@ -87,9 +87,9 @@ FIGURES = [
         {},
         "Area under the curve",
         "CPR: area under the faithfulness curve of the heads that help most (more is better); CMD: area between 1 and "
-        "the curve of the heads of largest |effect| (less is better); on the linear axis and, from 1 % on, per decade of "
-        "the logarithmic one; and beside the control as means over the shares that have one. Circuits of heads alone: "
-        "MLPs and embeddings stay clean, so these numbers cannot stand beside MIB's tables.",
+        "the curve of the heads of largest |effect| (less is better); on the linear axis and, from 1 % on, per decade "
+        "of the logarithmic one; and beside the control as means over the shares that have one. Circuits of heads "
+        "alone: MLPs and embeddings stay clean, so these numbers cannot stand beside MIB's tables.",
         area,
         "Whiskers",
         "Hatched",

@@ -1,4 +1,4 @@
-"""Planted rows of circuits: 5 × 8 heads, of which 1.2 carries the task, attends to the answer and is found by gradients."""
+"""Planted rows of circuits: of 5 × 8 heads 1.2 carries the task, attends to the answer and is found by gradients."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def solved(rng: np.random.Generator, n: int, share: float = 0.95) -> dict[str, n
     """The task's own numbers: `share` of prompts right where guessing gives a half, 4 logits clean − corrupt."""
     clean = 2 + rng.normal(0, 0.3, n)
     right = (rng.random(n) < share).astype(float)
-    return {"right": right, "top1": right, "guessing": np.full(n, 0.5), "clean": clean, "donor": clean - 4}
+    return {"right": right, "top1": right, "guessing": np.full(n, 0.5), "clean": clean, "donor": rng.normal(-2, 0.3, n)}
 
 
 def planted(name: str, holds: bool) -> dict[str, pd.DataFrame]:
@@ -60,11 +60,11 @@ def change(name: str, values: dict[str, np.ndarray], rng: np.random.Generator) -
     if name == "solved":
         values["right"][:] = rng.random(len(values["right"])) < 0.2
     if name == "twins differ":
-        values["donor"][:] = values["clean"] + 1
+        values["donor"][:] = values["clean"] + rng.normal(1, 0.2, len(values["clean"]))
     if name == "sparse":  # many heads carry it alike
         exact[:, :, :6] = -1 + rng.normal(0, 0.05, exact[:, :, :6].shape)
     if name == "movers":
-        values[f"head|{ON_ANSWER}"][:, *CARRIER] = 0.05
+        values[f"head|{ON_ANSWER}"][:, *CARRIER] -= 0.5
     if name == "gradients":
         one, five = values["head|1 step"].copy(), values["head|5 steps"].copy()
         values["head|1 step"][:], values["head|5 steps"][:] = five, one
