@@ -11,7 +11,7 @@ from .drawing import Drawing, Tables, draw_all
 STAGES = ("patched at the last position", "path to the output", "path to the movers' queries")
 LOGITS = "direct logit attribution"
 ATTENTION = "attention on "
-NAMED = 6  # points of a scatter with their names
+ESTIMATES = ("1 step", "5 steps")
 
 
 def figures(tables: Tables) -> dict[str, go.Figure]:
@@ -81,7 +81,7 @@ def estimates(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
     """Exact effect against each estimate of it."""
     exact = next(m for m in rows["measure"].unique() if m.startswith("patched"))
     wide = rows.pivot_table(index=["layer", "head"], columns="measure", values="value").reset_index()
-    guesses = [c for c in wide if c in ("1 step", "5 steps")]
+    guesses = [c for c in wide if c in ESTIMATES]
     if not guesses:
         return None
     long = wide.melt(["layer", "head", exact], guesses, "estimate", "guess")
@@ -196,7 +196,7 @@ FIGURES = [
         "Every head: its exact effect at the last position against the estimate from one gradient (attribution "
         "patching) and from five on the way to the twin's embeddings (integrated gradients). Dashed: equal.",
         estimates,
-        select=heads_of("head", STAGES[0], "1 step", "5 steps"),
+        select=heads_of("head", STAGES[0], *ESTIMATES),
     ),
     AGREEMENT,
     Drawing(

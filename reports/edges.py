@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from .charts import bars, head_map, scatter
-from .circuits import TASK, first_condition, label
+from .circuits import ESTIMATES, TASK, first_condition, label
 from .drawing import Drawing, Tables, draw_all
 
 EXACT = "path patched"
@@ -31,7 +31,7 @@ def estimates(rows: pd.DataFrame, _: Tables) -> go.Figure:
     wide = wide.reset_index()
     titles = ("exact effect of the path (logits)", "5 steps (logits)")
     return scatter(
-        wide.assign(label=label(wide)), EXACT, "5 steps", "label", titles=titles, panel="receiver", diagonal=True
+        wide.assign(label=label(wide)), EXACT, ESTIMATES[1], "label", titles=titles, panel="receiver", diagonal=True
     )
 
 

@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from .charts import bars, head_map, lines
-from .circuits import AGREEMENT, TASK, estimates, first_condition, heads_of
+from .circuits import AGREEMENT, ESTIMATES, TASK, estimates, first_condition, heads_of
 from .drawing import Drawing, Tables, draw_all
 
 EXACT = "patched at every position"
@@ -103,7 +103,7 @@ FIGURES = [
         "Patched minus clean logit difference when a head's output is the twin's at every position; and what one "
         "gradient or five (integrated gradients) say of it. One scale.",
         maps,
-        select=heads_of("head", EXACT, "1 step", "5 steps"),
+        select=heads_of("head", EXACT, *ESTIMATES),
     ),
     Drawing(
         "estimates",
@@ -112,7 +112,7 @@ FIGURES = [
         "Exact against estimated",
         "Every head: its exact effect at all positions against each estimate. Dashed: equal.",
         estimates,
-        select=heads_of("head", EXACT, "1 step", "5 steps"),
+        select=heads_of("head", EXACT, *ESTIMATES),
     ),
     AGREEMENT,
     TASK,
