@@ -97,7 +97,8 @@ def steer_attention(
 ) -> Sweep:
     """The measure [1, b] when `heads` attend, at the last position, to nothing but `targets`, evenly; clean [b].
 
-    inputs: a batch, model inputs, or a recording with z. Exact, and proved to take effect. UserError: a head that does
+    inputs: a batch, model inputs, or a recording with z. Exact, and proved to take effect; also where a target lies
+    behind a sliding window, which the head alone would not see. UserError: a head that does
     not exist, an example without a target, a target that is the last position or padding.
     """
     base = recorded(subject, inputs, ("z",))

@@ -39,7 +39,7 @@ def _eager(family):
 def logits(family, given, *, masks=None, z=None, states=None, outputs=None, lent=None, reads=None):
     """Logits [b, p, vocab] of an eager forward.
 
-    masks: layer -> Bool[b, q, k] (or [b, h, q, k]), edges that are removed. lent: layer -> (key, value) read at the removed edges.
+    masks: layer -> Bool[b, q, k], edges that are removed, or [b, h, q, k]. lent: layer -> (key, value) read at them.
     z, states, outputs: functions on a layer's z, on what enters it, or, by (layer, "attn_out" or "mlp_out"), on a part.
     reads: functions on a layer's (query, key, value), all of them with as many heads as the query.
     """

@@ -211,7 +211,7 @@ def test_the_control_of_the_strongest_heads_does_not_cancel():
     assert len(own) == 10
     np.testing.assert_allclose(np.abs(control["value"]), 3, atol=0.2)
     assert (np.sign(control["value"]).to_numpy() == np.sign(own["value"]).to_numpy()).all()
-    rows.values["logit"] = rows["heads"].sum((2, 3)) + 1
+    rows.values["logit"] = rows["heads"].sum((2, 3)) + 9
     margin = _tested(rows).query("claim == 'few' and than != ''")
     assert abs(margin["value"].item()) < 0.05
     assert [c.verdict for c in logit_attribution.claims({"tested": _tested(rows)}) if c.name == "few"] != [HOLDS]

@@ -27,15 +27,15 @@ def test_steered_heads_attend_to_the_targets(family, padding):
     given = by_hand.inputs(family, padding)
     subject = Subject(by_hand.build(family))
     mask = given["attention_mask"].bool()
-    place = mask.long().cumsum(1) - 1
-    targets, last = mask & ((place == 1) | (place == 2)), mask & (place == mask.sum(1, keepdim=True) - 1)
+    before_last = mask.sum(1, keepdim=True) - mask.long().cumsum(1)
+    targets, last = mask & ((before_last == 1) | (before_last == 2)), mask & (before_last == 0)
     heads = [(0, 1), (1, 0), (1, 3), (2, 2)]
     sweep = steering.steer_attention(subject, given, heads, targets, measure=whole_logits)
 
     steered = [torch.zeros(len(mask), subject.n_heads, mask.shape[1], dtype=torch.bool) for _ in range(3)]
     for layer, head in heads:
         steered[layer][:, head] = last
-    # The pattern row is set through the model's own softmax: every other edge is cut, and equal scores are even weights.
+    # The pattern row is set through the model's own softmax: every other edge is cut, equal scores are even weights.
     masks = {i: rows[..., None] & ~targets[:, None, None] for i, rows in enumerate(steered)}
     reads = {
         i: lambda query, key, value, rows=rows: (query.masked_fill(rows[..., None], 0.0), key, value)
