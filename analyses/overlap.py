@@ -6,7 +6,7 @@ circuit; see `tables`.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -168,7 +168,8 @@ def _overlaps(pair: tuple[str, str], maps: Maps, halves: dict, counts: dict) -> 
             given = {f"halves_{x}": halves.get((task, stage)) for x, task in zip("ab", pair, strict=True)}
             overlap = stats.circuit_overlap(a, b, share=share, **given)
             size = max(1, round(share * a.size))
-            null = stats.overlap_distribution(*(_by_layer(_top(x, share), len(x)) for x in (a, b)), a.shape[1])
+            first, second = (_by_layer(_top(grid, share), len(grid)) for grid in (a, b))
+            null = stats.overlap_distribution(first, second, a.shape[1])
             low, high = (int(np.searchsorted(null.cumsum(), q)) / size for q in (0.025, 0.975))
             found.append(
                 {"pair": _name(pair), "measure": stage, "share": share, "heads": size, "common": len(overlap.heads)}
@@ -267,7 +268,7 @@ def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:
     return [_claim(row) for row in mine.to_dict("records")]
 
 
-def _claim(row: dict[str, Any]) -> Claim:
+def _claim(row: Mapping[Any, Any]) -> Claim:
     """Holds by q alone; else the distance to the ceiling decides whether it fails."""
     note = (
         f"{row['pair']}: {row['common']} of {row['heads']} heads in common, {row['expected']:.0%} expected by depth, q "

@@ -313,10 +313,12 @@ def _gained(rows: Rows, name: str, unit: str) -> pd.DataFrame:
 
 def _others(rows: Rows, name: str) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
     """What steering is compared with: [n, sets], and its draws [n, sets, draws] where it has some."""
-    own = rows[f"{name}|steered"]
-    clean = np.broadcast_to(rows[f"{name}|clean"][:, None], own.shape)
-    drawn = {control: rows[f"{name}|{control}"] for control in (HEADS, TOKENS)}
-    return {"nothing steered": (clean, None)} | {control: (draws.mean(2), draws) for control, draws in drawn.items()}
+    clean = np.broadcast_to(rows[f"{name}|clean"][:, None], rows[f"{name}|steered"].shape)
+    found: dict[str, tuple[np.ndarray, np.ndarray | None]] = {"nothing steered": (clean, None)}
+    for control in (HEADS, TOKENS):
+        draws = rows[f"{name}|{control}"]
+        found[control] = draws.mean(2), draws
+    return found
 
 
 def _share_below(draws: np.ndarray, own: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ example. untestable: why nothing can be said here, or "".
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,7 +28,7 @@ def number(
     untestable: str = "",
 ) -> pd.DataFrame:
     """One row: the mean of values [n], or Σ values / Σ denominators, with its interval by groups."""
-    names = {"claim": claim, "than": than, "untestable": untestable}
+    names: dict[str, Any] = {"claim": claim, "than": than, "untestable": untestable}
     return summarise(values, groups, {}, unit, denominators=denominators, **names)
 
 
@@ -54,5 +55,5 @@ def _judged(tested: pd.DataFrame | None, statement: Statement) -> Claim:
         missing = margins[margins["value"].isna()].iloc[0]["than"]
         return judge(statement, row, untestable=f"no control: there are no {missing}")
     ahead = margins["lower"] if statement.side == "above" else -margins["upper"]
-    nearest = margins.loc[ahead.fillna(-np.inf).idxmin()]
+    nearest = margins.iloc[int(ahead.fillna(-np.inf).to_numpy().argmin())]
     return judge(statement, row, margin=nearest, control=nearest["than"])
