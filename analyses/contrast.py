@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool
 from torch import Tensor
@@ -13,9 +14,10 @@ from torch import Tensor
 from ..data.example import Example, UserError
 from ..probes.batch import Batch, corrupt_twins
 from ..probes.measures import logit_difference
-from ..probes.plan import first_condition
 from ..probes.replay import Recording, parted, record
+from ..probes.rows import Rows
 from . import stats
+from .frames import summarise
 
 PARTS = {"head": "z", "mlp": "mlp_out"}  # what a circuit is made of, and the site that it is patched at
 
@@ -79,15 +81,38 @@ def task_rows(found: Contrast) -> dict[str, Tensor]:
     }
 
 
-def half_of(subject: Any, batches: Sequence[Batch], needs: str) -> tuple[list[Batch], list[str]]:
-    """The first condition's batches with the examples of one half of the groups, and these groups' names.
-
-    UserError: there are not two groups; `needs` says for what.
+def task_table(rows: Rows) -> pd.DataFrame:
+    """How well the task is solved: measure ("accuracy among the options", "top-1", "logit difference",
+    "clean − corrupt") control value …
     """
-    mine = first_condition(batches)
-    groups = np.array([example.group for batch in mine for example in batch.examples])
-    if len(np.unique(groups)) < 2:
-        raise UserError(f"{needs} needs a task with at least two groups: heads are chosen on one half of them")
-    names = set(groups[stats.split_half(groups)[0]].tolist())
-    halves = [([e for e in batch.examples if e.group in names], batch.form) for batch in mine]
-    return [subject.batch(examples, **form) for examples, form in halves if examples], sorted(names)
+    measures = {
+        ("accuracy among the options", "", "share"): rows["right"],
+        ("accuracy among the options", "guessing", "share"): rows["guessing"],
+        ("top-1", "", "share"): rows["top1"],
+        ("logit difference", "", "logits"): rows["clean"],
+        ("logit difference", "corrupt twin", "logits"): rows["donor"],
+        ("clean − corrupt", "", "logits"): rows["clean"] - rows["donor"],
+    }
+    frames = [
+        summarise(values, rows.examples["group"], {}, unit, measure=name, control=control)
+        for (name, control, unit), values in measures.items()
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def apart(values: np.ndarray, groups: Any) -> bool:
+    """Whether the interval of a mean of values [n] leaves out 0: what may be divided by."""
+    _, lower, upper = stats.group_bootstrap(values, groups)
+    return bool(lower > 0 or upper < 0)
+
+
+def unsolved(rows: Rows) -> str:
+    """Why nothing can be said of a circuit: accuracy not shown to be above guessing, or clean above corrupt; or ""."""
+    groups = rows.examples["group"]
+    for values, said in (
+        (rows["right"] - rows["guessing"], "its accuracy is not above guessing"),
+        (rows["clean"] - rows["donor"], "its clean and corrupt prompts do not differ"),
+    ):
+        if not stats.group_bootstrap(values, groups).lower > 0:
+            return f"the task is not solved here: {said}"
+    return ""

@@ -2,9 +2,10 @@
 
 An edge is the direct path from a writer (head, MLP, embeddings) to a reader's own input, everything between frozen. The
 estimate of an edge is the writer's change times the gradient there; the exact effect patches the path. The strongest
-edges are chosen on held-out examples and measured on the others, so that no interval is of a winner's luck.
+edges, and the movers, are chosen on held-out examples of one half of the groups and measured on the other, so that no
+interval is of a winner's luck.
 
-Tables: edges, into, agreement; see `tables`.
+Tables: task, edges, into, agreement, tested; see `tables`.
 """
 
 from __future__ import annotations
@@ -23,32 +24,57 @@ from ..data.example import UserError
 from ..probes.attribution import Edges, Reader, Writer, edge_attribution, every_reader, every_writer
 from ..probes.batch import Batch
 from ..probes.paths import FINAL, Receiver, path_sweep
-from ..probes.plan import first_condition
 from ..probes.rows import Rows
 from . import circuits
-from .agreement import ESTIMATES, agreement_table
-from .claims import Claim, interval, verdict
-from .contrast import Contrast, contrast
-from .frames import by_condition, head_axes, held_out, order_columns, summarise
+from .agreement import ESTIMATES, FIVE, ONE, RANKS, agreement_table, five_over_one
+from .claims import Claim, Statement, one_row
+from .contrast import contrast, task_rows, task_table, unsolved
+from .frames import by_condition, head_axes, order_columns, summarise
+from .selection import chosen_half, measured_rows
+from .tested import judged, nothing, number
 
-VERSION = 1
+VERSION = 2
 QUESTION = "Which heads speak to which, and do gradients tell?"
 PAPER = "arXiv 2310.10348 (edge attribution patching), 2403.17806 (with integrated gradients), 2211.00593 (exact paths)"
 FIT_EXAMPLES = 32
 EXACT = "path patched"
 OUTPUT = "the output"
 
+CLAIMS = (
+    Statement(
+        "ranks",
+        "One gradient ranks the heads that write to the output: Spearman with exact paths above 0.8.",
+        "arXiv 2310.10348",
+        0.8,
+    ),
+    Statement(
+        "gradients",
+        "Integrated gradients agree with exact paths to the output better than one gradient does.",
+        "arXiv 2403.17806",
+    ),
+    Statement(
+        "again",
+        "The strongest edges are strong in other groups: turned to the side on which they were chosen, they have more "
+        "than half of the summed |effect| that they had there.",
+        "this project's bar",
+        0.5,
+    ),
+)
+
 
 @dataclass(frozen=True)
 class Options:
     """movers: how many heads count as movers. strongest: how many edges are measured. heads: the movers, (layer, head),
-    and edges: names as in the table, both found on held-out examples where None.
+    and edges: names as in the table, both found on held-out examples where None; strengths: what the edges were chosen
+    by, in logits, and selected_on: the groups of these examples.
     """
 
     movers: int = 3
     strongest: int = 40
     heads: tuple[tuple[int, int], ...] | None = None
     edges: tuple[str, ...] | None = None
+    strengths: tuple[float, ...] = ()
+    selected_on: tuple[str, ...] = ()
 
 
 def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
@@ -57,34 +83,35 @@ def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
         "Logit difference: answer minus the answer of the corrupt twin. Estimate of an edge: what its writer adds to "
         "the residual stream in the twin's run and not in the clean one, times the gradient at the reader's own input "
         "(before its norm), summed over positions; 1 step takes the gradient at the clean run, 5 steps its mean on the "
-        f"way to the twin's embeddings. The {len(options.edges or ())} strongest were chosen by 5 steps on "
-        f"{held_out(fitted_on)}. Exact effects, patched minus clean: the path from each head to the output, "
-        f"and to the queries of the movers ({circuits.listed(options.heads)}) at the last position, all other heads "
-        "and all MLPs frozen to the clean run."
+        f"way to the twin's embeddings. The {len(options.edges or ())} strongest by 5 steps, and the movers, were "
+        f"chosen on held-out examples of {len(options.selected_on)} groups, of {fitted_on['examples']} examples in "
+        "all, and are measured on the other groups. Exact effects, patched minus clean: the path from each head to the "
+        f"output, and to the queries of the movers ({circuits.listed(options.heads)}) at the last position, all other heads and "
+        "all MLPs frozen to the clean run."
     )
 
 
 def fit(subject: Any, batches: list[Batch], options: Options) -> dict[str, Any]:
-    """The movers as `circuits` finds them, and the strongest edges by five steps, on held-out examples."""
+    """The movers as `circuits` finds them, and the strongest edges by five steps, on held-out examples of one half."""
     heads, edges = options.heads, options.edges
-    if heads is None or edges is None:
-        mine = first_condition(batches)
-        heads = circuits.movers(subject, mine, options.movers) if heads is None else heads
-        edges = _strongest(subject, mine, options) if edges is None else edges
-    return {"heads": [list(head) for head in heads], "edges": list(edges)}
+    if heads is not None and edges is not None:
+        return {"heads": [list(head) for head in heads], "edges": list(edges)}
+    half, groups = chosen_half(subject, batches, "edges")
+    heads = circuits.movers(subject, half, options.movers) if heads is None else heads
+    learned = _strongest(subject, half, options) if edges is None else {"edges": list(edges)}
+    return learned | {"heads": [list(head) for head in heads], "selected_on": groups}
 
 
-def _strongest(subject: Any, batches: Sequence[Batch], options: Options) -> list[str]:
-    """The names of the strongest edges by five steps, mean over the examples of all batches."""
-    estimates = [_estimated(subject, contrast(subject, batch)) for batch in batches]
-    estimated, mean = estimates[0], torch.cat([e.values for e in estimates], -1).mean(-1).nan_to_num()
-    count = min(options.strongest, int((mean != 0).sum()))
-    places = mean.abs().flatten().topk(count).indices.tolist()
-    return [edge_name(estimated.writers[i % mean.shape[1]], estimated.readers[i // mean.shape[1]]) for i in places]
-
-
-def _estimated(subject: Any, found: Contrast) -> Any:
-    return edge_attribution(subject, found.base, found.donor, measure=found.measure, steps=ESTIMATES["5 steps"])
+def _strongest(subject: Any, batches: Sequence[Batch], options: Options) -> dict[str, Any]:
+    """The names and estimated effects of the strongest edges by five steps."""
+    found = [contrast(subject, batch) for batch in batches]
+    asked = [edge_attribution(subject, f.base, f.donor, measure=f.measure, steps=ESTIMATES[FIVE]) for f in found]
+    mean = torch.cat([edges.values for edges in asked], -1).mean(-1)
+    size = mean.abs().nan_to_num(-1.0).flatten()  # NaN: the writer does not come before the reader
+    places = size.topk(min(options.strongest, int((size > 0).sum()))).indices
+    readers, writers = asked[0].readers, asked[0].writers
+    names = [edge_name(writers[i % len(writers)], readers[i // len(writers)]) for i in places.tolist()]
+    return {"edges": names, "strengths": mean.flatten()[places].tolist()}
 
 
 def edge_name(writer: Writer, reader: Reader) -> str:
@@ -110,7 +137,7 @@ def rows(subject: Any, batch: Batch, options: Options) -> dict[str, Tensor]:
         raise UserError(f"edges: no edge {unknown[0]!r} in {subject.name}; write it as in the table: 3.1 → q of 5.2")
     receivers = receivers_of(options)
     asked = {receiver: _reader(heard, subject) for receiver, heard in receivers.items()}
-    kept = {}
+    kept = task_rows(found)
     for name, steps in ESTIMATES.items():
         named = _named(edge_attribution(subject, found.base, found.donor, **both, steps=steps, readers=readers))
         kept[f"edges|{name}"] = torch.stack([named[edge] for edge in chosen], -1)
@@ -141,86 +168,93 @@ def _named(edges: Edges) -> dict[str, Tensor]:
 
 
 def _from_heads(edges: Edges, reader: Reader, subject: Any) -> Tensor:
-    """What a reader hears from every head, [b, layer, head], 0 from those that do not come before it."""
+    """What a reader hears from every head, [b, layer, head], NaN from those that do not come before it."""
     heads = [j for j, writer in enumerate(edges.writers) if writer.kind == "head"]
-    values = edges.values[edges.readers.index(reader)][heads].nan_to_num()
+    values = edges.values[edges.readers.index(reader)][heads]
     return values.T.unflatten(1, (subject.n_layers, subject.n_heads))
 
 
 def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold: the plan's estimate of the files."""
-    return 3 * (1 + options.movers) * subject.n_layers * subject.n_heads + 2 * options.strongest
+    return 3 * (1 + options.movers) * subject.n_layers * subject.n_heads + 2 * options.strongest + 5
 
 
 def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
-    """edges: rank edge measure (the estimate) value …. into: receiver measure ("path patched" or the estimate) layer
-    head value …, of the heads before the receiver. agreement: receiver estimate measure value ….
+    """task: as in `circuits`. edges: rank edge measure (the estimate) value …. into: receiver measure ("path patched"
+    or the estimate) layer head value …, of the heads before the receiver. agreement: receiver estimate measure value
+    …. tested: see `tested`. What was chosen (edges, movers) is over the groups that it was not chosen on.
     """
-    found = by_condition(rows, {"edges": _edges, "into": _into, "agreement": _agreement}, options)
-    return {name: order_columns(table) for name, table in found.items()}
+    makers = {
+        "task": lambda rows, _: task_table(rows),
+        "edges": _edges,
+        "into": _into,
+        "agreement": _agreement,
+        "tested": _tested,
+    }
+    return {name: order_columns(table) for name, table in by_condition(rows, makers, options).items()}
+
+
+def _elsewhere(rows: Rows, options: Options) -> Rows:
+    return measured_rows(rows, options.selected_on, "edges")
 
 
 def _edges(rows: Rows, options: Options) -> pd.DataFrame:
-    names = list(options.edges or ())
+    names, mine = list(options.edges or ()), _elsewhere(rows, options)
     frames = [
-        summarise(rows[f"edges|{name}"], rows.examples["group"], {"edge": names}, "logits", measure=name)
+        summarise(mine[f"edges|{name}"], mine.examples["group"], {"edge": names}, "logits", measure=name)
         for name in ESTIMATES
     ]
     rank = {edge: i for i, edge in enumerate(names, 1)}
     return pd.concat([frame.assign(rank=frame["edge"].map(rank)) for frame in frames], ignore_index=True)
 
 
-def _before(rows: Rows, options: Options) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """Receiver by receiver, the maps [n, layer, head] of the heads before it."""
+def _before(rows: Rows, options: Options) -> Iterator[tuple[str, Rows]]:
+    """Receiver by receiver, the maps "head|…" [n, layer, head] of the heads before it."""
     for receiver, heard in receivers_of(options).items():
         layers = None if heard is None else heard.layer
-        yield receiver, {name: rows[f"{receiver}|{name}"][:, :layers] for name in (EXACT, *ESTIMATES)}
+        mine = rows if heard is None else _elsewhere(rows, options)
+        maps = {f"head|{name}": mine[f"{receiver}|{name}"][:, :layers] for name in (EXACT, *ESTIMATES)}
+        yield receiver, Rows(mine.examples, maps)
 
 
 def _into(rows: Rows, options: Options) -> pd.DataFrame:
     frames = []
     for receiver, maps in _before(rows, options):
-        for name, values in maps.items():
-            names: dict[str, Any] = {"receiver": receiver, "measure": name}
-            frames.append(summarise(values, rows.examples["group"], head_axes(values), "logits", **names))
+        for name, values in maps.values.items():
+            names: dict[str, Any] = {"receiver": receiver, "measure": name.removeprefix("head|")}
+            frames.append(summarise(values, maps.examples["group"], head_axes(values), "logits", **names))
     return pd.concat(frames, ignore_index=True)
 
 
 def _agreement(rows: Rows, options: Options) -> pd.DataFrame:
-    frames = []
-    for receiver, maps in _before(rows, options):
-        heads = Rows(rows.examples, {f"head|{name}": values for name, values in maps.items()})
-        frames.append(agreement_table(heads, EXACT).assign(receiver=receiver))
+    frames = [agreement_table(maps, EXACT).assign(receiver=receiver) for receiver, maps in _before(rows, options)]
     return pd.concat(frames, ignore_index=True).drop(columns="part")
 
 
+def _tested(rows: Rows, options: Options) -> pd.DataFrame:
+    reason = unsolved(rows)
+    output = next(maps for receiver, maps in _before(rows, options) if receiver == OUTPUT)
+    ranks = one_row(agreement_table(output, EXACT), part="head", estimate=ONE, measure=RANKS)
+    assert ranks is not None
+    gain = five_over_one(output, EXACT)
+    assert gain is not None
+    kept = ("value", "lower", "upper", "n", "n_groups", "unit")
+    rows_of = {"ranks": {name: ranks[name] for name in kept}, "gradients": gain}
+    frame = pd.DataFrame([row | {"claim": name, "than": "", "untestable": reason} for name, row in rows_of.items()])
+    return pd.concat([frame, _again(_elsewhere(rows, options), options, reason)], ignore_index=True)
+
+
+def _again(rows: Rows, options: Options, reason: str) -> pd.DataFrame:
+    """Σ effect of the chosen edges, each turned to its side, over Σ |effect| where they were chosen."""
+    if not options.strengths:
+        return nothing("again", reason or "the edges were given, not chosen")
+    strengths = np.array(options.strengths)
+    turned = (rows[f"edges|{FIVE}"] * np.sign(strengths)).sum(1)
+    whole = np.full(len(turned), np.abs(strengths).sum())
+    given = {"denominators": whole, "untestable": reason}
+    return number("again", turned, rows.examples["group"], "of the effect where they were chosen", **given)
+
+
 def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:
-    """What the papers say of edge attribution; thresholds set before any number was seen."""
-    agreement = tables["agreement"]
-    agreement = agreement[agreement["condition"] == agreement["condition"].iloc[0]]
-    rank = agreement[(agreement["measure"] == "Spearman") & (agreement["receiver"] == OUTPUT)].set_index("estimate")
-    one, five = (rank.loc[name] for name in ESTIMATES)
-    edges = tables["edges"]
-    first = edges["condition"] == edges["condition"].iloc[0]
-    chosen = edges[first & (edges["measure"] == "5 steps")]
-    sure = int(((chosen["lower"] > 0) | (chosen["upper"] < 0)).sum())
-    return [
-        Claim(
-            "One gradient ranks the heads that write to the output: Spearman with exact paths above 0.8.",
-            "arXiv 2310.10348",
-            f"{interval(one)}, n = {one['n']}",
-            verdict(one["lower"] > 0.8, one["upper"] < 0.8),
-        ),
-        Claim(
-            "Integrated gradients agree with exact paths to the output better than one gradient does.",
-            "arXiv 2403.17806",
-            f"{interval(five)} with 5 steps, {interval(one)} with 1, n = {five['n']}",
-            verdict(five["lower"] > one["upper"], five["upper"] < one["lower"]),
-        ),
-        Claim(
-            "The strongest edges are the same on other examples: nine in ten have an interval without 0.",
-            "control",
-            f"{sure} of {len(chosen)} edges chosen on held-out examples, n = {chosen['n'].max()}",
-            verdict(sure >= 0.9 * len(chosen), sure < 0.9 * len(chosen)),
-        ),
-    ]
+    """What the papers say of edge attribution, judged by the table tested."""
+    return judged(tables.get("tested"), CLAIMS)

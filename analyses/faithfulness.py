@@ -1,15 +1,16 @@
 """Faithfulness: what of a task a circuit does alone, and whether cheap estimates would have found it.
 
-The heads outside of a circuit are given the corrupt twin's outputs, at every position; MLPs stay. The heads are ranked
-by their exact effects on one half of the groups (of held-out examples) and scored on the other. Beside it: exact
-effects at all positions, gradient estimates of them, and where in the prompt the effects lie.
+The heads outside of a circuit are given the corrupt twin's outputs, at every position; MLPs and embeddings stay. The
+heads are ranked by their exact effects on one half of the groups (of held-out examples) and scored on the other: by how
+much they help (CPR) and by |effect| (CMD). Beside it: exact effects at all positions, gradient estimates of them, and
+where in the prompt the effects lie.
 
-Tables: task, curve, area, effects, positions, agreement; see `tables`.
+Tables: task, curve, area, effects, positions, agreement, tested; see `tables`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,37 +19,63 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..data.example import NothingToMeasure
 from ..probes.attribution import attribution_sweeps
 from ..probes.batch import Batch
 from ..probes.replay import Put, Variant
 from ..probes.rows import Rows
 from ..probes.sweep import patch_sweep, variant_sweep
 from . import metrics, stats
-from .agreement import ESTIMATES, agreement_table
-from .claims import Claim, interval, verdict
-from .contrast import PARTS, Contrast, contrast, half_of, task_rows
-from .frames import by_condition, head_axes, held_out, order_columns, summarise
+from .agreement import ESTIMATES, FIVE, agreement_table
+from .claims import Claim, Statement
+from .contrast import PARTS, Contrast, apart, contrast, task_rows, task_table, unsolved
+from .controls import DRAWS, HEADS, Head, random_circuits
+from .frames import by_condition, head_axes, order_columns, summarise
+from .selection import at, chosen_half, halves, measured, measured_rows
+from .tested import judged, nothing, number
 
-VERSION = 2
+VERSION = 3
 QUESTION = "Does the circuit alone do the task, and would gradients have found it?"
 PAPER = "faithfulness as in arXiv 2504.13151 (MIB: CPR, CMD); arXiv 2403.17806 (integrated gradients)"
 FIT_EXAMPLES = 32
 EXACT = "patched at every position"
 SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-RANDOM = "random heads of the same layers"
 SITES = ("z", "attn_out", "mlp_out")
+HELP, SIZE = "most helpful first", "largest |effect| first"
+RANKINGS = (HELP, SIZE)
+TENTH, TOP = SHARES.index(0.1), 0.05
+
+CLAIMS = (
+    Statement(
+        "faithful",
+        "A tenth of the heads does the task: faithfulness at 10 % of the heads (largest |effect| first) is above 0.8.",
+        "arXiv 2211.00593",
+        0.8,
+    ),
+    Statement(
+        "not depth",
+        "The heads matter, not their depth: at 10 % the circuit is more faithful than random heads of its layers.",
+        "control",
+    ),
+    Statement(
+        "gradients",
+        "Gradients find the circuit: the top 5 % of heads by integrated gradients hold more than 70 % of the effect "
+        "that the exact top 5 % hold (both chosen on one half of the groups, measured on the other).",
+        "arXiv 2403.17806",
+        0.7,
+    ),
+)
 
 
 @dataclass(frozen=True)
 class Options:
-    """draws: random circuits per point. ranking: heads as (layer, head), strongest first, and selected_on: the groups
-    that it comes from; both are found on held-out examples where None. positions: whether effects by named position
-    are measured too.
+    """draws: random circuits per point. ranking: all heads as (layer, head), of largest |effect| first, helpful: those
+    that help most first (those that hinder last), and selected_on: the groups that both come from; all are found on
+    held-out examples where ranking is None. positions: whether effects by named position are measured too.
     """
 
-    draws: int = 20
-    ranking: tuple[tuple[int, int], ...] | None = None
+    draws: int = DRAWS
+    ranking: tuple[Head, ...] | None = None
+    helpful: tuple[Head, ...] = ()
     selected_on: tuple[str, ...] = ()
     positions: bool = True
 
@@ -56,28 +83,41 @@ class Options:
 def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
     return (
-        "A circuit keeps the top share of heads; every other head's z is taken from the corrupt twin at all positions "
-        "(MLPs are computed again and not resampled). Faithfulness: (m − m₀) / (clean − m₀), m the mean logit "
-        "difference and m₀ that with no head kept. The ranking is by |exact effect at all positions| on "
-        f"one half of the groups of {held_out(fitted_on)}; curves are over examples of all groups but those. "
-        "CPR is the area under the curve over the share kept, CMD the area between the curve and 1 "
-        "(trapezoids); on the log axis from 1 % on, divided by its length."
+        "A circuit keeps the top share of heads; every other head's z is taken from the corrupt twin at all "
+        "positions. It is a circuit of heads alone: MLPs are computed again and, like the embeddings, never taken from "
+        "the twin, so these numbers cannot stand beside MIB's tables. Faithfulness: (m − m₀) / (clean − m₀), m the "
+        "mean logit difference and m₀ that with no head kept. CPR is the area under the curve over the share kept of "
+        "the heads that help most (most negative patched − clean first), CMD the area between 1 and the curve of the "
+        "heads of largest |effect| (trapezoids); on the log axis from 1 % on, divided by its length. Both rankings are "
+        f"by exact effects at all positions on held-out examples of {len(options.selected_on)} groups, of "
+        f"{fitted_on['examples']} examples in all; curves are over examples of the other groups alone. Control: as "
+        f"many other heads of the same layers, {options.draws} draws; there is none where a layer has more than half of "
+        "its heads in the circuit."
     )
 
 
 def fit(subject: Any, batches: list[Batch], options: Options) -> dict[str, Any]:
-    """All heads by |effect|, measured on the held-out examples of one half of the groups."""
+    """All heads by help and by |effect|, measured on the held-out examples of one half of the groups."""
     if options.ranking is not None:
-        return {"ranking": [list(h) for h in options.ranking], "selected_on": list(options.selected_on)}
-    chosen, names = half_of(subject, batches, "faithfulness")
-    effects = torch.cat([_exact_effects(subject, contrast(subject, batch, ("z",))) for batch in chosen])
-    ranking = [list(head) for head in metrics.top_heads(effects.mean(0), 1.0)]
-    return {"ranking": ranking, "selected_on": names}
+        given = {"ranking": options.ranking, "helpful": options.helpful or options.ranking}
+        return {name: [list(h) for h in heads] for name, heads in given.items()} | {
+            "selected_on": list(options.selected_on)
+        }
+    half, groups = chosen_half(subject, batches, "faithfulness")
+    effects = []
+    for batch in half:
+        found = contrast(subject, batch, ("z",))
+        sweep = patch_sweep(subject, found.base, found.donor, "z", positions=found.parted, measure=found.measure)
+        effects.append(sweep.effects)
+    helpful, ranking = rankings(torch.cat(effects).mean(0))
+    return {"ranking": ranking, "helpful": helpful, "selected_on": groups}
 
 
-def _exact_effects(subject: Any, found: Any) -> Tensor:
-    both = {"positions": found.parted, "measure": found.measure}
-    return patch_sweep(subject, found.base, found.donor, "z", **both).effects
+def rankings(effects: Tensor) -> tuple[list[list[int]], list[list[int]]]:
+    """All heads as [layer, head], by how much they help (most negative patched − clean first) and by |effect|."""
+    order = effects.flatten().argsort(stable=True).tolist()
+    helpful = [list(divmod(place, effects.shape[1])) for place in order]
+    return helpful, [list(head) for head in metrics.top_heads(effects, 1.0)]
 
 
 def rows(subject: Any, batch: Batch, options: Options) -> dict[str, Tensor]:
@@ -93,43 +133,40 @@ def rows(subject: Any, batch: Batch, options: Options) -> dict[str, Tensor]:
         kept |= {f"{part}|{name}": sweeps[site].effects for part, site in PARTS.items()}
     if options.positions:
         kept |= _by_position(subject, batch, found)
-    scored = torch.tensor([e.group not in options.selected_on for e in batch.examples])
-    curve, random = torch.full((2, len(scored), options.draws, len(SHARES)), torch.nan)
+    scored = torch.from_numpy(measured([e.group for e in batch.examples], options.selected_on))
+    points = torch.full((len(scored), len(RANKINGS), 1 + options.draws, len(SHARES)), torch.nan)
     if bool(scored.any()):
         examples = [e for e, there in zip(batch.examples, scored.tolist(), strict=True) if there]
-        points = _curves(subject, contrast(subject, subject.batch(examples, **batch.form), ("z",)), options)
-        curve[scored], random[scored] = points[:, :1].expand(-1, options.draws, -1), points[:, 1:]
-    return kept | {"curve": curve[:, 0], "random": random}
+        few = contrast(subject, subject.batch(examples, **batch.form), ("z",))
+        points[scored] = torch.stack([_curves(subject, few, heads, options.draws) for heads in _rankings(options)], 1)
+    return kept | {"curve": points[:, :, 0].contiguous(), "random": points[:, :, 1:].contiguous()}
 
 
-def _curves(subject: Any, found: Contrast, options: Options) -> Tensor:
-    """The measure [b, 1 + draws, shares]: the ranked circuit of every size, then random ones of its layer profile."""
-    generator = torch.Generator().manual_seed(0)
-    ranking = [tuple(head) for head in options.ranking or ()]
-    circuits = []
-    for share in SHARES:
-        top = set(ranking[: round(share * len(ranking))])
-        circuits.append([top, *(_random(top, subject, generator) for _ in range(options.draws))])
-    flat = [circuit for several in circuits for circuit in several]
-    # A circuit that recurs (none kept, all kept) is run once; the strongest edit comes first and is proved.
-    unique = list(dict.fromkeys(map(frozenset, flat)))
-    everything = frozenset(ranking)
-    edited = [circuit for circuit in unique if circuit != everything]
-    parted = found.parted
+def _rankings(options: Options) -> list[tuple[Head, ...]]:
+    ranking = options.ranking or ()
+    return [tuple((layer, head) for layer, head in heads) for heads in (options.helpful or ranking, ranking)]
+
+
+def _curves(subject: Any, found: Contrast, ranking: Sequence[Head], draws: int) -> Tensor:
+    """The measure [b, 1 + draws, shares]: the ranked circuit of every size, then random ones with as many other heads
+    in each layer; NaN where no such circuit exists.
+    """
+    circuits: list[frozenset[Head] | None] = []
+    for count in _counts(len(ranking)):
+        drawn = random_circuits(ranking[:count], subject.n_heads, draws)
+        circuits += [frozenset(ranking[:count]), *(map(frozenset, drawn) if drawn else [None] * draws)]
+    value = _measured(found, dict.fromkeys(circuit for circuit in circuits if circuit is not None), frozenset(ranking))
+    missing = torch.full_like(found.measure(found.base.logits.cpu(), torch.arange(len(found.answers))), torch.nan)
+    points = [missing if circuit is None else value[circuit] for circuit in circuits]
+    return torch.stack(points).unflatten(0, (len(SHARES), -1)).permute(2, 1, 0)
+
+
+def _measured(found: Contrast, circuits: Iterable[frozenset[Head]], whole: frozenset[Head]) -> dict[frozenset, Tensor]:
+    """Each circuit's measure [b], every one run once; the strongest edit comes first and is proved."""
+    parted, edited = found.parted, [circuit for circuit in circuits if circuit != whole]
     variants = [_without(found, circuit, parted) for circuit in edited]
     sweep = variant_sweep(found.base, variants, parted, measure=found.measure)
-    value = dict(zip(edited, sweep.values, strict=True)) | {everything: sweep.clean}
-    points = torch.stack([value[frozenset(circuit)] for circuit in flat]).unflatten(0, (len(SHARES), -1))
-    return points.permute(2, 1, 0)
-
-
-def _random(circuit: set, subject: Any, generator: torch.Generator) -> set:
-    """As many heads of every layer, drawn at random."""
-    drawn = set()
-    for layer in {layer for layer, _ in circuit}:
-        count = sum(1 for one, _ in circuit if one == layer)
-        drawn |= {(layer, int(h)) for h in torch.randperm(subject.n_heads, generator=generator)[:count]}
-    return drawn
+    return dict(zip(edited, sweep.values, strict=True)) | {whole: sweep.clean}
 
 
 def _without(found: Contrast, circuit: frozenset, parted: Tensor) -> Variant:
@@ -173,85 +210,108 @@ def named_positions(batch: Batch) -> dict[str, Tensor]:
 def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold: the plan's estimate of the files."""
     named = 5  # positions, about
-    return (4 + named) * subject.n_layers * (subject.n_heads + 2) + (options.draws + 1) * len(SHARES)
+    return (4 + named) * subject.n_layers * (subject.n_heads + 2) + 2 * (options.draws + 1) * len(SHARES)
 
 
 def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
-    """curve: control measure ("faithfulness", "logit difference") share heads value …; faithfulness is left out where
-    clean − m₀ has an interval around 0. area: measure ("CPR", "CMD", "CPR, log axis", "CMD, log axis") control value.
-    effects: part layer head measure value …. positions: site position layer (head) value …. agreement: part estimate
-    measure value ….
+    """task: as in `circuits`. curve: ranking control measure ("faithfulness", "logit difference") share heads value …;
+    faithfulness is left out where clean − m₀ has an interval around 0, a control where there are not enough other
+    heads. area: measure ("CPR", "CMD", both on the log axis, and their means up to the largest share that has a
+    control) control value. effects: part layer head measure value …. positions: site position layer (head) value ….
+    agreement: part estimate measure value …. tested: see `tested`.
     """
-    makers = {"curve": _curve, "area": _area, "effects": _effects, "positions": _positions, "agreement": _agree}
-    found = by_condition(rows, makers, options)
-    return {name: order_columns(table) for name, table in found.items()}
+    makers = {
+        "task": lambda rows, _: task_table(rows),
+        "curve": _curve,
+        "area": _area,
+        "effects": _effects,
+        "positions": _positions,
+        "agreement": lambda rows, _: agreement_table(rows, EXACT),
+        "tested": _tested,
+    }
+    return {name: order_columns(table) for name, table in by_condition(rows, makers, options).items()}
 
 
-def _scored(rows: Rows) -> Rows:
-    scored = rows.where(~np.isnan(rows["curve"][:, 0]))
-    if not len(scored.examples):
-        raise NothingToMeasure("no example is left in the groups that heads were not chosen on: raise --limit")
-    return scored
+def _scored(rows: Rows, options: Options) -> Rows:
+    return measured_rows(rows, options.selected_on, "faithfulness")
 
 
-def _counts(options: Options) -> list[int]:
-    return [round(share * len(options.ranking or ())) for share in SHARES]
+def _counts(n_heads: int) -> list[int]:
+    return [round(share * n_heads) for share in SHARES]
+
+
+def _points(rows: Rows, ranking: int) -> dict[str, np.ndarray]:
+    """The circuit's curve and its control's (mean over draws), [n, shares] each."""
+    return {"": rows["curve"][:, ranking], HEADS: rows["random"][:, ranking].mean(1)}
 
 
 def _curve(rows: Rows, options: Options) -> pd.DataFrame:
-    mine = _scored(rows)
-    groups, curve, random = mine.examples["group"], mine["curve"], mine["random"].mean(1)
-    nothing = curve[:, :1]
-    span = mine["clean"][:, None] - nothing
-    axes = {"share": SHARES}
-    frames = []
-    for control, points in (("", curve), (RANDOM, random)):
-        frames.append(summarise(points, groups, axes, "logits", measure="logit difference", control=control))
-        if _apart(span[:, 0], groups):
-            kept = {"denominators": np.broadcast_to(span, points.shape), "measure": "faithfulness", "control": control}
-            frames.append(summarise(points - nothing, groups, axes, "share of the effect", **kept))
+    mine = _scored(rows, options)
+    groups, frames = mine.examples["group"], []
+    for place, ranking in enumerate(RANKINGS):
+        for control, points in _points(mine, place).items():
+            names: dict[str, Any] = {"control": control, "ranking": ranking}
+            frames.append(summarise(points, groups, {"share": SHARES}, "logits", measure="logit difference", **names))
+            above, span = _parts(mine, place, points)
+            if apart(span[:, 0], groups):
+                names |= {"denominators": np.broadcast_to(span, points.shape), "measure": "faithfulness"}
+                frames.append(summarise(above, groups, {"share": SHARES}, "share of the effect", **names))
     frame = pd.concat(frames, ignore_index=True)
-    heads = frame["share"].map(dict(zip(SHARES, _counts(options), strict=True)))
-    return frame.assign(heads=heads, draws=np.where(frame["control"] == "", 1, options.draws))
+    heads = frame["share"].map(dict(zip(SHARES, _counts(len(options.ranking or ())), strict=True)))
+    frame = frame.assign(heads=heads, draws=np.where(frame["control"] == "", 1, options.draws))
+    return frame[frame["value"].notna()].reset_index(drop=True)
 
 
-def _apart(span: np.ndarray, groups: Any) -> bool:
-    """Whether a denominator's interval leaves out 0."""
-    _, lower, upper = stats.group_bootstrap(span, groups)
-    return bool(lower > 0 or upper < 0)
+def _parts(rows: Rows, ranking: int, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(m − m₀ [n, shares], clean − m₀ [n, 1])."""
+    nothing_kept = rows["curve"][:, ranking, :1]
+    return points - nothing_kept, rows["clean"][:, None] - nothing_kept
 
 
-def _area(rows: Rows, options: Options, n_boot: int = 500) -> pd.DataFrame:
-    mine = _scored(rows)
-    groups = mine.examples["group"].to_numpy()
-    span = mine["clean"] - mine["curve"][:, 0]
-    if not _apart(span, groups):
-        return pd.DataFrame()
-    codes = np.unique(groups, return_inverse=True)[1]
-    n_groups = int(codes.max()) + 1
-    draws = np.random.default_rng(0).multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=n_boot)
-    found = []
-    for control, points in (("", mine["curve"]), (RANDOM, mine["random"].mean(1))):
-        above = points - mine["curve"][:, :1]
-        whole = areas(above.sum(0) / span.sum())
-        drawn = [areas(w[codes] @ above / (w[codes] @ span)) for w in draws]
-        for name, value in whole.items():
-            low, high = np.nanpercentile([d[name] for d in drawn], [2.5, 97.5]) if n_groups > 1 else (np.nan, np.nan)
-            row = {"control": control, "measure": name, "value": value, "lower": low, "upper": high, "unit": "area"}
-            found.append(row | {"n": len(groups), "n_groups": n_groups})
-    return pd.DataFrame(found)
+def _area(rows: Rows, options: Options) -> pd.DataFrame:
+    mine = _scored(rows, options)
+    groups, frames = mine.examples["group"].to_numpy(), []
+    for place, name in enumerate(("CPR", "CMD")):
+        curves = _points(mine, place)
+        common = int(np.cumprod(~np.isnan(curves[HEADS]).any(0)).sum())  # so many points have a control
+        for control, points in curves.items():
+            above, span = _parts(mine, place, points)
+            if apart(span[:, 0], groups) and (not control or common > 1):
+                whole = np.concatenate([above[:, :common] if control else above, span], 1)
+                frames.append(_areas(whole, groups, name, common).assign(control=control))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
-def areas(curve: np.ndarray) -> dict[str, float]:
-    """CPR ∫ f and CMD ∫ |1 − f| over the share kept (0…1), and both over log₁₀ of it from 1 % on, per decade."""
-    shares, log = np.array(SHARES), np.log10(SHARES[1:])
-    length = log[-1] - log[0]
-    return {
-        "CPR": float(np.trapezoid(curve, shares)),
-        "CMD": float(np.trapezoid(np.abs(1 - curve), shares)),
-        "CPR, log axis": float(np.trapezoid(curve[1:], log) / length),
-        "CMD, log axis": float(np.trapezoid(np.abs(1 - curve[1:]), log) / length),
-    }
+def _areas(points: np.ndarray, groups: np.ndarray, name: str, common: int) -> pd.DataFrame:
+    """Areas of the mean curve with their intervals; points: [n, shares + 1], the last column the denominators."""
+
+    def of(mean: np.ndarray) -> dict[str, float]:
+        curve, found = mean[:-1] / mean[-1], {}
+        if len(curve) == len(SHARES):
+            found = {key: value for key, value in areas(curve).items() if key.startswith(name)}
+        if common > 1:
+            short = areas(curve[:common], SHARES[:common])[name] / SHARES[common - 1]
+            found[f"{name}, mean up to {SHARES[common - 1]:.0%}"] = short
+        return found
+
+    found = stats.bootstrap_statistic(points, groups, lambda mean: np.array(list(of(mean).values())), n_boot=500)
+    bounds = dict(zip(("value", "lower", "upper"), found, strict=True))
+    counts = {"n": len(groups), "n_groups": len(np.unique(groups)), "unit": "area"}
+    return pd.DataFrame({"measure": list(of(points.mean(0))), **bounds} | counts)
+
+
+def areas(curve: np.ndarray, shares: Sequence[float] = SHARES) -> dict[str, float]:
+    """CPR ∫ f and CMD ∫ |1 − f| over the share kept, and both over log₁₀ of it from the first above 0 on, per decade.
+
+    curve: the faithfulness at each of `shares`, in order. Source: arXiv 2504.13151 (MIB), hannamw/MIB-circuit-track.
+    """
+    x, off = np.array(shares), np.abs(1 - curve)
+    log, there = np.log10(x[x > 0]), x > 0
+    found = {"CPR": float(np.trapezoid(curve, x)), "CMD": float(np.trapezoid(off, x))}
+    if len(log) < 2:
+        return found
+    per_decade = {n: np.trapezoid(y[there], log) / (log[-1] - log[0]) for n, y in (("CPR", curve), ("CMD", off))}
+    return found | {f"{name}, log axis": float(value) for name, value in per_decade.items()}
 
 
 def _effects(rows: Rows, options: Options) -> pd.DataFrame:
@@ -274,48 +334,49 @@ def _positions(rows: Rows, options: Options) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
-def _agree(rows: Rows, options: Options) -> pd.DataFrame:
-    return agreement_table(rows, EXACT)
+# ---------------------------------------------------------------- claims
+
+
+def _tested(rows: Rows, options: Options) -> pd.DataFrame:
+    mine = _scored(rows, options)
+    reason = unsolved(mine)
+    return pd.concat([*_tenth(mine, reason), _found(rows, options, reason)], ignore_index=True)
+
+
+def _found(rows: Rows, options: Options, reason: str) -> pd.DataFrame:
+    """The effect of the heads that gradients name over that of the exact top heads, each head's sign the first half's.
+
+    Smooth where a recall of heads is not: a head that just misses the top is worth what it does.
+    """
+    chosen, other = halves(rows.examples["group"], options.selected_on)
+    if not chosen.any():
+        return nothing("gradients", reason or "one group cannot be halved")
+    exact, guess = (rows[f"head|{name}"][chosen].mean(0) for name in (EXACT, FIVE))
+    turned, groups = rows[f"head|{EXACT}"][other] * np.sign(exact), rows.examples["group"][other]
+    top, named = (at(turned, metrics.top_heads(torch.tensor(x), TOP)).sum(1) for x in (exact, guess))
+    if not apart(top, groups):
+        return nothing("gradients", reason or "the two halves of the groups do not agree on the top heads")
+    return number("gradients", named, groups, "share", denominators=top, untestable=reason)
+
+
+def _tenth(rows: Rows, reason: str) -> list[pd.DataFrame]:
+    """Faithfulness with a tenth of the heads, and the same minus that of random heads of their layers."""
+    groups, place = rows.examples["group"], RANKINGS.index(SIZE)
+    curves = {control: _parts(rows, place, points) for control, points in _points(rows, place).items()}
+    (own, span), (random, _) = curves[""], curves[HEADS]
+    if not apart(span[:, 0], groups):
+        said = reason or "clean and all heads resampled do not differ here: faithfulness is not defined"
+        return [nothing(name, said) for name in ("faithful", "not depth")]
+    given = {"denominators": span[:, 0], "untestable": reason}
+    unit, ahead = "share of the effect", (own - random)[:, TENTH]
+    alone = "" if not np.isnan(ahead).all() else f"no control: there are no {HEADS}"
+    return [
+        number("faithful", own[:, TENTH], groups, unit, **given),
+        number("faithful", ahead, groups, unit, than=HEADS, **given),
+        number("not depth", ahead, groups, unit, **given | {"untestable": reason or alone}),
+    ]
 
 
 def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:
-    """What the papers say of circuits; thresholds set before any number was seen."""
-    return [_claim_faithful(tables["curve"]), _claim_random(tables["curve"]), _claim_estimates(tables["agreement"])]
-
-
-def _point(curve: pd.DataFrame, share: float, control: str = "") -> pd.Series | None:
-    first = curve["condition"].iloc[0]
-    chosen = (curve["measure"] == "faithfulness") & (curve["share"] == share) & (curve["control"] == control)
-    found = curve[chosen & (curve["condition"] == first)]
-    return None if found.empty else found.iloc[0]
-
-
-UNDEFINED = "clean and all heads resampled do not differ here: faithfulness is not defined"
-
-
-def _said(point: pd.Series) -> str:
-    return f"{interval(point)}, n = {point['n']}"
-
-
-def _claim_faithful(curve: pd.DataFrame) -> Claim:
-    text = "A tenth of the heads does the task: faithfulness at 10 % of the heads is above 0.8."
-    point = _point(curve, 0.1)
-    if point is None:
-        return Claim(text, "arXiv 2211.00593", UNDEFINED, verdict(False, False))
-    return Claim(text, "arXiv 2211.00593", _said(point), verdict(point["lower"] > 0.8, point["upper"] < 0.8))
-
-
-def _claim_random(curve: pd.DataFrame) -> Claim:
-    text = "The heads matter, not their depth: at 10 % the circuit is more faithful than random heads of its layers."
-    ours, theirs = _point(curve, 0.1), _point(curve, 0.1, RANDOM)
-    if ours is None or theirs is None:
-        return Claim(text, "control", UNDEFINED, verdict(False, False))
-    apart = ours["lower"] > theirs["upper"], ours["upper"] < theirs["lower"]
-    return Claim(text, "control", f"{_said(ours)} against {_said(theirs)}, {theirs['draws']} draws", verdict(*apart))
-
-
-def _claim_estimates(agreement: pd.DataFrame) -> Claim:
-    text = "Gradients find the circuit: integrated gradients recall at least 70 % of the top 5 % of heads."
-    found = agreement[(agreement["part"] == "head") & (agreement["estimate"] == "5 steps")]
-    point = found[found["measure"] == "recall of the top 5%"].iloc[0]
-    return Claim(text, "arXiv 2403.17806", _said(point), verdict(point["lower"] >= 0.7, point["upper"] < 0.7))
+    """What the papers say of circuits, judged by the table tested."""
+    return judged(tables.get("tested"), CLAIMS)

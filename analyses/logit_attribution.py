@@ -2,14 +2,15 @@
 
 Every part that is added to the residual (embeddings, heads, biases, MLPs) is read through the final norm, held at the
 scale that it has for the whole, and the unembedding: the sum over all parts and the final bias is the logit.
-Tables: parts, heads, top, completeness, words (on prompts), ov and copying (from the weights alone).
+
+Tables: parts, heads, top, completeness, words (on prompts), ov and copying (from the weights alone), tested.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,15 +24,43 @@ from ..probes.batch import Batch
 from ..probes.rows import Rows, observe
 from ..probes.trace import Layer
 from . import stats
-from .claims import Claim, verdict
+from .claims import Claim, Statement
+from .controls import HEADS, Head
 from .frames import order_columns, summarise
+from .selection import at, at_random, halves
+from .tested import judged, nothing, number
 from .value_circuit import promoted
 
-VERSION = 2
+VERSION = 3
 QUESTION = "Which heads and MLPs write the answer into the last residual, and which words does each head promote?"
 PAPER = "direct logit attribution, arXiv 2211.00593; OV circuits, transformer-circuits.pub/2021/framework"
 MEASURES = ("answer", "difference")
 TOP = 10  # heads chosen on one half of the groups
+LATE = 2 / 3  # of the depth: what lies behind is late
+
+CLAIMS = (
+    Statement(
+        "late",
+        "The heads that write the answer are late: of what the ten strongest add to the difference (each turned to its "
+        "side), more than 70 % is added in the last third of the layers.",
+        "arXiv 2211.00593",
+        0.7,
+    ),
+    Statement(
+        "few",
+        "A few heads do the work: the ten strongest hold more than a third of what all heads add to the difference "
+        "(each turned to its side).",
+        "arXiv 2211.00593",
+        1 / 3,
+    ),
+    Statement(
+        "copy",
+        "Heads that raise the answer copy what they attend to: their mean copying score, weighted by what they add, is "
+        "above 0.5.",
+        "arXiv 2211.00593",
+        0.5,
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +84,9 @@ def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
         "minus the wrong answer's. The final norm is held at the scale that it has for the whole residual, so it is "
         "linear; a norm behind a layer's attention is held likewise. Logits are those before a soft cap where the "
         "model has one. The sum over parts and biases is the logit (table completeness). The control for the answer is "
-        "the wrong answer of the same prompt. Heads are ranked on one half of the groups and measured on the other. "
+        "the wrong answer of the same prompt. Heads are ranked on one half of the groups and measured on the other; "
+        "beside each stand other heads of its layer, each turned to the side that it took on the first half, mean over "
+        "20 draws. "
         "Words on prompts: the tokens whose logit a head raises most, against the mean over the vocabulary. Words of "
         "the OV circuit: W_V · W_O with both norms' gains folded in, by singular directions, read by the embeddings "
         "(what a head looks for) and by the unembeddings (what it promotes); copying: Σ Re λ / Σ |λ| over the "
@@ -141,9 +172,10 @@ def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
     """parts: condition control layer value … part measure. heads: condition control layer head value … measure.
     top: the heads ranked on one half, measured on the other. completeness: the largest and the mean |sum − logit|.
     words: condition layer head value … prompt rank token. ov: layer head value direction side rank token.
-    copying: layer head value.
+    copying: layer head value. tested: see `tested`.
     """
     makers = {"parts": _parts, "heads": _heads, "top": _top, "completeness": _completeness, "words": _words}
+    makers["tested"] = _tested
     parts: dict[str, list[pd.DataFrame]] = {name: [] for name in makers}
     for condition, mine in rows.conditions():
         for name, make in makers.items():
@@ -181,28 +213,44 @@ def _heads(rows: Rows, options: Options) -> list[pd.DataFrame]:
     ]
 
 
-def _top(rows: Rows, options: Options) -> list[pd.DataFrame]:
-    """The heads with the largest mean |effect on the difference| in one half of the groups, measured in the other.
+class _Strongest(NamedTuple):
+    """The heads with the largest mean |effect on the difference| on one half of the groups, as the other sees them.
 
-    The control are as many heads of the same layers, the mean over 20 draws.
+    turned: what every head adds to the difference, its sign the first half's, [n, layer, head]; first: its mean on the
+    first half.
     """
-    groups = rows.examples["group"]
-    if groups.nunique() < 2:
-        return []
-    first, second = stats.split_half(groups)
+
+    heads: list[Head]
+    first: np.ndarray
+    turned: np.ndarray
+    groups: pd.Series
+
+
+def _strongest(rows: Rows) -> _Strongest | None:
+    """None where one group cannot be halved."""
+    chosen, other = halves(rows.examples["group"])
+    if not chosen.any():
+        return None
     effects = rows["heads"][:, 1]
-    mean = effects[first].mean(0)
-    order = np.argsort(-np.abs(mean).ravel(), kind="stable")[: min(TOP, mean.size)]
-    layers, heads = np.unravel_index(order, mean.shape)
-    chosen, other = effects[second][:, layers, heads], groups[second]
-    frame = summarise(chosen, other, {"rank": range(1, len(order) + 1)}, "logits")
-    rng = np.random.default_rng(0)
-    drawn = [effects[second][:, layers, rng.integers(mean.shape[1], size=len(order))] for _ in range(20)]
-    control = summarise(np.mean(drawn, 0), other, {"rank": range(1, len(order) + 1)}, "logits")
+    first = effects[chosen].mean(0)
+    order = np.argsort(-np.abs(first).ravel(), kind="stable")[: min(TOP, first.size)]
+    heads = [(int(place) // first.shape[1], int(place) % first.shape[1]) for place in order]
+    return _Strongest(heads, first, effects[other] * np.sign(first), rows.examples["group"][other])
+
+
+def _top(rows: Rows, options: Options) -> list[pd.DataFrame]:
+    """The strongest heads, and as many random other heads of their layers, mean over draws, drawn to the same side."""
+    found = _strongest(rows)
+    if found is None:
+        return []
+    layers, heads = np.array(found.heads).T
+    first, ranks = found.first[layers, heads], {"rank": range(1, len(heads) + 1)}
+    own = summarise(np.sign(first) * at(found.turned, found.heads), found.groups, ranks, "logits")
+    random = summarise(np.sign(first) * at_random(found.turned, found.heads), found.groups, ranks, "logits")
     places = {"layer": layers, "head": heads, "measure": "difference"}
     return [
-        frame.assign(**places, chosen_on=mean[layers, heads], control=""),
-        control.assign(**places | {"head": -1}, control="random heads of the same layers"),
+        own.assign(**places, chosen_on=first, control=""),
+        random.assign(**places | {"head": -1}, control=HEADS),
     ]
 
 
@@ -265,56 +313,57 @@ def _from_weights(rows: Rows) -> dict[str, pd.DataFrame]:
     return {"ov": pd.concat(frames, ignore_index=True), "copying": scores}
 
 
+# ---------------------------------------------------------------- claims
+
+
+def _tested(rows: Rows, options: Options) -> list[pd.DataFrame]:
+    found = _strongest(rows)
+    if found is None:
+        return [nothing(statement.name, "one group cannot be halved") for statement in CLAIMS]
+    if reason := _untestable(rows, found):
+        return [nothing(statement.name, reason) for statement in CLAIMS]
+    return [_late(found), *_few(found), *_copy(found, rows.weights.get("copying"))]
+
+
+def _untestable(rows: Rows, found: _Strongest) -> str:
+    """Why there is nothing that heads could have written; or ""."""
+    if not stats.group_bootstrap(rows["logit"][:, 1], rows.examples["group"]).lower > 0:
+        return "the model does not prefer the answer here"
+    if not stats.group_bootstrap(found.turned.sum((1, 2)), found.groups).lower > 0:
+        return "the two halves of the groups do not agree on what heads write"
+    return ""
+
+
+def _late(found: _Strongest) -> pd.DataFrame:
+    late = np.array([layer for layer, _ in found.heads]) >= found.first.shape[0] * LATE
+    own = at(found.turned, found.heads)
+    unit = "share of what the strongest add"
+    return number("late", own[:, late].sum(1), found.groups, unit, denominators=own.sum(1))
+
+
+def _few(found: _Strongest) -> list[pd.DataFrame]:
+    own, random = (of(found.turned, found.heads).sum(1) for of in (at, at_random))
+    given = {"denominators": found.turned.sum((1, 2))}
+    unit = "share of what all heads add"
+    margin = number("few", own - random, found.groups, unit, than=HEADS, **given)
+    return [number("few", own, found.groups, unit, **given), margin]
+
+
+def _copy(found: _Strongest, copying: np.ndarray | None) -> list[pd.DataFrame]:
+    """The scores are the weights' and have no interval; what they are weighted by has."""
+    raising = [head for head in found.heads if found.first[head] > 0]
+    if copying is None or not raising:
+        return [nothing("copy", "no OV circuits were asked for" if copying is None else "no head raises the answer")]
+    added, scores = at(found.turned, raising), (of(copying[None], raising) for of in (at, at_random))
+    own, random = (added * score for score in scores)
+    given, unit = {"denominators": added.sum(1)}, "copying score"
+    margin = number("copy", (own - random).sum(1), found.groups, unit, than=HEADS, **given)
+    return [number("copy", own.sum(1), found.groups, unit, **given), margin]
+
+
 def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:
-    """What the papers say of heads that write answers; thresholds set before any number was seen."""
-    if "top" not in tables:
-        return []
-    top = tables["top"][tables["top"]["condition"] == tables["top"]["condition"].iloc[0]]
-    layers = tables["heads"]["layer"].max() + 1
-    made = [_claim_late(top[top["control"] == ""], layers), _claim_few(top, tables["heads"])]
-    return [*made, _claim_copy(top, tables["copying"])] if "copying" in tables else made
-
-
-def _claim_late(top: pd.DataFrame, layers: int) -> Claim:
-    text = (
-        "The heads that write the answer are late: at least 7 of the 10 strongest lie in the last third, and are sure."
-    )
-    late = top["layer"] >= layers * 2 / 3
-    sure = (top["lower"] > 0) | (top["upper"] < 0)
-    numbers = (
-        f"{late.sum()} of {len(top)} in layers {int(np.ceil(layers * 2 / 3))}–{layers - 1}, {(late & sure).sum()} of "
-        f"them with an interval clear of 0 in the other half, n = {top['n'].max()}"
-    )
-    need = 0.7 * len(top)
-    return Claim(text, "arXiv 2211.00593", numbers, verdict((late & sure).sum() >= need, late.sum() < need))
-
-
-def _claim_few(top: pd.DataFrame, heads: pd.DataFrame) -> Claim:
-    text = "A few heads do the work: the strongest one's effect on the difference exceeds random heads of its layer."
-    best = top[top["control"] == ""].iloc[0]
-    random = top[(top["control"] != "") & (top["rank"] == 1)].iloc[0]
-    numbers = (
-        f"head {best['layer']}.{best['head']}: {best['value']:.2f} logits [{best['lower']:.2f}, {best['upper']:.2f}] "
-        f"against {random['value']:.2f} [{random['lower']:.2f}, {random['upper']:.2f}], n = {best['n']}"
-    )
-    low, high = sorted(abs(best[side]) for side in ("lower", "upper"))
-    most = max(abs(random["lower"]), abs(random["upper"]))
-    clear = best["lower"] * best["upper"] > 0
-    return Claim(text, "arXiv 2211.00593", numbers, verdict(bool(clear and low > most), bool(high < most)))
-
-
-def _claim_copy(top: pd.DataFrame, copying: pd.DataFrame) -> Claim:
-    text = "Heads that raise the answer copy what they attend to: their mean copying score is above 0.5."
-    raising = top[(top["control"] == "") & (top["lower"] > 0)]
-    scores = raising.merge(copying, on=["layer", "head"], suffixes=("", "_copying"))["value_copying"]
-    numbers = (
-        f"mean {scores.mean():.2f} over {len(scores)} heads (least {scores.min():.2f}), {copying['value'].mean():.2f} "
-        f"over all {len(copying)}; weights alone, no interval"
-    )
-    enough = len(scores) > 0
-    return Claim(
-        text, "arXiv 2211.00593", numbers, verdict(enough and scores.mean() > 0.5, enough and scores.mean() < 0.5)
-    )
+    """What the papers say of heads that write answers, judged by the table tested."""
+    return judged(tables.get("tested"), CLAIMS)
 
 
 def show(subject: Any, batch: Batch, options: Options) -> dict[str, pd.DataFrame]:

@@ -2,7 +2,9 @@
 
 Heads that route the answer in IOI are made to attend, at the last position, to the wrong options of the task at hand,
 half to each of two (they move the answer away from what they read). It knows which options are wrong: an oracle, not a
-method. Tables: repair, gain; see `tables`.
+method.
+
+Tables: repair, gain, tested; see `tables`.
 """
 
 from __future__ import annotations
@@ -10,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 import pandas as pd
@@ -19,42 +20,61 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from ..data import ioi
-from ..data.example import NothingToMeasure, UserError
+from ..data.example import UserError
 from ..probes.batch import Batch
 from ..probes.measures import Measure
 from ..probes.paths import Receiver, path_sweep
 from ..probes.replay import Put, Recording, Variant
 from ..probes.rows import Rows
 from ..probes.sweep import Inputs, Sweep, recorded, variant_sweep
-from . import metrics
-from .claims import Claim, verdict
-from .contrast import Contrast, contrast, half_of, task_rows
-from .frames import held_out, order_columns, summarise
+from . import metrics, stats
+from .claims import Claim, Statement
+from .contrast import Contrast, contrast, task_rows
+from .controls import DRAWS, HEADS, Head, random_circuits, random_positions
+from .frames import by_condition, order_columns, summarise
+from .selection import chosen_half, measured_rows
+from .tested import judged, number
 
-VERSION = 1
+VERSION = 2
 QUESTION = "Can the heads that do one task repair another, when they are told what to look at?"
 PAPER = "arXiv 2310.08744, the intervention on Colored Objects"
 FIT_EXAMPLES = 32
-HEADS, TOKENS = "random heads of the same layers", "random other tokens"
+TOKENS = "random other tokens"
 SETS = ("inhibition heads", "negative mover", "both", "found on this task")
+BORROWED, OWN = SETS[2:]
 
-Head = tuple[int, int]
+CLAIMS = (
+    Statement(
+        BORROWED,
+        "Steering the heads that IOI uses repairs the task: accuracy rises above the model's own, by more than with "
+        "either control. An oracle.",
+        PAPER,
+    ),
+    Statement(
+        OWN,
+        "Steering the heads found on this task repairs it: accuracy rises above the model's own, by more than with "
+        "either control. An oracle.",
+        PAPER,
+    ),
+)
 
 
 @dataclass(frozen=True)
 class Options:
     """targets: the mark of the wrong options. inhibition, negative, own: how many heads of each kind. draws: random
     draws of each control. heads: one text for each set, "12.3 14.0", found on held-out examples where None;
-    selected_on: the groups of this task that its own heads come from.
+    selected_on: the groups of this task that its own heads come from; ioi: whether the model solves IOI, whose heads
+    are borrowed.
     """
 
     targets: str = "other_colors"
     inhibition: int = 3
     negative: int = 1
     own: int = 4
-    draws: int = 20
+    draws: int = DRAWS
     heads: tuple[str, ...] | None = None
     selected_on: tuple[str, ...] = ()
+    ioi: bool = True
 
 
 def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
@@ -65,8 +85,8 @@ def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
         f"tokens of {options.targets}, evenly. Heads ({sets}): inhibition heads have the largest effect on the path to "
         "the queries of IOI's movers, the negative mover the largest one that raises the answer when patched, on "
         f"{FIT_EXAMPLES} IOI prompts; those found on this task raise its logit difference most when steered alone, on "
-        f"one half of the groups of {held_out(fitted_on)}. Only examples of other groups are scored. Controls: as many "
-        f"random heads of the same layers with the same targets, and the same heads with as many random other tokens "
+        "held-out examples of one half of its groups. Only examples of the other half are scored. Controls: as many "
+        f"other heads of the same layers with the same targets, and the same heads with as many random other tokens "
         f"({options.draws} draws each)."
     )
 
@@ -77,7 +97,8 @@ def steer_attention(
 ) -> Sweep:
     """The measure [1, b] when `heads` attend, at the last position, to nothing but `targets`, evenly; clean [b].
 
-    inputs: a batch, model inputs, or a recording with z. Exact, and proved to take effect. UserError: a head that does
+    inputs: a batch, model inputs, or a recording with z. Exact, and proved to take effect; also where a target lies
+    behind a sliding window, which the head alone would not see. UserError: a head that does
     not exist, an example without a target, a target that is the last position or padding.
     """
     base = recorded(subject, inputs, ("z",))
@@ -132,38 +153,48 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> dict[str, Any]:
     if options.heads is not None:
         return {"heads": options.heads, "selected_on": options.selected_on}
     _targets(batches[0], options)
-    chosen, names = half_of(subject, batches, "steering")
-    inhibition, negative = _from_ioi(subject, options)
-    own = _from_this(subject, chosen, options)
-    sets = [inhibition, negative, sorted({*inhibition, *negative}), own]
+    half, groups = chosen_half(subject, batches, "steering")
+    (inhibition, negative), solved = _from_ioi(subject, options)
+    sets = [inhibition, negative, sorted({*inhibition, *negative}), _from_this(subject, half, options)]
     heads = [" ".join(f"{layer}.{head}" for layer, head in one) for one in sets]
-    return {"heads": heads, "selected_on": names}
+    return {"heads": heads, "selected_on": groups, "ioi": solved}
 
 
-def _from_ioi(subject: Any, options: Options) -> tuple[list[Head], list[Head]]:
-    """Inhibition heads and negative movers on IOI."""
+def _from_ioi(subject: Any, options: Options) -> tuple[tuple[list[Head], list[Head]], bool]:
+    """Inhibition heads and negative movers on IOI, and whether it is solved."""
     batch = subject.batch(
         ioi.examples(FIT_EXAMPLES, 1, tokenizer=subject.tokenizer), template=ioi.TEMPLATE, bos=ioi.BOS
     )
     found = contrast(subject, batch, ("z",))
-    direct = path_sweep(subject, found.base, found.donor, measure=found.measure)
-    effects = (direct.values - direct.clean).mean(-1)
+    solved = _is_solved(batch, task_rows(found))
+    effects = path_sweep(subject, found.base, found.donor, measure=found.measure).effects.mean(0)
     ranked = metrics.top_heads(effects, 1.0)
     movers = [head for head in ranked if effects[head] < 0][: options.inhibition]
     negative = [head for head in ranked if effects[head] > 0][: options.negative]
     receivers = [Receiver(layer, head, "q") for layer, head in movers if layer > 0]
     both = {"measure": found.measure, "positions": found.base.final}
-    routed = path_sweep(subject, found.base, found.donor, receivers, **both)
-    through = (routed.values - routed.clean).mean(-1)
+    through = path_sweep(subject, found.base, found.donor, receivers, **both).effects.mean(0)
     others = [head for head in metrics.top_heads(through, 1.0) if head not in {*movers, *negative}]
-    return others[: options.inhibition], negative
+    return (others[: options.inhibition], negative), solved
+
+
+def _is_solved(batch: Batch, rows: dict[str, Tensor]) -> bool:
+    """Accuracy above guessing and clean above corrupt, by intervals over groups."""
+    groups = [example.group for example in batch.examples]
+    gaps = (rows["right"] - rows["guessing"], rows["clean"] - rows["donor"])
+    return all(bool(stats.group_bootstrap(gap.numpy(), groups).lower > 0) for gap in gaps)
 
 
 def _from_this(subject: Any, batches: Sequence[Batch], options: Options) -> list[Head]:
     """The heads that help most when each is steered alone."""
     heads = [(layer, head) for layer in range(subject.n_layers) for head in range(subject.n_heads)]
-    gain = torch.cat([_gains(subject, batch, heads, options) for batch in batches], -1).mean(-1)
-    order = gain.argsort(descending=True, stable=True)[: options.own].tolist()
+    gains = []
+    for batch in batches:
+        found = contrast(subject, batch, ("z",))
+        variants = [steered(found.base, [head], _targets(batch, options)) for head in heads]
+        sweep = variant_sweep(found.base, variants, found.base.final, measure=_Options(found))
+        gains.append(_difference(sweep.values) - _difference(sweep.clean))
+    order = torch.cat(gains, -1).mean(-1).argsort(descending=True, stable=True)[: options.own].tolist()
     return sorted(heads[i] for i in order)
 
 
@@ -194,53 +225,44 @@ def _difference(logits: Tensor) -> Tensor:
 
 
 def rows(subject: Any, batch: Batch, options: Options) -> dict[str, Tensor]:
-    """Per set of heads and control: logit difference and whether the answer wins, [b, sets] or [b, sets, draws]."""
+    """Per set of heads and control: logit difference and whether the answer wins, [b, sets] or [b, sets, draws]; NaN
+    where a set has no random heads.
+    """
     found = contrast(subject, batch, ("z",))
     base, targets = found.base, _targets(batch, options)
     sets = [_heads(text) for text in options.heads or ()]
-    generator = torch.Generator().manual_seed(0)
-    variants = [steered(base, heads, targets) for heads in sets]
-    for heads in sets:
-        variants += [steered(base, _random_heads(heads, subject, generator), targets) for _ in range(options.draws)]
-    for heads in sets:
-        variants += [steered(base, heads, _random_tokens(batch, base, targets, i)) for i in range(options.draws)]
-    sweep = variant_sweep(base, variants, base.final, measure=_Options(found))
-    kept = task_rows(found) | {"scored": torch.tensor([e.group not in options.selected_on for e in batch.examples])}
+    elsewhere = [_random_tokens(batch, base, targets, draw) for draw in range(options.draws)]
+    drawn = [random_circuits(heads, subject.n_heads, options.draws) for heads in sets]
+    asked = {
+        "steered": [[(heads, targets)] for heads in sets],
+        HEADS: [[(heads, targets) for heads in several] for several in drawn],
+        TOKENS: [[(heads, tokens) for tokens in elsewhere] for heads in sets],
+    }
+    flat = [variant for several in asked.values() for one in several for variant in one]
+    sweep = variant_sweep(base, [steered(base, *variant) for variant in flat], base.final, measure=_Options(found))
+    kept = task_rows(found)
     for name, of in (("difference", _difference), ("right", _right)):
-        kept[f"{name}|clean"] = of(sweep.clean)
-        own, *controls = of(sweep.values).split([len(sets), *[len(sets) * options.draws] * 2])
-        kept[f"{name}|steered"] = own.T.contiguous()
-        for control, values in zip((HEADS, TOKENS), controls, strict=True):
-            kept[f"{name}|{control}"] = values.unflatten(0, (len(sets), options.draws)).permute(2, 0, 1).contiguous()
+        kept[f"{name}|clean"], values = of(sweep.clean), iter(of(sweep.values))
+        for control, several in asked.items():
+            draws = [[next(values) for _ in one] for one in several]
+            kept[f"{name}|{control}"] = _together(draws, (len(targets), options.draws))
+        kept[f"{name}|steered"] = kept[f"{name}|steered"][..., 0]
     return kept
+
+
+def _together(draws: list[list[Tensor]], shape: tuple[int, int]) -> Tensor:
+    """[b, sets, draws] of [b] for each draw of each set; NaN where a set has none."""
+    return torch.stack([torch.stack(one, -1) if one else torch.full(shape, torch.nan) for one in draws], 1)
 
 
 def _right(logits: Tensor) -> Tensor:
     return (logits[..., :1] > logits[..., 1:]).all(-1).float()
 
 
-def _random_heads(heads: Sequence[Head], subject: Any, generator: torch.Generator) -> list[Head]:
-    """As many other heads of each layer where the layer has enough of them."""
-    drawn: list[Head] = []
-    for layer in sorted({layer for layer, _ in heads}):
-        mine = [head for one, head in heads if one == layer]
-        rest = [head for head in range(subject.n_heads) if head not in mine]
-        pool = rest if len(rest) >= len(mine) else list(range(subject.n_heads))
-        order = torch.randperm(len(pool), generator=generator)[: len(mine)].tolist()
-        drawn += [(layer, pool[i]) for i in order]
-    return drawn
-
-
 def _random_tokens(batch: Batch, base: Recording, targets: Tensor, draw: int) -> Bool[Tensor, "b p"]:
-    """As many other tokens as there are targets; drawn by example id, so that no batching changes them."""
-    chosen = torch.zeros_like(targets)
-    free = base.mask.cpu() & ~targets & ~base.final.cpu()
-    for i, name in enumerate(batch.example_ids):
-        places = free[i].nonzero()[:, 0]
-        seed = crc32(f"{name} {draw}".encode())
-        order = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))
-        chosen[i, places[order[: int(targets[i].sum())]]] = True
-    return chosen
+    """As many other tokens as there are targets."""
+    keys = [f"{name} {draw}" for name in batch.example_ids]
+    return random_positions(targets, base.mask.cpu() & ~base.final.cpu(), keys)
 
 
 def row_size(subject: Any, positions: int, options: Options) -> int:
@@ -250,21 +272,33 @@ def row_size(subject: Any, positions: int, options: Options) -> int:
 
 def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
     """repair: set control measure ("accuracy", "logit difference") value lower upper …, control "" with set "nothing
-    steered" is the model as it is. gain: set control measure value …: steered minus not, and minus the mean of the
-    draws of each control, example by example. draws: of the controls.
+    steered" is the model as it is. gain: set than measure value …: steered minus not, and minus the mean of the draws
+    of each control, example by example; beats: the share of draws below the steered value. draws: of the controls.
+    tested: see `tested`.
     """
-    frames: dict[str, list[pd.DataFrame]] = {"repair": [], "gain": []}
-    for condition, all_rows in rows.conditions():
-        mine = all_rows.where(all_rows["scored"].astype(bool))
-        if not len(mine.examples):
-            raise NothingToMeasure("no example is left in the groups that heads were not chosen on: raise --limit")
-        for name, unit, label in (("right", "share", "accuracy"), ("difference", "logits", "logit difference")):
-            for table, made in zip(frames, (_repair(mine, name, unit, options), _gain(mine, name, unit)), strict=True):
-                frames[table].append(made.assign(condition=condition, measure=label))
-    return {name: order_columns(pd.concat(parts, ignore_index=True)) for name, parts in frames.items()}
+    makers = {"repair": _repair, "gain": _gain, "tested": _tested}
+    scored = measured_rows(rows, options.selected_on, "steering")
+    return {name: order_columns(table) for name, table in by_condition(scored, makers, options).items()}
 
 
-def _repair(rows: Rows, name: str, unit: str, options: Options) -> pd.DataFrame:
+MEASURES = {"accuracy": ("right", "share"), "logit difference": ("difference", "logits")}
+
+
+def _repair(rows: Rows, options: Options) -> pd.DataFrame:
+    return _there([_repaired(rows, *of, options).assign(measure=name) for name, of in MEASURES.items()])
+
+
+def _gain(rows: Rows, options: Options) -> pd.DataFrame:
+    return _there([_gained(rows, *of).assign(measure=name) for name, of in MEASURES.items()])
+
+
+def _there(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    """All rows but those of controls that do not exist."""
+    frame = pd.concat(frames, ignore_index=True)
+    return frame[frame["n"] > 0].reset_index(drop=True)
+
+
+def _repaired(rows: Rows, name: str, unit: str, options: Options) -> pd.DataFrame:
     groups = rows.examples["group"]
     parts = [summarise(rows[f"{name}|clean"], groups, {}, unit).assign(set="nothing steered", control="", draws=1)]
     if name == "right":
@@ -276,42 +310,47 @@ def _repair(rows: Rows, name: str, unit: str, options: Options) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _gain(rows: Rows, name: str, unit: str) -> pd.DataFrame:
-    groups, own = rows.examples["group"], rows[f"{name}|steered"]
-    against = {"nothing steered": np.broadcast_to(rows[f"{name}|clean"][:, None], own.shape)}
-    against |= {control: rows[f"{name}|{control}"].mean(2) for control in (HEADS, TOKENS)}
-    parts = []
-    for than, other in against.items():
+def _gained(rows: Rows, name: str, unit: str) -> pd.DataFrame:
+    groups, own, parts = rows.examples["group"], rows[f"{name}|steered"], []
+    for than, (other, draws) in _others(rows, name).items():
         frame = summarise(own - other, groups, {"set": SETS}, unit)
-        draws = rows[f"{name}|{than}"].mean(0) if f"{name}|{than}" in rows.values else None
-        better = np.nan if draws is None else (own.mean(0)[:, None] > draws).mean(1)
+        better = np.nan if draws is None else _share_below(draws, own)
         parts.append(frame.assign(than=than, beats=better))
     return pd.concat(parts, ignore_index=True)
 
 
-def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:
-    """The paper's repair; thresholds set before any number was seen."""
-    gain = tables["gain"]
-    gain = gain[(gain["measure"] == "accuracy") & (gain["condition"] == gain["condition"].iloc[0])]
-    repair = tables["repair"].set_index(["measure", "set", "control"])["value"]
-    found = []
-    for name in ("both", "found on this task"):
-        rows = gain[gain["set"] == name].set_index("than")
-        first, rest = rows.loc["nothing steered"], rows.loc[[HEADS, TOKENS]]
-        text = (
-            f"Steering repairs the task ({name}): accuracy rises above the model's own, and above both controls "
-            "(intervals above 0). An oracle."
-        )
-        numbers = (
-            f"accuracy {repair['accuracy', 'nothing steered', '']:.2f} → {repair['accuracy', name, '']:.2f}; gain "
-            f"{first['value']:+.2f} [{first['lower']:+.2f}, {first['upper']:+.2f}], over random heads "
-            f"{rest.loc[HEADS, 'value']:+.2f} [{rest.loc[HEADS, 'lower']:+.2f}, {rest.loc[HEADS, 'upper']:+.2f}], over "
-            f"random tokens {rest.loc[TOKENS, 'value']:+.2f} [{rest.loc[TOKENS, 'lower']:+.2f}, "
-            f"{rest.loc[TOKENS, 'upper']:+.2f}], n = {first['n']}"
-        )
-        holds = first["lower"] > 0 and bool((rest["lower"] > 0).all())
-        found.append(Claim(text, PAPER, numbers, verdict(holds, bool(first["upper"] < 0 or (rest["upper"] < 0).any()))))
+def _others(rows: Rows, name: str) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
+    """What steering is compared with: [n, sets], and its draws [n, sets, draws] where it has some."""
+    clean = np.broadcast_to(rows[f"{name}|clean"][:, None], rows[f"{name}|steered"].shape)
+    found: dict[str, tuple[np.ndarray, np.ndarray | None]] = {"nothing steered": (clean, None)}
+    for control in (HEADS, TOKENS):
+        draws = rows[f"{name}|{control}"]
+        found[control] = draws.mean(2), draws
     return found
+
+
+def _share_below(draws: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """[sets]: the share of draws whose mean is below the steered one's; NaN where there are no draws."""
+    means = draws.mean(0)
+    return np.where(np.isnan(means).any(1), np.nan, (own.mean(0)[:, None] > means).mean(1))
+
+
+def _tested(rows: Rows, options: Options) -> pd.DataFrame:
+    """Accuracy steered minus not, and minus each control's."""
+    own, groups, frames = rows["right|steered"], rows.examples["group"], []
+    for name in (BORROWED, OWN):
+        place = SETS.index(name)
+        reason = "" if options.ioi or name == OWN else "the model does not solve IOI, whose heads are borrowed"
+        for than, (other, _) in _others(rows, "right").items():
+            gap = own[:, place] - other[:, place]
+            control = "" if than == "nothing steered" else than
+            frames.append(number(name, gap, groups, "gain in accuracy", than=control, untestable=reason))
+    return pd.concat(frames, ignore_index=True)
+
+
+def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:
+    """The paper's repair, judged by the table tested."""
+    return judged(tables.get("tested"), CLAIMS)
 
 
 __all__ = ["Options", "steer_attention", "steered"]

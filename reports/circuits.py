@@ -11,7 +11,7 @@ from .drawing import Drawing, Tables, draw_all
 STAGES = ("patched at the last position", "path to the output", "path to the movers' queries")
 LOGITS = "direct logit attribution"
 ATTENTION = "attention on "
-NAMED = 6  # points of a scatter with their names
+ESTIMATES = ("1 step", "5 steps")
 
 
 def figures(tables: Tables) -> dict[str, go.Figure]:
@@ -45,28 +45,28 @@ def task(rows: pd.DataFrame, _: Tables) -> go.Figure:
 
 
 def named_heads(rows: pd.DataFrame) -> pd.Series:
-    name = rows["name"].where(rows["name"] != "", "")
-    return label(rows) + (" " + name).where(name != "", "")
+    """ "12.3 mover": each head with its name, where it has one."""
+    return label(rows) + (" " + rows["name"]).where(rows["name"] != "", "")
 
 
-def circuit(rows: pd.DataFrame, tables: Tables) -> go.Figure:
+def known(rows: pd.DataFrame, measures: pd.Series) -> pd.DataFrame:
+    """Some measures of every head of the circuit, each head once, in order."""
+    rows = rows[measures].drop_duplicates(["layer", "head", "measure"])
+    return rows.assign(label=named_heads(rows)).sort_values(["layer", "head"], kind="stable")
+
+
+def circuit(rows: pd.DataFrame, _: Tables) -> go.Figure:
     """Every head that is in some stage's circuit, with its effects in all stages."""
-    effects = heads_of("head", *STAGES)(tables["effects"])
-    names = named_heads(rows).groupby([rows["layer"], rows["head"]]).first().rename("label")
-    shown = effects.join(names, on=["layer", "head"], how="inner").sort_values(["layer", "head"], kind="stable")
-    return bars(shown.drop(columns="control", errors="ignore"), "label", by="measure")
+    return bars(known(rows, rows["measure"].isin(STAGES)), "label", by="measure")
 
 
-def attention(rows: pd.DataFrame, tables: Tables) -> go.Figure | None:
+def attention(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
     """What the last position attends to in every head of the circuit."""
-    effects = tables["effects"]
-    looked = effects[effects["measure"].str.startswith(ATTENTION) & (effects["condition"] == rows["condition"].iloc[0])]
+    looked = known(rows, rows["measure"].str.startswith(ATTENTION))
     if looked.empty:
         return None
-    names = named_heads(rows).groupby([rows["layer"], rows["head"]]).first().rename("label")
-    shown = looked.join(names, on=["layer", "head"], how="inner").sort_values(["layer", "head"], kind="stable")
-    shown = shown.assign(mark=shown["measure"].str.removeprefix(ATTENTION).str.replace("_", " "))
-    return bars(shown, "label", by="mark")
+    mark = looked["measure"].str.removeprefix(ATTENTION).str.replace("_", " ")
+    return bars(looked.assign(mark=mark), "label", by="mark")
 
 
 def mlps(rows: pd.DataFrame, _: Tables) -> go.Figure:
@@ -81,7 +81,7 @@ def estimates(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
     """Exact effect against each estimate of it."""
     exact = next(m for m in rows["measure"].unique() if m.startswith("patched"))
     wide = rows.pivot_table(index=["layer", "head"], columns="measure", values="value").reset_index()
-    guesses = [c for c in wide if c in ("1 step", "5 steps")]
+    guesses = [c for c in wide if c in ESTIMATES]
     if not guesses:
         return None
     long = wide.melt(["layer", "head", exact], guesses, "estimate", "guess")
@@ -107,7 +107,7 @@ def halves(rows: pd.DataFrame, _: Tables) -> go.Figure:
 EFFECT = (
     "Patched minus clean logit difference, mean over prompts, one cell per head: blue (negative) heads carry the "
     "answer, red ones work against it. In logits, not divided by anything; the table also has the effect as a share "
-    "of clean − corrupt where that difference is not 0 (normalized) and q-values (Benjamini–Hochberg)."
+    "of clean − corrupt where that difference is not 0 (normalized) and p, corrected for all heads of a map."
 )
 AGREEMENT = Drawing(
     "agreement",
@@ -117,6 +117,18 @@ AGREEMENT = Drawing(
     "Spearman correlation over all heads (MLPs), and which share of the exact top heads is also in the estimate's.",
     agreement,
     "Whiskers",
+    select=first_condition,
+)
+TASK = Drawing(
+    "task",
+    "task",
+    {},
+    "How well the model does the task",
+    "Accuracy: the answer has a higher logit than every wrong option; guessing is its base rate. Clean − corrupt "
+    "is what effects are shares of; where its interval contains 0, nothing is divided by it.",
+    task,
+    "Whiskers",
+    "Hatched",
     select=first_condition,
 )
 
@@ -131,25 +143,16 @@ FIGURES = [
         maps,
         select=heads_of("head", *STAGES),
     ),
-    Drawing(
-        "task",
-        "task",
-        {},
-        "How well the model does the task",
-        "Accuracy: the answer has a higher logit than every wrong option; guessing is its base rate. Clean − corrupt "
-        "is what effects are shares of; where its interval contains 0, nothing is divided by it.",
-        task,
-        "Whiskers",
-        "Hatched",
-        select=first_condition,
-    ),
+    TASK,
     Drawing(
         "circuit",
         "circuit",
         {},
         "The heads of the circuit",
-        "Every head that is among the top share of some stage, with its effect in each. The name (mover, negative "
-        "mover, inhibition) follows from thresholds on attention and direct logit attribution, see the options.",
+        "Every head that is among the top share of some stage on one half of the groups, with its effect in each stage "
+        "on the other half. The name (mover, negative mover, inhibition) follows from thresholds on attention and "
+        "direct logit attribution, see the options; “not testable” attends to the answer, but what it writes is not "
+        "known.",
         circuit,
         "Whiskers",
         select=first_condition,
@@ -159,7 +162,8 @@ FIGURES = [
         "circuit",
         {},
         "What the heads of the circuit attend to",
-        "Attention of the last position on the named tokens of the prompt, mean over prompts.",
+        "Attention of the last position on the named tokens of the prompt, mean over prompts of the groups that the "
+        "heads were not chosen on.",
         attention,
         "Whiskers",
         select=first_condition,
@@ -192,7 +196,7 @@ FIGURES = [
         "Every head: its exact effect at the last position against the estimate from one gradient (attribution "
         "patching) and from five on the way to the twin's embeddings (integrated gradients). Dashed: equal.",
         estimates,
-        select=heads_of("head", STAGES[0], "1 step", "5 steps"),
+        select=heads_of("head", STAGES[0], *ESTIMATES),
     ),
     AGREEMENT,
     Drawing(

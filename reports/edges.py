@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from .charts import bars, head_map, scatter
-from .circuits import first_condition, label
+from .circuits import ESTIMATES, TASK, first_condition, label
 from .drawing import Drawing, Tables, draw_all
 
 EXACT = "path patched"
@@ -31,7 +31,7 @@ def estimates(rows: pd.DataFrame, _: Tables) -> go.Figure:
     wide = wide.reset_index()
     titles = ("exact effect of the path (logits)", "5 steps (logits)")
     return scatter(
-        wide.assign(label=label(wide)), EXACT, "5 steps", "label", titles=titles, panel="receiver", diagonal=True
+        wide.assign(label=label(wide)), EXACT, ESTIMATES[1], "label", titles=titles, panel="receiver", diagonal=True
     )
 
 
@@ -56,8 +56,8 @@ FIGURES = [
         "edges",
         {},
         "The strongest edges of the whole graph",
-        "Estimated effect of every edge, at all positions; chosen on held-out prompts by five steps, measured on "
-        "these. q, k, v: what a head's queries, keys or values read.",
+        "Estimated effect of the strongest edges, at all positions; chosen by five steps on held-out prompts of one "
+        "half of the groups, measured on the other groups. q, k, v: what a head's queries, keys or values read.",
         strongest,
         "Whiskers",
         select=first_condition,
@@ -83,4 +83,5 @@ FIGURES = [
         "Whiskers",
         select=first_condition,
     ),
+    TASK,
 ]

@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from .charts import bars, head_map, lines
-from .circuits import AGREEMENT, estimates, first_condition, heads_of
+from .circuits import AGREEMENT, ESTIMATES, TASK, estimates, first_condition, heads_of
 from .drawing import Drawing, Tables, draw_all
 
 EXACT = "patched at every position"
@@ -20,9 +20,9 @@ def figures(tables: Tables) -> dict[str, go.Figure]:
 def curve(rows: pd.DataFrame, _: Tables) -> go.Figure:
     """The share kept on a linear and on a logarithmic axis (which has no 0)."""
     unit = rows["unit"].iloc[0]
-    rows = rows.assign(series="circuit").drop(columns="heads")
+    rows = rows.drop(columns="heads")
     both = pd.concat([rows.assign(axis="linear"), rows[rows["share"] > 0].assign(axis="logarithmic")])
-    figure = lines(both, "share", by="series", panel="axis", y_title=str(unit))
+    figure = lines(both, "share", by="ranking", panel="axis", y_title=str(unit))
     figure.update_xaxes(title_text="share of heads kept", tickformat="~%")
     return figure.update_xaxes(type="log", col=2)
 
@@ -54,8 +54,9 @@ def head_places(rows: pd.DataFrame, _: Tables) -> go.Figure:
 
 
 CURVE = (
-    "The strongest heads are kept, every other head's output is the corrupt twin's at all positions; MLPs are computed "
-    "again. Heads were ranked on one half of the groups, the curve is over prompts of the other."
+    "The first heads of a ranking are kept (those that help most, or those of largest |effect|), every other head's "
+    "output is the corrupt twin's at all positions; MLPs and embeddings are never resampled. Heads were ranked on one "
+    "half of the groups, the curve is over prompts of the other. A control ends where some layer has too few others."
 )
 FIGURES = [
     Drawing(
@@ -85,8 +86,10 @@ FIGURES = [
         "area",
         {},
         "Area under the curve",
-        "CPR: area under the faithfulness curve (more is better); CMD: area between it and 1 (less is better); on the "
-        "linear axis and, from 1 % on, per decade of the logarithmic one.",
+        "CPR: area under the faithfulness curve of the heads that help most (more is better); CMD: area between 1 and "
+        "the curve of the heads of largest |effect| (less is better); on the linear axis and, from 1 % on, per decade "
+        "of the logarithmic one; and beside the control as means over the shares that have one. Circuits of heads "
+        "alone: MLPs and embeddings stay clean, so these numbers cannot stand beside MIB's tables.",
         area,
         "Whiskers",
         "Hatched",
@@ -100,7 +103,7 @@ FIGURES = [
         "Patched minus clean logit difference when a head's output is the twin's at every position; and what one "
         "gradient or five (integrated gradients) say of it. One scale.",
         maps,
-        select=heads_of("head", EXACT, "1 step", "5 steps"),
+        select=heads_of("head", EXACT, *ESTIMATES),
     ),
     Drawing(
         "estimates",
@@ -109,9 +112,10 @@ FIGURES = [
         "Exact against estimated",
         "Every head: its exact effect at all positions against each estimate. Dashed: equal.",
         estimates,
-        select=heads_of("head", EXACT, "1 step", "5 steps"),
+        select=heads_of("head", EXACT, *ESTIMATES),
     ),
     AGREEMENT,
+    TASK,
     Drawing(
         "places",
         "positions",

@@ -7,11 +7,10 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from .charts import bars, head_map, lines, scatter
-from .circuits import label
+from .circuits import STAGES, first_condition, label
 from .drawing import Drawing, Tables, draw_all
 from .style import MISSING, TEMPLATE, UNSIGNED, plain, sized
 
-STAGES = ("patched at the last position", "path to the output", "path to the movers' queries")
 MATRIX = 0.02  # the share of heads of the matrix
 
 
@@ -30,7 +29,8 @@ def curve(rows: pd.DataFrame, _: Tables) -> go.Figure:
     keep = ["pair", "share", "n", "n_groups", "unit"]
     observed = rows[[*keep, "value"]].assign(series="observed", lower=np.nan, upper=np.nan)
     null = rows[[*keep, "lower", "upper"]].assign(series="heads of the same layers at random", value=rows["expected"])
-    ceiling = rows[keep].assign(series="ceiling: halves of one task", value=rows["ceiling"])
+    bounds = {"lower": rows["ceiling_lower"], "upper": rows["ceiling_upper"]}
+    ceiling = rows[keep].assign(series="ceiling: two samples of one task", value=rows["ceiling"], **bounds)
     figure = lines(pd.concat([observed, null, ceiling]), "share", by="series", panel="pair", y_title="share in common")
     figure.update_yaxes(range=[0, 1.02])
     return figure.update_xaxes(title_text="share of heads", tickformat="~%")
@@ -57,13 +57,19 @@ def pairs(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
 
 
 def _with_expected(rows: pd.DataFrame) -> pd.DataFrame:
-    missing = {"lower": np.nan, "upper": np.nan}
+    none = pd.Series(np.nan, rows.index)
     parts = {
-        "observed": rows["value"],
-        "expected by depth": rows["expected"],
-        "ceiling": rows["ceiling"],
+        "observed": (rows["value"], none, none),
+        "expected by depth": (rows["expected"], rows["lower"], rows["upper"]),
+        "ceiling": (rows["ceiling"], rows["ceiling_lower"], rows["ceiling_upper"]),
     }
-    return pd.concat([rows.assign(value=value, bar=name, **missing) for name, value in parts.items()])
+    columns = ("value", "lower", "upper")
+    return pd.concat([rows.assign(bar=name, **dict(zip(columns, of, strict=True))) for name, of in parts.items()])
+
+
+def pooled(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    expected = rows[rows["expected"].notna()].assign(value=lambda r: r["expected"], bar="expected by depth")
+    return bars(pd.concat([rows.assign(bar="observed"), expected]), "pair", by="bar", panel="measure")
 
 
 def correlation(rows: pd.DataFrame, _: Tables) -> go.Figure:
@@ -84,7 +90,7 @@ def matrix(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
     for (a, b), row in zip(named, rows.to_dict("records"), strict=True):
         i, j = names.index(a), names.index(b)
         z[i, j] = z[j, i] = row["value"]
-        said = f"{row['common']} of {row['heads']}<br>p = {row['p_value']:.2g}"
+        said = f"{row['common']} of {row['heads']}<br>q = {row['q_value']:.2g}"
         text[i, j] = text[j, i] = said
     figure = go.Figure()
     labels = [plain(name) for name in names]
@@ -108,6 +114,7 @@ def _stage(stage: str, number: int) -> list[Drawing]:
             "Mean effect of every head, each task divided by its own largest |effect| so that one colour scale "
             "serves all; the table has the logits.",
             maps,
+            select=first_condition,
         ),
         Drawing(
             f"curve-{number}",
@@ -115,9 +122,11 @@ def _stage(stage: str, number: int) -> list[Drawing]:
             {"measure": stage},
             f"Overlap over the range of k: {stage}",
             "Share of the k strongest heads that both tasks have in common. Band: the 95 % range and mean if heads "
-            "were exchangeable within their layers (exact). Ceiling: two halves of one task. The table has p-values, "
-            "also the hypergeometric one that ignores depth.",
+            "were exchangeable within their layers (exact). Ceiling: what two samples of one task as large as these "
+            "would share, with 95 % of its draws. The table has p and q, also the hypergeometric p that ignores depth.",
             curve,
+            "Bands",
+            select=first_condition,
         ),
     ]
 
@@ -133,6 +142,7 @@ FIGURES = [
         "Effects against each other: path to the output",
         "One point per head. Named: heads that are in the circuits of both tasks.",
         effects,
+        select=first_condition,
     ),
     Drawing(
         "scatter-last",
@@ -141,22 +151,37 @@ FIGURES = [
         "Effects against each other: patched at the last position",
         "One point per head. Named: heads that are in the circuits of both tasks.",
         effects,
+        select=first_condition,
     ),
     Drawing(
         "matrix",
         "overlap",
         {"measure": STAGES[1]},
         "All pairs of tasks: path to the output",
-        "Share of the top 2 % of heads in common, the count, and p within layers.",
+        "Share of the top 2 % of heads in common, the count, and q within layers over the pairs.",
         matrix,
+        select=first_condition,
     ),
     Drawing(
         "pairs",
         "overlap",
         {"measure": STAGES[1]},
         "All pairs against depth and ceiling",
-        "The same shares beside what heads of the same layers would give by chance and beside the ceiling.",
+        "The same shares beside what heads of the same layers would give by chance and beside the ceiling (whiskers: "
+        "95 % of the null and of the ceiling's draws).",
         pairs,
+        select=first_condition,
+    ),
+    Drawing(
+        "pooled",
+        "pooled",
+        {},
+        "Circuits pooled over the stages",
+        "A circuit is the union of the top 2 % of heads of each stage that both runs have: heads in common over those "
+        "of the first task, of the second, and of either (Jaccard), and the means that heads of the same layers would "
+        "give. The table has p.",
+        pooled,
+        select=first_condition,
     ),
     Drawing(
         "correlation",
@@ -166,5 +191,6 @@ FIGURES = [
         "Spearman correlation over all heads, of |effects| and of signed effects, beside the same between two halves "
         "of one task.",
         correlation,
+        select=first_condition,
     ),
 ]

@@ -39,7 +39,7 @@ def _eager(family):
 def logits(family, given, *, masks=None, z=None, states=None, outputs=None, lent=None, reads=None):
     """Logits [b, p, vocab] of an eager forward.
 
-    masks: layer -> Bool[b, q, k], edges that are removed. lent: layer -> (key, value) read at the removed edges.
+    masks: layer -> Bool[b, q, k], edges that are removed, or [b, h, q, k]. lent: layer -> (key, value) read at them.
     z, states, outputs: functions on a layer's z, on what enters it, or, by (layer, "attn_out" or "mlp_out"), on a part.
     reads: functions on a layer's (query, key, value), all of them with as many heads as the query.
     """
@@ -54,8 +54,8 @@ def logits(family, given, *, masks=None, z=None, states=None, outputs=None, lent
         i = index[id(module)]
         if i in masks:
             lowest = torch.finfo(attention_mask.dtype).min
-            edges, mask = masks[i][:, None], attention_mask
-            attention_mask = mask.expand(len(edges), *mask.shape[1:]).masked_fill(edges, lowest)
+            edges, mask = masks[i] if masks[i].ndim == 4 else masks[i][:, None], attention_mask
+            attention_mask = mask.expand(*edges.shape[:2], *mask.shape[2:]).masked_fill(edges, lowest)
             if i in lent:
                 key, value = torch.cat([key, lent[i][0]], 2), torch.cat([value, lent[i][1]], 2)
                 attention_mask = torch.cat([attention_mask, mask.masked_fill(~edges, lowest)], -1)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from crosslens.analyses import circuits, edges, faithfulness, overlap, steering
+from crosslens.analyses import agreement, circuits, edges, faithfulness, overlap, steering
 from crosslens.data import ioi
 from crosslens.probes.join import finished, join
 from crosslens.probes.run import Settings, run
+from crosslens.reports import circuits as report_circuits
+from crosslens.reports import edges as report_edges
+from crosslens.reports import faithfulness as report_faithfulness
+from crosslens.reports import overlap as report_overlap
 from crosslens.reports import page, pages
 from crosslens.reports.runs import read_run
 
@@ -36,10 +40,21 @@ def report(tmp_path_factory):
 
 FIGURES = {
     "circuits": ["effects", "task", "circuit", "attention", "writing", "mlps", "estimates", "agreement", "halves"],
-    "faithfulness": ["logits", "effects", "estimates", "agreement", "places", "head-places"],
-    "edges": ["into", "strongest", "estimates", "agreement"],
+    "faithfulness": ["logits", "task", "effects", "estimates", "agreement", "places", "head-places"],
+    "edges": ["into", "strongest", "estimates", "agreement", "task"],
     "steering": ["repair", "gain"],
-    "overlap": ["maps-1", "curve-1", "maps-2", "curve-2", "scatter", "scatter-last", "matrix", "pairs", "correlation"],
+    "overlap": [
+        "maps-1",
+        "curve-1",
+        "maps-2",
+        "curve-2",
+        "scatter",
+        "scatter-last",
+        "matrix",
+        "pairs",
+        "pooled",
+        "correlation",
+    ],
 }
 
 
@@ -60,3 +75,12 @@ def test_the_report_is_written(report):
     assert {path.name.partition(".")[0] for path in written} >= set(FIGURES)
     text = next(p for p in written if p.name.startswith("steering.")).read_text()
     assert "oracle" in text
+
+
+def test_pages_say_what_the_analyses_wrote():
+    """Pages know no other room: their words for stages, estimates and controls are the analyses' own."""
+    assert report_circuits.STAGES == circuits.STAGES
+    assert (report_circuits.LOGITS, report_circuits.ATTENTION) == (circuits.LOGITS, circuits.ATTENTION)
+    assert tuple(agreement.ESTIMATES) == report_circuits.ESTIMATES
+    assert report_overlap.MATRIX == overlap.CLAIMED
+    assert (report_edges.EXACT, report_faithfulness.EXACT) == (edges.EXACT, faithfulness.EXACT)

@@ -33,18 +33,22 @@ def found(tmp_path_factory):
 def fitted(subject):
     held_out = contrasts.task().held_out(subject.tokenizer, 32, 0, contrasts.examples(8, tokenizer=None))
     learned = edges.fit(subject, [subject.batch(held_out)], OPTIONS)
-    return [tuple(head) for head in learned["heads"]], learned["edges"]
+    return [tuple(head) for head in learned["heads"]], learned
 
 
 def test_effects_equal_the_sweeps(found):
     subject = tiny.subject()
-    movers, names = fitted(subject)
-    given = contrast(subject, subject.batch(contrasts.examples(8, tokenizer=None)))
-    both = {"measure": given.measure, "positions": given.base.final}
+    movers, learned = fitted(subject)
+    examples = contrasts.examples(8, tokenizer=None)
+    others = [e for e in examples if e.group not in learned["selected_on"]]
+    assert 0 < len(others) < 8, "what was chosen is measured on the groups that it was not chosen on"
+    whole, elsewhere = (contrast(subject, subject.batch(some)) for some in (examples, others))
     into = found["into"].sort_values(["layer", "head"])
     for receiver in [None, *(Receiver(layer, head, "q") for layer, head in movers if layer)]:
         name = edges.OUTPUT if receiver is None else f"q of {receiver.layer}.{receiver.head}"
         layers = 3 if receiver is None else receiver.layer
+        given = whole if receiver is None else elsewhere
+        both = {"measure": given.measure, "positions": given.base.final}
         reader = Reader("final", 3, -1) if receiver is None else Reader("q", receiver.layer, receiver.head)
         sweep = path_sweep(
             subject, given.base, given.donor, "final" if receiver is None else [receiver], **both, mlps="frozen"
@@ -56,11 +60,13 @@ def test_effects_equal_the_sweeps(found):
         for measure, values in expected.items():
             mine = into[(into["receiver"] == name) & (into["measure"] == measure)]["value"]
             np.testing.assert_allclose(mine, values, atol=1e-5)
+    given = elsewhere
     every = edge_attribution(subject, given.base, given.donor, measure=given.measure, steps=5)
     values = {n: float(v.mean()) for n, v in edges._named(every).items()}
     table = found["edges"].query("measure == '5 steps'").sort_values("rank")
-    assert table["edge"].tolist() == names
-    np.testing.assert_allclose(table["value"], [values[n] for n in names], atol=1e-5)
+    assert table["edge"].tolist() == learned["edges"]
+    assert set(table["n"]) == {len(others)}
+    np.testing.assert_allclose(table["value"], [values[n] for n in learned["edges"]], atol=1e-5)
 
 
 def test_some_readers_and_positions_are_parts_of_all():

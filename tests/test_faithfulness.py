@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 import torch
 from crosslens import capture
-from crosslens.analyses import faithfulness
+from crosslens.analyses import controls, faithfulness
 from crosslens.analyses.agreement import agreement_table, recall
+from crosslens.analyses.claims import CONTROL_TOO, UNTESTABLE
 from crosslens.analyses.contrast import Contrast, contrast
 from crosslens.data.example import UserError
 from crosslens.probes.batch import corrupt_twins
@@ -20,6 +21,7 @@ from crosslens.probes.sweep import patch_sweep
 from crosslens.probes.trace import tracing
 
 from . import contrasts, planted, tiny
+from .claims import faithfulness as claims_of
 
 
 def analyse(out, make=contrasts.examples, **settings):
@@ -36,13 +38,12 @@ def found(tmp_path_factory):
 
 def test_the_ends_of_the_curve(found):
     curve = found["curve"].query("measure == 'logit difference'")
-    assert set(curve["n"]) == {4}, "groups that the ranking comes from are not scored"
-    ends = curve[curve["share"].isin([0.0, 1.0])]
-    ours, theirs = (
-        ends[ends["control"] == c].sort_values("share")["value"].to_numpy() for c in ("", faithfulness.RANDOM)
-    )
-    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    assert set(curve["n"]) != {8}, "groups that the ranking comes from are not scored"
+    assert set(curve["ranking"]) == set(faithfulness.RANKINGS)
+    nothing_kept = curve[curve["share"] == 0]
+    np.testing.assert_allclose(nothing_kept["value"], nothing_kept["value"].iloc[0], atol=1e-6)
     assert set(curve["heads"]) == {0, 1, 2, 6, 12}
+    assert set(curve[curve["share"] == 1.0]["control"]) == {""}, "there are no other heads where all are kept"
     faithful = found["curve"].query("measure == 'faithfulness'")
     if len(faithful):
         whole = faithful[faithful["share"] == 1.0]["value"]
@@ -56,8 +57,8 @@ def test_a_circuit_without_heads_has_every_head_resampled():
     measure = logit_difference(batch.answers, batch.wrong)
     base, donor = record(subject, batch, ("z",)), record(subject, twins, ("z",))
     ranking = tuple((layer, head) for layer in range(3) for head in range(4))
-    options = faithfulness.Options(draws=1, ranking=ranking)
-    points = faithfulness._curves(subject, Contrast(base, donor, measure, batch.answers, batch.wrong[:, None]), options)
+    given = Contrast(base, donor, measure, batch.answers, batch.wrong[:, None])
+    points = faithfulness._curves(subject, given, ranking, 1)
     z = capture(subject, twins, ["z"])
     rewrites = {(i, "z"): lambda _, i=i: z[f"blocks.{i}.attn.hook_z"] for i in range(3)}
     with tracing(subject, rewrites=rewrites):
@@ -75,11 +76,10 @@ def test_a_planted_circuit_is_enough():
     effects = (sweep.values - sweep.clean).mean(-1)
     assert {(0, 0), (1, 0)} == {tuple(x) for x in (effects.abs() > 0.1).nonzero().tolist()}
     ranking = ((0, 0), (1, 0), (0, 1), (1, 1))
-    options = faithfulness.Options(draws=20, ranking=ranking)
-    points = faithfulness._curves(subject, Contrast(*runs, measure, answers, others[:, None]), options).mean(0)
+    points = faithfulness._curves(subject, Contrast(*runs, measure, answers, others[:, None]), ranking, 20).mean(0)
     share_half = faithfulness.SHARES.index(0.5)
     torch.testing.assert_close(points[0, share_half], sweep.clean.mean(), atol=1e-4, rtol=1e-4)
-    assert points[1:, share_half].mean() < 0.5 * points[0, share_half]
+    torch.testing.assert_close(points[1:, share_half], points[0, 0].expand(20), atol=1e-4, rtol=1e-4)
 
 
 def test_areas():
@@ -89,12 +89,61 @@ def test_areas():
     assert (line["CPR"], line["CMD"]) == pytest.approx((0.5, 0.5))
 
 
+MIB = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+def test_cpr_ranks_by_help_and_cmd_by_size():
+    """An additive model of 10 heads, 4 logits of which 5 − 4 + 3 come from three of them."""
+    contributions = torch.tensor([0, 5, 0, -4, 0, 3, 0, 0, 0, 0.0]).reshape(2, 5)
+    helpful, ranking = faithfulness.rankings(-contributions)  # patching a head takes away what it adds
+    assert helpful[:2] == [[0, 1], [1, 0]]
+    assert helpful[-1] == [0, 3]
+    assert ranking[:3] == [[0, 1], [0, 3], [1, 0]]
+
+    def curve(heads, counts):
+        return np.array([sum(float(contributions[tuple(head)]) for head in heads[:count]) for count in counts]) / 4
+
+    ours = faithfulness._counts(10)
+    assert faithfulness.areas(curve(helpful, ours))["CPR"] == pytest.approx(1.54375)
+    assert faithfulness.areas(curve(ranking, ours))["CMD"] == pytest.approx(0.24375)
+    theirs = [int(share * 10) for share in MIB]
+    assert faithfulness.areas(curve(helpful, theirs), MIB)["CPR"] == pytest.approx(1.54375)
+    assert faithfulness.areas(curve(ranking, theirs), MIB)["CMD"] == pytest.approx(0.24275)
+
+
+def test_areas_stand_beside_a_control_over_the_same_shares():
+    """CPR and CMD are of their own rankings; where a control ends, both curves are compared up to there."""
+    rows = claims_of.rows()
+    rows.values["random"][..., -2:] = np.nan  # no other heads from half of them on
+    rows.values["curve"][:, faithfulness.RANKINGS.index(faithfulness.SIZE)] *= 0.5
+    area = faithfulness.tables(rows, claims_of.OPTIONS)["area"].set_index(["measure", "control"])["value"]
+    assert set(area.index.get_level_values("measure")) >= {"CPR", "CPR, mean up to 20%", "CMD, mean up to 20%"}
+    assert area["CPR", ""] == pytest.approx(0.93, abs=0.03)
+    assert area["CMD", ""] > 0.4
+    assert ("CPR", controls.HEADS) not in area.index
+    assert area["CPR, mean up to 20%", controls.HEADS] < 0.2 < area["CPR, mean up to 20%", ""]
+
+
+def test_without_a_control_nothing_is_said_against_it():
+    rows = claims_of.rows()
+    rows.values["random"][..., faithfulness.TENTH] = np.nan
+    verdicts = {
+        claim.name: claim.verdict for claim in faithfulness.claims(faithfulness.tables(rows, claims_of.OPTIONS))
+    }
+    assert (verdicts["faithful"], verdicts["not depth"]) == (UNTESTABLE, UNTESTABLE)
+
+
+def test_a_circuit_that_random_heads_equal_is_none():
+    claims = faithfulness.claims(faithfulness.tables(claims_of.rows(random=0.95), claims_of.OPTIONS))
+    assert {claim.name: claim.verdict for claim in claims}["faithful"] == CONTROL_TOO
+
+
 def test_estimates_that_are_exact_agree():
     rng = np.random.default_rng(0)
     exact = rng.normal(size=(6, 3, 4))
     values = {"head|exact": exact, "head|1 step": exact, "head|5 steps": -exact}
     values |= {name.replace("head", "mlp"): value[..., 0] for name, value in values.items()}
-    table = agreement_table(Rows(pd.DataFrame({"group": list("aabbcc")}), values), "exact", draws=20)
+    table = agreement_table(Rows(pd.DataFrame({"group": list("aabbcc")}), values), "exact")
     table = table[table["part"] == "head"].set_index(["estimate", "measure"])["value"]
     assert table["1 step", "Spearman"] == pytest.approx(1)
     assert table["5 steps", "Spearman"] == pytest.approx(-1)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from crosslens import Subject, capture
 from crosslens.analyses import attention_lens, logit_attribution, metrics, value_circuit
+from crosslens.analyses.claims import HOLDS
 from crosslens.analyses.logit_attribution import Options, attribute
 from crosslens.data.example import UserError
 from crosslens.probes import anatomy, linear
@@ -16,6 +17,7 @@ from crosslens.probes.run import Settings, run
 from crosslens.probes.trace import tracing
 
 from . import tiny
+from .claims import logit_attribution as claims_of
 from .families import TEXT, build, prompts
 from .test_families import assert_close
 
@@ -182,7 +184,7 @@ def test_tables(tmp_path):
     assert len(tables["words"]) == 3 * 4 * 2 * 4
     assert len(tables["ov"]) == 2 * 3 * 4 * 2 * 4
     assert len(tables["copying"]) == 12
-    assert len(tables["claims"]) == 3
+    assert list(tables["claims"]["name"]) == [statement.name for statement in logit_attribution.CLAIMS]
     parts, heads = tables["parts"], tables["heads"]
     attention = parts.query("part == 'attention' and measure == 'difference'").set_index("layer")["value"]
     summed = heads.query("measure == 'difference'").groupby("layer")["value"].sum()
@@ -194,7 +196,29 @@ def test_tables(tmp_path):
 
 def test_no_words_no_directions(tmp_path):
     _, tables = analyse(tiny.subject(), tmp_path, words=0)
-    assert set(tables) == {"parts", "heads", "top", "completeness", "claims"}
+    assert set(tables) == {"parts", "heads", "top", "completeness", "tested", "claims"}
+    reasons = tables["tested"].set_index("claim")["untestable"]
+    assert reasons["copy"] or reasons.all(), "no OV circuits, no score"
+
+
+def test_the_control_of_the_strongest_heads_does_not_cancel():
+    """Other heads that add as much to either side: their signed mean is 0, each turned to its own side it is not."""
+    rows = claims_of.rows()
+    sides = np.where(np.arange(20) % 2, 3.0, -3.0)
+    rows.values["heads"][:, :, 5] = sides + np.random.default_rng(0).normal(0, 0.3, (claims_of.N, 1, 20))
+    top = logit_attribution._top(rows, Options())
+    own, control = (frame.query("layer == 5") for frame in top)
+    assert len(own) == 10
+    np.testing.assert_allclose(np.abs(control["value"]), 3, atol=0.2)
+    assert (np.sign(control["value"]).to_numpy() == np.sign(own["value"]).to_numpy()).all()
+    rows.values["logit"] = rows["heads"].sum((2, 3)) + 9
+    margin = _tested(rows).query("claim == 'few' and than != ''")
+    assert abs(margin["value"].item()) < 0.05
+    assert [c.verdict for c in logit_attribution.claims({"tested": _tested(rows)}) if c.name == "few"] != [HOLDS]
+
+
+def _tested(rows):
+    return logit_attribution.tables(rows, Options(words=0))["tested"]
 
 
 def test_one_prompt():

@@ -6,23 +6,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from crosslens.analyses import circuits, overlap, stats
+from crosslens.analyses.claims import FAILS, HOLDS, UNTESTABLE
 from crosslens.cli import main
+from crosslens.data.example import UserError
 from crosslens.probes.join import finished, join
 from crosslens.probes.run import Settings, run
 from crosslens.reports.runs import read_run
 
 from . import contrasts, tiny
-
-
-def tables_of(effects, halves=None, n=20):
-    layer, head = np.indices(effects.shape)
-    cells = {"layer": layer.ravel(), "head": head.ravel(), "condition": "no BOS", "n": n, "n_groups": 4}
-    rows = pd.DataFrame(cells | {"value": effects.ravel(), "measure": circuits.DIRECT, "part": "head"})
-    stability = [
-        pd.DataFrame(cells | {"value": half.ravel(), "measure": circuits.DIRECT, "half": i})
-        for i, half in enumerate(halves or (effects, effects), 1)
-    ]
-    return {"effects": rows, "stability": pd.concat(stability)}
+from .claims.overlap import OTHERS, SOME, effects_of, tables_of
 
 
 def test_a_task_overlaps_itself_wholly_and_a_shifted_one_not_at_all():
@@ -45,7 +37,74 @@ def test_a_task_overlaps_itself_wholly_and_a_shifted_one_not_at_all():
     assert scores["a and b", "effect"] == pytest.approx(-1)
     shared = found["circuit"].query("value == 3")
     assert shared.empty
-    assert list(found["claims"]["verdict"] if "claims" in found else []) == []
+    claims = {claim.numbers.partition(":")[0]: claim.verdict for claim in overlap.claims(found)}
+    assert claims == {"a and b": HOLDS, "a and c": FAILS, "b and c": FAILS}
+
+
+def test_two_tasks_with_equal_effects_stay_within_the_ceiling_and_noise_fails_nothing():
+    """Halves differ as the tasks do: fewer heads in common than at the ceiling's mean is no failure."""
+    rng = np.random.default_rng(2)
+    truth = np.concatenate([rng.normal(0, 1, (5, 20)), np.zeros((5, 20))])
+    verdicts = []
+    for _ in range(30):
+        runs = {}
+        for task in "ab":
+            halves = tuple(truth + rng.normal(0, 0.6, truth.shape) for _ in range(2))
+            runs[task] = tables_of((halves[0] + halves[1]) / 2, halves)
+        verdicts += [claim.verdict for claim in overlap.claims(overlap.tables(runs, overlap.Options()))]
+    assert verdicts.count(FAILS) <= 2
+    assert verdicts.count(HOLDS) >= 5
+
+
+def test_pairs_are_corrected_for_their_number():
+    """21 pairs of tasks that share nothing but chance: q is Benjamini–Hochberg's over the pairs."""
+    rng = np.random.default_rng(3)
+    runs = {name: tables_of(rng.normal(size=(6, 12))) for name in "abcdefg"}
+    rows = overlap.tables(runs, overlap.Options())["overlap"].query("share == 0.1")
+    assert len(rows) == 21
+    np.testing.assert_allclose(rows["q_value"], stats.benjamini_hochberg(rows["p_value"].to_numpy()))
+    assert (rows["q_value"] >= rows["p_value"]).all()
+
+
+def test_pooled_circuits_are_the_union_of_the_stages():
+    """n = 100 heads, the top two of each stage."""
+
+    def run_of(*tops):
+        parts = []
+        for stage, top in zip(circuits.STAGES, tops, strict=False):
+            effects = np.zeros((10, 10))
+            effects[tuple(np.array(top).T)] = 1
+            parts.append(tables_of(effects, stages=(stage,)))
+        return {name: pd.concat([part[name] for part in parts]) for name in parts[0]}
+
+    first = run_of([(0, 0), (1, 0)], [(1, 0), (2, 0)])
+    second = run_of([(1, 0), (3, 0)], [(2, 0), (4, 0)])
+    found = overlap.tables({"a": first, "b": second}, overlap.Options())["pooled"].set_index("measure")
+    assert set(found["common"]) == {2}
+    assert found["value"].to_dict() == {"of the first task's": 2 / 3, "of the second's": 2 / 4, "Jaccard": 2 / 5}
+
+
+def test_effects_of_two_conditions_are_never_mixed():
+    effects, away = (effects_of(heads) for heads in (SOME, OTHERS))
+
+    def both(first, second):
+        parts = [tables_of(first, condition="BOS"), tables_of(second, condition="no BOS")]
+        return {name: pd.concat([part[name] for part in parts]) for name in parts[0]}
+
+    found = overlap.tables({"a": both(effects, effects), "b": both(effects, away)}, overlap.Options())["overlap"]
+    value = found.query("share == 0.02").set_index("condition")["value"]
+    assert value.to_dict() == {"BOS": 1, "no BOS": 0}
+    with pytest.raises(UserError, match="no condition"):
+        overlap.tables({"a": tables_of(effects), "b": tables_of(effects, condition="BOS")}, overlap.Options())
+
+
+def test_a_task_that_is_not_solved_has_no_circuit_to_share():
+    run_ = tables_of(effects_of(SOME))
+    tested = pd.DataFrame({"claim": ["sparse"], "condition": ["no BOS"], "untestable": ["the task is not solved here"]})
+    found = overlap.tables({"a": run_, "b": run_ | {"tested": tested}}, overlap.Options())
+    (claim,) = overlap.claims(found)
+    assert claim.verdict == UNTESTABLE
+    assert claim.numbers.endswith("b: the task is not solved here")
 
 
 def test_the_null_is_what_shuffling_within_layers_gives():
