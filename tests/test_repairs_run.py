@@ -24,7 +24,7 @@ from .test_families import assert_close
 from .test_head_divergence import captions
 from .vision import build, inputs
 
-OPTIONS = {"alphas": (2.0, 3.0), "ps": (0.6,), "betas": (0.4,), "draws": 2, "tokens": 4, "timed": 2, "threshold": 0.01}
+OPTIONS = {"alphas": (2.0, 3.0), "ps": (0.4,), "betas": (0.4,), "draws": 2, "tokens": 4, "timed": 2, "threshold": 0.01}
 OPTIONS |= {"dimensions": (3, 9), "tau": 1.2}
 
 
@@ -57,7 +57,7 @@ def answered(tmp_path_factory):
 
 
 def test_tables_of_answers(answered, tmp_path):
-    assert set(answered) == {"measures", "differences", "cost", "heads", "claims"}
+    assert set(answered) == {"measures", "differences", "preconditions", "cost", "heads", "claims"}
     measures = answered["measures"].query("subset == 'all'").set_index(["repair", "setting", "control"])["value"]
     subject = seeing()
     batch = subject.batch(questions(8, tokenizer=None))
