@@ -150,7 +150,8 @@ def _differences(part: Rows, known: Known, name: str, ratios: Ratios) -> list[di
 def _over_sets(part: Rows, known: Known) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """F1 averaged over POPE's sets, as papers report it, and its differences; nothing where there is one set."""
     names = part.examples["kind"].astype(str) if "kind" in part.examples else pd.Series(dtype=str)
-    if names.nunique() < 2 or not names.str.startswith("pope_").all():
+    yes_or_no = not any(np.isnan(part[key][..., 1]).any() for key in known)
+    if names.nunique() < 2 or not names.str.startswith("pope_").all() or not yes_or_no:
         return [], []
     groups, measure = part.examples["group"], f"F1, mean of {names.nunique()} sets"
     counts = {key: _by_set(part[key], names) for key in known}
