@@ -24,9 +24,10 @@ STATEMENTS = tuple(
     Statement(
         f"{repair} {way} {measure}",
         f"{repair} {way} {measure} against the plain model, and by more than its random control.",
-        *(source, 0.0, side),
+        source,
+        side="above" if way == "raises" else "below",
     )
-    for way, measure, side in (("raises", "accuracy", "above"), ("lowers", "CHAIR_I", "below"))
+    for way, measure in (("raises", "accuracy"), ("lowers", "CHAIR_I"))
     for repair, source in SOURCES.items()
 )
 
@@ -109,7 +110,8 @@ def _said_and_true(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _measure(part: Rows, variant: Variant, name: str, ratio: tuple[np.ndarray, np.ndarray]) -> dict[str, Any]:
-    found = stats.ratio_bootstrap(*(x.sum(1) for x in ratio), part.examples["group"])
+    top, bottom = (x.sum(1) for x in ratio)
+    found = stats.ratio_bootstrap(top, bottom, part.examples["group"])
     with np.errstate(invalid="ignore", divide="ignore"):
         each = ratio[0].sum(0) / ratio[1].sum(0)
     spread = np.nanquantile(each, [0.025, 0.975]) if variant.draws > 1 and np.isfinite(each).any() else (np.nan,) * 2

@@ -110,7 +110,7 @@ def _thresholds(tables: Tables) -> list[tuple[float, str, str]]:
     return [(float(r["value"]), _name(r), r["condition"]) for r in found.to_dict("records")]
 
 
-def _name(threshold: dict[str, Any]) -> str:
+def _name(threshold: dict[Any, Any]) -> str:
     blunt = " (separates nothing)" if threshold.get("note") else ""
     return f"τ = {threshold['value']:.3g}{blunt}"
 

@@ -239,7 +239,7 @@ def test_prompts_without_images_are_answered_under_act_alone(tmp_path, choose):
     assert set(tables["measures"]["measure"]) == {"accuracy"}
     assert "heads" not in tables
     told = tables["claims"].set_index("text")["numbers"]
-    assert {text.split()[0] for text, why in told.items() if why == "not run here"} == {"VHR", "VAR"}
+    assert {str(text).split()[0] for text, why in told.items() if why == "not run here"} == {"VHR", "VAR"}
     assert "preconditions" in figures.figures(tables)
 
 
