@@ -8,6 +8,7 @@ A wrong shape or an argument out of range raises ValueError; NaN means "not defi
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -318,15 +319,73 @@ def image_centric(
     _require(m <= k, f"image has {m} columns, pattern {k}")
     _require_mask("image", image, b, m)
     _require_mask("sinks", sinks, b, m)
-    visual, nonsink = _sums_over(pattern[..., :m], image, image & ~sinks).unbind(-1)
-    chosen = (visual >= max(mass, torch.finfo(visual.dtype).tiny)) & (nonsink >= rho * visual)
-    return chosen if without_visual_sinks == "move" else chosen & (image & sinks).any(1)[:, None, None]
+    columns = sink_columns(image, sinks, without_visual_sinks=without_visual_sinks, dtype=_wide(pattern).dtype)
+    visual, nonsink = (_wide(pattern)[..., :m] @ columns.read[..., :2]).unbind(-1)
+    return _are_centric(visual, nonsink, columns, rho, mass)
 
 
-def _sums_over(pattern: Tensor, *columns: Tensor) -> Tensor:
-    """Attention of every row on each set of columns Bool[b, m]: [b, h, q, m] -> [b, h, q, sets]."""
-    wide = _wide(pattern)
-    return wide @ torch.stack(columns, -1).to(wide.dtype)[:, None]
+def _are_centric(
+    visual: Tensor, nonsink: Tensor, columns: "SinkColumns", rho: float | int, mass: float | int
+) -> Tensor:
+    enough = visual >= max(mass, torch.finfo(visual.dtype).tiny)
+    return enough & (nonsink >= rho * visual) & columns.editable
+
+
+class SinkColumns(NamedTuple):
+    """A prompt's columns as VAR's rows are summed over them. read: image, image without sinks, givers, takers,
+    [b, 1, m, 4]; write: givers and takers, [b, 1, 2, m]; editable: Bool[b, 1, 1].
+    """
+
+    read: Float[Tensor, "b 1 m 4"]
+    write: Float[Tensor, "b 1 2 m"]
+    editable: Bool[Tensor, "b 1 1"]
+
+    def of(self, examples: slice) -> "SinkColumns":
+        return SinkColumns(self.read[examples], self.write[examples], self.editable[examples])
+
+
+def sink_columns(
+    image: Bool[Tensor, "b m"],
+    sinks: Bool[Tensor, "b m"],
+    givers: Bool[Tensor, "b m"] | None = None,
+    *,
+    without_visual_sinks: str = "leave",
+    dtype: torch.dtype = torch.float32,
+) -> SinkColumns:
+    """Columns for `redistribute_centric`, made once a prompt. givers: those that give, by default the sinks."""
+    givers = sinks if givers is None else givers
+    takers = image & ~givers
+    read = torch.stack([image, image & ~sinks, givers, takers], -1).to(dtype)[:, None]
+    editable = (image & sinks).any(1) | (without_visual_sinks == "move")
+    return SinkColumns(read, torch.stack([givers, takers], 1).to(dtype)[:, None], editable[:, None, None])
+
+
+def redistribute_centric(
+    pattern: Float[Tensor, "b h q k"],
+    columns: SinkColumns,
+    *,
+    p: float | int,
+    rho: float | int,
+    mass: float | int,
+    active: Bool[Tensor, "b q"] | None = None,
+) -> Float[Tensor, "b h q k"]:
+    """`redistribute_sinks` in place (float32 or float64) on the rows that `image_centric` chooses, in one walk.
+
+    active: rows that may be chosen at all.
+    """
+    known = pattern[..., : columns.read.shape[2]]
+    visual, nonsink, given, taken = (known @ columns.read).unbind(-1)
+    heads = _are_centric(visual, nonsink, columns, rho, mass)
+    heads = heads if active is None else heads & active[:, None]
+    _move(known, columns, given, taken, heads, p)
+    return pattern
+
+
+def _move(known: Tensor, columns: SinkColumns, given: Tensor, taken: Tensor, heads: Tensor, p: float | int) -> None:
+    tiny = torch.finfo(known.dtype).tiny
+    give = (heads & (taken >= tiny)) * p
+    gain = give * given / taken.clamp_min(tiny)
+    known.addcmul_(known, torch.stack([-give, gain], -1) @ columns.write)
 
 
 def redistribute_sinks(
@@ -356,12 +415,9 @@ def redistribute_sinks(
     _require_mask("sinks", sinks, b, m)
     _require_mask("heads", heads, b, h, q)
     new = _written(pattern, out)
-    known, takers = new[..., :m], image & ~sinks
-    given, taken = _sums_over(known, sinks, takers).unbind(-1)
-    tiny = torch.finfo(new.dtype).tiny
-    give = (heads & (taken >= tiny)) * p
-    gain = give * given / taken.clamp_min(tiny)
-    known.addcmul_(known, torch.stack([-give, gain], -1) @ torch.stack([sinks, takers], 1).to(new.dtype)[:, None])
+    columns = sink_columns(image, sinks, dtype=new.dtype)
+    given, taken = (new[..., :m] @ columns.read[..., 2:]).unbind(-1)
+    _move(new[..., :m], columns, given, taken, heads, p)
     return new.to(pattern.dtype)
 
 

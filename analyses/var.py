@@ -37,7 +37,6 @@ class Rule(NamedTuple):
     p: float
     rho: float
     mass: float
-    without_visual_sinks: str
 
 
 def default_layers(n_layers: int) -> list[int]:
@@ -74,10 +73,12 @@ def var(
     it saw, the last layer edited as well, NaN where no other image token is read.
     UserError: no dimensions, numbers out of range, and as `following`.
     """
-    rule = Rule(p, rho, mass, without_visual_sinks)
-    _refuse(dimensions, rule, columns)
+    rule = Rule(p, rho, mass)
+    _refuse(dimensions, rule)
+    if columns not in ("sinks", "random") or without_visual_sinks not in ("leave", "move"):
+        raise ValueError(f"unknown columns {columns!r} or without_visual_sinks {without_visual_sinks!r}")
     chosen = default_layers(subject.n_layers) if layers is None else list(layers)
-    found = Redistributed()
+    found, columns_of = Redistributed(), dict[int, metrics.SinkColumns]()
 
     def entering(index: int, resid: Tensor) -> Tensor:
         if shown.prompt and not shown.asleep:
@@ -87,45 +88,39 @@ def var(
             found.givers[index] = sinks
             if columns == "random":
                 found.givers[index] = random_positions(sinks, real, layer_keys(seed, len(sinks), index))
+            columns_of[index] = metrics.sink_columns(
+                image, sinks, found.givers[index], without_visual_sinks=without_visual_sinks
+            )
         return resid
 
     def edit_of(index: int) -> Edit:
-        return lambda call: call if shown.asleep else _redistributing(call, shown, found, index, rule)
+        return lambda call: call if shown.asleep else _redistributing(call, shown, columns_of[index], rule)
 
     reading = {(i, "resid_pre"): partial(entering, i) for i in chosen}
     with following(subject) as shown, tracing(subject, edits={i: edit_of(i) for i in chosen}, rewrites=reading):
         yield found
 
 
-def _refuse(dimensions: Sequence[int], rule: Rule, columns: str) -> None:
+def _refuse(dimensions: Sequence[int], rule: Rule) -> None:
     if not len(dimensions):
         raise UserError("var needs the massive dimensions of the model; it has none, or sinks.fit was not asked")
-    for name in ("p", "rho", "mass"):
-        if not 0 <= getattr(rule, name) <= 1:
-            raise UserError(f"{name} = {getattr(rule, name)} is outside 0…1")
-    if columns not in ("sinks", "random") or rule.without_visual_sinks not in ("leave", "move"):
-        raise ValueError(f"unknown columns {columns!r} or without_visual_sinks {rule.without_visual_sinks!r}")
+    for name, value in rule._asdict().items():
+        if not 0 <= value <= 1:
+            raise UserError(f"{name} = {value} is outside 0…1")
 
 
-def _redistributing(call: AttentionCall, shown: Shown, found: Redistributed, index: int, rule: Rule) -> AttentionCall:
+def _redistributing(call: AttentionCall, shown: Shown, columns: metrics.SinkColumns, rule: Rule) -> AttentionCall:
     """The call with its pattern edited in the rows behind the image."""
-    offset, device = shown.offset(call), call.query.device
-    prompt = found.sinks[index].shape[1]
-    columns = (shown.image[:, :prompt], found.sinks[index], found.givers[index])
-    image, sinks, givers = (x.to(device)[:, offset:] for x in columns)
-    queries = call.query.shape[2]
-    # A generated token is behind the image, even one that has the placeholder's id.
-    behind = shown.behind.to(device)[:, -queries:] if shown.prompt else image.new_ones(len(image), queries)
+    device, offset, queries = call.query.device, shown.offset(call), call.query.shape[2]
+    read, write, editable = (x.to(device) for x in columns)
+    seen = metrics.SinkColumns(read[:, :, offset:], write[..., offset:], editable)
+    how = {"p": rule.p, "rho": rule.rho, "mass": rule.mass}
+    if queries == 1:  # a generated token is behind the image, even one that has the placeholder's id
+        return call.edited(pattern_edit=lambda x, rows, part: metrics.redistribute_centric(x, seen.of(part), **how))
+    behind = shown.behind.to(device)[:, -queries:]
 
     def edit(pattern: Tensor, rows: Tensor, part: slice) -> Tensor:
-        where = {"image": image[part], "without_visual_sinks": rule.without_visual_sinks}
-        heads = metrics.image_centric(pattern, sinks=sinks[part], rho=rule.rho, mass=rule.mass, **where)
-        heads &= behind[part].gather(1, rows)[:, None]
-        return metrics.redistribute_sinks(
-            pattern, image=image[part], sinks=givers[part], p=rule.p, heads=heads, out=pattern
-        )
+        return metrics.redistribute_centric(pattern, seen.of(part), active=behind[part].gather(1, rows), **how)
 
-    if queries == 1:
-        return call.edited(pattern_edit=edit)
     order = (~behind).int().argsort(dim=1, stable=True)
     return call.edited(pattern_edit=edit, edited_rows=order[:, : int(behind.sum(1).max())])

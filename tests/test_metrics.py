@@ -372,6 +372,9 @@ def test_edits_in_place_equal_the_slow_way(seed, share, longer):
     new = metrics.redistribute_sinks(place, image=image, sinks=sinks, p=share, heads=heads, out=place)
     assert new is place
     torch.testing.assert_close(new, expected)
+    columns = metrics.sink_columns(image, sinks, without_visual_sinks="move")
+    at_once = metrics.redistribute_centric(pattern.clone(), columns, p=share, rho=0.3, mass=0.1)
+    torch.testing.assert_close(at_once, expected)
     place = pattern.clone()
     assert metrics.calibrate_sinks(place, by_head, share, out=place) is place
     torch.testing.assert_close(place, slow_sinks.calibrated(pattern, wide[2], share))

@@ -101,7 +101,7 @@ def test_every_figure_has_its_data_caption_table_downloads_and_command(report):
     page = read(report / "sinks.smollm2.passages.0123abcd.html")
     plots = [a for _, a in page.elements if (a.get("class") or "").startswith("plot")]
     assert len(plots) == len(page.json) == 14
-    assert len({plot["id"] for plot in plots}) == 15
+    assert len({plot["id"] for plot in plots}) == 14
     text = (report / "sinks.smollm2.passages.0123abcd.html").read_text("utf-8")
     for figure in re.findall(r"<figure .*?</figure>", text, re.S):
         for part in ("<figcaption>", "rows", ".csv", ".parquet", "9f3c2a71b04d", "crosslens run sinks"):
