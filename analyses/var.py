@@ -114,7 +114,7 @@ def _redistributing(call: AttentionCall, shown: Shown, columns: metrics.SinkColu
     device, offset, queries = call.query.device, shown.offset(call), call.query.shape[2]
     read, write, editable = (x.to(device) for x in columns)
     seen = metrics.SinkColumns(read[:, :, offset:], write[..., offset:], editable)
-    how = {"p": rule.p, "rho": rule.rho, "mass": rule.mass}
+    how: dict[str, Any] = rule._asdict()
     if queries == 1:  # a generated token is behind the image, even one that has the placeholder's id
         return call.edited(pattern_edit=lambda x, rows, part: metrics.redistribute_centric(x, seen.of(part), **how))
     behind = shown.behind.to(device)[:, -queries:]
