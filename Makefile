@@ -41,7 +41,7 @@ figures: $(READY) ## the paper-style figures on the embedded model, small n
 	$(RUN) sinks --subject scenes --task scenes:kinds=colour+existence --limit 24 --sinks.draws 20 \
 	  --sinks.roles special text question image --out $(OUT)
 	$(RUN) repairs --subject scenes --task scenes:kinds=pope_adversarial,difficulty=hard --limit 16 \
-	  --repairs.draws 20 --repairs.alphas 2 --repairs.ps 0.6 --repairs.betas 0.4 --out $(OUT)
+	  --repairs.draws 20 --repairs.alphas 2 --repairs.ps 0.4 --repairs.betas 0.4 --out $(OUT)
 	$(BIN)/crosslens overlap --out $(OUT)
 	$(BIN)/crosslens report --out $(OUT)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +19,8 @@ from ..probes.replay import Put, record
 from ..probes.sweep import variant_sweep
 from ..probes.trace import Layer, tracing
 from . import metrics
-from .columns import random_columns
+from .controls import random_positions
+from .draws import layer_keys
 
 Head = tuple[int, int]
 
@@ -45,7 +46,7 @@ def act(
     per_token: float | None = None,
     heads: Collection[Head] | None = None,
     columns: str = "sinks",
-    seed: int = 0,
+    seed: int | Sequence[str] = 0,
 ) -> Iterator[Calibrated]:
     """While active, in the chosen heads every column with a mean attention above `threshold` is multiplied by beta.
 
@@ -53,8 +54,11 @@ def act(
     the prompt's map, over the real queries that see a column (columns seen by fewer than 8 are left out, and so is the
     first token); generated tokens keep the prompt's sinks. per_token: the threshold is per_token / N instead.
     heads: (layer, head) pairs, by default all of layers 2 … L−2; `act_effects` measures which ones help.
-    columns: "sinks", or as a control "random": as many other columns of each head (`seed`).
-    Source: arXiv 2406.15765 (beta 0.4; threshold 0.1 in the scripts, 5/N in the paper). UserError: as `following`.
+    columns: "sinks", or as a control "random": as many other columns of each head. seed: one number for all prompts,
+    or one key for each. Prompts need no image.
+    Source: arXiv 2406.15765 (beta 0.4; threshold 0.1 in the scripts, 5/N in the paper). The released code takes each
+    generated row alone and spares the first column that it finds, whatever that is; here the prompt's sinks are kept
+    and the first token is spared. UserError: as `following`.
     """
     if not 0 <= beta <= 1:
         raise UserError(f"beta = {beta} is outside 0…1")
@@ -75,13 +79,14 @@ def act(
                 sinks, eligible = hidden_columns(call, shown.real, threshold, per_token)
                 sinks = sinks & mine.to(sinks.device)[:, None]
                 if columns == "random":
-                    sinks = random_columns(sinks, eligible & ~sinks, seed + 1000 * index)
+                    sinks = random_positions(sinks, eligible, layer_keys(seed, len(sinks), index))
                 found.sinks[index] = sinks
             return calibrating(call, found.sinks[index][:, :, shown.offset(call) :], beta)
 
         return edit
 
-    with following(subject) as shown, tracing(subject, edits={i: edit_of(i) for i in sorted({a for a, _ in pairs})}):
+    edits = {i: edit_of(i) for i in sorted({layer for layer, _ in pairs})}
+    with following(subject, needs_image=False) as shown, tracing(subject, edits=edits):
         yield found
 
 
@@ -92,32 +97,28 @@ def hidden_columns(
     real = real.to(call.query.device)
     found, could = [], []
     for part, pattern in call.patterns():
-        weights = real[part].float()[:, None, None]
-        seen = (weights @ call.allowed(part).float())[:, :, 0]
-        mean = (weights @ pattern)[:, :, 0] / seen
+        sums, seen = column_counts(call, part, pattern, real[part][:, None])
+        mean = sums[:, :, 0] / seen
         limit: Any = threshold if per_token is None else per_token / real[part].sum(1)
-        found.append(metrics.are_hidden(mean, seen.int(), real[part], threshold=limit))
-        could.append(metrics.are_hidden(torch.ones_like(mean), seen.int(), real[part], threshold=0.0))
+        found.append(metrics.are_hidden(mean, seen, real[part], threshold=limit))
+        could.append(metrics.are_hidden(torch.ones_like(mean), seen, real[part], threshold=0.0))
     return torch.cat(found), torch.cat(could)
+
+
+def column_counts(
+    call: AttentionCall, part: slice, pattern: Float[Tensor, "b h q k"], queries: Bool[Tensor, "b sets q"]
+) -> tuple[Float[Tensor, "b h sets k"], Tensor]:
+    """`metrics.column_sums` of a part's pattern; how many queries of the first set see each key, Int[b, 1 or h, k]."""
+    first = queries[:, :1].float()[:, None]
+    return metrics.column_sums(pattern, queries), (first @ call.allowed(part).float())[:, :, 0].int()
 
 
 def calibrating(call: AttentionCall, sinks: Bool[Tensor, "b h m"], beta: float) -> AttentionCall:
     """The call with every row calibrated."""
-    weights = sinks.to(call.query.device)[:, :, None].float()
-    return call.edited(pattern_edit=lambda pattern, rows, part: calibrate(pattern, weights[part], beta))
-
-
-def calibrate(pattern: Float[Tensor, "b h n k"], sinks: Float[Tensor, "b h 1 m"], beta: float) -> Tensor:
-    """`metrics.calibrate_sinks` on rows, in place; the first m columns belong to the prompt."""
-    known = pattern[..., : sinks.shape[3]]
-    kept = known * sinks
-    known.sub_(kept)
-    given, rest = kept.sum(-1, keepdim=True), pattern.sum(-1, keepdim=True)
-    able = rest > 0
-    gain = torch.where(able, (1 - beta) * given / rest.where(able, 1.0), 0.0)
-    pattern.mul_(1 + gain)
-    known.add_(kept * torch.where(able, beta, 1.0))
-    return pattern
+    sinks = sinks.to(call.query.device)
+    return call.edited(
+        pattern_edit=lambda pattern, rows, part: metrics.calibrate_sinks(pattern, sinks[part], beta, out=pattern)
+    )
 
 
 @torch.no_grad()

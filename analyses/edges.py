@@ -86,8 +86,8 @@ def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
         f"way to the twin's embeddings. The {len(options.edges or ())} strongest by 5 steps, and the movers, were "
         f"chosen on held-out examples of {len(options.selected_on)} groups, of {fitted_on['examples']} examples in "
         "all, and are measured on the other groups. Exact effects, patched minus clean: the path from each head to the "
-        f"output, and to the queries of the movers ({circuits.listed(options.heads)}) at the last position, all other heads and "
-        "all MLPs frozen to the clean run."
+        f"output, and to the queries of the movers ({circuits.listed(options.heads)}) at the last position, all other "
+        "heads and all MLPs frozen to the clean run."
     )
 
 

@@ -91,8 +91,8 @@ def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
         "heads of largest |effect| (trapezoids); on the log axis from 1 % on, divided by its length. Both rankings are "
         f"by exact effects at all positions on held-out examples of {len(options.selected_on)} groups, of "
         f"{fitted_on['examples']} examples in all; curves are over examples of the other groups alone. Control: as "
-        f"many other heads of the same layers, {options.draws} draws; there is none where a layer has more than half of "
-        "its heads in the circuit."
+        f"many other heads of the same layers, {options.draws} draws; there is none where a layer has more than half "
+        "of its heads in the circuit."
     )
 
 

@@ -7,18 +7,19 @@ managers that act in `model.generate`:
         subject.model.generate(**inputs)
 
 The analysis measures each of them and its controls: on questions with one right and one wrong token (POPE's measures
-where the answers are yes and no), and on captions of images whose objects are known (CHAIR's measures).
+where the answers are yes and no), and on captions of images whose objects are known (CHAIR's measures). Prompts without
+an image are answered under `act` alone.
 
-Tables: measures, differences, cost, heads; see `tables` for their columns.
+Tables: measures, differences, preconditions, cost, heads; see `tables` for their columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -30,129 +31,143 @@ from ..data.words import count
 from ..probes.answers import generate
 from ..probes.batch import Batch
 from ..probes.blind import image_columns
-from ..probes.measures import logit_difference
+from ..probes.measures import Measure, logit_difference
 from ..probes.plan import first_condition
 from ..probes.rows import Rows
-from . import hallucination, sinks, stats
+from . import hallucination, repair_tables, sinks
 from .act import act, act_effects
-from .claims import Claim, verdict
-from .frames import head_axes, held_out, order_columns, summarise
+from .draws import example_keys
+from .frames import held_out, order_columns
+from .repair_tables import CALIBRATED, NONE, STATEMENTS, WITH_SINK, Variant, claims
 from .var import var
 from .vhr import vhr
 
-__all__ = ["act", "act_effects", "var", "vhr"]
+__all__ = ["CLAIMS", "act", "act_effects", "claims", "var", "vhr"]
 
-VERSION = 1
+VERSION = 2
+CLAIMS = STATEMENTS
 QUESTION = "Which repair of attention takes hallucinations away, and is it the repair or any change of that size?"
 PAPER = "arXiv 2412.13949 (VHR), 2503.03321 (VAR), 2406.15765 (ACT); measures: POPE 2305.10355, CHAIR 1809.02156"
 FIT_EXAMPLES = 32
-NONE = "none"
-COUNTS = ("named", "hallucinated", "found", "there", "length")
 
 
 @dataclass(frozen=True)
 class Options:
     """Strengths and controls. The first of alphas, ps and betas is the paper's; the others are the sweep.
 
-    draws: random heads (columns) per repair. tokens: of a caption at most. rho, mass: which heads VAR edits. threshold:
-    column mean of a hidden sink. image: how VHR's blind branch loses the image. timed: tokens of the timing, 0 for
-    none. Learned on held-out examples: dimensions and tau of the sinks; heads, those whose calibration alone does not
-    lower the logit difference of the answers (all of layers 2 … L−2 where answers are captions); cost.
+    alphas: below 1 the chosen heads speak lower, which has to make things worse. ps: the share that moves. draws:
+    random heads (columns) per repair. tokens: of a caption or a generated answer at most. pope: yes or no by the logits
+    of the two answers, or read from a generated answer as POPE's evaluate.py does. rho, mass, without_visual_sinks:
+    which rows VAR edits. threshold: column mean of a hidden sink. image: how VHR's blind branch loses the image.
+    choose: by which measure a head's calibration alone must not do harm. timed: tokens of the timing, 0 for none.
+    Learned on held-out examples: dimensions and tau of the sinks; heads, those whose calibration alone changes answers
+    and does no harm on average (all of layers 2 … L−2 where answers are captions); pictures, whether the prompts
+    have images; cost.
     """
 
-    alphas: tuple[float, ...] = (2.0, 1.5, 3.0)
-    ps: tuple[float, ...] = (0.6, 0.3, 0.9)
+    alphas: tuple[float, ...] = (2.0, 1.5, 3.0, 0.5)
+    ps: tuple[float, ...] = (0.4, 0.6, 0.9)
     betas: tuple[float, ...] = (0.4, 0.7, 0.1)
     draws: int = 20
     tokens: int = 48
+    pope: Literal["logits", "generated"] = "logits"
     rho: float = 0.5
     mass: float = 0.2
+    without_visual_sinks: Literal["leave", "move"] = "leave"
     threshold: float = 0.1
     image: str = "dropped"
+    choose: Literal["logits", "accuracy"] = "logits"
     timed: int = 12
     dimensions: tuple[int, ...] | None = None
     tau: float | None = None
     heads: tuple[tuple[int, int], ...] | None = None
+    pictures: bool = True
     cost: tuple[tuple[str, float, float, float, float], ...] = ()
-
-
-class Variant(NamedTuple):
-    """One way to run the model. draws: how many seeds it is run with."""
-
-    repair: str
-    setting: float
-    control: str
-    draws: int
-    open: Callable[[Any, int], AbstractContextManager[Any]]
-
-    @property
-    def key(self) -> str:
-        return f"{self.repair}|{self.setting:g}|{self.control}"
 
 
 def variants(options: Options) -> list[Variant]:
     """The plain model, every repair at every strength, and the controls of the first strength."""
-    made = [Variant(NONE, 0.0, "", 1, lambda subject, seed: nullcontext())]
-    vhr_controls = {"complement": ("least divergent heads", 1), "spread": ("all heads, same norm", 1)}
-    vhr_controls |= {"random": ("random heads", options.draws)}
-    for alpha in options.alphas:
-        how: dict[str, Any] = {"alpha": alpha, "image": options.image}
-        made.append(Variant("VHR", alpha, "", 1, lambda s, seed, how=how: vhr(s, **how)))
-        for heads, (name, draws) in vhr_controls.items() if alpha == options.alphas[0] else ():
-            made.append(
-                Variant("VHR", alpha, name, draws, lambda s, seed, how=how, h=heads: vhr(s, heads=h, seed=seed, **how))
-            )
-    for p in options.ps if options.dimensions and options.tau is not None else ():
-        how = {"dimensions": options.dimensions, "tau": options.tau, "p": p, "rho": options.rho, "mass": options.mass}
-        made += _with_random("VAR", p, options, p == options.ps[0], var, how)
-    for beta in options.betas:
-        how = {
-            "beta": beta,
-            "threshold": options.threshold,
-            "heads": options.heads and [tuple(h) for h in options.heads],
-        }
-        made += _with_random("ACT", beta, options, beta == options.betas[0], act, how)
-    return made
-
-
-def _with_random(
-    name: str, setting: float, options: Options, first: bool, repair: Any, how: dict[str, Any]
-) -> list[Variant]:
-    made = [Variant(name, setting, "", 1, lambda s, seed: repair(s, **how))]
-    if first:
-        drawn = Variant(
-            name,
-            setting,
-            "random columns",
-            options.draws,
-            lambda s, seed: repair(s, columns="random", seed=seed, **how),
+    plain = Variant(NONE, 0.0, "", 1, lambda subject, seed: nullcontext())
+    seeing = [*_vhr_variants(options), *_var_variants(options)] if options.pictures else []
+    heads = None if options.heads is None else [tuple(head) for head in options.heads]
+    calibrated = [
+        variant
+        for beta in options.betas
+        for variant in _with_random(
+            "ACT", beta, options, beta == options.betas[0], act, beta=beta, threshold=options.threshold, heads=heads
         )
-        made.append(drawn)
+    ]
+    return [plain, *seeing, *calibrated]
+
+
+VHR_CONTROLS = {"complement": "least divergent heads", "spread": "all heads, same norm", "random": "random heads"}
+
+
+def _vhr_variants(options: Options) -> list[Variant]:
+    first = options.alphas[0]
+    made = [_variant("VHR", alpha, vhr, alpha=alpha, image=options.image) for alpha in options.alphas]
+    how: dict[str, Any] = {"alpha": first, "image": options.image}
+    for heads, name in VHR_CONTROLS.items():
+        draws = options.draws if heads == "random" else 1
+        made.append(_variant("VHR", first, vhr, control=name, draws=draws, heads=heads, **how))
+    made.append(_variant("VHR, all positions", first, vhr, positions="all", **how))
+    made.append(_variant("VHR, no filter", first, vhr, filter=False, **how))
     return made
 
 
-def _at_random(repair: Any, how: dict[str, Any], subject: Any, seed: int) -> AbstractContextManager[Any]:
-    return repair(subject, columns="random", seed=seed, **how)
+def _var_variants(options: Options) -> list[Variant]:
+    if not options.dimensions or options.tau is None:
+        return []
+    names = ("dimensions", "tau", "rho", "mass", "without_visual_sinks")
+    how = {name: getattr(options, name) for name in names}
+    parts = [_with_random("VAR", p, options, p == options.ps[0], var, p=p, **how) for p in options.ps]
+    return [variant for part in parts for variant in part]
+
+
+def _with_random(name: str, setting: float, options: Options, first: bool, repair: Any, **how: Any) -> list[Variant]:
+    """A repair of columns, at the first strength with random columns beside it."""
+    drawn = _variant(name, setting, repair, control="random columns", draws=options.draws, columns="random", **how)
+    return [_variant(name, setting, repair, **how), *([drawn] if first else [])]
+
+
+def _variant(name: str, setting: float, repair: Any, *, control: str = "", draws: int = 1, **how: Any) -> Variant:
+    return Variant(name, setting, control, draws, lambda subject, seed: repair(subject, seed=seed, **how))
 
 
 def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
-    dims = ", ".join(map(str, options.dimensions or ())) or "none, so VAR is left out"
     heads = "all heads of layers 2 … L−2" if options.heads is None else f"the {len(options.heads)} heads that it helps"
+    act_said = f"ACT: hidden sinks above {options.threshold:g} in {heads}, chosen by {options.choose}. "
+    seeing = _methods_of_images(options) if options.pictures else "The prompts have no image, so ACT alone is run. "
+    read = "logits of the two answers" if options.pope == "logits" else "generated text, as POPE's evaluate.py reads it"
     return (
-        f"The same examples were answered by the plain model and under every repair. VHR: image {options.image} in the "
-        f"blind branch. VAR: massive dimensions {dims}, τ = {options.tau or float('nan'):.2f}, ρ = {options.rho:g}, "
-        f"visual mass ≥ {options.mass:g}. ACT: hidden sinks above {options.threshold:g} in {heads}. Dimensions, τ, "
-        f"heads and times were found on {held_out(fitted_on)}; strengths are the papers', none was chosen here. "
-        f"Controls with random heads or columns are pooled over {options.draws} draws. Intervals of differences are "
-        "paired: every draw of groups serves both sides."
+        f"The same examples were answered by the plain model and under every repair. {seeing}{act_said}What is learned "
+        f"and the times were found on {held_out(fitted_on)}; no strength was chosen here. Answers are read from "
+        f"{read}; captions and generated answers stop at {options.tokens} tokens (the papers' at 512). Controls with "
+        f"random heads or columns are drawn for each example and pooled over {options.draws} draws. Intervals of "
+        "differences are paired: every draw of groups serves both sides."
+    )
+
+
+def _methods_of_images(options: Options) -> str:
+    dims = ", ".join(map(str, options.dimensions or ())) or "none, so VAR is left out"
+    bare = "left as they are" if options.without_visual_sinks == "leave" else "edited too"
+    return (
+        f"VHR: image {options.image} in the blind branch; chosen heads are scaled from the last position of the prompt "
+        'on, in "all positions" at every position of the prompt too, in "no filter" with outlying heads among '
+        f"them. VAR: massive dimensions {dims}, τ = {options.tau or float('nan'):.2f}, ρ = {options.rho:g}, visual "
+        f"mass ≥ {options.mass:g}, layers without a visual sink are {bare}; p is the share that moves: the released "
+        "configuration's 0.6 is the share kept, so it moves 0.4. "
     )
 
 
 def fit(subject: Any, batches: list[Batch], options: Options) -> dict[str, Any]:
-    """Sink dimensions and τ, ACT's heads, and what each repair costs, from held-out examples."""
-    found = sinks.fit(subject, batches, sinks.Options(dimensions=options.dimensions, tau=options.tau))
-    found = {"dimensions": found["dimensions"] or None, "tau": found["tau"]}
+    """Whether there are images; sink dimensions and τ, ACT's heads, and what each repair costs, from held-out
+    examples."""
+    found: dict[str, Any] = {"pictures": bool(batches[0].where("image").any())}
+    if found["pictures"]:
+        learned = sinks.fit(subject, batches, sinks.Options(dimensions=options.dimensions, tau=options.tau))
+        found |= {"dimensions": learned["dimensions"] or None, "tau": learned["tau"]}
     if options.heads is None and not _asks_captions(batches[0]):
         effects = [_act_effects(subject, batch, options) for batch in first_condition(batches)]
         joined = {pair: torch.cat([one[pair] for one in effects]) for pair in effects[0]}
@@ -163,7 +178,12 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> dict[str, Any]:
 
 
 def _act_effects(subject: Any, batch: Batch, options: Options) -> dict[tuple[int, int], Tensor]:
-    measure = logit_difference(batch.answers, batch.wrong)
+    difference = logit_difference(batch.answers, batch.wrong)
+
+    def right(logits: Tensor, rows: Tensor) -> Tensor:
+        return (difference(logits, rows) > 0).float()
+
+    measure: Measure = difference if options.choose == "logits" else right
     return act_effects(subject, batch, measure, threshold=options.threshold, beta=options.betas[0])
 
 
@@ -173,7 +193,8 @@ def cost(subject: Any, batch: Batch, options: Options, rounds: int = 5) -> list[
     Interleaved rounds on up to 8 examples; the first round is not counted.
     """
     few = subject.batch(batch.examples[:8], **{**batch.form, "padding": "left"})
-    firsts = {v.repair: v for v in reversed(variants(options)) if not v.control and v.setting in _firsts(options)}
+    known = [v for v in variants(options) if not v.control and v.repair in (NONE, "ACT", "VAR", "VHR")]
+    firsts = {v.repair: v for v in reversed(known)}
     times: dict[str, list[float]] = {name: [] for name in (NONE, *sorted(set(firsts) - {NONE}))}
     for turn in range(rounds + 1):
         for name in times:
@@ -189,10 +210,6 @@ def cost(subject: Any, batch: Batch, options: Options, rounds: int = 5) -> list[
         low, high = np.quantile(ratios, [0.25, 0.75])
         rows.append((name, float(np.median(took)), float(np.median(ratios)), float(low), float(high)))
     return rows
-
-
-def _firsts(options: Options) -> tuple[float, ...]:
-    return (0.0, options.alphas[0], options.ps[0], options.betas[0])
 
 
 def _generate_exactly(subject: Any, batch: Batch, tokens: int) -> None:
@@ -215,29 +232,45 @@ def _asks_captions(batch: Batch) -> bool:
 
 
 def rows(subject: Any, batch: Batch, options: Options) -> dict[str, Tensor]:
-    """Every variant on one batch: "<repair>|<setting>|<control>" [b, draws, m], and "heads" [b, layers, h].
+    """Every variant on one batch: "<repair>|<setting>|<control>" [b, draws, m]; what a verdict needs [b]; "heads".
 
     m: of a question, whether the answer is right and whether it is a yes (NaN where it is neither yes nor no); of a
-    caption, COUNTS. heads: which heads VHR chose at its first strength.
+    caption, COUNTS. heads [b, layers, h]: those that VHR chose at its first strength, where there are images.
     """
-    image_columns(subject, batch.inputs, batch.example_ids)
-    measure = _captioned if _asks_captions(batch) else _answered
-    found = {}
-    chosen = torch.zeros(len(batch.examples), subject.n_layers, subject.n_heads)
+    if options.pictures:
+        image_columns(subject, batch.inputs, batch.example_ids)
+    found: dict[str, Tensor] = {}
     for variant in variants(options):
-        parts = []
-        for seed in range(variant.draws):
-            with variant.open(subject, seed) as made:
-                parts.append(measure(subject, batch, options))
-            if variant.repair == "VHR" and not variant.control and variant.setting == options.alphas[0]:
-                for layer, heads in made.heads.items():
-                    chosen[:, layer] = heads.float().cpu()
-        found[variant.key] = torch.stack(parts, 1)
-    return found | {"heads": chosen}
+        found[variant.key], made = _run(subject, batch, variant, options)
+        if variant.key == f"VHR|{options.alphas[0]:g}|":
+            found["heads"] = _chosen(subject, batch, made)
+        if variant.repair == "VAR" and made.visual:
+            found[WITH_SINK] = torch.stack([x.float().cpu() for x in made.visual.values()], 1).mean(1)
+    if options.heads is not None:
+        found[CALIBRATED] = torch.full((len(batch.examples),), float(len(options.heads)))
+    return found
+
+
+def _run(subject: Any, batch: Batch, variant: Variant, options: Options) -> tuple[Tensor, Any]:
+    """[b, draws, m], and what the last draw's repair has found."""
+    measure = _captioned if _asks_captions(batch) else _read if options.pope == "generated" else _answered
+    parts, made = [], None
+    for draw in range(variant.draws):
+        with variant.open(subject, example_keys(batch.example_ids, draw)) as opened:
+            parts.append(measure(subject, batch, options))
+        made = opened
+    return torch.stack(parts, 1), made
+
+
+def _chosen(subject: Any, batch: Batch, made: Any) -> Tensor:
+    chosen = torch.zeros(len(batch.examples), subject.n_layers, subject.n_heads)
+    for layer, heads in made.heads.items():
+        chosen[:, layer] = heads.float().cpu()
+    return chosen
 
 
 def _answered(subject: Any, batch: Batch, options: Options) -> Tensor:
-    """[b, 2]: right, yes."""
+    """[b, 2]: right, yes; by the logits of the two answers."""
     logits = subject.last_logits(batch).float().cpu()
     right = logits.gather(1, batch.answers[:, None]) > logits.gather(1, batch.wrong[:, None])
     yes = []
@@ -245,6 +278,17 @@ def _answered(subject: Any, batch: Batch, options: Options) -> Tensor:
         said = (example.answer if good else example.wrong[0]).strip().lower()
         yes.append(float(said == "yes") if {example.answer.strip().lower(), said} <= {"yes", "no"} else np.nan)
     return torch.stack([right[:, 0].float(), torch.tensor(yes)], 1)
+
+
+def _read(subject: Any, batch: Batch, options: Options) -> Tensor:
+    """[b, 2]: right, yes; of generated answers. UserError: a question whose answer is neither yes nor no."""
+    for example in batch.examples:
+        if example.answer.strip().lower() not in ("yes", "no"):
+            raise UserError(f"example {example.id}: --repairs.pope generated reads yes or no, not {example.answer!r}")
+    left = subject.batch(batch.examples, **{**batch.form, "padding": "left"})
+    yes = torch.tensor([hallucination.says_yes(said.text) for said in generate(subject, left, options.tokens)])
+    true = torch.tensor([example.answer.strip().lower() == "yes" for example in batch.examples])
+    return torch.stack([yes == true, yes], 1).float()
 
 
 def _captioned(subject: Any, batch: Batch, options: Options) -> Tensor:
@@ -267,145 +311,13 @@ def row_size(subject: Any, positions: int, options: Options) -> int:
 def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
     """measures: repair setting control measure subset value lower upper n n_groups unit, draws_lower and draws_upper
     (2.5 and 97.5 % of a control's draws). differences: the same for repair − plain ("against" "plain") and repair −
-    control ("against" the control), with p_value; control − plain in rows with control. cost: repair value (ratio)
-    lower upper (quartiles) seconds. heads: layer head value, how often VHR chose it.
+    control ("against" the control), with p_value; control − plain in rows with control. preconditions: measure subset,
+    what a verdict needs. cost: repair value (ratio) lower upper (quartiles) seconds. heads: layer head value, how often
+    VHR chose it.
     """
-    known = {v.key: v for v in variants(options)}
-    measures, differences = [], []
-    for condition, subset, part in _parts(rows):
-        where = {"condition": condition, "subset": subset}
-        for name, ratios in _ratios(part, known).items():
-            measures += [_measure(part, known[k], name, r) | where for k, r in ratios.items()]
-            differences += [row | where for row in _differences(part, known, name, ratios)]
-    made = {"measures": pd.DataFrame(measures), "differences": pd.DataFrame(differences), "heads": _heads(rows)}
+    made = repair_tables.make(rows, variants(options))
     if options.cost:
         columns = ["repair", "seconds", "value", "lower", "upper"]
         cost_table = pd.DataFrame(list(options.cost), columns=columns)
         made["cost"] = cost_table.assign(unit="times the plain model's time per token", n=5)
     return {name: order_columns(table) for name, table in made.items()}
-
-
-def _parts(rows: Rows) -> Iterator[tuple[str, str, Rows]]:
-    """Conditions, and within each the whole task and its kinds where there are several."""
-    for condition, mine in rows.conditions():
-        yield condition, "all", mine
-        kinds = mine.examples["kind"] if "kind" in mine.examples else pd.Series(dtype=str)
-        for kind in sorted(kinds.unique()) if kinds.nunique() > 1 else ():
-            yield condition, kind, mine.where((kinds == kind).to_numpy())
-
-
-Ratios = dict[str, tuple[np.ndarray, np.ndarray]]  # variant -> numerators and denominators [n, draws]
-
-
-def _ratios(part: Rows, known: dict[str, Variant]) -> dict[str, Ratios]:
-    """Measure -> variant -> numerators and denominators."""
-    found: dict[str, Ratios] = {}
-    for key in known:
-        values = part[key]
-        for name, pair in _measures_of(values, known[key].draws).items():
-            found.setdefault(name, {})[key] = pair
-    return found
-
-
-def _measures_of(values: np.ndarray, draws: int) -> Ratios:
-    per_draw = []
-    for draw in range(draws):
-        right, yes = values[:, draw, 0], values[:, draw, 1]
-        if values.shape[2] == len(COUNTS):
-            per_draw.append(hallucination.chair_ratios(*values[:, draw].T))
-        elif np.isnan(yes).any():
-            per_draw.append({"accuracy": (right, np.ones(len(right)))})
-        else:
-            truth = (yes == 1) == (right == 1)
-            per_draw.append(hallucination.pope_ratios(yes == 1, truth))
-    return {n: tuple(np.stack([d[n][i] for d in per_draw], 1) for i in (0, 1)) for n in per_draw[0]}  # type: ignore
-
-
-def _measure(part: Rows, variant: Variant, name: str, ratio: tuple[np.ndarray, np.ndarray]) -> dict[str, Any]:
-    groups = part.examples["group"]
-    top, bottom = (x.sum(1) for x in ratio)
-    found = stats.ratio_bootstrap(top, bottom, groups)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        each = ratio[0].sum(0) / ratio[1].sum(0)
-    spread = np.nanquantile(each, [0.025, 0.975]) if variant.draws > 1 and np.isfinite(each).any() else (np.nan,) * 2
-    return {
-        **_names(variant, name),
-        **{bound: float(x) for bound, x in zip(("value", "lower", "upper"), found, strict=True)},
-        **{"n": len(part.examples), "n_groups": groups.nunique(), "unit": hallucination.UNITS.get(name, "share")},
-        **{"draws": variant.draws, "draws_lower": float(spread[0]), "draws_upper": float(spread[1])},
-    }
-
-
-def _names(variant: Variant, measure: str) -> dict[str, Any]:
-    return {
-        "control": variant.control,
-        "repair": variant.repair,
-        "setting": variant.setting,
-        "measure": measure,
-    }
-
-
-def _differences(part: Rows, known: dict[str, Variant], name: str, ratios: Ratios) -> list[dict[str, Any]]:
-    groups, made = part.examples["group"], []
-    pooled = {key: tuple(x.sum(1) for x in ratio) for key, ratio in ratios.items()}
-    plain = next(key for key, v in known.items() if v.repair == NONE)
-
-    def row(key: str, other: str, against: str) -> dict[str, Any]:
-        found = stats.ratio_difference(pooled[key], pooled[other], groups)
-        numbers = {bound: float(x) for bound, x in zip(("value", "lower", "upper", "p_value"), found, strict=True)}
-        counts = {"n": len(part.examples), "n_groups": groups.nunique(), "unit": hallucination.UNITS.get(name, "share")}
-        return {**_names(known[key], name), "against": against, **numbers, **counts}
-
-    for key, variant in known.items():
-        if key != plain:
-            made.append(row(key, plain, "plain"))
-        if variant.control:
-            repaired = Variant(variant.repair, variant.setting, "", 1, variant.open).key
-            made.append(row(repaired, key, variant.control))
-    return made
-
-
-def _heads(rows: Rows) -> pd.DataFrame:
-    frames = []
-    for condition, mine in rows.conditions():
-        frame = summarise(mine["heads"], mine.examples["group"], head_axes(mine["heads"]), "share of examples")
-        frames.append(frame.assign(condition=condition, measure="chosen by VHR"))
-    return pd.concat(frames, ignore_index=True)
-
-
-def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:
-    """The papers' statements at the papers' strengths; thresholds set before any number was seen."""
-    found = tables["differences"]
-    found = found[(found["condition"] == found["condition"].iloc[0]) & (found["subset"] == "all")]
-    captions = "CHAIR_I" in set(found["measure"])
-    measure, better = ("CHAIR_I", -1) if captions else ("accuracy", 1)
-    sources = {"VHR": "arXiv 2412.13949", "VAR": "arXiv 2503.03321", "ACT": "arXiv 2406.15765"}
-    made = []
-    for repair, source in sources.items():
-        mine = found[(found["repair"] == repair) & (found["measure"] == measure) & (found["control"] == "")]
-        if mine.empty:
-            made.append(Claim(_said(repair, measure, better), source, "not run here", verdict(False, False)))
-            continue
-        first = mine[mine["setting"] == mine["setting"].iloc[0]]
-        made.append(_claim(repair, measure, better, source, first))
-    return made
-
-
-def _said(repair: str, measure: str, better: int) -> str:
-    way = "lowers" if better < 0 else "raises"
-    return f"{repair} {way} {measure} against the plain model, and more than its random control does."
-
-
-def _claim(repair: str, measure: str, better: int, source: str, rows: pd.DataFrame) -> Claim:
-    """Holds: both paired intervals lie on the better side of 0; fails: the first lies on the other side or the effect
-    is wholly within ± 1 point."""
-    against = {row["against"]: row for row in rows.to_dict("records")}
-    plain = against["plain"]
-    random = next((row for name, row in against.items() if name.startswith("random")), None)
-    low, high = sorted((better * plain["lower"], better * plain["upper"]))
-    sure = low > 0 and random is not None and min(better * random["lower"], better * random["upper"]) > 0
-    none = high < 0 or (low > -0.01 and high < 0.01)
-    numbers = f"{plain['value']:+.3f} [{plain['lower']:+.3f}, {plain['upper']:+.3f}] against the plain model"
-    if random is not None:
-        numbers += f", {random['value']:+.3f} [{random['lower']:+.3f}, {random['upper']:+.3f}] against the control"
-    return Claim(_said(repair, measure, better), source, f"{numbers}, n = {plain['n']}", verdict(sure, none))

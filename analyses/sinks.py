@@ -3,8 +3,8 @@
 A sink token is found twice: by its residual (sink value φ of the massive dimensions) and by the attention that it
 receives. `roles` chooses the tokens that are asked about, so that images need no second file.
 
-Tables: threshold, dimensions, tokens, agreement, heads, hidden, magnitude; where prompts hold images also those of
-`visual_sinks`; see `tables` for their columns.
+Tables: threshold, dimensions, tokens, agreement, heads, hidden, magnitude, summary; where prompts hold images also
+those of `visual_sinks`; see `tables` for their columns.
 """
 
 from __future__ import annotations
@@ -24,11 +24,28 @@ from ..probes.plan import first_condition
 from ..probes.rows import Rows
 from ..probes.trace import Layer, tracing
 from . import metrics, visual_sinks
-from .claims import Claim, verdict
+from .act import column_counts
 from .frames import head_axes, held_out, order_columns, summarise
 from .pictures import thumbnail
+from .sink_summary import (
+    SEPARATION,
+    SHUFFLED,
+    STATEMENTS,
+    claims,
+    criteria,
+    jaccard,
+    middle,
+    nanmean,
+    separates_nothing,
+    separation,
+    shuffled,
+    summary,
+)
+
+__all__ = ["CLAIMS", "claims"]
 
 VERSION = 3
+CLAIMS = STATEMENTS
 QUESTION = "Which tokens soak up attention, and is it those with massive activations?"
 PAPER = "arXiv 2503.03321 (sink value φ), arXiv 2406.15765 (hidden sinks), both formulas on text"
 FIT_EXAMPLES = 8
@@ -69,7 +86,8 @@ def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
         f"over the middle half of the states) were found on {held_out(fitted_on)}. φ is read from the "
         "residual entering each layer. Attention received is averaged over the real queries that can see the "
         f"column; for the criterion of a sink (above {options.receives:g}/N) over all N queries, since the last "
-        "columns are seen by few. Shares of heads are over all real queries but the first."
+        "columns are seen by few. Shares of heads are over all real queries but the first. Random tokens and shuffles "
+        "are drawn for each example among the tokens that are asked about."
     )
 
 
@@ -126,7 +144,7 @@ def _find_threshold(subject: Any, batches: list[Batch], dims: list[int]) -> floa
     firsts, others = [], []
 
     def keep(layer: Layer, batch: Batch) -> None:
-        if layer.index in range(subject.n_layers)[_middle(subject.n_layers)]:
+        if layer.index in range(subject.n_layers)[middle(subject.n_layers)]:
             phi = metrics.sink_values(layer.resid_pre, dims).cpu()
             firsts.append(phi[torch.arange(len(phi)), batch.start])
             others.append(phi[batch.mask])
@@ -204,9 +222,9 @@ def _columns(layer: Layer, real: Tensor, first: Tensor, options: Options) -> tup
     """
     summed, received, hidden = [], [], []
     for part, pattern in layer.attention.patterns():
-        weights = torch.stack([real[part], real[part] & ~first[part]], 1).float()[:, None]
-        everyone, behind = (weights @ pattern).unbind(2)
-        seen = (weights[:, :, :1] @ layer.attention.allowed(part).float())[:, :, 0].int()
+        queries = torch.stack([real[part], real[part] & ~first[part]], 1)
+        sums, seen = column_counts(layer.attention, part, pattern, queries)
+        everyone, behind = sums.unbind(2)
         mean = everyone / seen
         summed.append(torch.stack([everyone, behind]))
         received.append(mean.mean(1))
@@ -245,8 +263,9 @@ def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
     threshold: phi_first, phi_median, dimensions. dimensions: state, dimension, ratio. tokens, hidden: state,
     position (first of its bin), position_label, measure ("phi", "energy", "received", "sink by φ", "sink by
     attention"). agreement: state, phi_sinks, received_sinks, both, only_first. heads: layer, head, measure
-    ("sink_share", "first_share", "hidden_rate").
-    magnitude: state, token, dimension. A state is the residual that the layer of that number reads.
+    ("sink_share", "first_share", "hidden_rate"). summary: measure, against; see `sink_summary`.
+    magnitude: state, token, dimension. threshold's note says where τ separates nothing. A state is the residual that
+    the layer of that number reads.
     """
     makers = {
         "threshold": _threshold,
@@ -256,6 +275,7 @@ def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
         "heads": _heads,
         "hidden": _hidden,
         "magnitude": _magnitude,
+        "summary": summary,
     }
     parts: dict[str, list[pd.DataFrame]] = {name: [] for name in makers}
     for condition, mine in rows.conditions():
@@ -267,16 +287,12 @@ def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
     return {name: order_columns(pd.concat(frames, ignore_index=True)) for name, frames in parts.items()}
 
 
-def _middle(n_layers: int) -> slice:
-    """The middle half of the layers, where φ's threshold and the claims are read."""
-    return slice(n_layers // 4, n_layers - n_layers // 4)
-
-
 def _threshold(rows: Rows, options: Options) -> pd.DataFrame:
     """τ beside this run's own φ of first and median tokens in the middle half of the states."""
-    phi = rows["phi"][:, _middle(rows["phi"].shape[1])]
+    phi = rows["phi"][:, middle(rows["phi"].shape[1])]
     first, every = phi[:, :, 0][np.isfinite(phi[:, :, 0])], phi[np.isfinite(phi)]
     frame = pd.DataFrame({"value": [np.nan if options.tau is None else options.tau], "unit": "φ"})
+    row = summarise(separation(rows, options), rows.examples["group"], {}, "share", measure=SEPARATION).iloc[0]
     return frame.assign(
         n=len(phi),
         n_groups=rows.examples["group"].nunique(),
@@ -284,6 +300,8 @@ def _threshold(rows: Rows, options: Options) -> pd.DataFrame:
         phi_median=np.median(every) if len(every) else np.nan,
         dimensions=", ".join(map(str, options.dimensions or ())),
         source="gap on held-out examples",
+        separation=row["value"],
+        note=separates_nothing(row),
     )
 
 
@@ -310,28 +328,22 @@ def _by_position(rows: Rows, values: np.ndarray, unit: str, **columns: Any) -> p
     """Mean over each bin of positions, per example; [n, layers, p] -> one row per state and bin."""
     bins, edges, labels = _bins(values.shape[2])
     with np.errstate(invalid="ignore"):
-        binned = np.stack([_nanmean(values[:, :, bins == i]) for i in range(len(edges))], 2)
+        binned = np.stack([nanmean(values[:, :, bins == i]) for i in range(len(edges))], 2)
     axes = {"state": np.arange(values.shape[1]), "position": edges}
     frame = summarise(binned, rows.examples["group"], axes, unit)
     frame = frame[frame["n"] > 0]
     return frame.assign(position_label=frame["position"].map(dict(zip(edges, labels, strict=True))), **columns)
 
 
-def _nanmean(values: np.ndarray) -> np.ndarray:
-    """Mean over the last axis, NaN where nothing is there (np.nanmean warns)."""
-    there = np.isfinite(values)
-    return np.where(there, values, 0).sum(-1) / np.where(there.any(-1), there.sum(-1), np.nan)
-
-
 def _tokens(rows: Rows, options: Options) -> pd.DataFrame:
     uniform = np.repeat(rows["uniform"][:, None], rows["phi"].shape[1], 1)
-    width = rows["magnitude_first"].shape[1]
+    energy = metrics.energy_share(torch.from_numpy(rows["phi"]), rows["magnitude_first"].shape[1]).numpy()
     there = np.isfinite(rows["received"])
-    by_phi, by_attention = (np.where(there, found, np.nan) for found in _criteria(rows, options))
+    by_phi, by_attention = (np.where(there, found, np.nan) for found in criteria(rows, options))
     return pd.concat(
         [
             _by_position(rows, rows["phi"], "φ", measure="phi", control=""),
-            _by_position(rows, rows["phi"] ** 2 / width, "share", measure="energy", control=""),
+            _by_position(rows, energy, "share", measure="energy", control=""),
             _by_position(rows, rows["received"], "attention", measure="received", control=""),
             _by_position(rows, uniform, "attention", measure="received", control="uniform attention"),
             _by_position(rows, by_phi, "share of tokens", measure="sink by φ", control=""),
@@ -347,36 +359,22 @@ def _hidden(rows: Rows, options: Options) -> pd.DataFrame:
 
 def _agreement(rows: Rows, options: Options) -> pd.DataFrame:
     """Jaccard of the two criteria's tokens per state, and the same with each example's tokens shuffled."""
-    by_phi, by_attention = _criteria(rows, options)
+    by_phi, by_attention = criteria(rows, options)
     states = {"state": np.arange(by_phi.shape[1])}
-    shuffled = np.random.default_rng(0).permuted(by_attention, axis=2)
-    first_only = _nanmean(np.where(by_phi, np.arange(by_phi.shape[2]) == 0, np.nan))
+    first_only = nanmean(np.where(by_phi, np.arange(by_phi.shape[2]) == 0, np.nan))
     frames = []
-    for control, other in (("", by_attention), ("shuffled tokens", shuffled)):
-        frame = summarise(_jaccard(by_phi, other), rows.examples["group"], states, "Jaccard")
+    for control, other in (("", by_attention), (SHUFFLED, shuffled(rows, by_attention))):
+        frame = summarise(jaccard(by_phi, other), rows.examples["group"], states, "Jaccard")
         frames.append(
             frame.assign(
                 control=control,
                 phi_sinks=by_phi.sum(2).mean(0),
                 received_sinks=other.sum(2).mean(0),
                 both=(by_phi & other).sum(2).mean(0),
-                only_first=_nanmean(first_only.T),
+                only_first=nanmean(first_only.T),
             )
         )
     return pd.concat(frames, ignore_index=True)
-
-
-def _criteria(rows: Rows, options: Options) -> tuple[np.ndarray, np.ndarray]:
-    """Which tokens are sinks by φ ≥ τ and by attention received > receives/N, Bool [n, layers, p]."""
-    tau = np.inf if options.tau is None else options.tau
-    limit = (options.receives / rows["length"])[:, None, None]
-    return np.nan_to_num(rows["phi"]) >= tau, np.nan_to_num(rows["column_mean"]) > limit
-
-
-def _jaccard(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """|a ∩ b| / |a ∪ b| over the last axis, NaN where neither has a token."""
-    union = (a | b).sum(-1)
-    return (a & b).sum(-1) / np.where(union > 0, union, np.nan)
 
 
 def _heads(rows: Rows, options: Options) -> pd.DataFrame:
@@ -401,57 +399,3 @@ def _magnitude(rows: Rows, options: Options) -> pd.DataFrame:
         for source, token in (("magnitude_first", "first token"), ("magnitude_median", "median token"))
     ]
     return pd.concat(frames, ignore_index=True).assign(state=rows["phi"].shape[1] // 2)
-
-
-def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:
-    """The papers' statements, on the condition that the task runs first; thresholds set before any number was seen."""
-    condition = tables["heads"]["condition"].iloc[0]
-    mine = {name: table[table["condition"] == condition] for name, table in tables.items()}
-    return [
-        _claim_massive(mine["dimensions"]),
-        _claim_first(mine["heads"]),
-        _claim_agreement(mine["agreement"]),
-        _claim_hidden(mine["heads"]),
-        *(visual_sinks.claims(mine, _middle(mine["visual"]["state"].max() + 1)) if "visual" in mine else []),
-    ]
-
-
-def _claim_massive(dimensions: pd.DataFrame) -> Claim:
-    text = "A few fixed dimensions of the residual carry activations above 100 and 1,000 times the median."
-    found = [int(dimension) for dimension in sorted(dimensions["dimension"].unique())]
-    top = "no such dimension" if not found else f"dimensions {found}; largest mean |x| {dimensions['value'].max():,.0f}"
-    return Claim(text, "arXiv 2402.17762, used by 2503.03321", top, "holds" if found else "fails")
-
-
-def _claim_first(heads: pd.DataFrame) -> Claim:
-    text = "In the middle half of the layers the first token takes more than 30 % of a head's attention on average."
-    mean, lower, upper, n = _over_middle(heads[heads["measure"] == "first_share"], "layer")
-    numbers = f"{mean:.0%} [{lower:.0%}, {upper:.0%}] (means over heads of value and interval), n = {n}"
-    return Claim(text, "arXiv 2309.17453, 2406.15765", numbers, verdict(lower > 0.3, upper < 0.3))
-
-
-def _claim_agreement(agreement: pd.DataFrame) -> Claim:
-    text = "The tokens with φ ≥ τ are those that receive attention: Jaccard above 0.5 in the middle half of the layers."
-    mean, lower, upper, n = _over_middle(agreement[agreement["control"] == ""], "state")
-    numbers = f"Jaccard {mean:.2f} [{lower:.2f}, {upper:.2f}] (means over states), n = {n}"
-    return Claim(text, "arXiv 2503.03321", numbers, verdict(lower > 0.5, upper < 0.5))
-
-
-def _over_middle(rows: pd.DataFrame, axis: str) -> tuple[float, float, float, int]:
-    """Means of value, lower and upper over the middle half of an axis ("layer" or "state"), and the largest n."""
-    count = rows[axis].max() + 1
-    middle = rows[rows[axis].isin(range(count)[_middle(count)])]
-    return middle["value"].mean(), middle["lower"].mean(), middle["upper"].mean(), middle["n"].max()
-
-
-def _claim_hidden(heads: pd.DataFrame) -> Claim:
-    text = (
-        "Other tokens than the first are sinks too: in layers 2 … L−2 more than 5 % of heads average one per example."
-    )
-    rate = heads[heads["measure"] == "hidden_rate"]
-    inner = rate[(rate["layer"] >= 2) & (rate["layer"] <= rate["layer"].max() - 1)]
-    sure, possible = (inner["lower"] >= 1).mean(), (inner["upper"] >= 1).mean()
-    numbers = (
-        f"{(inner['value'] >= 1).mean():.1%} of heads (intervals: {sure:.1%} to {possible:.1%}), n = {inner['n'].max()}"
-    )
-    return Claim(text, "arXiv 2406.15765", numbers, verdict(sure > 0.05, possible < 0.05))

@@ -20,6 +20,8 @@ from ..probes.following import Shown, following
 from ..probes.subject import last_positions
 from ..probes.trace import tracing
 from . import metrics
+from .controls import random_positions
+from .draws import layer_keys
 
 CHOICES = ("reinforced", "complement", "random", "spread")
 
@@ -46,18 +48,22 @@ def vhr(
     image: str = "dropped",
     heads: str = "reinforced",
     positions: str = "last",
+    filter: bool = True,
     blind_too: bool = True,
-    seed: int = 0,
+    seed: int | Sequence[str] = 0,
 ) -> Iterator[Reinforced]:
     """While active, the heads of `layers` whose z the image moves more than the layer's median are scaled by alpha.
 
     Chosen when a prompt is read, at the position of its first answer token, layer by layer: one batch holds the prompts
     with and without image, and layers already scaled are scaled in both branches (`blind_too`; else with image only).
     Kept for all tokens of that answer. image: "dropped" or "masked" in the blind branch. positions of the prompt that
-    are scaled: "last" (so the first token on) or "all". layers: by default `default_layers`.
-    heads: "reinforced", or a control: "complement" (as many, of least divergence), "random" (as many; `seed`), "spread"
-    (all heads alike, by the factor that changes ‖attention output‖ as reinforcing does).
-    Source: arXiv 2412.13949. The paper does not say whether the blind branch and the prompt are scaled.
+    are scaled: "last" (so the first token on) or "all", which changes the keys and values of the prompt in later
+    layers. filter: heads of outlying divergence and norm are not chosen. layers: by default `default_layers`.
+    heads: "reinforced", or a control: "complement" (as many, of least divergence), "random" (as many of all heads),
+    "spread" (all heads alike, by the factor that changes ‖attention output‖ as reinforcing does). seed: one number for
+    all prompts, or one key for each.
+    Source: arXiv 2412.13949. The paper does not say whether the blind branch and the prompt are scaled; its section
+    3.2 can be read as every position of the prompt.
     UserError: as `following`.
     """
     if heads not in CHOICES or image not in ("dropped", "masked") or positions not in ("last", "all"):
@@ -74,7 +80,7 @@ def vhr(
         made.heads.clear()
         branches = _branches(subject, shown, image)
         edits = {
-            index: _choosing(subject, made, index, branches, (alpha, heads, positions, blind_too, seed))
+            index: _choosing(subject, made, index, branches, (alpha, heads, positions, filter, blind_too, seed))
             for index in chosen_layers
         }
         hide = hide_image(branches.hidden)
@@ -146,16 +152,16 @@ def _twice(output: Any) -> Any:
 
 def _choosing(subject: Any, made: Reinforced, index: int, branches: _Branches, how: tuple[Any, ...]) -> Edit:
     """At one layer of the joint forward: compare the branches, choose the heads, scale them."""
-    alpha, heads, positions, blind_too, seed = how
+    alpha, heads, positions, filter, blind_too, seed = how
 
     def edit(call: AttentionCall) -> AttentionCall:
         last = branches.last.to(call.query.device)
         z = call.output()[torch.arange(len(last), device=last.device), last].float()
         seeing, blind = z.chunk(2)
         vhd = metrics.head_divergence(seeing, blind)
-        best = metrics.reinforced_heads(vhd, blind.norm(dim=-1))
+        best = metrics.reinforced_heads(vhd, blind.norm(dim=-1), filter=filter)
         made.divergence[index] = vhd
-        made.heads[index] = _control(heads, best, vhd, seed + 1000 * index)
+        made.heads[index] = _control(heads, best, vhd, layer_keys(seed, len(best), index))
         scale = torch.where(made.heads[index], alpha, 1.0)
         both = torch.cat([scale, scale if blind_too else torch.ones_like(scale)])
         return _scaled(subject, index, call, both, last if positions == "last" else None, heads == "spread")
@@ -163,17 +169,16 @@ def _choosing(subject: Any, made: Reinforced, index: int, branches: _Branches, h
     return edit
 
 
-def _control(heads: str, best: Tensor, vhd: Tensor, seed: int) -> Tensor:
+def _control(heads: str, best: Tensor, vhd: Tensor, keys: Sequence[str]) -> Tensor:
     """The heads that are scaled instead of the best: as many in every layer and example."""
     if heads in ("reinforced", "spread"):
         return best
     if heads == "complement":
-        order = vhd.masked_fill(best, torch.inf)
-    else:
-        drawn = torch.rand(best.shape[1], generator=torch.Generator().manual_seed(seed))
-        order = drawn.to(vhd.device).expand_as(vhd)
-    rank = order.argsort(dim=1, stable=True).argsort(dim=1)
-    return rank < best.sum(1, keepdim=True)
+        rank = vhd.masked_fill(best, torch.inf).argsort(dim=1, stable=True).argsort(dim=1)
+        return rank < best.sum(1, keepdim=True)
+    # Of all heads, the best among them: they are half of a layer, so the others would be the complement again.
+    every, none = torch.ones_like(best), torch.zeros_like(best)
+    return random_positions(torch.cat([none, best], 1), torch.cat([every, none], 1), keys)[:, : best.shape[1]]
 
 
 def _scaled(

@@ -19,8 +19,9 @@ from ..probes.rows import Rows
 from ..probes.sweep import variant_sweep
 from ..probes.trace import Layer
 from . import metrics, stats
-from .claims import Claim, verdict
-from .columns import random_columns
+from .claims import one_row
+from .controls import random_positions
+from .draws import example_keys
 from .frames import head_axes, summarise
 from .pictures import first_of_groups, picture_table, unmapped
 
@@ -94,7 +95,8 @@ def thresholds(phi: Tensor, tau: float | None) -> list[float]:
 @torch.no_grad()
 def masked(subject: Any, batch: Batch, phi: Tensor, taus: tuple[float, ...], draws: int) -> dict[str, Tensor]:
     """Whether the answer beats the wrong one when image tokens with φ ≥ τ are read by nobody outside of the image, and
-    when as many random image tokens are: [b, taus, 1 + draws]. phi: of the image tokens in order, at the middle state.
+    when as many of the other image tokens are: [b, taus, 1 + draws]. phi: of the image tokens in order, at the middle
+    state.
     """
     image = batch.where("patches")
     recording = record(subject, batch)
@@ -106,7 +108,8 @@ def masked(subject: Any, batch: Batch, phi: Tensor, taus: tuple[float, ...], dra
     for tau in taus:
         chosen = placed >= tau
         counts.append(chosen.sum(1).float())
-        sets = [chosen, *(random_columns(chosen, image, seed) for seed in range(draws))]
+        keys = (example_keys(batch.example_ids, draw) for draw in range(draws))
+        sets = [chosen, *(random_positions(chosen, image, one) for one in keys)]
         variants += [dict.fromkeys(range(subject.n_layers), (Cut(outside, columns),)) for columns in sets]
     sweep = variant_sweep(recording, variants, outside, measure=measure)
     values = sweep.values.unflatten(0, (len(taus), 1 + draws))
@@ -121,8 +124,8 @@ def masked(subject: Any, batch: Batch, phi: Tensor, taus: tuple[float, ...], dra
 def tables(rows: Rows, tau: float | None, taus: tuple[float, ...]) -> dict[str, pd.DataFrame]:
     """visual: state, measure ("φ", "sinks", "on objects", "contribution"), token. visual_heads: layer, head, measure
     ("visual mass", "non-sink ratio"). patches: state, row, column, where all pictures have the same grid. masking: tau,
-    control, measure, count. pictures: example png, of the first ones whose grid is known; on_pictures: example state
-    row column value (φ) sink. unmapped: of the others, in words.
+    control, measure, count, learned. pictures: example png, of the first ones whose grid is known; on_pictures: example
+    state row column value (φ) sink. unmapped: of the others, in words.
     """
     groups = rows.examples["group"]
     states = {"state": np.arange(rows["visual|sinks"].shape[1])}
@@ -146,7 +149,7 @@ def tables(rows: Rows, tau: float | None, taus: tuple[float, ...]) -> dict[str, 
     made = {"visual": pd.concat(frames, ignore_index=True), "visual_heads": _heads(rows), "patches": _patches(rows)}
     made |= _on_pictures(rows, np.inf if tau is None else tau) | unmapped(rows, "visual|grid")
     if "masked|right" in rows.values:
-        made["masking"] = _masking(rows, taus)
+        made["masking"] = _masking(rows, tau, taus)
     return made
 
 
@@ -187,8 +190,11 @@ def _on_pictures(rows: Rows, tau: float) -> dict[str, pd.DataFrame]:
     return {"pictures": shown, "on_pictures": places.assign(sink=places["value"] >= tau)}
 
 
-def _masking(rows: Rows, taus: tuple[float, ...]) -> pd.DataFrame:
-    """Accuracy over τ with the image tokens above it masked, with as many random ones masked, and their difference."""
+def _masking(rows: Rows, tau: float | None, taus: tuple[float, ...]) -> pd.DataFrame:
+    """Accuracy over τ with the image tokens above it masked, with as many random ones masked, and their difference.
+
+    learned: the rows at the τ that tells sinks from other tokens.
+    """
     right, groups = rows["masked|right"], rows.examples["group"]
     axes = {"tau": list(taus)}
     chosen, random = right[:, :, 0], right[:, :, 1:].mean(2)
@@ -201,30 +207,23 @@ def _masking(rows: Rows, taus: tuple[float, ...]) -> pd.DataFrame:
     frame = summarise(chosen - random, groups, axes, "share right").assign(measure="difference", control="")
     frames.append(frame.assign(p_value=found.p_value))
     count = np.tile(rows["masked|count"].mean(0), len(frames))
-    return pd.concat(frames, ignore_index=True).assign(count=count)
+    whole = pd.concat(frames, ignore_index=True).assign(count=count)
+    return whole.assign(learned=False if tau is None else np.isclose(whole["tau"], tau, rtol=0, atol=6e-4))
 
 
-def claims(tables: dict[str, pd.DataFrame], middle: slice) -> list[Claim]:
-    """The paper's statements on visual sinks; thresholds set before any number was seen."""
-    visual = tables["visual"]
-    found = visual[visual["measure"] == "sinks"]
-    found = found[found["state"].isin(range(found["state"].max() + 1)[middle])]
-    value, lower, upper = (float(found[c].mean()) for c in ("value", "lower", "upper"))
-    text = "Some image tokens are sinks: more than 1 % of them have φ ≥ τ in the middle half of the layers."
-    numbers = f"{value:.2%} [{lower:.2%}, {upper:.2%}] of image tokens (means over states), n = {found['n'].max()}"
-    phi = visual[(visual["measure"] == "φ") & (visual["state"].isin(found["state"]))].groupby("token")["value"].mean()
-    numbers += f"; φ {phi['largest of the image']:.1f} at most, first token {phi['first token']:.1f}"
-    made = [Claim(text, "arXiv 2503.03321", numbers, verdict(lower > 0.01, upper < 0.01))]
-    if "masking" in tables:
-        made.append(_claim_masking(tables["masking"], value))
-    return made
+def largest(visual: pd.DataFrame) -> str:
+    """The φ of image tokens beside the first token's, as words."""
+    phi = visual[visual["measure"] == "φ"].groupby("token")["value"].max()
+    return f"largest mean φ of an image {phi['largest of the image']:.1f}, of the first token {phi['first token']:.1f}"
 
 
-def _claim_masking(masking: pd.DataFrame, share: float) -> Claim:
-    text = "Visual sinks can be masked at little cost: at the learned τ, accuracy falls less than with random tokens."
-    rows = masking[masking["measure"] == "difference"]
-    row = rows.iloc[-1]
-    if not share or not row["count"]:
-        return Claim(text, "arXiv 2503.03321", "no visual sinks to mask", verdict(False, False))
-    numbers = f"{row['value']:+.3f} [{row['lower']:+.3f}, {row['upper']:+.3f}] at τ = {row['tau']:g}, n = {row['n']}"
-    return Claim(text, "arXiv 2503.03321", numbers, verdict(row["lower"] > 0, row["upper"] < 0))
+def masked_at_tau(masking: pd.DataFrame) -> pd.Series | None:
+    """The row of masked − random at the learned τ."""
+    return one_row(masking, measure="difference", learned=True)
+
+
+def nothing_masked(row: pd.Series | None) -> str:
+    """Why masking says nothing, by the row at τ."""
+    if row is None:
+        return "the learned τ is not among those masked"
+    return "" if row["count"] > 0 else "no visual sinks to mask"

@@ -27,6 +27,7 @@ class Shown:
 
     image, real: Bool[b, n] over all positions so far, padding included. prompt: the prompt is being read, not a later
     token. inputs: the arguments of the prompt's forward. asleep: a forward of our own runs, nothing is followed.
+    needs_image: prompts without one are refused; else `image` may be empty.
     """
 
     image: Bool[Tensor, "b n"] = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.bool))
@@ -34,6 +35,7 @@ class Shown:
     prompt: bool = False
     asleep: bool = False
     inputs: dict[str, Any] = field(default_factory=dict)
+    needs_image: bool = True
 
     @property
     def behind(self) -> Bool[Tensor, "b n"]:
@@ -63,7 +65,8 @@ class Shown:
         self.prompt = past == 0
         if self.prompt:
             self.inputs = {"input_ids": ids, **arguments}
-            image_columns(subject, self.inputs)
+            if self.needs_image:
+                image_columns(subject, self.inputs)
             self.image, self.real = image & real, real_positions(self.inputs)
             return
         if self.image.shape[1] < past or len(self.image) != len(ids):
@@ -74,15 +77,17 @@ class Shown:
 
 
 @contextmanager
-def following(subject: Subject, on_prompt: Callable[[Shown], Any] = lambda shown: None) -> Iterator[Shown]:
+def following(
+    subject: Subject, on_prompt: Callable[[Shown], Any] = lambda shown: None, *, needs_image: bool = True
+) -> Iterator[Shown]:
     """During the block every forward of the subject's model is followed, through `generate` with its cache as well.
 
-    on_prompt: called before a prompt is read; forwards that it runs are not followed. UserError: a prompt without an
-    image, a model without one, another repair around this one.
+    on_prompt: called before a prompt is read; forwards that it runs are not followed. UserError: where an image is
+    needed, a prompt or a model without one; another repair around this one.
     """
     if getattr(subject.model, "_followed", False):
         raise UserError("one repair at a time: close the one around this one first")
-    shown = Shown()
+    shown = Shown(needs_image=needs_image)
 
     def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if shown.asleep:

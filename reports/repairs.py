@@ -37,13 +37,17 @@ def strengths(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
     """One panel per repair; the plain model as the strength that changes nothing."""
     plain = rows[rows["repair"] == "none"]
     neutral = {"VHR": 1.0, "VAR": 0.0, "ACT": 1.0}
-    parts = [rows[rows["repair"] != "none"]]
+    parts = [rows[rows["repair"].isin(neutral)]]
     parts += [plain.assign(repair=name, setting=at) for name, at in neutral.items() if (rows["repair"] == name).any()]
     whole = pd.concat(parts, ignore_index=True).drop(columns="control")
     names = {"VHR": "VHR: α (1 = plain)", "VAR": "VAR: p (0 = plain)", "ACT": "ACT: β (1 = plain)"}
     whole = whole.assign(panel=whole["repair"].map(names))
     figure = lines(whole, "setting", by="measure", panel="panel", y_title="share")
     return figure.update_xaxes(title_text="strength", matches=None)
+
+
+def preconditions(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    return bars(rows, "measure", panel="unit")
 
 
 def cost(rows: pd.DataFrame, _: Tables) -> go.Figure:
@@ -95,10 +99,21 @@ FIGURES = [
         {},
         "Every measure by strength",
         "VHR multiplies chosen heads by α, VAR gives away the share p of the attention on sinks, ACT multiplies hidden "
-        "sinks by β. The papers' strengths are 2, 0.6 and 0.4.",
+        "sinks by β. The papers' strengths are α = 2 and β = 0.4; VAR's released configuration keeps 0.6, so p = 0.4 "
+        "moves. An α below 1 lowers the same heads: it has to make things worse.",
         strengths,
         "Bands",
         select=without_controls,
+    ),
+    Drawing(
+        "preconditions",
+        "preconditions",
+        {"subset": "all"},
+        "What the verdicts need",
+        "How far the plain model is above guessing between the two answers, in what share of VAR's layers an example "
+        "has a visual sink (without one the released code changes nothing), and how many heads ACT calibrates.",
+        preconditions,
+        "Whiskers",
     ),
     Drawing(
         "cost",

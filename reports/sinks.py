@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
-from .charts import bars, head_map, heat_map, lines, picture_maps, scatter, spectrum, spikes
+from .charts import head_map, heat_map, lines, picture_maps, scatter, spectrum, spikes
 from .drawing import Drawing, Tables, draw_all, with_panels
 
 Draw = Callable[[pd.DataFrame, Tables], go.Figure | None]
@@ -68,16 +69,8 @@ def only_first(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
     return figure.update_yaxes(range=[0, 1.02])
 
 
-def hidden_map(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
-    return position_map(rows, "share of heads") if "state" in rows else None
-
-
-def hidden(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
-    if "state" in rows:
-        return None
-    rows = rows.sort_values("position", kind="stable")
-    figure = bars(rows, "position_label", by="condition", vertical=True)
-    return figure.update_xaxes(title_text="position")
+def hidden_map(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    return position_map(rows, "share of heads")
 
 
 def massive(rows: pd.DataFrame, _: Tables) -> go.Figure:
@@ -114,7 +107,12 @@ def _ordered(rows: pd.DataFrame) -> pd.DataFrame:
 def _thresholds(tables: Tables) -> list[tuple[float, str, str]]:
     """τ of each condition, for its panel."""
     found = tables.get("threshold", pd.DataFrame({"value": []})).dropna(subset=["value"])
-    return [(float(r["value"]), f"τ = {r['value']:.3g}", r["condition"]) for r in found.to_dict("records")]
+    return [(float(r["value"]), _name(r), r["condition"]) for r in found.to_dict("records")]
+
+
+def _name(threshold: dict[Any, Any]) -> str:
+    blunt = " (separates nothing)" if threshold.get("note") else ""
+    return f"τ = {threshold['value']:.3g}{blunt}"
 
 
 def by_token(y_title: str) -> Draw:
@@ -350,16 +348,6 @@ FIGURES = [
         hidden_map,
     ),
     Drawing(
-        "hidden",
-        "hidden",
-        {},
-        "Hidden sinks by position",
-        "Share of (layer, head) pairs for which a position is a hidden sink: its mean attention over the "
-        "real queries that see it passes the threshold. Columns seen by fewer than 8 queries are left out.",
-        hidden,
-        "Whiskers",
-    ),
-    Drawing(
         "hidden-heads",
         "heads",
         {"measure": "hidden_rate"},
@@ -374,15 +362,6 @@ FIGURES = [
         "Attention on the first token",
         "Mean attention that each head gives to the first token of the prompt.",
         heads("attention on the first token"),
-    ),
-    Drawing(
-        "entropy",
-        "heads",
-        {"measure": "entropy"},
-        "Entropy of attention",
-        "Mean entropy of the attention rows of each head over its maximum, the logarithm of the number of "
-        "visible tokens: 0 looks at one token, 1 at all alike.",
-        heads("share of the maximum"),
     ),
     Drawing(
         "massive",

@@ -79,7 +79,6 @@ def _heads(rng: np.random.Generator) -> list[dict]:
                     "sink_share": (share * lost, "attention"),
                     "first_share": (0.97 * share, "attention"),
                     "hidden_rate": (rng.gamma(0.5, 0.8), "sinks per passage"),
-                    "entropy": (0.9 - 0.6 * share, "share of maximum"),
                 }
                 for measure, (value, unit) in values.items():
                     rows.append({**key, "measure": measure, **interval(value, 0.03), "unit": unit})

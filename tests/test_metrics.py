@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from . import slow_sinks
+
 # Under pytest the annotations are checked first: a wrong shape is then a TypeError of the type checker.
 BAD_SHAPE = (ValueError, TypeError)
 LENGTHS = [12, 7, 3]
@@ -324,6 +326,66 @@ def test_nonsink_ratio_by_hand():
     assert ratio[0, 0, 0].item() == pytest.approx(1 / 3)
     assert ratio[0, 0, 1].isnan()
     assert metrics.nonsink_ratio(pattern, image, torch.zeros_like(sinks))[0, 0, 0] == 1
+
+
+ROW = torch.tensor([[[[0.4, 0.2, 0.3, 0.1]]]])  # of a question, on BOS, two image tokens and itself
+ON_IMAGE = torch.tensor([[False, True, True, False]])
+
+
+@pytest.mark.parametrize(
+    ("sinks", "rho", "rule", "expected"),
+    [
+        ([0], 0.5, "leave", [0.4, 0.2, 0.3, 0.1]),  # as the released code: no visual sink, nothing moves
+        ([0], 0.5, "move", [0.2, 0.28, 0.42, 0.1]),  # the formula as it is printed
+        ([0, 2], 0.3, "leave", [0.2, 0.55, 0.15, 0.1]),
+        ([0, 2], 0.3, "move", [0.2, 0.55, 0.15, 0.1]),
+        ([0, 2], 0.5, "move", [0.4, 0.2, 0.3, 0.1]),  # too little of its attention on the image is on other tokens
+    ],
+)
+def test_var_of_one_row_by_hand(sinks, rho, rule, expected):
+    chosen = torch.zeros(1, 4, dtype=torch.bool)
+    chosen[0, sinks] = True
+    where = {"image": ON_IMAGE, "sinks": chosen}
+    heads = metrics.image_centric(ROW, rho=rho, mass=0.2, without_visual_sinks=rule, **where)
+    moved = metrics.redistribute_sinks(ROW, p=0.5, heads=heads, **where)
+    torch.testing.assert_close(moved, torch.tensor(expected).expand_as(moved))
+
+
+def test_image_centric_refuses_another_rule():
+    with pytest.raises(ValueError, match="without_visual_sinks"):
+        metrics.image_centric(ROW, image=ON_IMAGE, sinks=ON_IMAGE, rho=0.5, mass=0.2, without_visual_sinks="stay")
+
+
+@quick
+@given(seeds, st.floats(0, 1), st.booleans())
+def test_edits_in_place_equal_the_slow_way(seed, share, longer):
+    """With fewer known columns than the pattern has, as while decoding, and without."""
+    pattern, _ = ragged("left", seed, pad=0.0)
+    known = SIZE - 2 if longer else SIZE
+    image, sinks = (torch.rand(2, 3, known, generator=generator(seed)) < 0.4).unbind()
+    by_head = torch.rand(3, 3, known, generator=generator(seed + 1)) < 0.3
+    wide = [torch.nn.functional.pad(x, (0, SIZE - known)) for x in (image, sinks, by_head)]
+    heads = metrics.image_centric(pattern, image=image, sinks=sinks, rho=0.3, mass=0.1, without_visual_sinks="move")
+    assert torch.equal(heads, slow_sinks.centric(pattern, image=wide[0], sinks=wide[1], rho=0.3, mass=0.1))
+    expected = slow_sinks.redistributed(pattern, image=wide[0], sinks=wide[1], p=share, heads=heads)
+    place = pattern.clone()
+    new = metrics.redistribute_sinks(place, image=image, sinks=sinks, p=share, heads=heads, out=place)
+    assert new is place
+    torch.testing.assert_close(new, expected)
+    columns = metrics.sink_columns(image, sinks, without_visual_sinks="move")
+    at_once = metrics.redistribute_centric(pattern.clone(), columns, p=share, rho=0.3, mass=0.1)
+    torch.testing.assert_close(at_once, expected)
+    place = pattern.clone()
+    assert metrics.calibrate_sinks(place, by_head, share, out=place) is place
+    torch.testing.assert_close(place, slow_sinks.calibrated(pattern, wide[2], share))
+    with pytest.raises(ValueError, match="in place"):
+        metrics.calibrate_sinks(pattern.half(), by_head, share, out=pattern.half())
+
+
+def test_vhr_by_hand_with_and_without_the_filter():
+    vhd, norms = torch.tensor([1.0, 2.0, 3.0, 10.0]), torch.tensor([1.0, 1.0, 1.0, 9.0])
+    assert metrics.reinforced_heads(vhd, norms).nonzero()[:, 0].tolist() == [1, 2]
+    assert metrics.reinforced_heads(vhd, norms, filter=False).nonzero()[:, 0].tolist() == [2, 3]
 
 
 def redistributed(side: str, p: float, seed: int = 0, heads: Tensor | None = None, dtype=torch.float32):

@@ -100,8 +100,8 @@ def test_no_page_asks_for_anything_but_its_own_files(report):
 def test_every_figure_has_its_data_caption_table_downloads_and_command(report):
     page = read(report / "sinks.smollm2.passages.0123abcd.html")
     plots = [a for _, a in page.elements if (a.get("class") or "").startswith("plot")]
-    assert len(plots) == len(page.json) == 15
-    assert len({plot["id"] for plot in plots}) == 15
+    assert len(plots) == len(page.json) == 14
+    assert len({plot["id"] for plot in plots}) == 14
     text = (report / "sinks.smollm2.passages.0123abcd.html").read_text("utf-8")
     for figure in re.findall(r"<figure .*?</figure>", text, re.S):
         for part in ("<figcaption>", "rows", ".csv", ".parquet", "9f3c2a71b04d", "crosslens run sinks"):
@@ -119,7 +119,7 @@ def test_a_table_shows_the_rows_of_its_figure_and_counts_them(report):
     text = (report / "sinks.smollm2.passages.0123abcd.html").read_text("utf-8")
     first = re.search(r'<figure id="fig-sink-share-box">.*?</figure>', text, re.S)
     assert first
-    assert "1,080 rows of 2,700, the first 200 here" in first[0]
+    assert "1,080 rows of 2,160, the first 200 here" in first[0]
     assert first[0].count("<tr>") == 201
     assert "first_share" not in first[0]
 
@@ -291,7 +291,7 @@ def test_an_analysis_without_figures_gets_default_ones(tmp_path):
     run = synthetic.write_run(tmp_path / "runs", "divergence", "ioi", {"heads": heads})
     build(tmp_path)
     page = read(tmp_path / f"{run.name}.html")
-    assert len(page.json) == 4  # one map per measure
+    assert len(page.json) == 3  # one map per measure
     assert "heads: sink_share" in page.text
 
 

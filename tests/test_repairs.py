@@ -8,9 +8,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 import torch
 from crosslens import Subject, capture
-from crosslens.analyses import act as act_module
 from crosslens.analyses import metrics, repairs
-from crosslens.analyses import var as var_module
 from crosslens.data.example import UserError
 from crosslens.probes import anatomy, blind
 from crosslens.probes.trace import tracing
@@ -18,7 +16,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, GenerationC
 from transformers.integrations.sdpa_attention import repeat_kv
 from transformers.masking_utils import eager_mask
 
-from . import tiny
+from . import slow_sinks, tiny
 from .test_families import assert_close
 from .vision import IMAGE, VISION, alone, build, inputs
 
@@ -95,11 +93,10 @@ class Var:
         behind = real & (image.flip(1).cumsum(1).flip(1) == 0)
         start = total - keys
         image, sinks, active = image[:, start:], sinks[:, start:], behind[:, total - queries :]
-        visual = metrics.attention_share(pattern, image)
-        ratio = metrics.nonsink_ratio(pattern, image, sinks).nan_to_num(-1)
-        heads = (visual >= HOW["mass"]) & (ratio >= HOW["rho"]) & active[:, None]
+        heads = slow_sinks.centric(pattern, image=image, sinks=sinks, rho=HOW["rho"], mass=HOW["mass"])
+        heads &= active[:, None] & (self.sinks[layer] & self.image).any(1)[:, None, None]
         self.used = heads
-        return metrics.redistribute_sinks(pattern, image=image, sinks=sinks, p=HOW["p"], heads=heads)
+        return slow_sinks.redistributed(pattern, image=image, sinks=sinks, p=HOW["p"], heads=heads)
 
     def masks(self, layer):
         return (self.image, False), (self.sinks[layer], False), (self.real, True)
@@ -130,7 +127,7 @@ class Act:
             self.so_far += 1
         more = torch.zeros(*self.sinks.shape[:2], self.so_far - self.sinks.shape[2], dtype=torch.bool)
         sinks = torch.cat([self.sinks, more], 2)[:, :, self.so_far - keys :]
-        return metrics.calibrate_sinks(pattern, sinks, self.beta)
+        return slow_sinks.calibrated(pattern, sinks, self.beta)
 
 
 @pytest.mark.parametrize("batch", [1, 4])
@@ -319,24 +316,74 @@ def test_controls_match_what_they_control_for():
     assert_close(norms["spread"], norms["reinforced"], "‖attention output‖")
     with repairs.var(subject, dimensions=DIMS, tau=TAU, columns="random", layers=[1]) as found:
         subject.last_logits(given)
-    givers = found.sets[1][..., 2].bool()
+    givers = found.givers[1]
     others = given["attention_mask"].sum(1) - found.sinks[1].sum(1)
     assert torch.equal(givers.sum(1), torch.minimum(found.sinks[1].sum(1), others))
     assert not bool((givers & found.sinks[1]).any())
 
 
-def test_rows_keep_their_sums():
-    generator = torch.Generator().manual_seed(0)
-    pattern = torch.rand(2, 3, 5, 9, generator=generator).softmax(-1)
-    flags = torch.rand(2, 7, 4, generator=generator) > 0.5
-    image, sinks = flags[..., 0], flags[..., 1]
-    sets = torch.stack([image, image & ~sinks, sinks, image & ~sinks], 2).float()
-    new = var_module.redistribute(pattern.clone(), var_module.prepared(sets, 0.0, 0.0), 0.6)
-    torch.testing.assert_close(new.sum(-1), torch.ones(2, 3, 5))
-    hidden_sinks = (torch.rand(2, 3, 1, 7, generator=generator) > 0.5).float()
-    new = act_module.calibrate(pattern.clone(), hidden_sinks, 0.4)
-    torch.testing.assert_close(new.sum(-1), torch.ones(2, 3, 5))
-    assert float((new - pattern).abs().max()) > 1e-3
+def test_random_controls_differ_by_key_and_not_by_batch():
+    """Two prompts that are alike draw other columns and heads; each draws the same alone."""
+    subject = Subject(build("llava"))
+    given = prompts(subject.model, 4)
+    twice = {k: torch.cat([v[:1], v[:1]]) if isinstance(v, torch.Tensor) else v for k, v in given.items()}
+    one = {k: v[:1] if isinstance(v, torch.Tensor) else v for k, v in given.items()}
+    for name, what in (("var", "givers"), ("vhr", "heads")):
+        control = {"var": {"columns": "random"}, "vhr": {"heads": "random"}}[name]
+        with REAL[name](subject, seed=["a 0", "b 0"], **control) as made:
+            subject.last_logits(twice)
+            both = torch.cat(list(getattr(made, what).values()), 1)
+        with REAL[name](subject, seed=["b 0"], **control) as made:
+            subject.last_logits(one)
+            alone = torch.cat(list(getattr(made, what).values()), 1)
+        assert torch.equal(both[1], alone[0]), name
+        assert not torch.equal(both[0], both[1]), name
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_act_needs_no_image(family):
+    """On a text model one head is calibrated as on its eager map."""
+    text = {"input_ids": torch.tensor([[3, 4, 5, 6, 7, 8, 9, 3, 4, 5], [0, 0, 7, 7, 8, 9, 3, 9, 4, 6]])}
+    text["attention_mask"] = (text["input_ids"] > 0).long()
+    subject = tiny.subject(family)
+    plain = subject.last_logits(text)
+    with repairs.act(subject, heads=[(1, 0)], threshold=0.05) as found:
+        logits = subject.last_logits(text)
+        pattern = capture(subject, text, ["pattern"])["blocks.1.attn.hook_pattern"]
+    before = capture(subject, text, ["pattern"])["blocks.1.attn.hook_pattern"]
+    seen = metrics.hidden_sinks(before, text["attention_mask"].bool(), threshold=0.05)
+    assert bool(seen[:, 0].any())
+    assert torch.equal(found.sinks[1][:, 0], seen[:, 0])
+    assert not bool(found.sinks[1][:, 1:].any())
+    real = text["attention_mask"].bool()[:, None, :, None]
+    expected = slow_sinks.calibrated(before, found.sinks[1], 0.4)
+    assert_close(pattern * real, expected * real, family)
+    assert float((logits - plain).abs().max()) > 1e-6
+    with repairs.act(subject, heads=[(1, 0)], threshold=0.05):
+        together, _ = generated(subject.model, text)
+        alone, _ = generated(subject.model, {k: v[1:, 2:] for k, v in text.items()})
+    assert_close(together[:, 1], alone[:, 0], family)
+
+
+@pytest.mark.parametrize("rule", ["leave", "move"])
+def test_var_without_a_visual_sink_leaves_a_layer_unless_it_is_told_to_move(rule):
+    """τ between the largest φ of the images and that of the texts: every sink is a text token."""
+    subject = Subject(build("llava"))
+    given = prompts(subject.model, 4)
+    resid = capture(subject, given, ["resid_pre"])["blocks.1.hook_resid_pre"]
+    phi, image = metrics.sink_values(resid, DIMS), given["input_ids"] == IMAGE
+    real = given["attention_mask"].bool()
+    tau = float(phi[image].max()) + 1e-4
+    with_sinks = ((phi >= tau) & real).any(1)
+    assert bool(with_sinks.any())
+    plain = subject.last_logits(given)
+    how = {**HOW, "rho": 0.0, "mass": 0.0, "without_visual_sinks": rule}
+    with repairs.var(subject, dimensions=DIMS, tau=tau, layers=[1], **how) as found:
+        moved = subject.last_logits(given)
+    assert not bool(found.visual[1].any())
+    assert torch.equal(found.sinks[1], (phi >= tau) & real)
+    changed = (moved - plain).abs().amax(1) > 1e-6
+    assert not bool(changed.any()) if rule == "leave" else bool(changed.any())
 
 
 def test_mistakes_are_one_clear_line():
@@ -346,7 +393,10 @@ def test_mistakes_are_one_clear_line():
     with repairs.vhr(subject), pytest.raises(UserError, match="has no image"):
         subject.model(**text)
     plain = tiny.subject()
-    with repairs.act(plain), pytest.raises(UserError, match="no image token"):
+    with (
+        repairs.var(plain, dimensions=[1], tau=1.0, layers=[1]),
+        pytest.raises(UserError, match="no image token"),
+    ):
         plain.model(**text)
     with pytest.raises(UserError, match="massive dimensions"), repairs.var(subject, dimensions=[], tau=1.0):
         pass

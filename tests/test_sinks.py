@@ -7,10 +7,12 @@ import pandas as pd
 import pytest
 import torch
 from crosslens import capture
-from crosslens.analyses import metrics, sinks
+from crosslens.analyses import metrics, sink_summary, sinks
 from crosslens.probes.run import Settings, run
 
 from . import tiny
+from .claims import rows_of
+from .claims import sinks as planted_sinks
 
 DIMENSION, TOKEN = 7, 1  # the BOS token's embedding is massive in this dimension
 
@@ -55,7 +57,12 @@ def test_nothing_is_found_where_nothing_is(tmp_path):
     assert tables["threshold"]["value"].isna().all()
     assert (tables["heads"].query("measure == 'sink_share'")["value"] == 0).all()
     assert (tables["agreement"]["phi_sinks"] == 0).all()
-    assert tables["claims"]["verdict"].iloc[0] == "fails"
+    claims = tables["claims"].query("condition == 'BOS'").set_index("name")
+    assert claims.loc["massive dimensions", "value"] == 0
+    assert "no such dimension" in claims["numbers"]["massive dimensions"]
+    told = tables["claims"]["numbers"].str.contains("no massive dimension was found")
+    assert (tables["claims"]["verdict"] == "not testable")[told].all()
+    assert told.any()
 
 
 def test_heads_equal_the_maps(found):
@@ -92,3 +99,35 @@ def test_roles_choose_the_tokens(tmp_path):
     _, tables = analyse(planted(), tmp_path, roles=("text",), dimensions=(DIMENSION,), tau=5.0)
     agreement = tables["agreement"].query("condition == 'BOS' and control == ''")
     assert (agreement["phi_sinks"] == 0).all()
+
+
+def test_shuffles_stay_among_the_tokens_that_are_asked_about():
+    """Half of the width is not asked about: criteria that are independent agree as often as their shuffles do."""
+    rng = np.random.default_rng(0)
+    n, layers, width = 60, 4, 40
+    asked = np.arange(width) < 20
+    there = np.where(asked, 0.0, np.nan)
+    phi, received = ((rng.random((n, layers, width)) < 0.3) + there for _ in range(2))
+    rows = rows_of({"phi": phi, "column_mean": received, "length": np.full(n, 20)}, groups=n)
+    by_phi, by_attention = sink_summary.criteria(rows, sinks.Options(dimensions=(1,), tau=0.5, receives=1.0))
+    mixed = sink_summary.shuffled(rows, by_attention)
+    assert not mixed[:, :, ~asked].any()
+    assert (mixed.sum(2) == by_attention.sum(2)).all()
+    assert (mixed != by_attention).any()
+    found, chance = (sink_summary.nanmean(sink_summary.jaccard(by_phi, x)).mean() for x in (by_attention, mixed))
+    assert found == pytest.approx(chance, abs=0.02)
+    few = rows.where(np.arange(n) % 2 == 1)
+    np.testing.assert_array_equal(sink_summary.shuffled(few, by_attention[1::2]), mixed[1::2])
+
+
+def test_a_threshold_that_separates_nothing_says_so():
+    """All tokens are alike: τ lies among them, the page says so, and what rests on τ is not testable."""
+    rng = np.random.default_rng(1)
+    for holds in (True, False):
+        values = planted_sinks.values()
+        values["phi"] = np.where(holds, values["phi"], 2 + rng.random(values["phi"].shape))
+        tables = sinks.tables(rows_of(values, groups=20), planted_sinks.OPTIONS)
+        claims = {claim.name: claim for claim in sinks.claims(tables)}
+        note, agree = tables["threshold"]["note"].item(), claims["criteria agree"]
+        assert note == "" if holds else note.startswith("τ separates nothing")
+        assert (agree.verdict == "not testable") == (not holds)

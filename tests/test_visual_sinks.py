@@ -19,6 +19,7 @@ from crosslens.reports import sinks as figures
 from torch import nn
 
 from . import vision_subjects
+from .claims import sinks as planted_sinks
 
 DIMENSION, PATCH = 7, 9  # of 6 × 6 patches: row 1, column 3
 
@@ -82,8 +83,8 @@ def test_the_planted_token_is_found_where_it_is(found):
     assert on == pytest.approx(4 / 6)
     patches = found["patches"].set_index(["row", "column"])["value"]
     assert patches.idxmax() == (PATCH // 6, PATCH % 6)
-    verdicts = found["claims"].set_index("text")["verdict"]
-    assert next(v for text, v in verdicts.items() if text.startswith("Some image tokens")) == "holds"
+    claims = found["claims"].set_index("name")
+    assert claims.loc["visual sinks", "value"] == pytest.approx(1 / 36)
 
 
 def test_masking_is_measured_against_random_tokens(found):
@@ -109,8 +110,8 @@ def test_nothing_is_found_where_nothing_is(tmp_path):
     tables = analyse(False, tmp_path)
     assert (tables["visual"].query("measure == 'sinks'")["value"] == 0).all()
     assert "masking" not in tables
-    verdicts = tables["claims"].set_index("text")["verdict"]
-    assert next(v for text, v in verdicts.items() if text.startswith("Some image tokens")) == "fails"
+    told = tables["claims"][tables["claims"]["text"].str.startswith("Some image tokens")]
+    assert told["verdict"].item() == "not testable"
 
 
 def test_contributions_and_ratios_equal_the_maps(found):
@@ -153,3 +154,14 @@ def test_sinks_are_framed_on_their_pictures(found):
 def test_every_visual_figure_is_drawn(found):
     drawn = figures.figures(found)
     assert {item.name for item in figures.VISUAL} <= set(drawn)
+
+
+def test_the_masking_claim_is_about_the_learned_threshold():
+    """A larger τ, at which masking does no harm, decides nothing."""
+    tables = planted_sinks.planted("masking visual sinks", holds=False)
+    difference = tables["masking"].query("measure == 'difference'")
+    assert difference["value"].iloc[-1] > 0
+    learned = difference[difference["learned"]]
+    assert learned["tau"].item() == planted_sinks.OPTIONS.tau
+    claim = next(c for c in sinks.claims(tables) if c.name == "masking visual sinks")
+    assert (claim.verdict, claim.value) == ("fails", learned["value"].item())
