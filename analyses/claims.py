@@ -242,8 +242,3 @@ def one_row(table: pd.DataFrame | None, **where: Any) -> pd.Series | None:
     if len(chosen) > 1:
         raise ValueError(f"{len(chosen)} rows with {where}: a claim is about one")
     return chosen.iloc[0] if len(chosen) else None
-
-
-def verdict(holds: bool, fails: bool) -> str:
-    """The verdict of an interval: wholly on one side of the threshold, wholly on the other, or neither."""
-    return "holds" if holds else "fails" if fails else "undecidable here"

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
 from ..probes.batch import Batch
+from .controls import random_positions
+from .draws import example_keys
 
 PATCHES, POSITIONS = "random patches", "random positions"
 
@@ -90,16 +90,10 @@ def _draw(
     batch: Batch, name: str, source: Tensor, allowed: Tensor, draws: int, seed: int
 ) -> tuple[Bool[Tensor, "draws b p"], Bool[Tensor, " b"]]:
     """As many random positions of `allowed` as `source` has; seeded by the example, so that batches do not matter."""
-    made = torch.zeros(draws, *source.shape, dtype=torch.bool)
-    enough = allowed.sum(1) >= source.sum(1)
-    for i, example in enumerate(batch.examples):
-        count, places = int(source[i].sum()), allowed[i].nonzero()[:, 0].numpy()
-        if not count or not bool(enough[i]):
-            continue
-        rng = np.random.default_rng([zlib.crc32(f"{example.id}|{name}".encode()), seed])
-        for draw in range(draws):
-            made[draw, i, torch.from_numpy(rng.choice(places, count, replace=False))] = True
-    return made, enough & source.any(1)
+    enough = (allowed.sum(1) >= source.sum(1)) & source.any(1)
+    keys = [example_keys([f"{example.id}|{name}" for example in batch.examples], seed + draw) for draw in range(draws)]
+    drawn = [random_positions(source, allowed, one) & enough[:, None] for one in keys]
+    return torch.stack(drawn) if drawn else source.new_zeros(0, *source.shape), enough
 
 
 def filled(source: Tensor, target: Tensor, there: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
