@@ -128,9 +128,9 @@ def _ceiling(tasks: Sequence[Halves], share: float) -> tuple[float, float, float
     exaggerates a little: the ceiling is rather too high than too low.
     """
     if not tasks:
-        return (float("nan"),) * 3
-    drawn = np.concatenate([_replicated(*(_plain(half) for half in halves), share) for halves in tasks])
-    return float(drawn.mean()), *(float(q) for q in np.quantile(drawn, [0.025, 0.975]))
+        return float("nan"), float("nan"), float("nan")
+    drawn = np.concatenate([_replicated(_plain(first), _plain(second), share) for first, second in tasks])
+    return float(drawn.mean()), float(np.quantile(drawn, 0.025)), float(np.quantile(drawn, 0.975))
 
 
 def _replicated(first: Array, second: Array, share: float) -> Array:

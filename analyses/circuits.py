@@ -154,7 +154,7 @@ def rows(subject: Any, batch: Batch, options: Options) -> dict[str, Tensor]:
     kept = task_rows(found)
     for part, site in PARTS.items():
         kept[f"{part}|{EXACT}"] = patch_sweep(subject, base, donor, site, **both).effects
-    kept[f"head|{DIRECT}"] = _direct_effects(subject, found)
+    kept[f"head|{DIRECT}"] = path_sweep(subject, base, donor, measure=measure).effects
     if receivers := queries_of(options.heads):
         kept[f"head|{MOVERS}"] = path_sweep(subject, base, donor, receivers, **both).effects
     for name, steps in ESTIMATES.items() if options.steps else ():

@@ -446,17 +446,19 @@ _FLOWS = (
         *("subject → last", "random positions", "flow − control, middle third"),
     ),
 )
-_SITES = tuple(
+_SITES = (
     Statement(
-        f"tracing, {half}",
-        f"Causal tracing: in the {half} of the states, restoring the {here} brings back more probability than "
-        f"restoring the {there} (difference {side} 0: last subject token − last position).",
-        *(_TRACING, 0.0, side),
-    )
-    for half, here, there, side in (
-        (HALVES[0], BUCKETS[3], BUCKETS[5], "above"),
-        (HALVES[1], BUCKETS[5], BUCKETS[3], "below"),
-    )
+        f"tracing, {HALVES[0]}",
+        "Causal tracing: in the first half of the states, restoring the subject's last token brings back more "
+        "probability than restoring the last position (difference above 0).",
+        *(_TRACING, 0.0, "above"),
+    ),
+    Statement(
+        f"tracing, {HALVES[1]}",
+        "Causal tracing: in the second half of the states, restoring the last position brings back more probability "
+        "than restoring the subject's last token (its difference to that is below 0).",
+        *(_TRACING, 0.0, "below"),
+    ),
 )
 CLAIMS = (*(statement for statement, *_ in _FLOWS), *_SITES)
 

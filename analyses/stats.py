@@ -228,12 +228,13 @@ def _ratio(top: Array, bottom: Array, codes: Array, n_boot: int, seed: int, leve
     sums = [_group_sums(x, codes) for x in (top, bottom, ~np.isnan(top))]
     size = max(1, resampling.CHUNK // max(n_boot, len(sums[0])))
     spans = [slice(start, start + size) for start in range(0, top.shape[1], size)]
-    parts = [np.stack(_ratio_cells(*(x[:, span] for x in sums), n_boot, seed, level)) for span in spans]
+    parts = [np.stack(_ratio_cells([x[:, span] for x in sums], n_boot, seed, level)) for span in spans]
     return Estimate(*(x.reshape(cells) for x in (np.concatenate(parts, axis=1) if parts else np.empty((3, 0)))))
 
 
-def _ratio_cells(top: Array, bottom: Array, counts: Array, n_boot: int, seed: int, level: float) -> Any:
+def _ratio_cells(sums: list[Array], n_boot: int, seed: int, level: float) -> tuple[Array, Array, Array]:
     """[G, cells] sums of numerators, denominators, examples → value, lower, upper, each [cells]."""
+    top, bottom, counts = sums
     shared = bottom[:, :1] if (bottom == bottom[:, :1]).all() else bottom  # one product instead of many
     return resampling.interval(
         lambda w: _divide(w @ top, w @ shared), counts > 0, n_boot=n_boot, seed=seed, level=level

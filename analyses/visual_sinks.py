@@ -175,7 +175,7 @@ def _patches(rows: Rows) -> pd.DataFrame:
 
 def _on_pictures(rows: Rows, tau: float) -> dict[str, pd.DataFrame]:
     """The pictures of the first groups whose grid is known, and φ of their patches at the middle state."""
-    known = rows.where((rows["visual|grid"] > 0).all(1))
+    known = rows.where(np.asarray((rows["visual|grid"] > 0).all(1)))
     if known.examples.empty:
         return {}
     first, state = first_of_groups(known, SHOWN), known["visual|patches"].shape[1] // 2
