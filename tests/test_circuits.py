@@ -73,9 +73,11 @@ def test_movers_are_learned_elsewhere_and_are_the_receivers(found, tmp_path):
     options = circuits.Options(movers=2)
     learned = circuits.fit(subject, [subject.batch(held_out)], options)
     movers, chosen_on = learned["heads"], learned["selected_on"]
-    assert len(chosen_on) == 8, "half of the held-out groups"
+    groups = {e.group for e in held_out}
+    assert set(chosen_on) < groups
+    assert len(chosen_on) == len(groups) // 2
     examples = [e for e in contrasts.examples(8, tokenizer=None) if e.group not in chosen_on]
-    assert 0 < len(examples) < 8
+    assert examples
     batch = subject.batch(examples)
     receivers = [Receiver(layer, head, "q") for layer, head in movers if layer]
     measure = logit_difference(batch.answers, batch.wrong)

@@ -121,15 +121,19 @@ STEPS = {
     "Jaccard": 1,
     "top1": 1,
     "pair accuracy": 1,
+    "pair accuracy − guessing": 1,
 }
 
 
 def measured(directory: Path) -> dict[tuple[str, ...], pd.DataFrame]:
-    """Every table of a run cut into metrics; a table with one metric is named by its unit."""
+    """Every table of a run cut into metrics; a table with one metric is named by its unit.
+
+    Numbers that claims are about are made of the same rows as the other tables'.
+    """
     found = {}
     for path in (directory / "tables").glob("*.parquet"):
         table = pd.read_parquet(path)
-        if path.stem != "claims":
+        if path.stem not in ("claims", "summary", "compared"):
             table["measure"] = table["measure"] if "measure" in table else table["unit"]
             by = ["measure", *(name for name in ("site", "norm") if name in table)]
             found |= {(path.stem, *key): rows for key, rows in table.groupby(by)}

@@ -33,7 +33,7 @@ def one_group(n=None, seed=0, *, tokenizer):
     ("analysis", "make", "said", "tables"),
     [
         ("information_flow", contrasts.examples, "0 of 6 prompts are answered correctly", ["accuracy"]),
-        ("faithfulness", one_group, "no example is left in the groups that heads were not chosen on", []),
+        ("faithfulness", one_group, "faithfulness: no example is left in the groups that nothing was chosen on", []),
     ],
 )
 def test_nothing_to_measure_is_one_line(model, tmp_path, capsys, monkeypatch, analysis, make, said, tables):

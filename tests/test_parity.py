@@ -148,8 +148,8 @@ def test_smollm2_equals_eager(smollm2, padding):
 @pytest.mark.parametrize("padding", ["left", "right"])
 def test_smollm2_padded_equals_alone(smollm2, padding):
     texts = ["The capital of France is", "When Mary and John went to the store, John gave a drink to", "Two"]
-    together = capture(smollm2, batch := smollm2.batch(texts, padding=padding), ["z", "resid_post"])
+    together = capture(smollm2, batch := smollm2.batch(texts, bos=True, padding=padding), ["z", "resid_post"])
     for i, text in enumerate(texts):
-        alone = capture(smollm2, smollm2.batch([text]), ["z", "resid_post"])
+        alone = capture(smollm2, smollm2.batch([text], bos=True), ["z", "resid_post"])
         for name, value in alone.items():
             assert_close(together[name][i][batch.mask[i]], value[0], f"{name} of {text!r}")

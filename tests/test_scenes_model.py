@@ -42,7 +42,7 @@ def test_export_through_plain_transformers_gives_the_same_logits(subject, export
         content = [{"type": "image"}, {"type": "text", "text": example.meta["question"]}]
         text = processor.apply_chat_template([{"role": "user", "content": content}])
         inputs = processor(images=[example.segments[0].content], text=[text], return_tensors="pt")
-        batch = subject.batch([example])
+        batch = subject.batch([example], bos=True)
         assert inputs["input_ids"].tolist() == batch.inputs["input_ids"].tolist()
         found = subject.forward(batch, keep=0)
         torch.testing.assert_close(model(**inputs).logits, found, rtol=0, atol=1e-4 * float(found.abs().max()))
@@ -102,7 +102,7 @@ def test_the_planted_prior_affirms_what_would_be_expected():
 
 def test_marks_are_the_patches_of_the_cells(subject):
     (example,) = scenes.examples(1, kinds="colour")
-    batch = subject.batch([example])
+    batch = subject.batch([example], bos=True)
     image = batch.where("image")[0].nonzero()[:, 0]
     asked = (batch.where("asked_object")[0].nonzero()[:, 0] - image[0]).tolist()
     left, top, *_ = example.boxes["asked_object"][0]

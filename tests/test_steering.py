@@ -95,7 +95,7 @@ def analyse(out, **settings):
 def test_a_run(words_as_ioi, tmp_path):
     found = analyse(tmp_path / "one")
     repair, gain = found["repair"], found["gain"]
-    assert set(repair["n"]) == {40 - 16}, "groups that heads were chosen on are not scored"
+    assert set(repair["n"]) == {20}, "groups that heads were chosen on are not scored"
     own = set(repair["set"][repair["control"] == steering.HEADS])
     assert own, "some set has as many other heads in its layers"
     assert set(repair["set"]) == {"nothing steered", "guessing", *steering.SETS}

@@ -7,6 +7,7 @@ import pandas as pd
 from crosslens.analyses import logit_attribution
 from crosslens.probes.rows import Rows
 
+from .. import tiny
 from .circuits import task
 
 N, GROUPS, SHAPE = 60, 20, (6, 20)
@@ -26,14 +27,7 @@ def rows(layer: int = 5, heads: int = 2) -> Rows:
     weights = {"copying": copying} | {f"{side}_ids": np.zeros((*SHAPE, 1, 1)) for side in ("reads", "promotes")}
     weights |= {f"{side}_values": np.zeros((*SHAPE, 1, 1)) for side in ("reads", "promotes")}
     weights["strength"] = np.ones((*SHAPE, 1))
-    return Rows(examples, {"heads": both, "logit": both.sum((2, 3))} | zeros, weights, Words())
-
-
-class Words:
-    """A tokenizer for tables of words that nobody reads."""
-
-    def decode(self, ids: list[int]) -> str:
-        return str(ids)
+    return Rows(examples, {"heads": both, "logit": both.sum((2, 3))} | zeros, weights, tiny.tokenizer())
 
 
 def planted(name: str, holds: bool) -> dict[str, pd.DataFrame]:
