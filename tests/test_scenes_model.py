@@ -42,7 +42,7 @@ def test_export_through_plain_transformers_gives_the_same_logits(subject, export
         content = [{"type": "image"}, {"type": "text", "text": example.meta["question"]}]
         text = processor.apply_chat_template([{"role": "user", "content": content}])
         inputs = processor(images=[example.segments[0].content], text=[text], return_tensors="pt")
-        batch = subject.batch([example], bos=True)
+        batch = subject.batch([example], bos=scenes.BOS)
         assert inputs["input_ids"].tolist() == batch.inputs["input_ids"].tolist()
         found = subject.forward(batch, keep=0)
         torch.testing.assert_close(model(**inputs).logits, found, rtol=0, atol=1e-4 * float(found.abs().max()))
@@ -71,7 +71,7 @@ def test_original_gains_are_smollm2s():
 def test_it_sees(subject):
     """A look at few validation scenes; the model card has the numbers."""
     examples = scenes.examples(40, kinds="colour+shape+existence+count", split="validation")
-    said = generate(subject, subject.batch(examples, padding="left"), max_tokens=3)
+    said = generate(subject, subject.batch(examples, bos=scenes.BOS, padding="left"), max_tokens=3)
     right = sum(text == example.answer for text, example in zip(said, examples, strict=True))
     assert right >= 32
 
@@ -102,7 +102,7 @@ def test_the_planted_prior_affirms_what_would_be_expected():
 
 def test_marks_are_the_patches_of_the_cells(subject):
     (example,) = scenes.examples(1, kinds="colour")
-    batch = subject.batch([example], bos=True)
+    batch = subject.batch([example], bos=scenes.BOS)
     image = batch.where("image")[0].nonzero()[:, 0]
     asked = (batch.where("asked_object")[0].nonzero()[:, 0] - image[0]).tolist()
     left, top, *_ = example.boxes["asked_object"][0]
@@ -115,7 +115,7 @@ def test_marks_are_the_patches_of_the_cells(subject):
 
 def test_answers_are_single_tokens(subject):
     examples = scenes.examples(70, kinds=[k for k in scenes.KINDS if k != "caption"], difficulty="hard")
-    batch = subject.batch(examples)
+    batch = subject.batch(examples, bos=scenes.BOS)
     assert [subject.tokenizer.decode([i]) for i in batch.answers] == [e.answer for e in examples]
     assert len(batch.wrong) == len(examples)
 

@@ -110,7 +110,7 @@ def test_packed_rows_equal_single_prompts(words):
     subject = Subject(tiny_scenes.model(), tiny_scenes.processor(), name="tiny")
     for number, (question, reply) in enumerate(asked, 1):
         one = scenes.prompt("one", question, scene)
-        batch = subject.batch([one], bos=True)
+        batch = subject.batch([one], bos=scenes.BOS)
         answer = torch.tensor([words.encode(" " + reply, add_special_tokens=False)])
         inputs = dict(batch.inputs)
         inputs["input_ids"] = torch.cat([inputs["input_ids"], answer], 1)
