@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 # What rows may read of clean columns and of each other, by the mask it comes from.
 Visible = dict[int, tuple[Tensor, Tensor]]
-# Bytes of attention scores that are computed at a time: about a core's cache.
-IN_CACHE = 2**22
+# Bytes of attention scores that are computed at a time: about a core's cache, and what a GPU needs to be busy.
+IN_CACHE, ON_GPU = 2**22, 2**28
 
 
 def attend(
@@ -27,7 +27,8 @@ def attend(
     """z of all variants, a few at a time, so that their scores stay in the processor's cache."""
     b, s = rows.index.shape
     scores = b * call.query.shape[1] * s * (key.shape[2] + s)
-    step, n = max(1, IN_CACHE // (4 * scores)), len(call.query) // b
+    room = IN_CACHE if call.query.device.type == "cpu" else ON_GPU
+    step, n = max(1, room // (4 * scores)), len(call.query) // b
     found = []
     for at in range(0, n, step):
         part = slice(at * b, (at + step) * b)
