@@ -162,6 +162,16 @@ def test_half_precision_on_a_tiny_model(tmp_path, dtype, share):
     assert_near(half, whole, share)
 
 
+@pytest.mark.parametrize(("dtype", "share"), [(torch.bfloat16, 1.0), (torch.float16, 0.5)])
+def test_batches_of_two_sizes_in_half_precision(tmp_path, dtype, share):
+    """The same tables but for roundings, which matrices of other shapes make elsewhere."""
+    subject = Subject(build("llama").to(dtype), tiny.tokenizer(), name="tiny-llama")
+    few, many = (
+        run(subject, tiny.task(), ANALYSES, Settings(limit=10, size=size, out=tmp_path / str(size))) for size in (2, 5)
+    )
+    assert_near(few, many, share)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_patterns_are_float32_whatever_the_model_is(dtype):
     found = capture(Subject(build("gemma2").to(dtype)), prompts("left"), ["pattern", "z"])
