@@ -144,7 +144,7 @@ def _holm(p: np.ndarray) -> np.ndarray:
 def _bounds(row: Row) -> tuple[float, float, float]:
     """value, lower, upper; NaN bounds where nothing varied, but for shares of 0 or 1, whose exact bound groups give."""
     value, lower, upper = (float(row[name]) for name in ("value", "lower", "upper"))
-    if not upper - lower <= 1e-12 * max(1.0, abs(value)):
+    if not upper - lower <= 1e-12 * abs(value):
         return value, lower, upper
     if row.get("unit") == "share" and value in (0.0, 1.0) and row["n_groups"] >= MIN_GROUPS:
         slack = unseen(row["n_groups"])
@@ -209,7 +209,7 @@ def _doubt(row: Row, verdict: str) -> str:
         return f"no interval below {MIN_GROUPS} groups"
     if np.isnan(lower) or np.isnan(upper):
         return "no interval"
-    if upper - lower <= 1e-12 * max(1.0, abs(value)):
+    if upper - lower <= 1e-12 * abs(value):
         return f"nothing varied: up to {unseen(row['n_groups']):.0%} of groups may differ unseen"
     return f"the smallest distance that n shows is {max(upper - value, value - lower):.2g}"
 

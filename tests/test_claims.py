@@ -43,6 +43,7 @@ def row(value, lower, upper, n=40, n_groups=40, unit="nats"):
         (row(0.7, np.nan, np.nan, n_groups=4), UNDECIDED),
         (row(0.7, 0.7, 0.7), UNDECIDED),  # nothing varied
         (row(0.0, 0.0, 0.0), UNDECIDED),
+        (row(2e-17, 1e-17, 3e-17), FAILS),  # small is not the same as nothing
         (row(1.0, 1.0, 1.0, unit="share"), HOLDS),  # 40 of 40 groups: at least .91
         (row(1.0, 1.0, 1.0, n_groups=5, unit="share"), UNDECIDED),  # 5 of 5: at least .48
         (row(0.0, 0.0, 0.0, unit="share"), FAILS),
