@@ -15,6 +15,7 @@ from ..probes.rows import Rows
 from . import stats
 from .card_claims import bars
 from .frames import order_columns, summarise
+from .hallucination import UNITS, chair_ratios, pope_ratios
 from .pictures import png
 from .text_ability import text_table
 
@@ -103,34 +104,21 @@ def _accuracy(part: Rows, constant: np.ndarray) -> pd.DataFrame:
 
 
 def _pope(part: Rows) -> pd.DataFrame:
-    groups, yes = part.examples["group"], part["yes"] == 1
-    there = (part.examples["answer"] == "yes").to_numpy()
-    measures = {
-        "F1": (2.0 * (there & yes), 1.0 * there + yes),
-        "precision": (1.0 * (there & yes), 1.0 * yes),
-        "recall": (1.0 * (there & yes), 1.0 * there),
-        "false alarms": (1.0 * (~there & yes), 1.0 * ~there),
-        "said yes": (1.0 * yes, np.ones(len(yes))),
-    }
+    ratios = pope_ratios(part["yes"] == 1, part.examples["answer"] == "yes")
     frames = [
-        summarise(top, groups, {}, "share", denominators=bottom).assign(measure=name)
-        for name, (top, bottom) in measures.items()
+        summarise(ratio[0], part.examples["group"], {}, "share", denominators=ratio[1]).assign(measure=name)
+        for name, ratio in ratios.items()
     ]
     return pd.concat(frames, ignore_index=True)
 
 
 def _captions(part: Rows) -> pd.DataFrame:
-    groups, one = part.examples["group"], np.ones(len(part.examples))
-    measures = {
-        "CHAIR_I": (part["absent"], part["words"], "share"),
-        "CHAIR_S": ((part["absent"] > 0) * 1.0, one, "share"),
-        "recall": (part["found"], part["things"], "share"),
-        "object set": (part["set"], one, "share"),
-        "object words": (part["words"], one, "words a caption"),
-    }
+    groups = part.examples["group"]
+    counts = chair_ratios(part["words"], part["absent"], part["found"], part["things"])
+    measures = counts | {"object set": (part["set"], np.ones(len(groups)))}
     frames = [
-        summarise(top, groups, {}, unit, denominators=bottom).assign(measure=name)
-        for name, (top, bottom, unit) in measures.items()
+        summarise(top, groups, {}, UNITS.get(name, "share"), denominators=bottom).assign(measure=name)
+        for name, (top, bottom) in measures.items()
     ]
     return pd.concat(frames, ignore_index=True)
 

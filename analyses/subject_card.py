@@ -29,7 +29,7 @@ from .card_tables import make_tables
 from .claims import Claim
 from .text_ability import text_ability
 
-VERSION = 2
+VERSION = 3
 QUESTION = "What does this model see, what does it make up, and what has it kept of its language?"
 PAPER = "POPE (arXiv 2305.10355), CHAIR (arXiv 1809.02156); the model: this project's data/scenes/card.md"
 IMAGES = ("real", "swapped", "blank")

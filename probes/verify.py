@@ -19,6 +19,7 @@ from ..data.tasks import Task, open_task
 from . import VERSION, store
 from .answers import answering, with_answers
 from .run import PACKAGES, Job, compute_rows, identity, machine, make_tables, threads
+from .subject import refuse_under_edit
 from .tolerance import TOLERANCE, rows_limit
 from .yes_no import spelled
 
@@ -64,6 +65,7 @@ def verify(
     equal bit for bit on the machine and versions of the run, else within `rows_limit`. UserError: the first
     difference.
     """
+    refuse_under_edit(subject, "verify")
     record = open_run(directory)
     options = _options(module, record["options"])
     job = Job(record["analysis"], module, options, directory, record, tokenizer=subject.tokenizer)

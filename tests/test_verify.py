@@ -16,6 +16,7 @@ from crosslens.data.example import UserError
 from crosslens.probes import store, verify
 from crosslens.probes.run import Settings, run
 from crosslens.probes.tolerance import rows_limit
+from crosslens.probes.trace import tracing
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -64,6 +65,12 @@ def test_sound_run_is_proved_step_by_step_and_nothing_is_written(directory):
     assert "equal bit for bit" in lines[4]
     assert "of 4 (drawn with seed 0)" in lines[4]
     assert proved(directory, sample=99)[4].startswith("rows      shards 0, 1, 2, 3 of 4")
+
+
+def test_an_edited_model_proves_nothing(directory):
+    subject = tiny.subject()
+    with tracing(subject, edits={1: lambda call: call}):
+        refused(directory, "needs tiny.* as it is", subject=subject)
 
 
 def change_a_row(directory):
