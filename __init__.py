@@ -9,26 +9,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .probes.attribution import attribution_sweep
-    from .probes.cache import cached
-    from .probes.capture import capture
-    from .probes.loading import load
-    from .probes.subject import Subject, SubjectError
-    from .probes.sweep import ablation_sweep, causal_trace, knockout_sweep, patch_sweep, record
+    from .data.errors import SubjectError
+    from .probes.intervene.attribution import attribution_sweep
+    from .probes.intervene.sweep import ablation_sweep, causal_trace, knockout_sweep, patch_sweep, record
+    from .probes.model.loading import load
+    from .probes.model.subject import Subject
+    from .probes.observe.capture import capture
+    from .probes.runs.activations import cached
 
 __version__ = "0.1.0"
 _HOMES = {
-    "Subject": "subject",
-    "SubjectError": "subject",
-    "ablation_sweep": "sweep",
-    "attribution_sweep": "attribution",
-    "cached": "cache",
-    "capture": "capture",
-    "causal_trace": "sweep",
-    "knockout_sweep": "sweep",
-    "load": "loading",
-    "patch_sweep": "sweep",
-    "record": "sweep",
+    "Subject": "probes.model.subject",
+    "SubjectError": "data.errors",
+    "ablation_sweep": "probes.intervene.sweep",
+    "attribution_sweep": "probes.intervene.attribution",
+    "cached": "probes.runs.activations",
+    "capture": "probes.observe.capture",
+    "causal_trace": "probes.intervene.sweep",
+    "knockout_sweep": "probes.intervene.sweep",
+    "load": "probes.model.loading",
+    "patch_sweep": "probes.intervene.sweep",
+    "record": "probes.intervene.sweep",
 }
 __all__ = [
     "Subject",
@@ -48,4 +49,4 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'crosslens' has no attribute {name!r}")
-    return getattr(import_module(f".probes.{_HOMES[name]}", __name__), name)
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

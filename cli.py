@@ -11,13 +11,13 @@ from functools import cache as cache_once
 from importlib import import_module
 from inspect import getdoc
 from pathlib import Path
-from pkgutil import iter_modules
 from types import ModuleType
 from typing import Any, Literal
 
 import tyro
 
-from .data.example import UserError
+from .analyses import find_analyses
+from .data.errors import UserError
 
 OUT = Path("reports/out")
 HELP = """crosslens: from a model and a task to tables and interactive figures
@@ -62,11 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         commands[words[0]](words[1:])
     except KeyboardInterrupt:
         sys.exit(_complain("stopped; what is done is kept, the same command goes on", 130))
-    except Exception as error:
-        from .reports.runs import ReportError
-
-        if not isinstance(error, UserError | ReportError):
-            raise
+    except UserError as error:
         sys.exit(_complain(str(error)))
 
 
@@ -75,24 +71,14 @@ def _complain(line: str, code: int = 2) -> int:
     return code
 
 
-def analysis_names() -> list[str]:
-    """All analyses: modules of analyses/ with a VERSION."""
-    package = import_module(".analyses", __package__)
-    return [m.name for m in iter_modules(package.__path__) if "\nVERSION = " in _source(package, m.name)]
-
-
-def _source(package: ModuleType, name: str) -> str:
-    return (Path(package.__path__[0]) / f"{name}.py").read_text("utf-8")
-
-
 def _analyses(names: Sequence[str]) -> dict[str, ModuleType]:
-    known = analysis_names()
+    known = find_analyses()
     for name in names:
         if name not in known:
             raise UserError(f"unknown analysis {name!r}: one of {', '.join(known)}")
     if not names:
         raise UserError(f"name at least one analysis: {', '.join(known)}")
-    return {name: import_module(f".analyses.{name}", __package__) for name in names}
+    return {name: import_module(known[name]) for name in names}
 
 
 def _parse(prog: str, words: Sequence[str], fields: dict[str, tuple[Any, Any]], doc: str) -> Any:
@@ -114,7 +100,7 @@ MODEL: dict[str, tuple[Any, Any]] = {
 def _load(asked: Any) -> Any:
     from transformers.utils import logging
 
-    from .probes.loading import load
+    from .probes.model.loading import load
 
     logging.disable_progress_bar()
 
@@ -149,9 +135,9 @@ def run(words: Sequence[str]) -> None:
     }
     asked = _parse(f"run {' '.join(names)}", flags, fields, "\n\n".join(getdoc(m) or "" for m in modules.values()))
     from .data.tasks import open_task
-    from .probes.run import Settings, preview
-    from .probes.run import run as run_analyses
-    from .probes.store import read_record
+    from .probes.runs.run import Settings, preview
+    from .probes.runs.run import run as run_analyses
+    from .probes.runs.store import read_record
 
     if asked.limit is not None and asked.limit < 1:
         raise UserError(f"--limit {asked.limit}: at least one example is needed")
@@ -190,9 +176,9 @@ def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
 def overlap(words: Sequence[str]) -> None:
     """How far tasks share their circuits, from finished runs of `circuits`; runs no model."""
     names, flags = _split(words)
-    from .analyses import overlap as module
-    from .probes.join import finished, join
-    from .probes.rows import condition_of
+    from .analyses.circuits import overlap as module
+    from .probes.runs.join import finished, join
+    from .probes.runs.results import condition_of
 
     fields = {
         "out": (Path, OUT),
@@ -210,7 +196,7 @@ def overlap(words: Sequence[str]) -> None:
 def report(words: Sequence[str]) -> None:
     """Build the pages and the gallery from the run directories."""
     asked = _parse("report", words, {"out": (Path, OUT), "static": (bool, False)}, "Build the pages from what was run.")
-    from .reports.pages import build
+    from .reports.pages.build import build
 
     pages = build(asked.out, static=asked.static)
     print(f"{len(pages)} pages; open {asked.out / 'index.html'}")
@@ -227,12 +213,12 @@ def show(words: Sequence[str]) -> None:
     asked = _parse(f"show {name}", flags, fields, getdoc(module) or "")
     if not hasattr(module, "show"):
         raise UserError(f"analysis {name} has no view of a single prompt")
-    from .reports.pages import show_page
+    from .reports.pages.build import show_page
 
     subject = _load(asked)
     subject.check()
     tables = module.show(subject, subject.batch([prompt], bos=asked.bos), getattr(asked, name))
-    figures = import_module(f".reports.{name}", __package__).figures(tables)
+    figures = import_module(f".reports.figures.{name}", __package__).figures(tables)
     path = show_page(figures, asked.out / f"show-{name}.html", title=f"{name}: {prompt}")
     print(path)
 
@@ -242,8 +228,8 @@ def check(words: Sequence[str]) -> None:
     names, flags = _split(words)
     fields = MODEL | {"subject": (str, (names or ["smollm2"])[0]), "out": (Path, OUT)}
     asked = _parse("check", flags, fields, "Prove the instruments.")
-    from .probes.store import safe_name
-    from .reports.checks import check_page, summary
+    from .probes.runs.store import safe_name
+    from .reports.pages.checks import check_page, summary
 
     subject = _load(asked)
     proofs = subject.check()
@@ -267,9 +253,9 @@ def verify(words: Sequence[str]) -> None:
         "trust_remote_code": (bool, False),
     }
     asked = _parse("verify RUN", flags, fields, "Compute a sample of a finished run again and compare.")
-    from .probes.loading import load
-    from .probes.verify import open_run, task_of
-    from .probes.verify import verify as prove
+    from .probes.model.loading import load
+    from .probes.runs.verify import open_run, task_of
+    from .probes.runs.verify import verify as prove
 
     record = open_run(Path(names[0]))
     if "joined" in record:
@@ -288,7 +274,7 @@ def verify(words: Sequence[str]) -> None:
 
 def cache(words: Sequence[str]) -> None:
     """Keep chosen activations of a task on disk, list them, or delete old ones."""
-    from .probes import cache as kept
+    from .probes.runs import activations as kept
 
     kept.command(words, _parse, MODEL, _load)
 
@@ -298,7 +284,7 @@ def export(words: Sequence[str]) -> None:
     names, flags = _split(words)
     if len(names) != 2 or flags:
         raise UserError("name an embedded subject and a new directory: crosslens export scenes DIR")
-    from .probes.loading import export as write
+    from .probes.model.loading import export as write
 
     print(write(names[0], Path(names[1])))
 
@@ -306,12 +292,12 @@ def export(words: Sequence[str]) -> None:
 def listing(words: Sequence[str]) -> None:
     """Subjects, tasks and analyses."""
     from .data.tasks import open_task, task_names
-    from .probes.loading import EMBEDDED
+    from .probes.model.loading import EMBEDDED
 
     print("subjects   " + ", ".join(EMBEDDED) + "; or a hub id, a directory, a .gguf file")
     for name in task_names():
         print(f"task       {name:18s}{open_task(name).title}")
-    for name, module in _analyses(analysis_names()).items():
+    for name, module in _analyses([*find_analyses()]).items():
         print(f"analysis   {name:18s}{(module.__doc__ or '').splitlines()[0]}")
 
 

@@ -1,1 +1,25 @@
-"""The questions: one file per analysis, on pure metrics and statistics."""
+"""The questions, in rooms: a file without underscore in a room is an analysis, its name the analysis' name."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+SHARED = ("common", "metrics")  # rooms without a question of their own
+_HOMES = {"stats": ".common.stats"}  # under the name that users import
+
+
+def find_analyses() -> dict[str, str]:
+    """Name -> module of every analysis, by name; none is imported."""
+    rooms = [room for room in Path(__file__).parent.iterdir() if room.is_dir() and room.name not in SHARED]
+    files = [file for room in rooms for file in room.glob("*.py") if not file.name.startswith("_")]
+    return {
+        file.stem: f"{__name__}.{file.parent.name}.{file.stem}" for file in sorted(files, key=lambda file: file.stem)
+    }
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return import_module(_HOMES[name], __name__)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from .example import UserError
+from .errors import UserError
 
 
 def cache_root() -> Path:

@@ -11,7 +11,7 @@ import csv
 from functools import cache
 from pathlib import Path
 
-from .example import UserError
+from .errors import UserError
 
 ANIMALS = ("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "animal", "cub")
 JOINED = (

@@ -73,17 +73,3 @@ class Example:
 def is_single_token(tokenizer: Any, word: str) -> bool:
     """Whether `word` (leading space included) is one token of this tokenizer inside a text."""
     return len(ids_in_text(tokenizer, word)) == 1
-
-
-class UserError(Exception):
-    """A user's mistake in one clear line: what is wrong, where, what to do. The command line exits with 2."""
-
-
-class NothingToMeasure(UserError):
-    """What an analysis' `tables` raise where no example is left to measure: why, in one line, and the tables that there
-    are nonetheless. The run is complete; its page and the command line say so.
-    """
-
-    def __init__(self, why: str, tables: Mapping[str, Any] | None = None) -> None:
-        super().__init__(why)
-        self.tables = dict(tables or {})

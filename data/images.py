@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .example import UserError
+from .errors import UserError
 
 # Pillow's own limit against files that unpack to gigabytes.
 MAX_PIXELS = 89_478_485

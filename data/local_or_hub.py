@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .example import UserError
+from .errors import UserError
 
 
 def local(path: str, task: str, what: str) -> Path:

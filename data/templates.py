@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from string import Formatter
 from typing import Any
 
-from .example import Example, UserError, is_single_token
+from .errors import UserError
+from .example import Example, is_single_token
 
 Spans = dict[str, list[tuple[int, int]]]
 

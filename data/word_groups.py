@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .example import UserError, is_single_token
+from .errors import UserError
+from .example import is_single_token
 from .tokens import ids_in_text
 
-# What a lens sums over: raise the VERSION of analyses/group_lens.py when a list changes.
+# What a lens sums over: raise the VERSION of analyses/lenses/group_lens.py when a list changes.
 LANGUAGES = ("English", "French", "Spanish", "German")
 # One concept a line, in the order of LANGUAGES.
 CONCEPTS = """water eau agua Wasser

@@ -28,17 +28,20 @@ import numpy as np
 import pandas as pd
 import torch
 from crosslens import Subject, knockout_sweep, load, patch_sweep, record
-from crosslens.analyses import attention_lens, head_divergence, lenses, metrics, repairs, sinks, tuned_lens
-from crosslens.analyses.contrast import contrast
-from crosslens.analyses.training import Descent
-from crosslens.data import colored_objects, ioi, passages
-from crosslens.data.tasks import open_task
-from crosslens.probes.answers import with_answers
-from crosslens.probes.attention import NAME
-from crosslens.probes.measures import logit_difference
-from crosslens.probes.paths import path_sweep
-from crosslens.probes.rows import observe
-from crosslens.probes.trace import tracing
+from crosslens.analyses import metrics
+from crosslens.analyses.attention import sinks
+from crosslens.analyses.common.contrast import contrast
+from crosslens.analyses.flow import head_divergence
+from crosslens.analyses.lenses import _attention_lens, _tuned_lens, lenses
+from crosslens.analyses.lenses._descent import Descent
+from crosslens.analyses.repairs import repairs
+from crosslens.data.tasks import colored_objects, ioi, open_task, passages
+from crosslens.probes.intervene.measures import logit_difference
+from crosslens.probes.intervene.paths import path_sweep
+from crosslens.probes.model.attention import NAME
+from crosslens.probes.observe.tracing import tracing
+from crosslens.probes.runs.answers import with_answers
+from crosslens.probes.runs.results import observe
 from transformers import LlamaConfig, LlamaForCausalLM, LogitsProcessor
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "9"))
@@ -130,8 +133,8 @@ def bench_learning() -> None:
     nowhere = Path("no-checkpoint")
     works = {
         "plain unembedding, 256 positions": lambda: torch.no_grad()(lambda: states @ weight.T)(),
-        "Attention Lens, start and one step": lambda: attention_lens.train(subject, 15, z, final, step, nowhere),
-        "tuned lens, ridge and one step": lambda: tuned_lens.train(subject, 15, states, final, "ridge", step, nowhere),
+        "Attention Lens, start and one step": lambda: _attention_lens.train(subject, 15, z, final, step, nowhere),
+        "tuned lens, ridge and one step": lambda: _tuned_lens.train(subject, 15, states, final, "ridge", step, nowhere),
     }
     interleaved(works, 7)
 

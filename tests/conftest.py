@@ -12,9 +12,9 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 import pytest
 from jaxtyping import install_import_hook
 
-with install_import_hook(["crosslens.analyses.metrics", "crosslens.probes.attention"], "beartype.beartype"):
+with install_import_hook(["crosslens.analyses.metrics", "crosslens.probes.model.attention"], "beartype.beartype"):
     import crosslens.analyses.metrics
-    import crosslens.probes.attention  # noqa: F401
+    import crosslens.probes.model.attention  # noqa: F401
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ import torch
 from crosslens import cli
 from safetensors.torch import load_file, save_file
 
-from . import tiny
-from .families import build
+from .helpers import tiny
+from .helpers.families import build
 
 
 @pytest.fixture(scope="module")

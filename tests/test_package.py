@@ -17,14 +17,14 @@ assert crosslens.__file__.startswith(base), crosslens.__file__
 names = [m.name for m in pkgutil.walk_packages(crosslens.__path__, "crosslens.") if not m.name.endswith("__main__")]
 for name in names:
     assert import_module(name).__file__.startswith(base), name
-from crosslens.data import passages, facts
-from crosslens.reports import pages
+from crosslens.data.tasks import passages, facts
+from crosslens.reports.pages import build
 assert len(passages.documents()) > 50
 from pathlib import Path
-assert (Path(base) / "crosslens/reports/templates/page.html").is_file()
+assert (Path(base) / "crosslens/reports/pages/templates/page.html").is_file()
 assert (Path(base) / "crosslens/data/facts.csv").is_file()
-assert (Path(base) / "crosslens/data/scenes/scenes.safetensors").is_file()
-assert "crosslens.data.training.answers" in names
+assert (Path(base) / "crosslens/data/subjects/scenes/scenes.safetensors").is_file()
+assert "crosslens.data.subjects.training.answers" in names
 print(len(names))
 """
 

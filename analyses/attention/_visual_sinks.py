@@ -1,0 +1,230 @@
+"""The visual part of `sinks`: sink tokens inside the image, where they lie, what they contribute, what masking costs.
+
+Its rows and tables appear where the prompts hold images. Query: the last position of the prompt.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ...probes.intervene.measures import logit_difference
+from ...probes.intervene.replay import Cut, record
+from ...probes.intervene.sweep import variant_sweep
+from ...probes.observe.tracing import Layer
+from ...probes.prompts.batch import Batch
+from ...probes.runs.results import Rows
+from .. import metrics
+from ..common import stats
+from ..common.claims import one_row
+from ..common.controls import random_positions
+from ..common.draws import example_keys
+from ..common.frames import head_axes, summarise
+from ..common.thumbnails import first_of_groups, picture_table, unmapped
+
+SHOWN = 4  # pictures on the page
+OBJECTS = ("asked_object", "other_objects")
+KINDS = ("first token", "visual sinks", "other image tokens")
+
+
+def layer_rows(layer: Layer, batch: Batch, phi: Tensor, tau: float | None) -> dict[str, Tensor]:
+    """Per example: φ of the first token, the largest and the median of the image; visual sinks, and those on objects;
+    norms of contributions [b, 3]; visual mass and non-sink ratio of the last query by head [b, h]; φ by patch."""
+    device = phi.device
+    image = batch.where("patches").to(device)
+    sinks = image & (phi >= (torch.inf if tau is None else tau))
+    on = _objects(batch).to(device) & image
+    inside = phi.masked_fill(~image, torch.nan)
+    rows = torch.arange(len(phi), device=device)
+    first, last = batch.start.to(device), batch.last.to(device)
+    pattern = layer.pattern(last[:, None])
+    mass = metrics.attention_share(pattern, image)[:, :, 0]
+    ratio = metrics.nonsink_ratio(pattern, image, sinks)[:, :, 0]
+    spoken = contributions(layer, pattern[:, :, 0])
+    here = torch.zeros_like(image)
+    here[rows, first] = True
+    kinds = [_mean(spoken, chosen) for chosen in (here, sinks, image & ~sinks)]
+    return {
+        "visual|phi": torch.stack([phi[rows, first], inside.nan_to_num(-1).amax(1), inside.nanmedian(1).values], 1),
+        "visual|sinks": sinks.sum(1).float(),
+        "visual|tokens": image.sum(1).float(),
+        "visual|on_object": torch.where(on.any(1), (sinks & on).sum(1).float(), torch.nan),
+        "visual|object_tokens": torch.where(on.any(1), on.sum(1).float(), torch.nan),
+        "visual|contribution": torch.stack(kinds, 1),
+        "visual|mass": mass,
+        "visual|nonsink": ratio,
+        "visual|patches": _in_order(phi, image),
+    }
+
+
+def contributions(layer: Layer, attention: Tensor) -> Tensor:
+    """‖Σ_h A[h, k] v[h, k] W_O[h]‖ of every key for one query: attention [b, h, k] -> [b, k]. Before post-norms."""
+    values = layer.v.float()
+    values = values.repeat_interleave(attention.shape[1] // values.shape[2], 2)
+    weight = layer.subject.W_O(layer.index).to(values.device).float()
+    weighted = values * attention.transpose(1, 2)[..., None]
+    return (weighted.flatten(2) @ weight.flatten(0, 1)).norm(dim=-1)
+
+
+def _objects(batch: Batch) -> Tensor:
+    known = [batch.marks[name] for name in OBJECTS if name in batch.marks]
+    return torch.stack(known).any(0) if known else torch.zeros_like(batch.roles, dtype=torch.bool)
+
+
+def _mean(values: Tensor, chosen: Tensor) -> Tensor:
+    """Mean over the chosen columns, NaN without any."""
+    return torch.where(chosen, values, 0).sum(1) / chosen.sum(1).where(chosen.any(1), torch.nan)
+
+
+def _in_order(phi: Tensor, image: Tensor) -> Tensor:
+    """φ of each image token in order, [b, most], NaN behind the last."""
+    order = (~image).int().argsort(dim=1, stable=True)[:, : int(image.sum(1).max())]
+    return phi.gather(1, order).masked_fill(~image.gather(1, order), torch.nan)
+
+
+def thresholds(phi: Tensor, tau: float | None) -> list[float]:
+    """The τ that are swept: quantiles of the image tokens' φ at the middle state, and the learned one."""
+    known = phi[phi.isfinite()]
+    swept = [float(q) for q in known.quantile(torch.tensor([0.5, 0.75, 0.9, 0.97]))] if len(known) else []
+    return sorted({round(t, 3) for t in swept} | ({round(tau, 3)} if tau is not None else set()))
+
+
+@torch.no_grad()
+def masked(subject: Any, batch: Batch, phi: Tensor, taus: tuple[float, ...], draws: int) -> dict[str, Tensor]:
+    """Whether the answer beats the wrong one when image tokens with φ ≥ τ are read by nobody outside of the image, and
+    when as many of the other image tokens are: [b, taus, 1 + draws]. phi: of the image tokens in order, at the middle
+    state.
+    """
+    image = batch.where("patches")
+    recording = record(subject, batch)
+    measure = logit_difference(batch.answers, batch.wrong)
+    outside = batch.mask & ~batch.where("image")
+    placed = torch.full(image.shape, -torch.inf)
+    placed[image] = phi.cpu()[phi.cpu().isfinite()]
+    variants, counts = [], []
+    for tau in taus:
+        chosen = placed >= tau
+        counts.append(chosen.sum(1).float())
+        keys = (example_keys(batch.example_ids, draw) for draw in range(draws))
+        sets = [chosen, *(random_positions(chosen, image, one) for one in keys)]
+        variants += [dict.fromkeys(range(subject.n_layers), (Cut(outside, columns),)) for columns in sets]
+    sweep = variant_sweep(recording, variants, outside, measure=measure)
+    values = sweep.values.unflatten(0, (len(taus), 1 + draws))
+    return {
+        "masked|right": (values > 0).float().permute(2, 0, 1),
+        "masked|difference": values.permute(2, 0, 1),
+        "masked|count": torch.stack(counts, 1),
+        "masked|plain": sweep.clean,
+    }
+
+
+def tables(rows: Rows, tau: float | None, taus: tuple[float, ...]) -> dict[str, pd.DataFrame]:
+    """visual: state, measure ("φ", "sinks", "on objects", "contribution"), token. visual_heads: layer, head, measure
+    ("visual mass", "non-sink ratio"). patches: state, row, column, where all pictures have the same grid. masking: tau,
+    control, measure, count, learned. pictures: example png, of the first ones whose grid is known; on_pictures: example
+    state row column value (φ) sink. unmapped: of the others, in words.
+    """
+    groups = rows.examples["group"]
+    states = {"state": np.arange(rows["visual|sinks"].shape[1])}
+    frames = []
+    for i, token in enumerate(("first token", "largest of the image", "median of the image")):
+        frames.append(summarise(rows["visual|phi"][..., i], groups, states, "φ", measure="φ", token=token, control=""))
+    share = rows["visual|sinks"] / rows["visual|tokens"]
+    frames.append(summarise(share, groups, states, "share of image tokens", measure="sinks", token="image", control=""))
+    for name, control in (("on_object", ""), ("object_tokens", "all image tokens")):
+        top = rows[f"visual|{name}"]
+        below = np.where(np.isnan(top), np.nan, rows["visual|sinks"] if not control else rows["visual|tokens"])
+        if np.nansum(below) > 0:
+            frame = summarise(top, groups, states, "share on objects", denominators=below)
+            frames.append(frame.assign(measure="on objects", token="visual sinks", control=control))
+    for i, token in enumerate(KINDS):
+        norms = rows["visual|contribution"][..., i]
+        if np.isfinite(norms).any():
+            frames.append(
+                summarise(norms, groups, states, "‖A·v·W_O‖", measure="contribution", token=token, control="")
+            )
+    made = {"visual": pd.concat(frames, ignore_index=True), "visual_heads": _heads(rows), "patches": _patches(rows)}
+    made |= _on_pictures(rows, np.inf if tau is None else tau) | unmapped(rows, "visual|grid")
+    if "masked|right" in rows.values:
+        made["masking"] = _masking(rows, tau, taus)
+    return made
+
+
+def _heads(rows: Rows) -> pd.DataFrame:
+    axes = head_axes(rows["visual|mass"])
+    frames = [
+        summarise(rows[f"visual|{name}"], rows.examples["group"], axes, "share of attention").assign(measure=measure)
+        for name, measure in (("mass", "visual mass"), ("nonsink", "non-sink ratio"))
+    ]
+    return pd.concat(frames, ignore_index=True).assign(control="")
+
+
+def _patches(rows: Rows) -> pd.DataFrame:
+    """φ at the middle state by place in the image; empty where pictures differ in their grid, or one is not known."""
+    grids, phi = np.unique(rows["visual|grid"], axis=0), rows["visual|patches"]
+    if len(grids) > 1 or not grids.all():
+        return pd.DataFrame()
+    state, (height, width) = phi.shape[1] // 2, grids[0].astype(int)
+    axes = {"row": np.arange(height), "column": np.arange(width)}
+    middle = phi[:, state].reshape(-1, height, width)
+    return summarise(middle, rows.examples["group"], axes, "φ").assign(state=state, control="")
+
+
+def _on_pictures(rows: Rows, tau: float) -> dict[str, pd.DataFrame]:
+    """The pictures of the first groups whose grid is known, and φ of their patches at the middle state."""
+    known = rows.where(np.asarray((rows["visual|grid"] > 0).all(1)))
+    if known.examples.empty:
+        return {}
+    first, state = first_of_groups(known, SHOWN), known["visual|patches"].shape[1] // 2
+    shown = picture_table(known, first)
+    maps = []
+    for name, i in zip(shown["example"], first, strict=True):
+        height, width = known["visual|grid"][i].astype(int)
+        place = np.arange(height * width)
+        values = known["visual|patches"][i, state, : height * width]
+        maps.append(pd.DataFrame({"example": name, "row": place // width, "column": place % width, "value": values}))
+    places = pd.concat(maps, ignore_index=True).assign(n=1, state=state, unit="φ")
+    return {"pictures": shown, "on_pictures": places.assign(sink=places["value"] >= tau)}
+
+
+def _masking(rows: Rows, tau: float | None, taus: tuple[float, ...]) -> pd.DataFrame:
+    """Accuracy over τ with the image tokens above it masked, with as many random ones masked, and their difference.
+
+    learned: the rows at the τ that tells sinks from other tokens.
+    """
+    right, groups = rows["masked|right"], rows.examples["group"]
+    axes = {"tau": list(taus)}
+    chosen, random = right[:, :, 0], right[:, :, 1:].mean(2)
+    plain = np.repeat((rows["masked|plain"] > 0).astype(float)[:, None], len(taus), 1)
+    frames = [
+        summarise(values, groups, axes, "share right").assign(measure="accuracy", control=control)
+        for values, control in ((chosen, ""), (random, "random image tokens"), (plain, "nothing masked"))
+    ]
+    found = stats.paired_difference(chosen, random, groups)
+    frame = summarise(chosen - random, groups, axes, "share right").assign(measure="difference", control="")
+    frames.append(frame.assign(p_value=found.p_value))
+    count = np.tile(rows["masked|count"].mean(0), len(frames))
+    whole = pd.concat(frames, ignore_index=True).assign(count=count)
+    return whole.assign(learned=False if tau is None else np.isclose(whole["tau"], tau, rtol=0, atol=6e-4))
+
+
+def largest(visual: pd.DataFrame) -> str:
+    """The φ of image tokens beside the first token's, as words."""
+    phi = visual[visual["measure"] == "φ"].groupby("token")["value"].max()
+    return f"largest mean φ of an image {phi['largest of the image']:.1f}, of the first token {phi['first token']:.1f}"
+
+
+def masked_at_tau(masking: pd.DataFrame) -> pd.Series | None:
+    """The row of masked − random at the learned τ."""
+    return one_row(masking, measure="difference", learned=True)
+
+
+def nothing_masked(row: pd.Series | None) -> str:
+    """Why masking says nothing, by the row at τ."""
+    if row is None:
+        return "the learned τ is not among those masked"
+    return "" if row["count"] > 0 else "no visual sinks to mask"

@@ -1,0 +1,1 @@
+"""Which heads and MLPs do a task, and what tasks share."""

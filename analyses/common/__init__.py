@@ -1,0 +1,1 @@
+"""What the questions share: statistics, claims, controls, tables."""

@@ -1,0 +1,114 @@
+"""Long tables: the columns every table shares, in their order, and estimates of cells as rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from ...probes.runs.results import Rows
+from . import stats
+
+COLUMNS = (
+    *("subject", "task", "analysis", "condition", "control", "state", "layer", "head"),
+    *("value", "lower", "upper", "n", "n_groups", "unit"),
+)
+
+
+def order_columns(frame: pd.DataFrame) -> pd.DataFrame:
+    """The shared columns first, in their order, where the table has them; then the table's own."""
+    own = [name for name in frame.columns if name not in COLUMNS]
+    return frame.loc[:, [name for name in COLUMNS if name in frame.columns] + own]
+
+
+def held_out(fitted_on: Mapping[str, int]) -> str:
+    """What something was learned from, for a sentence that ends "on": the true numbers."""
+    if not fitted_on["examples"]:
+        return "no examples: it was given"
+    return f"{fitted_on['examples']} held-out examples in {fitted_on['groups']} groups"
+
+
+def head_axes(values: np.ndarray) -> dict[str, Any]:
+    """The axes of rows [n, layer, head] for `summarise`, or of [n, layer], as of MLPs."""
+    names = ("layer", "head")[: values.ndim - 1]
+    return {name: np.arange(size) for name, size in zip(names, values.shape[1:], strict=True)}
+
+
+def by_condition(
+    rows: Rows, makers: Mapping[str, Callable[..., pd.DataFrame]], *arguments: Any
+) -> dict[str, pd.DataFrame]:
+    """Each maker's table of every condition's rows, one below the other, with a column condition; no empty table.
+
+    arguments: what a maker is called with behind the rows.
+    """
+    parts: dict[str, list[pd.DataFrame]] = {name: [] for name in makers}
+    for condition, mine in rows.conditions():
+        for name, make in makers.items():
+            parts[name].append(make(mine, *arguments).assign(condition=condition))
+    found = {name: pd.concat(frames, ignore_index=True) for name, frames in parts.items()}
+    return {name: table for name, table in found.items() if not table.empty}
+
+
+def summarise(
+    values: ArrayLike,
+    groups: ArrayLike,
+    axes: Mapping[str, Sequence[Any]],
+    unit: str,
+    *,
+    denominators: ArrayLike | None = None,
+    statistic: Literal["mean", "median"] = "mean",
+    n_boot: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+    **columns: Any,
+) -> pd.DataFrame:
+    """One row per cell: value, group-bootstrap interval, n, n_groups, unit, the cell's place on the axes.
+
+    values: [n, *cells], NaN where an example lacks the cell; groups: [n]; axes: name → labels of each cell
+    axis, in order, e.g. {"layer": range(30), "head": range(9)}. n counts the examples a cell has, n_groups
+    their groups. denominators ([n, *cells] or [n]): the value is then Σ values / Σ denominators.
+    columns: constants such as subject="smollm2" or measure="entropy"; `statistic`, `n_boot`, `seed` and
+    `level` go to `stats.group_bootstrap`.
+    Errors: ValueError where the axes do not fit the cells, for a median with denominators, or as
+    `stats.group_bootstrap`.
+    """
+    values, groups = np.asarray(values, float), np.asarray(groups)
+    shape = tuple(len(labels) for labels in axes.values())
+    if values.shape[1:] != shape:
+        raise ValueError(f"values have cells {values.shape[1:]}, the axes {tuple(axes)} have {shape}")
+    if denominators is not None and statistic != "mean":
+        raise ValueError(f"a {statistic} has no denominators")
+    options = {"n_boot": n_boot, "seed": seed, "level": level}
+    present = ~np.isnan(values)
+    if denominators is None:
+        estimate = stats.group_bootstrap(values, groups, statistic=statistic, **options)
+    else:
+        below = np.asarray(denominators, float)
+        present &= ~np.isnan(below.reshape(below.shape + (1,) * (values.ndim - below.ndim)))
+        estimate = stats.ratio_bootstrap(values, below, groups, **options)
+    measured = dict(zip(("value", "lower", "upper"), (x.ravel() for x in estimate), strict=True))
+    counts = {"n": present.sum(0).ravel(), "n_groups": _group_counts(present, groups).ravel()}
+    places = _places(axes, shape)
+    return order_columns(pd.DataFrame({**places, **measured, **counts, "unit": unit, **columns}))
+
+
+def _group_counts(present: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """[*cells]: groups with at least one example in the cell."""
+    order = np.argsort(groups, kind="stable")
+    _, starts = np.unique(groups[order], return_index=True)
+    return np.logical_or.reduceat(present[order], starts, axis=0).sum(0)
+
+
+def _places(axes: Mapping[str, Sequence[Any]], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Axis name → its label for every cell, cells in C order."""
+    places = np.unravel_index(np.arange(math.prod(shape)), shape) if shape else ()
+    return {name: np.asarray(labels)[at] for (name, labels), at in zip(axes.items(), places, strict=True)}
+
+
+def middle(n_layers: int) -> slice:
+    """The middle half of the layers, where φ's threshold and the statements are read."""
+    return slice(n_layers // 4, n_layers - n_layers // 4)

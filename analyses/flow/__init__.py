@@ -1,0 +1,1 @@
+"""Along which edges an answer travels, and which heads read the image."""

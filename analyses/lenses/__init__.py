@@ -1,0 +1,1 @@
+"""What states, heads and images say in words."""

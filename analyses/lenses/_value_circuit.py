@@ -1,0 +1,61 @@
+"""What a head reads and promotes, from its weights alone: the OV circuit between embeddings and unembeddings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ...probes.model import frozen_norms
+
+
+@torch.no_grad()
+def factors(subject: Any, layer: int) -> tuple[Float[Tensor, "h d d_head"], Float[Tensor, "h d_head d"]]:
+    """W_V with the layer's input norm folded in (its gain; LayerNorm's centering) and W_O, of every head, float32.
+
+    A norm behind the attention gives its gain to W_O. Scales that depend on the input, and biases, are left out.
+    """
+    like = subject.W_U[0]
+    values, out = frozen_norms.value_weight(subject, layer).float(), subject.W_O(layer).detach().float()
+    block = subject.layers[layer]
+    if (norm := frozen_norms.input_norm(block)) is not None:
+        values = frozen_norms.affine(norm, like).pull(values.mT).mT
+    if (tail := frozen_norms.attention_tail(block)) is not None:
+        behind = frozen_norms.affine(tail, like)
+        out = behind.centered(out) * behind.gain
+    return values, out
+
+
+@torch.no_grad()
+def promoted(subject: Any, directions: int, words: int) -> dict[str, Tensor]:
+    """reads_ids, promotes_ids (and _values) [layers, h, directions, words]: the tokens whose embedding (of length 1),
+    or unembedding behind the final norm's gain, lies most along the largest singular directions of W_V · W_O;
+    strength [layers, h, directions]: each direction's share of Σ s²; copying [layers, h]: Σ Re λ / Σ |λ| of
+    W_E · W_V · W_O · W_U.
+
+    Through TransformerLens' FactoredMatrix. A pair of directions has no sign: that of the strongest embedding is taken.
+    """
+    from transformer_lens import FactoredMatrix
+
+    W_E = subject.model.get_input_embeddings().weight.detach().float()
+    W_U = frozen_norms.affine(subject.norm, subject.W_U[0]).pull(subject.W_U.float())
+    unit_E = torch.nn.functional.normalize(W_E, dim=-1)  # the norm in front of a layer takes the length away
+    between = W_U.T @ W_E  # [d, d]: from what is written to what is read, over the whole vocabulary
+    layers = []
+    for layer in range(subject.n_layers):
+        values, out = factors(subject, layer)
+        reads, sizes, writes = FactoredMatrix(values, out).svd()
+        eigenvalues = FactoredMatrix(values, out @ between).eigenvalues
+        reads, writes = reads[..., :directions].mT, writes[..., :directions].mT  # [h, directions, d]
+        found = {"reads": reads @ unit_E.T, "promotes": writes @ W_U.T}
+        sign = found["reads"].gather(-1, found["reads"].abs().argmax(-1, keepdim=True)).sign()
+        tops = {side: (logits * sign).topk(words, -1) for side, logits in found.items()}
+        layers.append(
+            {f"{side}_ids": top.indices.int() for side, top in tops.items()}
+            | {f"{side}_values": top.values for side, top in tops.items()}
+            | {"strength": (sizes.square() / sizes.square().sum(-1, keepdim=True))[..., :directions]}
+            | {"copying": eigenvalues.real.sum(-1) / eigenvalues.abs().sum(-1)}
+        )
+    return {name: torch.stack([layer[name] for layer in layers]) for name in layers[0]}

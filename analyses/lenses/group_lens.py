@@ -1,0 +1,129 @@
+"""Vocabulary-group lens: how probable the words of a language, or the colours, are in every state
+
+Tables: groups (summed probability of a group's tokens by state, beside as many random tokens), kl (to the output).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ...data.word_groups import token_groups
+from ...probes.observe.tracing import Layer
+from ...probes.prompts.batch import Batch
+from ...probes.runs.results import Rows
+from .. import metrics
+from ..common.frames import order_columns, summarise
+
+VERSION = 2
+QUESTION = "In which state do the words of a language, or of another group, become probable?"
+PAPER = "latent language, arXiv 2408.10811 (-style)"
+DRAWS, NEAR = 20, 500  # control: random words, each at most so many ids away from a token of the group
+
+
+@dataclass(frozen=True)
+class Options:
+    """groups: "languages", "colours", "shapes", "digits", or one's own: "pets=cat,dog". subset: the meta column that a
+    task's examples are split by.
+    """
+
+    groups: tuple[str, ...] = ("languages",)
+    subset: str = "relation"
+
+
+def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
+    """The methods sentence of the page."""
+    return (
+        "At the last real position, every state of the residual goes through the model's final norm and unembedding; "
+        "the probabilities of a group's tokens are summed. Words that are not one token of this tokenizer are left "
+        f"out, and so are those that two groups share. Control: as many random tokens that are words too, each within "
+        f"{NEAR} ids of one of the group (ids go roughly by frequency), the median of {DRAWS} draws: one odd token can "
+        "hold most of a middle state's probability. KL: of the model's output to the state's distribution."
+    )
+
+
+def layer_rows(layer: Layer, batch: Batch, options: Options) -> dict[str, Tensor]:
+    """The states at the last real position, [b, d] each."""
+    rows = torch.arange(len(batch.last), device=layer.resid_pre.device)
+    last = batch.last.to(rows.device)
+    kept = {"resid": layer.resid_pre[rows, last]}
+    return kept | ({"final": layer.resid_post[rows, last]} if layer.index == layer.subject.n_layers - 1 else {})
+
+
+def finish(subject: Any, batch: Batch, kept: dict[str, Tensor], options: Options) -> dict[str, Tensor]:
+    """Rows: "<group>" and "<group>|random" [b, states], "kl" [b, states]; one state's logits are alive at a time."""
+    groups = token_groups(batch.tokenizer, options.groups)
+    taken = frozenset(i for ids in groups.values() for i in ids)
+    states = torch.cat([kept["resid"], kept["final"]], 1).to(subject.device).unbind(1)
+    final = metrics.logit_lens(states[-1], subject.norm, subject.unembed)
+    drawn = {group: _similar(batch.tokenizer, tuple(ids), taken, final.shape[-1]) for group, ids in groups.items()}
+    read: dict[str, list[Tensor]] = {}
+    for state in states:
+        logits = metrics.logit_lens(state, subject.norm, subject.unembed)
+        p = logits.float().softmax(-1)
+        read.setdefault("kl", []).append(metrics.kl_divergence(final, logits))
+        for group, ids in groups.items():
+            read.setdefault(group, []).append(p[:, ids].sum(-1))
+            read.setdefault(f"{group}|random", []).append(p[:, drawn[group]].sum(-1).median(-1).values)
+    return {name: torch.stack(values, 1) for name, values in read.items()}
+
+
+@lru_cache(maxsize=16)
+def _similar(tokenizer: Any, ids: tuple[int, ...], taken: frozenset[int], vocabulary: int) -> list[list[int]]:
+    """DRAWS times as many tokens as a group has: words of no group and of nearby ids, the same for every batch."""
+    rng = np.random.default_rng(0)
+
+    @cache
+    def is_word(token: int) -> bool:
+        text = tokenizer.decode([token]).strip()
+        return text.isalpha() and len(text) > 1
+
+    columns = []
+    for i in ids:
+        near = [j for j in range(max(0, i - NEAR), min(vocabulary, i + NEAR + 1)) if j not in taken]
+        columns.append(rng.choice([j for j in near if is_word(j)] or near, DRAWS))
+    return np.stack(columns, 1).tolist()
+
+
+def row_size(subject: Any, positions: int, options: Options) -> int:
+    """Numbers that one example's rows hold: the plan's estimate of the files."""
+    return (subject.n_layers + 1) * (1 + 8 * len(options.groups))
+
+
+def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
+    """groups: condition control state value … group subset. kl: condition state value … subset."""
+    names = [name for name in rows.values if name != "kl" and not name.endswith("|random")]
+    groups, kl = [], []
+    for condition, subset, part in rows.parts(options.subset):
+        where = {"condition": condition, "subset": subset}
+        states = {"state": np.arange(part["kl"].shape[1])}
+        of = part.examples["group"]
+        kl.append(summarise(part["kl"], of, states, "nats").assign(control="", **where))
+        for name in names:
+            for control, source in (("", name), ("random tokens", f"{name}|random")):
+                frame = summarise(part[source], of, states, "probability")
+                groups.append(frame.assign(group=name, control=control, **where))
+    made = {"groups": groups, "kl": kl, "latent": _latent(rows)}
+    return {name: order_columns(pd.concat(f, ignore_index=True)) for name, f in made.items() if f}
+
+
+def _latent(rows: Rows) -> list[pd.DataFrame]:
+    """Where examples name a target language: how far English and the target are above their random tokens."""
+    if "target" not in rows.examples or "English" not in rows.values:
+        return []
+    frames = []
+    for condition, mine in rows.conditions():
+        targets = mine.examples["target"].to_numpy()
+        for name in ("English", "target"):
+            group = targets if name == "target" else np.full(len(targets), "English")
+            excess = np.stack([mine[g][i] - mine[f"{g}|random"][i] for i, g in enumerate(group)])
+            frame = summarise(excess, mine.examples["group"], {"state": np.arange(excess.shape[1])}, "probability")
+            frames.append(frame.assign(group=name, condition=condition, control=""))
+    return frames

@@ -1,0 +1,230 @@
+"""The logit lens: what each layer's state would say if it were the last.
+
+Read at the last real position, of the residual and of what attention and MLP add to it, with and without the final
+norm. Tables: lens, accuracy; for a single prompt (`show`): grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ...data.tokens import labels
+from ...probes.observe.capture import capture
+from ...probes.observe.tracing import Layer
+from ...probes.prompts.batch import Batch
+from ...probes.runs.results import Rows
+from .. import metrics
+from ..common.claims import Claim, Statement, judge, one_row, unsolved
+from ..common.frames import order_columns, summarise
+
+VERSION = 2
+QUESTION = "In which layer does the answer become readable, and which part writes it?"
+PAPER = "logit lens (nostalgebraist 2020), with the final norm; arXiv 2411.18620 leaves the norm out in the middle"
+SITES = ("resid", "attn_out", "mlp_out")
+NORMS = ("final norm", "no norm")
+MEASURES = ("probability", "rank", "kl", "entropy", "top1")
+UNITS = {
+    "probability": "probability",
+    "rank": "rank (0 = top)",
+    "kl": "nats",
+    "entropy": "nats",
+    "top1": "share",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """sites: which states are read. subset: the meta column that a task's examples are split by."""
+
+    sites: tuple[str, ...] = SITES
+    subset: str = "relation"
+
+
+def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
+    """The methods sentence of the page."""
+    return (
+        "At the last real position of every prompt, each state is turned into logits by the model's own unembedding, "
+        "with its final norm (logit lens) and without. Probability and rank (number of tokens above; medians) of the "
+        "answer's token, KL of the model's final distribution to the lens, and the lens's entropy. The control is the "
+        "wrong answer of the same prompt. For attention and MLP outputs, state s is the state they are added to."
+    )
+
+
+def layer_rows(layer: Layer, batch: Batch, options: Options) -> dict[str, Tensor]:
+    """The states at the last real position, [b, d] each."""
+    rows = torch.arange(len(batch.last), device=layer.resid_pre.device)
+    last = batch.last.to(rows.device)
+    kept = {"resid": layer.resid_pre[rows, last], "resid_post": layer.resid_post[rows, last]}
+    parts = {"attn_out": lambda: layer.attn_out, "mlp_out": lambda: layer.mlp_out}
+    return kept | {name: read()[rows, last] for name, read in parts.items() if name in options.sites}
+
+
+def finish(subject: Any, batch: Batch, kept: dict[str, Tensor], options: Options) -> dict[str, Tensor]:
+    """Every kept state through the lens; one state's logits are alive at a time.
+
+    Rows: "<site>|<norm>|<measure>" [b, states] (probability and rank [b, states, 2]: answer, wrong answer), and
+    "logit_difference" [b].
+    """
+    states = {"resid": torch.cat([kept["resid"], kept["resid_post"][:, -1:]], 1)}
+    states |= {site: kept[site] for site in options.sites if site != "resid"}
+    final = subject.unembed(subject.norm(states["resid"][:, -1].to(subject.device))).float()
+    reference = (final.softmax(-1), metrics.entropy(final))
+    ids = torch.stack([batch.answers, batch.wrong], 1).to(final.device)
+    rows = {"logit_difference": final.gather(1, ids)[:, 0] - final.gather(1, ids)[:, 1]}
+    for site in options.sites:
+        for norm in NORMS:
+            read = [_read(subject, state, norm, ids, reference) for state in states[site].unbind(1)]
+            rows |= {f"{site}|{norm}|{m}": torch.stack([r[m] for r in read], 1).float() for m in MEASURES}
+    return rows
+
+
+def _read(subject: Any, state: Tensor, norm: str, ids: Tensor, reference: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+    chosen = subject.norm if norm == NORMS[0] else None
+    logits = metrics.logit_lens(state.to(subject.device), chosen, subject.unembed)
+    read = metrics.lens_readings(logits, ids, *reference)
+    return read | {"top1": read["rank"] == 0}
+
+
+def row_size(subject: Any, positions: int, options: Options) -> int:
+    """Numbers that one example's rows hold: the plan's estimate of the files."""
+    return 1 + len(options.sites) * len(NORMS) * (len(MEASURES) + 2) * (subject.n_layers + 1)
+
+
+def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
+    """lens: condition control state value lower upper n n_groups unit site norm measure subset.
+    accuracy: condition control value … measure ("top1", "pair accuracy", "logit difference") subset.
+    compared: condition value … measure, the numbers of the claims.
+    """
+    lens, accuracy, compared = [], [], []
+    for condition, subset, part in rows.parts(options.subset):
+        where = {"condition": condition, "subset": subset}
+        accuracy.append(_accuracy(part).assign(**where))
+        if subset == "all" and "resid" in options.sites:
+            compared.append(_compared(part).assign(**where))
+        # The curves by subset are about the residual with the norm; all sites are shown over the whole task.
+        sites = options.sites if subset == "all" else ("resid",)
+        for site in sites:
+            for norm in NORMS if subset == "all" else NORMS[:1]:
+                lens.append(_lens(part, site, norm).assign(**where))
+    made = {"lens": lens, "accuracy": accuracy, "compared": compared}
+    return {name: order_columns(pd.concat(frames, ignore_index=True)) for name, frames in made.items() if frames}
+
+
+def _lens(rows: Rows, site: str, norm: str) -> pd.DataFrame:
+    frames = []
+    for measure in MEASURES:
+        values = rows[f"{site}|{norm}|{measure}"]
+        groups = rows.examples["group"]
+        first = 0 if site == "resid" else 1
+        axes = {"state": np.arange(values.shape[1]) + first}
+        where = {"site": site, "norm": norm, "measure": measure}
+        controls = ("", "wrong answer") if values.ndim == 3 else ("",)
+        for column, control in enumerate(controls):
+            cells = values[..., column] if values.ndim == 3 else values
+            kind = "median" if measure == "rank" else "mean"
+            frame = summarise(cells, groups, axes, UNITS[measure], statistic=kind)
+            frames.append(frame.assign(control=control, **where))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _accuracy(rows: Rows) -> pd.DataFrame:
+    rank = rows[f"resid|{NORMS[0]}|rank"][:, -1]
+    measures = {
+        ("top1", "", "share"): rank[:, 0] == 0,
+        ("top1", "wrong answer", "share"): rank[:, 1] == 0,
+        ("pair accuracy", "", "share"): rows["logit_difference"] > 0,
+        ("pair accuracy − guessing", "", "share"): (rows["logit_difference"] > 0) - 0.5,
+        ("logit difference", "", "logits"): rows["logit_difference"],
+    }
+    frames = [
+        summarise(values.astype(float), rows.examples["group"], {}, unit).assign(measure=name, control=control)
+        for (name, control, unit), values in measures.items()
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+NORM_GAIN, READ_BEFORE, FALLING = "KL with the norm − without", "read before / final", "steps that fall"
+
+
+def _compared(rows: Rows) -> pd.DataFrame:
+    """What the claims are about: one number an example, over the second half of the states or two thirds up."""
+    groups = rows.examples["group"]
+    normed, plain = (rows[f"resid|{norm}|kl"] for norm in NORMS)
+    half = normed.shape[1] // 2
+    probability = rows[f"resid|{NORMS[0]}|probability"][..., 0]
+    before = probability[:, 2 * (probability.shape[1] - 1) // 3]
+    frames = [
+        summarise((normed - plain)[:, half:].mean(1), groups, {}, "nats").assign(measure=NORM_GAIN),
+        summarise(before, groups, {}, "ratio", denominators=probability[:, -1]).assign(measure=READ_BEFORE),
+        summarise((np.diff(normed[:, half:]) < 0).mean(1), groups, {}, "share").assign(measure=FALLING),
+    ]
+    return pd.concat(frames, ignore_index=True).assign(control="")
+
+
+CLAIMS = (
+    Statement(
+        "norm matters",
+        "The final norm matters: in the second half of the states, KL to the final distribution is lower with it.",
+        *("common practice; arXiv 2411.18620 leaves it out", 0.0, "below"),
+    ),
+    Statement(
+        "readable late",
+        "The answer becomes readable late: two thirds up, the lens gives it less than half of its final probability.",
+        *("arXiv 2411.18620", 0.5, "below"),
+    ),
+    Statement(
+        "refined step by step",
+        "Predictions are refined step by step: from the middle on, KL to the final falls in 80 % of a prompt's layers.",
+        *("arXiv 2303.08112", 0.8, "above"),
+    ),
+)
+
+
+def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:
+    """What the papers say of lenses, of one condition's tables."""
+    compared = tables.get("compared")
+    rows = [one_row(compared, measure=measure) for measure in (NORM_GAIN, READ_BEFORE, FALLING)]
+    solved = unsolved(one_row(tables["accuracy"], measure="pair accuracy − guessing", subset="all"))
+    told = ("", solved, "")
+    return [judge(s, row, untestable=why) for s, row, why in zip(CLAIMS, rows, told, strict=True)]
+
+
+def show(subject: Any, batch: Batch, options: Options) -> dict[str, pd.DataFrame]:
+    """The token grid of single prompts: what every state says at every position.
+
+    grid: example state position token top probability value. The last state is the model's own prediction.
+    """
+    grids = []
+    for index, example in enumerate(batch.example_ids):
+        places = batch.mask[index].nonzero()[:, 0]
+        one = {name: value[index : index + 1] for name, value in batch.inputs.items()}
+        sites = [f"blocks.{subject.n_layers - 1}.hook_resid_post", "resid_pre"]
+        kept = capture(subject, one, sites)
+        names = [f"blocks.{i}.hook_resid_pre" for i in range(subject.n_layers)] + sites[:1]
+        for state, name in enumerate(names):
+            grids.append(_grid(subject, batch, one["input_ids"][0, places], kept[name][0, places], state, example))
+    return {"grid": pd.concat(grids, ignore_index=True)}
+
+
+def _grid(subject: Any, batch: Batch, ids: Tensor, states: Tensor, state: int, example: str) -> pd.DataFrame:
+    with torch.no_grad():
+        probability, top = subject.unembed(subject.norm(states)).float().softmax(-1).max(-1)
+    words, tops = labels(batch.tokenizer, ids), labels(batch.tokenizer, top)
+    return pd.DataFrame(
+        {
+            "example": example,
+            "state": state,
+            "position": range(len(ids)),
+            "value": probability.cpu().numpy(),
+            "unit": "probability",
+            "token": words,
+            "top": tops,
+        }
+    )

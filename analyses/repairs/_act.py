@@ -1,0 +1,152 @@
+"""Attention calibration: columns that take too much attention lose a part of it to all others, in chosen heads."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ...data.errors import UserError
+from ...probes.intervene.measures import Measure
+from ...probes.intervene.replay import Put, record
+from ...probes.intervene.sweep import variant_sweep
+from ...probes.model.attention import AttentionCall, Edit
+from ...probes.observe.decode_tracking import following
+from ...probes.observe.tracing import Layer, tracing
+from .. import metrics
+from ..common.columns import column_counts
+from ..common.controls import random_positions
+from ..common.draws import layer_keys
+
+Head = tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Calibrated:
+    """The hidden sinks of the last prompt. sinks: layer -> Bool[b, h, n]."""
+
+    sinks: dict[int, Bool[Tensor, "b h n"]] = field(default_factory=dict)
+
+
+def default_heads(n_layers: int, n_heads: int) -> list[Head]:
+    """All heads of the layers 2 … L−2."""
+    return [(layer, head) for layer in range(2, n_layers - 1) for head in range(n_heads)]
+
+
+@contextmanager
+def act(
+    subject: Any,
+    *,
+    beta: float = 0.4,
+    threshold: float = 0.1,
+    per_token: float | None = None,
+    heads: Collection[Head] | None = None,
+    columns: str = "sinks",
+    seed: int | Sequence[str] = 0,
+) -> Iterator[Calibrated]:
+    """While active, in the chosen heads every column with a mean attention above `threshold` is multiplied by beta.
+
+    What becomes free goes to the row's other columns in proportion; rows keep their sum. The column means are those of
+    the prompt's map, over the real queries that see a column (columns seen by fewer than 8 are left out, and so is the
+    first token); generated tokens keep the prompt's sinks. per_token: the threshold is per_token / N instead.
+    heads: (layer, head) pairs, by default all of layers 2 … L−2; `act_effects` measures which ones help.
+    columns: "sinks", or as a control "random": as many other columns of each head. seed: one number for all prompts,
+    or one key for each. Prompts need no image.
+    Source: arXiv 2406.15765 (beta 0.4; threshold 0.1 in the scripts, 5/N in the paper). The released code takes each
+    generated row alone and spares the first column that it finds, whatever that is; here the prompt's sinks are kept
+    and the first token is spared. UserError: as `following`.
+    """
+    if not 0 <= beta <= 1:
+        raise UserError(f"beta = {beta} is outside 0…1")
+    if columns not in ("sinks", "random"):
+        raise ValueError(f"columns are 'sinks' or 'random', not {columns!r}")
+    pairs = set(default_heads(subject.n_layers, subject.n_heads) if heads is None else heads)
+    if any(not (0 <= a < subject.n_layers and 0 <= b < subject.n_heads) for a, b in pairs):
+        raise UserError(f"heads are (layer, head) pairs within {subject.n_layers} × {subject.n_heads}")
+    found = Calibrated()
+
+    def edit_of(index: int) -> Edit:
+        mine = torch.tensor([(index, head) in pairs for head in range(subject.n_heads)])
+
+        def edit(call: AttentionCall) -> AttentionCall:
+            if shown.asleep:
+                return call
+            if shown.prompt:
+                sinks, eligible = hidden_columns(call, shown.real, threshold, per_token)
+                sinks = sinks & mine.to(sinks.device)[:, None]
+                if columns == "random":
+                    sinks = random_positions(sinks, eligible, layer_keys(seed, len(sinks), index))
+                found.sinks[index] = sinks
+            return calibrating(call, found.sinks[index][:, :, shown.offset(call) :], beta)
+
+        return edit
+
+    edits = {i: edit_of(i) for i in sorted({layer for layer, _ in pairs})}
+    with following(subject, needs_image=False) as shown, tracing(subject, edits=edits):
+        yield found
+
+
+def hidden_columns(
+    call: AttentionCall, real: Bool[Tensor, "b n"], threshold: float, per_token: float | None = None
+) -> tuple[Bool[Tensor, "b h k"], Bool[Tensor, "b h k"]]:
+    """A layer's hidden sinks by head, and the columns that could have been; a few examples' maps alive at a time."""
+    real = real.to(call.query.device)
+    found, could = [], []
+    for part, pattern in call.patterns():
+        sums, seen = column_counts(call, part, pattern, real[part][:, None])
+        mean = sums[:, :, 0] / seen
+        limit: Any = threshold if per_token is None else per_token / real[part].sum(1)
+        found.append(metrics.are_hidden(mean, seen, real[part], threshold=limit))
+        could.append(metrics.are_hidden(torch.ones_like(mean), seen, real[part], threshold=0.0))
+    return torch.cat(found), torch.cat(could)
+
+
+def calibrating(call: AttentionCall, sinks: Bool[Tensor, "b h m"], beta: float) -> AttentionCall:
+    """The call with every row calibrated."""
+    sinks = sinks.to(call.query.device)
+    return call.edited(
+        pattern_edit=lambda pattern, rows, part: metrics.calibrate_sinks(pattern, sinks[part], beta, out=pattern)
+    )
+
+
+@torch.no_grad()
+def act_effects(
+    subject: Any,
+    inputs: Any,
+    measure: Measure,
+    *,
+    heads: Collection[Head] | None = None,
+    beta: float = 0.4,
+    threshold: float = 0.1,
+    per_token: float | None = None,
+) -> dict[Head, Float[Tensor, "b"]]:
+    """What calibrating one head alone does to a measure of the last logits, per example: calibrated − plain.
+
+    One forward is kept; the heads ride as variants from their own layer on (`probes.replay`). A head without a hidden
+    sink in these prompts changes nothing and costs nothing. heads: by default all of layers 2 … L−2.
+    """
+    pairs = sorted(default_heads(subject.n_layers, subject.n_heads) if heads is None else heads)
+    recording = record(subject, inputs, ("z",))
+    real, replaced = recording.mask, {}
+
+    def keep(layer: Layer) -> None:
+        mine = [head for index, head in pairs if index == layer.index]
+        if mine:
+            sinks, _ = hidden_columns(layer.attention, real, threshold, per_token)
+            if bool(sinks[:, mine].any()):
+                replaced[layer.index] = (calibrating(layer.attention, sinks, beta).output(), sinks.any(2).any(0))
+
+    with tracing(subject, keep):
+        subject.forward(recording.inputs)
+    moved = [(index, head) for index, head in pairs if index in replaced and bool(replaced[index][1][head])]
+    variants = [{index: (Put("z", real, replaced[index][0], (head,)),)} for index, head in moved]
+    found = {pair: torch.zeros(len(real)) for pair in pairs}
+    if variants:
+        sweep = variant_sweep(recording, variants, real, measure=measure)
+        found |= {pair: value - sweep.clean for pair, value in zip(moved, sweep.values, strict=True)}
+    return found

@@ -1,0 +1,229 @@
+"""Tables and claims of `repairs`: measures of every variant, paired differences, and what a verdict needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from ...probes.runs.results import Rows
+from ..common import hallucination, stats
+from ..common.claims import Claim, Statement, judge, one_row, unsolved
+from ..common.frames import head_axes, summarise
+
+NONE = "none"
+COUNTS = ("named", "hallucinated", "found", "there", "length")
+ABOVE_CHANCE, WITH_SINK, CALIBRATED = "accuracy − guessing", "layers with a visual sink", "heads that ACT calibrates"
+F1 = hallucination.POPE.index("F1")
+Ratios = dict[str, tuple[np.ndarray, np.ndarray]]  # variant -> numerators and denominators [n, draws]
+SOURCES = {"VHR": "arXiv 2412.13949", "VAR": "arXiv 2503.03321", "ACT": "arXiv 2406.15765"}
+STATEMENTS = tuple(
+    Statement(
+        f"{repair} {way} {measure}",
+        f"{repair} {way} {measure} against the plain model, and by more than its random control.",
+        source,
+        side="above" if way == "raises" else "below",
+    )
+    for way, measure in (("raises", "accuracy"), ("lowers", "CHAIR_I"))
+    for repair, source in SOURCES.items()
+)
+
+
+class Variant(NamedTuple):
+    """One way to run the model. draws: how many times it is drawn. open: (subject, seed) -> what is active; the seed is
+    a number, or a key for each prompt.
+    """
+
+    repair: str
+    setting: float
+    control: str
+    draws: int
+    open: Callable[[Any, int | Sequence[str]], AbstractContextManager[Any]]
+
+    @property
+    def key(self) -> str:
+        return f"{self.repair}|{self.setting:g}|{self.control}"
+
+
+Known = Mapping[str, Variant]
+
+
+def make(rows: Rows, variants: Sequence[Variant]) -> dict[str, pd.DataFrame]:
+    """measures, differences, preconditions and heads; see `repairs.tables`."""
+    known = {v.key: v for v in variants}
+    measures, differences, needed = [], [], []
+    for condition, subset, part in _parts(rows):
+        where = {"condition": condition, "subset": subset}
+        for name, ratios in _ratios(part, known).items():
+            measures += [_measure(part, known[k], name, r) | where for k, r in ratios.items()]
+            differences += [row | where for row in _differences(part, known, name, ratios)]
+        averaged, apart = _over_sets(part, known) if subset == "all" else ([], [])
+        measures += [row | where for row in averaged]
+        differences += [row | where for row in apart]
+        needed += [frame.assign(**where) for frame in _preconditions(part, known)]
+    made = {"measures": pd.DataFrame(measures), "differences": pd.DataFrame(differences)}
+    made |= {"preconditions": pd.concat(needed, ignore_index=True)} if needed else {}
+    return made | ({"heads": _heads(rows)} if "heads" in rows.values else {})
+
+
+def _parts(rows: Rows) -> Iterator[tuple[str, str, Rows]]:
+    """Conditions, and within each the whole task and its kinds where there are several."""
+    for condition, mine in rows.conditions():
+        yield condition, "all", mine
+        kinds = mine.examples["kind"] if "kind" in mine.examples else pd.Series(dtype=str)
+        for kind in sorted(kinds.unique()) if kinds.nunique() > 1 else ():
+            yield condition, kind, mine.where((kinds == kind).to_numpy())
+
+
+# ---------------------------------------------------------------- ratios of sums
+
+
+def _ratios(part: Rows, known: Known) -> dict[str, Ratios]:
+    """Measure -> variant -> numerators and denominators."""
+    found: dict[str, Ratios] = {}
+    for key in known:
+        for name, pair in _measures_of(part[key], known[key].draws).items():
+            found.setdefault(name, {})[key] = pair
+    return found
+
+
+def _measures_of(values: np.ndarray, draws: int) -> Ratios:
+    per_draw = []
+    for draw in range(draws):
+        if values.shape[2] == len(COUNTS):
+            per_draw.append(hallucination.chair_ratios(*values[:, draw].T))
+        elif np.isnan(values[:, draw, 1]).any():
+            right = values[:, draw, 0]
+            per_draw.append({"accuracy": (right, np.ones(len(right)))})
+        else:
+            per_draw.append(hallucination.pope_ratios(*_said_and_true(values[:, draw])))
+    return {n: tuple(np.stack([d[n][i] for d in per_draw], 1) for i in (0, 1)) for n in per_draw[0]}  # type: ignore
+
+
+def _said_and_true(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of (right, yes) [n, 2]: whether the answer is a yes, and whether it ought to be."""
+    right, yes = values.T == 1
+    return yes, yes == right
+
+
+def _measure(part: Rows, variant: Variant, name: str, ratio: tuple[np.ndarray, np.ndarray]) -> dict[str, Any]:
+    top, bottom = (x.sum(1) for x in ratio)
+    found = stats.ratio_bootstrap(top, bottom, part.examples["group"])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        each = ratio[0].sum(0) / ratio[1].sum(0)
+    spread = np.nanquantile(each, [0.025, 0.975]) if variant.draws > 1 and np.isfinite(each).any() else (np.nan,) * 2
+    drawn = {"draws": variant.draws, "draws_lower": float(spread[0]), "draws_upper": float(spread[1])}
+    return _row(part, variant, name, found) | drawn
+
+
+def _row(part: Rows, variant: Variant, measure: str, found: tuple[Any, ...]) -> dict[str, Any]:
+    """found: value, lower, upper, and p where there is one."""
+    names = {name: getattr(variant, name) for name in ("control", "repair", "setting")} | {"measure": measure}
+    numbers = {name: float(x) for name, x in zip(("value", "lower", "upper", "p_value"), found, strict=False)}
+    counts = {"n": len(part.examples), "n_groups": part.examples["group"].nunique()}
+    return names | numbers | counts | {"unit": hallucination.UNITS.get(measure, "share")}
+
+
+def _pairs(known: Known) -> Iterator[tuple[str, str, str]]:
+    """(variant, the other, its name): all against the plain model, and repairs against their controls."""
+    plain = next(key for key, v in known.items() if v.repair == NONE)
+    for key, variant in known.items():
+        if key != plain:
+            yield key, plain, "plain"
+        if variant.control:
+            yield variant._replace(control="").key, key, variant.control
+
+
+def _differences(part: Rows, known: Known, name: str, ratios: Ratios) -> list[dict[str, Any]]:
+    pooled = {key: (top.sum(1), bottom.sum(1)) for key, (top, bottom) in ratios.items()}
+    groups = part.examples["group"]
+    return [
+        _row(part, known[key], name, stats.ratio_difference(pooled[key], pooled[other], groups)) | {"against": against}
+        for key, other, against in _pairs(known)
+    ]
+
+
+# ---------------------------------------------------------------- POPE's sets
+
+
+def _over_sets(part: Rows, known: Known) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """F1 averaged over POPE's sets, as papers report it, and its differences; nothing where there is one set."""
+    names = part.examples["kind"].astype(str) if "kind" in part.examples else pd.Series(dtype=str)
+    yes_or_no = not any(np.isnan(part[key][..., 1]).any() for key in known)
+    if names.nunique() < 2 or not names.str.startswith("pope_").all() or not yes_or_no:
+        return [], []
+    groups, measure = part.examples["group"], f"F1, mean of {names.nunique()} sets"
+    counts = {key: _by_set(part[key], names) for key in known}
+
+    def over(*keys: str) -> tuple[Any, ...]:
+        """The average, or the difference of two variants'."""
+        both = np.stack([counts[key] for key in keys], 1)
+        return stats.bootstrap_statistic(both, groups, _averaged)
+
+    averaged = [_row(part, known[key], measure, over(key)) | {"draws": known[key].draws} for key in known]
+    pairs = _pairs(known)
+    return averaged, [_row(part, known[a], measure, over(a, b)) | {"against": name} for a, b, name in pairs]
+
+
+def _by_set(values: np.ndarray, names: pd.Series) -> np.ndarray:
+    """Numerators and denominators of POPE's measures summed over draws, [n, set, measure, 2]."""
+    draws = [hallucination.pope_by_set(*_said_and_true(one), names) for one in values.swapaxes(0, 1)]
+    return np.sum(draws, 0)
+
+
+def _averaged(means: np.ndarray) -> np.ndarray:
+    """[1 or 2, set, measure, 2] -> F1 of the first, less the second's."""
+    first, *second = (hallucination.over_sets(one)[F1] for one in means)
+    return np.asarray(first - (second[0] if second else 0.0))
+
+
+# ---------------------------------------------------------------- what a verdict needs
+
+
+def _preconditions(part: Rows, known: Known) -> list[pd.DataFrame]:
+    groups, plain = part.examples["group"], part[next(key for key, v in known.items() if v.repair == NONE)]
+    numbers = [] if plain.shape[2] == len(COUNTS) else [(ABOVE_CHANCE, plain[:, 0, 0] - 0.5, "share")]
+    for name, unit in ((WITH_SINK, "share of layers"), (CALIBRATED, "heads")):
+        numbers += [(name, part[name], unit)] if name in part.values else []
+    return [summarise(values, groups, {}, unit, measure=measure) for measure, values, unit in numbers]
+
+
+def _heads(rows: Rows) -> pd.DataFrame:
+    frames = []
+    for condition, mine in rows.conditions():
+        frame = summarise(mine["heads"], mine.examples["group"], head_axes(mine["heads"]), "share of examples")
+        frames.append(frame.assign(condition=condition, measure="chosen by VHR"))
+    return pd.concat(frames, ignore_index=True)
+
+
+def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:
+    """The papers' statements about the measure of this task, at each repair's first strength."""
+    found = tables["differences"].query("subset == 'all' and control == ''")
+    return [_claim(s, found, tables) for s in STATEMENTS if s.name.split(" ", 2)[2] in set(found["measure"])]
+
+
+def _claim(statement: Statement, found: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> Claim:
+    repair, _, measure = statement.name.split(" ", 2)
+    mine = found[(found["repair"] == repair) & (found["measure"] == measure)]
+    if mine.empty:
+        return judge(statement, None, untestable="not run here")
+    first = mine[mine["setting"] == mine["setting"].iloc[0]]
+    random = next((name for name in first["against"] if name.startswith("random")), "")
+    margin = one_row(first, against=random) if random else None
+    why = _untestable(repair, tables.get("preconditions"))
+    return judge(statement, one_row(first, against="plain"), margin=margin, control=random, untestable=why)
+
+
+def _untestable(repair: str, needed: pd.DataFrame | None) -> str:
+    """Why nothing can be said of a repair, "" where something can."""
+    chance, visual, heads = (
+        one_row(needed, subset="all", measure=name) for name in (ABOVE_CHANCE, WITH_SINK, CALIBRATED)
+    )
+    if repair == "VAR" and visual is not None and not visual["value"] > 0:
+        return "no layer has a visual sink in any example"
+    if repair == "ACT" and heads is not None and not heads["value"] > 0:
+        return "no head's calibration helps on the held-out examples"
+    return unsolved(chance)

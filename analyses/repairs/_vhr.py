@@ -1,0 +1,203 @@
+"""Head reinforcement: heads that the image moves most speak louder, from the first generated token on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ...data.errors import UserError
+from ...probes.model.attention import AttentionCall, Edit
+from ...probes.model.subject import last_positions
+from ...probes.observe.decode_tracking import Shown, following
+from ...probes.observe.tracing import tracing
+from ...probes.prompts.image_ablation import PER_TOKEN, drop_image, hide_image, image_columns, real_positions
+from .. import metrics
+from ..common.controls import random_positions
+from ..common.draws import layer_keys
+
+CHOICES = ("reinforced", "complement", "random", "spread")
+
+
+@dataclass(frozen=True, eq=False)
+class Reinforced:
+    """What was chosen for the last prompt. heads: layer -> Bool[b, h]; divergence: layer -> VHD [b, h]."""
+
+    heads: dict[int, Bool[Tensor, "b h"]] = field(default_factory=dict)
+    divergence: dict[int, Tensor] = field(default_factory=dict)
+
+
+def default_layers(n_layers: int) -> list[int]:
+    """Layer 1 and the last 14 of 32, in proportion: what the paper takes for LLaVA-1.5."""
+    return sorted({min(1, n_layers - 1), *range(n_layers - round(14 / 32 * n_layers), n_layers)})
+
+
+@contextmanager
+def vhr(
+    subject: Any,
+    *,
+    alpha: float = 2.0,
+    layers: Sequence[int] | None = None,
+    image: str = "dropped",
+    heads: str = "reinforced",
+    positions: str = "last",
+    filter: bool = True,
+    blind_too: bool = True,
+    seed: int | Sequence[str] = 0,
+) -> Iterator[Reinforced]:
+    """While active, the heads of `layers` whose z the image moves more than the layer's median are scaled by alpha.
+
+    Chosen when a prompt is read, at the position of its first answer token, layer by layer: one batch holds the prompts
+    with and without image, and layers already scaled are scaled in both branches (`blind_too`; else with image only).
+    Kept for all tokens of that answer. image: "dropped" or "masked" in the blind branch. positions of the prompt that
+    are scaled: "last" (so the first token on) or "all", which changes the keys and values of the prompt in later
+    layers. filter: heads of outlying divergence and norm are not chosen. layers: by default `default_layers`.
+    heads: "reinforced", or a control: "complement" (as many, of least divergence), "random" (as many of all heads),
+    "spread" (all heads alike, by the factor that changes ‖attention output‖ as reinforcing does). seed: one number for
+    all prompts, or one key for each.
+    Source: arXiv 2412.13949. The paper does not say whether the blind branch and the prompt are scaled; its section
+    3.2 can be read as every position of the prompt.
+    UserError: as `following`.
+    """
+    if heads not in CHOICES or image not in ("dropped", "masked") or positions not in ("last", "all"):
+        raise ValueError(f"unknown heads {heads!r}, image {image!r} or positions {positions!r}")
+    chosen_layers = default_layers(subject.n_layers) if layers is None else list(layers)
+    if any(not 0 <= layer < subject.n_layers for layer in chosen_layers):
+        raise UserError(f"layers {chosen_layers} are not all in 0…{subject.n_layers - 1}")
+    made = Reinforced()
+
+    def scale(index: int) -> Tensor:
+        return torch.where(made.heads[index], alpha, 1.0)
+
+    def choose(shown: Shown) -> None:
+        made.heads.clear()
+        branches = _branches(subject, shown, image)
+        edits = {
+            index: _choosing(subject, made, index, branches, (alpha, heads, positions, filter, blind_too, seed))
+            for index in chosen_layers
+        }
+        hide = hide_image(branches.hidden)
+        hiding = dict.fromkeys(range(subject.n_layers), hide) if image == "masked" else None
+        with tracing(subject, edits=hiding), tracing(subject, edits=edits):
+            subject.forward(branches.inputs)
+
+    def reinforce(index: int) -> Edit:
+        def edit(call: AttentionCall) -> AttentionCall:
+            if shown.asleep:
+                return call
+            last = shown.last if shown.prompt else None
+            return _scaled(subject, index, call, scale(index), last if positions == "last" else None, heads == "spread")
+
+        return edit
+
+    with following(subject, choose) as shown, tracing(subject, edits={i: reinforce(i) for i in chosen_layers}):
+        yield made
+
+
+@dataclass(frozen=True, eq=False)
+class _Branches:
+    """The prompts with image, then without, as one batch; the last real position of each; columns to hide."""
+
+    inputs: dict[str, Any]
+    last: Tensor
+    hidden: Tensor
+
+
+def _branches(subject: Any, shown: Shown, image: str) -> _Branches:
+    whole = {k: v for k, v in shown.inputs.items() if isinstance(v, Tensor) and k not in _OF_THE_FORWARD}
+    whole["attention_mask"] = real_positions(whole).long()
+    seen = shown.inputs.get("mm_encoder_outputs")  # `generate` runs the vision tower before the first forward
+    blind = drop_image(subject, whole)[0] if image == "dropped" else {k: whole[k] for k in PER_TOKEN if k in whole}
+    width = whole["input_ids"].shape[1]
+    joined: dict[str, Any] = {
+        name: torch.cat([whole[name], pad(blind[name], (0, width - blind[name].shape[1]))]) if name in blind else tensor
+        for name, tensor in whole.items()
+    }
+    hidden = torch.zeros_like(joined["input_ids"], dtype=torch.bool)
+    if image == "masked":
+        hidden[len(whole["input_ids"]) :] = image_columns(subject, whole)
+        joined |= {name: torch.cat([tensor, tensor]) for name, tensor in whole.items() if name not in PER_TOKEN}
+        seen = {kind: _twice(output) for kind, output in seen.items()} if seen else None
+    if seen:
+        joined["mm_encoder_outputs"] = seen
+    places = shown.inputs.get("position_ids")
+    if places is not None:
+        texts = (joined["attention_mask"][len(hidden) // 2 :].cumsum(1) - 1).clamp(min=0).expand_as(places)
+        joined["position_ids"] = torch.cat([places, places if image == "masked" else texts], -2)
+    return _Branches(joined, last_positions(joined["input_ids"], joined["attention_mask"]), hidden)
+
+
+_OF_THE_FORWARD = ("position_ids", "cache_position", "labels", "logits_to_keep")
+
+
+def _twice(output: Any) -> Any:
+    """A vision tower's output for every image twice: features by image, and Qwen3-VL's by layer."""
+    double = copy(output)
+    features = output.pooler_output
+    double.pooler_output = torch.cat([features] * 2) if isinstance(features, Tensor) else [*features, *features]
+    if getattr(output, "deepstack_features", None) is not None:
+        double.deepstack_features = [
+            torch.cat([layer, layer]) if isinstance(layer, Tensor) else (*layer, *layer)
+            for layer in output.deepstack_features
+        ]
+    return double
+
+
+def _choosing(subject: Any, made: Reinforced, index: int, branches: _Branches, how: tuple[Any, ...]) -> Edit:
+    """At one layer of the joint forward: compare the branches, choose the heads, scale them."""
+    alpha, heads, positions, filter, blind_too, seed = how
+
+    def edit(call: AttentionCall) -> AttentionCall:
+        last = branches.last.to(call.query.device)
+        z = call.output()[torch.arange(len(last), device=last.device), last].float()
+        seeing, blind = z.chunk(2)
+        vhd = metrics.head_divergence(seeing, blind)
+        best = metrics.reinforced_heads(vhd, blind.norm(dim=-1), filter=filter)
+        made.divergence[index] = vhd
+        made.heads[index] = _control(heads, best, vhd, layer_keys(seed, len(best), index))
+        scale = torch.where(made.heads[index], alpha, 1.0)
+        both = torch.cat([scale, scale if blind_too else torch.ones_like(scale)])
+        return _scaled(subject, index, call, both, last if positions == "last" else None, heads == "spread")
+
+    return edit
+
+
+def _control(heads: str, best: Tensor, vhd: Tensor, keys: Sequence[str]) -> Tensor:
+    """The heads that are scaled instead of the best: as many in every layer and example."""
+    if heads in ("reinforced", "spread"):
+        return best
+    if heads == "complement":
+        rank = vhd.masked_fill(best, torch.inf).argsort(dim=1, stable=True).argsort(dim=1)
+        return rank < best.sum(1, keepdim=True)
+    # Of all heads, the best among them: they are half of a layer, so the others would be the complement again.
+    every, none = torch.ones_like(best), torch.zeros_like(best)
+    return random_positions(torch.cat([none, best], 1), torch.cat([every, none], 1), keys)[:, : best.shape[1]]
+
+
+def _scaled(
+    subject: Any, index: int, call: AttentionCall, scale: Tensor, last: Tensor | None, spread: bool
+) -> AttentionCall:
+    """The call with heads times `scale` [b, h]; last: at these positions alone."""
+    scale = scale.to(call.query.device)[:, :, None]
+    if spread:
+        scale = _spread(subject, index, call, scale)
+    if last is not None and call.query.shape[2] > 1:
+        here = torch.arange(call.query.shape[2], device=scale.device) == last.to(scale.device)[:, None]
+        scale = torch.where(here[:, None], scale, 1.0)
+    return call.edited(head_scale=scale)
+
+
+def _spread(subject: Any, index: int, call: AttentionCall, scale: Tensor) -> Tensor:
+    """One factor for all heads, [b, h, q], with which the attention output gets the norm that `scale` gives it."""
+    z, weight = call.output().float(), subject.W_O(index).to(call.query.device).float()
+    plain = torch.einsum("bqhd,hdm->bqm", z, weight).norm(dim=-1)
+    changed = torch.einsum("bqhd,hdm->bqm", z * scale.transpose(1, 2)[..., None], weight).norm(dim=-1)
+    factor = torch.where(plain > 0, changed / plain, 1.0)
+    return factor[:, None].expand(-1, z.shape[2], -1)

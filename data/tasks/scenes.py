@@ -1,0 +1,141 @@
+"""Questions about pictures of coloured shapes"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ..errors import UserError
+from ..example import Example, Objects, Segment
+from ..world import world
+from ..world.questions import KINDS, NUMBERS, POPE, WORDS, Question, answer, ask, asked_things, twin
+from ..world.render import render
+from ..world.world import DIFFICULTIES, Scene
+
+VERSION = 1
+TEMPLATE = "raw"
+BOS = True  # as the subject `scenes` was trained
+SOURCE = "Crosslens, data/scenes.py: pictures drawn from a seed, whose objects, colours, places and boxes are known"
+DEFAULT_N = 400
+ALL = "+".join(KINDS)
+# The prompt that the subject was trained on: BOS, image, OPENING, question, CLOSING.
+OPENING, CLOSING = "\nQuestion: ", " Answer:"
+
+
+def examples(
+    n: int | None = None,
+    seed: int = 0,
+    *,
+    tokenizer: Any = None,
+    split: str = "test",
+    kinds: str | Sequence[str] = ALL,
+    difficulty: str | Sequence[str] = "clear",
+) -> list[Example]:
+    """Questions about scenes, kinds and difficulties in turn (default n = 400).
+
+    split: "train", "validation", "test"; no layout (which shapes in which colours in which cells) is in two of them.
+    kinds: of KINDS and POPE, joined by "+" or as a sequence. difficulty: of DIFFICULTIES, likewise.
+    Answers, space in front, are one token of SmolLM2's tokenizer, except the captions'. Wrong: the other possible
+    answers, the corrupt twin's first; none beside it for captions. Corrupt: the same question about the same scene
+    with one thing changed. Group: the scene; the kinds of one round share it where it allows them all.
+    Boxes: `asked_object` (all things for count and caption, none where what is asked for is absent), `other_objects`.
+    Marks in the question: `asked_word`, `other_word`. Meta: kind, difficulty, objects ("red circle, blue star"),
+    n_objects, question, answer, asked ("circle"), treatment of the asked thing ("" without one).
+    """
+    kinds, difficulties = _chosen(kinds, (*KINDS, *POPE), "kind"), _chosen(difficulty, DIFFICULTIES, "difficulty")
+    if seed < 0:
+        raise UserError(f"scenes: seed {seed} is negative")
+    if split not in world.SPLITS:
+        raise UserError(f"scenes: no split {split!r}; there are {', '.join(world.SPLITS)}")
+    cells = [(kind, level) for level in difficulties for kind in kinds]
+    made = []
+    for i in range(DEFAULT_N if n is None else n):
+        kind, level = cells[i % len(cells)]
+        made.append(_example(f"scenes-{split}-{seed}-{i:05d}", kind, level, split, seed, i // len(cells)))
+    return made
+
+
+def _chosen(given: str | Sequence[str], known: Sequence[str], what: str) -> list[str]:
+    names = given.split("+") if isinstance(given, str) else list(given)
+    names = list(known) if names == ["all"] else names
+    for name in names:
+        if name not in known:
+            raise UserError(f"scenes: no {what} {name!r}; there are {', '.join(known)}, or all")
+    return names
+
+
+def _example(id: str, kind: str, level: str, split: str, seed: int, number: int) -> Example:
+    for scene in _scenes(split, seed, number, level):
+        # The three POPE sets ask for the same things where they ask for what is there.
+        rng = random.Random(f"{scene.key} {'pope' if kind in POPE else kind}")
+        question = ask(kind, scene, rng)
+        if question is not None:
+            changed = twin(question, scene, rng)
+            corrupt = prompt(f"{id}-corrupt", question, changed, (answer(question, scene),))
+            return prompt(id, question, scene, (answer(question, changed),), corrupt)
+    raise AssertionError("endless")
+
+
+def _scenes(split: str, seed: int, number: int, level: str) -> Iterator[Scene]:
+    """The round's scene, then spare ones that no other round has."""
+    yield world.sample(split, seed, number, level)
+    spare = 1_000_000 + number * 1000
+    while True:
+        yield world.sample(split, seed, spare, level)
+        spare += 1
+
+
+def prompt(
+    id: str, question: Question, scene: Scene, wrong: Sequence[str] = (), corrupt: Example | None = None
+) -> Example:
+    """One question about one scene as an example. wrong: answers that come before the other possible ones."""
+    text, spans = question.text()
+    asked, right = asked_things(question, scene), answer(question, scene)
+    marks = {f"{name}_word": spans[name] for name in ("asked", "other") if name in spans}
+    segments = (
+        Segment("image", render(scene)),
+        Segment("text", OPENING.rstrip()),
+        Segment("question", " " + text, {n: [(a + 1, b + 1) for a, b in places] for n, places in marks.items()}),
+        Segment("text", CLOSING),
+    )
+    boxes = {
+        "asked_object": [thing.box for thing in asked],
+        "other_objects": [thing.box for thing in scene.things if thing not in asked],
+    }
+    meta = {
+        "kind": question.kind,
+        "difficulty": scene.difficulty,
+        "objects": ", ".join(f"{thing.colour} {thing.shape}" for thing in scene.things),
+        "n_objects": len(scene.things),
+        "asked": question.asked,
+        "question": text,
+        "answer": right,
+        "treatment": asked[0].treatment if len(asked) == 1 else "",
+    }
+    others = [option for option in options(question) if option != right and option not in wrong]
+    # Captions alone are held to the objects that they name.
+    caption = question.kind == "caption"
+    told = Objects(WORDS, frozenset(scene.shapes)) if caption else None
+    wrongs = tuple(" " + w for w in (*wrong, *others))
+    return Example(id, scene.key, segments, " " + right, wrongs, corrupt, boxes, meta, told)
+
+
+def scene_of(group: str) -> Scene:
+    """The scene that an example's group names."""
+    split, seed, index, difficulty = group.split("-")
+    return world.sample(split, int(seed), int(index), difficulty)
+
+
+def other_scene(group: str) -> Scene:
+    """Another scene of the same split and difficulty, of a seed that no example has: for swapped images."""
+    split, seed, index, difficulty = group.split("-")
+    return world.sample(split, -1 - int(seed), int(index), difficulty)
+
+
+def options(question: Question) -> tuple[str, ...]:
+    """The answers that a question of this kind can have; none are listed for captions."""
+    if question.kind in ("left_right", "above_below"):
+        return tuple(question.kind.split("_"))
+    lists = {"colour": tuple(world.COLOURS), "shape": tuple(world.SHAPES), "count": NUMBERS, "caption": ()}
+    return lists.get(question.kind, ("yes", "no"))

@@ -1,0 +1,1 @@
+"""The instruments proved on the model in hand."""

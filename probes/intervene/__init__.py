@@ -1,0 +1,1 @@
+"""Interventions swept over layers, heads and positions, exactly; and what is attributed to them."""

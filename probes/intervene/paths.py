@@ -1,0 +1,297 @@
+"""Path patching: what a head says reaches a receiver through residual stream and MLPs alone, all other heads frozen.
+
+The sender's z comes from the donor run, every other head's stays clean, MLPs are computed again (or frozen too). A
+receiver is the final residual (the direct effect) or the query, key or value of a head, whose run is then finished with
+everything behind it live. Nothing moves between positions before the receiver, so only the receiver's positions are
+computed: a chain of MLPs, all senders as one batch. Exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from ...data.errors import InterventionError, UserError
+from ..model import anatomy
+from ..model.attention import AttentionCall, replaying
+from ..observe.tracing import first, rewrite_output
+from .float32 import in_float32, is_half, recorded_again
+from .measures import Measure
+from .proofs import FACTOR, IDENTITY, ROUNDING, obstacle_of
+from .replay import Hear, Put, Recording, Rows, Variant, arguments_at, reached, ride, rows_of, whole
+from .sweep import BUDGET, Inputs, Sweep, bytes_per_variant, clean_values, measured, recorded, same_layout
+
+if TYPE_CHECKING:
+    from ..model.subject import Subject
+
+FINAL = "final"
+MLPS = ("recomputed", "frozen")
+
+
+class Receiver(NamedTuple):
+    """What a head reads with: part "q", "k" or "v"."""
+
+    layer: int
+    head: int
+    part: str
+
+
+class Sender(NamedTuple):
+    layer: int
+    head: int
+    z: Tensor  # [b, p, h, d_head] of its layer, of which the head's part is taken
+
+
+@torch.no_grad()
+def path_sweep(
+    subject: Subject,
+    base: Inputs,
+    donor: Inputs,
+    receivers: str | Sequence[Receiver] = FINAL,
+    *,
+    measure: Measure,
+    positions: Bool[Tensor, "b p"] | None = None,
+    mlps: str = "recomputed",
+    budget: int = BUDGET,
+) -> Sweep:
+    """The path from every head to `receivers` patched, one sender at a time (arXiv 2211.00593, 2310.08744).
+
+    receivers: "final", the residual behind the last layer at the last position; or heads' queries, keys and values at
+    `positions` (None: every real one), all of them together. mlps: "recomputed", or "frozen" to the clean run.
+    Returns values [layer, head, b], clean and donor [b]; a sender behind all receivers leaves the clean value.
+    UserError: prompts of other lengths, equal runs, an unknown receiver, a family whose layers cannot be replayed (of
+    heads as receivers). InterventionError: an edit without effect.
+    """
+    if mlps not in MLPS:
+        raise UserError(f"mlps {mlps!r}: {' or '.join(map(repr, MLPS))}")
+    kept = recorded(subject, base, ("z", "mlp_out") if mlps == "frozen" else ("z",))
+    given = recorded(subject, donor, ("z",))
+    same_layout(kept, given)
+    if all(torch.equal(a.site("z"), b.site("z")) for a, b in zip(kept.layers, given.layers, strict=True)):
+        raise UserError("path patching: the donor's activations equal the base's: nothing to patch")
+    chosen = () if receivers == FINAL else _receivers(kept, receivers)
+    where = kept.final if receivers == FINAL else kept.mask if positions is None else positions & kept.mask
+    senders = [Sender(i, h, layer.site("z")) for i, layer in enumerate(given.layers) for h in range(subject.n_heads)]
+    nothing = Sender(0, 0, kept.layers[0].site("z"))
+    paths = _Paths(kept, rows_of(where, kept.last), where, chosen, mlps == "frozen")
+    clean = clean_values(kept, measure)
+    found, moved = [], []
+    for part in _chunks([nothing, *senders], kept, paths.rows, budget):
+        resid = paths.resid(part)
+        found.append(measured(kept, resid, measure, budget))
+        moved.append(_moved(kept, resid))
+    if paths.differs_from(given):
+        by = torch.cat(moved)
+        _prove(kept, by if not is_half(subject) else _moved_in_float32(paths, _strongest(paths, senders, by[1:])))
+    values = torch.cat(found)[1:].unflatten(0, (len(kept.layers), subject.n_heads))
+    if chosen:
+        values[paths.stop - 1 :] = clean  # behind all receivers
+    return Sweep(values, clean, donor=clean_values(given, measure), notes=_notes(kept))
+
+
+def _receivers(base: Recording, receivers: str | Sequence[Receiver]) -> tuple[Receiver, ...]:
+    """The receivers, checked. UserError names the one that does not exist."""
+    if isinstance(receivers, str) or not receivers:
+        raise UserError(f"receivers {receivers!r}: 'final', or at least one (layer, head, 'q', 'k' or 'v')")
+    if obstacle := obstacle_of(base):
+        raise UserError(f"{base.subject.family}: {obstacle}; only paths to the final residual can be patched")
+    subject = base.subject
+    for layer, head, part in receivers:
+        if not (0 <= layer < subject.n_layers and 0 <= head < subject.n_heads and part in ("q", "k", "v")):
+            raise UserError(f"no receiver {(layer, head, part)} in {subject.n_layers} × {subject.n_heads} heads")
+    return tuple(Receiver(*receiver) for receiver in receivers)
+
+
+def _chunks(senders: list[Sender], base: Recording, rows: Rows, budget: int) -> Iterator[list[Sender]]:
+    step = max(1, budget // bytes_per_variant(base, rows))
+    yield from (senders[at : at + step] for at in range(0, len(senders), step))
+
+
+def _moved(base: Recording, resid: Float[Tensor, "v b d"]) -> Float[Tensor, " v"]:
+    """How far each variant moves the normed last residual, as a share of its range."""
+    clean = base.subject.norm(base.resid).float()
+    change = (base.subject.norm(resid).float() - clean).abs().flatten(1).amax(1)
+    return (change / (clean.max() - clean.min())).cpu()
+
+
+def _strongest(paths: _Paths, senders: Sequence[Sender], moved: Tensor, n: int = 8) -> list[Sender]:
+    """The senders that moved most, and those that say most else than the base: roundings may have moved the others."""
+    said = torch.zeros(len(senders))
+    for i, sender in enumerate(senders):
+        if not paths.receivers or sender.layer < paths.stop - 1:
+            kept = paths.base.layers[sender.layer]
+            change = (sender.z - kept.site("z"))[:, :, sender.head].float().norm(dim=-1)
+            said[i] = float((change / kept.resid_pre.float().norm(dim=-1))[paths.positions.to(change.device)].max())
+    chosen = {*said.topk(min(n, len(said))).indices.tolist(), *moved.topk(min(n, len(moved))).indices.tolist()}
+    return [senders[i] for i in sorted(chosen)]
+
+
+def _moved_in_float32(paths: _Paths, senders: list[Sender]) -> Float[Tensor, " v"]:
+    """The same of the identity and of some senders, where half precision's roundings would hide it."""
+    with in_float32(paths.base.subject):
+        base = recorded_again(paths.base, paths.base.layers[0].sites)
+        again = _Paths(base, paths.rows, paths.positions, paths.receivers, paths.frozen)
+        return _moved(base, again.resid([Sender(0, 0, base.layers[0].site("z")), *senders]))
+
+
+def _prove(base: Recording, moved: Tensor) -> None:
+    """The identity, sent down the same path, does nothing; the strongest sender does a hundred times more."""
+    still, strongest = float(moved[0]), float(moved[1:].max())
+    place = f"{base.subject.family} ({base.subject.name}), path patching"
+    if not still <= IDENTITY:
+        raise InterventionError(f"{place}: the identity edit moves the residual by {still:.2g} of its range")
+    if not strongest > max(FACTOR * still, ROUNDING * torch.finfo(torch.float32).eps):
+        raise InterventionError(f"{place}: no sender moves anything ({strongest:.2g})")
+
+
+def _notes(base: Recording) -> tuple[str, ...]:
+    obstacle = obstacle_of(base)
+    return (f"{base.subject.family}: {obstacle}: whole forwards were run",) if obstacle else ()
+
+
+class _Paths:
+    """The chain of one set of receivers, at `rows`."""
+
+    def __init__(
+        self, base: Recording, rows: Rows, positions: Tensor, receivers: Sequence[Receiver], frozen: bool
+    ) -> None:
+        self.base, self.rows, self.positions, self.frozen = base, rows, positions, frozen
+        self.receivers = receivers
+        self.stop = len(base.layers) if not receivers else max(r.layer for r in receivers) + 1
+
+    def differs_from(self, donor: Recording) -> bool:
+        """Whether any sender that a receiver may hear says something else in the donor's run."""
+        end = self.stop - bool(self.receivers)
+        pairs = zip(self.base.layers[:end], donor.layers, strict=False)
+        apart = ((a.site("z") != b.site("z")).flatten(2).any(2).to(self.positions.device) for a, b in pairs)
+        return any(bool((where & self.positions).any()) for where in apart)
+
+    def resid(self, senders: Sequence[Sender]) -> Float[Tensor, "v b d"]:
+        """The residual behind the last layer at the last position, for every sender (in the order of their layers)."""
+        if not self.receivers:
+            if obstacle_of(self.base):
+                return torch.stack([self._whole(sender) for sender in senders])
+            hidden = self.chain(senders)[0]
+            return hidden[:, torch.arange(len(self.rows.index)), self.rows.last.to(hidden.device)]
+        _, heard = self.chain(senders)
+        variants = [self._variant(i, sender, heard) for i, sender in enumerate(senders)]
+        acting = [i for i, variant in enumerate(variants) if variant]
+        resid = self.base.resid.expand(len(senders), -1, -1).clone()
+        if acting:
+            resid[acting] = ride(self.base, reached(self.base, self.positions), [variants[i] for i in acting])
+        return resid
+
+    def _variant(self, i: int, sender: Sender, heard: dict[Receiver, Tensor]) -> Variant:
+        """What the receivers behind a sender hear from it."""
+        changes: dict[int, list[Hear]] = {}
+        for receiver in self.receivers:
+            if receiver.layer > sender.layer:
+                values = heard[receiver][i]
+                hear = Hear(receiver.part, receiver.head, self.positions, self.rows, values)
+                changes.setdefault(receiver.layer, []).append(hear)
+        return changes
+
+    def chain(self, senders: Sequence[Sender]) -> tuple[Tensor, dict[Receiver, Tensor]]:
+        """The residual behind the last layer [v, b, s, d], and what each receiver hears, [v, b, s, d_head].
+
+        With receivers the chain ends at the last one; none hears the senders at or behind its own layer.
+        """
+        hidden = torch.zeros(0)
+        heard: dict[Receiver, Tensor] = {}
+        for index in range(self.stop):
+            kept = self.base.layers[index]
+            hidden = hidden.to(kept.resid_pre.device)
+            if len(hidden) and kept.added is not None:
+                hidden = hidden + self.rows.take(kept.added)
+            for receiver in [r for r in self.receivers if r.layer == index and len(hidden)]:
+                heard[receiver] = self._hears(index, hidden, receiver)
+            if self.receivers and index == self.stop - 1:
+                break
+            hidden = self._block(index, hidden, [s for s in senders if s.layer == index])
+        return hidden, heard
+
+    def _block(self, index: int, hidden: Tensor, new: Sequence[Sender]) -> Tensor:
+        """One layer of all that ride and of new senders: attention as recorded, but for what a new sender says."""
+        base, rows = self.base, self.rows
+        kept, layer = base.layers[index], base.subject.layers[index]
+        clean, z = rows.take(kept.resid_pre), rows.take(kept.site("z"))
+        said = z[None].repeat(len(new) + 1, 1, 1, 1, 1)
+        for own, sender in zip(said[1:], new, strict=True):
+            own[:, :, sender.head] = rows.take(sender.z)[:, :, sender.head]
+        written = anatomy.output_projection(layer)(said.flatten(3))
+        parts = [written[:1].expand(len(hidden), *written.shape[1:]), written[1:]]
+        entering = clean[None].expand(len(new), *clean.shape)
+        entering = torch.cat([hidden, entering]) if len(hidden) else entering
+        if not len(entering):
+            return hidden
+        with ExitStack() as stack:
+            stack.enter_context(replaying())
+            stack.enter_context(instead_of(anatomy.attention_of(layer), torch.cat(parts).flatten(0, 1)))
+            if self.frozen:
+                put = rows.take(kept.site("mlp_out")).repeat(len(entering), 1, 1)
+                rewrite_output(stack, layer, "mlp_out", lambda output: put.reshape(output.shape))
+            arguments = arguments_at(base, rows, kept.arguments, len(entering))
+            return first(layer(**arguments | {"hidden_states": entering.flatten(0, 1)})).reshape(entering.shape)
+
+    def _hears(self, index: int, hidden: Tensor, receiver: Receiver) -> Float[Tensor, "v b s e"]:
+        """A receiver's query, key or value, made from the residual that enters its layer."""
+        arguments = arguments_at(self.base, self.rows, self.base.layers[index].arguments, len(hidden))
+        call = reading(self.base.subject.layers[index], arguments | {"hidden_states": hidden.flatten(0, 1)})
+        tensor = {"q": call.query, "k": call.key, "v": call.value}[receiver.part]
+        return tensor[:, receiver.head * tensor.shape[1] // call.query.shape[1]].unflatten(0, hidden.shape[:2])
+
+    def _whole(self, sender: Sender) -> Float[Tensor, "b d"]:
+        """The slow way: a whole forward with everything else frozen."""
+        variant: dict[int, list[Put]] = {}
+        for index, kept in enumerate(self.base.layers):
+            variant[index] = [Put("z", self.base.mask, kept.site("z"))]
+            if self.frozen:
+                variant[index].append(Put("mlp_out", self.base.mask, kept.site("mlp_out")))
+        variant[sender.layer].append(Put("z", self.base.mask, sender.z, (sender.head,)))
+        return whole(self.base, variant)
+
+
+class _Enough(Exception):
+    """A layer is left as soon as its queries, keys and values are known."""
+
+
+def reading(layer: nn.Module, arguments: dict[str, Any]) -> AttentionCall:
+    """A block's queries, keys and values, without the rest of it."""
+    found: list[AttentionCall] = []
+
+    def attend(call: AttentionCall) -> Tensor:
+        found.append(call)
+        raise _Enough
+
+    try:
+        with replaying(attend):
+            layer(**arguments)
+    except _Enough:
+        pass
+    return found[0]
+
+
+@contextmanager
+def instead_of(module: nn.Module, output: Tensor) -> Iterator[None]:
+    """For a while, an attention module returns `output`."""
+    before = module.__dict__.get("forward")
+
+    def given(*_: Any, **__: Any) -> tuple[Tensor, None]:
+        return output, None
+
+    module.forward = given
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.forward
+        else:
+            module.forward = before
+
+
+__all__ = ["FINAL", "Receiver", "instead_of", "path_sweep", "reading"]

@@ -1,0 +1,153 @@
+"""Attention of stacked variants: queries at some rows against the clean keys that all share, and keys of their own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..model.attention import AttentionCall, grouped_matmul
+
+if TYPE_CHECKING:
+    from .replay import Cut, Kept, Rows
+
+    Cuts = list[tuple[int, Cut]]  # (variant, what it cuts in this layer)
+
+# What rows may read of clean columns and of each other, by the mask it comes from.
+Visible = dict[int, tuple[Tensor, Tensor]]
+# Bytes of attention scores that are computed at a time: about a core's cache; elsewhere a few large steps.
+IN_CACHE, ON_DEVICE = 2**22, 2**28
+
+
+def attend(
+    call: AttentionCall, kept: Kept, key: Tensor, value: Tensor, rows: Rows, cuts: Cuts, visible: Visible
+) -> Float[Tensor, "v b s h e"]:
+    """z of all variants, a few at a time, so that their scores stay in the processor's cache."""
+    b, s = rows.index.shape
+    scores = b * call.query.shape[1] * s * (key.shape[2] + s)
+    at_once = IN_CACHE if call.query.device.type == "cpu" else ON_DEVICE
+    step, n = max(1, at_once // (4 * scores)), len(call.query) // b
+    found = []
+    for at in range(0, n, step):
+        part = slice(at * b, (at + step) * b)
+        few = call.edited(query=call.query[part], key=call.key[part], value=call.value[part])
+        here = [(v - at, c) for v, c in cuts if at <= v < at + step]
+        found.append(_few(few, kept, key, value, rows, here, visible))
+    return found[0] if len(found) == 1 else torch.cat(found)
+
+
+def _few(
+    call: AttentionCall, kept: Kept, key: Tensor, value: Tensor, rows: Rows, cuts: Cuts, visible: Visible
+) -> Float[Tensor, "v b s h e"]:
+    """z of some variants: their queries against shared clean keys, a donor's, and their own keys."""
+    n = len(call.query) // len(rows.index)
+    clean_seen, own_seen = _visible(kept, rows, visible)
+    columns = clean_seen.shape[-1]
+    key, value = key[:, :, :columns], value[:, :, :columns]
+    if not cuts:
+        return _shared_attention(call, key, value, _joined([clean_seen, own_seen]))
+    removed = _removed(rows, n, cuts, columns, call.query.device)
+    seen = [clean_seen & ~removed[0], own_seen & ~removed[1]]
+    for donor in {id(c.donor): c.donor for _, c in cuts if c.donor is not None}.values():
+        lent, index = _lent(rows, n, [(v, c) for v, c in cuts if c.donor is donor], kept)
+        key, value = torch.cat([key, donor.key[:, :, index]], 2), torch.cat([value, donor.value[:, :, index]], 2)
+        seen.insert(-1, lent)
+    readable = _joined(seen)
+    found = []
+    for part in _parts(rows, [cut for _, cut in cuts]):
+        few = call.edited(query=call.query[:, :, part])
+        found.append(_shared_attention(few, key, value, readable[:, :, :, part]))
+    # A row that is left without keys reads nothing: z is 0 there, as in a whole forward.
+    return torch.cat(found, 2) * readable.any(-1).permute(2, 0, 3, 1)[..., None]
+
+
+def _parts(rows: Rows, cuts: list[Cut]) -> list[slice]:
+    """The rows up to the last that is cut, and those behind it: the first may need few columns."""
+    targets = torch.stack([rows.take(cut.target) for cut in cuts]).flatten(0, 1).any(0)
+    end = int(targets.nonzero().max()) + 1 if bool(targets.any()) else 0
+    return [part for part in (slice(0, end), slice(end, None)) if len(targets[part])]
+
+
+def _visible(kept: Kept, rows: Rows, visible: Visible) -> tuple[Tensor, Tensor]:
+    """What the rows may read: clean columns [b, 1 or h, 1, s, columns], each other [b, 1 or h, 1, s, s].
+
+    Columns behind the last clean one that anybody reads are left out.
+    """
+    if id(kept.allowed) not in visible:
+        device = kept.allowed.device
+        at_rows = rows.take(kept.allowed.transpose(1, 2)).transpose(1, 2)
+        index = rows.index.to(device)[:, None, None].expand(*at_rows.shape[:3], -1)
+        own = at_rows.gather(3, index) & rows.real.to(device)[:, None, None]
+        clean = at_rows & ~rows.chosen.to(device)[:, None, None]
+        read = clean.flatten(0, 2).any(0).nonzero()
+        end = int(read.max()) + 1 if len(read) else 0
+        visible[id(kept.allowed)] = clean[..., :end][:, :, None], own[:, :, None]
+    return visible[id(kept.allowed)]
+
+
+def _removed(rows: Rows, n: int, cuts: Cuts, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Edges that are cut: towards clean columns [b, 1, v, s, columns], towards the rows [b, 1, v, s, s]."""
+    b, s = rows.index.shape
+    clean = torch.zeros(b, 1, n, s, columns, dtype=torch.bool, device=device)
+    own = torch.zeros(b, 1, n, s, s, dtype=torch.bool, device=device)
+    for v, cut in cuts:
+        target, source = rows.take(cut.target.to(device))[..., None], cut.source.to(device)
+        clean[:, 0, v] |= target & source[:, None, :columns]
+        own[:, 0, v] |= target & rows.take(source)[:, None]
+    return clean, own
+
+
+def _lent(rows: Rows, n: int, cuts: Cuts, kept: Kept) -> tuple[Tensor, Tensor]:
+    """Which donor columns the rows read, [b, 1 or h, v, s, m], and their positions Int[m]."""
+    device = kept.allowed.device
+    index = torch.stack([c.source for _, c in cuts]).flatten(0, 1).any(0).nonzero()[:, 0].to(device)
+    at_rows = rows.take(kept.allowed.transpose(1, 2)).transpose(1, 2)[..., index]
+    lent = torch.zeros(at_rows.shape[0], 1, n, *at_rows.shape[2:], dtype=torch.bool, device=device)
+    for v, cut in cuts:
+        target = rows.take(cut.target.to(device))[..., None]
+        lent[:, 0, v] |= target & cut.source.to(device)[:, None, index]
+    return lent & at_rows[:, :, None], index
+
+
+def _shared_attention(
+    call: AttentionCall,
+    key: Float[Tensor, "b kv m e"],
+    value: Float[Tensor, "b kv m e"],
+    seen: Bool[Tensor, "b h v s k"],
+) -> Float[Tensor, "v b s h e"]:
+    """z of queries [v·b, h, s, e] that read shared keys and their own, [v·b, kv, r, e]; k = m + r columns in all."""
+    used = seen[..., : key.shape[2]].flatten(0, 3).any(0)
+    if not bool(used.all()):
+        seen = torch.cat([seen[..., : key.shape[2]][..., used], seen[..., key.shape[2] :]], -1)
+        key, value = key[:, :, used], value[:, :, used]
+    b, heads = len(key), call.query.shape[1]
+    query = call.query * call.scale
+    n, s = len(query) // b, query.shape[2]
+    folded = query.unflatten(0, (n, b)).permute(1, 2, 0, 3, 4).reshape(b, heads, n * s, -1)
+    shared = grouped_matmul(folded, key.transpose(2, 3)).unflatten(2, (n, s))
+    own = grouped_matmul(query, call.key.transpose(2, 3)).unflatten(0, (n, b)).permute(1, 2, 0, 3, 4)
+    pattern = _softmax(torch.cat([shared, own], -1), seen, call).to(value.dtype)
+    z = grouped_matmul(pattern[..., : key.shape[2]].flatten(2, 3), value).unflatten(2, (n, s))
+    rest = pattern[..., key.shape[2] :].permute(2, 0, 1, 3, 4).flatten(0, 1)
+    z_own = grouped_matmul(rest, call.value).unflatten(0, (n, b))
+    return z.permute(2, 0, 3, 1, 4) + z_own.transpose(2, 3)
+
+
+def _joined(seen: list[Tensor]) -> Tensor:
+    """Visibilities side by side; their head and variant axes may be 1."""
+    shape = torch.broadcast_shapes(*[part.shape[:-1] for part in seen])
+    return torch.cat([part.expand(*shape, part.shape[-1]) for part in seen], -1)
+
+
+def _softmax(scores: Float[Tensor, "b h v s k"], seen: Tensor, call: AttentionCall) -> Tensor:
+    """The pattern, in float32 at least."""
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    if call.softcap is not None:
+        scores = scores.div_(call.softcap).tanh_() * call.softcap  # a gradient needs the tanh itself
+    scores = scores.add_(scores.new_zeros(1).where(seen, torch.finfo(scores.dtype).min))
+    if call.sinks is None:
+        return scores.softmax(-1)
+    sink = call.sinks.to(scores.dtype).reshape(1, -1, 1, 1, 1).expand(*scores.shape[:4], 1)
+    return torch.cat([scores, sink], -1).softmax(-1)[..., :-1]

@@ -1,0 +1,1 @@
+"""A model with its insides exposed: its parts, its attention, its weights."""

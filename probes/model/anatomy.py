@@ -1,0 +1,178 @@
+"""Where a Hugging Face model keeps its parts: layers, attention, output projection, final norm, head.
+
+What is said here by name is proved by `Subject.check()` on the weights in hand, so a family whose parts have
+other names or a different order is refused and never read wrongly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+from ...data.errors import SubjectError
+from .fingerprint import fetched
+
+LAYERS = ("layers", "h", "blocks")
+ATTENTION = ("self_attn", "attention", "attn")
+OUTPUT = ("o_proj", "out_proj", "c_proj", "dense")
+FEED_FORWARD = ("mlp", "feed_forward", "block_sparse_moe", "fc2")
+FINAL_NORM = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
+# Buffers of quantised layers.
+PACKED = ("qweight", "weight_packed", "weight_int")
+# Norms applied to a part's output before it is added to the residual, where the family has them.
+ATTENTION_POST = ("post_self_attn_layernorm",)
+FEED_FORWARD_POST = ("post_mlp_layernorm", "post_feedforward_layernorm")
+
+
+def first_line(error: Exception) -> str:
+    """An error of another library as part of one line: its kind and what it says."""
+    said = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
+
+
+def refuse(model: nn.Module) -> None:
+    """SubjectError: a model that is no decoder by itself, or whose weights are packed into few bits."""
+    if model.config.is_encoder_decoder:  # pyright: ignore
+        raise SubjectError(f"{type(model).__name__} is an encoder with a decoder: name a causal language model")
+    if {kind.__name__ for kind in type(model).__mro__} & set(MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()):
+        raise SubjectError(f"{type(model).__name__} is an encoder, which reads both ways: name a causal language model")
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if not tensor.is_floating_point() and (isinstance(tensor, nn.Parameter) or name.endswith(PACKED)):
+            raise SubjectError(f"its weights are packed ({name}: {tensor.dtype}): open the checkpoint that is not")
+
+
+def child(module: nn.Module, names: tuple[str, ...], what: str) -> nn.Module:
+    """The first named child that exists; SubjectError otherwise."""
+    found = next((getattr(module, name) for name in names if getattr(module, name, None) is not None), None)
+    if found is None:
+        raise SubjectError(f"{type(module).__name__} has no {what} (looked for {', '.join(names)})")
+    return found
+
+
+def find_decoder(model: nn.Module) -> nn.Module:
+    """The language model's stack of layers, whatever wraps it."""
+    decoder = model.get_decoder()  # pyright: ignore[reportCallIssue]
+    while not any(hasattr(decoder, name) for name in LAYERS) and hasattr(decoder, "model"):
+        decoder = decoder.model
+    return decoder
+
+
+def find_layers(decoder: nn.Module, n_layers: int) -> list[nn.Module]:
+    """The decoder's blocks, in order."""
+    layers = child(decoder, LAYERS, "list of layers")
+    if not isinstance(layers, nn.ModuleList) or len(layers) < n_layers:
+        raise SubjectError(f"{type(decoder).__name__}: {n_layers} layers expected, found {type(layers).__name__}")
+    return list(layers)[:n_layers]
+
+
+def attention_of(layer: nn.Module) -> nn.Module:
+    """The block's attention module."""
+    return child(layer, ATTENTION, "attention (layers of other kinds, such as linear attention, cannot be read)")
+
+
+def output_projection(layer: nn.Module) -> nn.Module:
+    """The module whose weight is W_O."""
+    return child(attention_of(layer), OUTPUT, "output projection")
+
+
+def attention_writer(layer: nn.Module) -> nn.Module:
+    """The module whose output, times `multiplier`, the attention adds to the residual."""
+    return _last_of(layer, ATTENTION_POST) or _sandwich_norm(layer) or attention_of(layer)
+
+
+def feed_forward_writer(layer: nn.Module) -> nn.Module:
+    """The module whose output, times `multiplier`, the MLP adds to the residual."""
+    return _last_of(layer, FEED_FORWARD_POST) or child(layer, FEED_FORWARD, "MLP")
+
+
+def multiplier(layer: nn.Module) -> float:
+    """What both parts are multiplied with before they are added (Granite), else 1."""
+    return float(getattr(layer, "residual_multiplier", 1.0))
+
+
+def is_parallel(layer: nn.Module) -> bool:
+    """Whether attention and MLP read the same residual, so that there is no state between them."""
+    if hasattr(layer, "use_parallel_residual"):
+        return bool(layer.use_parallel_residual)
+    norms = [name for name, module in layer.named_children() if "norm" in name.lower() or name.startswith("ln_")]
+    return len(norms) == 1
+
+
+def counts_from_cache(layers: list[nn.Module]) -> bool:
+    """Whether a layer asks its cache how many positions came before (Llama 4's attention temperature)."""
+    return any(getattr(attention_of(layer), "attn_temperature_tuning", False) for layer in layers)
+
+
+def output_weight(layer: nn.Module, n_heads: int) -> Tensor:
+    """W_O as [h, d_head, d]."""
+    projection = output_projection(layer)
+    weight = fetched(projection)
+    # GPT-2's Conv1D keeps [in, out], nn.Linear keeps [out, in].
+    weight = weight if type(projection).__name__ == "Conv1D" else weight.T
+    return weight.reshape(n_heads, -1, weight.shape[1])
+
+
+def final_norm(decoder: nn.Module) -> nn.Module:
+    """The norm before the head."""
+    return child(decoder, FINAL_NORM, "final norm")
+
+
+def unembedding(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """A function from normed states to logits: head, bias, logit scale and soft cap as the model applies them."""
+    head = model.get_output_embeddings()  # pyright: ignore[reportCallIssue]
+    if head is None:
+        raise SubjectError(f"{type(model).__name__} has no language-model head: name a causal language model")
+    scale, cap = _logit_scale(model), _logit_cap(model)
+
+    def unembed(states: Tensor) -> Tensor:
+        logits = head(states.to(head.weight.dtype)) * scale
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+    return unembed
+
+
+def linear_head(model: nn.Module) -> tuple[Tensor, Tensor | None, float] | None:
+    """Weight [vocab, d], bias and scale of `unembedding`; None where a soft cap bends the logits."""
+    return None if _logit_cap(model) is not None else head_parts(model)
+
+
+def unembedding_weight(model: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """W_U [vocab, d] and the head's bias, the logit scale in both; before the soft cap where the model has one."""
+    weight, bias, scale = head_parts(model)
+    weight, bias = weight.detach(), None if bias is None else bias.detach() * scale
+    return weight if scale == 1.0 else weight * scale, bias
+
+
+def output_bias(layer: nn.Module) -> Tensor | None:
+    """What the output projection adds beside its heads."""
+    projection = output_projection(layer)
+    return None if getattr(projection, "bias", None) is None else fetched(projection, "bias").detach()
+
+
+def head_parts(model: nn.Module) -> tuple[Tensor, Tensor | None, float]:
+    """The head's weight [vocab, d] and bias as they are kept, and the logit scale, without a soft cap."""
+    head = model.get_output_embeddings()  # pyright: ignore[reportCallIssue]
+    bias = fetched(head, "bias") if getattr(head, "bias", None) is not None else None
+    return fetched(head), bias, _logit_scale(model)
+
+
+def _logit_scale(model: nn.Module) -> float:
+    """Cohere multiplies by the model's `logit_scale`, Granite divides by the configured `logits_scaling`."""
+    text_config = model.config.get_text_config()  # pyright: ignore
+    return float(getattr(model, "logit_scale", 1.0)) / float(getattr(text_config, "logits_scaling", None) or 1.0)
+
+
+def _logit_cap(model: nn.Module) -> float | None:
+    return getattr(model.config.get_text_config(), "final_logit_softcapping", None)  # pyright: ignore
+
+
+def _last_of(layer: nn.Module, names: tuple[str, ...]) -> nn.Module | None:
+    return next((getattr(layer, name) for name in names if hasattr(layer, name)), None)
+
+
+def _sandwich_norm(layer: nn.Module) -> nn.Module | None:
+    """`post_attention_layernorm`: the MLP's input norm in Llama, the attention's output norm in Gemma 2, OLMo 2."""
+    return getattr(layer, "post_attention_layernorm", None) if hasattr(layer, "post_feedforward_layernorm") else None

@@ -1,0 +1,118 @@
+"""Norms read as linear maps at a given scale, and the value circuit's weights: what is linear in a layer.
+
+A norm divides by a scale that depends on its input; with that scale held at the value it has, it is affine:
+norm(x) = gain · (x − mean x) / scale(x) + bias, the mean taken off in LayerNorm only. Its parts are probed, not read
+by name: families keep them differently (Gemma's gain is 1 + weight).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ...data.errors import SubjectError
+from . import anatomy
+from .fingerprint import fetched
+
+INPUT_NORM = ("input_layernorm", "ln_1", "self_attn_layer_norm")
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """A norm's parts. gain, bias: [d], float32. centers: whether the mean is taken off first."""
+
+    norm: Callable[[Tensor], Tensor]
+    gain: Float[Tensor, "d"]
+    bias: Float[Tensor, "d"]
+    centers: bool
+
+    def centered(self, x: Tensor) -> Tensor:
+        return x - x.mean(-1, keepdim=True) if self.centers else x
+
+    def scale(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b 1"]:
+        """What the norm divides x by: read off its own output, eps and all; infinite where x is nothing (padding)."""
+        ahead = self.centered(x.float()) * self.gain
+        out = self.norm(x).float() - self.bias
+        scale = (ahead * ahead).sum(-1, keepdim=True) / (ahead * out).sum(-1, keepdim=True)
+        return scale.where(ahead.any(-1, keepdim=True), torch.inf)
+
+    def share(self, part: Float[Tensor, "*b d"], whole: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        """What `part` of `whole` adds behind the norm, the scale held at that of `whole`.
+
+        The shares of parts that sum to `whole`, and the bias, sum to norm(whole).
+        """
+        return self.centered(part.float()) * self.gain / self.scale(whole)
+
+    def pull(self, direction: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        """The direction before the norm that reads, divided by the scale, what `direction` reads behind it."""
+        return self.centered(direction * self.gain)
+
+
+@torch.no_grad()
+def affine(norm: nn.Module, like: Tensor) -> Affine:
+    """The parts of a norm module. like: a tensor of its width, type and device. SubjectError: not such a norm."""
+    signs = torch.ones_like(like.reshape(-1, like.shape[-1])[0])
+    signs[1::2] = -1  # mean 0 and root mean square 1, so the scale is 1 but for eps, which a large factor hides
+    up, down = (norm(sign * 1e4 * signs).float() for sign in (1, -1))
+    gain, bias = (up - down) / 2 * signs.float(), (up + down) / 2
+    lifted = norm(1e4 * (signs + 1)).float() - bias
+    centers = bool((lifted[1::2].abs() > 0.5 * gain[1::2].abs()).any())
+    found = Affine(norm, gain, bias, centers)
+    trial = torch.linspace(-1, 1, like.shape[-1]).to(like) * 1e3 + signs
+    expected = found.centered(trial.float()) * gain / found.scale(trial) + bias
+    if (norm(trial).float() - expected).abs().max() > 1e-2 * expected.abs().max():
+        raise SubjectError(f"{type(norm).__name__} is not a norm that can be held at a scale")
+    return found
+
+
+def attention_tail(layer: nn.Module) -> nn.Module | None:
+    """The norm between the output projection and the residual, in families that have one."""
+    writer = anatomy.attention_writer(layer)
+    return None if writer is anatomy.attention_of(layer) else writer
+
+
+def input_norm(layer: nn.Module) -> nn.Module | None:
+    """The norm in front of the attention; None in families that norm behind it (OLMo 2)."""
+    return next((getattr(layer, name) for name in INPUT_NORM if hasattr(layer, name)), None)
+
+
+def value_weight(subject: Any, layer: int) -> Float[Tensor, "h d d_head"]:
+    """W_V of every query head (heads that share keys and values share it); biases are not part of it.
+
+    SubjectError: a family whose value projection is neither its own module nor a known part of a fused one.
+    """
+    attention: Any = anatomy.attention_of(subject.layers[layer])
+    heads, width = subject.n_heads, subject.n_kv_heads * subject.d_head
+    if hasattr(attention, "v_proj"):
+        weight = fetched(attention.v_proj).T
+    elif hasattr(attention, "c_attn"):  # GPT-2: queries, keys, values side by side, kept as [in, out]
+        weight = fetched(attention.c_attn)[:, -subject.d_model :]
+    elif hasattr(attention, "qkv_proj"):  # Phi-3
+        weight = fetched(attention.qkv_proj).T[:, -width:]
+    elif hasattr(attention, "query_key_value"):  # GPT-NeoX: per head its query, key, value
+        fused = fetched(attention.query_key_value).T
+        weight = fused.reshape(len(fused), heads, 3, -1)[:, :, 2].flatten(1)
+    else:
+        raise SubjectError(f"{subject.family}: no value projection was found in {type(attention).__name__}")
+    parts = weight.detach().reshape(len(weight), -1, subject.d_head).transpose(0, 1)
+    return parts.repeat_interleave(heads // len(parts), 0)
+
+
+def written_by_heads(subject: Any, layer: int, z: Float[Tensor, "n h d_head"]) -> tuple[Tensor, Tensor]:
+    """What each head of a layer adds to the residual [n, h, d], and what biases add [n, d]; they sum to attn_out.
+
+    A norm behind the output projection is held at the scale that it has for the sum. float32.
+    """
+    block = subject.layers[layer]
+    heads = torch.einsum("nhd,hdm->nhm", z.float(), subject.W_O(layer).detach().float())
+    bias = anatomy.output_bias(block)
+    bias = torch.zeros_like(heads[:, 0]) if bias is None else bias.float().expand_as(heads[:, 0])
+    if (tail := attention_tail(block)) is not None:
+        held, whole = affine(tail, z.new_zeros(heads.shape[-1])), (heads.sum(1) + bias).to(z.dtype)
+        heads, bias = held.share(heads, whole[:, None]), held.share(bias, whole) + held.bias
+    return heads * anatomy.multiplier(block), bias * anatomy.multiplier(block)

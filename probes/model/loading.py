@@ -1,0 +1,199 @@
+"""From a name to a proved Subject: embedded model, directory, GGUF file or hub id."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
+from transformers.utils.hub import cached_file
+
+from ...data.cached import cache_root
+from ...data.errors import SubjectError, UserError
+from ...data.subjects.gguf import gguf_to_directory, refuse_incomplete
+from .fingerprint import weights_of
+from .subject import Subject
+
+# Embedded subjects and the modules of data/ that keep them.
+EMBEDDED = {"smollm2": "smollm2", "scenes": "scenes_model", "scenes_prior": "scenes_prior"}
+
+
+def load(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    check: bool = True,
+    trust_remote_code: bool = False,
+) -> Subject:
+    """Open a model and prove its instruments.
+
+    name: an embedded subject ("smollm2", "scenes", "scenes_prior"), a local directory, a GGUF file, or a hub id
+    "owner/name" (the only case that may use the network). device: "auto" (a GPU where there is one), "map" (spread by
+    accelerate), or torch's name. dtype: "auto" (the checkpoint's on a GPU, float32 on a CPU), or torch's name.
+    check: run `Subject.check`.
+    Weights are read from safetensors alone; code in a checkpoint runs only with `trust_remote_code`.
+    Raises UserError (unknown name, broken files; missing, spare, NaN or packed weights) and SubjectError (a family that
+    cannot be read).
+    """
+    path, revision = _find(str(name), revision)
+    where: dict[str, Any] = {"device_map": "auto"} if device == "map" else {}
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device in ("auto", "map") else device
+    where["trust_remote_code"] = trust_remote_code
+    if not Path(path).exists():
+        where["revision"] = revision
+    model, processor = _read(str(name), path, where, _dtype(dtype, device))
+    if "device_map" not in where:
+        model = _to(model, device)
+    _refuse_nan(str(name), model)
+    subject = Subject(model, processor, name=str(name), revision=revision)
+    if check:
+        subject.check()
+    return subject
+
+
+def export(name: str, target: Path) -> Path:
+    """An embedded subject as a Hugging Face directory. UserError: not embedded, or something lies at `target`."""
+    if name not in EMBEDDED:
+        raise UserError(f"{name!r} is no embedded subject: one of {', '.join(EMBEDDED)}")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{target} is not empty: name a new directory")
+    home = Path(_find(name, None)[0])
+    try:
+        shutil.copytree(home, target, dirs_exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror or error}") from error
+    return target
+
+
+def _find(name: str, revision: str | None) -> tuple[str, str | None]:
+    """The directory or hub id behind a name, and its revision."""
+    if name in EMBEDDED:
+        home = import_module(f"....data.subjects.{EMBEDDED[name]}", __name__)
+        return str(home.directory()), home.revision()
+    path = Path(name).expanduser()
+    if path.is_file() and path.suffix == ".gguf":
+        stat = path.stat()
+        return str(
+            gguf_to_directory(path, cache_root() / f"gguf-{path.stem}-{stat.st_size}-{stat.st_mtime_ns}")
+        ), revision
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"{name} is a directory without config.json: not a Hugging Face model")
+        if not any(path.glob("*.safetensors")):
+            raise UserError(f"{name} has no *.safetensors: convert the checkpoint first (pickles are never read)")
+        return str(path), revision
+    if path.exists():
+        raise UserError(f"{name} is neither a model directory nor a .gguf file")
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return name, revision
+    raise UserError(
+        f"unknown subject {name!r}: an embedded one ({', '.join(EMBEDDED)}), a directory, a .gguf file, "
+        "or a hub id owner/name"
+    )
+
+
+def _read(name: str, path: str, where: dict[str, Any], dtype: torch.dtype | str) -> tuple[Any, Any]:
+    reading = {key: value for key, value in where.items() if key != "device_map"}
+    try:
+        config = AutoConfig.from_pretrained(path, **reading)
+        sees = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+        _refuse_foreign_shards(name, path, reading.get("revision"))
+        _refuse_unreadable(name, config, sees)
+        opener = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+        reading_weights = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
+        # Weights of another shape are told by name below.
+        opened: Any = opener.from_pretrained(path, ignore_mismatched_sizes=True, **reading_weights, **where)
+        model, info = opened
+        processor = (AutoProcessor if sees else AutoTokenizer).from_pretrained(path, **reading)
+    except (UserError, SubjectError):
+        raise
+    except Exception as error:  # whatever fails while foreign files are read, lies in them
+        raise UserError(_why(name, path, error)) from error
+    refuse_incomplete(name, info)
+    _complete_padding(getattr(processor, "tokenizer", processor), model.config)
+    return model, processor
+
+
+def _refuse_unreadable(name: str, config: Any, sees: bool) -> None:
+    """SubjectError: no decoder alone. UserError: weights packed into few bits, which nothing here can take apart."""
+    packed = getattr(config, "quantization_config", None)
+    if packed:
+        method = packed.get("quant_method") if isinstance(packed, dict) else getattr(packed, "quant_method", None)
+        raise UserError(
+            f"{name}: its weights are packed ({method or 'quantization_config'}): take the checkpoint that is not, or "
+            "a GGUF file, which is unpacked"
+        )
+    foreign = getattr(config, "auto_map", None)
+    if config.is_encoder_decoder or not (sees or foreign or type(config) in MODEL_FOR_CAUSAL_LM_MAPPING):
+        kind = "an encoder with a decoder" if config.is_encoder_decoder else "no causal language model"
+        raise SubjectError(f"{name} cannot be opened: {config.model_type} is {kind}")
+
+
+def _complete_padding(tokenizer: Any, config: Any) -> None:
+    """A tokenizer without a pad token gets the config's, if it is special (words must stay words), or its EOS."""
+    if tokenizer is None or tokenizer.pad_token_id is not None:
+        return
+    ids = [getattr(config.get_text_config(), name, None) for name in ("pad_token_id", "eos_token_id")]
+    several = [one for i in ids for one in (i if isinstance(i, list) else [i])]
+    special = [tokenizer.convert_ids_to_tokens(i) for i in several if i in tokenizer.all_special_ids]
+    tokenizer.pad_token = next(iter(special), tokenizer.eos_token)
+
+
+def _refuse_foreign_shards(name: str, path: str, revision: str | None) -> None:
+    """An index may only name safetensors files beside it: transformers would unpickle others, or look elsewhere."""
+    quiet = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors", "gated_repo")}
+    found = cached_file(path, SAFE_WEIGHTS_INDEX_NAME, revision=revision, **quiet)
+    if found is None:
+        return
+    for shard in set(json.loads(Path(found).read_text("utf-8"))["weight_map"].values()):
+        if Path(shard).name != shard or not shard.endswith(".safetensors"):
+            raise UserError(f"{name}: {SAFE_WEIGHTS_INDEX_NAME} looks for weights in {shard} (pickles are never read)")
+
+
+def _why(name: str, path: str, error: Exception) -> str:
+    first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if Path(path).exists():
+        return f"cannot read the model in {name}: {first_line}"
+    offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
+    return f"cannot get {name} from the hub{offline}: {first_line}"
+
+
+def _dtype(dtype: str, device: str) -> torch.dtype | str:
+    if dtype == "auto":
+        return torch.float32 if device == "cpu" else "auto"
+    found = getattr(torch, dtype, None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise UserError(f"unknown dtype {dtype!r}: float32, bfloat16 or float16")
+    return found
+
+
+def _to(model: Any, device: str) -> Any:
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def _refuse_nan(name: str, model: torch.nn.Module) -> None:
+    for tensor_name, tensor in weights_of(model):
+        # Both ends of the range are finite only if every value is: one pass, nothing allocated, in any precision.
+        if tensor.numel() and not all(bool(end.isfinite()) for end in tensor.aminmax()):
+            raise UserError(f"{name}: weights are not finite (first in {tensor_name}): the checkpoint is broken")
+
+
+__all__ = ["EMBEDDED", "SubjectError", "export", "load"]

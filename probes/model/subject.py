@@ -1,0 +1,195 @@
+"""A model with its insides exposed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ...data.errors import SubjectError, UserError
+from ...data.example import Example
+from . import anatomy, rotary, vision_inputs
+from .attention import NAME
+from .edits import Block, active_edits
+from .fingerprint import execution_device, weights_fingerprint, weights_state
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ..prompts.batch import Batch
+
+__all__ = ["Subject", "SubjectError"]
+
+
+class Subject:
+    """Any Hugging Face causal language model or image-text-to-text model, opened.
+
+    model: an instance in memory; its attention implementation is set to crosslens', which computes the same.
+    processor: its processor or tokenizer; needed for `batch`, not for `capture` on ready inputs.
+    norm, unembed: `unembed(norm(x))` of the last residual equals the model's logits (scale and soft cap included).
+    Raises SubjectError for families whose parts are not found.
+    """
+
+    def __init__(
+        self, model: Any, processor: Any = None, *, name: str | None = None, revision: str | None = None
+    ) -> None:
+        self.model, self.processor = model, processor
+        self.tokenizer = getattr(processor, "tokenizer", processor)
+        self.family: str = getattr(getattr(model, "config", None), "model_type", None) or type(model).__name__
+        try:
+            self._expose()
+        except SubjectError as error:
+            raise SubjectError(f"{self.family} cannot be opened: {error}") from error
+        except Exception as error:  # a family never seen: whatever it lacks, its name and that are the answer
+            raise SubjectError(f"{self.family} cannot be opened: {anatomy.first_line(error)}") from error
+        self.name = name or model.config.name_or_path or self.family
+        self.revision = revision or getattr(model.config, "_commit_hash", None)
+
+    def _expose(self) -> None:
+        anatomy.refuse(self.model)
+        self.model.eval()
+        config = self.model.config.get_text_config()
+        self.n_layers: int = config.num_hidden_layers
+        self.n_heads: int = config.num_attention_heads
+        self.n_kv_heads: int = getattr(config, "num_key_value_heads", None) or self.n_heads
+        self.d_model: int = config.hidden_size
+        decoder = anatomy.find_decoder(self.model)
+        self.layers: list[nn.Module] = anatomy.find_layers(decoder, self.n_layers)
+        for layer in self.layers:
+            anatomy.output_projection(layer)
+            anatomy.feed_forward_writer(layer)
+        self.norm: nn.Module = anatomy.final_norm(decoder)
+        self.unembed = anatomy.unembedding(self.model)
+        self.d_head: int = self.W_O(0).shape[1]
+        self._hashed: tuple[object, str] | None = None
+        self.text_config: Any = decoder.config
+        # Only the language model's attention: vision towers keep theirs.
+        self.text_config._attn_implementation = NAME
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go: the embeddings' device. Layers may lie on others (device_map)."""
+        return execution_device(self.model.get_input_embeddings()) or self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over the weights' names, shapes and values; computed again when they have changed."""
+        state = weights_state(self.model)
+        if self._hashed is None or self._hashed[0] != state:
+            self._hashed = state, weights_fingerprint(self.model)
+        return self._hashed[1]
+
+    @property
+    def active_edits(self) -> tuple[Block, ...]:
+        """The open blocks of `tracing` that can change a number of this model, repairs among them; outermost first."""
+        return active_edits(self.model)
+
+    def W_O(self, layer: int) -> Float[Tensor, "h d_head d"]:
+        """The output projection of a layer's heads; biases are not part of it."""
+        return anatomy.output_weight(self.layers[layer], self.n_heads)
+
+    @property
+    def W_U(self) -> Float[Tensor, "vocab d"]:
+        """The unembedding, logit scale included: logits before a soft cap are W_U · norm(x) + b_U."""
+        return anatomy.unembedding_weight(self.model)[0]
+
+    @property
+    def b_U(self) -> Float[Tensor, "vocab"] | None:
+        """The head's bias, scaled alike; None in most families."""
+        return anatomy.unembedding_weight(self.model)[1]
+
+    def batch(
+        self,
+        examples: Sequence[Example | str],
+        *,
+        template: str = "raw",
+        bos: bool | None = None,
+        padding: str = "right",
+    ) -> Batch:
+        """Tokenise examples into one padded batch with roles and marks; see `Batch`.
+
+        template: "raw" or "chat". bos: whether a BOS comes first, None for what the tokenizer does by itself.
+        UserError: a BOS or a template that does not exist, a text that the template changes, a mark without a token.
+        """
+        from ..prompts.batch import make_batch
+
+        return make_batch(self, examples, template=template, bos=bos, padding=padding)
+
+    def forward(
+        self, inputs: Mapping[str, Any] | Batch, *, keep: int | Tensor = 1, gradient: bool = False
+    ) -> Float[Tensor, "b n vocab"]:
+        """Logits at `keep` (a count from the end, 0 for all, or positions shared by the batch).
+
+        gradient: whether autograd follows. Whole forwards go through here, but for `generate`'s and the eager one that
+        `check` compares with.
+        """
+        arguments = self.prepare(inputs)
+        with torch.set_grad_enabled(gradient), vision_inputs.counted(self.model, arguments):
+            return self.model(**arguments, use_cache=False, logits_to_keep=keep).logits
+
+    def last_logits(self, inputs: Mapping[str, Any] | Batch) -> Float[Tensor, "b vocab"]:
+        """Logits at each example's last real position."""
+        arguments = self.prepare(inputs)
+        last = last_positions(arguments["input_ids"], arguments.get("attention_mask"))
+        columns, where = last.unique(return_inverse=True)
+        logits = self.forward(inputs, keep=columns)
+        return logits[torch.arange(len(last), device=logits.device), where.to(logits.device)]
+
+    def prepare(self, inputs: Mapping[str, Any] | Batch) -> dict[str, Any]:
+        """Model arguments on the model's device, with the positions that left padding needs and an image's token types.
+
+        UserError: placeholders without pixels, or another input missing without which the model runs wrongly; several
+        prompts a row, or prompts on both sides of a switch of rotary factors.
+        """
+        arguments = dict(inputs if isinstance(inputs, Mapping) else inputs.inputs)
+        arguments = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in arguments.items()}
+        rotary.refuse_foreign(self.text_config, arguments)
+        vision_inputs.complete(self.model, arguments)
+        mask = arguments.get("attention_mask")
+        if mask is None and arguments.get("position_ids") is not None and "input_ids" in arguments:
+            # Without a mask, transformers takes a gap between positions for the start of another prompt in the row.
+            arguments["attention_mask"] = torch.ones_like(arguments["input_ids"])
+        if mask is not None and "position_ids" not in arguments and self._counts_positions:
+            arguments["position_ids"] = (mask.long().cumsum(-1) - 1).clamp(min=0)
+        return arguments
+
+    @cached_property
+    def _counts_positions(self) -> bool:
+        """Whether the model takes plain positions; families with image grids compute their own."""
+        inner = self.model.base_model
+        return not any(hasattr(module, "get_rope_index") for module in (self.model, inner))
+
+    def check(self) -> pd.DataFrame:
+        """Prove the instruments on two small examples; SubjectError names what fails. See check.py."""
+        from ..check.subject_checks import check
+
+        refuse_under_edit(self, "the check of the instruments")
+        try:
+            return check(self)
+        except (SubjectError, UserError):
+            raise
+        except Exception as error:  # the proofs run what they do not know: a family that breaks them is refused
+            told = anatomy.first_line(error)
+            raise SubjectError(f"{self.family} ({self.name}): the proofs cannot be made: {told}") from error
+
+
+def refuse_under_edit(subject: Subject, what: str) -> None:
+    """UserError where `what` would take an edited model for the plain one."""
+    if subject.active_edits:
+        raise UserError(f"{what} needs {subject.name} as it is, but an edit or a repair acts: close its block first")
+
+
+def last_positions(input_ids: Int[Tensor, "b p"], mask: Tensor | None) -> Tensor:
+    """The last real position of each row, Int[b], on either padding side."""
+    if mask is None:
+        return torch.full((input_ids.shape[0],), input_ids.shape[1] - 1, device=input_ids.device)
+    places = torch.arange(mask.shape[1], device=mask.device)
+    return (mask.long() * places).argmax(-1)

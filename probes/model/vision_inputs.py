@@ -1,0 +1,187 @@
+"""What a vision-language model must be given beside token ids: whatever is missing runs silently, and wrongly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from inspect import signature
+from itertools import accumulate
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from ...data.errors import UserError
+
+# Placeholder ids of the config, and the input that fills them.
+MEDIA = {"image": ("pixel_values", "mm_encoder_outputs"), "video": ("pixel_values_videos", "pixel_values")}
+GRIDS = ("image_grid_thw", "image_sizes")
+# Inputs with one entry per token; the others belong to the pictures.
+PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels")
+
+
+def placeholder_id(model: Any, kind: str = "image") -> int | None:
+    """The token id that stands for a piece of an image; None for a language model."""
+    found = (getattr(model.config, f"{kind}_token_{end}", None) for end in ("id", "index"))
+    return next((value for value in found if isinstance(value, int)), None)
+
+
+def media_ids(model: Any) -> list[int]:
+    """All ids that have to do with images, video or sound: no random text may hold them."""
+    words, values = ("image", "video", "audio", "vision", "boi_", "eoi_"), vars(model.config)
+    names = [name for name in values if name.endswith(("token_id", "token_index")) and name.startswith(words)]
+    return sorted({values[name] for name in names if isinstance(values[name], int)})
+
+
+def image_positions(model: Any, input_ids: Int[Tensor, "b p"]) -> Bool[Tensor, "b p"]:
+    """Where the image is."""
+    image = placeholder_id(model)
+    return torch.zeros_like(input_ids, dtype=torch.bool) if image is None else input_ids == image
+
+
+def complete(model: Any, arguments: dict[str, Any]) -> None:
+    """Adds the token types that follow from the ids. UserError: something is missing that only the caller knows."""
+    ids = arguments.get("input_ids")
+    if ids is None or placeholder_id(model) is None:
+        return
+    _require_pixels(model, ids, arguments)
+    if has_prefix(model) and arguments.get("token_type_ids") is None:
+        # Without them, SDPA sees everything from everywhere, eager attention and padded batches are causal.
+        raise UserError(
+            f"{_family(model)} needs token_type_ids: 0 for the image and the prompt, which see each other, "
+            "1 for an answer"
+        )
+    if arguments.get("pixel_values") is None:
+        return
+    for name in GRIDS:
+        if name in _needed(model) and arguments.get(name) is None:
+            raise UserError(f"{_family(model)} needs {name} beside pixel_values: take all that the processor returns")
+    for name in token_type_names(model):
+        if arguments.get(name) is None:
+            arguments[name] = image_positions(model, ids).long()
+
+
+def _require_pixels(model: Any, ids: Tensor, arguments: Mapping[str, Any]) -> None:
+    for kind, inputs in MEDIA.items():
+        token = placeholder_id(model, kind)
+        if token is not None and bool((ids == token).any()) and all(arguments.get(name) is None for name in inputs):
+            raise UserError(
+                f"the prompt holds {kind} placeholders (id {token}) but {inputs[0]} is missing: "
+                f"{_family(model)} would read the placeholder's own embedding"
+            )
+
+
+def complete_processor(model: Any, processor: Any) -> None:
+    """Sets what older LLaVA processors were saved without, and cannot count an image's tokens without, from the model.
+
+    patch_size and vision_feature_select_strategy are the config's; additional tokens: the class token of the tower.
+    """
+    config = model.config
+    known = {
+        "patch_size": getattr(getattr(config, "vision_config", None), "patch_size", None),
+        "vision_feature_select_strategy": getattr(config, "vision_feature_select_strategy", None),
+    }
+    for name, value in known.items():
+        if getattr(processor, name, value) is None:
+            setattr(processor, name, value)
+    if getattr(processor, "num_additional_image_tokens", None) == 0 and _has_class_token(model):
+        processor.num_additional_image_tokens = 1
+
+
+def _has_class_token(model: Any) -> bool:
+    return any(name.endswith(("class_embedding", "cls_token")) for name, _ in model.named_parameters())
+
+
+def frame(subject: Any) -> tuple[str, str]:
+    """The texts that stand around an image where the family's chat template writes them (Qwen-VL, GLM-V); else ""."""
+    config, convert = subject.model.config, subject.tokenizer.convert_ids_to_tokens
+    for name in ("vision", "image"):
+        ids = [getattr(config, f"{name}_{end}_token_id", None) for end in ("start", "end")]
+        if all(isinstance(token, int) for token in ids):
+            start, end = convert(ids)
+            return (start, end) if start and end else ("", "")
+    return "", ""
+
+
+def token_type_names(model: Any) -> list[str]:
+    """Inputs that tell image tokens from text, where the family takes one."""
+    return [name for name in ("token_type_ids", "mm_token_type_ids") if name in signature(model.forward).parameters]
+
+
+def token_kinds(model: Any, with_image: bool) -> dict[str, str]:
+    """Input name -> the role that it marks with 1, for the token types that a batch must carry."""
+    if placeholder_id(model) is None or not (with_image or has_prefix(model)):
+        return {}
+    return {name: "answer" if has_prefix(model) else "image" for name in token_type_names(model)}
+
+
+def has_prefix(model: Any) -> bool:
+    """Whether the whole prompt is seen from everywhere in it, not the image alone (PaliGemma)."""
+    return model.config.model_type.startswith("paligemma")
+
+
+def deepstack_layers(model: Any) -> int:
+    """How many of the first layers have image features added behind them (Qwen3-VL), so that on image rows the next
+    layer does not read what they wrote. 0 elsewhere.
+    """
+    return len(getattr(getattr(model.config, "vision_config", None), "deepstack_visual_indexes", None) or ())
+
+
+@contextmanager
+def counted(model: Any, arguments: Mapping[str, Any]) -> Iterator[None]:
+    """During the block, images must fill the placeholders of their own prompt exactly.
+
+    The models compare totals of the batch only: 5 + 3 placeholders for 4 + 4 features would shift one image into
+    another's prompt.
+    """
+    inner: Any = getattr(model, "model", None)
+    ids = arguments.get("input_ids")
+    if arguments.get("pixel_values") is None or ids is None or not hasattr(inner, "get_image_features"):
+        yield
+        return
+    original, shown = inner.get_image_features, image_positions(model, ids)
+    own = "get_image_features" in vars(inner)
+
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        output = original(*args, **kwargs)
+        _compare(shown, getattr(output, "pooler_output", output))
+        return output
+
+    inner.get_image_features = checked
+    try:
+        yield
+    finally:
+        del inner.get_image_features
+        if own:
+            inner.get_image_features = original
+
+
+def _compare(shown: Bool[Tensor, "b p"], features: Any) -> None:
+    """Placeholders per prompt against tokens per image, in order: prompts end where images end."""
+    if isinstance(features, Tensor) and features.ndim < 3:
+        features = [features]
+    images = [image.numel() // image.shape[-1] for image in features]
+    ends = {0, *accumulate(images)}
+    prompts = shown.sum(1).tolist()
+    off = next((i for i, end in enumerate(accumulate(prompts)) if len(images) > 1 and end not in ends), None)
+    if sum(prompts) != sum(images) or off is not None:
+        raise UserError(
+            f"the images make {_listed(images)} tokens, the prompts hold {_listed(prompts)} placeholders: "
+            "every prompt needs as many placeholders as its own images make"
+        )
+
+
+def _listed(numbers: list[int]) -> str:
+    return " + ".join(map(str, numbers[:8])) + (" + …" if len(numbers) > 8 else "")
+
+
+def _needed(model: Any) -> tuple[str, ...]:
+    """Which of GRIDS the model cannot do without."""
+    features = getattr(getattr(model, "model", None), "get_image_features", None)
+    known = signature(features).parameters if features is not None else {}
+    return tuple(n for n in GRIDS if n in known and (n == "image_grid_thw" or known[n].default is known[n].empty))
+
+
+def _family(model: Any) -> str:
+    return model.config.model_type

@@ -1,0 +1,1 @@
+"""Forwards watched and changed, layer by layer."""

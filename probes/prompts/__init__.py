@@ -1,0 +1,1 @@
+"""Examples as batches: tokens, roles, marks, images."""

@@ -1,0 +1,160 @@
+"""Examples with images to tokens: the model's own processor says how many tokens an image is, and makes its pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from PIL.Image import Image
+from torch import Tensor
+
+from ...data.errors import SubjectError, UserError
+from ...data.example import Example
+from ...data.images import rgb
+from ..model import vision_inputs
+from ..model.processing import Processed, joined, process
+from . import boxes
+from .patches import mark_newlines
+from .text_prompts import Encoded, Span, label, render
+
+if TYPE_CHECKING:
+    from ..model.subject import Subject
+
+
+class Prompt(NamedTuple):
+    """A prompt as text: before the processor with one placeholder per image, behind it with as many as tokens."""
+
+    text: str
+    roles: list[Span]
+    marks: list[Span]
+
+
+def expand(
+    subject: Subject, examples: Sequence[Example], template: str, bos: bool
+) -> tuple[list[Encoded], dict[str, Tensor]]:
+    """Tokens with roles of every example (each has an image), and the images of all as the model takes them.
+
+    Role "image": the placeholders, which the model fills with features. Other tokens that the processor puts around or
+    between them (row markers, separators, newlines) are "special", text that merged with them as well. Placeholders
+    that the model fills with its learned newline (LLaVA-NeXT) are marked "image_newline": they are no patches.
+    An image stands in the family's own frame (<|vision_start|> … <|vision_end|>), whether a chat template writes it or
+    the prompt is raw.
+    UserError: an image or a prompt that the processor refuses. SubjectError: a processor that cannot be followed.
+    """
+    if getattr(subject.processor, "image_token", None) is None:
+        raise UserError(f"{subject.name} was opened without a processor for images: Subject(model, processor)")
+    encoded, pixels = zip(*(_expand(subject, example, template, bos) for example in examples), strict=True)
+    return list(encoded), joined(pixels)
+
+
+def _expand(subject: Subject, example: Example, template: str, bos: bool) -> tuple[Encoded, dict[str, Tensor]]:
+    prompt = Prompt(*render(subject, example, template))
+    _refuse_stray(subject, example, prompt.text)
+    pictures = _pictures(example)
+    processed = process(subject, prompt.text, pictures, example.id)
+    inner_bos = _has_inner_bos(subject, processed, example.id)
+    if inner_bos and (not bos or any(role.name == "answer" for role in prompt.roles)):
+        raise UserError(
+            f"{subject.family}: its processor puts a BOS behind the image and a newline behind the prompt; "
+            "leave out the answer, and run it with BOS"
+        )
+    laid_out = _with_inner_bos(subject, prompt) if inner_bos else prompt
+    encoded = _label(subject, *_fill(subject, laid_out, processed.blocks, vision_inputs.frame(subject)), bos)
+    encoded = mark_newlines(subject.model, encoded, processed.pixels)
+    return boxes.mark(subject, example, encoded, [p.size for p in pictures], processed.pixels), processed.pixels
+
+
+def _pictures(example: Example) -> list[Image]:
+    """The example's images as RGB; UserError for what is not a picture."""
+    contents = [segment.content for segment in example.segments if not isinstance(segment.content, str)]
+    for content in contents:
+        if not isinstance(content, Image):
+            raise UserError(
+                f"example {example.id}: a segment holds {type(content).__name__}, text or a PIL image is needed "
+                "(crosslens.data.images.open_image reads files)"
+            )
+    return [rgb(content, f"example {example.id}: the image") for content in contents if isinstance(content, Image)]
+
+
+def _refuse_stray(subject: Subject, example: Example, text: str) -> None:
+    """A placeholder in the text would take another image's place."""
+    wanted = sum(not isinstance(segment.content, str) for segment in example.segments)
+    holder = subject.processor.image_token
+    image = vision_inputs.placeholder_id(subject.model)
+    filled = holder if image is None else subject.tokenizer.convert_ids_to_tokens(image)
+    for token, there in ((holder, wanted), (filled, wanted if filled == holder else 0)):
+        if token and text.count(token) != there:
+            raise UserError(
+                f"example {example.id}: {text.count(token)} × {token} in the prompt for {wanted} "
+                "image(s): leave the placeholder out of texts, an image is a segment of its own"
+            )
+
+
+def _has_inner_bos(subject: Subject, processed: Processed, name: str) -> bool:
+    """Whether the processor lays the prompt out as PaliGemma's does. SubjectError: it changes the text otherwise."""
+    plain = Prompt(processed.text, [], [])
+    for inner_bos, prompt in ((False, plain), (True, _with_inner_bos(subject, plain))):
+        text = _fill(subject, prompt, processed.blocks, ("", ""))[0].text
+        if list(subject.tokenizer(text, add_special_tokens=False)["input_ids"]) == processed.ids:
+            return inner_bos
+    raise SubjectError(f"{subject.family}: its processor changes the text of example {name} beside the image")
+
+
+def _with_inner_bos(subject: Subject, prompt: Prompt) -> Prompt:
+    """PaliGemma's layout: a BOS behind the last image, a newline behind the prompt."""
+    holder, bos = subject.processor.image_token, subject.tokenizer.bos_token or ""
+    at = prompt.text.rfind(holder) + len(holder)
+    return Prompt(
+        prompt.text[:at] + bos + prompt.text[at:] + "\n",
+        [_shifted(span, at, len(bos)) for span in prompt.roles],
+        [_shifted(span, at, len(bos)) for span in prompt.marks],
+    )
+
+
+def _fill(subject: Subject, prompt: Prompt, blocks: Sequence[str], frame: tuple[str, str]) -> tuple[Prompt, list[Span]]:
+    """The prompt with every placeholder replaced by its block, and where the blocks are. frame: what has to stand
+    around each block and is not there yet.
+    """
+    text, roles, marks, shown = prompt.text, prompt.roles, prompt.marks, []
+    holder, at = subject.processor.image_token, 0
+    for block in blocks:
+        start = text.index(holder, at)
+        end = start + len(holder)
+        if frame[0] and frame[0] not in block and not text[:start].endswith(frame[0]):
+            block = frame[0] + block + frame[1]
+        more = len(block) - len(holder)
+        text = text[:start] + block + text[end:]
+        roles, marks = [_shifted(s, end, more) for s in roles], [_shifted(s, end, more) for s in marks]
+        at = start + len(block)
+        shown.append(Span(start, at, "image"))
+    return Prompt(text, roles, marks), shown
+
+
+def _shifted(span: Span, at: int, by: int) -> Span:
+    """A span where `by` characters were put in at `at`; a span that ends there does not grow."""
+    return Span(span.start + by * (span.start >= at), span.end + by * (span.end > at), span.name)
+
+
+def _label(subject: Subject, prompt: Prompt, shown: Sequence[Span], bos: bool) -> Encoded:
+    """Tokens of the filled prompt with their roles and marks."""
+    tokenised = subject.tokenizer(prompt.text, add_special_tokens=False, return_offsets_mapping=True)
+    ids, offsets = list(tokenised["input_ids"]), list(tokenised["offset_mapping"])
+    first_id = subject.tokenizer.bos_token_id
+    if bos and first_id is not None and first_id not in ids:
+        ids, offsets = [first_id, *ids], [(0, 0), *offsets]
+    encoded = label(subject, prompt.text, ids, offsets, prompt.roles, prompt.marks)
+    image = vision_inputs.placeholder_id(subject.model)
+    if image not in ids:
+        raise SubjectError(
+            f"{subject.name}: the processor writes no token {image}, which the model takes for the image: "
+            "processor and model do not belong together"
+        )
+
+    def role(i: int) -> str:
+        if ids[i] == image:
+            return "image"
+        inside = any(offsets[i][0] < block.end and block.start < offsets[i][1] for block in shown)
+        return "special" if inside else encoded.roles[i]
+
+    return replace(encoded, ids=ids, roles=[role(i) for i in range(len(ids))])

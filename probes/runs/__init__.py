@@ -1,0 +1,1 @@
+"""From examples to tables on disk: planned, killed, resumed, verified, joined."""

@@ -1,0 +1,92 @@
+"""Which examples ride together: batches of similar length within a budget of positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ...data.example import Example
+from ..model.attention import SCORES_BUDGET
+from ..model.rotary import crosses
+from ..prompts.encode import encode
+
+if TYPE_CHECKING:
+    from ..model.subject import Subject
+    from ..prompts.batch import Batch
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One batch of a run: examples by id, and whether a BOS is put first."""
+
+    bos: bool
+    ids: tuple[str, ...]
+
+
+def make_plan(
+    subject: Subject,
+    examples: Sequence[Example],
+    template: str,
+    bos: Sequence[bool],
+    tokens: int,
+    size: int | None,
+) -> list[Shard]:
+    """Length-sorted shards of at most `tokens` padded positions (or one example) and `size` examples.
+
+    None holds prompts on both sides of a switch of rotary factors: no prompt's numbers depend on its neighbours.
+    """
+    shards = []
+    for with_bos in bos:
+        lengths = {e.id: len(encode(subject, e, template, with_bos).ids) for e in examples}
+        batch: list[str] = []
+        for example in sorted(examples, key=lambda e: (lengths[e.id], e.id)):
+            length = lengths[example.id]
+            full = (len(batch) + 1) * length > tokens or len(batch) == size
+            if batch and (full or crosses(subject.text_config, lengths[batch[0]], length)):
+                shards.append(Shard(with_bos, tuple(batch)))
+                batch = []
+            batch.append(example.id)
+        shards.append(Shard(with_bos, tuple(batch)))
+    return shards
+
+
+def first_condition(batches: Sequence[Batch]) -> list[Batch]:
+    """The batches of the condition that comes first: what serves all conditions is chosen on one of them."""
+    return [batch for batch in batches if batch.form == batches[0].form]
+
+
+def plan_to_json(shards: Sequence[Shard]) -> list[dict[str, Any]]:
+    return [{"bos": shard.bos, "ids": list(shard.ids)} for shard in shards]
+
+
+def plan_from_json(items: Sequence[dict[str, Any]]) -> list[Shard]:
+    return [Shard(item["bos"], tuple(item["ids"])) for item in items]
+
+
+def shapes(
+    subject: Subject, examples: Sequence[Example], shards: Sequence[Shard], template: str
+) -> list[tuple[int, int]]:
+    """(examples, padded positions) of every shard."""
+    known = {example.id: example for example in examples}
+    return [
+        (len(shard.ids), max(len(encode(subject, known[i], template, shard.bos).ids) for i in shard.ids))
+        for shard in shards
+    ]
+
+
+def activation_bytes(subject: Subject, batch: int, positions: int) -> int:
+    """An estimate of what one layer keeps alive while it is observed, and of the logits at the last position.
+
+    Per position: residuals, attention and MLP outputs, queries, keys, values, z (ten times d_model) and the MLP's
+    inner states; besides, a chunk of patterns in float32 with its scores.
+    """
+    config = subject.text_config
+    inner = getattr(config, "intermediate_size", None) or getattr(config, "ffn_dim", None) or 4 * subject.d_model
+    item = torch.finfo(subject.dtype).bits // 8
+    one = subject.n_heads * positions**2
+    patterns = 3 * 4 * min(batch * one, max(one, SCORES_BUDGET // 8))
+    vocabulary = subject.model.get_input_embeddings().weight.shape[0]
+    return batch * positions * (10 * subject.d_model + 3 * inner) * item + patterns + 2 * 4 * batch * vocabulary

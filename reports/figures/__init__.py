@@ -1,0 +1,1 @@
+"""A file an analysis: the figures of its tables."""

@@ -1,0 +1,172 @@
+"""Figures of the lenses: at which state the answer can be read, and from what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from ..charts import bars, captioned, heat_map, lines, token_grid
+from .drawing import Drawing, Tables, draw_all
+
+Draw = Callable[[pd.DataFrame, Tables], go.Figure | None]
+SITES = {"resid": "residual", "attn_out": "attention output", "mlp_out": "MLP output"}
+ACCURACY = {"top1": "top-1 accuracy"}
+GRIDS = 4  # prompts shown as token grids
+FEW = 6  # lines that can still be told apart
+
+
+def figures(tables: Tables) -> dict[str, go.Figure]:
+    """Every measure by state, the answer by group, the accuracy, the token grids of the first prompts."""
+    return draw_all(FIGURES, tables) | _grids(tables.get("grid", pd.DataFrame()))
+
+
+def by_state(y_title: str, log_y: bool = False) -> Draw:
+    """One panel per site, one line with and one without the final norm."""
+
+    def draw(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
+        rows = rows[_group(rows) == "all"]
+        if rows.empty:
+            return None
+        rows = rows.assign(site=rows["site"].replace(SITES), line=_with_condition(rows, rows["norm"]))
+        return lines(rows, "state", by="line", panel="site", log_y=log_y, y_title=y_title)
+
+    return draw
+
+
+def ranks(rows: pd.DataFrame, tables: Tables) -> go.Figure | None:
+    """Ranks on a logarithmic axis, the first at the top; counted from 1, whatever the table does."""
+    if rows["value"].min() < 1 or rows["unit"].astype(str).str.contains("0 =").any():
+        rows = rows.assign(**{name: rows[name] + 1 for name in ("value", "lower", "upper")})
+    figure = by_state("median rank, 1 = first", True)(rows.assign(unit="rank (1 = first)"), tables)
+    return None if figure is None else figure.update_yaxes(autorange="reversed")
+
+
+def by_group(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
+    """Lines while they can be told apart; more groups make a map."""
+    return lines(rows, "state", by="line", y_title="probability") if 2 <= rows["line"].nunique() <= FEW else None
+
+
+def map_of_groups(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
+    """The same where the groups are many."""
+    if rows["line"].nunique() <= FEW:
+        return None
+    return heat_map(rows, "state", "line", unit="probability").update_yaxes(title_text="")
+
+
+def groups_only(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of single groups of prompts, each with the name of its line."""
+    rows = rows.assign(group=_group(rows))
+    rows = rows[rows["group"] != "all"]
+    return rows.assign(line=_with_condition(rows, rows["group"]))
+
+
+def accuracy(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    """All prompts first, then the groups from best to worst by the first measure."""
+    control = rows["control"].fillna("") if "control" in rows else pd.Series("", index=rows.index)
+    bar = ("control: " + control).where(control != "", "measured")
+    rows = rows.assign(group=_group(rows), bar=_with_condition(rows, bar))
+    first = rows[(rows["measure"] == rows["measure"].iloc[0]) & (rows["bar"] == rows["bar"].iloc[0])]
+    order = first.sort_values("value", ascending=False, kind="stable")["group"].tolist()
+    place = {group: index for index, group in enumerate(order)} | {"all": -1}
+    rows = rows.sort_values("group", key=lambda c: c.map(place), kind="stable")
+    rows = rows.assign(measure=rows["measure"].replace(ACCURACY))
+    return bars(rows, "group", by="bar", panel="measure")
+
+
+def _group(rows: pd.DataFrame) -> pd.Series:
+    """The group of prompts of each row ("all", a relation, a template)."""
+    return rows["subset"] if "subset" in rows else rows["condition"]
+
+
+def _with_condition(rows: pd.DataFrame, name: pd.Series) -> pd.Series:
+    """The name of a series, with its condition where there are several ("BOS", "no BOS")."""
+    several = "subset" in rows and rows["condition"].nunique() > 1
+    return name + " · " + rows["condition"] if several else name
+
+
+def _grids(table: pd.DataFrame) -> dict[str, go.Figure]:
+    drawn = {}
+    for index, example in enumerate(table["example"].unique()[:GRIDS] if not table.empty else []):
+        figure = token_grid(table[table["example"] == example])
+        title = f"Token grid: {example}"
+        drawn[f"grid-{index}"] = captioned(figure, title, GRID, "grid", {"example": example})
+    return drawn
+
+
+GRID = (
+    "What the logit lens reads at every state above every position of one prompt: the most likely next "
+    "token, coloured by its probability. ␣ is a leading space, ↵ a new line."
+)
+PLACE = (
+    "Read at the last position from the residual and from what attention and MLP add to it, through the "
+    "final norm or without it."
+)
+
+
+def _lens(measure: str, title: str, said: str, draw: Draw) -> Drawing:
+    return Drawing(
+        *(measure, "lens", {"measure": measure, "subset": "all"}, title, f"{said} {PLACE}", draw),
+        interval="Bands",
+        control="Dotted in the same colour",
+    )
+
+
+FIGURES = [
+    _lens(
+        "probability",
+        "Probability of the answer by state",
+        "The probability that the lens gives to the answer, mean over prompts.",
+        by_state("probability"),
+    ),
+    _lens(
+        "rank",
+        "Rank of the answer by state",
+        "The median rank of the answer in the whole vocabulary, counted from 1; logarithmic.",
+        ranks,
+    ),
+    _lens(
+        "kl",
+        "Distance from the output by state",
+        "The Kullback–Leibler divergence of the model's own output to the lens, mean over prompts.",
+        by_state("KL to the output (nats)"),
+    ),
+    _lens(
+        "entropy",
+        "Entropy of the lens by state",
+        "The entropy of the lens distribution, mean over prompts.",
+        by_state("entropy (nats)"),
+    ),
+    _lens(
+        "top1",
+        "How often the answer comes first",
+        "The share of prompts whose answer is the most likely token of the lens.",
+        by_state("share of prompts"),
+    ),
+    *(
+        Drawing(
+            name,
+            "lens",
+            {"measure": "probability", "site": "resid", "norm": "final norm", "control": ""},
+            "The answer by group of prompts",
+            "Mean probability of the answer by relation or template, read from the residual at the last position "
+            "through the final norm.",
+            draw,
+            interval=interval,
+            select=groups_only,
+        )
+        for name, draw, interval in (("groups", by_group, "Bands"), ("groups-map", map_of_groups, ""))
+    ),
+    Drawing(
+        "accuracy",
+        "accuracy",
+        {},
+        "Accuracy of the model itself",
+        "What the model answers, without a lens: how often the answer is its most likely token, how often "
+        "it prefers the answer to the wrong one, by how many logits.",
+        accuracy,
+        "Whiskers",
+        "Hatched",
+    ),
+]

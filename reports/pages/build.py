@@ -1,0 +1,103 @@
+"""From run directories to the report: `build` writes every page, `show_page` one page for one prompt."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import plotly.graph_objects as go
+import plotly.io as pio
+from plotly.offline import get_plotlyjs
+
+from ...data.errors import ReportError
+from . import dictionary, gallery, page
+from .runs import Run, read_runs
+
+__all__ = ["ReportError", "build", "show_page", "write_file"]
+
+
+def build(out: Path, *, static: bool = False) -> list[Path]:
+    """Write the report of `out/runs/*` into `out`; returns the HTML pages, the gallery first.
+
+    Pages: index.html, claims.html, <run>.html, a head dictionary for each subject that has one; beside them
+    plotly.min.js (no page asks the network for anything) and downloads/<run>/ with every table as CSV and parquet.
+    static: also every figure as PNG (slow; needs kaleido and a Chromium).
+    The same runs give the same bytes. Raises ReportError without runs or where `out` cannot be written.
+    """
+    out = Path(out)
+    runs, notes = read_runs(out / "runs")
+    drawn = {run.name: page.run_figures(run) for run in runs}
+    images = {run.name: _images(run.name, drawn[run.name][0], out) if static else {} for run in runs}
+    joined = dictionary.dictionaries(runs)
+    links = [(f"{found.name}.html", f"Head dictionary of {found.subject}") for found in joined]
+    written = {"index.html": gallery.index(runs, drawn, notes, links), "claims.html": gallery.claims(runs)}
+    written |= {f"{found.name}.html": dictionary.render(found) for found in joined}
+    written |= {f"{run.name}.html": page.render(run, drawn[run.name], images[run.name]) for run in runs}
+    write_file(out / "plotly.min.js", get_plotlyjs().encode())
+    for run in runs:
+        _downloads(run, out / "downloads" / run.name)
+    for found in joined:
+        write_file(out / "downloads" / f"{found.name}.csv", dictionary.to_csv(found))
+    for name, text in written.items():
+        write_file(out / name, text.encode())
+    return [out / name for name in written]
+
+
+def show_page(figures: go.Figure | Sequence[go.Figure] | Mapping[str, go.Figure], path: Path, title: str) -> Path:
+    """One page with these figures at `path`, plotly.min.js beside it; returns the path."""
+    if isinstance(figures, go.Figure):
+        figures = [figures]
+    named = dict(figures) if isinstance(figures, Mapping) else {str(i): f for i, f in enumerate(figures)}
+    slugs = page.unique_slugs(named)
+    blocks = [page.figure_block(slugs[name], figure, None) for name, figure in named.items()]
+    text = page.environment().get_template("show.html").render(title=title, figures=blocks)
+    path = Path(path)
+    write_file(path.parent / "plotly.min.js", get_plotlyjs().encode())
+    write_file(path, text.encode())
+    return path
+
+
+def _downloads(run: Run, directory: Path) -> None:
+    for name, table in run.tables.items():
+        write_file(directory / f"{name}.parquet", run.files[name])
+        write_file(directory / f"{name}.csv", table.to_csv(index=False, lineterminator="\n").encode())
+
+
+def _images(run: str, figures: dict[str, go.Figure], out: Path) -> dict[str, str]:
+    """Figure name -> address of its PNG; one browser draws them all."""
+    addresses = {n: f"downloads/{run}/{slug}.png" for n, slug in page.unique_slugs(figures).items()}
+    widths: list[int | None] = [
+        max(900, int((figure.layout.meta or {}).get("min_width", 0))) for figure in figures.values()
+    ]
+    heights: list[int | None] = [figure.layout.height for figure in figures.values()]
+    with tempfile.TemporaryDirectory() as place:
+        files: list[str | Path] = [f"{place}/{index}.png" for index in range(len(figures))]
+        try:
+            pio.write_images(list(figures.values()), files, width=widths, height=heights, scale=2)
+        except (ValueError, RuntimeError, ImportError) as error:
+            first = (str(error).strip().splitlines() or [""])[0]
+            raise ReportError(f"no PNG of {run}: {first} (kaleido and Chromium are needed)") from None
+        for file, address in zip(files, addresses.values(), strict=True):
+            write_file(out / address, Path(file).read_bytes())
+    return addresses
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Replace a file at once, so that a reader never sees half of it; leave it alone if nothing changed."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_file() and not path.is_symlink() and path.read_bytes() == data:
+            return
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise ReportError(f"{path} cannot be written: {error.strerror or error}") from None

@@ -1,0 +1,52 @@
+"""Planted rows of repairs: one repair mends half of what is wrong and its random control nothing; or it does harm."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from crosslens.analyses.repairs import _tables, repairs
+from crosslens.probes.runs.results import Rows
+
+from . import rows_of
+
+N, GROUPS = 120, 40
+OPTIONS = repairs.Options(
+    alphas=(2.0,), ps=(0.4,), betas=(0.4,), draws=3, dimensions=(3,), tau=5.0, heads=((2, 0),), timed=0
+)
+
+
+def planted(name: str, holds: bool) -> dict[str, pd.DataFrame]:
+    """Tables in which the claim of this name holds, or fails."""
+    repair, _, measure = name.split(" ", 2)
+    return repairs.tables(rows({repair: 0.5 if holds else -0.5}, captions=measure == "CHAIR_I"), OPTIONS)
+
+
+def rows(
+    mended: dict[str, float],
+    *,
+    captions: bool = False,
+    solved: float = 0.75,
+    visual: float = 1.0,
+    controls: float = 0.0,
+) -> Rows:
+    """mended: by repair, the share of wrong answers (objects) that become right; below 0, of right ones that become
+    wrong. controls: the same of every control. solved: what the plain model gets right. visual: layers with a sink.
+    """
+    rng = np.random.default_rng(0)
+    plain, luck = rng.random(N) < solved, rng.random((N, OPTIONS.draws))
+    values = {
+        _tables.WITH_SINK: np.full(N, visual),
+        _tables.CALIBRATED: np.ones(N),
+        "heads": np.zeros((N, 4, 3)),
+    }
+    for variant in repairs.variants(OPTIONS):
+        share = controls if variant.control else mended.get(variant.repair, 0.0)
+        right = np.where(luck < abs(share), share > 0, plain[:, None])[:, : variant.draws].astype(float)
+        values[variant.key] = _caption(right) if captions else np.stack([right, right], 2)
+    return rows_of(values, GROUPS)
+
+
+def _caption(right: np.ndarray) -> np.ndarray:
+    """Two objects named, one of them wrong where the answer is not right."""
+    one = np.ones_like(right)
+    return np.stack([2 * one, 1 - right, 1 + right, 3 * one, 9 * one], 2)

@@ -1,0 +1,70 @@
+"""Random controls: as many, never the chosen ones, drawn by example, untouched by batch and padding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from crosslens.analyses.common import controls
+
+
+def masks(places: int = 12):
+    chosen = torch.zeros(3, places, dtype=torch.bool)
+    chosen[:, 2] = chosen[:, 5] = True
+    return chosen, torch.ones_like(chosen)
+
+
+def test_positions_are_others_as_many_and_each_examples_own():
+    chosen, allowed = masks()
+    allowed[:, 0] = False
+    draws = [controls.random_positions(chosen, allowed, [f"{i} {draw}" for i in "abc"]) for draw in range(40)]
+    for drawn in draws:
+        assert not (drawn & (chosen | ~allowed)).any()
+        assert (drawn.sum(1) == 2).all()
+    stacked = torch.stack(draws)
+    assert (stacked[:, 0] != stacked[:, 1]).any(1).float().mean() > 0.8, "one order for every example"
+    assert (stacked.float().mean((0, 1))[allowed[0] & ~chosen[0]] > 0.1).all(), "every other place is drawn"
+
+
+def test_heads_of_one_example_are_drawn_apart():
+    chosen, allowed = (m[:, None].expand(3, 4, 12) for m in masks())
+    drawn = controls.random_positions(chosen, allowed, ["a 0", "b 0", "c 0"])
+    assert len({tuple(row) for row in drawn[0].nonzero()[:, 1].reshape(4, 2).tolist()}) > 1
+
+
+@pytest.mark.parametrize("padding", ["left", "right"])
+def test_neither_batch_nor_padding_changes_a_draw(padding):
+    chosen, allowed = masks()
+    keys = ["a 0", "b 0", "c 0"]
+    alone = controls.random_positions(chosen[1:2], allowed[1:2], keys[1:2])
+    place = slice(5, None) if padding == "left" else slice(0, 12)
+    wide = torch.zeros(2, 3, 17, dtype=torch.bool)
+    wide[0, :, place], wide[1, :, place] = chosen, allowed
+    together = controls.random_positions(wide[0], wide[1], keys)
+    assert torch.equal(together[1:2, place], alone)
+
+
+def test_all_that_there_are_where_there_are_fewer():
+    chosen = torch.tensor([True, True, True, False]).expand(3, 4)
+    allowed = torch.ones_like(chosen)
+    assert torch.equal(controls.random_positions(chosen, allowed, "abc"), ~chosen)
+    with pytest.raises(ValueError, match="2 keys for 3"):
+        controls.random_positions(chosen, allowed, "ab")
+
+
+def test_random_circuits_have_the_layers_and_no_member():
+    circuit = [(0, 1), (2, 0), (2, 3)]
+    drawn = controls.random_circuits(circuit, 6, draws=50)
+    for heads in drawn:
+        assert [layer for layer, _ in heads] == [0, 2, 2]
+        assert not set(heads) & set(circuit)
+        assert len(set(heads)) == 3
+    assert {head for heads in drawn for head in heads} == {(0, h) for h in (0, 2, 3, 4, 5)} | {
+        (2, h) for h in (1, 2, 4, 5)
+    }
+    assert controls.random_circuits(circuit, 6, draws=2) == drawn[:2]
+    assert controls.random_circuits(circuit, 6, draws=5, key="another example") != drawn[:5]
+
+
+def test_no_random_circuit_where_a_layer_has_too_few_others():
+    assert controls.random_circuits([(0, 0), (0, 1)], 3) == []
+    assert controls.random_circuits([(0, 0), (0, 1)], 4, draws=2) == [[(0, 2), (0, 3)]] * 2

@@ -1,0 +1,254 @@
+"""The analysis `repairs`: what it measures equals what the model says, tables come out, controls are named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from crosslens import Subject
+from crosslens.analyses import metrics
+from crosslens.analyses.common import hallucination
+from crosslens.analyses.repairs import repairs
+from crosslens.data.errors import UserError
+from crosslens.data.example import Example, Objects, Segment
+from crosslens.data.tasks import Task
+from crosslens.probes.intervene.measures import logit_difference
+from crosslens.probes.observe.tracing import tracing
+from crosslens.probes.runs.answers import own_answers
+from crosslens.probes.runs.run import Settings, run
+from crosslens.reports.figures import repairs as figures
+
+from ..helpers import tiny, vision_subjects
+from ..helpers.vision import build, inputs
+from ..probes.test_families import assert_close
+from .claims import repairs as planted_repairs
+from .test_head_divergence import captions
+
+OPTIONS = {"alphas": (2.0, 3.0), "ps": (0.4,), "betas": (0.4,), "draws": 2, "tokens": 4, "timed": 2, "threshold": 0.01}
+OPTIONS |= {"dimensions": (3, 9), "tau": 1.2}
+
+
+def questions(n: int | None = None, seed: int = 0, *, tokenizer: Any) -> list[Example]:
+    """Is it yes (w7) or no (w8)? The tiny tokenizer has neither word, so the words stand for themselves."""
+    made = []
+    for i in range(n or 8):
+        segments = (Segment("image", vision_subjects.picture(50 * seed + i)), Segment("question", f" w{9 + i % 4} w3"))
+        answers = (" w7", " w8") if i % 2 else (" w8", " w7")
+        meta = {"kind": f"pope_{'random' if i < 4 else 'popular'}"}
+        made.append(Example(f"q{i}", f"g{seed}-{i // 2}", segments, answers[0], answers[1:], meta=meta))
+    return made
+
+
+def seeing():
+    return Subject(*vision_subjects.build("llava"), name="tiny-llava")
+
+
+def analyse(make, out, subject=None, **more):
+    module: Any = SimpleNamespace(__doc__="Tiny", VERSION=1, TEMPLATE="raw", BOS=True, SOURCE="tests", examples=make)
+    analyses = {"repairs": (repairs, repairs.Options(**OPTIONS))}
+    settings = Settings(out=out, **{"limit": 8, **more})
+    (directory,) = run(subject or seeing(), Task("tiny", module, {}), analyses, settings)
+    return {p.stem: pd.read_parquet(p) for p in (directory / "tables").glob("*.parquet")}
+
+
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory):
+    return analyse(questions, tmp_path_factory.mktemp("answers"))
+
+
+def test_tables_of_answers(answered, tmp_path):
+    assert set(answered) == {"measures", "differences", "preconditions", "cost", "heads", "claims"}
+    measures = answered["measures"].query("subset == 'all'").set_index(["repair", "setting", "control"])["value"]
+    subject = seeing()
+    batch = subject.batch(questions(8, tokenizer=None))
+    logits = subject.last_logits(batch)
+    right = logits.gather(1, batch.answers[:, None]) > logits.gather(1, batch.wrong[:, None])
+    assert measures["none", 0.0, ""] == pytest.approx(float(right.float().mean()))
+    with repairs.vhr(subject, alpha=3.0):
+        moved = subject.last_logits(batch)
+    right = moved.gather(1, batch.answers[:, None]) > moved.gather(1, batch.wrong[:, None])
+    assert measures["VHR", 3.0, ""] == pytest.approx(float(right.float().mean()))
+    names = set(answered["measures"]["control"])
+    assert names == {"", "random heads", "least divergent heads", "all heads, same norm", "random columns"}
+    assert set(answered["measures"]["subset"]) == {"all", "pope_random", "pope_popular"}
+    assert set(answered["cost"]["repair"]) == {"none", "VHR", "VAR", "ACT"}
+    assert len(answered["claims"]) == 3
+    again = analyse(questions, tmp_path, size=3, padding="left")
+    for name in ("measures", "heads"):
+        np.testing.assert_allclose(again[name]["value"], answered[name]["value"], atol=1e-6)
+
+
+def test_every_figure_is_drawn(answered):
+    drawn = figures.figures(answered)
+    assert list(drawn) == [item.name for item in figures.FIGURES]
+    ticks = drawn["differences"].layout.yaxis.ticktext
+    assert {"VHR: repaired − plain", "ACT: repaired − control (random columns)"} <= set(ticks)
+
+
+def test_differences_are_paired(answered):
+    found, measures = answered["differences"], answered["measures"]
+    values = measures.set_index(["subset", "repair", "setting", "control"])["value"]
+    for row in found.to_dict("records"):
+        mine = values[row["subset"], row["repair"], row["setting"], row["control"]]
+        other = ("none", 0.0, "") if row["against"] == "plain" else (row["repair"], row["setting"], row["against"])
+        assert row["value"] == pytest.approx(mine - values[(row["subset"], *other)], abs=1e-9)
+        assert np.isnan(row["lower"]) == (row["n_groups"] < 5)
+
+
+def test_tables_of_captions(tmp_path):
+    tables = analyse(captions, tmp_path, limit=4)
+    assert set(tables["measures"]["measure"]) == set(hallucination.CHAIR)
+    plain = tables["measures"].query("repair == 'none'").set_index("measure")
+    said = own_answers(seeing(), captions(4, tokenizer=None), 4)
+    counts = [repairs.counts_of(e, said[e.id].text) for e in captions(4, tokenizer=None)]
+    for name, value in hallucination.chair(*zip(*counts, strict=True)).items():
+        assert plain["value"][name] == pytest.approx(value, nan_ok=True)
+
+
+def test_both_kinds_in_one_task_are_refused():
+    subject = seeing()
+    batch = subject.batch([*questions(1, tokenizer=None), *captions(1, tokenizer=None)])
+    with pytest.raises(UserError, match="two tasks"):
+        repairs.rows(subject, batch, repairs.Options(**OPTIONS))
+
+
+@pytest.mark.parametrize("family", ["llava", "gemma3", "qwen2_5_vl", "qwen3_vl", "paligemma"])
+def test_act_effects_equal_whole_forwards(family):
+    """Every head calibrated alone by the repair itself."""
+    subject = Subject(build(family))
+    given = inputs(subject.model, "right", lengths=(9, 8, 7))
+    measure = logit_difference(torch.tensor([3, 4, 5]), torch.tensor([6, 7, 8]))
+    heads = [(layer, head) for layer in (1, 2) for head in (0, 3)]
+    found = repairs.act_effects(subject, given, measure, heads=heads, threshold=0.08)
+    clean = measure(subject.last_logits(given), torch.arange(3))
+    for pair in heads:
+        with repairs.act(subject, heads=[pair], threshold=0.08):
+            moved = measure(subject.last_logits(given), torch.arange(3))
+        torch.testing.assert_close(found[pair], moved - clean, rtol=1e-4, atol=1e-5)
+    assert any(bool((value != 0).any()) for value in found.values())
+
+
+def test_a_planted_hidden_sink_is_found_and_calibrated():
+    """A map with one greedy column: that column alone, in the heads that have it."""
+    subject = seeing()
+    batch = subject.batch(questions(2, tokenizer=None))
+    column = 5
+
+    def greedy(call):
+        def pull(pattern, rows, part):
+            new = pattern.clone()
+            pulled = 0.6 * (rows > column)[:, None].float()
+            new[:, 1] *= 1 - pulled.transpose(1, 2)
+            new[:, 1, :, column] += pulled[:, 0]
+            return new
+
+        return call.edited(pattern_edit=pull)
+
+    with tracing(subject, edits={1: greedy}), repairs.act(subject, heads=[(1, 0), (1, 1)], threshold=0.5) as found:
+        subject.last_logits(batch)
+    assert found.sinks[1].nonzero().tolist() == [[0, 1, column], [1, 1, column]]
+
+
+def test_counts_of_a_caption():
+    example = Example("c", "g", (), objects=Objects({"dog": "dog", "hot dog": "hot dog"}, frozenset({"dog"})))
+    assert repairs.counts_of(example, "Two dogs and a hot dog.") == [2.0, 1.0, 1.0, 1.0, 6.0]
+
+
+def test_edited_patterns_are_what_observers_see():
+    """Inside a repair, an observer reads the repaired map."""
+    subject = seeing()
+    batch = subject.batch(questions(3, tokenizer=None))
+    plain, seen = [], []
+    with tracing(subject, lambda layer: plain.append(layer.pattern())):
+        subject.forward(batch)
+    with (
+        repairs.act(subject, heads=[(1, 2)], threshold=0.02) as found,
+        tracing(subject, lambda layer: seen.append(layer.pattern())),
+    ):
+        subject.forward(batch)
+    expected = metrics.calibrate_sinks(plain[1], found.sinks[1], 0.4)
+    assert_close(seen[1], expected, "pattern")
+    assert float((seen[1] - plain[1]).abs().max()) > 1e-3
+
+
+def verdicts(**planted):
+    tables = repairs.tables(planted_repairs.rows(**planted), planted_repairs.OPTIONS)
+    return {claim.name: claim for claim in repairs.claims(tables)}
+
+
+def test_a_repair_is_judged_against_its_control_and_its_preconditions():
+    helped = {"VHR": 0.5, "VAR": 0.5, "ACT": 0.5}
+    assert {c.verdict for c in verdicts(mended=helped).values()} == {"holds"}
+    assert {c.verdict for c in verdicts(mended=helped, controls=0.5).values()} == {"holds, and so does the control"}
+    bare = verdicts(mended=helped, visual=0.0)
+    assert (bare["VAR raises accuracy"].verdict, bare["VHR raises accuracy"].verdict) == ("not testable", "holds")
+    assert "visual sink" in bare["VAR raises accuracy"].numbers
+    guessing = verdicts(mended=helped, solved=0.5)
+    assert {c.verdict for c in guessing.values()} == {"not testable"}
+    assert "at chance" in guessing["ACT raises accuracy"].numbers
+    assert set(verdicts(mended=helped, captions=True)) == {f"{name} lowers CHAIR_I" for name in helped}
+
+
+def test_an_edit_that_changed_no_answer_is_undecided():
+    claim = verdicts(mended={})["VAR raises accuracy"]
+    assert claim.verdict == "undecidable here"
+    assert "nothing varied" in claim.numbers
+
+
+def test_f1_is_averaged_over_the_sets():
+    """Three sets of the same questions, of which only one is answered badly."""
+    rows = planted_repairs.rows({"VHR": 0.5})
+    kinds = [f"pope_{name}" for name in ("random", "popular", "adversarial")]
+    rows.examples["kind"] = [kinds[i % 3] for i in range(len(rows.examples))]
+    tables = repairs.tables(rows, planted_repairs.OPTIONS)
+    measures, differences = tables["measures"], tables["differences"]
+    averaged = measures[(measures["measure"] == "F1, mean of 3 sets") & (measures["control"] == "")].set_index("repair")
+    assert (averaged["lower"] < averaged["value"]).all()
+    assert (averaged["value"] < averaged["upper"]).all()
+    for repair in ("none", "VHR"):
+        apart = measures[(measures["repair"] == repair) & (measures["control"] == "") & (measures["measure"] == "F1")]
+        assert averaged["value"][repair] == pytest.approx(apart.set_index("subset")["value"][kinds].mean())
+    gained = differences[(differences["measure"] == "F1, mean of 3 sets") & (differences["repair"] == "VHR")]
+    row = gained[(gained["against"] == "plain") & (gained["control"] == "")]
+    assert row["value"].item() == pytest.approx(averaged["value"]["VHR"] - averaged["value"]["none"])
+    assert row["lower"].item() > 0
+
+
+def test_generated_answers_are_read_as_pope_reads_them():
+    subject = seeing()
+    examples = [replace(e, answer=" Yes" if i % 2 else " No") for i, e in enumerate(questions(4, tokenizer=None))]
+    batch = subject.batch(examples)
+    options = repairs.Options(**{**OPTIONS, "pope": "generated", "alphas": (2.0,), "draws": 1, "betas": (0.4,)})
+    found = repairs.rows(subject, batch, options)["none|0|"][:, 0]
+    said = own_answers(subject, examples, 4)
+    yes = torch.tensor([float(hallucination.says_yes(said[e.id].text)) for e in examples])
+    assert torch.equal(found[:, 1], yes)
+    assert torch.equal(found[:, 0], (yes == torch.tensor([0.0, 1.0, 0.0, 1.0])).float())
+    with pytest.raises(UserError, match="reads yes or no"):
+        repairs.rows(subject, subject.batch(questions(2, tokenizer=None)), options)
+
+
+@pytest.mark.parametrize("choose", ["logits", "accuracy"])
+def test_prompts_without_images_are_answered_under_act_alone(tmp_path, choose):
+    options = repairs.Options(**{**OPTIONS, "choose": choose, "timed": 0})
+    (directory,) = run(tiny.subject(), tiny.task(), {"repairs": (repairs, options)}, Settings(limit=10, out=tmp_path))
+    tables = {p.stem: pd.read_parquet(p) for p in (directory / "tables").glob("*.parquet")}
+    assert set(tables["measures"]["repair"]) == {"none", "ACT"}
+    assert set(tables["measures"]["measure"]) == {"accuracy"}
+    assert "heads" not in tables
+    told = tables["claims"].set_index("text")["numbers"]
+    assert {str(text).split()[0] for text, why in told.items() if why == "not run here"} == {"VHR", "VAR"}
+    assert "preconditions" in figures.figures(tables)
+
+
+def test_the_page_says_what_was_run():
+    said = repairs.methods(repairs.Options(dimensions=(3,), tau=2.0), {"examples": 8, "groups": 4})
+    assert "stop at 48 tokens (the papers' at 512)" in said
+    assert "0.6 is the share kept" in said
+    assert "all positions" in said
+    assert 0.4 in repairs.Options().ps

@@ -1,0 +1,144 @@
+"""Steering equals an eager forward whose pattern rows are set by hand; its controls match; a run says so."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from crosslens import Subject
+from crosslens.analyses.circuits import steering
+from crosslens.analyses.common.claims import CONTROL_TOO, FAILS, HOLDS, UNTESTABLE
+from crosslens.data.errors import UserError
+from crosslens.data.tasks import ioi
+from crosslens.probes.intervene.measures import logit_difference
+from crosslens.probes.intervene.replay import record
+from crosslens.probes.runs.results import Rows
+from crosslens.probes.runs.run import Settings, run
+
+from ..helpers import by_hand, contrasts, tiny
+from ..probes.test_sweep import close, whole_logits
+from .claims import steering as claims_of
+
+
+@pytest.mark.parametrize("padding", ["left", "right"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "qwen3"])
+def test_steered_heads_attend_to_the_targets(family, padding):
+    given = by_hand.inputs(family, padding)
+    subject = Subject(by_hand.build(family))
+    mask = given["attention_mask"].bool()
+    before_last = mask.sum(1, keepdim=True) - mask.long().cumsum(1)
+    targets, last = mask & ((before_last == 1) | (before_last == 2)), mask & (before_last == 0)
+    heads = [(0, 1), (1, 0), (1, 3), (2, 2)]
+    sweep = steering.steer_attention(subject, given, heads, targets, measure=whole_logits)
+
+    steered = [torch.zeros(len(mask), subject.n_heads, mask.shape[1], dtype=torch.bool) for _ in range(3)]
+    for layer, head in heads:
+        steered[layer][:, head] = last
+    # The pattern row is set through the model's own softmax: every other edge is cut, equal scores are even weights.
+    masks = {i: rows[..., None] & ~targets[:, None, None] for i, rows in enumerate(steered)}
+    reads = {
+        i: lambda query, key, value, rows=rows: (query.masked_fill(rows[..., None], 0.0), key, value)
+        for i, rows in enumerate(steered)
+    }
+    expected = by_hand.at_last(by_hand.logits(family, given, masks=masks, reads=reads), given)
+    close(sweep.values[0], expected)
+
+
+def test_mistakes_are_one_line():
+    given = by_hand.inputs("llama", "right")
+    subject, mask = Subject(by_hand.build("llama")), given["attention_mask"].bool()
+    measure = logit_difference(torch.tensor([3, 4, 5]), torch.tensor([6, 7, 8]))
+    first = torch.zeros_like(mask)
+    for heads, targets, said in (
+        ([(0, 0)], first, "no target"),
+        ([(0, 0)], mask, "last position"),
+        ([(3, 0)], first.index_fill(1, torch.tensor([0]), True), "no head 3.0"),
+    ):
+        with pytest.raises(UserError, match=said):
+            steering.steer_attention(subject, given, heads, targets, measure=measure)
+
+
+def test_random_tokens_are_others_and_as_many():
+    subject = tiny.subject()
+    examples = contrasts.examples(6, tokenizer=None)
+    batch = subject.batch(examples, padding="left")
+    targets = batch.marks["indirect_object"]
+    base = record(subject, batch, ("z",))
+    draws = [steering._random_tokens(batch, base, targets, i) for i in range(20)]
+    for drawn in draws:
+        assert not (drawn & (targets | ~batch.mask)).any()
+        assert torch.equal(drawn.sum(1), targets.sum(1))
+        assert not drawn[torch.arange(6), batch.last].any()
+    assert len({tuple(d.flatten().tolist()) for d in draws}) > 10
+    alone = subject.batch(examples[:1])
+    one = steering._random_tokens(alone, record(subject, alone, ("z",)), alone.marks["indirect_object"], 3)
+    assert torch.equal(one[0], draws[3][0][batch.mask[0]][: one.shape[1]])
+
+
+@pytest.fixture
+def words_as_ioi(monkeypatch):
+    """The tiny tokenizer knows no names: IOI is played by random words."""
+    monkeypatch.setattr(
+        ioi, "examples", lambda n=None, seed=0, *, tokenizer: contrasts.examples(n, seed, tokenizer=tokenizer)
+    )
+
+
+def analyse(out, **settings):
+    options = steering.Options(targets="indirect_object", draws=4)
+    analyses = {"steering": (steering, options)}
+    task = contrasts.task(contrasts.four_groups)
+    (directory,) = run(tiny.subject(), task, analyses, Settings(**{"limit": 40, "out": out} | settings))
+    return {p.stem: pd.read_parquet(p) for p in (directory / "tables").glob("*.parquet")}
+
+
+def test_a_run(words_as_ioi, tmp_path):
+    found = analyse(tmp_path / "one")
+    repair, gain = found["repair"], found["gain"]
+    assert set(repair["n"]) == {20}, "groups that heads were chosen on are not scored"
+    own = set(repair["set"][repair["control"] == steering.HEADS])
+    assert own, "some set has as many other heads in its layers"
+    assert set(repair["set"]) == {"nothing steered", "guessing", *steering.SETS}
+    assert set(repair["control"]) == {"", steering.HEADS, steering.TOKENS}
+    value = repair[repair["measure"] == "accuracy"].set_index(["set", "control"])["value"]
+    difference = gain[(gain["measure"] == "accuracy") & (gain["than"] == "nothing steered")].set_index("set")["value"]
+    assert value["both", ""] - value["nothing steered", ""] == pytest.approx(difference["both"])
+    assert found["claims"]["text"].str.contains("oracle").all()
+    assert "the model does not solve IOI" in found["claims"].set_index("name").loc["both", "numbers"]
+    other = analyse(tmp_path / "two", size=5, padding="left")
+    pd.testing.assert_frame_equal(other["repair"], repair, rtol=1e-3, atol=1e-4)
+
+
+def test_a_task_without_the_mark(words_as_ioi, tmp_path):
+    with pytest.raises(UserError, match="no mark 'other_colors'"):
+        run(tiny.subject(), contrasts.task(), {"steering": (steering, steering.Options())}, Settings(8, out=tmp_path))
+
+
+def test_two_conditions_are_judged_apart():
+    """With and without BOS steering does another thing: no verdict is made of both."""
+    parts = [claims_of.rows(), claims_of.rows(steered=0.1, condition="no BOS")]
+    values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0].values}
+    both = Rows(pd.concat([part.examples for part in parts], ignore_index=True), values)
+    tested = steering.tables(both, steering.Options(draws=claims_of.DRAWS))["tested"]
+    verdicts = {
+        condition: {claim.verdict for claim in steering.claims({"tested": rows})}
+        for condition, rows in tested.groupby("condition")
+    }
+    assert verdicts == {"BOS": {HOLDS}, "no BOS": {FAILS}}
+
+
+def test_a_repair_that_random_heads_do_as_well_is_none():
+    tables = steering.tables(claims_of.rows(control=0.95), steering.Options(draws=claims_of.DRAWS))
+    claims = steering.claims(tables)
+    assert {claim.verdict for claim in claims} == {CONTROL_TOO}
+    assert all(steering.HEADS in claim.numbers for claim in claims)
+    unsolved = steering.tables(claims_of.rows(), steering.Options(draws=claims_of.DRAWS, ioi=False))
+    assert [claim.verdict for claim in steering.claims(unsolved)] == [UNTESTABLE, HOLDS]
+
+
+def test_a_control_that_does_not_exist_makes_a_claim_untestable():
+    rows = claims_of.rows()
+    rows.values[f"right|{steering.HEADS}"][:] = np.nan
+    tables = steering.tables(rows, steering.Options(draws=claims_of.DRAWS))
+    assert not (tables["repair"].query("measure == 'accuracy'")["control"] == steering.HEADS).any()
+    assert {claim.verdict for claim in steering.claims(tables)} == {UNTESTABLE}

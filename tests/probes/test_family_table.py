@@ -1,0 +1,86 @@
+"""FAMILIES.md is what the instruments can do on each family: the table is made here and compared with the file.
+
+python -m tests.test_family_table > FAMILIES.md
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from crosslens import Subject, SubjectError, capture
+from crosslens.probes.intervene.proofs import obstacle_of
+from crosslens.probes.intervene.replay import record
+from crosslens.probes.observe.tracing import tracing
+
+from ..helpers import by_hand, families, vision
+
+FILE = Path(__file__).parents[2] / "FAMILIES.md"
+HEAD = """# Families
+
+What each instrument can do on each family, as `tests/probes/test_family_table.py` finds it on tiny random models:
+compared with plain Hugging Face eager forwards, with images where a family takes them. Any other family is proved or
+refused by `crosslens check MODEL` on the weights in hand.
+
+| family | capture | pattern rows | edits | replay in sweeps |
+|---|---|---|---|---|
+"""
+
+
+def row(family: str) -> str:
+    """One line of the table."""
+    if family in families.REFUSED:
+        try:
+            Subject(families.build(family)).check()
+        except SubjectError as error:
+            return f"| {family} | refused: {str(error).removeprefix(family).strip(' :')} | | | |"
+        return f"| {family} | not refused | | | |"
+    given = by_hand.inputs(family, "left")
+    subject, plain = Subject(by_hand.build(family)), by_hand.logits(family, given)
+    cells = (_capture(subject, given, plain), _rows(subject, given), _edit(subject, given), _replay(subject, given))
+    return f"| {family} | {' | '.join(cells)} |"
+
+
+def _capture(subject: Subject, given: dict, plain: torch.Tensor) -> str:
+    found = capture(subject, given, ["blocks.2.hook_resid_post"])["blocks.2.hook_resid_post"]
+    real = given["attention_mask"].bool()
+    return _yes(subject.unembed(subject.norm(found))[real], plain[real])
+
+
+def _rows(subject: Subject, given: dict) -> str:
+    queries = torch.full((3, 1), given["input_ids"].shape[1] - 1)
+    whole, rows = capture(subject, given, ["pattern"]), capture(subject, given, ["pattern"], queries=queries)
+    return _yes(torch.stack([*rows.values()]), torch.stack([*whole.values()])[:, :, :, -1:])
+
+
+def _edit(subject: Subject, given: dict) -> str:
+    with tracing(subject, edits={1: lambda call: call.edited(head_scale=torch.tensor([[[1.0], [0.0], [2.0], [1.0]]]))}):
+        found = subject.forward(given, keep=0)
+    scale = torch.tensor([1.0, 0.0, 2.0, 1.0])[None, None, :, None]
+    expected = by_hand.logits(subject.family, given, z={1: lambda z: z * scale})
+    real = given["attention_mask"].bool()
+    return _yes(found[real], expected[real])
+
+
+def _replay(subject: Subject, given: dict) -> str:
+    obstacle = obstacle_of(record(subject, given))
+    return f"whole forwards: {obstacle}" if obstacle else "yes"
+
+
+def _yes(found: torch.Tensor, expected: torch.Tensor) -> str:
+    error = float((found - expected).abs().max() / expected.abs().max())
+    return "yes" if error <= 1e-5 else f"no ({error:.1g} off)"
+
+
+def table() -> str:
+    return HEAD + "\n".join(map(row, [*families.TEXT, *vision.VISION, *families.REFUSED])) + "\n"
+
+
+@pytest.mark.parametrize("family", [*families.TEXT, *vision.VISION, *families.REFUSED])
+def test_the_file_says_what_is_found(family):
+    assert row(family) in FILE.read_text("utf-8").splitlines()
+
+
+if __name__ == "__main__":
+    print(table(), end="")

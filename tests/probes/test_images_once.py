@@ -1,0 +1,33 @@
+"""A run processes every picture once, whatever asks for it: the plan, its batches, answers, several analyses."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from crosslens.analyses.flow import head_divergence
+from crosslens.data.tasks import Task
+from crosslens.probes.runs.run import Settings, run
+
+from ..analyses.test_head_divergence import captions, seeing
+
+
+@pytest.mark.parametrize("answer_tokens", [0, 2])
+def test_every_picture_is_processed_once(tmp_path, monkeypatch, answer_tokens):
+    subject, calls = seeing(), []
+    call = type(subject.processor).__call__
+
+    def counted(self, *arguments, **named):
+        calls.append(1)
+        return call(self, *arguments, **named)
+
+    monkeypatch.setattr(type(subject.processor), "__call__", counted)
+    observing: Any = SimpleNamespace(
+        __doc__="First states.", VERSION=1, QUESTION="", PAPER="", methods=lambda options, fitted_on: "",
+        layer_rows=lambda layer, batch, options: {"x": layer.resid_pre[:, 0, 0]}, tables=lambda rows, options: {},
+    )  # fmt: skip
+    module: Any = SimpleNamespace(__doc__="", VERSION=1, TEMPLATE="raw", BOS=True, SOURCE="", examples=captions)
+    analyses = {name: (observing, head_divergence.Options()) for name in ("first", "second")}
+    run(subject, Task("captions", module, {}), analyses, Settings(limit=10, answer_tokens=answer_tokens, out=tmp_path))
+    assert len(calls) == 10

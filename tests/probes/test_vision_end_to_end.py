@@ -1,0 +1,238 @@
+"""Examples with images through the models' own processors: tokens, roles, marks, padding, saved models, runs."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from crosslens import Subject, capture, load
+from crosslens.analyses.lenses import lenses
+from crosslens.cli import main
+from crosslens.data.errors import SubjectError, UserError
+from crosslens.data.example import Example, Segment
+from crosslens.data.tasks import Task
+from crosslens.probes.check.tokenizer import PROOF
+from crosslens.probes.runs.run import Settings, run
+from PIL import Image
+
+from ..helpers.vision_subjects import FAMILIES, SAVED, build, picture, tokenizer
+from .test_families import assert_close
+
+
+def subject(family="llava"):
+    return Subject(*build(family), name=f"tiny-{family}")
+
+
+def example(i, words="w1 w2", size=(30, 30), **more):
+    """Words, a picture, a question whose first word is marked."""
+    segments = (
+        Segment("text", words + " "),
+        Segment("image", picture(i, size)),
+        Segment("question", " w4 w5", {"asked": [(1, 3)]}),
+    )
+    return Example(f"e{i}", f"g{i}", segments, answer=" w6", wrong=(" w7",), **more)
+
+
+def mixed():
+    """Two examples with an image and one without, of three lengths."""
+    return [example(0), Example("t", "t", (Segment("text", "w1 w7 w8"),)), example(1, "w1 w2 w3 w9")]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_roles_and_marks_follow_the_processor(family):
+    opened = subject(family)
+    image = opened.model.config.image_token_id
+    batches = [opened.batch(mixed(), padding=padding, bos=True) for padding in ("left", "right")]
+    for batch in batches:
+        assert torch.equal(batch.where("image"), (batch.inputs["input_ids"] == image) & batch.mask)
+        assert batch.where("image").sum(1).tolist()[1] == 0
+        assert batch.where("image").sum(1)[0] >= 4
+        assert batch.where("question").sum(1).tolist() == [2, 0, 2]
+        assert batch.where("asked").sum(1).tolist() == [1, 0, 1]
+        assert batch.where("text").sum(1).tolist() == [2, 3, 4]
+        words = batch.inputs["input_ids"][batch.where("asked")]
+        assert opened.tokenizer.convert_ids_to_tokens(words.tolist()) == ["w4", "w4"]
+        assert batch.inputs["input_ids"][0].tolist().count(opened.tokenizer.bos_token_id) == 1
+    left, right = batches
+    assert torch.equal(left.aligned(left.roles), right.aligned(right.roles))
+    assert torch.equal(left.aligned(left.where("asked")), right.aligned(right.where("asked")))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_batch_equals_its_examples_alone(family):
+    opened = subject(family)
+    for padding in ("left", "right"):
+        batch = opened.batch(mixed(), padding=padding)
+        together = opened.last_logits(batch)
+        for i, one in enumerate(mixed()):
+            assert_close(together[i], opened.last_logits(opened.batch([one]))[0], f"{family} {padding} {i}")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_check_with_an_image_passes(family):
+    frame = subject(family).check()
+    frame = frame[frame["check"] != PROOF]  # a tokenizer of 50 words gives no sentence back
+    assert frame["passed"].all()
+    assert frame["where"].str.contains("with an image").sum() > 20
+    told = frame["check"].str.startswith("features are added").sum()
+    assert told == (2 if family == "qwen3_vl" else 0)
+
+
+def test_without_a_bos():
+    opened = subject()
+    batch = opened.batch([example(0)], bos=False)
+    assert opened.tokenizer.bos_token_id not in batch.inputs["input_ids"][0].tolist()
+    with pytest.raises(UserError, match="BOS behind the image"):
+        subject("paligemma").batch([example(0)], bos=False)
+
+
+def test_chat_template_of_the_processor():
+    batch = subject().batch([example(0)], template="chat", bos=True)
+    words = batch.tokenizer.convert_ids_to_tokens(batch.inputs["input_ids"][0].tolist())
+    assert words[:4] == ["<s>", "<unk>", "w1", "w2"]
+    assert words[-1] == "<unk>"
+    assert batch.where("question").sum() == 2
+    assert batch.where("image").sum() == 36
+    text_only = subject().batch([Example("t", "t", (Segment("question", "w1 w2"),))], template="chat")
+    assert text_only.where("question").sum() == 2
+
+
+def test_boxes_are_the_patches_they_touch():
+    """36 tokens are 6 × 6 patches of 4 pixels, of a picture that was resized and cut to its middle."""
+    opened = subject()
+    boxes = {"corner": [(0, 0, 4, 4)], "edge": [(3, 0, 5, 4)], "two": [(0, 0, 1, 1), (23, 23, 24, 24)]}
+    grid = _grid(opened, (24, 24), boxes)
+    assert grid["corner"].nonzero().tolist() == [[0, 0]]
+    assert grid["edge"].nonzero().tolist() == [[0, 0], [0, 1]]
+    assert grid["two"].nonzero().tolist() == [[0, 0], [5, 5]]
+    # Twice as wide: scaled by 1/2, the outer quarters are cut off.
+    wide = _grid(opened, (96, 48), {"left": [(0, 0, 24, 48)], "middle": [(24, 0, 32, 8)]})
+    assert not wide["left"].any()
+    assert wide["middle"].nonzero().tolist() == [[0, 0]]
+    batch = subject("idefics3").batch([example(0, boxes=boxes)])
+    assert set(batch.marks) == {"asked"}
+
+
+def _grid(opened, size, boxes):
+    batch = opened.batch([example(0, size=size, boxes=boxes)])
+    image = batch.where("image")[0]
+    return {name: batch.where(name)[0][image].reshape(6, 6) for name in boxes}
+
+
+def test_capture_keeps_the_pixels():
+    opened = subject()
+    dark, light = (Image.new("RGB", (24, 24), colour) for colour in ("black", "white"))
+    found = []
+    for shown in (dark, light):
+        one = Example("a", "a", (Segment("image", shown), Segment("text", " w1")))
+        batch = opened.batch([one])
+        found.append(capture(opened, batch, ["blocks.0.hook_resid_pre"])["blocks.0.hook_resid_pre"])
+    moved = (found[0] - found[1]).abs().amax(2)[0] > 0
+    assert torch.equal(moved, batch.where("image")[0])
+
+
+@pytest.mark.parametrize("words", ["w1 <image> w2", "<image>"])
+def test_placeholders_in_texts_are_refused(words):
+    with pytest.raises(UserError, match="placeholder"):
+        subject().batch([example(0, words)])
+    opened = subject()
+    batch = opened.batch([words])
+    with pytest.raises(UserError, match="pixel_values is missing"):
+        opened.last_logits(batch)
+
+
+def test_two_images_in_one_prompt():
+    shown = [Segment("image", picture(i)) for i in range(2)]
+    one = Example("two", "g", (shown[0], Segment("text", " w1 "), shown[1], Segment("question", " w2")))
+    opened = subject("gemma3")
+    batch = opened.batch([one, example(3)])
+    assert batch.where("image").sum(1).tolist() == [8, 4]
+    together = opened.last_logits(batch)
+    assert_close(together[0], opened.last_logits(opened.batch([one]))[0], "two images alone")
+    swapped = Example("swapped", "g", (shown[1], Segment("text", " w1 "), shown[0], Segment("question", " w2")))
+    assert (opened.last_logits(opened.batch([swapped]))[0] - together[0]).abs().max() > 1e-3
+
+
+def test_no_processor_and_wrong_processor_are_named():
+    model, made = build("llava")
+    with pytest.raises(UserError, match="without a processor"):
+        Subject(model, tokenizer()).batch([example(0)])
+    model.config.image_token_index = model.config.image_token_id = 57
+    with pytest.raises(SubjectError, match="do not belong together"):
+        Subject(model, made).batch([example(0)])
+
+
+def test_a_tokenizer_without_a_pad_token_pads_all_the_same():
+    opened = subject()
+    several = [example(0), example(1, "w1 w2 w3")]
+    expected = opened.last_logits(opened.batch(several))
+    opened.tokenizer.pad_token = None
+    assert_close(opened.last_logits(opened.batch(several)), expected, "without a pad token")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_odd_sizes_run_or_are_refused_in_one_line(family):
+    opened = subject(family)
+    for size in [(1, 1), (2000, 10), (10, 2000)]:
+        assert torch.isfinite(opened.last_logits(opened.batch([example(0, size=size)]))).all()
+    with pytest.raises(UserError, match="200 times"):
+        opened.batch([example(0, size=(2010, 10))])
+
+
+def test_segments_that_are_no_pictures_are_refused(tmp_path):
+    (tmp_path / "cut.png").write_bytes(_png(tmp_path)[:1500])
+    with pytest.raises(UserError, match="not a readable image"):
+        subject().batch([Example("x", "x", (Segment("image", Image.open(tmp_path / "cut.png")),))])
+    not_opened: Any = tmp_path / "cut.png"
+    with pytest.raises(UserError, match="open_image"):
+        subject().batch([Example("x", "x", (Segment("image", not_opened),))])
+
+
+def _png(tmp_path):
+    picture().save(tmp_path / "whole.png")
+    return (tmp_path / "whole.png").read_bytes()
+
+
+def pictures(n: int | None = None, seed: int = 0, *, tokenizer: Any) -> list[Example]:
+    """Random words around random pictures."""
+    return [example(i, " ".join(["w1"] * (1 + i % 3))) for i in range(n or 6)]
+
+
+@pytest.mark.parametrize("family", SAVED)
+def test_saved_loaded_and_run(family, tmp_path, capsys):
+    model, made = build(family)
+    expected = Subject(model, made).last_logits(Subject(model, made).batch(mixed()))
+    model.save_pretrained(tmp_path / "model", max_shard_size="50KB")
+    made.save_pretrained(tmp_path / "model")
+    assert len(list((tmp_path / "model").glob("*.safetensors"))) > 1
+    opened = load(tmp_path / "model")
+    assert_close(opened.last_logits(opened.batch(mixed())), expected, family)
+    module: Any = SimpleNamespace(
+        __doc__="Pictures", VERSION=1, TEMPLATE="raw", BOS=True, SOURCE="tests", examples=pictures
+    )
+    tables = []
+    for size, padding in ((1, "right"), (6, "left")):
+        settings = Settings(out=tmp_path / f"out{size}", size=size, padding=padding)
+        analyses = {"lenses": (lenses, lenses.Options())}
+        (directory,) = run(opened, Task("pictures", module, {}), analyses, settings)
+        tables.append(pd.read_parquet(directory / "tables" / "lens.parquet"))
+    chosen = ~tables[0]["measure"].isin(["rank", "top1"])
+    np.testing.assert_allclose(tables[0]["value"][chosen], tables[1]["value"][chosen], rtol=1e-4, atol=1e-6)
+    main(["check", str(tmp_path / "model"), "--out", str(tmp_path)])
+    assert "another image, other logits" in capsys.readouterr().out
+
+
+def test_a_processor_that_needs_torchvision_is_named(tmp_path):
+    if find_spec("torchvision"):
+        pytest.skip("torchvision is here")
+    model, made = build("internvl")
+    for part in (model, made.tokenizer, made.image_processor):
+        part.save_pretrained(tmp_path)
+    (tmp_path / "processor_config.json").write_text('{"processor_class": "InternVLProcessor"}')
+    with pytest.raises(UserError, match="torchvision"):
+        load(tmp_path)

@@ -1,0 +1,179 @@
+"""The pages of the lens analyses, from small tables; the head dictionary joins runs and needs no model."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+from crosslens.reports.figures import group_lens, image_lens, learned_lenses, logit_attribution
+from crosslens.reports.pages import dictionary
+from crosslens.reports.pages.build import build
+from crosslens.reports.pages.runs import read_runs
+from PIL import Image
+
+from ..helpers.synthetic import sinks_tables, write_run
+
+LAYERS, HEADS = 4, 3
+BASE = {"condition": "BOS", "control": "", "n": 8, "n_groups": 4}
+
+
+def spread(frame: pd.DataFrame, unit: str, **more) -> pd.DataFrame:
+    return frame.assign(**BASE, unit=unit, lower=frame["value"] - 0.1, upper=frame["value"] + 0.1, **more)
+
+
+def attribution_tables() -> dict[str, pd.DataFrame]:
+    layer, head = (axis.ravel() for axis in np.indices((LAYERS, HEADS)))
+    effects = pd.DataFrame({"layer": layer, "head": head, "value": np.linspace(-1, 2, LAYERS * HEADS)})
+    words = pd.DataFrame(
+        [
+            {"layer": a, "head": b, "prompt": p, "rank": r, "example": f"e{p}", "value": 3.0 - r}
+            | {"token": f" <b>{a}.{b}.{p}.{r}"}
+            for a, b in zip(layer, head, strict=True)
+            for p in (1, 2)
+            for r in (1, 2)
+        ]
+    )
+    ov = pd.concat(
+        [
+            words[words["prompt"] == 1].drop(columns="example").assign(side=side, direction=1, unit="arbitrary")
+            for side in ("reads", "promotes")
+        ]
+    )
+    chosen = effects.tail(3).reset_index(drop=True)
+    parts = pd.DataFrame({"layer": range(LAYERS), "value": 0.5, "part": "MLP"})
+    return {
+        "heads": pd.concat([spread(effects, "logits", measure=m) for m in ("answer", "difference")]),
+        "parts": pd.concat([spread(parts, "logits", measure=m) for m in ("answer", "difference")]),
+        "top": spread(chosen, "logits", measure="difference", rank=[1, 2, 3]),
+        "words": words.assign(condition="BOS", unit="logits", n=8, n_groups=4),
+        "ov": ov,
+        "copying": effects.assign(unit="copying score"),
+    }
+
+
+def test_figures_of_attribution():
+    tables = attribution_tables()
+    drawn = logit_attribution.figures(tables)
+    names = ["heads-difference", "top", "heads-answer", "parts-difference", "parts-answer", "copying"]
+    assert list(drawn) == names
+    z = np.array(drawn["heads-difference"].data[0].z)
+    assert z[0, 0] == -1
+    assert z[-1, -1] == 2
+    assert drawn["heads-difference"].data[0].zmid == 0
+    assert drawn["copying"].data[0].zmax == 1
+    one = {
+        "heads": tables["heads"].query("measure == 'answer'").assign(measure="logit of ' Paris'"),
+        "parts": tables["parts"].query("measure == 'answer'").assign(measure="logit of ' Paris'"),
+    }
+    assert list(logit_attribution.figures(one)) == ["one-heads", "one-parts"]
+
+
+def test_figures_of_learned_lenses():
+    states = pd.DataFrame({"state": range(5), "value": [4.0, 3, 2, 1, 0]})
+    kl = [spread(states, "nats", lens=lens, measure="kl") for lens in ("logit lens", "tuned lens")]
+    control = spread(states, "nats", lens="constant", measure="kl").assign(control="the corpus's mean output")
+    top = spread(states, "share", lens="logit lens", measure="top1")
+    heads = pd.DataFrame({"layer": [1, 2], "value": [2.0, 3.0]})
+    tables = {
+        "kl": pd.concat([*kl, control, top], ignore_index=True),
+        "heads": pd.concat(
+            [spread(heads, "nats", lens=lens) for lens in ("Attention Lens", "no norm")], ignore_index=True
+        ),
+        "bias": pd.concat(
+            [spread(states, "nats", lens=lens) for lens in ("logit lens", "tuned lens")], ignore_index=True
+        ),
+    }
+    drawn = learned_lenses.figures(tables)
+    assert list(drawn) == ["kl", "top1", "heads", "bias"]
+    assert {t.name for t in drawn["kl"].data if t.showlegend} >= {"logit lens", "tuned lens"}
+    assert "95" in drawn["kl"].layout.meta["caption"]
+
+
+def test_figures_of_groups():
+    states = pd.DataFrame({"state": range(3), "value": [0.1, 0.2, 0.3]})
+    groups = [
+        spread(states, "probability", group=group, subset=subset).assign(control=control)
+        for group in ("English", "German")
+        for subset in ("all", "French to German", "German to French")
+        for control in ("", "random tokens")
+    ]
+    tables = {"groups": pd.concat(groups), "kl": spread(states, "nats", subset="all")}
+    assert list(group_lens.figures(tables)) == ["groups", "subsets", "kl"]
+
+
+def test_word_grid_has_a_slider_over_states():
+    file = io.BytesIO()
+    Image.new("RGB", (84, 84), "red").save(file, "PNG")
+    png = base64.b64encode(file.getvalue()).decode()
+    state, row, column = (axis.ravel() for axis in np.indices((3, 2, 2)))
+    grid = pd.DataFrame({"example": "e", "state": state, "row": row, "column": column, "rank": 1})
+    grid = grid.assign(value=0.5, token=[f"<w{i}>" for i in range(12)])
+    drawn = image_lens.figures({"grid": grid, "pictures": pd.DataFrame({"example": ["e"], "png": [png]})})
+    (figure,) = drawn.values()
+    assert [trace.visible for trace in figure.data] == [True, True, False, False, False, False]
+    steps = figure.layout.sliders[0].steps
+    assert [step.label for step in steps] == ["0", "1", "2"]
+    assert list(steps[2].args[1]) == [False] * 4 + [True] * 2
+    assert figure.data[1].text[0] == "&lt;w0&gt;"
+    assert figure.layout.images[0].source.endswith(png)
+
+
+@pytest.fixture
+def out(tmp_path):
+    write_run(tmp_path / "runs", "logit_attribution", "ioi", attribution_tables())
+    write_run(tmp_path / "runs", "sinks", "passages", sinks_tables())
+    return tmp_path
+
+
+def test_dictionary_joins_the_runs(out):
+    (found,) = dictionary.dictionaries(read_runs(out / "runs")[0])
+    assert len(found.table) == 30 * 9  # every head that any run has
+    names = [str(c) for c in found.table]
+    assert any(c.startswith("sinks: sink share (attention; passages") for c in names)
+    assert any(c.startswith("logit_attribution: difference (logits; ioi") for c in names)
+    assert "logit_attribution: copying (copying score; weights)" in names
+    row = found.table[(found.table["layer"] == 3) & (found.table["head"] == 2)].iloc[0]
+    assert row[next(c for c in names if "difference" in c)] == 2
+    assert found.words[3, 2]["promotes on ioi, BOS, 0123abcd"] == "␣<b>3.2.1.1 ␣<b>3.2.1.2 | ␣<b>3.2.2.1 ␣<b>3.2.2.2"
+    assert " → " in found.words[3, 2]["OV circuit, first direction: reads → promotes"]
+
+
+def test_dictionary_page(out):
+    pages = build(out)
+    (page,) = [p for p in pages if p.name.startswith("heads-")]
+    text = page.read_text()
+    assert "␣&lt;b&gt;3.2.1.1" in text
+    assert "<b>3.2" not in text
+    assert page.name in (out / "index.html").read_text()
+    csv = pd.read_csv(out / "downloads" / f"{page.stem}.csv")
+    assert len(csv) == 270
+    assert "http" not in text.replace("http-equiv", "")
+
+
+def test_no_dictionary_without_words(tmp_path):
+    write_run(tmp_path / "runs", "sinks", "passages", sinks_tables())
+    assert dictionary.dictionaries(read_runs(tmp_path / "runs")[0]) == []
+    assert not [p for p in build(tmp_path) if p.name.startswith("heads-")]
+
+
+def test_dictionary_keeps_conditions_runs_and_options_apart(out):
+    """Values and words of two conditions, and of two runs of one task, stand in columns of their own."""
+    tables = attribution_tables()
+    heads = tables["heads"].assign(condition="no BOS")
+    words = tables["words"].assign(condition="no BOS", token="other")
+    both = tables | {"heads": pd.concat([tables["heads"], heads]), "words": pd.concat([tables["words"], words])}
+    path = write_run(out / "second" / "runs", "logit_attribution", "ioi", both)
+    path.rename(out / "runs" / "logit_attribution.smollm2.ioi.89abcdef")
+    (found,) = dictionary.dictionaries(read_runs(out / "runs")[0])
+    columns = [str(c) for c in found.table if "logit_attribution: difference (logits" in str(c)]
+    assert [c.partition("; ")[2] for c in columns] == [
+        "ioi, BOS, 0123abcd)",
+        "ioi, BOS, 89abcdef)",
+        "ioi, no BOS, 89abcdef)",
+    ]
+    words = [text for title, text in found.words[3, 2].items() if title.startswith("promotes")]
+    assert len(words) == 3
+    assert words[0] == words[1] != words[2]
