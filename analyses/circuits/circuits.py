@@ -35,9 +35,9 @@ from ..common.contrast import PARTS, apart, contrast, task_rows, task_table, uns
 from ..common.controls import HEADS, Head
 from ..common.frames import by_condition, head_axes, order_columns, summarise
 from ..common.selection import at, at_random, chosen_half, halves, measured
-from ..common.tested import judged, nothing, number
+from ..common.tested import judged, nothing, number, share_above
 
-VERSION = 3
+VERSION = 4
 QUESTION = "Which heads and MLPs carry the task, and what does each of them do?"
 PAPER = "arXiv 2310.08744 (circuit component reuse), arXiv 2211.00593 (path patching)"
 FIT_EXAMPLES = 32
@@ -321,7 +321,7 @@ def _stability(rows: Rows, options: Options) -> pd.DataFrame:
 def _tested(rows: Rows, options: Options) -> pd.DataFrame:
     groups, reason = rows.examples["group"], unsolved(rows)
     frames = [
-        number("solved", rows["right"] - rows["guessing"], groups, "share above guessing"),
+        share_above("solved", rows["right"], rows["guessing"], groups),
         number("twins differ", rows["clean"] - rows["donor"], groups, "logits"),
         *(_sparse(rows, options, reason) + _movers(rows, options, reason)),
     ]
