@@ -124,7 +124,7 @@ def query_pooling(
 
 
 def update_ratio(
-    update_norm: Float[Tensor, "*batch"], residual_norm: Float[Tensor, "*batch"], eps: float = 1e-6
+    update_norm: Float[Tensor, "*batch"], residual_norm: Float[Tensor, "*batch"], eps: float | int = 1e-6
 ) -> Float[Tensor, "*batch"]:
     """‖update‖ / (‖residual‖ + eps) of each token, ≥ 0. Source: repository of arXiv 2506.10178, code.
 

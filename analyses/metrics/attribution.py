@@ -65,7 +65,7 @@ class RouteShares(NamedTuple):
 
 
 def route_shares(
-    parts: Float[Tensor, "part *position d"], residual: Float[Tensor, "*position d"], floor: float = 1e-5
+    parts: Float[Tensor, "part *position d"], residual: Float[Tensor, "*position d"], floor: float | int = 1e-5
 ) -> RouteShares:
     """Information flow routes: how near each part and the residual bring the zero to their sum y, by the L1 norm.
 

@@ -75,7 +75,7 @@ def adaptive_crop(
     values: Float[Tensor, "rows columns"],
     image_size: Sequence[int] | Int[Tensor, "2"],
     window: int,
-    ratios: Sequence[float] = (1, 1.2, 1.4, 1.6, 1.8, 2),
+    ratios: Sequence[float | int] = (1, 1.2, 1.4, 1.6, 1.8, 2),
 ) -> tuple[int, int, int, int]:
     """The crop to look at again, (x1, y1, x2, y2) in pixels: a square of r × `window` around the best place.
 
@@ -110,7 +110,7 @@ def _sharpest(sums: Tensor, cells: int) -> tuple[float, int, int]:
     return float((sums[y, x] - torch.stack(neighbours).mean()) / cells), y, x
 
 
-def _inside(middle: float, side: float, length: int) -> tuple[int, int]:
+def _inside(middle: float | int, side: float | int, length: int) -> tuple[int, int]:
     """A side around the middle, moved to lie in 0…length, cut where it is longer."""
     half = int(side // 2)
     middle = min(max(int(middle), half), length - half)

@@ -32,7 +32,7 @@ def orthogonal_importance(residual: Float[Tensor, "*batch d"], update: Float[Ten
 
 
 def feature_entropy(
-    features: Float[Tensor, "n d"], *, base: float | None = None, correction: int = 0
+    features: Float[Tensor, "n d"], *, base: float | int | None = None, correction: int = 0
 ) -> Float[Tensor, ""]:
     """Entropy of n examples' features up to constants: Σ over channels of ln std over examples; any sign.
 
@@ -105,8 +105,9 @@ def visual_exit(
     require(bool(counted.any()), "labels holds no token that counts")
     rows = [widen(logits)[:-1][counted] for logits in (clean, exited)]
     agreement = (rows[0].argmax(-1) == rows[1].argmax(-1)).double().mean()
-    losses = [torch.nn.functional.cross_entropy(logits, labels[1:][counted].long()) for logits in rows]
-    return Exit(agreement, *losses, bool(agreement == 1 and losses[1] < tolerance * losses[0]))
+    wanted = labels[1:][counted].long()
+    before, after = (torch.nn.functional.cross_entropy(logits, wanted) for logits in rows)
+    return Exit(agreement, before, after, bool(agreement == 1 and after < tolerance * before))
 
 
 def used_weights(

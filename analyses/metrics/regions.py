@@ -2,9 +2,9 @@
 
 import math
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy import ndimage
 from torch import Tensor
 
 from ._checks import require, widen
@@ -13,8 +13,11 @@ from .boxes import Box
 
 def label_regions(cells: Bool[Tensor, "rows columns"], *, diagonal: bool) -> tuple[Int[Tensor, "rows columns"], int]:
     """Connected regions numbered from 1 (0 outside) and their number; diagonal: cells that touch at a corner join."""
+    from scipy import ndimage  # here, since every analysis imports the metrics
+
     structure = ndimage.generate_binary_structure(2, 2 if diagonal else 1)
-    labels, count = ndimage.label(cells.cpu().numpy(), structure)
+    labels = np.zeros(cells.shape, dtype=np.int32)
+    count = ndimage.label(cells.cpu().numpy(), structure, output=labels)
     return torch.from_numpy(labels).long().to(cells.device), int(count)
 
 

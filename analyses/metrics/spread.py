@@ -51,7 +51,7 @@ def head_entropy(pattern: Float[Tensor, "b h q k"], queries: Bool[Tensor, "b q"]
 
 
 def entropy_of_head_mean(
-    pattern: Float[Tensor, "b h q k"], queries: Bool[Tensor, "b q"], *, eps: float = 1e-8
+    pattern: Float[Tensor, "b h q k"], queries: Bool[Tensor, "b q"], *, eps: float | int = 1e-8
 ) -> Float[Tensor, "b"]:
     """Entropy of a layer's head-averaged map, −Σ Ā ln(Ā + eps), mean over rows; never below the mean of the heads'.
 

@@ -21,7 +21,7 @@ class BlockStatistics(NamedTuple):
     patch_entropy_mean: Float[Tensor, "h"]
 
 
-def block_statistics(pattern: Float[Tensor, "h n n"], eps: float = 1e-6) -> BlockStatistics:
+def block_statistics(pattern: Float[Tensor, "h n n"], eps: float | int = 1e-6) -> BlockStatistics:
     """Where the class token and the patches of a block look.
 
     adjusted: divided by the row's mass on patches. Entropies in nats over patches, the row divided by its mass there +
@@ -43,6 +43,6 @@ def block_statistics(pattern: Float[Tensor, "h n n"], eps: float = 1e-6) -> Bloc
     )
 
 
-def _patch_entropy(rows: Tensor, eps: float) -> Tensor:
+def _patch_entropy(rows: Tensor, eps: float | int) -> Tensor:
     p = rows / (rows.sum(-1, keepdim=True) + eps)
     return -torch.linalg.vecdot(p, (p + eps).log())

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
-from scipy.optimize import linprog
 from torch import Tensor
 
 from ._checks import require, require_shape, widen
@@ -106,6 +105,8 @@ def unselectable_keys(keys: Float[Tensor, "n d"]) -> Bool[Tensor, "n"]:
 
 def _inside(points: Tensor, i: int) -> bool:
     """Is point i a convex combination of the others? By feasibility."""
+    from scipy.optimize import linprog  # here, since every analysis imports the metrics
+
     others = torch.cat([points[:i], points[i + 1 :]])
     if len(others) == 0:
         return False

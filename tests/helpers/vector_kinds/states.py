@@ -169,9 +169,8 @@ def fourier_logits(unembedding, output, cut):
 
 
 def language_share(candidates, prompts):
-    counts = torch.stack(
-        [torch.stack([metrics.language_counts(layer, candidates) for layer in prompt]) for prompt in prompts]
-    )
+    decoded = [[[(language, reliable) for language, reliable in layer] for layer in prompt] for prompt in prompts]
+    counts = torch.stack([torch.stack([metrics.language_counts(x, candidates) for x in prompt]) for prompt in decoded])
     named = [dict(zip(candidates, row, strict=True)) for row in metrics.pooled_shares(counts)]
     return {
         "mean_of_prompt_shares": [dict(zip(candidates, row, strict=True)) for row in metrics.mean_shares(counts)],
