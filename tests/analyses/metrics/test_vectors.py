@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from .. import vectors
-from ..helpers import vector_kinds
+from ... import vectors
+from ...helpers import vector_kinds
 
-FILES = sorted((Path(__file__).parents[1] / "data" / "vectors").glob("*.json"))
+FILES = sorted((Path(__file__).parents[2] / "data" / "vectors").glob("*.json"))
 KINDS = vector_kinds.find_kinds()
 
 
