@@ -38,7 +38,7 @@ def iou_by_threshold(
     """
     require_mask("truth", truth, *values.shape)
     wide = widen(values).flatten()
-    steps = torch.arange(1, 10, device=wide.device) / 10 if thresholds is None else thresholds
+    steps = torch.arange(1, 10, dtype=torch.float64, device=wide.device) / 10 if thresholds is None else thresholds
     above = wide > steps.to(wide.dtype)[:, None]
     both, either = (above & truth.flatten()).sum(-1), (above | truth.flatten()).sum(-1)
     return (both / either).masked_fill(either == 0, NAN)

@@ -17,8 +17,8 @@ def label_regions(cells: Bool[Tensor, "rows columns"], *, diagonal: bool) -> tup
 
     structure = ndimage.generate_binary_structure(2, 2 if diagonal else 1)
     labels = np.zeros(cells.shape, dtype=np.int32)
-    count = ndimage.label(cells.cpu().numpy(), structure, output=labels)
-    return torch.from_numpy(labels).long().to(cells.device), int(count)
+    ndimage.label(cells.cpu().numpy(), structure, output=labels)
+    return torch.from_numpy(labels).long().to(cells.device), int(labels.max(initial=0))
 
 
 def region_masses(

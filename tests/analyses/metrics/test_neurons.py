@@ -161,10 +161,10 @@ def test_the_image_may_go_where_nothing_changes_and_not_where_a_token_does():
 def test_used_weights_follow_the_inputs_and_random_masks_overlap_by_chance():
     weight = torch.ones(3, 8)
     inputs = torch.arange(8.0).repeat(4, 1)
-    kept = metrics.used_weights(weight, inputs, 0.5)
-    assert kept.tolist() == [[False] * 4 + [True] * 4] * 3
-    torch.testing.assert_close(metrics.used_weights(weight, inputs.view(2, 2, 8), 0.5), kept)
-    assert metrics.mask_overlap(kept, kept).item() == 1.0
+    used = metrics.used_weights(weight, inputs, 0.5)
+    assert used.tolist() == [[False] * 4 + [True] * 4] * 3
+    torch.testing.assert_close(metrics.used_weights(weight, inputs.view(2, 2, 8), 0.5), used)
+    assert metrics.mask_overlap(used, used).item() == 1.0
     masks = torch.rand(2, 200, 200, generator=generator(13)) < 0.5
     assert metrics.mask_overlap(*masks).item() == pytest.approx(0.5 / 1.5, abs=0.01)
     with pytest.raises(BAD_SHAPE):

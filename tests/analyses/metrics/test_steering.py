@@ -32,14 +32,14 @@ def test_modalities_that_add_up_do_not_interact():
     assert added.interaction.abs().max() < 1e-12
     assert torch.isfinite(added.guided).sum() >= 1
     full = image + text + bias + 5 * image * text
-    found = metrics.modality_interaction(full, text + bias, image + bias, bias)
-    torch.testing.assert_close(found.interaction, 5 * image * text)
-    kept = full >= full.max() + math.log(0.1)
-    assert torch.equal(torch.isfinite(found.guided), kept)
-    torch.testing.assert_close(found.guided[kept], (full + 5 * image * text)[kept])
+    guidance = metrics.modality_interaction(full, text + bias, image + bias, bias)
+    torch.testing.assert_close(guidance.interaction, 5 * image * text)
+    plausible = full >= full.max() + math.log(0.1)
+    assert torch.equal(torch.isfinite(guidance.guided), plausible)
+    torch.testing.assert_close(guidance.guided[plausible], (full + 5 * image * text)[plausible])
     quiet = metrics.modality_interaction(full, text + bias, image + bias, bias, min_variance=1e9)
-    torch.testing.assert_close(quiet.guided[kept], full[kept])
-    torch.testing.assert_close(quiet.variance, found.interaction.var())
+    torch.testing.assert_close(quiet.guided[plausible], full[plausible])
+    torch.testing.assert_close(quiet.variance, guidance.interaction.var())
 
 
 def test_routes_sum_to_one_and_a_part_that_is_everything_takes_all():

@@ -19,15 +19,15 @@ def test_composition_equals_the_score_of_whole_matrices():
     w_o = numbers(1, 4, 12)
     for receiver in ((w_q, w_k.T), (w_k, w_q.T), (w_v, w_o)):
         ov, w = w_v @ w_o, receiver[0] @ receiver[1]
-        found = metrics.composition((w_v, w_o), receiver)
-        torch.testing.assert_close(found.whole, (ov @ w).norm() / (ov.norm() * w.norm()))
+        scores = metrics.composition((w_v, w_o), receiver)
+        torch.testing.assert_close(scores.whole, (ov @ w).norm() / (ov.norm() * w.norm()))
         u, s, vt = torch.linalg.svd(ov)
-        torch.testing.assert_close(found.singular, s[:4])
+        torch.testing.assert_close(scores.singular, s[:4])
         for i in range(4):
             part = s[i] * torch.outer(u[:, i], vt[i])
-            torch.testing.assert_close(found.components[i], (part @ w).norm() / (part.norm() * w.norm()))
-        shares = found.singular.square() / found.singular.square().sum()
-        torch.testing.assert_close((shares * found.components.square()).sum(), found.whole.square())
+            torch.testing.assert_close(scores.components[i], (part @ w).norm() / (part.norm() * w.norm()))
+        shares = scores.singular.square() / scores.singular.square().sum()
+        torch.testing.assert_close((shares * scores.components.square()).sum(), scores.whole.square())
 
 
 def test_composition_by_chance_is_one_over_the_root_of_the_width():
@@ -51,11 +51,11 @@ def test_interference_equals_pairs_and_its_stream_and_chance():
     keys = numbers(3, 8, 5)
     cosines = torch.cosine_similarity(keys[:, None], keys[None], dim=-1)
     others = ~torch.eye(8, dtype=torch.bool)
-    found = metrics.key_interference(keys)
-    torch.testing.assert_close(found.square, cosines[others].square().mean())
-    torch.testing.assert_close(found.absolute, cosines[others].abs().mean())
+    scores = metrics.key_interference(keys)
+    torch.testing.assert_close(scores.square, cosines[others].square().mean())
+    torch.testing.assert_close(scores.absolute, cosines[others].abs().mean())
     units = torch.nn.functional.normalize(keys, dim=-1)
-    torch.testing.assert_close(metrics.streamed_interference(units.T @ units, 8), found.square)
+    torch.testing.assert_close(metrics.streamed_interference(units.T @ units, 8), scores.square)
     many = metrics.key_interference(numbers(4, 400, 16))
     assert many.square.item() == pytest.approx(1 / 16, rel=0.05)
     with pytest.raises(ValueError, match="two"):

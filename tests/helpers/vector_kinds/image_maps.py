@@ -98,9 +98,9 @@ def token_activation(tokens, mask):
 
 
 def token_activation_map(image_states, context_states, unembedding, context_ids, target_id, shape):
-    found = metrics.token_activation_map(image_states, context_states, context_ids, target_id, unembedding)
-    grid = metrics.scale_to_one(found.cleaned).reshape(*shape.tolist())
-    return {**found._asdict(), "filtered_after_minmax": metrics.rank_filter(grid)}
+    token_map = metrics.token_activation_map(image_states, context_states, context_ids, target_id, unembedding)
+    grid = metrics.scale_to_one(token_map.cleaned).reshape(*shape.tolist())
+    return {**token_map._asdict(), "filtered_after_minmax": metrics.rank_filter(grid)}
 
 
 def vit_block_stats(attention, norm_residual, norm_update):
@@ -113,14 +113,14 @@ def vit_block_stats(attention, norm_residual, norm_update):
 
 
 def modality_interaction(logits_full, logits_no_image, logits_no_text, logits_neither, min_variance, beta):
-    found = metrics.modality_interaction(
+    guidance = metrics.modality_interaction(
         logits_full, logits_no_image, logits_no_text, logits_neither, min_variance=min_variance, beta=beta
     )
     return {
-        "interaction": found.interaction,
-        "variance_unbiased": found.variance,
-        "guided_logits": found.guided,
-        "kept": torch.isfinite(found.guided),
+        "interaction": guidance.interaction,
+        "variance_unbiased": guidance.variance,
+        "guided_logits": guidance.guided,
+        "kept": torch.isfinite(guidance.guided),
     }
 
 

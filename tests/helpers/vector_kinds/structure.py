@@ -131,93 +131,10 @@ def head_jsd(pattern):
 def cross_layer_cosine(pattern):
     mean, mask, uniform = pattern.mean(1), _real(pattern), _uniform(pattern.shape[-1])[0, 0]
     pairs = [[(a, b) for b in range(len(pattern))] for a in range(len(pattern))]
-    rows = lambda a, b: metrics.row_cosine(mean[a][None, None], mean[b][None, None], mask)[0, 0]  # noqa: E731
+    rows = mean[:, None, None]
     return {
         "of_head_means": [[metrics.map_cosine(mean[a], mean[b]) for a, b in row] for row in pairs],
         "mean_over_equal_heads": [[metrics.map_cosine(pattern[a], pattern[b]).mean() for a, b in row] for row in pairs],
-        "mean_row_cosine": [[rows(a, b) for a, b in row] for row in pairs],
+        "mean_row_cosine": [[metrics.row_cosine(rows[a], rows[b], mask)[0, 0] for a, b in row] for row in pairs],
         "cosine_with_uniform": [metrics.map_cosine(layer, uniform) for layer in mean],
-    }
-
-
-def rollout(pattern):
-    rows, rolled = [], None
-    for layer in pattern:
-        rolled = metrics.rollout_step(layer, rolled)
-        rows.append(rolled[-1])
-    return {"rollout": metrics.attention_rollout(iter(pattern)), "last_row_by_layer": rows}
-
-
-def reachability(pattern, threshold):
-    edges = metrics.attention_edges(pattern, threshold)
-    fields = metrics.reachable_positions(edges)
-    return {
-        "field_of_last_token_top_down": [field.nonzero()[:, 0] for field in fields],
-        "sizes": fields.sum(1),
-        "coverage": fields[-1].double().mean(),
-        "edges": edges.sum(),
-        "hops_in_union_graph": metrics.hops(edges.any(0)),
-    }
-
-
-def masking_influence(scores, v, grad_z):
-    causal = torch.ones_like(scores, dtype=torch.bool).tril()
-    attention = scores.masked_fill(~causal, -torch.inf).softmax(-1)
-    influence = metrics.masking_influence(attention, v, grad_z)
-    return {
-        "attention": attention,
-        "influence": influence,
-        "sum_abs_by_distance": metrics.sums_by_distance(influence),
-    }
-
-
-def elastic_span(alpha, beta, lengths, keys):
-    return {
-        "kept_keys": [metrics.elastic_span(n, alpha, beta) for n in lengths.tolist()],
-        "kept_range_per_query": metrics.elastic_ranges(keys, alpha, beta),
-    }
-
-
-def triangle_score(map, baseline):
-    scores = metrics.triangle_scores(map, baseline)
-    best = scores.nan_to_num(-torch.inf).argmax()
-    return {"score": scores, "best_span": divmod(int(best), len(map)), "best_score": scores.flatten()[best]}
-
-
-def rope_waveform(head_dim, bases, distances):
-    return {"waveform": [metrics.rope_waveform(distances, base, head_dim) for base in bases.tolist()]}
-
-
-def rope_bases(logits_per_base):
-    mixed = metrics.mix_bases(logits_per_base)
-    return {"weights": mixed.weights, "mixed_logits": mixed.logits}
-
-
-def rope_frequency_use(q, k):
-    use = metrics.frequency_use(q, k)
-    return {"score": use, "rank": metrics.ranks(use)}
-
-
-def rank_and_symmetry(weight, W_Q, W_K):
-    return {
-        "stable_rank": metrics.stable_rank(weight),
-        "effective_rank_entropy": metrics.effective_rank(weight),
-        "participation_ratio": metrics.participation_ratio(weight),
-        "symmetric_share_of_qk": metrics.symmetric_share(W_Q, W_K),
-    }
-
-
-def spectrum_snr(weight):
-    singular, edge = torch.linalg.svdvals(weight), metrics.noise_edge(weight)
-    threshold = metrics.noise_threshold(weight)
-    quartiles = singular.quantile(torch.tensor([0.25, 0.75]).double())
-    return {
-        "singular_values": singular,
-        "sigma": (quartiles[1] - quartiles[0]) / 1.349,
-        "threshold": threshold,
-        "snr": metrics.spectrum_snr(weight),
-        "mp_edge_from_entries": edge,
-        "signal_count": (singular > threshold).sum(),
-        "above_mp_edge": (singular > edge).sum(),
-        "snr_of_ten_times_the_weight": metrics.spectrum_snr(10 * weight),
     }
