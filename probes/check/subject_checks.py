@@ -20,7 +20,7 @@ from torch import Tensor
 from ...data.errors import SubjectError
 from ..intervene.float32 import in_float32, is_half
 from ..intervene.proofs import REPLAY, replay_error
-from ..intervene.replay import record
+from ..intervene.recording import record
 from ..model import anatomy, vision_inputs
 from ..model.attention import NAME, AttentionCall
 from ..model.tolerance import TOLERANCE, block_error, block_limit
