@@ -179,7 +179,8 @@ class Subject:
         return not any(hasattr(module, "get_rope_index") for module in (self.model, inner))
 
     def __repr__(self) -> str:
-        dtype, vision = str(self.dtype).removeprefix("torch."), "" if self.vision is None else ", with a vision tower"
+        dtype, tower = str(self.dtype).removeprefix("torch."), anatomy.find_tower(self.model)
+        vision = "" if tower is None else f", reads images with {type(tower).__name__}"
         return f"Subject({self.name}: {self.n_layers} layers × {self.n_heads} heads, {dtype}, {self.device}{vision})"
 
     def check(self) -> pd.DataFrame:

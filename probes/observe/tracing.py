@@ -25,8 +25,8 @@ from .layer import Layer
 if TYPE_CHECKING:
     from ..model.subject import Subject
 
-# Sites in modules of the layer, in the order in which it computes them; those of the block itself are seen to apart.
-_IN_MODULES = [row for row in SITES.values() if row.in_module and row.reads[1] != "block"]
+# Sites that a hook of their own sees to; what enters the block is there before its layer begins.
+_HOOKED = [row for row in SITES.values() if row.in_module and row.name != "resid_pre"]
 
 
 @contextmanager
@@ -119,13 +119,15 @@ class _Hooks:
 
     def _hook(self, index: int, layer: nn.Module) -> None:
         self.handles.append(layer.register_forward_pre_hook(partial(self._begin, index), with_kwargs=True))
-        for row in _IN_MODULES:
+        for row in _HOOKED:
             side, finder = row.reads
             try:
                 module = getattr(anatomy, finder)(layer)
             except SubjectError:  # a site that this family lacks: refused by name when it is asked for
                 continue
-            self.handles.append(_on_side(module, side, partial(self._pass, index, row.name)))
+            # transformers keeps a tower's states by hooks on its blocks, which have to see what is used.
+            hook = _on_side(module, side, partial(self._pass, index, row.name), first_of_all=module is layer)
+            self.handles.append(hook)
         self.handles.append(layer.register_forward_hook(partial(self._end, index)))
 
     def _rewritten(self, layer: Layer, name: str, tensor: Tensor) -> Tensor:
@@ -180,19 +182,16 @@ class _Hooks:
         moved = self._rewritten(layer, "resid_mid", mid) - mid
         return (own + moved / gain).reshape(written.shape)
 
-    def _end(self, index: int, module: nn.Module, args: Any, output: Any) -> Any:
+    def _end(self, index: int, module: nn.Module, args: Any, output: Any) -> None:
         layer = None if is_replaying() else self.running.pop((get_ident(), index), None)
         if layer is None:
-            return None
-        leaving = first(output)
-        changed = self._rewritten(layer, "resid_post", leaving)
-        layer.resid_post = _with_batch(changed)
+            return
+        layer.resid_post = _with_batch(first(output))
         # With layers on several devices the input still lies where the layer before it is.
         layer.resid_pre = layer.resid_pre.to(layer.resid_post.device)
         for block in reversed(self.blocks):
             if block.on_layer is not None:
                 block.on_layer(layer)
-        return None if changed is leaving else _with_first(output, changed)
 
 
 def _same(value: Any) -> Any:
@@ -208,8 +207,8 @@ def rewrite_output(stack: ExitStack, layer: nn.Module, name: str, change: Rewrit
     stack.callback(_on_side(getattr(anatomy, finder)(layer), side, change).remove)
 
 
-def _on_side(module: nn.Module, side: str, change: Rewrite) -> RemovableHandle:
-    """`change` acts on what a module reads ("input") or writes ("output") first."""
+def _on_side(module: nn.Module, side: str, change: Rewrite, *, first_of_all: bool = False) -> RemovableHandle:
+    """`change` acts on what a module reads ("input") or writes ("output"), before other hooks or behind them."""
 
     def entering(module: nn.Module, args: tuple[Any, ...]) -> Any:
         changed = change(args[0])
@@ -219,7 +218,9 @@ def _on_side(module: nn.Module, side: str, change: Rewrite) -> RemovableHandle:
         changed = change(first(output))
         return None if changed is first(output) else _with_first(output, changed)
 
-    return module.register_forward_pre_hook(entering) if side == "input" else module.register_forward_hook(leaving)
+    if side == "input":
+        return module.register_forward_pre_hook(entering)
+    return module.register_forward_hook(leaving, prepend=first_of_all)
 
 
 def _with_batch(residual: Tensor) -> Tensor:
