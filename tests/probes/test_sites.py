@@ -92,7 +92,7 @@ def test_a_rewrite_equals_the_same_edit_by_hand(family, stack):
         expected = plain.changed(given, LAYER, name, change)
         with tracing(subject, rewrites={(LAYER, name): shaped}, stack=stack):
             found = subject.forward(given, keep=0)
-        assert_close(found[real], expected[real], f"{family} {stack} {name}")
+        assert_close(found[real], expected[real], f"{family} {stack} {name}", slack=3)
         assert float((found - before)[real].abs().max()) > 1e-3, f"{name} moves the logits"
         same = {(LAYER, name): lambda tensor: tensor.clone()}
         with tracing(subject, rewrites=same, stack=stack):
