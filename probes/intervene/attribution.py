@@ -19,15 +19,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ...data.errors import UserError
-from ..observe.tracing import Layer, tracing
-from ..sites import require_writable
+from ..observe.layer import Layer
+from ..observe.tracing import tracing
+from ..sites import SITES, require_writable
 from .interventions import Patch
 from .measures import Measure
 from .positions import Positions, at_last, diverging_positions
 from .proofs import obstacle_of
 from .readout import clean_values
 from .recording import Recording
-from .replay import replay_with_gradient, require_replayable
+from .replay import replay_with_gradient
 from .sweep import Inputs, Sweep, recorded, same_layout
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ def attribution_sweeps(
     """`attribution_sweep` of several sites from the same backward passes."""
     for site in sites:
         require_writable(site, "attribute")
-        require_replayable(site)
+        if SITES[site].reads == "derived":
+            raise UserError(f"cannot attribute {site!r}, which follows from other sites: attribute those")
     if isinstance(positions, str) and positions != "each":
         raise UserError(f"positions {positions!r}: a mask Bool[b, p], or 'each'")
     clean, other = recorded_pair(subject, base, donor, sites)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ..model import anatomy
-from ..observe.tracing import Layer, tracing
-from .recording import Recording, record, site_of
+from ..observe.layer import Layer
+from ..observe.tracing import tracing
+from .recording import Recording, record
 
 if TYPE_CHECKING:
     from ..model.subject import Subject
@@ -70,7 +71,7 @@ def with_wide_layer(base: Recording, index: int) -> Recording:
     narrow, layers = base.layers[index], list(base.layers)
 
     def keep(layer: Layer) -> None:
-        call, sites = layer.attention, {site: site_of(layer, site) for site in narrow.sites}
+        call, sites = layer.attention, {site: layer.written(site) for site in narrow.sites}
         tensors = {"resid_pre": layer.resid_pre, "key": call.key, "value": call.value, "added": widen(narrow.added)}
         layers[index] = replace(narrow, **tensors, arguments=layer.arguments, sites=sites)
 

@@ -16,7 +16,8 @@ from torch.nn.functional import pad
 from ...data.errors import UserError
 from ..model.attention import AttentionCall, Edit
 from ..model.edits import Rewrite
-from ..observe.tracing import Layer, tracing
+from ..observe.layer import Layer
+from ..observe.tracing import tracing
 from ..prompts.batch import Batch
 from .interventions import EDGES, QKV, Knockout, Variant, with_positions
 from .positions import Positions, at_last, positions_of

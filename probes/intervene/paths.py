@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ...data.errors import InterventionError, UserError
 from ..model import anatomy
 from ..model.attention import AttentionCall, replaying
-from ..observe.tracing import first
+from ..observe.tracing import first, rewrite_output
 from .float32 import in_float32, is_half, recorded_again
 from .intervening import full_forward
 from .interventions import Patch, PatchQKV, Variant
@@ -28,7 +28,7 @@ from .positions import Positions, affected_positions, positions_of
 from .proofs import FACTOR, IDENTITY, ROUNDING, obstacle_of
 from .readout import BUDGET, bytes_per_variant, clean_values, measured
 from .recording import Recording
-from .replay import arguments_at, replay, rewrite_site
+from .replay import arguments_at, replay
 from .sweep import Inputs, Sweep, recorded, same_layout
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ class _Paths:
             stack.enter_context(instead_of(anatomy.attention_of(layer), torch.cat(parts).flatten(0, 1)))
             if self.frozen:
                 still = where.take(record.site("mlp_out")).repeat(len(entering), 1, 1)
-                rewrite_site(stack, layer, "mlp_out", lambda output: still.reshape(output.shape))
+                rewrite_output(stack, layer, "mlp_out", lambda output: still.reshape(output.shape))
             arguments = arguments_at(base, where, record.arguments, len(entering))
             return first(layer(**arguments | {"hidden_states": entering.flatten(0, 1)})).reshape(entering.shape)
 

@@ -19,7 +19,7 @@ from .float32 import in_float32, is_half, recorded_again, with_wide_layer
 from .intervening import full_forward
 from .interventions import EDGES, QKV, Knockout, Patch, Variant
 from .positions import Positions, affected_positions
-from .recording import Recording, site_of
+from .recording import Recording
 from .replay import first_layer, replay, replay_each_layer, replay_first_layer
 
 # The identity edit moves a layer's rows by less than this share of their length, the real one by this many times more.
@@ -153,7 +153,7 @@ def _moved_whole(base: Recording, variants: Sequence[Variant], layer: int) -> li
 
     def keep(seen: Any) -> None:
         if seen.index == layer:
-            tensors = seen.resid_pre, seen.resid_post, *(site_of(seen, name).flatten(2) for name in sorted(names))
+            tensors = seen.resid_pre, seen.resid_post, *(seen.written(name).flatten(2) for name in sorted(names))
             parts.append([tensor[base.mask.to(tensor.device)] for tensor in tensors])
 
     for variant in variants:

@@ -16,7 +16,8 @@ from ..model.attention import AttentionCall
 from ..model.edits import Block
 from ..model.subject import last_positions
 from ..observe.capture import own_storage
-from ..observe.tracing import Layer, tracing
+from ..observe.layer import Layer
+from ..observe.tracing import tracing
 from ..prompts.batch import Batch, mark_last
 from ..sites import require_writable
 from .positions import Positions, at_last, closure, positions_of
@@ -33,7 +34,7 @@ class LayerRecord:
     """One layer of a recorded forward.
 
     key, value: [b, kv, p, d_head]. allowed: Bool[b or 1, 1 or h, p, p]. added: what came between the layer before and
-    this one (Qwen3-VL's image features). sites: those asked for, as `site_of` gives them.
+    this one (Qwen3-VL's image features). sites: those asked for, as `Layer.written`.
     """
 
     resid_pre: Float[Tensor, "b p d"]
@@ -146,7 +147,7 @@ def record(subject: Subject, inputs: Mapping[str, Any] | Batch, sites: Iterable[
         if written and not torch.equal(layer.resid_pre, written[0].to(layer.resid_pre.device)):
             added = layer.resid_pre - written[0].to(layer.resid_pre.device)
         written[:] = [layer.resid_post]
-        held = {site: site_of(layer, site) for site in sites if site != "resid_pre"}
+        held = {site: layer.written(site) for site in sites if site != "resid_pre"}
         key, value = own_storage(call.key), own_storage(call.value)
         layers.append(LayerRecord(layer.resid_pre, key, value, allowed, layer.arguments, added, held))
 
@@ -158,11 +159,6 @@ def record(subject: Subject, inputs: Mapping[str, Any] | Batch, sites: Iterable[
     # What edits do to some rows of some variants is theirs to know: they act in whole forwards.
     obstacle = "it is edited" if edits else next(filter(None, obstacles), "")
     return Recording(subject, arguments, real, last, layers, at_last(written[0], last), obstacle, edits)
-
-
-def site_of(layer: Layer, site: str) -> Float[Tensor, "b p ..."]:
-    """A site as interventions change it: attn_out and mlp_out before the family's multiplier (`Layer.written`)."""
-    return layer.written(site) if site in ("attn_out", "mlp_out") else getattr(layer, site)
 
 
 def _same_mask(call: AttentionCall) -> Any:

@@ -15,14 +15,12 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...data.errors import UserError
 from ..model import anatomy
 from ..model.attention import AttentionCall, replaying
-from ..model.edits import Rewrite
 from ..model.memory import keep_freed_memory
-from ..observe.tracing import first
+from ..observe.tracing import first, rewrite_output
 from ..sites import SITES
 from . import replay_attention
 from .interventions import EDGES, QKV, Intervention, Knockout, Variant
@@ -31,6 +29,8 @@ from .recording import PER_POSITION, LayerRecord, Recording
 
 # Called with (layer, site, tensor [variants, b, s, ...]) behind every change; for proofs.
 Observer = Callable[[int, str, Tensor], Any]
+# Sites that are what a module inside of the block reads or writes.
+IN_MODULES = {name for name, row in SITES.items() if row.in_module and row.reads[1] != "block"}
 # An intervention of one layer and the row of the stack that it changes.
 RowChange = tuple[int, Intervention | Knockout]
 
@@ -102,10 +102,10 @@ def first_layer(variant: Variant) -> int:
     return min(variant)
 
 
-def require_replayable(site: str) -> None:
-    """UserError: a site that follows from others within the layer, so that a replay has no tensor to change."""
-    if site in SITES and SITES[site].reads == "derived":
-        raise UserError(f"cannot sweep {site!r}: change what it is made of, or use `intervening` for one forward")
+def require_sweepable(recording: Recording, layer: int, site: str) -> None:
+    """UserError: a site that this layer does not have, with the reason."""
+    if site in SITES:
+        recording.subject.decoder.require(layer, SITES[site])
 
 
 class _Replay:
@@ -172,9 +172,10 @@ class _Replay:
         layer, record = self.recording.subject.layers[index], self.recording.layers[index]
         shape = self.hidden.shape
         with ExitStack() as stack:
-            for site in {*self.sites, *(change.site for _, change in changes)}:
-                if in_inner_module(site):
-                    rewrite_site(stack, layer, site, partial(self._rewritten, site, index, changes))
+            for site in {*self.sites, *(change.site for _, change in changes)}.intersection(IN_MODULES):
+                rewrite_output(stack, layer, site, partial(self._rewritten, site, index, changes))
+            if any(change.site == "resid_mid" for _, change in changes):  # behind what attn_out is made
+                rewrite_output(stack, layer, "attn_out", partial(self._through_mid, index, changes))
             stack.enter_context(replaying(partial(self._attend, index, changes)))
             arguments = arguments_at(self.recording, self.where, record.arguments, len(self.hidden))
             leaving = first(layer(**arguments | {"hidden_states": self.hidden.flatten(0, 1)})).reshape(shape)
@@ -204,6 +205,13 @@ class _Replay:
         self._change(site, index, changes, unfolded)
         return unfolded.reshape(tensor.shape)
 
+    def _through_mid(self, index: int, changes: list[RowChange], written: Tensor) -> Tensor:
+        """What the attention has to write for the residual behind it to be what changes of resid_mid make of it."""
+        gain = anatomy.gain(self.recording.subject.layers[index], "attn_out")
+        mid = self.hidden + written.reshape(self.hidden.shape) * gain
+        moved = self._rewritten("resid_mid", index, changes, mid) - mid
+        return written + (moved / gain).reshape(written.shape)
+
     def _change(self, site: str, index: int, changes: list[RowChange], tensor: Tensor) -> None:
         """Let the changes of a site act on its tensor [r, b, s, ...], in place."""
         here: list[tuple[int, Any]] = [(row, change) for row, change in changes if change.site == site]
@@ -211,27 +219,6 @@ class _Replay:
             tensor[row] = change.apply(tensor[row], self.where)
         if self.observe is not None and (here or site in self.sites or (site == "z" and changes)):
             self.observe(index, site, tensor)
-
-
-def in_inner_module(site: str) -> bool:
-    """Whether a site is what a module inside of the block reads or writes."""
-    return site in SITES and SITES[site].in_module and SITES[site].reads[1] != "block"
-
-
-def rewrite_site(stack: ExitStack, layer: nn.Module, site: str, change: Rewrite) -> None:
-    """Until `stack` closes, `change` acts on a site of one layer that is replayed."""
-    side, find = SITES[site].reads
-    module = getattr(anatomy, find)(layer)
-
-    def entering(module: nn.Module, args: tuple[Any, ...]) -> Any:
-        return (change(args[0]), *args[1:])
-
-    def leaving(module: nn.Module, args: Any, output: Any) -> Any:
-        changed = change(first(output))
-        return (changed, *output[1:]) if isinstance(output, tuple) else changed
-
-    hook = module.register_forward_pre_hook(entering) if side == "input" else module.register_forward_hook(leaving)
-    stack.callback(hook.remove)
 
 
 def with_changed_qkv(

@@ -27,7 +27,7 @@ from .positions import affected_positions
 from .proofs import verify_edit
 from .readout import BUDGET, clean_values, read_variants
 from .recording import Recording, record
-from .replay import require_replayable
+from .replay import require_sweepable
 
 if TYPE_CHECKING:
     from ..model.subject import Subject
@@ -109,8 +109,8 @@ def variant_sweep(
     exist, a site that cannot be replayed.
     """
     require_layers(base, {layer for variant in variants for layer in variant})
-    for change in (change for variant in variants for changes in variant.values() for change in changes):
-        require_replayable(change.site)
+    for layer, change in ((i, c) for variant in variants for i, changes in variant.items() for c in changes):
+        require_sweepable(base, layer, change.site)
     where = affected_positions(base, positions)
     parts = ((i, variant[i]) for variant in variants for i in sorted(variant))
     acting = ({i: part} for i, part in parts if any(bool(acting_positions(base, i, c).any()) for c in part))
@@ -129,7 +129,7 @@ def swept(
 ) -> Sweep:
     """`intervention_sweep` of a recorded run; the deepest layer in which there is something to do is proved."""
     require_layers(base, by_layer)
-    one = _require_axes(by_layer, over)
+    one = _require_axes(base, by_layer, over)
     acting = {i: acting_positions(base, i, change) for i, change in by_layer.items()}
     chosen = _chosen(base, by_layer)
     columns = _columns(chosen) if "position" in over else [chosen]
@@ -144,14 +144,16 @@ def swept(
     return Sweep(together, clean, notes=notes, axes=(*axes, "example"))
 
 
-def _require_axes(by_layer: Mapping[int, Intervention | Knockout], over: Collection[str]) -> Intervention | Knockout:
+def _require_axes(
+    base: Recording, by_layer: Mapping[int, Intervention | Knockout], over: Collection[str]
+) -> Intervention | Knockout:
     """One of the interventions. UserError: no layer, or axes that cannot be swept with these."""
     if isinstance(over, str) or "layer" not in over or set(over) - {*AXES}:
         raise UserError(f"over {over!r}: 'layer', and 'head' or 'position' beside it")
     if not by_layer:
         raise UserError("layers: at least one is needed")
-    for change in by_layer.values():
-        require_replayable(change.site)
+    for layer, change in by_layer.items():
+        require_sweepable(base, layer, change.site)
         if "head" in over:
             require_place(change.site, (), "sweep")
     return next(iter(by_layer.values()))
