@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ...data.errors import UserError
-from .placing import at_positions, members, require_place, spread
+from .placing import at_positions, members, one_line, require_place, spread
 from .positions import Positions
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Intervention(Protocol):
         ...
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Patch:
     """`values` in place of what is there: a tensor that broadcasts to the site's [b, p, ...]."""
 
@@ -77,8 +77,10 @@ class Patch:
     def describe(self) -> str:
         return f"patching {self.site}"
 
+    __repr__ = one_line
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Scale:
     """The site times `factor`: a number (0 ablates), or a tensor that broadcasts to the site."""
 
@@ -99,8 +101,10 @@ class Scale:
     def describe(self) -> str:
         return f"scaling {self.site}"
 
+    __repr__ = one_line
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Add:
     """`direction` added (steering): [d], or anything else that broadcasts to the site."""
 
@@ -121,8 +125,10 @@ class Add:
     def describe(self) -> str:
         return f"adding a direction to {self.site}"
 
+    __repr__ = one_line
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class ProjectOut:
     """x − (x·d̂) d̂: the part along `direction` taken away (directional ablation, arXiv 2406.11717); [d], or as it
     broadcasts to the site."""
@@ -148,8 +154,10 @@ class ProjectOut:
     def describe(self) -> str:
         return f"projecting a direction out of {self.site}"
 
+    __repr__ = one_line
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Clamp:
     """The site, or `units` of its last axis alone, held between `low` and `high`; both the same: set to that value."""
 
@@ -177,8 +185,10 @@ class Clamp:
     def describe(self) -> str:
         return f"clamping {self.site}"
 
+    __repr__ = one_line
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Apply:
     """`function` of the site's tensor [b, s, ...], position by position: a dictionary's reconstruction, say."""
 
@@ -202,8 +212,10 @@ class Apply:
     def describe(self) -> str:
         return f"applying a function to {self.site}"
 
+    __repr__ = one_line
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class PatchQKV:
     """A head's query, key or value (part "q", "k", "v"; rotated, as the attention reads them) is `values`.
 
@@ -245,8 +257,10 @@ class PatchQKV:
     def describe(self) -> str:
         return f"patching the {self.part} of head {self.head}"
 
+    __repr__ = one_line
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Knockout:
     """Attention from `target` rows to `source` columns (Bool[b, p] each) is removed before the softmax.
 
@@ -282,6 +296,8 @@ class Knockout:
 
     def describe(self) -> str:
         return "attention knockout" if self.donor is None else "resampled attention"
+
+    __repr__ = one_line
 
 
 Variant = Mapping[int, Sequence[Intervention | Knockout]]  # by layer

@@ -52,3 +52,8 @@ def members(chosen: Sequence[int], n: int, what: str, tensor: Tensor) -> Bool[Te
     members = torch.zeros(n, dtype=torch.bool)
     members[list(chosen)] = True
     return members.to(tensor.device)
+
+
+def one_line(intervention: Any) -> str:
+    """What Jupyter shows of an intervention, in place of its tensors."""
+    return f"{type(intervention).__name__}({intervention.describe()})"

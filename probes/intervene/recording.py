@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 PER_POSITION = ("position_ids", "position_embeddings")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LayerRecord:
     """One layer of a recorded forward.
 
