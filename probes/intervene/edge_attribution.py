@@ -20,8 +20,8 @@ from ..model.frozen_norms import attention_tail, written_by_heads
 from ..model.subject import refuse_under_edit
 from ..observe.tracing import first
 from .attribution import GradientRun, frozen_weights, path_shares, recorded_pair, run_with_gradient
+from .layer_parts import instead_of, reading
 from .measures import Measure
-from .paths import instead_of, reading
 from .recording import Recording
 from .sweep import Inputs
 

@@ -20,9 +20,9 @@ from ..observe.layer import Layer
 from ..observe.tracing import tracing
 from ..prompts.batch import Batch
 from .interventions import EDGES, QKV, Knockout, Variant, with_positions
+from .layer_parts import with_changed_qkv
 from .positions import Positions, at_last, positions_of
 from .recording import Recording
-from .replay import with_changed_qkv
 
 if TYPE_CHECKING:
     from ..model.subject import Subject

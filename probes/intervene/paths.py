@@ -9,26 +9,27 @@ computed: a chain of MLPs, all senders as one batch. Exact.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...data.errors import InterventionError, UserError
 from ..model import anatomy
-from ..model.attention import AttentionCall, replaying
+from ..model.attention import replaying
 from ..observe.tracing import first, rewrite_output
 from .float32 import in_float32, is_half, recorded_again
 from .intervening import full_forward
 from .interventions import Patch, PatchQKV, Variant
+from .layer_parts import arguments_at, instead_of, reading
 from .measures import Measure
 from .positions import Positions, affected_positions, positions_of
 from .proofs import FACTOR, IDENTITY, ROUNDING, obstacle_of
 from .readout import BUDGET, bytes_per_variant, clean_values, measured
 from .recording import Recording
-from .replay import arguments_at, replay
+from .replay import replay
 from .sweep import Inputs, Sweep, recorded, same_layout
 
 if TYPE_CHECKING:
@@ -262,44 +263,3 @@ class _Paths:
                 variant[index].append(Patch("mlp_out", self.base.mask, record.site("mlp_out")))
         variant[sender.layer].append(Patch("z", self.base.mask, sender.z, (sender.head,)))
         return full_forward(self.base, variant)
-
-
-class _Enough(Exception):
-    """A layer is left as soon as its queries, keys and values are known."""
-
-
-def reading(layer: nn.Module, arguments: dict[str, Any]) -> AttentionCall:
-    """A block's queries, keys and values, without the rest of it."""
-    calls: list[AttentionCall] = []
-
-    def attend(call: AttentionCall) -> Tensor:
-        calls.append(call)
-        raise _Enough
-
-    try:
-        with replaying(attend):
-            layer(**arguments)
-    except _Enough:
-        pass
-    return calls[0]
-
-
-@contextmanager
-def instead_of(module: nn.Module, output: Tensor) -> Iterator[None]:
-    """For a while, an attention module returns `output`."""
-    before = module.__dict__.get("forward")
-
-    def instead(*_: Any, **__: Any) -> tuple[Tensor, None]:
-        return output, None
-
-    module.forward = instead
-    try:
-        yield
-    finally:
-        if before is None:
-            del module.forward
-        else:
-            module.forward = before
-
-
-__all__ = ["FINAL", "Receiver", "instead_of", "path_sweep", "reading"]

@@ -54,6 +54,6 @@ def members(chosen: Sequence[int], n: int, what: str, tensor: Tensor) -> Bool[Te
     return members.to(tensor.device)
 
 
-def one_line(intervention: Any) -> str:
-    """What Jupyter shows of an intervention, in place of its tensors."""
-    return f"{type(intervention).__name__}({intervention.describe()})"
+def one_line(self: Any) -> str:
+    """The `__repr__` of interventions: what Jupyter shows in place of their tensors."""
+    return f"{type(self).__name__}({self.describe()})"

@@ -7,10 +7,9 @@ other positions, which all variants share. Exact: nothing is approximated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -24,8 +23,9 @@ from ..observe.tracing import first, rewrite_output
 from ..sites import SITES
 from . import replay_attention
 from .interventions import EDGES, QKV, Intervention, Knockout, Variant
+from .layer_parts import arguments_at, with_changed_qkv
 from .positions import Positions
-from .recording import PER_POSITION, LayerRecord, Recording
+from .recording import LayerRecord, Recording
 
 # Called with (layer, site, tensor [variants, b, s, ...]) behind every change; for proofs.
 Observer = Callable[[int, str, Tensor], Any]
@@ -219,41 +219,3 @@ class _Replay:
             tensor[row] = change.apply(tensor[row], self.where)
         if self.observe is not None and (here or site in self.sites or (site == "z" and changes)):
             self.observe(index, site, tensor)
-
-
-def with_changed_qkv(
-    call: AttentionCall, changes: Sequence[tuple[int, Any]], b: int, apply: Callable[[Any, Tensor], Tensor]
-) -> AttentionCall:
-    """The call [r·b, ...] with what some heads of some rows read; keys and values by query head where need be."""
-    groups = 1 if all(c.site == QKV["q"] for _, c in changes) else call.query.shape[1] // call.key.shape[1]
-    query, key, value = call.query.clone(), *(t.repeat_interleave(groups, 1) for t in (call.key, call.value))
-    tensors = {QKV["q"]: query, QKV["k"]: key, QKV["v"]: value}
-    for row, change in changes:
-        tensor = tensors[change.site].unflatten(0, (-1, b))[row].transpose(1, 2)
-        tensor.copy_(apply(change, tensor))
-    return call.edited(query=query, key=key, value=value)
-
-
-def arguments_at(recording: Recording, where: Positions, recorded: Mapping[str, Any], n: int) -> dict[str, Any]:
-    """A recorded call's arguments at the rows, once for each of `n` variants."""
-
-    def at_rows(value: Any) -> Any:
-        if isinstance(value, tuple):
-            return tuple(at_rows(one) for one in value)
-        taken = where.take(value)
-        return taken.repeat(n, *[1] * (taken.ndim - 1))
-
-    arguments = dict(recorded) | {"attention_mask": None}
-    for name in PER_POSITION:
-        if recorded.get(name) is not None:
-            arguments[name] = at_rows(recorded[name])
-    if anatomy.counts_from_cache(recording.subject.layers):
-        arguments["past_key_values"] = _cache_of_length(int(where.index[0, 0]))
-    return arguments
-
-
-def _cache_of_length(length: int) -> Any:
-    """What a layer may ask of a cache that holds the positions before the rows and keeps nothing."""
-    return SimpleNamespace(
-        get_seq_length=lambda *_: length, update=lambda key, value, *_: (key, value), is_compileable=False
-    )
