@@ -10,27 +10,43 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .data.errors import SubjectError
+    from .probes.intervene import interventions, measures
     from .probes.intervene.attribution import attribution_sweep
-    from .probes.intervene.sweep import ablation_sweep, causal_trace, knockout_sweep, patch_sweep, record
+    from .probes.intervene.edge_attribution import edge_attribution
+    from .probes.intervene.intervening import intervening
+    from .probes.intervene.knockout import knockout_sweep
+    from .probes.intervene.patching import ablation_sweep, causal_trace, patch_sweep
+    from .probes.intervene.paths import path_sweep
+    from .probes.intervene.recording import record
+    from .probes.intervene.sweep import intervention_sweep, variant_sweep
     from .probes.model.loading import load
     from .probes.model.subject import Subject
     from .probes.observe.capture import capture
+    from .probes.observe.tracing import tracing
     from .probes.runs.activations import cached
 
 __version__ = "0.1.0"
 _HOMES = {
     "Subject": "probes.model.subject",
     "SubjectError": "data.errors",
-    "ablation_sweep": "probes.intervene.sweep",
+    "ablation_sweep": "probes.intervene.patching",
     "attribution_sweep": "probes.intervene.attribution",
     "cached": "probes.runs.activations",
     "capture": "probes.observe.capture",
-    "causal_trace": "probes.intervene.sweep",
-    "knockout_sweep": "probes.intervene.sweep",
+    "causal_trace": "probes.intervene.patching",
+    "edge_attribution": "probes.intervene.edge_attribution",
+    "intervening": "probes.intervene.intervening",
+    "intervention_sweep": "probes.intervene.sweep",
+    "knockout_sweep": "probes.intervene.knockout",
     "load": "probes.model.loading",
-    "patch_sweep": "probes.intervene.sweep",
-    "record": "probes.intervene.sweep",
+    "patch_sweep": "probes.intervene.patching",
+    "path_sweep": "probes.intervene.paths",
+    "record": "probes.intervene.recording",
+    "tracing": "probes.observe.tracing",
+    "variant_sweep": "probes.intervene.sweep",
 }
+# Whole modules: what can be done to a layer, and what can be read of the logits.
+_MODULES = {"interventions": "probes.intervene.interventions", "measures": "probes.intervene.measures"}
 __all__ = [
     "Subject",
     "SubjectError",
@@ -39,14 +55,24 @@ __all__ = [
     "cached",
     "capture",
     "causal_trace",
+    "edge_attribution",
+    "intervening",
+    "intervention_sweep",
+    "interventions",
     "knockout_sweep",
     "load",
+    "measures",
     "patch_sweep",
+    "path_sweep",
     "record",
+    "tracing",
+    "variant_sweep",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f".{_MODULES[name]}", __name__)
     if name not in _HOMES:
         raise AttributeError(f"module 'crosslens' has no attribute {name!r}")
     return getattr(import_module(f".{_HOMES[name]}", __name__), name)

@@ -12,8 +12,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ...probes.intervene.interventions import Knockout
 from ...probes.intervene.measures import logit_difference
-from ...probes.intervene.replay import Cut, record
+from ...probes.intervene.recording import record
 from ...probes.intervene.sweep import variant_sweep
 from ...probes.observe.tracing import Layer
 from ...probes.prompts.batch import Batch
@@ -111,7 +112,7 @@ def masked(subject: Any, batch: Batch, phi: Tensor, taus: tuple[float, ...], dra
         counts.append(chosen.sum(1).float())
         keys = (example_keys(batch.example_ids, draw) for draw in range(draws))
         sets = [chosen, *(random_positions(chosen, image, one) for one in keys)]
-        variants += [dict.fromkeys(range(subject.n_layers), (Cut(outside, columns),)) for columns in sets]
+        variants += [dict.fromkeys(range(subject.n_layers), (Knockout(outside, columns),)) for columns in sets]
     sweep = variant_sweep(recording, variants, outside, measure=measure)
     values = sweep.values.unflatten(0, (len(taus), 1 + draws))
     return {

@@ -22,8 +22,8 @@ from torch import Tensor
 from ...data.errors import UserError
 from ...probes.intervene.attribution import attribution_sweeps
 from ...probes.intervene.direct_attribution import direct_attribution
+from ...probes.intervene.patching import patch_sweep
 from ...probes.intervene.paths import Receiver, path_sweep
-from ...probes.intervene.sweep import patch_sweep
 from ...probes.observe.tracing import Layer, tracing
 from ...probes.prompts.batch import Batch
 from ...probes.runs.results import Rows

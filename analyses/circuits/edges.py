@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ...data.errors import UserError
-from ...probes.intervene.attribution import Edges, Reader, Writer, edge_attribution, every_reader, every_writer
+from ...probes.intervene.edge_attribution import Edges, Reader, Writer, edge_attribution, every_reader, every_writer
 from ...probes.intervene.paths import FINAL, Receiver, path_sweep
 from ...probes.prompts.batch import Batch
 from ...probes.runs.results import Rows

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from ...probes.intervene.attribution import attribution_sweeps
-from ...probes.intervene.replay import Put, Variant
-from ...probes.intervene.sweep import patch_sweep, variant_sweep
+from ...probes.intervene.interventions import Patch, Variant
+from ...probes.intervene.patching import patch_sweep
+from ...probes.intervene.sweep import variant_sweep
 from ...probes.prompts.batch import Batch
 from ...probes.runs.results import Rows
 from .. import metrics
@@ -177,7 +178,7 @@ def _without(found: Contrast, circuit: frozenset, parted: Tensor) -> Variant:
         z = layer.site("z")
         others = tuple(h for h in range(z.shape[2]) if (i, h) not in circuit)
         if others:
-            variant[i] = (Put("z", parted, z, others),)
+            variant[i] = (Patch("z", parted, z, others),)
     return variant
 
 

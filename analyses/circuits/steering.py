@@ -21,9 +21,10 @@ from torch import Tensor
 
 from ...data.errors import UserError
 from ...data.tasks import ioi
+from ...probes.intervene.interventions import Patch, Variant
 from ...probes.intervene.measures import Measure
 from ...probes.intervene.paths import Receiver, path_sweep
-from ...probes.intervene.replay import Put, Recording, Variant
+from ...probes.intervene.recording import Recording
 from ...probes.intervene.sweep import Inputs, Sweep, recorded, variant_sweep
 from ...probes.prompts.batch import Batch
 from ...probes.runs.results import Rows
@@ -120,7 +121,7 @@ def steered(base: Recording, heads: Sequence[Head], targets: Bool[Tensor, "b p"]
     if bool((targets & (last | ~base.mask)).any()):
         raise UserError("steering: a target is padding or the last position itself")
     weights = targets.float() / targets.sum(1, keepdim=True)
-    variant: dict[int, list[Put]] = {}
+    variant: dict[int, list[Patch]] = {}
     for layer, head in sorted(set(heads)):
         if not (0 <= layer < subject.n_layers and 0 <= head < subject.n_heads):
             raise UserError(f"steering: no head {layer}.{head} in {subject.n_layers} × {subject.n_heads} heads")
@@ -128,7 +129,7 @@ def steered(base: Recording, heads: Sequence[Head], targets: Bool[Tensor, "b p"]
         value = kept.value[:, head * kept.value.shape[1] // subject.n_heads]
         said = torch.einsum("bp,bpe->be", weights.to(value), value)
         z = said[:, None, None].expand(-1, 1, subject.n_heads, -1)
-        variant.setdefault(layer, []).append(Put("z", last, z, (head,)))
+        variant.setdefault(layer, []).append(Patch("z", last, z, (head,)))
     return variant
 
 

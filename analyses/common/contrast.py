@@ -14,7 +14,8 @@ from torch import Tensor
 from ...data.errors import UserError
 from ...data.example import Example
 from ...probes.intervene.measures import logit_difference
-from ...probes.intervene.replay import Recording, parted, record
+from ...probes.intervene.positions import diverging_positions
+from ...probes.intervene.recording import Recording, record
 from ...probes.prompts.batch import Batch, corrupt_twins
 from ...probes.runs.results import Rows
 from . import stats
@@ -35,7 +36,7 @@ class Contrast(NamedTuple):
     @property
     def parted(self) -> Bool[Tensor, "b p"]:
         """Positions that the twins' first other word reaches: before it both runs are the same."""
-        return parted(self.base, self.donor).chosen
+        return diverging_positions(self.base, self.donor).chosen
 
 
 def contrast(subject: Any, batch: Batch, sites: Collection[str] = PARTS.values()) -> Contrast:

@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 
 from ...data.errors import NothingToMeasure
+from ...probes.intervene.knockout import knockout_sweep
 from ...probes.intervene.measures import probability
-from ...probes.intervene.replay import Recording
-from ...probes.intervene.sweep import causal_trace, clean_values, knockout_sweep, record
+from ...probes.intervene.patching import causal_trace
+from ...probes.intervene.readout import clean_values
+from ...probes.intervene.recording import Recording, record
 from ...probes.prompts.batch import Batch
 from ...probes.runs.answers import own_answers
 from ...probes.runs.results import Rows

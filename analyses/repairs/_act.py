@@ -12,8 +12,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ...data.errors import UserError
+from ...probes.intervene.interventions import Patch
 from ...probes.intervene.measures import Measure
-from ...probes.intervene.replay import Put, record
+from ...probes.intervene.recording import record
 from ...probes.intervene.sweep import variant_sweep
 from ...probes.model.attention import AttentionCall, Edit
 from ...probes.observe.decode_tracking import following
@@ -144,7 +145,7 @@ def act_effects(
     with tracing(subject, keep):
         subject.forward(recording.inputs)
     moved = [(index, head) for index, head in pairs if index in replaced and bool(replaced[index][1][head])]
-    variants = [{index: (Put("z", real, replaced[index][0], (head,)),)} for index, head in moved]
+    variants = [{index: (Patch("z", real, replaced[index][0], (head,)),)} for index, head in moved]
     found = {pair: torch.zeros(len(real)) for pair in pairs}
     if variants:
         sweep = variant_sweep(recording, variants, real, measure=measure)

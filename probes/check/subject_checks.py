@@ -7,9 +7,8 @@ the limits of float32; then each layer in its own dtype is held to float32 on th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,57 +16,27 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ...data.errors import SubjectError
 from ..intervene.float32 import in_float32, is_half
 from ..intervene.proofs import REPLAY, replay_error
-from ..intervene.replay import record
-from ..model import anatomy, vision_inputs
+from ..intervene.recording import record
+from ..model import vision_inputs
 from ..model.attention import NAME, AttentionCall
 from ..model.tolerance import TOLERANCE, block_error, block_limit
 from ..model.vision_inputs import PER_TOKEN
-from ..observe.tracing import Edit, Layer, first, tracing
+from ..observe.tracing import Edit, Layer, tracing
 from ..prompts.image_ablation import hide_image
+from .findings import IMAGE, Findings
 from .inputs import image_inputs, padded_left, small_inputs
+from .layer_checks import check_attention, check_modules, check_parts, module_outputs
+from .rewrite_checks import check_rewrites
 from .tokenizer import check_tokenizer
+from .tower_checks import check_tower
 
 if TYPE_CHECKING:
     from ..model.subject import Subject
 
 # The prompts of the check have about SHORT tokens; longer ones prove windows of up to LONGEST_WINDOW.
 SHORT, LONGEST_WINDOW = 12, 512
-# Where a proof is made on a prompt with an image.
-IMAGE = ", with an image"
-
-
-@dataclass
-class Findings:
-    """Collects one row per proof; `close` and `true` raise SubjectError on the first that fails."""
-
-    subject: Subject
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    side: str = ""
-    added: Tensor = field(default_factory=lambda: torch.zeros(0))
-
-    def close(self, check: str, where: str, found: Tensor, expected: Tensor, slack: float = 1.0) -> None:
-        if found.shape != expected.shape:
-            self.fail(check, where + self.side, f"shape {tuple(found.shape)}, expected {tuple(expected.shape)}")
-        # Layers may lie on different devices.
-        found, expected = found.float().cpu(), expected.float().cpu()
-        scale = float(expected.abs().max()) or 1.0
-        error = float((found - expected).abs().max()) / scale
-        self.true(check, where, error <= slack * TOLERANCE, error, slack * TOLERANCE)
-
-    def true(self, check: str, where: str, passed: bool, value: float, limit: float) -> None:
-        self.note(check, where, passed, value, limit)
-        if not passed:
-            self.fail(check, where + self.side, f"{value:.3g}, allowed {limit:.3g}")
-
-    def note(self, check: str, where: str, passed: bool, value: float, limit: float) -> None:
-        """A proof that may fail without the subject being refused."""
-        self.rows.append({"check": check, "where": where + self.side, "value": value, "limit": limit, "passed": passed})
-
-    def fail(self, check: str, where: str, detail: str) -> None:
-        raise SubjectError(f"{self.subject.family} ({self.subject.name}): {check} fails at {where}: {detail}")
 
 
 @torch.no_grad()
@@ -96,6 +65,7 @@ def check_text(findings: Findings, inputs: dict[str, Any]) -> None:
     check_called(findings, inputs, logits)
     check_window(findings)
     check_edits(findings, inputs, logits, (0, subject.n_layers // 2, subject.n_layers - 1))
+    check_rewrites(findings, inputs, logits, subject.n_layers // 2)
     check_replay(findings, inputs)
 
 
@@ -111,6 +81,7 @@ def check_image(findings: Findings) -> None:
     check_called(findings, inputs, logits)
     check_edits(findings, inputs, logits, (subject.n_layers // 2,))
     check_replay(findings, inputs)
+    check_tower(findings, inputs, logits)
     other = inputs | {"pixel_values": inputs["pixel_values"].flip(0, -1)}
     shift = float((subject.forward(other, keep=0) - logits).abs().max())
     findings.true("another image, other logits", "model", shift > 0, shift, 0)
@@ -131,60 +102,18 @@ def check_forward(findings: Findings, inputs: dict[str, Any]) -> tuple[Tensor, d
         check_attention(findings, layer, there, keep)
         if findings.side in ("", IMAGE):
             check_parts(findings, layer, there, keep)
+        if findings.side == "":
+            check_modules(findings, layer, there, keep)
         if findings.side == IMAGE:
             del keep[f"{layer.index}.pattern"]
 
-    with _module_outputs(subject, keep), tracing(subject, on_layer):
+    with module_outputs(subject.decoder, keep, projections=findings.side == ""), tracing(subject, on_layer):
         logits = subject.forward(inputs, keep=0)
     findings.true("every layer is seen once, in order", "decoder", len(seen) == subject.n_layers, len(seen), 0)
     last = (real * torch.arange(real.shape[1], device=real.device)).argmax(1)  # not by the function that is proved
     expected = logits[torch.arange(len(last), device=logits.device), last.to(logits.device)]
     findings.close("the last logits are the last token's", "model", subject.last_logits(inputs), expected, slack=10)
     return logits, keep
-
-
-def check_attention(findings: Findings, layer: Layer, real: Tensor, keep: dict[str, Tensor]) -> None:
-    """The proofs that need one layer's queries, keys, values and mask."""
-    where, z, pattern = f"layer {layer.index}", layer.z, layer.pattern()
-    heads = findings.subject.n_heads
-    findings.close("z is what W_O reads", where, z.flatten(2), keep[f"{layer.index}.o_in"])
-    sums = pattern.sum(-1)[real[:, None].expand(-1, pattern.shape[1], -1)]
-    low = 0.0 if layer.attention.sinks is not None else 1.0
-    off = float(torch.maximum(sums - 1, low - sums).max())
-    findings.true("pattern rows sum to 1", where, off <= TOLERANCE, off, TOLERANCE)
-    leak = float((pattern * ~real[:, None, None, :] * real[:, None, :, None]).abs().max())
-    findings.true("padding is never read", where, leak == 0, leak, 0)
-    findings.true("one pattern per head", where, pattern.shape[1] == heads, pattern.shape[1], heads)
-    groups = pattern.shape[1] // layer.v.shape[2]
-    mixed = torch.einsum("bhqk,bkhd->bqhd", pattern, layer.v.float().repeat_interleave(groups, 2))
-    findings.close("pattern times v is z", where, mixed[real], z[real].float())
-    keep[f"{layer.index}.pattern"] = pattern
-
-
-def check_parts(findings: Findings, layer: Layer, real: Tensor, keep: dict[str, Tensor]) -> None:
-    """The proofs that follow one layer's output from the heads to the residual."""
-    subject, where, z = findings.subject, f"layer {layer.index}", layer.z
-    weight = subject.W_O(layer.index).to(z.device)
-    shape = (subject.n_heads, weight.shape[1])
-    findings.true("z has one row per head", where, z.shape[2:] == shape, z.shape[2], subject.n_heads)
-    heads_out = torch.einsum("bphd,hdm->bpm", z.float(), weight.float()) + keep[f"{layer.index}.o_bias"].to(z.device)
-    findings.close("heads through W_O sum to the attention output", where, heads_out, keep[f"{layer.index}.o_out"])
-    parts = layer.resid_pre.float() + layer.attn_out.float() + layer.mlp_out.float()
-    findings.close("parts sum to the residual", where, parts[real], layer.resid_post[real].float())
-    if layer.index:
-        check_between(findings, layer, keep["resid"])
-    keep["resid"] = layer.resid_post
-
-
-def check_between(findings: Findings, layer: Layer, written: Tensor) -> None:
-    """A layer reads what the one before wrote; where the family adds image features between them, on other rows."""
-    where, read = f"layer {layer.index}", layer.resid_pre
-    if findings.side == IMAGE and layer.index <= vision_inputs.deepstack_layers(findings.subject.model):
-        rows = ~findings.added.to(read.device)
-        added = float((read - written)[~rows].abs().max())
-        findings.true("features are added between layers on image rows", where, added > 0, added, 0)
-        read, written = read[rows], written[rows]
-    findings.close("a layer reads what the one before wrote", where, read, written)
 
 
 def check_eager(findings: Findings, inputs: dict[str, Tensor], logits: Tensor, keep: dict[str, Tensor]) -> None:
@@ -351,28 +280,3 @@ def _without_first_key(call: AttentionCall) -> AttentionCall:
     own = torch.eye(*allowed.shape[2:], dtype=torch.bool, device=allowed.device)
     first_key = allowed.any(2, keepdim=True).int().cumsum(3) == 1
     return call.edited(mask=allowed & (own | ~first_key))
-
-
-class _module_outputs:
-    """Keeps what each output projection reads and writes, by plain hooks of its own."""
-
-    def __init__(self, subject: Subject, keep: dict[str, Tensor]) -> None:
-        self.subject, self.keep, self.handles = subject, keep, []
-
-    def __enter__(self) -> None:
-        for index, layer in enumerate(self.subject.layers):
-            self.handles.append(anatomy.output_projection(layer).register_forward_hook(self._hook(index)))
-
-    def __exit__(self, *exc: object) -> None:
-        for handle in self.handles:
-            handle.remove()
-
-    def _hook(self, index: int) -> Callable[..., None]:
-        def hook(module: torch.nn.Module, args: tuple[Tensor, ...], output: Any) -> None:
-            self.keep[f"{index}.o_in"] = args[0].reshape(*args[0].shape[:2], -1)
-            self.keep[f"{index}.o_out"] = first(output).float()
-            # Read here: outside of the forward, offloaded weights are not there.
-            bias = getattr(module, "bias", None)
-            self.keep[f"{index}.o_bias"] = torch.zeros(1) if bias is None else bias.float()
-
-        return hook

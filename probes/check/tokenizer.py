@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ...data.errors import SubjectError
 
 if TYPE_CHECKING:
-    from .subject_checks import Findings
+    from .findings import Findings
 
 PROOF = "decoding gives the text back"
 SENTENCES = {

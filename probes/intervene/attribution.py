@@ -1,4 +1,4 @@
-"""Attribution: what patching would do, estimated from gradients; for heads and layers, and for edges between them.
+"""Attribution: what patching would do, estimated from gradients, for heads and layers (edges: `edge_attribution`).
 
 (donor − base) · ∂measure/∂activation, the gradient taken at the base (attribution patching, arXiv 2310.10348) or as the
 mean over points on the way from the base's embeddings, image features included, to the donor's (integrated gradients,
@@ -8,28 +8,28 @@ arXiv 2403.17806). A first-order estimate: show it beside exact effects.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ...data.errors import UserError
-from ..model import anatomy
-from ..model.attention import replaying
-from ..model.frozen_norms import attention_tail, written_by_heads
-from ..model.subject import refuse_under_edit
-from ..observe.tracing import Layer, first, tracing
+from ..observe.layer import Layer
+from ..observe.tracing import tracing
+from ..sites import SITES, require_writable
+from .interventions import Patch
 from .measures import Measure
-from .paths import instead_of, reading
+from .positions import Positions, at_last, diverging_positions
 from .proofs import obstacle_of
-from .replay import Put, Recording, Rows, at_last, parted, ride_with_gradient, rows_of
-from .sweep import PATCHED, Inputs, Sweep, clean_values, recorded, same_layout
+from .readout import clean_values
+from .recording import Recording
+from .replay import replay_with_gradient
+from .sweep import Inputs, Sweep, recorded, same_layout
 
 if TYPE_CHECKING:
     from ..model.subject import Subject
@@ -67,21 +67,23 @@ def attribution_sweeps(
 ) -> dict[str, Sweep]:
     """`attribution_sweep` of several sites from the same backward passes."""
     for site in sites:
-        if site not in PATCHED:
-            raise UserError(f"cannot attribute {site!r}: one of {', '.join(PATCHED)}")
+        require_writable(site, "attribute")
+        if SITES[site].reads == "derived":
+            raise UserError(f"cannot attribute {site!r}, which follows from other sites: attribute those")
     if isinstance(positions, str) and positions != "each":
         raise UserError(f"positions {positions!r}: a mask Bool[b, p], or 'each'")
-    kept, given = _pair(subject, base, donor, sites)
-    whole = torch.ones_like(kept.mask)
-    rows = rows_of(whole, kept.last) if obstacle_of(kept) else parted(kept, given)
+    clean, other = recorded_pair(subject, base, donor, sites)
+    where = clean.everywhere if obstacle_of(clean) else diverging_positions(clean, other)
     effects = {site: torch.zeros(1) for site in sites}
-    for share in _shares(steps):
+    for share in path_shares(steps):
         with frozen_weights(subject.model):
-            slopes = _slopes(kept, given, rows, measure, share, sites)
+            slopes = _slopes(clean, other, where, measure, share, sites)
         for site in sites:
-            effects[site] = effects[site] + _changes(kept, given, rows, site, slopes[site], positions) / steps
-    clean, moved = clean_values(kept, measure), clean_values(given, measure)
-    return {site: Sweep(clean + effect, clean, donor=moved) for site, effect in effects.items()}
+            effects[site] = effects[site] + _changes(clean, other, where, site, slopes[site], positions) / steps
+    of_base, of_donor = clean_values(clean, measure), clean_values(other, measure)
+    each = ["position"] if isinstance(positions, str) else []
+    axes = {site: ("layer", *(["head"] if site == "z" else []), *each, "example") for site in sites}
+    return {site: Sweep(of_base + e, of_base, donor=of_donor, axes=axes[site]) for site, e in effects.items()}
 
 
 @contextmanager
@@ -97,7 +99,7 @@ def frozen_weights(model: nn.Module) -> Iterator[None]:
             weight.requires_grad_()
 
 
-def _shares(steps: int) -> list[float]:
+def path_shares(steps: int) -> list[float]:
     """Where on the way from base to donor the gradients are taken."""
     if steps < 1:
         raise UserError(f"steps {steps}: at least one backward pass is needed")
@@ -105,19 +107,20 @@ def _shares(steps: int) -> list[float]:
 
 
 def _slopes(
-    base: Recording, donor: Recording, rows: Rows, measure: Measure, share: float, sites: Collection[str]
+    base: Recording, donor: Recording, where: Positions, measure: Measure, share: float, sites: Collection[str]
 ) -> dict[str, list[Tensor]]:
     """Gradients at the rows, [b, s, ...] of every layer: replayed where the two runs differ, or by a whole forward."""
     if obstacle_of(base):
-        run = _run(base, donor, measure, share, sites)
+        run = run_with_gradient(base, donor, measure, share, sites)
         shapes = {site: [layer.site(site).shape for layer in base.layers] for site in sites}
-        found = {site: run.gradients(run.sites[site]) for site in sites}  # some families fold batch and positions
-        return {site: [g.reshape(shape) for g, shape in zip(found[site], shapes[site], strict=True)] for site in sites}
+        slopes = {site: run.gradients(run.sites[site]) for site in sites}  # some families fold batch and positions
+        return {site: [g.reshape(shape) for g, shape in zip(slopes[site], shapes[site], strict=True)] for site in sites}
     start = _between(base, donor, share)
-    resid, found = ride_with_gradient(base, rows, {0: (Put("resid_pre", rows.chosen, start),)}, sites)
+    variant = {0: (Patch("resid_pre", where.chosen, start),)}
+    resid, tensors = replay_with_gradient(base, where, variant, sites)
     value = _measured(base, resid, measure)
-    gradients = iter(torch.autograd.grad(value, [tensor for site in sites for tensor in found[site]]))
-    return {site: [next(gradients)[0].float() for _ in found[site]] for site in sites}
+    gradients = iter(torch.autograd.grad(value, [tensor for site in sites for tensor in tensors[site]]))
+    return {site: [next(gradients)[0].float() for _ in tensors[site]] for site in sites}
 
 
 def _between(base: Recording, donor: Recording, share: float) -> Float[Tensor, "b p d"]:
@@ -135,7 +138,7 @@ def _measured(base: Recording, resid: Float[Tensor, "b d"], measure: Measure) ->
 def _changes(
     base: Recording,
     donor: Recording,
-    rows: Rows,
+    where: Positions,
     site: str,
     slopes: list[Tensor],
     positions: Bool[Tensor, "b p"] | str,
@@ -143,94 +146,28 @@ def _changes(
     """(donor − base) · slope, [layer(, head), b], or [layer(, head), pos, b] with "each"."""
     each = isinstance(positions, str)
     chosen = (base.mask if isinstance(positions, str) else positions.to(base.mask.device) & base.mask).cpu()
-    index, real = rows.index.cpu(), rows.real.cpu()
-    found = []
+    index, real = where.index.cpu(), where.real.cpu()
+    by_layer = []
     for slope, ours, theirs in zip(slopes, base.layers, donor.layers, strict=True):
-        moved = (rows.take(theirs.site(site)) - rows.take(ours.site(site))).float()
+        moved = (where.take(theirs.site(site)) - where.take(ours.site(site))).float()
         change = (moved * slope).sum(-1).cpu()
         axes = [1] * (change.ndim - 2)
         change = change * real.reshape(*real.shape, *axes)
         everywhere = torch.zeros(*chosen.shape, *change.shape[2:])
         everywhere.scatter_add_(1, index.reshape(*index.shape, *axes).expand(change.shape), change)
-        found.append(everywhere.where(chosen.reshape(*chosen.shape, *axes), torch.nan if each else 0.0))
-    effects = torch.stack(found)  # [layer, b, p(, head)]
+        by_layer.append(everywhere.where(chosen.reshape(*chosen.shape, *axes), torch.nan if each else 0.0))
+    effects = torch.stack(by_layer)  # [layer, b, p(, head)]
     return effects.transpose(1, -1) if each else effects.sum(2).movedim(1, -1)
 
 
-class Writer(NamedTuple):
-    """What writes into the residual stream: kind "embed" (layer −1), "head" or "mlp"; head is −1 but for heads."""
-
-    kind: str
-    layer: int
-    head: int
-
-
-class Reader(NamedTuple):
-    """What reads the residual stream: kind "q", "k", "v" (of a query or KV head), "mlp" or "final" (layer L)."""
-
-    kind: str
-    layer: int
-    head: int
-
-
-class Edges(NamedTuple):
-    """values: [reader, writer, b], summed over positions; NaN where the writer does not come before the reader."""
-
-    values: Float[Tensor, "reader writer b"]
-    readers: list[Reader]
-    writers: list[Writer]
-
-
-def edge_attribution(
-    subject: Subject,
-    base: Inputs,
-    donor: Inputs,
-    *,
-    measure: Measure,
-    steps: int = 1,
-    readers: Collection[Reader] | None = None,
-    positions: Bool[Tensor, "b p"] | None = None,
-) -> Edges:
-    """The estimated effect of every edge: (donor's − base's writing) · gradient at the reader's own input.
-
-    Readers are the inputs (before the norm) of every head's query, of every KV head's key and value, of every MLP, and
-    the final residual. readers: these alone; positions: what they read there alone. Where a norm stands between heads
-    and residual, each run's scale is held as it is. UserError: such a norm behind an output bias, whose part would be
-    nobody's; an edit around it; a reader that does not exist; prompts of other lengths; fewer than one step.
-    """
-    refuse_under_edit(subject, "edge attribution")
-    if any(attention_tail(layer) is not None and anatomy.output_bias(layer) is not None for layer in subject.layers):
-        raise UserError(f"{subject.family} norms its heads and a bias together: heads have no edges of their own")
-    kept, given = _pair(subject, base, donor, ("z", "mlp_out"))
-    chosen = [r for r in every_reader(kept) if readers is None or r in readers]
-    if missing := set(readers or ()) - set(chosen):
-        raise UserError(f"no reader {next(iter(missing))} in {subject.family} ({subject.name})")
-    where = (kept.mask if positions is None else positions.to(kept.mask.device) & kept.mask)[..., None]
-    writers = list(every_writer(kept))
-    total = torch.zeros(len(chosen), len(writers), len(where))
-    for share in _shares(steps):
-        with frozen_weights(subject.model):
-            run = _run(kept, given, measure, share, ("resid_pre",))
-            behind = run.behind()
-            for layer, group in groupby(enumerate(chosen), key=lambda place: place[1].layer):
-                places, here = zip(*group, strict=True)
-                slopes = torch.stack([slope.to(where.device) for slope in _heard(run, behind, layer, here)]) * where
-                # One layer's writers at a time: all of them would be as large as a few hundred residual streams.
-                found = _written(kept, given, layer)
-                written = [torch.einsum("rbpd,wbpd->rwb", slopes, w.to(where.device)).cpu() for w in found]
-                total[list(places), : sum(w.shape[1] for w in written)] += torch.cat(written, 1) / steps
-    before = torch.tensor([[_before(w, r, subject) for w in writers] for r in chosen])
-    return Edges(total.masked_fill(~before[..., None], torch.nan), chosen, writers)
-
-
-def _pair(subject: Subject, base: Inputs, donor: Inputs, sites: Collection[str]) -> tuple[Recording, Recording]:
-    kept, given = recorded(subject, base, sites), recorded(subject, donor, sites)
-    same_layout(kept, given)
-    return kept, given
+def recorded_pair(subject: Subject, base: Inputs, donor: Inputs, sites: Collection[str]) -> tuple[Recording, Recording]:
+    clean, other = recorded(subject, base, sites), recorded(subject, donor, sites)
+    same_layout(clean, other)
+    return clean, other
 
 
 @dataclass(eq=False)
-class _Run:
+class GradientRun:
     """One forward with gradients: some sites of every layer, and the layers themselves."""
 
     subject: Subject
@@ -239,19 +176,21 @@ class _Run:
     value: Tensor = field(default_factory=lambda: torch.zeros(()))
 
     def gradients(self, of: list[Tensor]) -> list[Tensor]:
-        found = torch.autograd.grad(self.value, of, retain_graph=True)
-        return [gradient.detach().float() for gradient in found]
+        gradients = torch.autograd.grad(self.value, of, retain_graph=True)
+        return [gradient.detach().float() for gradient in gradients]
 
     def behind(self) -> list[list[Tensor]]:
         """The gradients at every layer's queries, keys, values and at the residual that leaves it, in one pass."""
         calls = [(layer.attention, layer.resid_post) for layer in self.layers]
-        found = self.gradients([t for call, left in calls for t in (call.query, call.key, call.value, left)])
-        return [found[at : at + 4] for at in range(0, len(found), 4)]
+        gradients = self.gradients([t for call, left in calls for t in (call.query, call.key, call.value, left)])
+        return [gradients[at : at + 4] for at in range(0, len(gradients), 4)]
 
 
-def _run(base: Recording, donor: Recording, measure: Measure, share: float, sites: Collection[str]) -> _Run:
+def run_with_gradient(
+    base: Recording, donor: Recording, measure: Measure, share: float, sites: Collection[str]
+) -> GradientRun:
     """A whole forward from a point between the two runs' embeddings; the measure's sum over examples is its value."""
-    run = _Run(base.subject)
+    run = GradientRun(base.subject)
 
     def remember(site: str, tensor: Tensor) -> Tensor:
         run.sites[site].append(tensor)
@@ -267,80 +206,3 @@ def _run(base: Recording, donor: Recording, measure: Measure, share: float, site
         base.subject.forward(base.inputs, gradient=True)
     run.value = _measured(base, at_last(run.layers[-1].resid_post, base.last), measure)
     return run
-
-
-def every_writer(base: Recording) -> Iterator[Writer]:
-    """What writes into the residual stream of a model, in order."""
-    yield Writer("embed", -1, -1)
-    for i in range(len(base.layers)):
-        yield from (Writer("head", i, head) for head in range(base.subject.n_heads))
-        yield Writer("mlp", i, -1)
-
-
-def every_reader(base: Recording) -> Iterator[Reader]:
-    """What reads the residual stream of a model, in the order of its layers."""
-    for i, kept in enumerate(base.layers):
-        kv_heads = kept.value.shape[1]
-        for part, heads in (("q", base.subject.n_heads), ("k", kv_heads), ("v", kv_heads)):
-            yield from (Reader(part, i, head) for head in range(heads))
-        yield Reader("mlp", i, -1)
-    yield Reader("final", len(base.layers), -1)
-
-
-def _written(base: Recording, donor: Recording, until: int) -> Iterator[Float[Tensor, "writer b p d"]]:
-    """What the embeddings, then each layer's heads and MLP, add in the donor's run and not in the base's.
-
-    until: the layer of the readers, whose own writers are the last that any of them can hear.
-    """
-    subject = base.subject
-    yield (donor.layers[0].resid_pre - base.layers[0].resid_pre).float()[None]
-    for i, (ours, theirs) in enumerate(zip(base.layers[: until + 1], donor.layers, strict=False)):
-        mlp = (theirs.site("mlp_out") - ours.site("mlp_out")).float() * anatomy.multiplier(subject.layers[i])
-        yield torch.cat([_heads_apart(subject, i, ours.site("z"), theirs.site("z")), mlp[None]])
-
-
-def _heads_apart(
-    subject: Subject, layer: int, ours: Float[Tensor, "b p h e"], theirs: Float[Tensor, "b p h e"]
-) -> Float[Tensor, "h b p d"]:
-    """What the heads write in one run and not in the other."""
-    if attention_tail(subject.layers[layer]) is None:  # linear: small differences keep their digits
-        heads = written_by_heads(subject, layer, (theirs - ours).flatten(0, 1))[0]
-    else:
-        heads = torch.sub(*(written_by_heads(subject, layer, z.flatten(0, 1))[0] for z in (theirs, ours)))
-    return heads.unflatten(0, ours.shape[:2]).permute(2, 0, 1, 3)
-
-
-def _heard(
-    run: _Run, behind: list[list[Tensor]], i: int, readers: Sequence[Reader]
-) -> Iterator[Float[Tensor, "b p d"]]:
-    """The gradient at the own input of each of these readers of layer i."""
-    if i == len(run.layers):
-        yield behind[-1][-1]
-        return
-    block, layer = run.subject.layers[i], run.layers[i]
-    state = layer.resid_pre.detach().requires_grad_()
-    arguments = layer.arguments | {"hidden_states": state}
-    with torch.enable_grad():
-        again = reading(block, arguments)
-        *slopes, leaving_slope = behind[i]
-        read = dict(zip("qkv", zip((again.query, again.key, again.value), slopes, strict=True), strict=True))
-        for reader in readers:
-            if reader.kind != "mlp":
-                tensor, slope = read[reader.kind]
-                yield _pulled(tensor[:, reader.head], state, slope[:, reader.head])
-                continue
-            written = anatomy.output_projection(block)(layer.z.detach().flatten(2)).detach()
-            with replaying(), instead_of(anatomy.attention_of(block), written):
-                leaving = first(block(**arguments))
-            yield _pulled(leaving, state, leaving_slope) - leaving_slope
-
-
-def _pulled(output: Tensor, state: Tensor, slope: Tensor) -> Tensor:
-    """A gradient at `output` pulled back to `state`."""
-    return torch.autograd.grad(output, state, slope.to(output), retain_graph=True)[0].detach().float()
-
-
-def _before(writer: Writer, reader: Reader, subject: Subject) -> bool:
-    """Whether a writer has written when a reader reads."""
-    same = reader.kind == "mlp" and writer.kind == "head" and not anatomy.is_parallel(subject.layers[reader.layer])
-    return writer.layer < reader.layer or (same and writer.layer == reader.layer)

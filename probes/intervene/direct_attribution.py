@@ -11,7 +11,8 @@ from torch import Tensor
 from ...data.errors import SubjectError, UserError
 from ..model import anatomy
 from ..model.frozen_norms import affine, written_by_heads
-from .replay import Recording, at_last
+from .positions import at_last
+from .recording import Recording
 
 if TYPE_CHECKING:
     from ..model.subject import Subject

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ..model import anatomy
-from ..observe.tracing import Layer, tracing
-from .replay import Cut, Recording, Variant, record, site_of
+from ..observe.layer import Layer
+from ..observe.tracing import tracing
+from .recording import Recording, record
 
 if TYPE_CHECKING:
     from ..model.subject import Subject
@@ -67,29 +68,17 @@ def recorded_again(base: Recording, sites: Collection[str] = ()) -> Recording:
 
 def with_wide_layer(base: Recording, index: int) -> Recording:
     """The same recording with one layer computed again, `in_float32`, from what entered it."""
-    kept, layers = base.layers[index], list(base.layers)
+    narrow, layers = base.layers[index], list(base.layers)
 
     def keep(layer: Layer) -> None:
-        call, sites = layer.attention, {site: site_of(layer, site) for site in kept.sites}
-        tensors = {"resid_pre": layer.resid_pre, "key": call.key, "value": call.value, "added": widen(kept.added)}
-        layers[index] = replace(kept, **tensors, arguments=layer.arguments, sites=sites)
+        call, sites = layer.attention, {site: layer.written(site) for site in narrow.sites}
+        tensors = {"resid_pre": layer.resid_pre, "key": call.key, "value": call.value, "added": widen(narrow.added)}
+        layers[index] = replace(narrow, **tensors, arguments=layer.arguments, sites=sites)
 
     if is_half(base.subject):
         with tracing(base.subject, keep):
-            base.subject.layers[index](**kept.arguments)
+            base.subject.layers[index](**narrow.arguments)
     return replace(base, layers=layers)
-
-
-def with_wide_donors(variant: Variant) -> Variant:
-    """The same changes, reading float32 donors."""
-
-    def wide(change: Any) -> Any:
-        if not isinstance(change, Cut) or change.donor is None:
-            return change
-        donor = replace(change.donor, key=widen(change.donor.key), value=widen(change.donor.value))
-        return replace(change, donor=donor)
-
-    return {index: tuple(map(wide, changes)) for index, changes in variant.items()}
 
 
 def _wide_arguments(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -9,22 +9,28 @@ computed: a chain of MLPs, all senders as one batch. Exact.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...data.errors import InterventionError, UserError
 from ..model import anatomy
-from ..model.attention import AttentionCall, replaying
+from ..model.attention import replaying
 from ..observe.tracing import first, rewrite_output
 from .float32 import in_float32, is_half, recorded_again
+from .intervening import full_forward
+from .interventions import Patch, PatchQKV, Variant
+from .layer_parts import arguments_at, instead_of, reading
 from .measures import Measure
+from .positions import Positions, affected_positions, positions_of
 from .proofs import FACTOR, IDENTITY, ROUNDING, obstacle_of
-from .replay import Hear, Put, Recording, Rows, Variant, arguments_at, reached, ride, rows_of, whole
-from .sweep import BUDGET, Inputs, Sweep, bytes_per_variant, clean_values, measured, recorded, same_layout
+from .readout import BUDGET, bytes_per_variant, clean_values, measured
+from .recording import Recording
+from .replay import replay
+from .sweep import Inputs, Sweep, recorded, same_layout
 
 if TYPE_CHECKING:
     from ..model.subject import Subject
@@ -69,29 +75,30 @@ def path_sweep(
     """
     if mlps not in MLPS:
         raise UserError(f"mlps {mlps!r}: {' or '.join(map(repr, MLPS))}")
-    kept = recorded(subject, base, ("z", "mlp_out") if mlps == "frozen" else ("z",))
-    given = recorded(subject, donor, ("z",))
-    same_layout(kept, given)
-    if all(torch.equal(a.site("z"), b.site("z")) for a, b in zip(kept.layers, given.layers, strict=True)):
+    clean = recorded(subject, base, ("z", "mlp_out") if mlps == "frozen" else ("z",))
+    other = recorded(subject, donor, ("z",))
+    same_layout(clean, other)
+    if all(torch.equal(a.site("z"), b.site("z")) for a, b in zip(clean.layers, other.layers, strict=True)):
         raise UserError("path patching: the donor's activations equal the base's: nothing to patch")
-    chosen = () if receivers == FINAL else _receivers(kept, receivers)
-    where = kept.final if receivers == FINAL else kept.mask if positions is None else positions & kept.mask
-    senders = [Sender(i, h, layer.site("z")) for i, layer in enumerate(given.layers) for h in range(subject.n_heads)]
-    nothing = Sender(0, 0, kept.layers[0].site("z"))
-    paths = _Paths(kept, rows_of(where, kept.last), where, chosen, mlps == "frozen")
-    clean = clean_values(kept, measure)
-    found, moved = [], []
-    for part in _chunks([nothing, *senders], kept, paths.rows, budget):
+    chosen = () if receivers == FINAL else _receivers(clean, receivers)
+    where = clean.final if receivers == FINAL else clean.mask if positions is None else positions & clean.mask
+    senders = [Sender(i, h, layer.site("z")) for i, layer in enumerate(other.layers) for h in range(subject.n_heads)]
+    nothing = Sender(0, 0, clean.layers[0].site("z"))
+    paths = _Paths(clean, positions_of(where, clean.last), where, chosen, mlps == "frozen")
+    values, moved = [], []
+    for part in _chunks([nothing, *senders], clean, paths.where, budget):
         resid = paths.resid(part)
-        found.append(measured(kept, resid, measure, budget))
-        moved.append(_moved(kept, resid))
-    if paths.differs_from(given):
+        values.append(measured(clean, resid, measure, budget))
+        moved.append(_moved(clean, resid))
+    if paths.differs_from(other):
         by = torch.cat(moved)
-        _prove(kept, by if not is_half(subject) else _moved_in_float32(paths, _strongest(paths, senders, by[1:])))
-    values = torch.cat(found)[1:].unflatten(0, (len(kept.layers), subject.n_heads))
+        _prove(clean, by if not is_half(subject) else _moved_in_float32(paths, _strongest(paths, senders, by[1:])))
+    by_head = torch.cat(values)[1:].unflatten(0, (len(clean.layers), subject.n_heads))
+    base_values = clean_values(clean, measure)
     if chosen:
-        values[paths.stop - 1 :] = clean  # behind all receivers
-    return Sweep(values, clean, donor=clean_values(given, measure), notes=_notes(kept))
+        by_head[paths.stop - 1 :] = base_values  # behind all receivers
+    axes = ("layer", "head", "example")
+    return Sweep(by_head, base_values, donor=clean_values(other, measure), notes=_notes(clean), axes=axes)
 
 
 def _receivers(base: Recording, receivers: str | Sequence[Receiver]) -> tuple[Receiver, ...]:
@@ -107,8 +114,8 @@ def _receivers(base: Recording, receivers: str | Sequence[Receiver]) -> tuple[Re
     return tuple(Receiver(*receiver) for receiver in receivers)
 
 
-def _chunks(senders: list[Sender], base: Recording, rows: Rows, budget: int) -> Iterator[list[Sender]]:
-    step = max(1, budget // bytes_per_variant(base, rows))
+def _chunks(senders: list[Sender], base: Recording, where: Positions, budget: int) -> Iterator[list[Sender]]:
+    step = max(1, budget // bytes_per_variant(base, where))
     yield from (senders[at : at + step] for at in range(0, len(senders), step))
 
 
@@ -124,9 +131,9 @@ def _strongest(paths: _Paths, senders: Sequence[Sender], moved: Tensor, n: int =
     said = torch.zeros(len(senders))
     for i, sender in enumerate(senders):
         if not paths.receivers or sender.layer < paths.stop - 1:
-            kept = paths.base.layers[sender.layer]
-            change = (sender.z - kept.site("z"))[:, :, sender.head].float().norm(dim=-1)
-            said[i] = float((change / kept.resid_pre.float().norm(dim=-1))[paths.positions.to(change.device)].max())
+            record = paths.base.layers[sender.layer]
+            change = (sender.z - record.site("z"))[:, :, sender.head].float().norm(dim=-1)
+            said[i] = float((change / record.resid_pre.float().norm(dim=-1))[paths.positions.to(change.device)].max())
     chosen = {*said.topk(min(n, len(said))).indices.tolist(), *moved.topk(min(n, len(moved))).indices.tolist()}
     return [senders[i] for i in sorted(chosen)]
 
@@ -135,7 +142,7 @@ def _moved_in_float32(paths: _Paths, senders: list[Sender]) -> Float[Tensor, " v
     """The same of the identity and of some senders, where half precision's roundings would hide it."""
     with in_float32(paths.base.subject):
         base = recorded_again(paths.base, paths.base.layers[0].sites)
-        again = _Paths(base, paths.rows, paths.positions, paths.receivers, paths.frozen)
+        again = _Paths(base, paths.where, paths.positions, paths.receivers, paths.frozen)
         return _moved(base, again.resid([Sender(0, 0, base.layers[0].site("z")), *senders]))
 
 
@@ -155,12 +162,12 @@ def _notes(base: Recording) -> tuple[str, ...]:
 
 
 class _Paths:
-    """The chain of one set of receivers, at `rows`."""
+    """The chain of one set of receivers, at the positions `where`."""
 
     def __init__(
-        self, base: Recording, rows: Rows, positions: Tensor, receivers: Sequence[Receiver], frozen: bool
+        self, base: Recording, where: Positions, positions: Tensor, receivers: Sequence[Receiver], frozen: bool
     ) -> None:
-        self.base, self.rows, self.positions, self.frozen = base, rows, positions, frozen
+        self.base, self.where, self.positions, self.frozen = base, where, positions, frozen
         self.receivers = receivers
         self.stop = len(base.layers) if not receivers else max(r.layer for r in receivers) + 1
 
@@ -175,54 +182,56 @@ class _Paths:
         """The residual behind the last layer at the last position, for every sender (in the order of their layers)."""
         if not self.receivers:
             if obstacle_of(self.base):
-                return torch.stack([self._whole(sender) for sender in senders])
+                return torch.stack([self._full_forward(sender) for sender in senders])
             hidden = self.chain(senders)[0]
-            return hidden[:, torch.arange(len(self.rows.index)), self.rows.last.to(hidden.device)]
-        _, heard = self.chain(senders)
-        variants = [self._variant(i, sender, heard) for i, sender in enumerate(senders)]
+            return hidden[:, torch.arange(len(self.where.index)), self.where.last.to(hidden.device)]
+        _, inputs = self.chain(senders)
+        variants = [self._variant(i, sender, inputs) for i, sender in enumerate(senders)]
         acting = [i for i, variant in enumerate(variants) if variant]
         resid = self.base.resid.expand(len(senders), -1, -1).clone()
         if acting:
-            resid[acting] = ride(self.base, reached(self.base, self.positions), [variants[i] for i in acting])
+            resid[acting] = replay(
+                self.base, affected_positions(self.base, self.positions), [variants[i] for i in acting]
+            )
         return resid
 
-    def _variant(self, i: int, sender: Sender, heard: dict[Receiver, Tensor]) -> Variant:
+    def _variant(self, i: int, sender: Sender, inputs: dict[Receiver, Tensor]) -> Variant:
         """What the receivers behind a sender hear from it."""
-        changes: dict[int, list[Hear]] = {}
+        changes: dict[int, list[PatchQKV]] = {}
         for receiver in self.receivers:
             if receiver.layer > sender.layer:
-                values = heard[receiver][i]
-                hear = Hear(receiver.part, receiver.head, self.positions, self.rows, values)
-                changes.setdefault(receiver.layer, []).append(hear)
+                values = inputs[receiver][i]
+                change = PatchQKV(receiver.part, receiver.head, self.positions, values, self.where)
+                changes.setdefault(receiver.layer, []).append(change)
         return changes
 
     def chain(self, senders: Sequence[Sender]) -> tuple[Tensor, dict[Receiver, Tensor]]:
-        """The residual behind the last layer [v, b, s, d], and what each receiver hears, [v, b, s, d_head].
+        """The residual behind the last layer [v, b, s, d], and what each receiver reads, [v, b, s, d_head].
 
         With receivers the chain ends at the last one; none hears the senders at or behind its own layer.
         """
         hidden = torch.zeros(0)
-        heard: dict[Receiver, Tensor] = {}
+        inputs: dict[Receiver, Tensor] = {}
         for index in range(self.stop):
-            kept = self.base.layers[index]
-            hidden = hidden.to(kept.resid_pre.device)
-            if len(hidden) and kept.added is not None:
-                hidden = hidden + self.rows.take(kept.added)
+            record = self.base.layers[index]
+            hidden = hidden.to(record.resid_pre.device)
+            if len(hidden) and record.added is not None:
+                hidden = hidden + self.where.take(record.added)
             for receiver in [r for r in self.receivers if r.layer == index and len(hidden)]:
-                heard[receiver] = self._hears(index, hidden, receiver)
+                inputs[receiver] = self._receiver_input(index, hidden, receiver)
             if self.receivers and index == self.stop - 1:
                 break
             hidden = self._block(index, hidden, [s for s in senders if s.layer == index])
-        return hidden, heard
+        return hidden, inputs
 
     def _block(self, index: int, hidden: Tensor, new: Sequence[Sender]) -> Tensor:
-        """One layer of all that ride and of new senders: attention as recorded, but for what a new sender says."""
-        base, rows = self.base, self.rows
-        kept, layer = base.layers[index], base.subject.layers[index]
-        clean, z = rows.take(kept.resid_pre), rows.take(kept.site("z"))
+        """One layer of all that differ and of new senders: attention as recorded, but for what a new sender says."""
+        base, where = self.base, self.where
+        record, layer = base.layers[index], base.subject.layers[index]
+        clean, z = where.take(record.resid_pre), where.take(record.site("z"))
         said = z[None].repeat(len(new) + 1, 1, 1, 1, 1)
         for own, sender in zip(said[1:], new, strict=True):
-            own[:, :, sender.head] = rows.take(sender.z)[:, :, sender.head]
+            own[:, :, sender.head] = where.take(sender.z)[:, :, sender.head]
         written = anatomy.output_projection(layer)(said.flatten(3))
         parts = [written[:1].expand(len(hidden), *written.shape[1:]), written[1:]]
         entering = clean[None].expand(len(new), *clean.shape)
@@ -233,65 +242,24 @@ class _Paths:
             stack.enter_context(replaying())
             stack.enter_context(instead_of(anatomy.attention_of(layer), torch.cat(parts).flatten(0, 1)))
             if self.frozen:
-                put = rows.take(kept.site("mlp_out")).repeat(len(entering), 1, 1)
-                rewrite_output(stack, layer, "mlp_out", lambda output: put.reshape(output.shape))
-            arguments = arguments_at(base, rows, kept.arguments, len(entering))
+                still = where.take(record.site("mlp_out")).repeat(len(entering), 1, 1)
+                rewrite_output(stack, layer, "mlp_out", lambda output: still.reshape(output.shape))
+            arguments = arguments_at(base, where, record.arguments, len(entering))
             return first(layer(**arguments | {"hidden_states": entering.flatten(0, 1)})).reshape(entering.shape)
 
-    def _hears(self, index: int, hidden: Tensor, receiver: Receiver) -> Float[Tensor, "v b s e"]:
+    def _receiver_input(self, index: int, hidden: Tensor, receiver: Receiver) -> Float[Tensor, "v b s e"]:
         """A receiver's query, key or value, made from the residual that enters its layer."""
-        arguments = arguments_at(self.base, self.rows, self.base.layers[index].arguments, len(hidden))
+        arguments = arguments_at(self.base, self.where, self.base.layers[index].arguments, len(hidden))
         call = reading(self.base.subject.layers[index], arguments | {"hidden_states": hidden.flatten(0, 1)})
         tensor = {"q": call.query, "k": call.key, "v": call.value}[receiver.part]
         return tensor[:, receiver.head * tensor.shape[1] // call.query.shape[1]].unflatten(0, hidden.shape[:2])
 
-    def _whole(self, sender: Sender) -> Float[Tensor, "b d"]:
+    def _full_forward(self, sender: Sender) -> Float[Tensor, "b d"]:
         """The slow way: a whole forward with everything else frozen."""
-        variant: dict[int, list[Put]] = {}
-        for index, kept in enumerate(self.base.layers):
-            variant[index] = [Put("z", self.base.mask, kept.site("z"))]
+        variant: dict[int, list[Patch]] = {}
+        for index, record in enumerate(self.base.layers):
+            variant[index] = [Patch("z", self.base.mask, record.site("z"))]
             if self.frozen:
-                variant[index].append(Put("mlp_out", self.base.mask, kept.site("mlp_out")))
-        variant[sender.layer].append(Put("z", self.base.mask, sender.z, (sender.head,)))
-        return whole(self.base, variant)
-
-
-class _Enough(Exception):
-    """A layer is left as soon as its queries, keys and values are known."""
-
-
-def reading(layer: nn.Module, arguments: dict[str, Any]) -> AttentionCall:
-    """A block's queries, keys and values, without the rest of it."""
-    found: list[AttentionCall] = []
-
-    def attend(call: AttentionCall) -> Tensor:
-        found.append(call)
-        raise _Enough
-
-    try:
-        with replaying(attend):
-            layer(**arguments)
-    except _Enough:
-        pass
-    return found[0]
-
-
-@contextmanager
-def instead_of(module: nn.Module, output: Tensor) -> Iterator[None]:
-    """For a while, an attention module returns `output`."""
-    before = module.__dict__.get("forward")
-
-    def given(*_: Any, **__: Any) -> tuple[Tensor, None]:
-        return output, None
-
-    module.forward = given
-    try:
-        yield
-    finally:
-        if before is None:
-            del module.forward
-        else:
-            module.forward = before
-
-
-__all__ = ["FINAL", "Receiver", "instead_of", "path_sweep", "reading"]
+                variant[index].append(Patch("mlp_out", self.base.mask, record.site("mlp_out")))
+        variant[sender.layer].append(Patch("z", self.base.mask, sender.z, (sender.head,)))
+        return full_forward(self.base, variant)

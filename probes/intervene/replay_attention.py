@@ -11,9 +11,11 @@ from torch import Tensor
 from ..model.attention import AttentionCall, grouped_matmul
 
 if TYPE_CHECKING:
-    from .replay import Cut, Kept, Rows
+    from .interventions import Knockout
+    from .positions import Positions
+    from .recording import LayerRecord
 
-    Cuts = list[tuple[int, Cut]]  # (variant, what it cuts in this layer)
+    Knockouts = list[tuple[int, Knockout]]  # (variant, what it removes in this layer)
 
 # What rows may read of clean columns and of each other, by the mask it comes from.
 Visible = dict[int, tuple[Tensor, Tensor]]
@@ -22,92 +24,107 @@ IN_CACHE, ON_DEVICE = 2**22, 2**28
 
 
 def attend(
-    call: AttentionCall, kept: Kept, key: Tensor, value: Tensor, rows: Rows, cuts: Cuts, visible: Visible
+    call: AttentionCall,
+    record: LayerRecord,
+    key: Tensor,
+    value: Tensor,
+    where: Positions,
+    knockouts: Knockouts,
+    visible: Visible,
 ) -> Float[Tensor, "v b s h e"]:
     """z of all variants, a few at a time, so that their scores stay in the processor's cache."""
-    b, s = rows.index.shape
+    b, s = where.index.shape
     scores = b * call.query.shape[1] * s * (key.shape[2] + s)
     at_once = IN_CACHE if call.query.device.type == "cpu" else ON_DEVICE
     step, n = max(1, at_once // (4 * scores)), len(call.query) // b
-    found = []
+    parts = []
     for at in range(0, n, step):
         part = slice(at * b, (at + step) * b)
         few = call.edited(query=call.query[part], key=call.key[part], value=call.value[part])
-        here = [(v - at, c) for v, c in cuts if at <= v < at + step]
-        found.append(_few(few, kept, key, value, rows, here, visible))
-    return found[0] if len(found) == 1 else torch.cat(found)
+        here = [(v - at, c) for v, c in knockouts if at <= v < at + step]
+        parts.append(_few(few, record, key, value, where, here, visible))
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _few(
-    call: AttentionCall, kept: Kept, key: Tensor, value: Tensor, rows: Rows, cuts: Cuts, visible: Visible
+    call: AttentionCall,
+    record: LayerRecord,
+    key: Tensor,
+    value: Tensor,
+    where: Positions,
+    knockouts: Knockouts,
+    visible: Visible,
 ) -> Float[Tensor, "v b s h e"]:
     """z of some variants: their queries against shared clean keys, a donor's, and their own keys."""
-    n = len(call.query) // len(rows.index)
-    clean_seen, own_seen = _visible(kept, rows, visible)
+    n = len(call.query) // len(where.index)
+    clean_seen, own_seen = _visible(record, where, visible)
     columns = clean_seen.shape[-1]
     key, value = key[:, :, :columns], value[:, :, :columns]
-    if not cuts:
+    if not knockouts:
         return _shared_attention(call, key, value, _joined([clean_seen, own_seen]))
-    removed = _removed(rows, n, cuts, columns, call.query.device)
+    removed = _removed(where, n, knockouts, columns, call.query.device)
     seen = [clean_seen & ~removed[0], own_seen & ~removed[1]]
-    for donor in {id(c.donor): c.donor for _, c in cuts if c.donor is not None}.values():
-        lent, index = _lent(rows, n, [(v, c) for v, c in cuts if c.donor is donor], kept)
-        key, value = torch.cat([key, donor.key[:, :, index]], 2), torch.cat([value, donor.value[:, :, index]], 2)
-        seen.insert(-1, lent)
+    for donor in {id(c.donor): c.donor for _, c in knockouts if c.donor is not None}.values():
+        visible_donor, index = _donor_visible(where, n, [(v, c) for v, c in knockouts if c.donor is donor], record)
+        lent_key, lent_value = (tensor[:, :, index].to(key.dtype) for tensor in (donor.key, donor.value))
+        key, value = torch.cat([key, lent_key], 2), torch.cat([value, lent_value], 2)
+        seen.insert(-1, visible_donor)
     readable = _joined(seen)
-    found = []
-    for part in _parts(rows, [cut for _, cut in cuts]):
+    parts = []
+    for part in _parts(where, [knockout for _, knockout in knockouts]):
         few = call.edited(query=call.query[:, :, part])
-        found.append(_shared_attention(few, key, value, readable[:, :, :, part]))
+        parts.append(_shared_attention(few, key, value, readable[:, :, :, part]))
     # A row that is left without keys reads nothing: z is 0 there, as in a whole forward.
-    return torch.cat(found, 2) * readable.any(-1).permute(2, 0, 3, 1)[..., None]
+    return torch.cat(parts, 2) * readable.any(-1).permute(2, 0, 3, 1)[..., None]
 
 
-def _parts(rows: Rows, cuts: list[Cut]) -> list[slice]:
+def _parts(where: Positions, knockouts: list[Knockout]) -> list[slice]:
     """The rows up to the last that is cut, and those behind it: the first may need few columns."""
-    targets = torch.stack([rows.take(cut.target) for cut in cuts]).flatten(0, 1).any(0)
+    targets = torch.stack([where.take(knockout.target) for knockout in knockouts]).flatten(0, 1).any(0)
     end = int(targets.nonzero().max()) + 1 if bool(targets.any()) else 0
     return [part for part in (slice(0, end), slice(end, None)) if len(targets[part])]
 
 
-def _visible(kept: Kept, rows: Rows, visible: Visible) -> tuple[Tensor, Tensor]:
+def _visible(record: LayerRecord, where: Positions, visible: Visible) -> tuple[Tensor, Tensor]:
     """What the rows may read: clean columns [b, 1 or h, 1, s, columns], each other [b, 1 or h, 1, s, s].
 
     Columns behind the last clean one that anybody reads are left out.
     """
-    if id(kept.allowed) not in visible:
-        device = kept.allowed.device
-        at_rows = rows.take(kept.allowed.transpose(1, 2)).transpose(1, 2)
-        index = rows.index.to(device)[:, None, None].expand(*at_rows.shape[:3], -1)
-        own = at_rows.gather(3, index) & rows.real.to(device)[:, None, None]
-        clean = at_rows & ~rows.chosen.to(device)[:, None, None]
+    if id(record.allowed) not in visible:
+        device = record.allowed.device
+        at_rows = where.take(record.allowed.transpose(1, 2)).transpose(1, 2)
+        index = where.index.to(device)[:, None, None].expand(*at_rows.shape[:3], -1)
+        own = at_rows.gather(3, index) & where.real.to(device)[:, None, None]
+        clean = at_rows & ~where.chosen.to(device)[:, None, None]
         read = clean.flatten(0, 2).any(0).nonzero()
         end = int(read.max()) + 1 if len(read) else 0
-        visible[id(kept.allowed)] = clean[..., :end][:, :, None], own[:, :, None]
-    return visible[id(kept.allowed)]
+        visible[id(record.allowed)] = clean[..., :end][:, :, None], own[:, :, None]
+    return visible[id(record.allowed)]
 
 
-def _removed(rows: Rows, n: int, cuts: Cuts, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Edges that are cut: towards clean columns [b, 1, v, s, columns], towards the rows [b, 1, v, s, s]."""
-    b, s = rows.index.shape
+def _removed(
+    where: Positions, n: int, knockouts: Knockouts, columns: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Edges that are removed: towards clean columns [b, 1, v, s, columns], towards the rows [b, 1, v, s, s]."""
+    b, s = where.index.shape
     clean = torch.zeros(b, 1, n, s, columns, dtype=torch.bool, device=device)
     own = torch.zeros(b, 1, n, s, s, dtype=torch.bool, device=device)
-    for v, cut in cuts:
-        target, source = rows.take(cut.target.to(device))[..., None], cut.source.to(device)
+    for v, knockout in knockouts:
+        target, source = where.take(knockout.target.to(device))[..., None], knockout.source.to(device)
         clean[:, 0, v] |= target & source[:, None, :columns]
-        own[:, 0, v] |= target & rows.take(source)[:, None]
+        own[:, 0, v] |= target & where.take(source)[:, None]
     return clean, own
 
 
-def _lent(rows: Rows, n: int, cuts: Cuts, kept: Kept) -> tuple[Tensor, Tensor]:
+def _donor_visible(where: Positions, n: int, knockouts: Knockouts, record: LayerRecord) -> tuple[Tensor, Tensor]:
     """Which donor columns the rows read, [b, 1 or h, v, s, m], and their positions Int[m]."""
-    device = kept.allowed.device
-    index = torch.stack([c.source for _, c in cuts]).flatten(0, 1).any(0).nonzero()[:, 0].to(device)
-    at_rows = rows.take(kept.allowed.transpose(1, 2)).transpose(1, 2)[..., index]
+    device = record.allowed.device
+    index = torch.stack([c.source for _, c in knockouts]).flatten(0, 1).any(0).nonzero()[:, 0].to(device)
+    at_rows = where.take(record.allowed.transpose(1, 2)).transpose(1, 2)[..., index]
     lent = torch.zeros(at_rows.shape[0], 1, n, *at_rows.shape[2:], dtype=torch.bool, device=device)
-    for v, cut in cuts:
-        target = rows.take(cut.target.to(device))[..., None]
-        lent[:, 0, v] |= target & cut.source.to(device)[:, None, index]
+    for v, knockout in knockouts:
+        target = where.take(knockout.target.to(device))[..., None]
+        lent[:, 0, v] |= target & knockout.source.to(device)[:, None, index]
     return lent & at_rows[:, :, None], index
 
 

@@ -1,15 +1,15 @@
-"""Interventions over all layers, heads and positions, exact, at the price of about one forward.
+"""Sweeps of interventions over layers, heads and positions: exact, at the price of about one forward.
 
 Each sweep makes variants of one clean forward (replay.py) and reads a measure of their logits at the last real
-position. Before it returns, it proves that its edits take effect (`verify_edit`); whoever reads variants of their own
-(`read_variants`) proves it beside. In place of inputs, every sweep takes a `Recording` of them (`record`), so that
-several sweeps share one clean pass. Inside an edit (trace.py) the edited model is swept, in whole forwards.
+position. Before it returns, it proves that its edits take effect (proofs.py). In place of inputs, every sweep takes a
+`Recording` of them (`record`), so that several sweeps share one clean pass. Inside an edit (`tracing`) the edited model
+is swept, in whole forwards.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,26 +17,31 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ...data.errors import UserError
-from ..model import anatomy
-from ..observe.tracing import WRITABLE, require_writable
 from ..prompts.batch import Batch
+from ..sites import WRITABLE
+from .acting import acting_positions
+from .interventions import Intervention, Knockout, Variant, with_positions
 from .measures import Measure
-from .proofs import obstacle_of, verify_edit
-from .replay import Change, Cut, Put, Recording, Rows, Variant, reached, record, ride, rows_of, start_of, whole
+from .placing import require_place
+from .positions import affected_positions
+from .proofs import verify_edit
+from .readout import BUDGET, clean_values, read_variants
+from .recording import Recording, record
+from .replay import require_sweepable
 
 if TYPE_CHECKING:
     from ..model.subject import Subject
 
 Inputs = Mapping[str, Any] | Batch | Recording
-# Bytes that the variants of a sweep may take beside the clean pass.
-BUDGET = 2**30
-PATCHED = WRITABLE
+AXES = ("layer", "head", "position")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Sweep:
-    """values: one number per variant and example (shape: see the sweep); clean, donor: Float[b] without an edit.
+    """values: one number per variant and example; clean, donor: Float[b] without an edit.
 
+    axes: the names of values' axes, such as ("layer", "head", "example"); a measure of m numbers has one more behind.
+    clean is the run that is changed: of `causal_trace` the corrupted one.
     width: how many layers each window really has, Int[layer]. notes: what a reader must know of how it was computed.
     """
 
@@ -45,112 +50,47 @@ class Sweep:
     width: Tensor | None = None
     donor: Float[Tensor, " b"] | None = None
     notes: tuple[str, ...] = ()
+    axes: tuple[str, ...] = ()
 
     @property
     def effects(self) -> Float[Tensor, "b ..."]:
         """values − clean, examples first: what an analysis keeps."""
         return (self.values - self.clean).movedim(-1, 0)
 
+    def __repr__(self) -> str:
+        names = (*self.axes, *["number"] * (self.values.ndim - len(self.axes)))
+        shape = " × ".join(f"{n} {name}s" for name, n in zip(names, self.values.shape, strict=False))
+        notes = "".join(f"; {note}" for note in self.notes)
+        return f"Sweep({shape}, {str(self.values.dtype).removeprefix('torch.')}{notes})"
+
 
 @torch.no_grad()
-def knockout_sweep(
+def intervention_sweep(
     subject: Subject,
     inputs: Inputs,
-    source: Bool[Tensor, "... b p"],
-    target: Bool[Tensor, "... b p"],
+    intervention: Intervention | Knockout | Callable[[int], Intervention | Knockout],
     *,
-    window: int,
     measure: Measure,
-    replace: Inputs | None = None,
-    centres: Sequence[int] | None = None,
-    budget: int = BUDGET,
-) -> Sweep:
-    """Attention from `target` rows to `source` columns removed, layer window by layer window (arXiv 2411.18620).
-
-    source, target: Bool[b, p], or [f, b, p] for several flows at once. window: layers range(max(0, l − ⌊w/2⌋),
-    min(L, l + ⌈w/2⌉)) around each l. replace: inputs of the same layout whose keys and values are read at the cut
-    edges instead (resampling). centres: windows around these layers alone. Returns values [layer, b] (or
-    [f, layer, b]), clean [b], width [layer].
-    UserError: a flow without source, target or an edge between them; a row left without keys; other lengths in
-    `replace`; a measure of the wrong shape. InterventionError: an edit without effect.
-    """
-    base = recorded(subject, inputs)
-    donor = None if replace is None else recorded(subject, replace)
-    if donor is not None:
-        same_layout(base, donor)
-    if window < 1:
-        raise UserError(f"window {window}: at least one layer is needed")
-    several = source.ndim == 3 or target.ndim == 3
-    flows = list(_flows(base, source, target))
-    deepest = [check_edges(base, t, s, empties=donor is None) for t, s in flows]
-    layers = range(len(base.layers))
-    middles = layers if centres is None else centres
-    spans = [range(max(0, i - window // 2), min(len(layers), i + (window + 1) // 2)) for i in middles]
-    cuts = [{i: (Cut(t, s, None if donor is None else donor.layers[i]),) for i in layers} for t, s in flows]
-    rows = reached(base, torch.stack([t for t, _ in flows]).any(0))
-    notes = ()
-    for layer in sorted(set(deepest)):
-        notes = verify_edit(base, rows, [{layer: c[layer]} for c, at in zip(cuts, deepest, strict=True) if at == layer])
-    variants = [{i: cut[i] for i in span} for cut in cuts for span in spans]
-    values = read_variants(base, rows, variants, measure, budget)
-    values = values.unflatten(0, (len(flows), len(spans)))
-    width = torch.tensor([len(span) for span in spans])
-    return Sweep(values if several else values[0], clean_values(base, measure), width, notes=notes)
-
-
-@torch.no_grad()
-def patch_sweep(
-    subject: Subject,
-    base: Inputs,
-    donor: Inputs,
-    site: str,
-    *,
-    positions: Bool[Tensor, "b p"] | str,
-    measure: Measure,
+    over: Collection[str] = ("layer",),
     layers: Sequence[int] | None = None,
     budget: int = BUDGET,
 ) -> Sweep:
-    """Activations of `donor` put into `base`, one place of the site at a time.
+    """An intervention in one layer after the other; `over` also in one head, in one position after the other.
 
-    site: "z" (each head), "resid_pre", "attn_out" or "mlp_out" (each layer). positions: Bool[b, p], patched together,
-    or "each". Returns values [layer, head, b] for z and [layer, b] elsewhere; with "each" one more axis before b, NaN
-    at padding; clean [b], donor [b]. layers: these alone, not all. UserError: an unknown site, prompts of other
-    lengths, donors equal to the base, a measure of the wrong shape. InterventionError: an edit without effect.
+        intervention_sweep(subject, batch, Add("resid_post", batch.final, direction), measure=measure)
+
+    intervention: one for all layers, or a function from a layer to its own. over: "layer", and "head" (of z) and
+    "position" at will. layers: these alone, not all. Returns values [layer(, head)(, position), b], NaN where an
+    example has no such position; clean [b].
+    UserError: an axis or a site that cannot be swept, an example without a position to change, an intervention that
+    would change nothing anywhere. InterventionError: an edit without effect.
     """
-    require_writable(site, "patch")
-    kept = recorded(subject, base, (site,))
-    given = recorded(subject, donor, (site,))
-    same_layout(kept, given)
-    chosen = range(len(kept.layers)) if layers is None else layers
-    values, notes = _put_sweep(kept, site, {i: given.layers[i].site(site) for i in chosen}, positions, measure, budget)
-    return Sweep(values, clean_values(kept, measure), donor=clean_values(given, measure), notes=notes)
-
-
-@torch.no_grad()
-def ablation_sweep(
-    subject: Subject,
-    inputs: Inputs,
-    site: str,
-    *,
-    positions: Bool[Tensor, "b p"] | str,
-    measure: Measure,
-    by: str = "zero",
-    budget: int = BUDGET,
-) -> Sweep:
-    """Each head (site "z") or each layer's attention or MLP output replaced by zero or by its mean.
-
-    by: "zero" (of attn_out or mlp_out: the layer's part is skipped) or "mean" (over the batch's real positions). To
-    resample, patch with other inputs. Shapes and errors as in `patch_sweep`.
-    """
-    require_writable(site, "patch")
-    kept = recorded(subject, inputs, (site,))
-    if by not in ("zero", "mean"):
-        raise UserError(f"ablation by {by!r}: 'zero' or 'mean' (to resample, use patch_sweep)")
-    sites = {i: layer.site(site) for i, layer in enumerate(kept.layers)}
-    means = {i: t[kept.mask.to(t.device)].mean(0)[None, None] for i, t in sites.items()}
-    put = means if by == "mean" else {i: torch.zeros_like(mean) for i, mean in means.items()}
-    values, notes = _put_sweep(kept, site, put, positions, measure, budget)
-    return Sweep(values, clean_values(kept, measure), notes=notes)
+    make: Any = intervention if callable(intervention) else lambda layer: intervention
+    chosen = range(subject.n_layers) if layers is None else layers
+    by_layer = {i: make(i) for i in chosen}
+    sites = {change.site for change in by_layer.values()} & {*WRITABLE}
+    base = recorded(subject, inputs, () if isinstance(inputs, Recording) else sites)
+    return swept(base, by_layer, measure, over, budget)
 
 
 @torch.no_grad()
@@ -165,57 +105,127 @@ def variant_sweep(
     """Any variants of a recorded run that change rows at `positions` alone; the first that has something to do is
     proved to do it.
 
-    Returns values [variant, b], clean [b]. base: with the sites that are put. UserError: a layer that does not exist.
+    Returns values [variant, b], clean [b]. base: with the sites that are patched. UserError: a layer that does not
+    exist, a site that cannot be replayed.
     """
-    layers = range(len(base.layers))
-    if unknown := {layer for variant in variants for layer in variant} - {*layers}:
-        raise UserError(f"no layer {min(unknown)} to change: {base.subject.name} has 0…{layers[-1]}")
-    rows = reached(base, positions)
+    require_layers(base, {layer for variant in variants for layer in variant})
+    for layer, change in ((i, c) for variant in variants for i, changes in variant.items() for c in changes):
+        require_sweepable(base, layer, change.site)
+    where = affected_positions(base, positions)
     parts = ((i, variant[i]) for variant in variants for i in sorted(variant))
-    proved = next(({i: part} for i, part in parts if any(_acts(base, i, change) for change in part)), None)
-    notes = () if proved is None else verify_edit(base, rows, [proved])
-    return Sweep(read_variants(base, rows, variants, measure, budget), clean_values(base, measure), notes=notes)
+    acting = ({i: part} for i, part in parts if any(bool(acting_positions(base, i, c).any()) for c in part))
+    proved = next(acting, None)
+    notes = () if proved is None else verify_edit(base, where, [proved])
+    values = read_variants(base, where, variants, measure, budget)
+    return Sweep(values, clean_values(base, measure), notes=notes, axes=("variant", "example"))
 
 
-def _acts(base: Recording, layer: int, change: Change) -> bool:
-    """Whether a change has something to do in a layer: an edge to cut, other values to put."""
-    if isinstance(change, Cut):
-        allowed = base.layers[layer].allowed
-        edges = change.target[:, None, :, None] & change.source[:, None, None]
-        return bool((allowed & edges.to(allowed.device)).any())
-    if isinstance(change, Put):
-        heads = slice(None) if change.heads is None else list(change.heads)
-        where = change.positions.to(base.mask.device) & base.mask
-        return bool((_differing(base, layer, change.site, change.values, heads) & where).any())
-    return True
-
-
-def causal_trace(
-    subject: Subject,
-    clean: Inputs,
-    corrupt: Inputs,
-    *,
+def swept(
+    base: Recording,
+    by_layer: Mapping[int, Intervention | Knockout],
     measure: Measure,
-    layers: Sequence[int] | None = None,
+    over: Collection[str] = ("layer",),
     budget: int = BUDGET,
 ) -> Sweep:
-    """One state at one position of the clean run restored into the corrupted run (arXiv 2202.05262).
+    """`intervention_sweep` of a recorded run; the deepest layer in which there is something to do is proved."""
+    require_layers(base, by_layer)
+    one = _require_axes(base, by_layer, over)
+    acting = {i: acting_positions(base, i, change) for i, change in by_layer.items()}
+    chosen = _chosen(base, by_layer)
+    columns = _columns(chosen) if "position" in over else [chosen]
+    deepest = max((i for i, where in acting.items() if bool(where.any())), default=None)
+    if deepest is None:
+        raise UserError(f"{one.describe()}: it leaves everything as it is in every layer: nothing to patch or change")
+    notes = verify_edit(base, affected_positions(base, chosen), [{deepest: (by_layer[deepest],)}])
+    clean = clean_values(base, measure)
+    values = [_values_at(base, by_layer, acting, column, clean, "head" in over, measure, budget) for column in columns]
+    axes = tuple(axis for axis in AXES if axis in over)
+    together = torch.stack(values, axes.index("position")) if "position" in over else values[0]
+    return Sweep(together, clean, notes=notes, axes=(*axes, "example"))
 
-    Returns values [layer, pos, b] (layer l restores state l, the residual that enters it), NaN at padding;
-    clean: the corrupted run, donor: the clean one.
+
+def _require_axes(
+    base: Recording, by_layer: Mapping[int, Intervention | Knockout], over: Collection[str]
+) -> Intervention | Knockout:
+    """One of the interventions. UserError: no layer, or axes that cannot be swept with these."""
+    if isinstance(over, str) or "layer" not in over or set(over) - {*AXES}:
+        raise UserError(f"over {over!r}: 'layer', and 'head' or 'position' beside it")
+    if not by_layer:
+        raise UserError("layers: at least one is needed")
+    for layer, change in by_layer.items():
+        require_sweepable(base, layer, change.site)
+        if "head" in over:
+            require_place(change.site, (), "sweep")
+    return next(iter(by_layer.values()))
+
+
+def _chosen(base: Recording, by_layer: Mapping[int, Intervention | Knockout]) -> Bool[Tensor, "b p"]:
+    """The real positions at which any of them acts. UserError: an example without one."""
+    masks = [base.mask if c.positions is None else c.positions.to(base.mask.device) for c in by_layer.values()]
+    chosen = torch.stack([mask.expand(base.mask.shape) for mask in masks]).any(0) & base.mask
+    if empty := (~chosen.any(1)).nonzero()[:, 0].tolist():
+        what = next(iter(by_layer.values())).describe()
+        raise UserError(f"{what}: example {empty[0]} of the batch has no position to change")
+    return chosen
+
+
+def _columns(chosen: Bool[Tensor, "b p"]) -> list[Bool[Tensor, "b p"]]:
+    """One position at a time."""
+    return [chosen & (torch.arange(chosen.shape[1], device=chosen.device) == i) for i in range(chosen.shape[1])]
+
+
+def _values_at(
+    base: Recording,
+    by_layer: Mapping[int, Any],
+    acting: Mapping[int, Tensor],
+    positions: Bool[Tensor, "b p"],
+    clean: Tensor,
+    by_head: bool,
+    measure: Measure,
+    budget: int,
+) -> Float[Tensor, "layer ... b"]:
+    """Values [layer(, head), b] of changes at these positions; NaN for examples without any.
+
+    Layers and positions at which there is nothing to do, such as those before two prompts diverge, are not run.
     """
-    return patch_sweep(
-        subject, corrupt, clean, "resid_pre", positions="each", measure=measure, layers=layers, budget=budget
-    )
+    heads = range(base.subject.n_heads) if by_head else [None]
+    moved = [i for i, where in acting.items() if bool((where & positions).any())]
+    values = clean.expand(len(by_layer), len(heads), *clean.shape).clone()
+    if moved:
+        where = torch.stack([acting[i] for i in moved]).any(0) & positions
+        narrowed = {i: _narrowed(by_layer[i], where) for i in moved}
+        variants = [{i: (_of_head(narrowed[i], head),)} for i in moved for head in heads]
+        read = read_variants(base, affected_positions(base, where), variants, measure, budget)
+        values[[list(by_layer).index(i) for i in moved]] = read.unflatten(0, (len(moved), len(heads)))
+    missing = ~positions.any(1).to(values.device)
+    values = values.masked_fill(missing.reshape(-1, *[1] * (clean.ndim - 1)), torch.nan)
+    return values if by_head else values[:, 0]
+
+
+def _narrowed(change: Any, where: Bool[Tensor, "b p"]) -> Any:
+    """The same at those of its positions that lie in `where`."""
+    positions = where if change.positions is None else where & change.positions.to(where.device)
+    return with_positions(change, positions)
+
+
+def _of_head(change: Any, head: int | None) -> Any:
+    """The same in one head, or as it is."""
+    return change if head is None else replace(change, heads=(head,))
 
 
 def recorded(subject: Subject, inputs: Inputs, sites: Collection[str] = ()) -> Recording:
+    """The inputs' recording, with these sites; a recording as it is. UserError: one that lacks a site."""
     if not isinstance(inputs, Recording):
         return record(subject, inputs, sites)
-    missing = [s for s in sites if s != "resid_pre" and s not in inputs.layers[0].sites]
-    if missing:
-        raise ValueError(f"the recording lacks {', '.join(missing)}: record(subject, inputs, sites)")
+    if missing := [site for site in sites if not inputs.layers[0].holds(site)]:
+        raise UserError(f"the recording lacks {', '.join(missing)}: record(subject, inputs, sites)")
     return inputs
+
+
+def require_layers(base: Recording, layers: Collection[int]) -> None:
+    """UserError: a layer that does not exist."""
+    if unknown := [layer for layer in layers if layer not in range(len(base.layers))]:
+        raise UserError(f"no layer {unknown[0]} to change: {base.subject.name} has 0…{len(base.layers) - 1}")
 
 
 def same_layout(base: Recording, donor: Recording) -> None:
@@ -225,188 +235,3 @@ def same_layout(base: Recording, donor: Recording) -> None:
     pairs = zip(base.mask.sum(1).tolist(), donor.mask.sum(1).tolist(), strict=False)
     off = next((f"example {i}: {a} and {b} tokens" for i, (a, b) in enumerate(pairs) if a != b), "other padding")
     raise UserError(f"the two runs' prompts differ in length ({off}): positions would not correspond")
-
-
-def _flows(base: Recording, source: Tensor, target: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """(target, source) of every flow; ValueError for masks that do not belong to the batch."""
-    for name, mask in (("source", source), ("target", target)):
-        if mask.dtype != torch.bool or mask.shape[-2:] != base.mask.shape:
-            raise ValueError(f"{name}: Bool{list(base.mask.shape)} expected, got {mask.dtype} {list(mask.shape)}")
-    device = base.mask.device
-    source, target = (m.to(device)[None] if m.ndim == 2 else m.to(device) for m in (source, target))
-    n = max(len(source), len(target))
-    yield from zip(target.expand(n, -1, -1) & base.mask, source.expand(n, -1, -1) & base.mask, strict=True)
-
-
-def check_edges(base: Recording, target: Tensor, source: Tensor, *, empties: bool = True) -> int:
-    """The last layer in which there is such an edge, in any example.
-
-    UserError: an example without source or target, without an edge between them, or left with a row without keys.
-    """
-    deepest = 0
-    for name, mask in (("source", source), ("target", target)):
-        empty = (~mask.any(1)).nonzero()[:, 0].tolist()
-        if empty:
-            raise UserError(f"knockout: example {empty[0]} of the batch has no {name} position")
-    rows, found = rows_of(target, base.last), torch.zeros(len(target), dtype=torch.bool, device=target.device)
-    for allowed, layer in {id(kept.allowed): (kept.allowed, i) for i, kept in enumerate(base.layers)}.values():
-        at_rows = rows.take(allowed.transpose(1, 2)).to(target.device) & rows.take(target)[:, :, None, None]
-        edges = at_rows & source[:, None, None]
-        there = edges.flatten(1).any(1)
-        found, deepest = found | there, max(deepest, layer) if bool(there.any()) else deepest
-        emptied = (at_rows.any(-1) & ~(at_rows & ~edges).any(-1)).flatten(1).any(1)
-        if empties and bool(emptied.any()):
-            raise UserError(
-                f"knockout: in example {int(emptied.int().argmax())} of the batch a target row would have no key left"
-            )
-    if not bool(found.all()):
-        raise UserError(
-            f"knockout: nothing to knock out in example {int((~found).int().argmax())} of the batch: "
-            "no target position may read a source position"
-        )
-    return deepest
-
-
-def _put_sweep(
-    base: Recording,
-    site: str,
-    values: dict[int, Tensor],
-    positions: Bool[Tensor, "b p"] | str,
-    measure: Measure,
-    budget: int,
-) -> tuple[Tensor, tuple[str, ...]]:
-    """Values [layer(, head)(, pos), b] of putting `values` (by layer) into a site."""
-    if isinstance(positions, str):
-        if positions != "each":
-            raise UserError(f"positions {positions!r}: a mask Bool[b, p], or 'each'")
-        chosen = base.mask
-        columns = [torch.zeros_like(chosen) for _ in range(chosen.shape[1])]
-        for i, column in enumerate(columns):
-            column[:, i] = chosen[:, i]
-    else:
-        columns = [positions.to(base.mask.device) & base.mask]
-        empty = (~columns[0].any(1)).nonzero()[:, 0].tolist()
-        if empty:
-            raise UserError(f"patching: example {empty[0]} of the batch has no position to patch")
-        chosen = columns[0]
-    differing = {i: _differing(base, i, site, value) for i, value in values.items()}
-    deepest = max((i for i, where in differing.items() if bool((where & chosen).any())), default=None)
-    if deepest is None:
-        raise UserError("patching: the donor's activations equal the base's: nothing to patch")
-    notes = verify_edit(base, reached(base, chosen), [{deepest: (Put(site, chosen, values[deepest]),)}])
-    clean = clean_values(base, measure)
-    found = [_put_at(base, site, values, differing, column, clean, measure, budget) for column in columns]
-    if not isinstance(positions, str):
-        return found[0], notes
-    axis = 2 if site == "z" else 1
-    return torch.stack(found, axis), notes
-
-
-def _differing(
-    base: Recording, layer: int, site: str, values: Tensor, heads: slice | list[int] = slice(None)
-) -> Bool[Tensor, "b p"]:
-    """The positions at which the values (of z: of `heads`) are not the base's own."""
-    own = base.layers[layer].site(site)
-    return (values.to(own.device).expand(own.shape) != own)[:, :, heads].flatten(2).any(2).to(base.mask.device)
-
-
-def _put_at(
-    base: Recording,
-    site: str,
-    values: dict[int, Tensor],
-    differing: dict[int, Tensor],
-    positions: Tensor,
-    clean: Tensor,
-    measure: Measure,
-    budget: int,
-) -> Tensor:
-    """[layer(, head), b] of one set of positions; NaN for examples without any.
-
-    Layers and positions at which the values are the base's own, such as those before two prompts part, are not run.
-    """
-    heads = [(h,) for h in range(base.subject.n_heads)] if site == "z" else [None]
-    moved = [i for i, where in differing.items() if bool((where & positions).any())]
-    found = clean.expand(len(values), len(heads), *clean.shape).clone()
-    if moved:
-        where = torch.stack([differing[i] for i in moved]).any(0) & positions
-        variants = [{i: (Put(site, where, values[i], h),)} for i in moved for h in heads]
-        run = read_variants(base, reached(base, where), variants, measure, budget)
-        found[[list(values).index(i) for i in moved]] = run.unflatten(0, (len(moved), len(heads)))
-    found = found if site == "z" else found[:, 0]
-    there = positions.any(1).to(found.device).reshape(*[1] * (2 if site == "z" else 1), -1)
-    there = there.reshape(*there.shape, *[1] * (found.ndim - there.ndim))
-    return found.masked_fill(~there, torch.nan)
-
-
-def read_variants(
-    base: Recording, rows: Rows, variants: Sequence[Variant], measure: Measure, budget: int
-) -> Float[Tensor, "v b ..."]:
-    """The measure of every variant, chunk by chunk within the budget."""
-    if obstacle_of(base):
-        return torch.cat([measured(base, whole(base, v)[None], measure, budget) for v in variants])
-    order = sorted(range(len(variants)), key=lambda i: start_of(variants[i]))
-    step = max(1, int(budget // bytes_per_variant(base, rows)))
-    found = []
-    for at in range(0, len(order), step):
-        resid = ride(base, rows, [variants[i] for i in order[at : at + step]])
-        found.append(measured(base, resid, measure, budget))
-    return torch.cat(found)[torch.argsort(torch.tensor(order))]
-
-
-def bytes_per_variant(base: Recording, rows: Rows) -> int:
-    """An estimate of what one riding variant keeps alive in a layer."""
-    subject, (b, s), p = base.subject, rows.index.shape, base.mask.shape[1]
-    config = subject.text_config
-    inner = getattr(config, "intermediate_size", None) or getattr(config, "ffn_dim", None) or 4 * subject.d_model
-    item = torch.finfo(subject.dtype).bits // 8
-    per_row = (12 * subject.d_model + 3 * inner) * item
-    return b * s * (per_row + (p + s) * (3 * 4 * subject.n_heads + 6))
-
-
-def measured(base: Recording, resid: Float[Tensor, "v b d"], measure: Measure, budget: int) -> Float[Tensor, "v b ..."]:
-    """Final norm, then the measure's direction where it has one, else logits, a few variants at a time."""
-    subject, b = base.subject, resid.shape[1]
-    head = anatomy.linear_head(subject.model) if hasattr(measure, "direction") else None
-    if head is not None:
-        return _along(subject.norm(resid), head, measure)
-    vocabulary = subject.model.get_input_embeddings().weight.shape[0]
-    step = max(1, budget // (4 * 4 * b * vocabulary))
-    found = []
-    for part in resid.split(step):
-        logits = subject.unembed(subject.norm(part.flatten(0, 1))).float()
-        rows = torch.arange(b, device=logits.device).repeat(len(part))
-        found.append(_shaped(measure(logits, rows), len(rows)).unflatten(0, (len(part), b)))
-    return torch.cat(found).cpu()
-
-
-def _along(normed: Tensor, head: tuple[Tensor, Tensor | None, float], measure: Any) -> Tensor:
-    weight, bias, scale = head
-    values = torch.einsum("vbd,bd->vb", normed.float(), measure.direction(weight).float().to(normed.device))
-    if bias is not None:
-        values = values + measure.direction(bias[:, None])[:, 0].float().to(normed.device)
-    return (values * scale).cpu()
-
-
-def _shaped(values: Any, n: int) -> Tensor:
-    if not isinstance(values, Tensor) or values.ndim not in (1, 2) or len(values) != n:
-        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        raise UserError(f"the measure returned {got}, one number per row is needed: [{n}] or [{n}, m]")
-    return values
-
-
-@torch.no_grad()
-def clean_values(base: Recording, measure: Measure) -> Float[Tensor, " b"]:
-    """The measure without an edit."""
-    return measured(base, base.resid[None], measure, BUDGET)[0]
-
-
-__all__ = [
-    "BUDGET",
-    "Sweep",
-    "ablation_sweep",
-    "causal_trace",
-    "knockout_sweep",
-    "patch_sweep",
-    "record",
-    "variant_sweep",
-]

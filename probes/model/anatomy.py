@@ -17,8 +17,19 @@ from .fingerprint import fetched
 
 LAYERS = ("layers", "h", "blocks")
 ATTENTION = ("self_attn", "attention", "attn")
-OUTPUT = ("o_proj", "out_proj", "c_proj", "dense")
+OUTPUT = ("o_proj", "out_proj", "c_proj", "dense", "proj", "projection_layer")
 FEED_FORWARD = ("mlp", "feed_forward", "block_sparse_moe", "fc2")
+# Inside an MLP: the expert that all tokens share, and the projections into and out of its neurons.
+SHARED = ("shared_expert", "shared_experts", "shared_mlp")
+GATE = ("gate_proj", "w1")
+UP = ("up_proj", "w3")
+PLAIN_UP = ("c_fc", "fc1", "dense_h_to_4h", "linear_fc1")
+DOWN = ("down_proj", "w2", "c_proj", "fc2", "dense_4h_to_h", "linear_fc2")
+ACTIVATION = ("act_fn", "activation_fn", "act")
+# Vision towers, and what may stand between a tower and its layers.
+TOWER = ("vision_tower", "visual", "vision_model")
+ENCODER = ("encoder", "transformer", "vision_model", "model")
+TOWER_LAYERS = (*LAYERS, "layer")
 FINAL_NORM = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
 # Buffers of quantised layers.
 PACKED = ("qweight", "weight_packed", "weight_int")
@@ -46,7 +57,7 @@ def refuse(model: nn.Module) -> None:
 
 def child(module: nn.Module, names: tuple[str, ...], what: str) -> nn.Module:
     """The first named child that exists; SubjectError otherwise."""
-    found = next((getattr(module, name) for name in names if getattr(module, name, None) is not None), None)
+    found = _first_of(module, names)
     if found is None:
         raise SubjectError(f"{type(module).__name__} has no {what} (looked for {', '.join(names)})")
     return found
@@ -68,6 +79,25 @@ def find_layers(decoder: nn.Module, n_layers: int) -> list[nn.Module]:
     return list(layers)[:n_layers]
 
 
+def find_tower(model: nn.Module) -> nn.Module | None:
+    """The vision tower, None where the model reads no images."""
+    inner = getattr(model, "model", model)
+    return next((getattr(inner, name) for name in TOWER if isinstance(getattr(inner, name, None), nn.Module)), None)
+
+
+def tower_layers(tower: nn.Module) -> list[nn.Module]:
+    """A vision tower's blocks, in order."""
+    encoder = tower
+    while not any(isinstance(getattr(encoder, name, None), nn.ModuleList) for name in TOWER_LAYERS):
+        encoder = child(encoder, ENCODER, "list of layers")
+    return list(child(encoder, TOWER_LAYERS, "list of layers"))  # pyright: ignore[reportArgumentType]
+
+
+def block(layer: nn.Module) -> nn.Module:
+    """The block itself: the residual stream enters and leaves it."""
+    return layer
+
+
 def attention_of(layer: nn.Module) -> nn.Module:
     """The block's attention module."""
     return child(layer, ATTENTION, "attention (layers of other kinds, such as linear attention, cannot be read)")
@@ -80,17 +110,73 @@ def output_projection(layer: nn.Module) -> nn.Module:
 
 def attention_writer(layer: nn.Module) -> nn.Module:
     """The module whose output, times `multiplier`, the attention adds to the residual."""
-    return _last_of(layer, ATTENTION_POST) or _sandwich_norm(layer) or attention_of(layer)
+    return _first_of(layer, ATTENTION_POST) or _sandwich_norm(layer) or attention_of(layer)
 
 
 def feed_forward_writer(layer: nn.Module) -> nn.Module:
     """The module whose output, times `multiplier`, the MLP adds to the residual."""
-    return _last_of(layer, FEED_FORWARD_POST) or child(layer, FEED_FORWARD, "MLP")
+    return _first_of(layer, FEED_FORWARD_POST) or child(layer, FEED_FORWARD, "MLP")
+
+
+def query_projection(layer: nn.Module) -> nn.Module:
+    """The module whose output are the queries before norm and rotation."""
+    return _projection(layer, "q_proj")
+
+
+def key_projection(layer: nn.Module) -> nn.Module:
+    """The module whose output are the keys before norm and rotation."""
+    return _projection(layer, "k_proj")
+
+
+def _projection(layer: nn.Module, name: str) -> nn.Module:
+    module = getattr(attention_of(layer), name, None)
+    if module is None:
+        raise SubjectError(f"there is no separate {name}, its projections are fused; read rot_q or rot_k")
+    return module
+
+
+def dense_mlp(layer: nn.Module) -> nn.Module:
+    """The module that holds the projections of an MLP that all tokens go through.
+
+    SubjectError: a mixture of experts that share none, whose neurons differ from token to token.
+    """
+    mlp = child(layer, FEED_FORWARD, "MLP")
+    if mlp is getattr(layer, "fc2", None):  # OPT keeps its projections in the block itself
+        return layer
+    shared = _first_of(mlp, SHARED)
+    if shared is None and hasattr(mlp, "experts"):
+        raise SubjectError("its MLP is a mixture of experts, and no neuron is every token's")
+    return shared or mlp
+
+
+def down_projection(layer: nn.Module) -> nn.Module:
+    """The module that reads the MLP's neurons."""
+    return child(dense_mlp(layer), DOWN, "down projection")
+
+
+def gate_projection(layer: nn.Module) -> nn.Module:
+    """The module whose output the MLP's activation function reads: the gate's, or the only one into the neurons."""
+    return child(dense_mlp(layer), (*GATE, *PLAIN_UP, *UP), "separate projection into the activation function")
+
+
+def up_projection(layer: nn.Module) -> nn.Module:
+    """The module whose output the gate multiplies."""
+    mlp = dense_mlp(layer)
+    child(mlp, GATE, "separate gate")
+    return child(mlp, UP, "projection that a gate multiplies")
 
 
 def multiplier(layer: nn.Module) -> float:
     """What both parts are multiplied with before they are added (Granite), else 1."""
     return float(getattr(layer, "residual_multiplier", 1.0))
+
+
+def gain(layer: nn.Module, part: str) -> float | Tensor:
+    """What "attn_out" or "mlp_out" is multiplied with before it is added: `multiplier`, or a learned vector [d]
+    (InternVL's tower), by which the writer's output is that far from what the residual gets.
+    """
+    learned = getattr(layer, {"attn_out": "lambda_1", "mlp_out": "lambda_2"}[part], None)
+    return multiplier(layer) if learned is None else learned.detach()
 
 
 def is_parallel(layer: nn.Module) -> bool:
@@ -169,8 +255,8 @@ def _logit_cap(model: nn.Module) -> float | None:
     return getattr(model.config.get_text_config(), "final_logit_softcapping", None)  # pyright: ignore
 
 
-def _last_of(layer: nn.Module, names: tuple[str, ...]) -> nn.Module | None:
-    return next((getattr(layer, name) for name in names if hasattr(layer, name)), None)
+def _first_of(module: nn.Module, names: tuple[str, ...]) -> nn.Module | None:
+    return next((getattr(module, name) for name in names if getattr(module, name, None) is not None), None)
 
 
 def _sandwich_norm(layer: nn.Module) -> nn.Module | None:

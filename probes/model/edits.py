@@ -15,8 +15,9 @@ Rewrite = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """One open block of `tracing`."""
+    """One open block of `tracing`, on the layers of one stack ("decoder" or "vision")."""
 
+    stack: str
     on_layer: Callable[[Any], Any] | None
     edits: Mapping[int, Edit]
     rewrites: Mapping[tuple[int, str], Rewrite]

@@ -16,6 +16,7 @@ from . import anatomy, rotary, vision_inputs
 from .attention import NAME
 from .edits import Block, active_edits
 from .fingerprint import execution_device, weights_fingerprint, weights_state
+from .stack import DECODER, VISION, Stack, decoder_stack, vision_stack
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +31,7 @@ class Subject:
 
     model: an instance in memory; its attention implementation is set to crosslens', which computes the same.
     processor: its processor or tokenizer; needed for `batch`, not for `capture` on ready inputs.
+    decoder, vision: its stacks of layers; layers, n_layers, n_heads, … are the decoder's.
     norm, unembed: `unembed(norm(x))` of the last residual equals the model's logits (scale and soft cap included).
     Raises SubjectError for families whose parts are not found.
     """
@@ -52,23 +54,32 @@ class Subject:
     def _expose(self) -> None:
         anatomy.refuse(self.model)
         self.model.eval()
-        config = self.model.config.get_text_config()
-        self.n_layers: int = config.num_hidden_layers
-        self.n_heads: int = config.num_attention_heads
-        self.n_kv_heads: int = getattr(config, "num_key_value_heads", None) or self.n_heads
-        self.d_model: int = config.hidden_size
-        decoder = anatomy.find_decoder(self.model)
-        self.layers: list[nn.Module] = anatomy.find_layers(decoder, self.n_layers)
-        for layer in self.layers:
-            anatomy.output_projection(layer)
-            anatomy.feed_forward_writer(layer)
-        self.norm: nn.Module = anatomy.final_norm(decoder)
+        self.decoder: Stack = decoder_stack(self.model)
+        self.layers: list[nn.Module] = self.decoder.layers
+        self.n_layers: int = self.decoder.n_layers
+        self.n_heads: int = self.decoder.n_heads
+        self.n_kv_heads: int = self.decoder.n_kv_heads
+        self.d_model: int = self.model.config.get_text_config().hidden_size
+        self.norm: nn.Module = anatomy.final_norm(anatomy.find_decoder(self.model))
         self.unembed = anatomy.unembedding(self.model)
-        self.d_head: int = self.W_O(0).shape[1]
+        self.d_head: int = self.decoder.d_head
         self._hashed: tuple[object, str] | None = None
-        self.text_config: Any = decoder.config
-        # Only the language model's attention: vision towers keep theirs.
+        self.text_config: Any = self.decoder.config
+        # The decoder's attention alone: a vision tower keeps its own until a block of `tracing` asks for it.
         self.text_config._attn_implementation = NAME
+
+    @cached_property
+    def vision(self) -> Stack | None:
+        """The vision tower's layers, None without one. SubjectError: a tower whose parts are not found."""
+        return vision_stack(self.model)
+
+    def stack(self, name: str) -> Stack:
+        """ "decoder" or "vision". UserError: a model without a vision tower, or another name."""
+        stack = {DECODER: lambda: self.decoder, VISION: lambda: self.vision}.get(name, lambda: None)()
+        if stack is None:
+            known = "it has its decoder alone" if name == VISION else f"{DECODER!r} or {VISION!r}"
+            raise UserError(f"{self.name} has no stack {name!r}: {known}")
+        return stack
 
     @property
     def device(self) -> torch.device:
@@ -94,7 +105,7 @@ class Subject:
 
     def W_O(self, layer: int) -> Float[Tensor, "h d_head d"]:
         """The output projection of a layer's heads; biases are not part of it."""
-        return anatomy.output_weight(self.layers[layer], self.n_heads)
+        return self.decoder.W_O(layer)
 
     @property
     def W_U(self) -> Float[Tensor, "vocab d"]:
@@ -166,6 +177,11 @@ class Subject:
         """Whether the model takes plain positions; families with image grids compute their own."""
         inner = self.model.base_model
         return not any(hasattr(module, "get_rope_index") for module in (self.model, inner))
+
+    def __repr__(self) -> str:
+        dtype, tower = str(self.dtype).removeprefix("torch."), anatomy.find_tower(self.model)
+        vision = "" if tower is None else f", reads images with {type(tower).__name__}"
+        return f"Subject({self.name}: {self.n_layers} layers × {self.n_heads} heads, {dtype}, {self.device}{vision})"
 
     def check(self) -> pd.DataFrame:
         """Prove the instruments on two small examples; SubjectError names what fails. See check.py."""

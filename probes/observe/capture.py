@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxtyping import Int
 from torch import Tensor
 
-from .tracing import Layer, tracing
+from ...data.errors import UserError
+from ..model.stack import DECODER, VISION
+from ..sites import BY_HOOK, SITES, Site, SiteError
+from .activation_cache import ActivationCache, full_name
+from .layer import Layer
+from .tracing import tracing
 
 if TYPE_CHECKING:
     from ..model.subject import Subject
     from ..prompts.batch import Batch
-
-# Short name -> the rest of the TransformerLens name after "blocks.<layer>.".
-SITES = {
-    "q": "attn.hook_q",
-    "k": "attn.hook_k",
-    "v": "attn.hook_v",
-    "rot_q": "attn.hook_rot_q",
-    "rot_k": "attn.hook_rot_k",
-    "z": "attn.hook_z",
-    "pattern": "attn.hook_pattern",
-    "resid_pre": "hook_resid_pre",
-    "resid_mid": "hook_resid_mid",
-    "resid_post": "hook_resid_post",
-    "attn_out": "hook_attn_out",
-    "mlp_out": "hook_mlp_out",
-}
-_SHORT = {long: short for short, long in SITES.items()}
 
 
 def capture(
@@ -38,28 +27,36 @@ def capture(
     sites: Sequence[str],
     *,
     queries: Int[Tensor, "b n"] | None = None,
-) -> dict[str, Tensor]:
-    """Run `inputs` once and keep `sites`.
+) -> ActivationCache:
+    """Run `inputs` once and keep `sites` of the table in sites.py.
 
-    sites: short names for all layers ("z", "pattern", "resid_pre", ...) or full ones ("blocks.3.attn.hook_z").
+    sites: short names for all layers ("z", "pattern", "resid_pre", ...) or full ones ("blocks.3.attn.hook_z"); of the
+    vision tower with "vision." before them ("vision.z", "vision.blocks.3.attn.hook_z").
     queries: limits patterns to those rows. Returns full name -> tensor: z, q, rot_q [b, p, h, d_head]; k, rot_k,
-    v [b, p, kv, d_head]; pattern [b, h, q, k] (or [b, h, n, k]), float32; residuals and outputs [b, p, d];
-    attn_out and mlp_out are what is added to the residual. Qwen3-VL adds image features behind its first layers:
-    there, on image rows, resid_pre of a layer is not resid_post of the one before. KeyError: an unknown site, or one
-    that the family does not have, saying why.
+    v [b, p, kv, d_head]; pattern [b, h, q, k] (or [b, h, n, k]), float32; residuals and outputs [b, p, d]; mlp_pre,
+    mlp_pre_linear and mlp_post [b, p, d_mlp]; attn_out and mlp_out are what is added to the residual. In a vision tower
+    b counts images or tiles and p patches; Qwen-VL, GLM-V and Pixtral pack all patches into one row, b = 1. Qwen3-VL
+    adds image features behind its first layers: there, on image rows, resid_pre of a layer is not resid_post of the one
+    before. SiteError (a KeyError): an unknown site, or one that the family does not have, saying why. UserError: the
+    vision tower of inputs without an image.
     """
-    wanted = [parse_site(subject, site) for site in sites]
-    found: dict[str, Tensor] = {}
+    places = [parse_site(subject, site) for site in sites]
+    cache = ActivationCache()
 
     def keep(layer: Layer) -> None:
-        for index, short in wanted:
-            if index in (None, layer.index):
-                value = layer.pattern(queries) if short == "pattern" else getattr(layer, short)
-                found[f"blocks.{layer.index}.{SITES[short]}"] = own_storage(value.detach())
+        for place in places:
+            if place.stack == layer.stack.name and place.layer in (None, layer.index):
+                value = layer.pattern(queries) if place.site.name == "pattern" else layer[place.site.name]
+                name = full_name(layer.stack.prefix + place.site.name, layer.index)
+                cache[name] = own_storage(value.detach())
 
-    with tracing(subject, keep):
+    with ExitStack() as stack:
+        for name in dict.fromkeys(place.stack for place in places):
+            stack.enter_context(tracing(subject, keep, stack=name))
         subject.forward(inputs)
-    return found
+    if any(place.stack == VISION for place in places) and not any(name.startswith(VISION) for name in cache):
+        raise UserError(f"{subject.name}: the inputs hold no image, so its vision tower did not run")
+    return cache
 
 
 def own_storage(tensor: Tensor) -> Tensor:
@@ -67,14 +64,25 @@ def own_storage(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
 
 
-def parse_site(subject: Subject, site: str) -> tuple[int | None, str]:
-    """(layer, or None for all, and short name) of a site. KeyError: unknown."""
-    if site in SITES:
-        return None, site
-    prefix, _, rest = site.partition(".")
-    index, _, long = rest.partition(".")
-    if prefix == "blocks" and index.isdigit() and int(index) < subject.n_layers and long in _SHORT:
-        return int(index), _SHORT[long]
-    raise KeyError(
-        f"unknown site {site!r}: one of {', '.join(SITES)}, or blocks.<0…{subject.n_layers - 1}>.<{SITES['z']}, …>"
+class Place(NamedTuple):
+    """A site of one stack. layer: None for all."""
+
+    stack: str
+    layer: int | None
+    site: Site
+
+
+def parse_site(subject: Subject, text: str) -> Place:
+    """The place that a short or full name means. SiteError: unknown. UserError: no vision tower."""
+    stack, name = (VISION, text.removeprefix("vision.")) if text.startswith("vision.") else (DECODER, text)
+    layers = subject.stack(stack).n_layers
+    if name in SITES:
+        return Place(stack, None, SITES[name])
+    blocks, _, rest = name.partition(".")
+    index, _, hook = rest.partition(".")
+    if blocks == "blocks" and index.isdigit() and int(index) < layers and hook in BY_HOOK:
+        return Place(stack, int(index), BY_HOOK[hook])
+    raise SiteError(
+        f"unknown site {text!r}: one of {', '.join(SITES)}, or blocks.<0…{layers - 1}>.<{', '.join(BY_HOOK)}>; "
+        "of a vision tower with vision. before it"
     )

@@ -1,4 +1,4 @@
-"""Watching and changing a model's forwards, layer by layer.
+"""Watching and changing a model's forwards, layer by layer, in its decoder or its vision tower.
 
 Each layer's tensors are alive while its observers are called, then gone. What acts is kept by model, not by thread.
 """
@@ -8,112 +8,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from inspect import signature
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ...data.errors import UserError
+from ...data.errors import SubjectError, UserError
 from ..model import anatomy
-from ..model.attention import ACTING, AttentionCall, Edit, is_replaying
+from ..model.attention import ACTING, NAME, AttentionCall, Edit, is_replaying
 from ..model.edits import OPEN, Block, Rewrite
+from ..model.stack import DECODER, VISION, Stack
+from ..sites import SITES, require_writable, site
+from .layer import Layer
 
 if TYPE_CHECKING:
     from ..model.subject import Subject
 
-# Sites that a rewrite, a patch or an ablation may change.
-WRITABLE = ("z", "resid_pre", "attn_out", "mlp_out")
-
-
-class Layer:
-    """One layer's tensors during the forward. Names follow TransformerLens, shapes are [b, p, ...].
-
-    resid_pre, resid_post: the residual stream entering and leaving. attn_out, mlp_out: what is added to it.
-    z: [b, p, h, d_head]. rot_q: [b, p, h, d_head], rot_k and v: [b, p, kv, d_head], as the attention reads them.
-    arguments: what the block was called with, by name.
-    """
-
-    resid_pre: Tensor
-    resid_post: Tensor
-    arguments: dict[str, Any]
-
-    def __init__(self, subject: Subject, index: int) -> None:
-        self.subject, self.index = subject, index
-        self.call: AttentionCall | None = None
-        self._z: Tensor | None = None
-        self._raw: dict[str, Tensor] = {}
-
-    @property
-    def attention(self) -> AttentionCall:
-        """The call of the attention function; SubjectError where this layer did not go through it."""
-        if self.call is None:
-            raise anatomy.SubjectError(
-                f"{self.subject.family}: layer {self.index} does not call the attention interface of transformers, "
-                "so its heads cannot be read; this family is not supported"
-            )
-        return self.call
-
-    @property
-    def z(self) -> Float[Tensor, "b p h d"]:
-        return self._z if self._z is not None else self.attention.output()
-
-    @property
-    def rot_q(self) -> Float[Tensor, "b p h d"]:
-        return self.attention.query.transpose(1, 2)
-
-    @property
-    def rot_k(self) -> Float[Tensor, "b p kv d"]:
-        return self.attention.key.transpose(1, 2)
-
-    @property
-    def v(self) -> Float[Tensor, "b p kv d"]:
-        return self.attention.value.transpose(1, 2)
-
-    @property
-    def q(self) -> Float[Tensor, "b p h d"]:
-        return self._projected("q_proj", self.subject.n_heads)
-
-    @property
-    def k(self) -> Float[Tensor, "b p kv d"]:
-        return self._projected("k_proj", self.attention.key.shape[1])
-
-    @property
-    def attn_out(self) -> Float[Tensor, "b p d"]:
-        return self._added("attn_out")
-
-    @property
-    def mlp_out(self) -> Float[Tensor, "b p d"]:
-        return self._added("mlp_out")
-
-    @property
-    def resid_mid(self) -> Float[Tensor, "b p d"]:
-        """The residual between attention and MLP; KeyError in parallel blocks, which have none."""
-        if anatomy.is_parallel(self.subject.layers[self.index]):
-            raise KeyError(f"{self.subject.family} adds attention and MLP in parallel: there is no resid_mid")
-        return self.resid_pre + self.attn_out
-
-    def pattern(self, rows: Int[Tensor, "b n"] | None = None) -> Float[Tensor, "b h n k"]:
-        """Attention after the softmax, all query rows or those of `rows`; float32."""
-        return self.attention.pattern(rows)
-
-    def written(self, name: str) -> Float[Tensor, "b p d"]:
-        """What the module behind attn_out or mlp_out returns; the residual gets it times `anatomy.multiplier`."""
-        return self._raw[name].reshape(self.resid_pre.shape)
-
-    def _added(self, name: str) -> Tensor:
-        scale = anatomy.multiplier(self.subject.layers[self.index])
-        return self.written(name) if scale == 1.0 else self.written(name) * scale
-
-    def _projected(self, name: str, heads: int) -> Tensor:
-        if name not in self._raw:
-            raise KeyError(
-                f"{self.subject.family} has no separate {name}: its projections are fused; read rot_q or rot_k"
-            )
-        raw = self._raw[name]
-        return raw.reshape(*raw.shape[:2], heads, -1)
+# Sites that a hook of their own sees to; what enters the block is there before its layer begins.
+_HOOKED = [row for row in SITES.values() if row.in_module and row.name != "resid_pre"]
 
 
 @contextmanager
@@ -122,18 +35,24 @@ def tracing(
     on_layer: Callable[[Layer], Any] | None = None,
     edits: Mapping[int, Edit] | None = None,
     rewrites: Mapping[tuple[int, str], Rewrite] | None = None,
+    *,
+    stack: str = DECODER,
 ) -> Iterator[None]:
     """During the block every forward of `subject` calls `on_layer(layer)` as each layer ends, in whatever thread.
 
     edits: layer -> function from its AttentionCall to the one that is computed instead.
-    rewrites: (layer, site) -> function from the site's tensor to the one that is used instead; sites are those of
-    WRITABLE, attn_out and mlp_out before the family's multiplier (`Layer.written`).
+    rewrites: (layer, site) -> function from the site's tensor [b, p, ...] to the one that is used instead; sites are
+    those of WRITABLE, attn_out and mlp_out before the family's multiplier (`Layer.written`).
+    stack: "decoder", or "vision" for the vision tower, whose attention goes through crosslens' meanwhile. Where a tower
+    attends to one image or window after the other, edits, and rewrites of z, act on each.
     Blocks may be nested: edits and rewrites act from the outermost block to the innermost, each on what the one before
-    left; then observers, the innermost first, see what is used. UserError: a layer or a site that does not exist.
+    left; then observers, the innermost first, see what is used. UserError: a layer or a site that does not exist, or a
+    subject without a vision tower.
     """
-    block = Block(on_layer, dict(edits or {}), dict(rewrites or {}))
-    _require_places(subject, block)
-    hooks = _HOOKS.setdefault(subject.model, _Hooks(subject))
+    layers = subject.stack(stack)
+    block = Block(stack, on_layer, dict(edits or {}), dict(rewrites or {}))
+    _require_places(subject, layers, block)
+    hooks = _HOOKS.setdefault((subject.model, stack), _Hooks(subject, layers))
     hooks.push(block)
     try:
         yield
@@ -141,109 +60,133 @@ def tracing(
         hooks.pull(block)
 
 
-def require_writable(site: str, what: str = "rewrite") -> None:
-    """UserError for a site that cannot be changed, with those that can."""
-    if site not in WRITABLE:
-        raise UserError(f"cannot {what} {site!r}: one of {', '.join(WRITABLE)}")
-
-
-def _require_places(subject: Subject, block: Block) -> None:
-    for _, site in block.rewrites:
-        require_writable(site)
+def _require_places(subject: Subject, stack: Stack, block: Block) -> None:
+    for _, name in block.rewrites:
+        require_writable(name)
     for layer in (*block.edits, *(layer for layer, _ in block.rewrites)):
-        if layer not in range(subject.n_layers):
-            raise UserError(f"no layer {layer!r} to edit: {subject.name} has 0…{subject.n_layers - 1}")
+        if layer not in range(stack.n_layers):
+            raise UserError(f"no layer {layer!r} to edit: {subject.name} has 0…{stack.n_layers - 1}")
+    for layer, name in block.rewrites:
+        stack.require(layer, site(name))
 
 
-_HOOKS: dict[nn.Module, _Hooks] = {}
+_HOOKS: dict[tuple[nn.Module, str], _Hooks] = {}
 
 
 class _Hooks:
-    """The open blocks of one model, outermost first, and the hooks through which they act while there are any."""
+    """The open blocks of one stack, outermost first, and the hooks through which they act while there are any."""
 
-    def __init__(self, subject: Subject) -> None:
-        self.subject = subject
+    def __init__(self, subject: Subject, stack: Stack) -> None:
+        self.subject, self.stack = subject, stack
+        self.implementation = stack.config._attn_implementation
         self.handles: list[RemovableHandle] = []
+        self.blocks: tuple[Block, ...] = ()
         self.running: dict[tuple[int, int], Layer] = {}  # by thread and index
-
-    @property
-    def blocks(self) -> tuple[Block, ...]:
-        return OPEN.get(self.subject.model, ())
 
     def push(self, block: Block) -> None:
         if not self.blocks:
-            for i, layer in enumerate(self.subject.layers):
-                ACTING[anatomy.attention_of(layer)] = partial(self._attend, i)
-        OPEN[self.subject.model] = (*self.blocks, block)
+            self._take_attention()
+        self.blocks = (*self.blocks, block)
+        OPEN[self.subject.model] = (*OPEN.get(self.subject.model, ()), block)
         if block.hooked and not self.handles:
-            for i, layer in enumerate(self.subject.layers):
+            for i, layer in enumerate(self.stack.layers):
                 self._hook(i, layer)
 
     def pull(self, block: Block) -> None:
-        OPEN[self.subject.model] = tuple(one for one in self.blocks if one is not block)
+        self.blocks = tuple(one for one in self.blocks if one is not block)
+        OPEN[self.subject.model] = tuple(one for one in OPEN[self.subject.model] if one is not block)
+        if not OPEN[self.subject.model]:
+            del OPEN[self.subject.model]
         if not any(one.hooked for one in self.blocks):
             while self.handles:
                 self.handles.pop().remove()
             self.running.clear()
         if not self.blocks:
-            for layer in self.subject.layers:
-                ACTING.pop(anatomy.attention_of(layer), None)
-            _HOOKS.pop(self.subject.model, None)
-            OPEN.pop(self.subject.model, None)
+            self._give_attention_back()
+            _HOOKS.pop((self.subject.model, self.stack.name), None)
+
+    def _take_attention(self) -> None:
+        for i, layer in enumerate(self.stack.layers):
+            ACTING[anatomy.attention_of(layer)] = partial(self._attend, i)
+        if self.stack.name == VISION:
+            self.stack.config._attn_implementation = NAME
+
+    def _give_attention_back(self) -> None:
+        for layer in self.stack.layers:
+            ACTING.pop(anatomy.attention_of(layer), None)
+        if self.stack.name == VISION:
+            self.stack.config._attn_implementation = self.implementation
 
     def _hook(self, index: int, layer: nn.Module) -> None:
-        self.handles += [
-            layer.register_forward_pre_hook(partial(self._begin, index), with_kwargs=True),
-            anatomy.attention_writer(layer).register_forward_hook(partial(self._written, index, "attn_out")),
-            anatomy.feed_forward_writer(layer).register_forward_hook(partial(self._written, index, "mlp_out")),
-            layer.register_forward_hook(partial(self._end, index)),
-        ]
-        for name in ("q_proj", "k_proj"):
-            if (module := getattr(anatomy.attention_of(layer), name, None)) is not None:
-                self.handles.append(module.register_forward_hook(partial(self._written, index, name)))
+        self.handles.append(layer.register_forward_pre_hook(partial(self._begin, index), with_kwargs=True))
+        for row in _HOOKED:
+            side, finder = row.reads
+            try:
+                module = getattr(anatomy, finder)(layer)
+            except SubjectError:  # a site that this family lacks: refused by name when it is asked for
+                continue
+            # transformers keeps a tower's states by hooks on its blocks, which have to see what is used.
+            hook = _on_side(module, side, partial(self._pass, index, row.name), first_of_all=module is layer)
+            self.handles.append(hook)
+        self.handles.append(layer.register_forward_hook(partial(self._end, index)))
 
-    def _rewritten(self, index: int, site: str, tensor: Tensor) -> Tensor:
-        for block in self.blocks:
-            if (change := block.rewrites.get((index, site))) is not None:
-                tensor = change(tensor)
-        return tensor
+    def _rewritten(self, layer: Layer, name: str, tensor: Tensor) -> Tensor:
+        """What the open blocks make of a site [b, p, ...], in the shape that the module gave it."""
+        changes = [block.rewrites[layer.index, name] for block in self.blocks if (layer.index, name) in block.rewrites]
+        if not changes:
+            return tensor
+        changed = layer.as_batch(tensor)
+        for change in changes:
+            changed = change(changed)
+        return changed.reshape(tensor.shape)
 
     def _begin(self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if is_replaying():
             return None
-        change = partial(self._rewritten, index, "resid_pre")
-        if args:
-            args = (change(args[0]), *args[1:])
-        else:
-            kwargs = kwargs | {"hidden_states": change(kwargs["hidden_states"])}
-        if any(block.on_layer is not None for block in self.blocks):
-            self.running[get_ident(), index] = layer = Layer(self.subject, index)
-            layer.arguments = by_name(module, args, kwargs)
-            layer.resid_pre = layer.arguments["hidden_states"]
+        self.running[get_ident(), index] = layer = Layer(self.subject, self.stack, index)
+        entering = args[0] if args else kwargs["hidden_states"]
+        layer.resid_pre = _with_batch(entering)
+        changed = self._rewritten(layer, "resid_pre", entering)
+        args, kwargs = ((changed, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": changed})
+        layer.resid_pre, layer._called = _with_batch(changed), (args, kwargs)
         return args, kwargs
 
     def _attend(self, index: int, call: AttentionCall) -> Tensor:
         for block in self.blocks:
             call = block.edits.get(index, _same)(call)
-        z = self._rewritten(index, "z", call.output())
+        z = call.output()
+        for block in self.blocks:
+            z = block.rewrites.get((index, "z"), _same)(z)
         if (layer := self.running.get((get_ident(), index))) is not None:
-            layer.call, layer._z = call, z
+            layer.calls.append(call)
+            layer._z.append(z)
         return z
 
-    def _written(self, index: int, name: str, module: nn.Module, args: Any, output: Any) -> Any:
-        if is_replaying():
-            return None
-        tensor = first(output)
-        changed = self._rewritten(index, name, tensor)
-        if (layer := self.running.get((get_ident(), index))) is not None:
-            layer._raw[name] = changed
-        return None if changed is tensor else _with_first(output, changed)
+    def _pass(self, index: int, name: str, tensor: Tensor) -> Tensor:
+        """What a module of the layer reads or writes instead of `tensor`."""
+        layer = None if is_replaying() else self.running.get((get_ident(), index))
+        if layer is None:
+            return tensor
+        tensor = self._rewritten(layer, name, tensor)
+        if name == "attn_out":
+            tensor = self._through_mid(layer, tensor)
+        layer._raw[name] = tensor
+        return tensor
+
+    def _through_mid(self, layer: Layer, written: Tensor) -> Tensor:
+        """What the attention has to write for the residual behind it to be what rewrites of resid_mid make of it."""
+        if not any((layer.index, "resid_mid") in block.rewrites for block in self.blocks):
+            return written
+        gain, own = anatomy.gain(layer.module, "attn_out"), layer.as_batch(written)
+        mid = layer.resid_pre.to(own.device) + own * gain
+        moved = self._rewritten(layer, "resid_mid", mid) - mid
+        return (own + moved / gain).reshape(written.shape)
 
     def _end(self, index: int, module: nn.Module, args: Any, output: Any) -> None:
         layer = None if is_replaying() else self.running.pop((get_ident(), index), None)
         if layer is None:
             return
-        layer.resid_post = first(output)
+        layer.resid_post = _with_batch(first(output))
         # With layers on several devices the input still lies where the layer before it is.
         layer.resid_pre = layer.resid_pre.to(layer.resid_post.device)
         for block in reversed(self.blocks):
@@ -251,18 +194,38 @@ class _Hooks:
                 block.on_layer(layer)
 
 
-def _same(call: AttentionCall) -> AttentionCall:
-    return call
+def _same(value: Any) -> Any:
+    return value
 
 
-def rewrite_output(stack: ExitStack, layer: nn.Module, site: str, change: Rewrite) -> None:
-    """Until `stack` closes, `change` acts on "attn_out" or "mlp_out" of one layer that is replayed."""
-    writer = anatomy.attention_writer if site == "attn_out" else anatomy.feed_forward_writer
+def rewrite_output(stack: ExitStack, layer: nn.Module, name: str, change: Rewrite) -> None:
+    """Until `stack` closes, `change` acts on a site in a module of one layer that is replayed, as the module gives it.
+
+    name: attn_out, mlp_out, mlp_pre, mlp_pre_linear, mlp_post; resid_pre and resid_post are the block's own.
+    """
+    side, finder = SITES[name].reads
+    stack.callback(_on_side(getattr(anatomy, finder)(layer), side, change).remove)
+
+
+def _on_side(module: nn.Module, side: str, change: Rewrite, *, first_of_all: bool = False) -> RemovableHandle:
+    """`change` acts on what a module reads ("input") or writes ("output"), before other hooks or behind them."""
+
+    def entering(module: nn.Module, args: tuple[Any, ...]) -> Any:
+        changed = change(args[0])
+        return None if changed is args[0] else (changed, *args[1:])
 
     def leaving(module: nn.Module, args: Any, output: Any) -> Any:
-        return _with_first(output, change(first(output)))
+        changed = change(first(output))
+        return None if changed is first(output) else _with_first(output, changed)
 
-    stack.callback(writer(layer).register_forward_hook(leaving).remove)
+    if side == "input":
+        return module.register_forward_pre_hook(entering)
+    return module.register_forward_hook(leaving, prepend=first_of_all)
+
+
+def _with_batch(residual: Tensor) -> Tensor:
+    """[1, n, d] of the patches that some towers pack into [n, d]."""
+    return residual[None] if residual.ndim == 2 else residual
 
 
 def first(output: Any) -> Tensor:
@@ -272,9 +235,3 @@ def first(output: Any) -> Tensor:
 
 def _with_first(output: Any, changed: Tensor) -> Any:
     return (changed, *output[1:]) if isinstance(output, tuple) else changed
-
-
-def by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """A call's arguments by the names of the block's own `forward`."""
-    names = [name for name in signature(type(module).forward).parameters if name != "self"]
-    return dict(zip(names, args, strict=False)) | kwargs

@@ -43,6 +43,12 @@ class Batch:
     form: Mapping[str, Any] = field(default_factory=dict)
     texts: tuple[str, ...] = field(repr=False, default=())
 
+    def __repr__(self) -> str:
+        roles = [role for role in ROLES if role != "pad" and bool(self.where(role).any())]
+        n, positions = self.roles.shape
+        marks = f"; marks {', '.join(self.marks)}" if self.marks else ""
+        return f"Batch({n} examples × {positions} positions; roles {', '.join(roles)}{marks})"
+
     @property
     def example_ids(self) -> list[str]:
         return [example.id for example in self.examples]

@@ -22,11 +22,13 @@ from torch import Tensor
 from ...data.cached import cache_root
 from ...data.errors import UserError
 from ...data.tasks import Task, open_task
+from ..model.stack import DECODER
 from ..model.subject import refuse_under_edit
-from ..observe.capture import SITES, parse_site
+from ..observe.capture import parse_site
 from ..observe.tracing import Layer, tracing
 from ..prompts.batch import Batch
 from ..prompts.bos import conditions
+from ..sites import SITES, SiteError
 from . import store
 from .plan import plan_from_json
 from .results import condition_of
@@ -75,7 +77,7 @@ class Activations:
         UserError: a site of all layers, whose axes are not tokens.
         """
         if site in SITES:
-            raise UserError(f"tokens of {site!r}: keep it layer by layer, as blocks.3.{SITES[site]}")
+            raise UserError(f"tokens of {site!r}: keep it layer by layer, as blocks.3.{SITES[site].hook}")
         if self.options.positions == "last":
             return self[site]
         flat = (shard[site].flatten(0, 1) for shard in self.shards(site))
@@ -101,8 +103,8 @@ def cached(
 ) -> Activations:
     """Run a task once and keep `sites` at `positions`; the second call with the same arguments runs nothing.
 
-    sites, positions: as in `Options` (not "pattern": maps are never kept). Errors: KeyError for an unknown site,
-    UserError as in `run`.
+    sites, positions: as in `Options` (not "pattern": maps are never kept; not a vision tower's: its rows are no
+    prompt's). Errors: SiteError (a KeyError) for an unknown site or one that the family lacks, UserError as in `run`.
     """
     refuse_under_edit(subject, "cached")
     (kept,) = cached_together(subject, task, [Options(tuple(sites), positions)], limit, seed, settings)
@@ -118,9 +120,8 @@ def cached_together(
     settings: Settings | None = None,
 ) -> list[Activations]:
     """`cached` for several choices of sites and positions that ride one forward."""
-    unknown = [site for options in wanted for site in options.sites if not _is_known(subject, site)]
-    if unknown:
-        raise KeyError(f"cannot keep {unknown}: choose among {', '.join(s for s in SITES if s != 'pattern')}")
+    for site in (site for options in wanted for site in options.sites):
+        _require_keepable(subject, site)
     task = open_task(task) if isinstance(task, str) else task
     settings = replace(settings or Settings(), limit=limit, seed=seed, out=home())
     # A name by content, so that a job has the same key whatever rides with it.
@@ -137,11 +138,13 @@ def _opened(directory: Path, options: Options, groups: Mapping[str, str]) -> Act
     return Activations(directory, pd.DataFrame(rows), options)
 
 
-def _is_known(subject: Subject, site: str) -> bool:
-    try:
-        return parse_site(subject, site)[1] != "pattern"
-    except KeyError:
-        return False
+def _require_keepable(subject: Subject, name: str) -> None:
+    """SiteError: an unknown site, one that a layer lacks, maps, or a vision tower's."""
+    place = parse_site(subject, name)
+    if place.site.name == "pattern" or place.stack != DECODER:
+        raise SiteError(f"cannot keep {name!r}: choose among {', '.join(s for s in SITES if s != 'pattern')}")
+    for layer in range(subject.n_layers) if place.layer is None else [place.layer]:
+        subject.decoder.require(layer, place.site)
 
 
 def home() -> Path:
@@ -153,9 +156,9 @@ def layer_rows(layer: Layer, batch: Batch, options: Options) -> dict[str, Tensor
     """The chosen sites at the chosen positions: [b, ...] for "last", else [b, positions, ...]."""
     kept = {}
     for site in options.sites:
-        index, short = parse_site(layer.subject, site)
-        if index in (None, layer.index):
-            kept[site] = take(getattr(layer, short), batch, options.positions)
+        place = parse_site(layer.subject, site)
+        if place.layer in (None, layer.index):
+            kept[site] = take(layer[place.site.name], batch, options.positions)
     return kept
 
 
@@ -265,11 +268,7 @@ def _fill(asked: Any, load: Callable[[Any], Any]) -> None:
     options = Options(asked.sites, asked.positions)
     size = size_of(subject, task, options, asked.limit, asked.seed)
     print(f"at most {size / 1e6:,.1f} MB in {home()}", file=sys.stderr)
-    try:
-        kept = cached(subject, task, asked.sites, asked.positions, limit=asked.limit, seed=asked.seed)
-    except KeyError as error:
-        raise UserError(str(error.args[0])) from error
-    print(kept.directory)
+    print(cached(subject, task, asked.sites, asked.positions, limit=asked.limit, seed=asked.seed).directory)
 
 
 def _prune(asked: Any) -> None:

@@ -14,8 +14,8 @@ from crosslens.analyses.circuits import circuits
 from crosslens.analyses.common.claims import HOLDS, UNTESTABLE
 from crosslens.data.errors import UserError
 from crosslens.probes.intervene.measures import logit_difference
+from crosslens.probes.intervene.patching import patch_sweep
 from crosslens.probes.intervene.paths import Receiver, path_sweep
-from crosslens.probes.intervene.sweep import patch_sweep
 from crosslens.probes.prompts.batch import corrupt_twins
 from crosslens.probes.runs.run import Settings, run
 

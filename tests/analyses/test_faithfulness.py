@@ -14,8 +14,8 @@ from crosslens.analyses.common.claims import CONTROL_TOO, UNTESTABLE
 from crosslens.analyses.common.contrast import Contrast, contrast
 from crosslens.data.errors import UserError
 from crosslens.probes.intervene.measures import logit_difference
-from crosslens.probes.intervene.replay import record
-from crosslens.probes.intervene.sweep import patch_sweep
+from crosslens.probes.intervene.patching import patch_sweep
+from crosslens.probes.intervene.recording import record
 from crosslens.probes.observe.tracing import tracing
 from crosslens.probes.prompts.batch import corrupt_twins
 from crosslens.probes.runs.results import Rows

@@ -12,7 +12,7 @@ from crosslens.analyses.common.claims import CONTROL_TOO, FAILS, HOLDS, UNTESTAB
 from crosslens.data.errors import UserError
 from crosslens.data.tasks import ioi
 from crosslens.probes.intervene.measures import logit_difference
-from crosslens.probes.intervene.replay import record
+from crosslens.probes.intervene.recording import record
 from crosslens.probes.runs.results import Rows
 from crosslens.probes.runs.run import Settings, run
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 from crosslens import Subject, attribution_sweep
 from crosslens.data.errors import UserError
-from crosslens.probes.intervene.attribution import Reader, attribution_sweeps, edge_attribution
+from crosslens.probes.intervene.attribution import attribution_sweeps
+from crosslens.probes.intervene.edge_attribution import Reader, edge_attribution
 from crosslens.probes.intervene.measures import logit_difference
-from crosslens.probes.intervene.replay import record
-from crosslens.probes.intervene.sweep import patch_sweep
+from crosslens.probes.intervene.patching import patch_sweep
+from crosslens.probes.intervene.recording import record
 
 from ..helpers import by_hand, tiny
 from ..helpers.families import build, prompts

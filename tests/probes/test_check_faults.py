@@ -5,6 +5,7 @@ A fault is planted into crosslens, never into the model: what Hugging Face compu
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -73,7 +74,7 @@ def test_heads_split_the_wrong_way(monkeypatch):
 
 def test_z_split_the_wrong_way(monkeypatch):
     def split(self):
-        return self._z.unflatten(2, (2, 2)).transpose(2, 3).flatten(2, 3)
+        return self._z[0].unflatten(2, (2, 2)).transpose(2, 3).flatten(2, 3)
 
     monkeypatch.setattr(Layer, "z", property(split))
     caught("llama", "z is what W_O reads", "layer 0")
@@ -190,7 +191,8 @@ def test_scale_is_ignored(monkeypatch):
 
 def test_layers_are_off_by_one():
     def shift(subject):
-        subject.layers = subject.layers[1:] + subject.layers[:1]
+        layers = subject.layers[1:] + subject.layers[:1]
+        subject.decoder = replace(subject.decoder, layers=layers)
 
     caught("llama", "every layer is seen once, in order", "layer 2", shift)
 
@@ -206,11 +208,11 @@ def test_patterns_are_off_by_one(monkeypatch):
     last = []
 
     def previous(self):
-        last.append(self.call)
+        last.append(self.calls[0])
         return last[max(0, len(last) - 2)]
 
     monkeypatch.setattr(Layer, "attention", property(previous))
-    monkeypatch.setattr(Layer, "v", property(lambda self: self.call.value.transpose(1, 2)))
+    monkeypatch.setattr(Layer, "v", property(lambda self: self.calls[0].value.transpose(1, 2)))
     caught("llama", MIXED, "layer 1", lambda subject: last.clear())
 
 
@@ -279,7 +281,7 @@ def test_padding_mask_never_reaches_the_model(monkeypatch):
 
 
 def test_edit_never_fires(monkeypatch):
-    def tracing(subject, on_layer=None, edits=None):
+    def tracing(subject, on_layer=None, edits=None, **more):
         return trace.tracing(subject, on_layer)
 
     monkeypatch.setattr(subject_checks, "tracing", tracing)
@@ -300,7 +302,7 @@ def test_edit_of_the_mask_is_ignored(monkeypatch):
 
 
 def test_edit_fires_in_the_next_layer(monkeypatch):
-    def tracing(subject, on_layer=None, edits=None):
+    def tracing(subject, on_layer=None, edits=None, **more):
         return trace.tracing(subject, on_layer, edits and {(at + 1) % 3: edit for at, edit in edits.items()})
 
     monkeypatch.setattr(subject_checks, "tracing", tracing)
@@ -308,7 +310,7 @@ def test_edit_fires_in_the_next_layer(monkeypatch):
 
 
 def test_edit_in_the_last_layer_is_lost(monkeypatch):
-    def tracing(subject, on_layer=None, edits=None):
+    def tracing(subject, on_layer=None, edits=None, **more):
         return trace.tracing(subject, on_layer, edits and {at: edit for at, edit in edits.items() if at < 2})
 
     monkeypatch.setattr(subject_checks, "tracing", tracing)

@@ -13,9 +13,10 @@ from crosslens.analyses.attention import sinks
 from crosslens.analyses.lenses import lenses
 from crosslens.data.errors import UserError
 from crosslens.data.tasks import open_task
+from crosslens.probes.intervene.intervening import full_forward
+from crosslens.probes.intervene.interventions import Patch
 from crosslens.probes.intervene.measures import logit_difference
 from crosslens.probes.intervene.paths import Receiver, path_sweep
-from crosslens.probes.intervene.replay import Put, whole
 from crosslens.probes.intervene.sweep import Sweep, variant_sweep
 from crosslens.probes.model.loading import _refuse_nan, load
 from crosslens.probes.runs.run import Settings, run
@@ -218,10 +219,12 @@ def test_sweeps_with_layers_on_two_devices(kind):
         elif kind == "trace":
             sweeps = [causal_trace(subject, base, donor, **asked)]
         elif kind == "put":
-            puts = [{i: (Put(site, near, donor.layers[i].site(site)),)} for i in range(3) for site in SWEPT]
+            puts = [{i: (Patch(site, near, donor.layers[i].site(site)),)} for i in range(3) for site in SWEPT]
             sweeps = [variant_sweep(base, [put], near, **asked) for put in puts]
             for put in puts:
-                expected = asked["measure"](subject.unembed(subject.norm(whole(base, put))).cpu(), torch.arange(3))
+                expected = asked["measure"](
+                    subject.unembed(subject.norm(full_forward(base, put))).cpu(), torch.arange(3)
+                )
                 sweeps.append(Sweep(expected, base.resid))
         elif kind in ("cut", "resample"):
             replace = donor if kind == "resample" else None

@@ -8,8 +8,9 @@ from crosslens import Subject
 from crosslens.data.errors import UserError
 from crosslens.probes.intervene.direct_attribution import direct_attribution
 from crosslens.probes.intervene.measures import logit_difference, probability
-from crosslens.probes.intervene.replay import at_last, record
-from crosslens.probes.intervene.sweep import clean_values
+from crosslens.probes.intervene.positions import at_last
+from crosslens.probes.intervene.readout import clean_values
+from crosslens.probes.intervene.recording import record
 from crosslens.probes.model import anatomy
 from crosslens.probes.model.frozen_norms import Affine, affine, attention_tail, written_by_heads
 

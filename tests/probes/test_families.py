@@ -43,10 +43,11 @@ def eager_run(family, inputs):
     return result, z
 
 
-def assert_close(found, expected, where):
+def assert_close(found, expected, where, slack=1.0):
+    found, expected = found.detach(), expected.detach()
     scale = float(expected.abs().max()) or 1.0
     error = float((found - expected).abs().max()) / scale
-    assert error <= TOLERANCE, f"{where}: {error:.2g}"
+    assert error <= slack * TOLERANCE, f"{where}: {error:.2g}"
 
 
 @pytest.mark.parametrize("padding", ["none", "left", "right"])

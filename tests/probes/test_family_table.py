@@ -11,7 +11,7 @@ import pytest
 import torch
 from crosslens import Subject, SubjectError, capture
 from crosslens.probes.intervene.proofs import obstacle_of
-from crosslens.probes.intervene.replay import record
+from crosslens.probes.intervene.recording import record
 from crosslens.probes.observe.tracing import tracing
 
 from ..helpers import by_hand, families, vision

@@ -7,8 +7,8 @@ import torch
 from crosslens import Subject, capture
 from crosslens.analyses import metrics
 from crosslens.probes.intervene.measures import logit_difference
+from crosslens.probes.intervene.patching import patch_sweep
 from crosslens.probes.intervene.paths import Receiver, path_sweep
-from crosslens.probes.intervene.sweep import patch_sweep
 
 from ..helpers import tiny
 from ..helpers.families import build, prompts

@@ -9,7 +9,7 @@ from crosslens.data.errors import InterventionError, UserError
 from crosslens.data.tasks import ioi
 from crosslens.probes.intervene.measures import logit_difference
 from crosslens.probes.intervene.paths import Receiver, path_sweep
-from crosslens.probes.intervene.replay import record
+from crosslens.probes.intervene.recording import record
 
 from ..helpers import by_hand, planted
 from ..helpers.by_hand import FAMILIES, at_last

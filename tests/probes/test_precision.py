@@ -10,11 +10,17 @@ from crosslens.data.errors import InterventionError, SubjectError
 from crosslens.data.tasks import open_task
 from crosslens.probes.intervene import replay_attention
 from crosslens.probes.intervene.float32 import in_float32, widen
+from crosslens.probes.intervene.intervening import full_forward
+from crosslens.probes.intervene.interventions import Knockout, Patch
+from crosslens.probes.intervene.knockout import knockout_sweep
 from crosslens.probes.intervene.measures import logit_difference
+from crosslens.probes.intervene.patching import ablation_sweep, patch_sweep
 from crosslens.probes.intervene.paths import Receiver, path_sweep
+from crosslens.probes.intervene.positions import affected_positions
 from crosslens.probes.intervene.proofs import obstacle_of, replay_error, replay_roundings
-from crosslens.probes.intervene.replay import Cut, Put, reached, record, ride, whole
-from crosslens.probes.intervene.sweep import ablation_sweep, knockout_sweep, patch_sweep, variant_sweep
+from crosslens.probes.intervene.recording import record
+from crosslens.probes.intervene.replay import replay
+from crosslens.probes.intervene.sweep import variant_sweep
 from crosslens.probes.model.attention import AttentionCall
 from crosslens.probes.model.loading import load
 from crosslens.probes.model.tolerance import block_limit
@@ -173,15 +179,15 @@ def test_edits_without_effect_and_identities_with_one(dtype, monkeypatch):
         with pytest.raises(InterventionError, match=message):
             knockout_sweep(subject, base, second, last, window=1, measure=MEASURE)
         with pytest.raises(InterventionError, match=message):
-            variant_sweep(base, [{1: (Cut(last, second),)}], last, measure=MEASURE)
+            variant_sweep(base, [{1: (Knockout(last, second),)}], last, measure=MEASURE)
 
 
 def test_variants_with_nothing_to_do_prove_nothing():
     subject, given = Subject(families.build("llama")), families.prompts("right", lengths=(8, 6, 5))
     base = record(subject, given, ("z",))
     last = last_of(base.mask)
-    own = Put("z", last, base.layers[1].site("z"), (2,))
-    sweep = variant_sweep(base, [{1: (Cut(last, torch.zeros_like(last)),)}, {1: (own,)}], last, measure=MEASURE)
+    own = Patch("z", last, base.layers[1].site("z"), (2,))
+    sweep = variant_sweep(base, [{1: (Knockout(last, torch.zeros_like(last)),)}, {1: (own,)}], last, measure=MEASURE)
     torch.testing.assert_close(sweep.effects, torch.zeros(3, 2), rtol=0, atol=1e-4)
 
 
@@ -218,12 +224,12 @@ def test_mixing_of_tokens_outside_of_the_attention(dtype):
     assert "a replay differs from the forward" in obstacle_of(base)
     assert "whole forwards were run" in sweep.notes[0]
     for layer, head in ((0, 1), (2, 3)):
-        variant = {layer: (Put("z", last, donor.layers[layer].site("z"), (head,)),)}
-        logits = subject.unembed(subject.norm(whole(base, variant))).float()
+        variant = {layer: (Patch("z", last, donor.layers[layer].site("z"), (head,)),)}
+        logits = subject.unembed(subject.norm(full_forward(base, variant))).float()
         expected = MEASURE(logits, torch.arange(3))
         torch.testing.assert_close(sweep.values[layer, head], expected, rtol=1e-2, atol=2e-2)
         if dtype == torch.float32:
-            wrong = subject.norm(ride(base, reached(base, last), [variant])[0])
+            wrong = subject.norm(replay(base, affected_positions(base, last), [variant])[0])
             assert (MEASURE(subject.unembed(wrong), torch.arange(3)) - expected).abs().max() > 1e-3 or layer == 2
 
 

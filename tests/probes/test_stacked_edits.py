@@ -9,16 +9,21 @@ import pytest
 import torch
 from crosslens import Subject, ablation_sweep, cached, capture, knockout_sweep, patch_sweep, record
 from crosslens.data.errors import UserError
-from crosslens.probes.intervene.attribution import attribution_sweep, edge_attribution
+from crosslens.probes.intervene.attribution import attribution_sweep
+from crosslens.probes.intervene.edge_attribution import edge_attribution
+from crosslens.probes.intervene.intervening import full_forward
+from crosslens.probes.intervene.interventions import Knockout, Patch, PatchQKV
 from crosslens.probes.intervene.measures import logit_difference
 from crosslens.probes.intervene.paths import Receiver, path_sweep
+from crosslens.probes.intervene.positions import affected_positions
 from crosslens.probes.intervene.proofs import obstacle_of
-from crosslens.probes.intervene.replay import Cut, Hear, Put, whole
-from crosslens.probes.intervene.sweep import reached, read_variants, variant_sweep
+from crosslens.probes.intervene.readout import read_variants
+from crosslens.probes.intervene.sweep import variant_sweep
 from crosslens.probes.model import edits
 from crosslens.probes.observe import tracing as trace
 from crosslens.probes.observe.tracing import tracing
 from crosslens.probes.runs.run import Settings, run
+from crosslens.probes.sites import WRITABLE
 
 from ..helpers import by_hand, tiny
 from ..helpers.families import build, prompts
@@ -301,9 +306,9 @@ def test_a_row_that_is_left_without_keys_reads_nothing(family):
     base = record(subject, given)
     first = torch.zeros_like(base.mask)
     first[:, 0] = True
-    variant = {layer: (Cut(first, first),) for layer in (0, 1)}
+    variant = {layer: (Knockout(first, first),) for layer in (0, 1)}
     found = variant_sweep(base, [variant], first, measure=whole_logits)
-    expected = subject.unembed(subject.norm(whole(base, variant)))
+    expected = subject.unembed(subject.norm(full_forward(base, variant)))
     torch.testing.assert_close(found.values[0], expected, atol=1e-4, rtol=1e-4)
 
 
@@ -314,13 +319,13 @@ def test_what_a_head_hears_is_a_variant_too(family, part):
     given, other = by_hand.inputs(family, "left"), by_hand.inputs(family, "left", seed=1)
     subject = Subject(by_hand.build(family))
     base, donor = record(subject, given), record(subject, other)
-    rows = reached(base, base.mask)
+    rows = affected_positions(base, base.mask)
     calls = []
     with tracing(subject, lambda layer: calls.append(layer.attention)):
         subject.forward(other)
     heard = {"q": calls[1].query, "k": calls[1].key, "v": calls[1].value}[part]
     heard = heard.repeat_interleave(4 // heard.shape[1], 1)[:, 2]
-    variant = {1: (Hear(part, 2, base.mask, rows, rows.take(heard)),)}
+    variant = {1: (PatchQKV(part, 2, base.mask, rows.take(heard), rows),)}
     assert donor.mask.equal(base.mask)
     found = variant_sweep(base, [variant], base.mask, measure=whole_logits)
 
@@ -342,16 +347,16 @@ def test_what_a_head_hears_is_a_variant_too(family, part):
 # --- sites
 
 
-@pytest.mark.parametrize("site", ["resid_post", "pattern", "v", "mlp-out"])
+@pytest.mark.parametrize("site", ["q", "pattern", "v", "mlp-out"])
 def test_an_unknown_site_is_an_error_everywhere(site):
     subject, given = subject_and_prompts()
-    other, known = prompts("left", seed=1), "z, resid_pre, attn_out, mlp_out"
+    other, known = prompts("left", seed=1), ", ".join(WRITABLE)
     last = last_of(given)
     asked = {"positions": last, "measure": whole_logits}
     ways = [
         lambda: tracing(subject, rewrites={(1, site): torch.zeros_like}).__enter__(),
         lambda: record(subject, given, [site]),
-        lambda: Put(site, last, torch.zeros(1)),
+        lambda: Patch(site, last, torch.zeros(1)),
         lambda: patch_sweep(subject, given, other, site, **asked),
         lambda: ablation_sweep(subject, given, site, **asked),
         lambda: attribution_sweep(subject, given, other, site, **asked),
@@ -371,9 +376,9 @@ def test_an_unknown_layer_or_part_is_an_error():
         with pytest.raises(UserError, match="0…2"), tracing(subject, rewrites={(wrong, "z"): torch.zeros_like}):
             pass
     with pytest.raises(UserError, match="no layer 3"):
-        variant_sweep(base, [{3: (Cut(last, last.roll(-1, 1)),)}], last, measure=whole_logits)
+        variant_sweep(base, [{3: (Knockout(last, last.roll(-1, 1)),)}], last, measure=whole_logits)
     with pytest.raises(UserError, match="'z': 'q', 'k' or 'v'"):
-        Hear("z", 0, last, reached(base, last), torch.zeros(1))
+        PatchQKV("z", 0, last, torch.zeros(1))
 
 
 # --- runs, caches, weights

@@ -11,12 +11,17 @@ import pytest
 import torch
 from crosslens import Subject, capture
 from crosslens.data.errors import InterventionError, UserError
-from crosslens.probes.intervene import measures, replay, replay_attention
-from crosslens.probes.intervene import sweep as sweep_module
+from crosslens.probes.intervene import measures, readout, replay_attention
+from crosslens.probes.intervene import replay as replay_module
+from crosslens.probes.intervene.intervening import full_forward
+from crosslens.probes.intervene.interventions import Knockout
+from crosslens.probes.intervene.knockout import knockout_sweep
 from crosslens.probes.intervene.measures import logit_difference
+from crosslens.probes.intervene.patching import ablation_sweep, causal_trace, patch_sweep
+from crosslens.probes.intervene.positions import affected_positions
 from crosslens.probes.intervene.proofs import obstacle_of, replay_error
-from crosslens.probes.intervene.replay import Cut, reached, record, ride, whole
-from crosslens.probes.intervene.sweep import ablation_sweep, causal_trace, knockout_sweep, patch_sweep
+from crosslens.probes.intervene.recording import record
+from crosslens.probes.intervene.replay import replay
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
@@ -171,9 +176,9 @@ def test_layers_that_count_their_cache():
     assert replay_error(base) < 1e-5
     last = torch.zeros(3, 7, dtype=torch.bool)
     last[:, -1] = True
-    variant = {1: (Cut(last, last.roll(-2, 1)),)}
+    variant = {1: (Knockout(last, last.roll(-2, 1)),)}
     torch.testing.assert_close(
-        ride(base, reached(base, last), [variant])[0], whole(base, variant), rtol=1e-4, atol=1e-4
+        replay(base, affected_positions(base, last), [variant])[0], full_forward(base, variant), rtol=1e-4, atol=1e-4
     )
 
 
@@ -286,13 +291,13 @@ def test_a_small_budget_gives_the_same_in_smaller_chunks(monkeypatch):
     subject, given, _, last = small()
     other, sizes = families.prompts("right", seed=1, lengths=(8, 6, 5)), []
     base, donor = record(subject, given, ["z"]), record(subject, other, ["z"])
-    one = sweep_module.bytes_per_variant(base, reached(base, last))
+    one = readout.bytes_per_variant(base, affected_positions(base, last))
 
-    def watched_ride(base, rows, variants):
+    def watched_replay(base, rows, variants):
         sizes.append(len(variants))
-        return ride(base, rows, variants)
+        return replay(base, rows, variants)
 
-    monkeypatch.setattr(sweep_module, "ride", watched_ride)
+    monkeypatch.setattr(readout, "replay", watched_replay)
     big = patch_sweep(subject, base, donor, "z", positions=last, measure=whole_logits)
     assert sizes == [12]
     small_budget = patch_sweep(subject, base, donor, "z", positions=last, measure=whole_logits, budget=5 * one)
@@ -339,7 +344,7 @@ class LiveBytes(TorchDispatchMode):
 )
 def test_peak_memory_stays_within_the_budget(what, variants, monkeypatch):
     """Bytes alive beside the recordings; with more room the same sweep takes more."""
-    monkeypatch.setattr(replay, "keep_freed_memory", lambda: None)  # asks for a block that nothing touches
+    monkeypatch.setattr(replay_module, "keep_freed_memory", lambda: None)  # asks for a block that nothing touches
     subject = long_llama()
     ids = torch.randint(3, 60, (6, 200), generator=torch.Generator().manual_seed(0))
     mask, place = torch.ones_like(ids), torch.arange(200).expand(6, -1)
@@ -357,9 +362,9 @@ def test_peak_memory_stays_within_the_budget(what, variants, monkeypatch):
                 patch_sweep(subject, base, donor, "z", positions=last, measure=measure, budget=budget)
         return bytes_.peak
 
-    rows = reached(base, place == 199 if what.startswith("heads") else place >= 150)
+    rows = affected_positions(base, place == 199 if what.startswith("heads") else place >= 150)
     obstacle_of(base)  # proved once per model, with a whole forward
-    budget = variants * sweep_module.bytes_per_variant(base, rows)
+    budget = variants * readout.bytes_per_variant(base, rows)
     assert peak(budget) <= budget
     assert peak(budget) < peak(2**30)
 
@@ -441,17 +446,17 @@ def test_an_identity_edit_that_acts_is_noticed(monkeypatch):
 
 
 def test_variants_share_a_row_until_they_part():
-    """Two that begin alike and a later one: a row in the first layer, three in the second; each as if it rode alone."""
+    """Two that begin alike and a later one: a row in the first layer, three in the second; each as if it were alone."""
     subject, given, source, last = small()
     base = record(subject, given)
-    cuts = [(Cut(last, source),) for _ in range(2)]
+    cuts = [(Knockout(last, source),) for _ in range(2)]
     variants = [{0: cuts[0]}, {0: cuts[0], 1: cuts[1]}, {1: cuts[1]}]
-    rows, sizes = reached(base, last), {}
+    rows, sizes = affected_positions(base, last), {}
 
     def observe(layer, site, tensor):
         sizes[layer] = len(tensor)
 
-    together = ride(base, rows, variants, observe)
+    together = replay(base, rows, variants, observe)
     assert sizes == {0: 1, 1: 3}
     for variant, found in zip(variants, together, strict=True):
-        torch.testing.assert_close(found, ride(base, rows, [variant])[0], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(found, replay(base, rows, [variant])[0], rtol=1e-5, atol=1e-6)

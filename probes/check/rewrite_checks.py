@@ -1,0 +1,57 @@
+"""Proof that rewrites act where their site says."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..model.tolerance import TOLERANCE
+from ..observe.tracing import tracing
+from ..sites import SITES, WRITABLE, SiteError
+from .findings import Findings
+
+if TYPE_CHECKING:
+    from ..model.subject import Subject
+
+
+def check_rewrites(findings: Findings, inputs: dict[str, Any], logits: Tensor, index: int) -> None:
+    """In layer `index`: all sites rewritten as they are move nothing, each of them scaled moves the logits, and what a
+    layer is made to write is what the next one is made to read.
+    """
+    subject, real, where = findings.subject, inputs["attention_mask"].bool(), f"layer {index}"
+    names, limit = writable(subject, index), 10 * TOLERANCE
+    spread = float(logits[real].max() - logits[real].min())
+
+    def rewritten(*places: tuple[int, str], factor: float) -> Tensor:
+        with tracing(subject, rewrites=dict.fromkeys(places, partial(_scaled, factor))):
+            return subject.forward(inputs, keep=0)[real]
+
+    still = float((rewritten(*((index, name) for name in names), factor=1.0) - logits[real]).abs().max()) / spread
+    findings.true("rewrites of nothing change nothing", where, still <= limit, still, limit)
+    floor = max(10 * still, 2 * torch.finfo(torch.float32).eps)
+    for name in names:
+        shift = float((rewritten((index, name), factor=1.5) - logits[real]).abs().max()) / spread
+        findings.true("a rewrite moves the logits", f"{where} {name}", shift > floor, shift, floor)
+    if index + 1 < subject.n_layers:
+        written, read = (rewritten(place, factor=1.5) for place in ((index, "resid_post"), (index + 1, "resid_pre")))
+        findings.close("a rewritten resid_post is the next resid_pre", where, written, read, slack=10)
+
+
+def _scaled(factor: float, tensor: Tensor) -> Tensor:
+    """Times `factor` at its last number and 2 - factor at its first: a norm takes back what is the same for all."""
+    return tensor * torch.linspace(2 - factor, factor, tensor.shape[-1]).to(tensor)
+
+
+def writable(subject: Subject, index: int) -> list[str]:
+    """The sites of a layer that rewrites may change."""
+    names = []
+    for name in WRITABLE:
+        try:
+            subject.decoder.require(index, SITES[name])
+            names.append(name)
+        except SiteError:
+            continue
+    return names

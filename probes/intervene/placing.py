@@ -1,0 +1,59 @@
+"""Where an intervention acts in a site's tensor: its positions, heads and units."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ...data.errors import UserError
+from ..sites import SITES, require_writable
+from .positions import Positions
+
+
+def require_place(site: str, heads: tuple[int, ...] | None, what: str) -> None:
+    """UserError: a site that cannot be changed, or heads of a site that has none."""
+    require_writable(site, what)
+    if heads is not None and "head" not in SITES[site].axes:
+        raise UserError(f"cannot {what} heads of {site!r}, which has none: z has them")
+
+
+def spread(value: float | Tensor, tensor: Float[Tensor, "b s ..."], where: Positions) -> float | Tensor:
+    """A value that broadcasts to the site's [b, p, ...], brought to the rows, dtype and device of `tensor`."""
+    if not isinstance(value, Tensor):
+        return value
+    value = value.to(tensor)
+    if value.ndim <= tensor.ndim - 2:
+        return value
+    return where.take(value.reshape(*[1] * (tensor.ndim - value.ndim), *value.shape))
+
+
+def at_positions(
+    intervention: Any, tensor: Float[Tensor, "b s ..."], changed: float | Tensor, where: Positions
+) -> Float[Tensor, "b s ..."]:
+    """`changed` at the intervention's positions and heads, `tensor` elsewhere."""
+    chosen = torch.ones(1, 1, dtype=torch.bool, device=tensor.device)
+    if intervention.positions is not None:
+        chosen = where.take(intervention.positions.to(tensor.device))
+    chosen = chosen.reshape(*chosen.shape, *[1] * (tensor.ndim - 2))
+    if intervention.heads is not None:
+        chosen = chosen & members(intervention.heads, tensor.shape[2], "head", tensor)[:, None]
+    return torch.where(chosen, changed, tensor)
+
+
+def members(chosen: Sequence[int], n: int, what: str, tensor: Tensor) -> Bool[Tensor, " n"]:
+    """Which of `n` are chosen, on the tensor's device. UserError: one that does not exist."""
+    unknown = [i for i in chosen if i not in range(n)]
+    if unknown:
+        raise UserError(f"no {what} {unknown[0]}: there are 0…{n - 1}")
+    members = torch.zeros(n, dtype=torch.bool)
+    members[list(chosen)] = True
+    return members.to(tensor.device)
+
+
+def one_line(self: Any) -> str:
+    """The `__repr__` of interventions: what Jupyter shows in place of their tensors."""
+    return f"{type(self).__name__}({self.describe()})"

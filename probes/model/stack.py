@@ -1,0 +1,99 @@
+"""A stack: the layers of one transformer. A subject has a decoder and, where it reads images, a vision tower."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ...data.errors import SubjectError
+from ..sites import Site, SiteError
+from . import anatomy
+
+DECODER, VISION = "decoder", "vision"
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """The layers of one transformer, with what their heads are.
+
+    name: "decoder" or "vision". prefix: what the names of its sites begin with, "" or "vision.". config: the
+    transformer's own, whose attention implementation its layers ask for.
+    """
+
+    name: str
+    family: str
+    layers: list[nn.Module] = field(repr=False)
+    config: Any = field(repr=False)
+    n_heads: int
+    n_kv_heads: int
+
+    @property
+    def prefix(self) -> str:
+        return "" if self.name == DECODER else f"{self.name}."
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.layers)
+
+    @property
+    def d_model(self) -> int:
+        return self.W_O(0).shape[2]
+
+    @property
+    def d_head(self) -> int:
+        return self.W_O(0).shape[1]
+
+    def W_O(self, layer: int) -> Float[Tensor, "h d_head d"]:
+        """The output projection of a layer's heads; biases are not part of it."""
+        return anatomy.output_weight(self.layers[layer], self.n_heads)
+
+    def module(self, layer: int, site: Site) -> nn.Module:
+        """The module that reads or writes a site. SiteError: this layer has none, with the reason."""
+        try:
+            return getattr(anatomy, site.reads[1])(self.layers[layer])
+        except SubjectError as error:
+            raise SiteError(f"{self.family} has no {self.prefix}{site.name} in layer {layer}: {error}") from error
+
+    def require(self, layer: int, site: Site) -> None:
+        """SiteError where a layer does not have a site, with the reason."""
+        if site.in_module:
+            self.module(layer, site)
+        if site.name == "resid_mid" and anatomy.is_parallel(self.layers[layer]):
+            raise SiteError(f"{self.family} adds attention and MLP in parallel: there is no resid_mid")
+
+    def __repr__(self) -> str:
+        weight = next(self.layers[0].parameters())
+        shape = f"{self.n_layers} layers × {self.n_heads} heads × {self.d_head}, d_model {self.d_model}"
+        return (
+            f"Stack({self.name} of {self.family}: {shape}, {str(weight.dtype).removeprefix('torch.')}, {weight.device})"
+        )
+
+
+def decoder_stack(model: Any) -> Stack:
+    """The language model's layers. SubjectError: parts that are not found."""
+    config = model.config.get_text_config()
+    decoder, n_heads = anatomy.find_decoder(model), config.num_attention_heads
+    layers = anatomy.find_layers(decoder, config.num_hidden_layers)
+    for layer in layers:
+        anatomy.output_projection(layer)
+        anatomy.feed_forward_writer(layer)
+    kv_heads = getattr(config, "num_key_value_heads", None) or n_heads
+    return Stack(DECODER, model.config.model_type, layers, decoder.config, n_heads, kv_heads)
+
+
+def vision_stack(model: Any) -> Stack | None:
+    """The vision tower's layers, None without one. SubjectError: a tower whose parts are not found."""
+    tower: Any = anatomy.find_tower(model)
+    if tower is None:
+        return None
+    layers, config = anatomy.tower_layers(tower), tower.config
+    for layer in layers:
+        anatomy.output_projection(layer)
+        anatomy.feed_forward_writer(layer)
+    n_heads = next((getattr(config, name) for name in ("num_attention_heads", "num_heads") if hasattr(config, name)), 0)
+    if not n_heads:
+        raise SubjectError(f"{type(tower).__name__} does not say how many heads it has")
+    return Stack(VISION, config.model_type, layers, config, n_heads, n_heads)
