@@ -25,8 +25,9 @@ from ..model.edits import Block, Rewrite
 from ..model.memory import keep_freed_memory
 from ..model.subject import last_positions
 from ..observe.capture import own_storage
-from ..observe.tracing import Layer, first, require_writable, rewrite_output, tracing
+from ..observe.tracing import Layer, first, rewrite_output, tracing
 from ..prompts.batch import Batch, mark_last
+from ..sites import require_writable
 from . import replay_attention
 
 if TYPE_CHECKING:

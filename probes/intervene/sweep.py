@@ -18,8 +18,8 @@ from torch import Tensor
 
 from ...data.errors import UserError
 from ..model import anatomy
-from ..observe.tracing import WRITABLE, require_writable
 from ..prompts.batch import Batch
+from ..sites import WRITABLE, require_writable
 from .measures import Measure
 from .proofs import obstacle_of, verify_edit
 from .replay import Change, Cut, Put, Recording, Rows, Variant, reached, record, ride, rows_of, start_of, whole
