@@ -19,6 +19,7 @@ from crosslens.probes.model import edits
 from crosslens.probes.observe import tracing as trace
 from crosslens.probes.observe.tracing import tracing
 from crosslens.probes.runs.run import Settings, run
+from crosslens.probes.sites import WRITABLE
 
 from ..helpers import by_hand, tiny
 from ..helpers.families import build, prompts
@@ -342,10 +343,10 @@ def test_what_a_head_hears_is_a_variant_too(family, part):
 # --- sites
 
 
-@pytest.mark.parametrize("site", ["resid_post", "pattern", "v", "mlp-out"])
+@pytest.mark.parametrize("site", ["resid", "pattern", "v", "mlp-out"])
 def test_an_unknown_site_is_an_error_everywhere(site):
     subject, given = subject_and_prompts()
-    other, known = prompts("left", seed=1), "z, resid_pre, attn_out, mlp_out"
+    other, known = prompts("left", seed=1), ", ".join(WRITABLE)
     last = last_of(given)
     asked = {"positions": last, "measure": whole_logits}
     ways = [
