@@ -57,7 +57,9 @@ SANDWICH = {"attn_out": "post_attention_layernorm", "mlp_out": "post_feedforward
 GLM = {"attn_out": "post_self_attn_layernorm", "mlp_out": "post_mlp_layernorm"}
 WRITERS = dict.fromkeys(("gemma2", "gemma3_text", "gemma3", "olmo2"), SANDWICH) | dict.fromkeys(("glm4", "glm4v"), GLM)
 WRITERS["opt"] = {"mlp_out": "fc2"}
-FUSED_HEADS = ("gpt2", "gpt_neox", "phi3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v")
+# Stacks whose queries and keys come out of one module.
+FUSED_HEADS = [(family, "decoder") for family in ("gpt2", "gpt_neox", "phi3")]
+FUSED_HEADS += [(family, "vision") for family in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v")]
 # Sites that are what a module writes; the others are what it reads.
 WRITTEN = ("mlp_pre", "mlp_pre_linear", "attn_out", "mlp_out")
 

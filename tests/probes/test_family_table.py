@@ -1,6 +1,6 @@
 """FAMILIES.md is what the instruments can do on each family: the table is made here and compared with the file.
 
-python -m tests.test_family_table > FAMILIES.md
+python -m crosslens.tests.probes.test_family_table > FAMILIES.md
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from crosslens import Subject, SubjectError, capture
 from crosslens.probes.intervene.proofs import obstacle_of
 from crosslens.probes.intervene.recording import record
 from crosslens.probes.observe.tracing import tracing
+from crosslens.probes.sites import SITES, markdown
 
 from ..helpers import by_hand, families, vision
+from ..helpers.site_errors import read_errors, rewrite_errors
 
 FILE = Path(__file__).parents[2] / "FAMILIES.md"
 HEAD = """# Families
@@ -23,8 +25,18 @@ What each instrument can do on each family, as `tests/probes/test_family_table.p
 compared with plain Hugging Face eager forwards, with images where a family takes them. Any other family is proved or
 refused by `crosslens check MODEL` on the weights in hand.
 
-| family | capture | pattern rows | edits | replay in sweeps |
-|---|---|---|---|---|
+| family | capture | pattern rows | edits | replay in sweeps | sites read and rewritten | in the vision tower |
+|---|---|---|---|---|---|---|
+"""
+SITES_HEAD = """
+## Sites
+
+Read by `capture` and `tracing`, in TransformerLens' names: `z` is every layer's, `blocks.3.attn.hook_z` one layer's,
+`vision.z` and `vision.blocks.3.attn.hook_z` are the vision tower's. In a tower the batch counts images (or tiles) and
+positions are patches; Qwen-VL, GLM-V and Pixtral pack the patches of all images into one row. Asking for a site that a
+family lacks is an error that says why: projections may be fused, experts have no neurons that every token goes through,
+parallel blocks no residual between attention and MLP.
+
 """
 
 
@@ -34,11 +46,13 @@ def row(family: str) -> str:
         try:
             Subject(families.build(family)).check()
         except SubjectError as error:
-            return f"| {family} | refused: {str(error).removeprefix(family).strip(' :')} | | | |"
-        return f"| {family} | not refused | | | |"
+            return f"| {family} | refused: {str(error).removeprefix(family).strip(' :')} | | | | | |"
+        return f"| {family} | not refused | | | | | |"
     given = by_hand.inputs(family, "left")
     subject, plain = Subject(by_hand.build(family)), by_hand.logits(family, given)
-    cells = (_capture(subject, given, plain), _rows(subject, given), _edit(subject, given), _replay(subject, given))
+    cells = [_capture(subject, given, plain), _rows(subject, given), _edit(subject, given), _replay(subject, given)]
+    cells.append(_sites(family, "decoder", given))
+    cells.append(f"{subject.vision.family}: {_sites(family, 'vision', given)}" if subject.vision else "")
     return f"| {family} | {' | '.join(cells)} |"
 
 
@@ -68,13 +82,25 @@ def _replay(subject: Subject, given: dict) -> str:
     return f"whole forwards: {obstacle}" if obstacle else "yes"
 
 
+def _sites(family: str, stack: str, given: dict) -> str:
+    """All sites, or which are lacking, or off, read or rewritten."""
+    read, rewritten = read_errors(family, stack, given), rewrite_errors(family, stack, given)
+    off = [name for name, error in read.items() if error > 1e-5]
+    off += [f"{name} rewritten" for name, (error, *_) in rewritten.items() if error > 3e-5]
+    lacks = [name for name in SITES if name not in read]
+    exact = f"all but {', '.join(lacks)}" if lacks else "all"
+    return f"{exact}; off: {', '.join(off)}" if off else exact
+
+
 def _yes(found: torch.Tensor, expected: torch.Tensor) -> str:
     error = float((found - expected).abs().max() / expected.abs().max())
     return "yes" if error <= 1e-5 else f"no ({error:.1g} off)"
 
 
 def table() -> str:
-    return HEAD + "\n".join(map(row, [*families.TEXT, *vision.VISION, *families.REFUSED])) + "\n"
+    return (
+        HEAD + "\n".join(map(row, [*families.TEXT, *vision.VISION, *families.REFUSED])) + "\n" + SITES_HEAD + markdown()
+    )
 
 
 @pytest.mark.parametrize("family", [*families.TEXT, *vision.VISION, *families.REFUSED])

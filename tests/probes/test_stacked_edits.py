@@ -347,7 +347,7 @@ def test_what_a_head_hears_is_a_variant_too(family, part):
 # --- sites
 
 
-@pytest.mark.parametrize("site", ["q", "pattern", "v", "mlp-out"])
+@pytest.mark.parametrize("site", ["resid", "pattern", "v", "mlp-out"])
 def test_an_unknown_site_is_an_error_everywhere(site):
     subject, given = subject_and_prompts()
     other, known = prompts("left", seed=1), ", ".join(WRITABLE)
