@@ -9,28 +9,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .analyses import metrics, repairs
+    from .analyses.common import stats
     from .data.errors import SubjectError
     from .probes.intervene.attribution import attribution_sweep
+    from .probes.intervene.paths import path_sweep
     from .probes.intervene.sweep import ablation_sweep, causal_trace, knockout_sweep, patch_sweep, record
     from .probes.model.loading import load
     from .probes.model.subject import Subject
     from .probes.observe.capture import capture
+    from .probes.observe.tracing import tracing
     from .probes.runs.activations import cached
+    from .reports.opened_run import open_run
 
 __version__ = "0.1.0"
-_HOMES = {
-    "Subject": "probes.model.subject",
-    "SubjectError": "data.errors",
-    "ablation_sweep": "probes.intervene.sweep",
-    "attribution_sweep": "probes.intervene.attribution",
-    "cached": "probes.runs.activations",
-    "capture": "probes.observe.capture",
-    "causal_trace": "probes.intervene.sweep",
-    "knockout_sweep": "probes.intervene.sweep",
-    "load": "probes.model.loading",
-    "patch_sweep": "probes.intervene.sweep",
-    "record": "probes.intervene.sweep",
-}
 __all__ = [
     "Subject",
     "SubjectError",
@@ -41,12 +33,41 @@ __all__ = [
     "causal_trace",
     "knockout_sweep",
     "load",
+    "metrics",
+    "open_run",
     "patch_sweep",
+    "path_sweep",
     "record",
+    "repairs",
+    "stats",
+    "tracing",
 ]
+_HOMES = {
+    "Subject": "probes.model.subject",
+    "SubjectError": "data.errors",
+    "ablation_sweep": "probes.intervene.sweep",
+    "attribution_sweep": "probes.intervene.attribution",
+    "cached": "probes.runs.activations",
+    "capture": "probes.observe.capture",
+    "causal_trace": "probes.intervene.sweep",
+    "knockout_sweep": "probes.intervene.sweep",
+    "load": "probes.model.loading",
+    "open_run": "reports.opened_run",
+    "patch_sweep": "probes.intervene.sweep",
+    "path_sweep": "probes.intervene.paths",
+    "record": "probes.intervene.sweep",
+    "tracing": "probes.observe.tracing",
+}
+_MODULES = {"metrics": "analyses.metrics", "repairs": "analyses.repairs", "stats": "analyses.common.stats"}
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f".{_MODULES[name]}", __name__)
     if name not in _HOMES:
         raise AttributeError(f"module 'crosslens' has no attribute {name!r}")
     return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

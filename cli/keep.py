@@ -14,7 +14,6 @@ from tyro.conf import OmitArgPrefixes, Positional, subcommand
 from ..data.errors import UserError
 from .model import ModelFlags
 
-
 ACTIONS = ("fill", "list", "prune")
 
 

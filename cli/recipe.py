@@ -13,8 +13,8 @@ from tyro.conf import Positional
 
 from ..analyses.reading import Source
 from ..data.errors import UserError
-from ..probes.runs.recipes import Record, finished_records, read_record
 from ..probes.runs.recipes import Recipe as Content
+from ..probes.runs.recipes import Record, finished_records, read_record
 from .finished import Overlap, Report
 from .model import OUT, ModelFlags, Run, as_line, with_options
 from .names import require_known

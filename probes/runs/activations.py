@@ -233,4 +233,3 @@ def size_of(subject: Subject, task: Task, options: Options, limit: int | None, s
     with tracing(subject, count):
         subject.forward(batch)
     return total * len(examples)
-

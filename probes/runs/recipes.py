@@ -21,7 +21,8 @@ class Recipe:
 
     runs: for each an analysis, its `task`, `limit` … as on the command line, and its `options`; an analysis that is
     made of finished runs names itself alone. figures: in the paper's order, for each the analysis (`run`), the name of
-    the figure on its page and what it shows. states: what the paper says; differs: what is not reproduced, or otherwise.
+    the figure on its page and what it shows. states: what the paper says; differs: what is not reproduced, or
+    otherwise.
     """
 
     name: str
