@@ -50,17 +50,13 @@ def parse(words: Sequence[str]) -> Any:
         commands = COMMANDS | {words[0]: _with_options(words)}
     if words[0] == "cache" and words[1:] and not words[1].startswith("-"):
         require_known("cache command", words[1], ACTIONS)
-    arms = (
+    arms = tuple(
         Annotated[command, tyro.conf.subcommand(name, prefix_name=False, description=_about(command, name == words[0]))]
         for name, command in commands.items()
     )
-    command, unknown = tyro.cli(
-        Union[tuple(arms)],  # noqa: UP007 a union that is made while running
-        prog="crosslens",
-        description=ABOUT,
-        args=words,
-        return_unknown_args=True,
-    )
+    any_command: Any = Union[arms]  # noqa: UP007 made while running
+    asked = tyro.cli(any_command, prog="crosslens", description=ABOUT, args=words, return_unknown_args=True)
+    command, unknown = asked
     for word in unknown:
         require_known("flag" if word.startswith("-") else "word", word.partition("=")[0], flags_of(type(command)))
     return command

@@ -68,13 +68,15 @@ class Recipe(ModelFlags):
         records = []
         for name in dict.fromkeys(run.subject for run in runs):
             finished = {run: finished_run(run, finished_records(self.out)) for run in runs if run.subject == name}
-            missing = [run for run, record in finished.items() if record is None]
             records += [record for record in finished.values() if record is not None]
-            if missing:
-                subject = self.open(name)
-                prove = cache_once(subject.check)
-                records += [read_record(path) for run in missing for path in run.on(subject, as_line(run), prove)]
+            missing = [run for run, record in finished.items() if record is None]
+            records += self._run(name, missing) if missing else []
         return records
+
+    def _run(self, name: str, runs: list[Run]) -> list[Record]:
+        subject = self.open(name)
+        prove = cache_once(subject.check)
+        return [read_record(path) for run in runs for path in run.on(subject, as_line(run), prove)]
 
     def _joined(self, source: Source, records: list[Record]) -> list[Record]:
         """The record of what is made of these runs; none where there is only one, which compares with nothing."""

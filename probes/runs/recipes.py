@@ -41,8 +41,9 @@ def read_recipes(directory: Path) -> dict[str, Recipe]:
 
 def _read(path: Path) -> Recipe:
     try:
-        content = tomllib.loads(path.read_text("utf-8"))
-        return Recipe(path.stem, **{k: tuple(v) if isinstance(v, list) else v for k, v in content.items()})
+        content: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
+        lists: dict[str, Any] = {name: tuple(content.pop(name, ())) for name in ("runs", "figures")}
+        return Recipe(path.stem, **content, **lists)
     except (tomllib.TOMLDecodeError, TypeError) as error:
         raise UserError(f"recipe {path.name} cannot be read: {error}") from error
 
