@@ -59,6 +59,7 @@ class Source:
         return _value(self.path, name) if name in self.defines else default
 
 
+@cache
 def read_analyses() -> dict[str, Source]:
     """Every analysis by name; none is imported."""
     package = __name__.partition(".analyses.")[0]

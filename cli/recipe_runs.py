@@ -13,7 +13,7 @@ from ..analyses.reading import Source, read_analyses
 from ..data import subjects
 from ..data.tasks import open_task
 from ..probes.runs.recipes import Recipe, Record, find_run, read_recipes
-from .model import BOS, ModelFlags, Run, with_options
+from .model import BOS, ModelFlags, Run, as_line, with_options
 from .names import require_known
 
 RECIPES = Path(analyses.__file__).parent / "recipes"
@@ -26,7 +26,7 @@ def known_recipes() -> dict[str, Recipe]:
 
 def runs_of(recipe: Recipe, **instead: Any) -> list[Run]:
     """One command for each analysis and task, each once; `instead`: values that take the place of the recipe's."""
-    found: list[Run] = []
+    runs: dict[str, Run] = {}
     for entry in recipe.runs:
         given = dict(entry) | instead
         if _source(given["analysis"]).needs:
@@ -34,8 +34,8 @@ def runs_of(recipe: Recipe, **instead: Any) -> list[Run]:
         tasks = given.pop("task")
         for task in [tasks] if isinstance(tasks, str) else tasks:
             run = _command(task=(task,), **given)
-            found += [run] if run not in found else []
-    return found
+            runs.setdefault(as_line(run), run)
+    return list(runs.values())
 
 
 def joins_of(recipe: Recipe) -> list[Source]:

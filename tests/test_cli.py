@@ -78,7 +78,7 @@ def test_help_and_lists_come_without_torch(line, told):
 
 
 def test_unknown_names_are_told_with_the_nearest(capsys):
-    assert "'chek': is it check?" in fails(capsys, "chek", "smollm2")
+    assert "'chek': is it check" in fails(capsys, "chek", "smollm2")
     assert "'snks': is it sinks?" in fails(capsys, "run", "sinks", "snks", "--task", "ioi")
     assert "'--taks': is it --task?" in fails(capsys, "run", "sinks", "--taks", "ioi")
     assert "is it --sinks.draws" in fails(capsys, "run", "sinks", "--task", "ioi", "--sinks.drows", "3")

@@ -202,6 +202,7 @@ def test_a_page_shows_the_figures_in_the_papers_order(small):
 
 def test_other_values_take_the_place_of_the_recipes_own(small):
     out, opened = small
+    assert len(runs_of(known_recipes()["small"], task="passages:tokens=16", limit=4)) == 1, "each run once"
     cli.main(["recipe", "small", "--task", "passages:tokens=16", "--limit", "4", "--out", str(out)])
     (run,) = (out / "runs").iterdir()
     record = json.loads((run / "record.json").read_text())
