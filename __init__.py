@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .analyses import metrics, repairs
+    from .analyses.common import stats
     from .data.errors import SubjectError
     from .probes.intervene import interventions, measures
     from .probes.intervene.attribution import attribution_sweep
@@ -24,29 +26,9 @@ if TYPE_CHECKING:
     from .probes.observe.capture import capture
     from .probes.observe.tracing import tracing
     from .probes.runs.activations import cached
+    from .reports.opened_run import open_run
 
 __version__ = "0.1.0"
-_HOMES = {
-    "Subject": "probes.model.subject",
-    "SubjectError": "data.errors",
-    "ablation_sweep": "probes.intervene.patching",
-    "attribution_sweep": "probes.intervene.attribution",
-    "cached": "probes.runs.activations",
-    "capture": "probes.observe.capture",
-    "causal_trace": "probes.intervene.patching",
-    "edge_attribution": "probes.intervene.edge_attribution",
-    "intervening": "probes.intervene.intervening",
-    "intervention_sweep": "probes.intervene.sweep",
-    "knockout_sweep": "probes.intervene.knockout",
-    "load": "probes.model.loading",
-    "patch_sweep": "probes.intervene.patching",
-    "path_sweep": "probes.intervene.paths",
-    "record": "probes.intervene.recording",
-    "tracing": "probes.observe.tracing",
-    "variant_sweep": "probes.intervene.sweep",
-}
-# Whole modules: what can be done to a layer, and what can be read of the logits.
-_MODULES = {"interventions": "probes.intervene.interventions", "measures": "probes.intervene.measures"}
 __all__ = [
     "Subject",
     "SubjectError",
@@ -62,12 +44,43 @@ __all__ = [
     "knockout_sweep",
     "load",
     "measures",
+    "metrics",
+    "open_run",
     "patch_sweep",
     "path_sweep",
     "record",
+    "repairs",
+    "stats",
     "tracing",
     "variant_sweep",
 ]
+_HOMES = {
+    "Subject": "probes.model.subject",
+    "SubjectError": "data.errors",
+    "ablation_sweep": "probes.intervene.patching",
+    "attribution_sweep": "probes.intervene.attribution",
+    "cached": "probes.runs.activations",
+    "capture": "probes.observe.capture",
+    "causal_trace": "probes.intervene.patching",
+    "edge_attribution": "probes.intervene.edge_attribution",
+    "intervening": "probes.intervene.intervening",
+    "intervention_sweep": "probes.intervene.sweep",
+    "knockout_sweep": "probes.intervene.knockout",
+    "load": "probes.model.loading",
+    "open_run": "reports.opened_run",
+    "patch_sweep": "probes.intervene.patching",
+    "path_sweep": "probes.intervene.paths",
+    "record": "probes.intervene.recording",
+    "tracing": "probes.observe.tracing",
+    "variant_sweep": "probes.intervene.sweep",
+}
+_MODULES = {
+    "interventions": "probes.intervene.interventions",
+    "measures": "probes.intervene.measures",
+    "metrics": "analyses.metrics",
+    "repairs": "analyses.repairs",
+    "stats": "analyses.common.stats",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -76,3 +89,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'crosslens' has no attribute {name!r}")
     return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -33,6 +35,94 @@ def fails(capsys, *words: object) -> str:
     assert len(lines) == 1, lines
     assert "Traceback" not in lines[0]
     return lines[0]
+
+
+WITHOUT_TORCH = """
+import sys
+from crosslens.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as stop:
+    assert not stop.code, stop.code
+assert not {"torch", "transformers"} & set(sys.modules), "torch was imported"
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("-h", "recipe"),
+        ("help", "verify"),
+        ("run -h", "--answer-tokens"),
+        ("run sinks lenses -h", "--lenses.subset"),
+        ("run learned_lenses --help", "--learned-lenses.tuned-steps"),
+        ("show lenses -h", "--lenses.sites"),
+        ("recipe -h", "--plan"),
+        ("overlap -h", "--overlap.share"),
+        ("cache -h", "prune"),
+        ("cache fill -h", "--positions"),
+        ("check -h", "--dtype"),
+        ("verify -h", "--sample"),
+        ("report -h", "--static"),
+        ("export -h", "crosslens export"),
+        ("list", "recipe    vhd"),
+        ("list sinks", "--sinks.receives  5.0"),
+        ("recipe tour --plan", "crosslens run lenses --task facts --limit 72"),
+        ("--version", "crosslens 0."),
+    ],
+)
+def test_help_and_lists_come_without_torch(line, told):
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *line.split()], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert told in done.stdout
+
+
+def test_unknown_names_are_told_with_the_nearest(capsys):
+    assert "'chek': is it check" in fails(capsys, "chek", "smollm2")
+    assert "'snks': is it sinks?" in fails(capsys, "run", "sinks", "snks", "--task", "ioi")
+    assert "'--taks': is it --task?" in fails(capsys, "run", "sinks", "--taks", "ioi")
+    assert "is it --sinks.draws" in fails(capsys, "run", "sinks", "--task", "ioi", "--sinks.drows", "3")
+    assert "'vdh': is it vhd?" in fails(capsys, "recipe", "vdh")
+    assert "'empty': one of fill, list, prune" in fails(capsys, "cache", "empty")
+    assert "unknown word 'reports'" in fails(capsys, "report", "reports")
+    assert "'sink': is it sinks?" in fails(capsys, "list", "sink")
+
+
+def test_what_is_made_of_runs_is_not_run_on_a_task(capsys):
+    assert "finished runs of circuits: crosslens overlap" in fails(capsys, "run", "overlap", "--task", "ioi")
+    assert "name at least one task" in fails(capsys, "run", "sinks")
+
+
+def test_a_run_is_named_by_its_model_not_by_the_place(tmp_path, model_dir):
+    place = tmp_path / "somewhere"
+    shutil.copytree(model_dir, place / "my-model")
+    out = tmp_path / "out"
+    words = ["--task", "passages:tokens=24", "--limit", "6", "--sinks.dimensions", "3", "--sinks.tau", "1.5"]
+    cli.main(["run", "sinks", *words, "--subject", str(place / "my-model"), "--out", str(out)])
+    cli.main(["report", "--out", str(out)])
+    cli.main(["check", str(place / "my-model"), "--out", str(out)])
+    (run,) = (out / "runs").iterdir()
+    assert run.name.startswith("sinks.my-model.passages.")
+    assert (out / "check-my-model.html").is_file()
+    record = json.loads((run / "record.json").read_text())
+    assert (record["subject"]["name"], record["location"]) == ("my-model", str(place / "my-model"))
+    shown = [p for p in out.rglob("*") if p.suffix in (".html", ".csv", ".parquet")]
+    assert len(shown) > 10
+    for path in shown:
+        assert str(place).encode() not in path.read_bytes(), path
+        assert str(tmp_path).encode() not in path.read_bytes(), path
+    cli.main(["verify", str(run), "--sample", "1"])
+
+
+def test_two_models_of_one_name_have_two_runs(tmp_path, model_dir):
+    build("llama", 1).save_pretrained(tmp_path / "b" / "my-model")
+    tiny.tokenizer().save_pretrained(tmp_path / "b" / "my-model")
+    shutil.copytree(model_dir, tmp_path / "a" / "my-model")
+    words = ["--task", "passages:tokens=24", "--limit", "6", "--sinks.dimensions", "3", "--sinks.tau", "1.5"]
+    for place in ("a", "b"):
+        cli.main(["run", "sinks", *words, "--subject", str(tmp_path / place / "my-model"), "--out", str(tmp_path)])
+    assert len({path.name.rpartition(".")[0] for path in (tmp_path / "runs").iterdir()}) == 1
+    assert len(list((tmp_path / "runs").iterdir())) == 2
 
 
 def test_unknown_names(capsys, tmp_path, model_dir):

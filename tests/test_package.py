@@ -23,6 +23,8 @@ assert len(passages.documents()) > 50
 from pathlib import Path
 assert (Path(base) / "crosslens/reports/pages/templates/page.html").is_file()
 assert (Path(base) / "crosslens/data/facts.csv").is_file()
+from crosslens.cli.recipe_runs import known_recipes
+assert {"tour", "full", "vhd"} <= set(known_recipes())
 assert (Path(base) / "crosslens/data/subjects/scenes/scenes.safetensors").is_file()
 assert "crosslens.data.subjects.training.answers" in names
 print(len(names))
@@ -52,3 +54,30 @@ def test_wheel_installs_and_imports(tmp_path):
         sys.executable, "-c", PROGRAM, installed, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(installed)}
     )
     assert int(printed.split()[-1]) > 40
+
+
+DOOR = """
+import sys
+from time import perf_counter
+began = perf_counter()
+import crosslens
+assert perf_counter() - began < 0.3
+assert not {"torch", "transformers", "pandas", "plotly"} & set(sys.modules)
+assert set(crosslens.__all__) <= set(dir(crosslens))
+crosslens.open_run
+assert "torch" not in sys.modules
+for name in crosslens.__all__:
+    assert getattr(crosslens, name) is not None, name
+from crosslens import metrics, repairs, stats
+assert metrics.logit_lens and repairs.vhr and stats.group_bootstrap
+try:
+    crosslens.no_such_name
+except AttributeError as error:
+    assert "no_such_name" in str(error)
+else:
+    raise AssertionError("a name that is not there")
+"""
+
+
+def test_the_public_names_come_when_they_are_asked_for():
+    run(sys.executable, "-c", DOOR)

@@ -23,12 +23,11 @@ from transformers.utils.hub import cached_file
 
 from ...data.cached import cache_root
 from ...data.errors import SubjectError, UserError
+from ...data.subjects import EMBEDDED
 from ...data.subjects.gguf import gguf_to_directory, refuse_incomplete
 from .fingerprint import weights_of
+from .naming import location_of, name_of
 from .subject import Subject
-
-# Embedded subjects and the modules of data/ that keep them.
-EMBEDDED = {"smollm2": "smollm2", "scenes": "scenes_model", "scenes_prior": "scenes_prior"}
 
 
 def load(
@@ -60,7 +59,9 @@ def load(
     if "device_map" not in where:
         model = _to(model, device)
     _refuse_nan(str(name), model)
-    subject = Subject(model, processor, name=str(name), revision=revision)
+    embedded = str(name) in EMBEDDED
+    subject = Subject(model, processor, name=str(name) if embedded else name_of(str(name)), revision=revision)
+    subject.location = None if embedded else location_of(str(name))
     if check:
         subject.check()
     return subject

@@ -16,6 +16,7 @@ from . import anatomy, rotary, vision_inputs
 from .attention import NAME
 from .edits import Block, active_edits
 from .fingerprint import execution_device, weights_fingerprint, weights_state
+from .naming import location_of, name_of
 from .stack import DECODER, VISION, Stack, decoder_stack, vision_stack
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ class Subject:
             raise SubjectError(f"{self.family} cannot be opened: {error}") from error
         except Exception as error:  # a family never seen: whatever it lacks, its name and that are the answer
             raise SubjectError(f"{self.family} cannot be opened: {anatomy.first_line(error)}") from error
-        self.name = name or model.config.name_or_path or self.family
+        self.name = name or name_of(model.config.name_or_path) or self.family
+        self.location: str | None = location_of(model.config.name_or_path)  # what `verify` opens again
         self.revision = revision or getattr(model.config, "_commit_hash", None)
 
     def _expose(self) -> None:

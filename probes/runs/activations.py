@@ -6,10 +6,7 @@ It is a run like any other (key, shards, resume), whose rows are the activations
 from __future__ import annotations
 
 import random
-import shutil
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -239,44 +236,3 @@ def size_of(subject: Subject, task: Task, options: Options, limit: int | None, s
     with tracing(subject, count):
         subject.forward(batch)
     return total * len(examples)
-
-
-def command(words: Sequence[str], parse: Callable[..., Any], model: dict[str, Any], load: Callable[[Any], Any]) -> None:
-    """`crosslens cache fill|list|prune`."""
-    what = words[0] if words else "list"
-    if what == "list":
-        for directory in sorted(home().glob("runs/*")):
-            print(f"{_megabytes(directory):8.1f} MB  {directory}")
-    elif what == "prune":
-        _prune(parse("cache prune", words[1:], {"keep_days": (float, 30.0)}, "Delete activations not used lately."))
-    elif what == "fill":
-        fields = {
-            **model,
-            "task": (str, "ioi"),
-            "limit": (int | None, None),
-            "seed": (int, 0),
-            "sites": (tuple[str, ...], ("resid_pre",)),
-            "positions": (str, "last"),
-        }
-        _fill(parse("cache fill", words[1:], fields, "Run a task and keep activations."), load)
-    else:
-        raise UserError(f"unknown cache command {what!r}: fill, list or prune")
-
-
-def _fill(asked: Any, load: Callable[[Any], Any]) -> None:
-    task, subject = open_task(asked.task), load(asked)
-    options = Options(asked.sites, asked.positions)
-    size = size_of(subject, task, options, asked.limit, asked.seed)
-    print(f"at most {size / 1e6:,.1f} MB in {home()}", file=sys.stderr)
-    print(cached(subject, task, asked.sites, asked.positions, limit=asked.limit, seed=asked.seed).directory)
-
-
-def _prune(asked: Any) -> None:
-    for directory in sorted(home().glob("runs/*")):
-        if time.time() - directory.stat().st_mtime > asked.keep_days * 86400:
-            print(f"{_megabytes(directory):8.1f} MB  deleted {directory}")
-            shutil.rmtree(directory)
-
-
-def _megabytes(directory: Path) -> float:
-    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file()) / 1e6

@@ -348,6 +348,7 @@ def _start(
         },
         "machine": machine(subject.device),
         "command": settings.command,
+        **({"location": subject.location} if subject.location else {}),
         "started": _now(),
         "notes": [*getattr(job.module, "NOTES", ()), *job.notes, *_common_groups(held_out, examples)],
     }

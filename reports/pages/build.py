@@ -12,7 +12,7 @@ import plotly.io as pio
 from plotly.offline import get_plotlyjs
 
 from ...data.errors import ReportError
-from . import dictionary, gallery, page
+from . import dictionary, gallery, page, recipes
 from .runs import Run, read_runs
 
 __all__ = ["ReportError", "build", "show_page", "write_file"]
@@ -21,8 +21,9 @@ __all__ = ["ReportError", "build", "show_page", "write_file"]
 def build(out: Path, *, static: bool = False) -> list[Path]:
     """Write the report of `out/runs/*` into `out`; returns the HTML pages, the gallery first.
 
-    Pages: index.html, claims.html, <run>.html, a head dictionary for each subject that has one; beside them
-    plotly.min.js (no page asks the network for anything) and downloads/<run>/ with every table as CSV and parquet.
+    Pages: index.html, claims.html, <run>.html, a head dictionary for each subject that has one, a page for each of
+    `out/recipes/*.json` (a paper's figures in its order); beside them plotly.min.js (no page asks the network for
+    anything) and downloads/<run>/ with every table as CSV and parquet.
     static: also every figure as PNG (slow; needs kaleido and a Chromium).
     The same runs give the same bytes. Raises ReportError without runs or where `out` cannot be written.
     """
@@ -31,9 +32,13 @@ def build(out: Path, *, static: bool = False) -> list[Path]:
     drawn = {run.name: page.run_figures(run) for run in runs}
     images = {run.name: _images(run.name, drawn[run.name][0], out) if static else {} for run in runs}
     joined = dictionary.dictionaries(runs)
-    links = [(f"{found.name}.html", f"Head dictionary of {found.subject}") for found in joined]
+    asked, unread = recipes.read_recipe_pages(out / "recipes")
+    notes += unread
+    links = [(recipe.address, recipe.texts["title"]) for recipe in asked]
+    links += [(f"{found.name}.html", f"Head dictionary of {found.subject}") for found in joined]
     written = {"index.html": gallery.index(runs, drawn, notes, links), "claims.html": gallery.claims(runs)}
     written |= {f"{found.name}.html": dictionary.render(found) for found in joined}
+    written |= {recipe.address: recipes.render_recipe(recipe, runs, drawn) for recipe in asked}
     written |= {f"{run.name}.html": page.render(run, drawn[run.name], images[run.name]) for run in runs}
     write_file(out / "plotly.min.js", get_plotlyjs().encode())
     for run in runs:

@@ -34,7 +34,13 @@ def environment() -> jinja2.Environment:
     env = jinja2.Environment(loader=loader, autoescape=True)
     env.trim_blocks = env.lstrip_blocks = True
     env.globals["form"] = prompt_form
+    env.filters["portable"] = portable
     return env
+
+
+def portable(text: Any) -> str:
+    """A text without the directories of one machine: "--out /home/me/out" -> "--out out". Addresses stay."""
+    return re.sub(r"(?<![\w:/.~])~?/(?:[^\s/,'\"]+/)*(?=[^\s/])", "", str(text))
 
 
 def render(run: Run, drawn: Drawn, pngs: Mapping[str, str] | None = None) -> str:
@@ -205,7 +211,8 @@ def _flat(value: Any, name: str = ""):
     if isinstance(value, dict) and value:
         for key, part in value.items():
             yield from _flat(part, f"{name}.{key}" if name else str(key))
-    elif name not in ("title", "question", "methods", "notes", "command"):
+    elif name not in ("title", "question", "methods", "notes", "command", "location"):
         text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
         text = text if len(text) <= LONG else f"{text[:LONG]} … (record.json has it all)"
+        text = portable(text)
         yield name, "–" if text in ("", "{}", "None") else text

@@ -1,0 +1,79 @@
+"""Commands on finished runs: report, overlap, verify."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from ..data.errors import UserError
+from .model import OUT, modules_of, options_of
+
+
+@dataclass(frozen=True)
+class Report:
+    """Build the pages from what was run; never runs a model."""
+
+    out: Path = OUT
+    static: bool = False  # also every figure as PNG (slow; needs kaleido and a Chromium)
+
+    def __call__(self, line: str) -> None:
+        from ..reports.pages.build import build
+
+        pages = build(self.out, static=self.static)
+        print(f"{len(pages)} pages; open {self.out / 'index.html'}")
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How far tasks share their circuits, from finished runs of `circuits`; runs no model."""
+
+    runs: Positional[tuple[Path, ...]] = ()  # by default every task's largest run in --out
+    out: Path = OUT
+    bos: Literal["run", "yes", "no"] = "run"  # the condition that is compared, where runs have several
+
+    def __call__(self, line: str) -> None:
+        from ..probes.runs.join import finished, join
+        from ..probes.runs.results import condition_of
+
+        (module,) = modules_of(["overlap"]).values()
+        runs = list(self.runs) or finished(self.out, module.JOINS)
+        print("\n".join(f"takes {path}" for path in runs), file=sys.stderr)
+        condition = {"run": None, "yes": condition_of(True), "no": condition_of(False)}[self.bos]
+        options = options_of(self, "overlap", module)
+        print(join(runs, "overlap", module, options, self.out, line, condition))
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Prove a finished run again: record, shards, a sample of its rows, its tables."""
+
+    run: Positional[str] = ""
+    sample: int = 3  # shards that are computed again
+    seed: int = 0  # of the sample
+    subject: str | None = None  # where the model lies now, if it was moved
+    device: str | None = None
+    trust_remote_code: bool = False
+
+    def __call__(self, line: str) -> None:
+        if not self.run:
+            raise UserError("name one run directory: crosslens verify reports/out/runs/NAME")
+        from ..probes.model.loading import load
+        from ..probes.runs.verify import open_run, task_of, verify
+
+        record = open_run(Path(self.run))
+        if "joined" in record:
+            raise UserError(f"{self.run} is made of other runs: verify those ({', '.join(record['joined'])})")
+        (module,) = modules_of([record["analysis"]]).values()
+        was = record["subject"]
+        subject = load(
+            self.subject or record.get("location") or was["name"],
+            revision=None if self.subject else was["revision"],
+            device=self.device or was["device"],
+            dtype=was["dtype"],
+            trust_remote_code=self.trust_remote_code,
+        )
+        verify(Path(self.run), subject, task_of(record), module, sample=self.sample, seed=self.seed)

@@ -1,0 +1,207 @@
+"""Commands that run a model: run, show, check. torch is imported when they are called, not when help is asked for."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields, make_dataclass
+from functools import cache as cache_once
+from importlib import import_module
+from inspect import getdoc
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal
+
+from tyro.conf import Positional
+
+from ..analyses import find_analyses
+from ..analyses.reading import Source, read_analyses
+from ..data.errors import UserError
+from ..data.tasks import open_task
+
+if TYPE_CHECKING:
+    from ..probes.model.subject import Subject
+
+OUT = Path("reports/out")
+BOS = {"task": None, "yes": (True,), "no": (False,), "both": (True, False)}
+
+
+@dataclass(frozen=True)
+class ModelFlags:
+    """How a model is opened."""
+
+    revision: str | None = None  # of a hub id
+    device: str = "auto"  # auto: a GPU where there is one; map: spread over several; or torch's name
+    dtype: str = "auto"  # auto: the checkpoint's on a GPU, float32 on a CPU; or torch's name
+    trust_remote_code: bool = False  # whether code in a checkpoint may run
+
+    def open(self, name: str) -> Subject:
+        """The subject of that name, not yet proved."""
+        from transformers.utils import logging
+
+        from ..probes.model.loading import load
+
+        logging.disable_progress_bar()
+        flags = {one.name: getattr(self, one.name) for one in fields(ModelFlags)}
+        return load(name, check=False, **flags)
+
+
+@dataclass(frozen=True)
+class Run(ModelFlags):
+    """Run analyses on a subject and one or more tasks; finished work is never repeated.
+
+    `crosslens run sinks -h` shows the options of an analysis, `crosslens list` the analyses, tasks and subjects.
+    """
+
+    analyses: Positional[tuple[str, ...]] = ()  # those that observe ride one forward
+    subject: str = "smollm2"  # an embedded one, a hub id, a directory, a .gguf file
+    task: tuple[str, ...] = ()  # as in the list, with options behind a colon: colored_objects:shots=2
+    limit: int | None = None  # examples; by default the task's own number
+    seed: int = 0
+    bos: Literal["task", "yes", "no", "both"] = "task"  # whether a BOS stands before every prompt
+    template: str | None = None  # raw or chat; by default the task's own
+    batch_tokens: int = 4096  # padded positions of a batch
+    batch_size: int | None = None  # examples of a batch at most
+    padding: Literal["right", "left"] = "right"
+    answer_tokens: int = 0  # the model's own answer, so long at most, is put behind every prompt
+    out: Path = OUT
+    plan: bool = False  # only say what would be done
+
+    def __call__(self, line: str) -> None:
+        self.require_names()
+        subject = self.open(self.subject)
+        self.on(subject, line, cache_once(subject.check))
+
+    def require_names(self) -> None:
+        """UserError: no analysis, one that runs no model, no task, an unknown one, or nothing to run on."""
+        if not self.analyses:
+            raise UserError(f"name at least one analysis: {', '.join(find_analyses())}")
+        for name in self.analyses:
+            if needed := read_analyses()[name].needs:
+                raise UserError(f"{name} is made of finished runs of {needed}: crosslens {name}")
+        if not self.task:
+            raise UserError("name at least one task: --task ioi (crosslens list shows all)")
+        if self.limit is not None and self.limit < 1:
+            raise UserError(f"--limit {self.limit}: at least one example is needed")
+        for spec in self.task:
+            open_task(spec)
+
+    def on(self, subject: Subject, line: str, prove: Callable[[], Any]) -> list[Path]:
+        """Run on an open subject; returns the run directories and prints them.
+
+        line: the command that the page names. prove: called before the first forward, where there is one.
+        """
+        from ..probes.runs.run import preview
+        from ..probes.runs.run import run as run_analyses
+        from ..probes.runs.store import read_record
+
+        analyses = {name: (m, options_of(self, name, m)) for name, m in modules_of(self.analyses).items()}
+        directories: list[Path] = []
+        for task in map(open_task, self.task):
+            if self.plan:
+                print("\n".join(preview(subject, task, analyses, self._settings(line))))
+                continue
+            for directory in run_analyses(subject, task, analyses, self._settings(line), before=prove):
+                if why := (read_record(directory) or {}).get("nothing"):
+                    print(f"nothing to measure: {why}", file=sys.stderr)
+                print(directory)
+                directories.append(directory)
+        return directories
+
+    def _settings(self, line: str) -> Any:
+        from ..probes.runs.run import Settings
+
+        same = ("limit", "seed", "template", "padding", "answer_tokens", "out")
+        sizes = {"tokens": self.batch_tokens, "size": self.batch_size}
+        return Settings(bos=BOS[self.bos], command=line, **sizes, **{name: getattr(self, name) for name in same})
+
+
+@dataclass(frozen=True)
+class Show(ModelFlags):
+    """One prompt, one page: crosslens show lenses "The capital of France is"."""
+
+    analysis: Positional[str] = ""
+    prompt: Positional[str] = ""
+    subject: str = "smollm2"
+    bos: bool | None = None  # whether a BOS stands before the prompt; by default what the tokenizer does
+    out: Path = OUT
+
+    def __call__(self, line: str) -> None:
+        if not (self.analysis and self.prompt):
+            raise UserError('name an analysis and a prompt: crosslens show lenses "The capital of France is"')
+        (module,) = modules_of([self.analysis]).values()
+        if not hasattr(module, "show"):
+            raise UserError(f"analysis {self.analysis} has no view of a single prompt")
+        from ..reports.pages.build import show_page
+
+        subject = self.open(self.subject)
+        subject.check()
+        batch = subject.batch([self.prompt], bos=self.bos)
+        tables = module.show(subject, batch, options_of(self, self.analysis, module))
+        figures = import_module(f"...reports.figures.{self.analysis}", __name__).figures(tables)
+        title = f"{self.analysis}: {self.prompt}"
+        print(show_page(figures, self.out / f"show-{self.analysis}.html", title=title))
+
+
+@dataclass(frozen=True)
+class Check(ModelFlags):
+    """Prove the instruments on a model: every proof, how far it was from failing, and a page of them."""
+
+    subject: Positional[str] = "smollm2"
+    out: Path = OUT
+
+    def __call__(self, line: str) -> None:
+        from ..probes.runs.store import safe_name
+        from ..reports.pages.checks import check_page, summary
+
+        subject = self.open(self.subject)
+        proofs = subject.check()
+        print(summary(proofs).to_string(index=False))
+        kind = f"{subject.family}, {subject.n_layers} layers, {subject.dtype} on {subject.device}"
+        note = f"{kind}, weights {subject.fingerprint}"
+        path = self.out / f"check-{safe_name(subject.name, 80)}.html"
+        print(check_page(proofs, path, f"Proofs of {subject.name}", note))
+
+
+def modules_of(names: Sequence[str]) -> dict[str, ModuleType]:
+    """The named analyses, imported."""
+    known = find_analyses()
+    return {name: import_module(known[name]) for name in names}
+
+
+def with_options(command: type, sources: Iterable[Source]) -> type:
+    """`command` with a field for each analysis, `--NAME.OPTION` on the command line; its text says what they do."""
+    sources = list(sources)
+    if not sources:
+        return command
+    extra = [(source.name, source.Options, field(default=source.Options())) for source in sources]
+    extended = make_dataclass(command.__name__, extra, bases=(command,), frozen=True)
+    extended.__module__ = command.__module__  # where the texts of its flags are found
+    extended.__doc__ = "\n\n".join([getdoc(command) or "", *(source.doc for source in sources)])
+    return extended
+
+
+def options_of(command: Any, name: str, module: ModuleType) -> Any:
+    """The analysis' own `Options` with the values of the flags."""
+    read = getattr(command, name)
+    return module.Options(**{one.name: getattr(read, one.name) for one in fields(read)})
+
+
+def as_line(command: Run) -> str:
+    """The command line that asks for `command`: what differs from the defaults."""
+    return shlex.join(["crosslens", "run", *command.analyses, *_flags(command, "--")])
+
+
+def _flags(values: Any, prefix: str) -> list[str]:
+    words = []
+    for one in fields(values):
+        value = getattr(values, one.name)
+        if one.name == "analyses" or value == one.default:
+            continue
+        if hasattr(value, "__dataclass_fields__"):
+            words += _flags(value, f"{prefix}{one.name}.")
+        else:
+            flag = f"{prefix}{one.name.replace('_', '-')}"
+            words += [flag, *map(str, value if isinstance(value, tuple) else (value,))]
+    return words

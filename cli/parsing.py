@@ -1,0 +1,95 @@
+"""From words to a command: tyro reads the flags, and what it does not know is told in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from inspect import getdoc
+from typing import Annotated, Any, Union, get_type_hints
+
+import tyro
+
+from .. import __version__
+from ..analyses.reading import read_analyses
+from .finished import Overlap, Report, Verify
+from .keep import ACTIONS, Cache, Export
+from .listing import Catalogue
+from .model import Check, Run, Show, with_options
+from .names import require_known
+from .recipe import Recipe
+
+COMMANDS: dict[str, type] = {
+    "run": Run,
+    "recipe": Recipe,
+    "report": Report,
+    "list": Catalogue,
+    "show": Show,
+    "check": Check,
+    "verify": Verify,
+    "overlap": Overlap,
+    "cache": Cache,
+    "export": Export,
+}
+ABOUT = "From a model and a task to tables and interactive figures; `crosslens COMMAND -h` explains a command."
+
+
+def parse(words: Sequence[str]) -> Any:
+    """The command that `words` ask for, with its flags. UserError: an unknown command, analysis or flag.
+
+    Help and version are printed, and SystemExit is raised: 0 for these, 2 for a value that a flag cannot take.
+    """
+    words = list(words) or ["--help"]
+    if words[0] in ("--version", "version"):
+        print(f"crosslens {__version__}")
+        raise SystemExit(0)
+    if words[0] == "help":
+        words[0] = "--help"
+    commands = COMMANDS
+    if not words[0].startswith("-"):
+        require_known("command", words[0], COMMANDS)
+        commands = COMMANDS | {words[0]: _with_options(words)}
+    if words[0] == "cache" and words[1:] and not words[1].startswith("-"):
+        require_known("cache command", words[1], ACTIONS)
+    arms = tuple(
+        Annotated[command, tyro.conf.subcommand(name, prefix_name=False, description=_about(command, name == words[0]))]
+        for name, command in commands.items()
+    )
+    any_command: Any = Union[arms]  # noqa: UP007 made while running
+    asked = tyro.cli(any_command, prog="crosslens", description=ABOUT, args=words, return_unknown_args=True)
+    command, unknown = asked
+    for word in unknown:
+        require_known("flag" if word.startswith("-") else "word", word.partition("=")[0], flags_of(type(command)))
+    return command
+
+
+def _about(command: type, whole: bool) -> str:
+    text = getdoc(command) or ""
+    return text if whole else text.splitlines()[0]
+
+
+def _with_options(words: Sequence[str]) -> Any:
+    """The command with a group of flags for every analysis that is named before the first flag."""
+    command = COMMANDS.get(words[0])
+    if command not in (Run, Show, Overlap):
+        return command
+    analyses = read_analyses()
+    names = ["overlap"] if command is Overlap else _leading(words[1:])[: 1 if command is Show else None]
+    for name in names:
+        require_known("analysis", name, analyses)
+    return with_options(command, [analyses[name] for name in names])
+
+
+def _leading(words: Sequence[str]) -> list[str]:
+    """The words before the first flag."""
+    at = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
+    return list(words[:at])
+
+
+def flags_of(command: type, prefix: str = "--") -> Iterator[str]:
+    """Every flag of a command, as help shows it."""
+    positional = {one.name for one in fields(command) if "Positional" in str(one.type)}
+    for name, kind in get_type_hints(command).items():
+        if is_dataclass(kind) and isinstance(kind, type):
+            yield from flags_of(kind, f"{prefix}{name}.")
+        elif name not in positional:
+            yield prefix + name.replace("_", "-")

@@ -1,0 +1,103 @@
+"""The command `recipe`: a paper's figures from its runs, of which only the missing ones are run."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import dataclass, fields
+from functools import cache as cache_once
+from pathlib import Path
+from typing import Any
+
+from tyro.conf import Positional
+
+from ..analyses.reading import Source
+from ..data.errors import UserError
+from ..probes.runs.recipes import Recipe as Content
+from ..probes.runs.recipes import Record, finished_records, read_record
+from .finished import Overlap, Report
+from .model import OUT, ModelFlags, Run, as_line, with_options
+from .names import require_known
+from .recipe_runs import figures_of, finished_join, finished_run, joins_of, known_recipes, made_of, runs_of
+
+
+@dataclass(frozen=True)
+class Recipe(ModelFlags):
+    """Regenerate a paper's figures: run what is missing of its runs, then build the report.
+
+    `crosslens list` shows all recipes. Another subject, task or number of examples takes the place of all of the
+    recipe's own.
+    """
+
+    name: Positional[str] = ""
+    subject: str | None = None
+    task: str | None = None
+    limit: int | None = None  # examples of each run
+    out: Path = OUT
+    plan: bool = False  # only say which runs there are, and which are finished
+
+    def __call__(self, line: str) -> None:
+        known = known_recipes()
+        if not self.name:
+            raise UserError(f"name a recipe: {', '.join(known)}")
+        require_known("recipe", self.name, known)
+        recipe = known[self.name]
+        runs = runs_of(recipe, **self._instead(), out=self.out)
+        for run in runs:
+            run.require_names()
+        if self.plan:
+            print("\n".join(self._planned(runs)))
+            return
+        records = self._run_missing(runs)
+        for source in joins_of(recipe):
+            records += self._joined(source, records)
+        self._write_page(recipe, records, line)
+        Report(out=self.out)(line)
+
+    def _instead(self) -> dict[str, Any]:
+        """What the user asks for in place of the recipe's own, and how the model is opened."""
+        names = ["subject", "task", "limit", *(one.name for one in fields(ModelFlags))]
+        return {n: getattr(self, n) for n in names if getattr(self, n) != getattr(Recipe, n)}
+
+    def _planned(self, runs: list[Run]) -> list[str]:
+        records = finished_records(self.out)
+        return [f"{'complete' if finished_run(run, records) else 'to do':8s}  {as_line(run)}" for run in runs]
+
+    def _run_missing(self, runs: list[Run]) -> list[Record]:
+        """The records of all runs; a subject is opened once, and only where one of its runs is missing."""
+        records = []
+        for name in dict.fromkeys(run.subject for run in runs):
+            finished = {run: finished_run(run, finished_records(self.out)) for run in runs if run.subject == name}
+            records += [record for record in finished.values() if record is not None]
+            missing = [run for run, record in finished.items() if record is None]
+            records += self._run(name, missing) if missing else []
+        return records
+
+    def _run(self, name: str, runs: list[Run]) -> list[Record]:
+        subject = self.open(name)
+        prove = cache_once(subject.check)
+        return [read_record(path) for run in runs for path in run.on(subject, as_line(run), prove)]
+
+    def _joined(self, source: Source, records: list[Record]) -> list[Record]:
+        """The record of what is made of these runs; none where there is only one, which compares with nothing."""
+        names = made_of(source, records)
+        if len(names) < 2:
+            return []
+        if finished := finished_join(source, names, finished_records(self.out)):
+            return [finished]
+        paths = tuple(self.out / "runs" / name for name in names)
+        command = with_options(Overlap, [source])(runs=paths, out=self.out)
+        command(shlex.join(["crosslens", source.name, *map(str, paths), "--out", str(self.out)]))
+        return [r for r in [finished_join(source, names, finished_records(self.out))] if r]
+
+    def _write_page(self, recipe: Content, records: list[Record], line: str) -> None:
+        """What the report shows of the recipe: the figures in the paper's order, and the runs that have them."""
+        if not recipe.figures:
+            return
+        from ..reports.pages.build import write_file
+
+        said = {"title": recipe.title, "paper": recipe.paper, "states": recipe.states, "differs": recipe.differs}
+        content = {**said, "command": line, "figures": figures_of(recipe, records)}
+        instead = [str(value) for value in (self.subject, self.task, self.limit) if value is not None]
+        name = "".join(c if c.isalnum() or c in ".-_" else "-" for c in "-".join([recipe.name, *instead]))
+        write_file(self.out / "recipes" / f"{name}.json", json.dumps(content, indent=1, ensure_ascii=False).encode())

@@ -1,0 +1,50 @@
+"""What the README shows runs, and what it names is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from crosslens.cli.parsing import COMMANDS, parse
+from crosslens.cli.recipe_runs import known_recipes
+
+README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_every_command_can_be_read():
+    lines = [line.partition("  #")[0] for block in blocks("") for line in block.splitlines()]
+    commands = [line.removeprefix("crosslens ") for line in lines if line.startswith("crosslens ")]
+    assert len(commands) > 8
+    for line in commands:
+        words = re.findall(r'"[^"]*"|\S+', line)
+        assert type(parse([word.strip('"') for word in words])).__name__ == COMMANDS[words[0]].__name__, line
+
+
+def test_every_directory_and_link_is_there():
+    root = Path(__file__).parents[1]
+    for link in re.findall(r"\]\(([^)]+)\)", README):
+        assert link.startswith("http") or (root / link).exists(), link
+    room = ""
+    house = README.partition("## The house")[2].partition("```")[2].partition("```")[0]
+    for line in house.splitlines():
+        names = re.findall(r"^[a-z]+/|(?<=\s)[a-z]+/", line.split("   ")[0] if line[:1].strip() else line)
+        room, names = (names[0], names[1:]) if line[:1].strip() else (room, names)
+        for name in ("", *names):
+            assert (root / room / name).is_dir(), (room, name)
+    for name in re.findall(r"recipe (\w+)|PAPER=(\w+)", README):
+        assert {*name} & {*known_recipes()}, name
+
+
+@pytest.mark.real
+def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("crosslens.probes.runs.activations.home", lambda: tmp_path)
+    space: dict = {}
+    for block in blocks("python"):
+        exec(block, space)
+    assert "Rome" in capsys.readouterr().out
+    assert space["sweep"].values.shape == (30, 16)
