@@ -78,6 +78,7 @@ class Recording:
         return mark_last(self.mask, self.last)
 
     @property
+    @torch.no_grad()
     def logits(self) -> Float[Tensor, "b vocab"]:
         """The clean logits at the last real position."""
         return self.subject.unembed(self.subject.norm(self.resid)).float()
