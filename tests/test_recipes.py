@@ -34,7 +34,7 @@ TOUR = (
     "group_lens --task translation --limit 60",
     "learned_lenses --task passages --limit 16 --learned_lenses.passages 24 --learned_lenses.layers none "
     "--learned_lenses.tuned-steps 0",
-    f"image_lens {PICTURES}=colour+shape --limit 16",
+    f"image_lens {PICTURES}=colour+shape --limit 32",
     "circuits --task ioi colored_objects --limit 27",
     "steering --task colored_objects --limit 54",
     f"head_divergence {PICTURES}=caption,difficulty=hard --limit 48 --answer-tokens 32",

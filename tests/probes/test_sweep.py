@@ -247,6 +247,12 @@ def test_a_recording_stands_for_its_inputs():
     assert torch.equal(first.values, again.values)
 
 
+def test_a_recording_keeps_no_graph():
+    subject, given, *_ = small()
+    with torch.enable_grad():
+        assert not record(subject, given).logits.requires_grad
+
+
 def test_several_flows_at_once():
     subject, given, source, last = small()
     other = source.roll(1, 1)
