@@ -32,6 +32,8 @@ def check(file: Path, kinds: dict[str, Callable[..., dict]]) -> str:
         return "open (no public function yet)"
     try:
         vector = json.loads(file.read_text())
+        if not vector["expected"]:
+            return "failed (nothing is expected)"
         inputs = {name: as_tensor(value) for name, value in vector["inputs"].items()}
         differences = list(differ(vector["expected"], kinds[file.stem](**inputs), vector["tolerance"]))
     except Exception as error:  # the verdict names it

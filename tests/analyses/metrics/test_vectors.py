@@ -65,6 +65,7 @@ def test_script_names_passed_failed_and_open_from_any_directory(tmp_path):
     (folder / "rope_bases.json").write_text(json.dumps(wrong))
     (folder / "not_yet_there.json").write_text(json.dumps(good))
     (folder / "sasc_score.json").write_text("{}")
+    (folder / "tag_map.json").write_text(json.dumps(good | {"expected": {}}))
     done = run(folder, tmp_path)
     lines = done.stdout.splitlines()
     assert done.returncode == 1
@@ -72,8 +73,9 @@ def test_script_names_passed_failed_and_open_from_any_directory(tmp_path):
     assert lines[1] == "not_yet_there: open (no public function yet)"
     assert lines[2].startswith("rope_bases: failed (expected.weights[0] is 0.0064")
     assert lines[3].startswith("sasc_score: failed (KeyError")
-    assert lines[4].startswith("1 open")
-    assert lines[5:] == ["1 passed, 2 failed"]
+    assert lines[4] == "tag_map: failed (nothing is expected)"
+    assert lines[5].startswith("1 open")
+    assert lines[6:] == ["1 passed, 3 failed"]
 
 
 def test_script_succeeds_where_all_pass_and_refuses_an_empty_folder(tmp_path):
