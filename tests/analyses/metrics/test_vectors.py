@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from ... import vectors
 from ...helpers import vector_kinds
@@ -22,6 +23,17 @@ KINDS = vector_kinds.find_kinds()
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_vector(file):
     assert vectors.check(file, KINDS) == "passed"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_single_precision_gives_the_same(file):
+    vector = json.loads(file.read_text())
+    inputs = {name: vectors.as_tensor(value) for name, value in vector["inputs"].items()}
+    single = {
+        name: value.float() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+        for name, value in inputs.items()
+    }
+    assert not list(vectors.differ(vector["expected"], KINDS[file.stem](**single), 1e-3))
 
 
 def test_every_kind_has_its_vector():
