@@ -15,7 +15,7 @@ def group_entropy(probability: Float[Tensor, "*batch group"]) -> Float[Tensor, "
     """LAPE: entropy in nats of a neuron's activation probabilities over groups, normalised to sum 1; 0…ln groups.
 
     probability: share of a group's tokens with act(gate) > 0. A neuron that is silent in all groups has 0, as in the
-    released code: `group_neurons` keeps it out. Source: arXiv 2402.16438; 2406.11193 over domains (MMNeuron), code.
+    released code: `active_neurons` keeps it out. Source: arXiv 2402.16438; 2406.11193 over domains (MMNeuron), code.
     """
     p = widen(probability)
     total = p.sum(-1, keepdim=True)

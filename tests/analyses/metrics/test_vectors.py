@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from ... import vectors
 from ...helpers import vector_kinds
@@ -22,6 +23,17 @@ KINDS = vector_kinds.find_kinds()
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_vector(file):
     assert vectors.check(file, KINDS) == "passed"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_single_precision_gives_the_same(file):
+    vector = json.loads(file.read_text())
+    inputs = {name: vectors.as_tensor(value) for name, value in vector["inputs"].items()}
+    single = {
+        name: value.float() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+        for name, value in inputs.items()
+    }
+    assert not list(vectors.differ(vector["expected"], KINDS[file.stem](**single), 1e-3))
 
 
 def test_every_kind_has_its_vector():
@@ -65,6 +77,7 @@ def test_script_names_passed_failed_and_open_from_any_directory(tmp_path):
     (folder / "rope_bases.json").write_text(json.dumps(wrong))
     (folder / "not_yet_there.json").write_text(json.dumps(good))
     (folder / "sasc_score.json").write_text("{}")
+    (folder / "tag_map.json").write_text(json.dumps(good | {"expected": {}}))
     done = run(folder, tmp_path)
     lines = done.stdout.splitlines()
     assert done.returncode == 1
@@ -72,8 +85,9 @@ def test_script_names_passed_failed_and_open_from_any_directory(tmp_path):
     assert lines[1] == "not_yet_there: open (no public function yet)"
     assert lines[2].startswith("rope_bases: failed (expected.weights[0] is 0.0064")
     assert lines[3].startswith("sasc_score: failed (KeyError")
-    assert lines[4].startswith("1 open")
-    assert lines[5:] == ["1 passed, 2 failed"]
+    assert lines[4] == "tag_map: failed (nothing is expected)"
+    assert lines[5].startswith("1 open")
+    assert lines[6:] == ["1 passed, 3 failed"]
 
 
 def test_script_succeeds_where_all_pass_and_refuses_an_empty_folder(tmp_path):

@@ -129,7 +129,7 @@ def head_jsd(pattern):
 
 
 def cross_layer_cosine(pattern):
-    mean, mask, uniform = pattern.mean(1), _real(pattern), _uniform(pattern.shape[-1])[0, 0]
+    mean, mask, uniform = pattern.mean(1), _real(pattern), _uniform(pattern.shape[-1])[0, 0].to(pattern.dtype)
     pairs = [[(a, b) for b in range(len(pattern))] for a in range(len(pattern))]
     rows = mean[:, None, None]
     return {

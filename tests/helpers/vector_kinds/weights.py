@@ -65,7 +65,7 @@ def rank_and_symmetry(weight, W_Q, W_K):
 def spectrum_snr(weight):
     singular, edge = torch.linalg.svdvals(weight), metrics.noise_edge(weight)
     threshold = metrics.noise_threshold(weight)
-    quartiles = singular.quantile(torch.tensor([0.25, 0.75]).double())
+    quartiles = singular.quantile(torch.tensor([0.25, 0.75]).to(singular))
     return {
         "singular_values": singular,
         "sigma": (quartiles[1] - quartiles[0]) / 1.349,
