@@ -145,12 +145,17 @@ def _heads(keep: dict[str, Tensor], index: int) -> Callable[..., None]:
 
 
 def _kept(keep: dict[str, Tensor], index: int, name: str, layer: nn.Module) -> Callable[..., None]:
-    mlp, writer = anatomy.child(layer, anatomy.FEED_FORWARD, "MLP"), anatomy.feed_forward_writer(layer)
+    mixture = hasattr(anatomy.child(layer, anatomy.FEED_FORWARD, "MLP"), "experts")
 
     def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         keep[f"{index}.{name}"] = args[0] if name == "mlp_post" else output
-        if name == "mlp_post" and not hasattr(mlp, "experts"):
-            written = output if writer is mlp else writer(output)
-            keep[f"{index}.mlp_out"] = written * anatomy.gain(layer, "mlp_out")
+        if name == "mlp_post" and not mixture:
+            keep[f"{index}.mlp_out"] = _through(layer, output) * anatomy.gain(layer, "mlp_out")
 
     return hook
+
+
+def _through(layer: nn.Module, output: Tensor) -> Tensor:
+    """What becomes of the down projection's output before it is added: a norm's, where the family has one there."""
+    writer = anatomy.feed_forward_writer(layer)
+    return output if writer is anatomy.child(layer, anatomy.FEED_FORWARD, "MLP") else writer(output)

@@ -16,27 +16,32 @@ from .findings import Findings
 if TYPE_CHECKING:
     from ..model.subject import Subject
 
+# What a module reads, and what stands between modules.
+MOVED = ("mlp_post", "resid_mid")
+
 
 def check_rewrites(findings: Findings, inputs: dict[str, Any], logits: Tensor, index: int) -> None:
-    """In layer `index`: all sites rewritten as they are move nothing, each of them scaled moves the logits, and what a
-    layer is made to write is what the next one is made to read.
+    """In layer `index`: all sites rewritten as they are move nothing, those that act otherwise than by what a module
+    returns move the logits, and what a layer is made to write is what the next one is made to read.
     """
     subject, real, where = findings.subject, inputs["attention_mask"].bool(), f"layer {index}"
     names, limit = writable(subject, index), 10 * TOLERANCE
     spread = float(logits[real].max() - logits[real].min())
 
-    def rewritten(*places: tuple[int, str], factor: float) -> Tensor:
+    def rewritten(*places: tuple[int, str], factor: float = 1.5) -> Tensor:
         with tracing(subject, rewrites=dict.fromkeys(places, partial(_scaled, factor))):
             return subject.forward(inputs, keep=0)[real]
 
     still = float((rewritten(*((index, name) for name in names), factor=1.0) - logits[real]).abs().max()) / spread
     findings.true("rewrites of nothing change nothing", where, still <= limit, still, limit)
     floor = max(10 * still, 2 * torch.finfo(torch.float32).eps)
-    for name in names:
-        shift = float((rewritten((index, name), factor=1.5) - logits[real]).abs().max()) / spread
+    for name in [name for name in MOVED if name in names]:
+        shift = float((rewritten((index, name)) - logits[real]).abs().max()) / spread
         findings.true("a rewrite moves the logits", f"{where} {name}", shift > floor, shift, floor)
     if index + 1 < subject.n_layers:
-        written, read = (rewritten(place, factor=1.5) for place in ((index, "resid_post"), (index + 1, "resid_pre")))
+        written, read = rewritten((index, "resid_post")), rewritten((index + 1, "resid_pre"))
+        shift = float((written - logits[real]).abs().max()) / spread
+        findings.true("a rewrite moves the logits", f"{where} resid_post", shift > floor, shift, floor)
         findings.close("a rewritten resid_post is the next resid_pre", where, written, read, slack=10)
 
 

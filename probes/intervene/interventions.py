@@ -283,8 +283,8 @@ class Knockout:
 
     def cut_rows(self, layer: LayerRecord) -> Bool[Tensor, "b p"]:
         """The rows that lose an edge which they have in this layer, and are not lent the same by the donor."""
-        edges = self.target[:, :, None] & self.source[:, None]
-        cut = (layer.allowed & edges[:, None].to(layer.allowed.device)).any(1)
+        target, source = (mask.to(layer.allowed.device) for mask in (self.target, self.source))
+        cut = (layer.allowed & (target[:, :, None] & source[:, None])[:, None]).any(1)
         if self.donor is not None:
             cut = cut & ~(_near(layer.key, self.donor.key) & _near(layer.value, self.donor.value))[:, None]
         return cut.any(-1)

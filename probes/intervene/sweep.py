@@ -156,6 +156,8 @@ def _require_axes(
         require_sweepable(base, layer, change.site)
         if "head" in over:
             require_place(change.site, (), "sweep")
+            if not hasattr(change, "heads"):
+                raise UserError(f"{change.describe()}: it cannot be swept over heads, since it has no field `heads`")
     return next(iter(by_layer.values()))
 
 

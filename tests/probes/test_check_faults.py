@@ -12,7 +12,7 @@ import pytest
 import torch
 from crosslens import Subject
 from crosslens.data.errors import SubjectError
-from crosslens.probes.check import subject_checks
+from crosslens.probes.check import layer_checks, subject_checks
 from crosslens.probes.model import anatomy, attention
 from crosslens.probes.model import subject as subject_module
 from crosslens.probes.model.attention import AttentionCall
@@ -22,6 +22,7 @@ from torch import nn
 from transformers import AttentionMaskInterface
 from transformers.masking_utils import causal_mask_function, sdpa_mask
 
+from ..helpers import vision_subjects
 from ..helpers.families import build
 
 HEADS = "heads through W_O sum to the attention output"
@@ -323,3 +324,97 @@ def test_identity_edit_forgets_the_mask(monkeypatch):
 
     monkeypatch.setattr(AttentionCall, "edited", edited)
     caught("llama", "the identity edit changes nothing", "layer 0")
+
+
+# --- sites and rewrites
+
+
+def noted(family, proof, fault):
+    """A note of `check` that holds, and does not with a fault."""
+    for planted in (False, True):
+        subject = Subject(build(family))
+        if planted:
+            fault()
+        frame = subject.check()
+        rows = frame[frame["check"] == proof]
+        assert len(rows) == 3
+        assert rows["passed"].any() != planted
+
+
+def test_neurons_are_those_behind_the_wrong_module(monkeypatch):
+    def fault():
+        monkeypatch.setattr(anatomy, "gate_projection", anatomy.up_projection)
+
+    noted("llama", "the activation of mlp_pre is mlp_post", fault)
+
+
+def test_norm_behind_the_neurons_is_left_out(monkeypatch):
+    def fault():
+        monkeypatch.setattr(layer_checks, "_through", lambda layer, output: output)
+
+    noted("gemma2", "neurons through W_down are the MLP's output", fault)
+
+
+def test_neurons_are_shifted(monkeypatch):
+    def shifted(self, name, _written=Layer.written):
+        return _written(self, name).roll(1, -1) if name == "mlp_post" else _written(self, name)
+
+    monkeypatch.setattr(Layer, "written", shifted)
+    caught("llama", "mlp_post is what W_down reads", "layer 0")
+
+
+def test_queries_are_split_the_wrong_way(monkeypatch):
+    def wrong(self, row, _of_module=Layer._of_module):
+        tensor = _of_module(self, row)
+        return tensor.flatten(2).unflatten(2, (-1, 4)).transpose(2, 3) if row.name == "q" else tensor
+
+    monkeypatch.setattr(Layer, "_of_module", wrong)
+    caught("llama", "the projections' outputs are q and k", "layer 0 q")
+
+
+def test_rewrites_never_act(monkeypatch):
+    monkeypatch.setattr(trace._Hooks, "_rewritten", lambda self, layer, name, tensor: tensor)
+    caught("llama", "a rewrite moves the logits", "layer 1 mlp_post")
+
+
+def test_rewrites_of_resid_mid_pass_the_skip_connection_by(monkeypatch):
+    monkeypatch.setattr(trace._Hooks, "_through_mid", lambda self, layer, written: written)
+    caught("llama", "a rewrite moves the logits", "layer 1 resid_mid")
+
+
+def test_rewrites_of_resid_post_are_lost(monkeypatch):
+    def lost(self, layer, name, tensor, _rewritten=trace._Hooks._rewritten):
+        return tensor if name == "resid_post" else _rewritten(self, layer, name, tensor)
+
+    monkeypatch.setattr(trace._Hooks, "_rewritten", lost)
+    caught("llama", "a rewrite moves the logits", "layer 1 resid_post")
+
+
+# --- the vision tower
+
+
+def tower_caught(family, proof, place):
+    with pytest.raises(SubjectError) as error:
+        Subject(*vision_subjects.build(family)).check()
+    assert f": {proof} fails at {place}, in the vision tower: " in str(error.value)
+
+
+def test_gain_of_a_tower_is_ignored(monkeypatch):
+    monkeypatch.setattr(anatomy, "gain", lambda layer, part: anatomy.multiplier(layer))
+    tower_caught("internvl", PARTS, "layer 0")
+
+
+def test_tower_attends_forwards_alone(monkeypatch):
+    def causal(self, *args, _init=AttentionCall.__init__, **kwargs):
+        _init(self, *args, **(kwargs | {"causal": True}))
+
+    monkeypatch.setattr(AttentionCall, "__init__", causal)
+    tower_caught("llava", "logits equal those of the tower by itself", "model")
+
+
+def test_edits_of_a_tower_never_act(monkeypatch):
+    def attend(self, index, call, _attend=trace._Hooks._attend):
+        return call.output() if self.stack.name == "vision" and self.blocks[0].edits else _attend(self, index, call)
+
+    monkeypatch.setattr(trace._Hooks, "_attend", attend)
+    tower_caught("qwen2_vl", "an edit moves the logits", "layer 0")

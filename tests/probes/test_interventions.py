@@ -7,7 +7,15 @@ from dataclasses import dataclass, replace
 import hypothesis
 import pytest
 import torch
-from crosslens import Subject, intervening, intervention_sweep, interventions, record, variant_sweep
+from crosslens import (
+    Subject,
+    intervening,
+    intervention_sweep,
+    interventions,
+    knockout_sweep,
+    record,
+    variant_sweep,
+)
 from crosslens.data.errors import InterventionError, UserError
 from crosslens.probes.intervene.intervening import full_forward
 from crosslens.probes.intervene.interventions import Add, Apply, Clamp, Knockout, Patch, PatchQKV, ProjectOut, Scale
@@ -258,6 +266,39 @@ def test_an_intervention_of_ones_own_needs_no_other_place():
         subject, given, Scale("mlp_out", where, -1.0), measure=MEASURE, over=("layer", "position")
     )
     assert torch.equal(own.values.nan_to_num(), shipped.values.nan_to_num())
+    with pytest.raises(UserError, match="flipping signs: it cannot be swept over heads"):
+        intervention_sweep(subject, given, Flip("z", where), measure=MEASURE, over=("layer", "head"))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", KINDS)
+def test_swept_in_half_precision(kind, dtype):
+    """Proved and not refused; effects are those of float32 but for roundings, which are a share of the logits."""
+    given, sweeps = by_hand.inputs("llama", "right"), []
+    for model in (by_hand.build("llama"), by_hand.build("llama").to(dtype)):
+        subject = Subject(model)
+        change, _ = made(kind, "z", places(given), subject.d_head)
+        sweeps.append(intervention_sweep(subject, given, change, measure=MEASURE, over=("layer", "head")))
+    wide, narrow = sweeps
+    largest = float(wide.values.abs().max())
+    assert float((wide.effects - narrow.effects).abs().max()) <= 8 * torch.finfo(dtype).eps * largest
+
+
+def test_layers_may_have_interventions_of_their_own():
+    """A function from a layer to its intervention; by hand in variants."""
+    given, subject = by_hand.inputs("gemma2", "left"), Subject(by_hand.build("gemma2"))
+    base, where = record(subject, given), places(given)
+
+    def make(layer):
+        return Add("resid_mid", where, direction(32, layer))
+
+    sweep = intervention_sweep(subject, base, make, measure=MEASURE, layers=[2, 0])
+    for place, layer in enumerate((2, 0)):
+        alone = variant_sweep(base, [{layer: (make(layer),)}], where, measure=MEASURE)
+        torch.testing.assert_close(sweep.values[place], alone.values[0])
+    edges = intervention_sweep(subject, base, Knockout(base.final, base.final.roll(-1, 1)), measure=MEASURE)
+    windows = knockout_sweep(subject, base, base.final.roll(-1, 1), base.final, window=1, measure=MEASURE)
+    assert torch.equal(edges.values, windows.values)
 
 
 # --- generation
