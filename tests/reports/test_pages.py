@@ -332,7 +332,7 @@ def test_figure_names_become_addresses_that_differ():
 
 
 def test_a_report_never_loads_a_model_library():
-    said = "import sys, crosslens.reports.pages, crosslens.reports.sinks, crosslens.reports.lenses; "
+    said = "import sys, crosslens.reports.pages, crosslens.reports.figures.sinks, crosslens.reports.figures.lenses; "
     said += "print([m for m in ('torch', 'transformers') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
