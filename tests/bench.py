@@ -88,7 +88,7 @@ def plain(subject: Any, batch: Any) -> Callable[[], Any]:
 class WithoutReads:
     """lenses without its reads: what riding on the forward costs."""
 
-    layer_rows = staticmethod(lenses.layer_rows)
+    observe = staticmethod(lenses.observe)
 
 
 def observing(subject: Any, batch: Any) -> Callable[[], Any]:

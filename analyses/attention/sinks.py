@@ -9,9 +9,9 @@ those of `visual_sinks`; see `tables` for their columns.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,10 +22,10 @@ from ...probes.observe.tracing import Layer
 from ...probes.prompts.batch import Batch
 from ...probes.prompts.patches import grids
 from ...probes.runs.plan import first_condition
-from ...probes.runs.results import Rows
+from ...probes.runs.results import How, Rows
 from .. import metrics
 from ..common.columns import column_counts
-from ..common.frames import head_axes, held_out, middle, order_columns, summarise
+from ..common.frames import head_axes, held_out, middle, summarise
 from ..common.massive import image_phi, learn_sinks
 from ..common.thumbnails import thumbnail
 from . import _visual_sinks
@@ -51,7 +51,7 @@ QUESTION = "Which tokens soak up attention, and is it those with massive activat
 PAPER = "arXiv 2503.03321 (sink value φ), arXiv 2406.15765 (hidden sinks), both formulas on text"
 FIT_EXAMPLES = 8
 # Positions are shown one by one up to here, then in bins of doubling width.
-SINGLE_POSITIONS = 16
+_SINGLE_POSITIONS = 16
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,18 @@ class Options:
     taus: tuple[float, ...] = ()
 
 
-def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
+class Learned(NamedTuple):
+    """dimensions, tau (None without a dimension), taus: those of the options, or found where they leave it open."""
+
+    dimensions: Sequence[int] = ()
+    tau: float | None = None
+    taus: Sequence[float] = ()
+
+
+def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
-    dims = ", ".join(map(str, options.dimensions or ())) or "none found"
-    tau = "no threshold" if options.tau is None else f"τ = {options.tau:.2f}"
+    dims = ", ".join(map(str, learned.dimensions or ())) or "none found"
+    tau = "no threshold" if learned.tau is None else f"τ = {learned.tau:.2f}"
     return (
         f"Massive dimensions ({dims}; |x| above {options.min_abs:g} and {options.min_ratio:g} times the median "
         f"of the state) and the threshold ({tau}, the geometric mean of the first token's and the median token's φ "
@@ -92,32 +100,32 @@ def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
     )
 
 
-def fit(subject: Any, batches: list[Batch], options: Options) -> dict[str, Any]:
+def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
     """Massive dimensions and τ from held-out batches of every condition, unless the options fix them.
 
     τ comes from the first condition; one τ serves all conditions, so that their shares can be compared.
     """
     massive = learn_sinks(subject, batches, options.dimensions, options.tau, options.min_abs, options.min_ratio)
-    found: dict[str, Any] = {"dimensions": massive.dimensions, "tau": massive.tau}
-    if options.draws and massive.dimensions and bool(batches[0].where("image").any()):
+    taus = list(options.taus)
+    if not taus and options.draws and massive.dimensions and bool(batches[0].where("image").any()):
         phi = image_phi(subject, first_condition(batches), massive.dimensions)
-        found["taus"] = list(options.taus) or _visual_sinks.thresholds(phi, massive.tau)
-    return found
+        taus = _visual_sinks.thresholds(phi, massive.tau)
+    return Learned(massive.dimensions, massive.tau, taus)
 
 
-def layer_rows(layer: Layer, batch: Batch, options: Options) -> dict[str, Tensor]:
+def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor]:
     """φ and attention received per token [b, p]; attention on sinks per head [b, h]; |x| of two tokens [b, d]."""
     device = layer.resid_pre.device
     real = batch.mask.to(device)
-    asked = _asked(batch, options).to(device)
-    phi = _phi(layer, options)
-    sinks = asked & (phi >= (np.inf if options.tau is None else options.tau))
+    asked = _asked(batch, how.options).to(device)
+    phi = _phi(layer, how.learned.dimensions)
+    sinks = asked & (phi >= (np.inf if how.learned.tau is None else how.learned.tau))
     first = real & (real.cumsum(1) == 1)
     queries = real & ~first
-    everyone, behind, received, hidden = _columns(layer, real, first, options)
+    everyone, behind, received, hidden = _columns(layer, real, first, how.options)
     nonsink = asked & ~sinks
     expected = sinks.sum(1) / nonsink.sum(1)
-    massive = layer.resid_pre[..., list(options.dimensions or ())].float().abs()
+    massive = layer.resid_pre[..., list(how.learned.dimensions)].float().abs()
     rows = {
         "peaks": massive.masked_fill(~asked[..., None], 0.0).amax(1),
         "phi": phi.masked_fill(~asked, torch.nan),
@@ -132,11 +140,11 @@ def layer_rows(layer: Layer, batch: Batch, options: Options) -> dict[str, Tensor
     by_token = ("phi", "received", "column_mean", "hidden")
     rows = {name: batch.aligned(row) if name in by_token else row for name, row in rows.items()}
     if bool(batch.where("image").any(1).all()):
-        rows |= _visual_sinks.layer_rows(layer, batch, phi, options.tau)
+        rows |= _visual_sinks.observe(layer, batch, phi, how.learned.tau)
     return rows | _magnitudes(layer, batch, phi, asked)
 
 
-def finish(subject: Any, batch: Batch, kept: dict[str, Tensor], options: Options) -> dict[str, Tensor]:
+def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
     """Magnitudes of the middle state only, and what a uniform head would give every column."""
     half = subject.n_layers // 2
     for name in ("magnitude_first", "magnitude_median"):
@@ -145,14 +153,14 @@ def finish(subject: Any, batch: Batch, kept: dict[str, Tensor], options: Options
     weights = mask.float() / mask.cumsum(1).clamp(min=1)
     behind = mask.flip(1).cumsum(1).flip(1).clamp(min=1)
     uniform = weights.flip(1).cumsum(1).flip(1) / behind
-    kept["uniform"] = batch.aligned(uniform.masked_fill(~_asked(batch, options), torch.nan))
+    kept["uniform"] = batch.aligned(uniform.masked_fill(~_asked(batch, how.options), torch.nan))
     kept["length"] = mask.sum(1)
     if "visual|patches" in kept:
         kept["picture"] = torch.stack([thumbnail(example) for example in batch.examples])
         kept["visual|grid"] = grids(subject, batch)
-        if options.draws and options.taus:
+        if how.options.draws and how.learned.taus:
             phi = kept["visual|patches"][:, half]
-            kept |= _visual_sinks.masked(subject, batch, phi, options.taus, options.draws)
+            kept |= _visual_sinks.masked(subject, batch, phi, how.learned.taus, how.options.draws)
     return kept
 
 
@@ -160,10 +168,10 @@ def _asked(batch: Batch, options: Options) -> Tensor:
     return torch.stack([batch.where(role) for role in options.roles]).any(0)
 
 
-def _phi(layer: Layer, options: Options) -> Tensor:
-    if not options.dimensions:
+def _phi(layer: Layer, dimensions: Sequence[int]) -> Tensor:
+    if not dimensions:
         return layer.resid_pre.new_full(layer.resid_pre.shape[:2], torch.nan, dtype=torch.float32)
-    return metrics.sink_values(layer.resid_pre, list(options.dimensions))
+    return metrics.sink_values(layer.resid_pre, list(dimensions))
 
 
 def _columns(layer: Layer, real: Tensor, first: Tensor, options: Options) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -209,57 +217,27 @@ def row_size(subject: Any, positions: int, options: Options) -> int:
     return subject.n_layers * by_layer + 2 * subject.d_model + positions
 
 
-def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
-    """All tables carry condition, value, lower, upper, n, n_groups and unit; further columns:
-
-    threshold: phi_first, phi_median, dimensions. dimensions: state, dimension, ratio. tokens, hidden: state,
-    position (first of its bin), position_label, measure ("phi", "energy", "received", "sink by φ", "sink by
-    attention"). agreement: state, phi_sinks, received_sinks, both, only_first. heads: layer, head, measure
-    ("sink_share", "first_share", "hidden_rate"). summary: measure, against; see `sink_summary`.
-    magnitude: state, token, dimension. threshold's note says where τ separates nothing. A state is the residual that
-    the layer of that number reads.
-    """
-    makers = {
-        "threshold": _threshold,
-        "dimensions": _dimensions,
-        "tokens": _tokens,
-        "agreement": _agreement,
-        "heads": _heads,
-        "hidden": _hidden,
-        "magnitude": _magnitude,
-        "summary": summary,
-    }
-    parts: dict[str, list[pd.DataFrame]] = {name: [] for name in makers}
-    for condition, mine in rows.conditions():
-        for name, make in makers.items():
-            parts[name].append(make(mine, options).assign(condition=condition))
-        visual = _visual_sinks.tables(mine, options.tau, options.taus) if "visual|phi" in mine.values else {}
-        for name, frame in visual.items():
-            parts.setdefault(name, []).append(frame.assign(condition=condition))
-    return {name: order_columns(pd.concat(frames, ignore_index=True)) for name, frames in parts.items()}
-
-
-def _threshold(rows: Rows, options: Options) -> pd.DataFrame:
+def _threshold(rows: Rows, how: How) -> pd.DataFrame:
     """τ beside this run's own φ of first and median tokens in the middle half of the states."""
     phi = rows["phi"][:, middle(rows["phi"].shape[1])]
     first, every = phi[:, :, 0][np.isfinite(phi[:, :, 0])], phi[np.isfinite(phi)]
-    frame = pd.DataFrame({"value": [np.nan if options.tau is None else options.tau], "unit": "φ"})
-    row = summarise(separation(rows, options), rows.examples["group"], {}, "share", measure=SEPARATION).iloc[0]
+    frame = pd.DataFrame({"value": [np.nan if how.learned.tau is None else how.learned.tau], "unit": "φ"})
+    row = summarise(separation(rows, how), rows.examples["group"], {}, "share", measure=SEPARATION).iloc[0]
     return frame.assign(
         n=len(phi),
         n_groups=rows.examples["group"].nunique(),
         phi_first=np.median(first) if len(first) else np.nan,
         phi_median=np.median(every) if len(every) else np.nan,
-        dimensions=", ".join(map(str, options.dimensions or ())),
+        dimensions=", ".join(map(str, how.learned.dimensions)),
         source="gap on held-out examples",
         separation=row["value"],
         note=separates_nothing(row),
     )
 
 
-def _dimensions(rows: Rows, options: Options) -> pd.DataFrame:
+def _dimensions(rows: Rows, how: How) -> pd.DataFrame:
     frames = []
-    for at, dimension in enumerate(options.dimensions or ()):
+    for at, dimension in enumerate(how.learned.dimensions):
         peak = rows["peaks"][..., at]
         frame = summarise(peak, rows.examples["group"], {"state": np.arange(peak.shape[1])}, "|x|")
         ratio = peak.mean(0) / rows["median_magnitude"].mean(0)
@@ -269,8 +247,8 @@ def _dimensions(rows: Rows, options: Options) -> pd.DataFrame:
 
 def _bins(n_positions: int) -> tuple[np.ndarray, list[int], list[str]]:
     """Bin of every position, first position and label of every bin: single ones, then doubling widths."""
-    doubling = [SINGLE_POSITIONS * 2**i for i in range(32)]
-    edges = [edge for edge in [*range(SINGLE_POSITIONS), *doubling] if edge < n_positions]
+    doubling = [_SINGLE_POSITIONS * 2**i for i in range(32)]
+    edges = [edge for edge in [*range(_SINGLE_POSITIONS), *doubling] if edge < n_positions]
     ends = [*edges[1:], n_positions]
     labels = [str(a) if b == a + 1 else f"{a}–{b - 1}" for a, b in zip(edges, ends, strict=True)]
     return np.digitize(np.arange(n_positions), edges) - 1, edges, labels
@@ -287,11 +265,11 @@ def _by_position(rows: Rows, values: np.ndarray, unit: str, **columns: Any) -> p
     return frame.assign(position_label=frame["position"].map(dict(zip(edges, labels, strict=True))), **columns)
 
 
-def _tokens(rows: Rows, options: Options) -> pd.DataFrame:
+def _tokens(rows: Rows, how: How) -> pd.DataFrame:
     uniform = np.repeat(rows["uniform"][:, None], rows["phi"].shape[1], 1)
     energy = metrics.energy_share(torch.from_numpy(rows["phi"]), rows["magnitude_first"].shape[1]).numpy()
     there = np.isfinite(rows["received"])
-    by_phi, by_attention = (np.where(there, found, np.nan) for found in criteria(rows, options))
+    by_phi, by_attention = (np.where(there, found, np.nan) for found in criteria(rows, how))
     return pd.concat(
         [
             _by_position(rows, rows["phi"], "φ", measure="phi", control=""),
@@ -305,13 +283,13 @@ def _tokens(rows: Rows, options: Options) -> pd.DataFrame:
     )
 
 
-def _hidden(rows: Rows, options: Options) -> pd.DataFrame:
+def _hidden(rows: Rows, how: How) -> pd.DataFrame:
     return _by_position(rows, rows["hidden"], "share of heads", measure="hidden", control="")
 
 
-def _agreement(rows: Rows, options: Options) -> pd.DataFrame:
+def _agreement(rows: Rows, how: How) -> pd.DataFrame:
     """Jaccard of the two criteria's tokens per state, and the same with each example's tokens shuffled."""
-    by_phi, by_attention = criteria(rows, options)
+    by_phi, by_attention = criteria(rows, how)
     states = {"state": np.arange(by_phi.shape[1])}
     first_only = nanmean(np.where(by_phi, np.arange(by_phi.shape[2]) == 0, np.nan))
     frames = []
@@ -329,7 +307,7 @@ def _agreement(rows: Rows, options: Options) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def _heads(rows: Rows, options: Options) -> pd.DataFrame:
+def _heads(rows: Rows, how: How) -> pd.DataFrame:
     axes = head_axes(rows["sink_share"])
     measures = [
         ("sink_share", "sink_share", "", "share of attention"),
@@ -344,10 +322,23 @@ def _heads(rows: Rows, options: Options) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def _magnitude(rows: Rows, options: Options) -> pd.DataFrame:
+def _magnitude(rows: Rows, how: How) -> pd.DataFrame:
     width = rows["magnitude_first"].shape[1]
     frames = [
         summarise(rows[source], rows.examples["group"], {"dimension": np.arange(width)}, "|x|").assign(token=token)
         for source, token in (("magnitude_first", "first token"), ("magnitude_median", "median token"))
     ]
     return pd.concat(frames, ignore_index=True).assign(state=rows["phi"].shape[1] // 2)
+
+
+TABLES = {
+    "threshold": (_threshold, ("phi_first", "phi_median", "dimensions", "source", "separation", "note")),
+    "dimensions": (_dimensions, ("dimension", "ratio")),
+    "tokens": (_tokens, ("position", "position_label", "measure")),
+    "agreement": (_agreement, ("phi_sinks", "received_sinks", "both", "only_first")),
+    "heads": (_heads, ("measure",)),
+    "hidden": (_hidden, ("position", "position_label", "measure")),
+    "magnitude": (_magnitude, ("dimension", "token")),
+    "summary": (summary, ("measure", "against")),
+    **_visual_sinks.TABLES,
+}

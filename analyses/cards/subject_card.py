@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,10 +24,10 @@ from ...data.world.questions import coloured, mentioned
 from ...data.world.render import render
 from ...probes.observe.generation import generate
 from ...probes.prompts.batch import Batch
-from ...probes.runs.results import Rows
+from ...probes.runs.results import How
 from ..common.claims import Claim
+from . import _tables
 from ._claims import STATEMENTS, make_claims
-from ._tables import make_tables
 from ._text_ability import text_ability
 
 VERSION = 3
@@ -43,17 +43,22 @@ CLAIMS = STATEMENTS
 
 @dataclass(frozen=True)
 class Options:
-    """controls_on: the difficulty on which images are also swapped and blanked. texts: prompts of each text task.
-
-    text: filled by the run: answers to text tasks before and after.
-    """
+    """controls_on: the difficulty on which images are also swapped and blanked. texts: prompts of each text task."""
 
     controls_on: str = "clear"
     texts: int = 100
-    text: tuple[tuple[Any, ...], ...] = ()
 
 
-def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
+class Learned(NamedTuple):
+    """text: answers to text tasks before and after; empty for subjects without a before."""
+
+    text: Sequence[Sequence[Any]] = ()
+
+
+RETIRED = {"text": ()}
+
+
+def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
     return (
         "Greedy answers up to the end token; an answer is right when it is the true one and nothing else (case and a "
@@ -67,19 +72,19 @@ def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
     )
 
 
-def fit(subject: Any, batches: Sequence[Batch], options: Options) -> dict[str, Any]:
+def fit(subject: Any, batches: Sequence[Batch], options: Options) -> Learned:
     """Text abilities with the subject's norms and with SmolLM2's own; nothing where there is no before."""
-    return {"text": text_ability(subject, options.texts)}
+    return Learned(text_ability(subject, options.texts))
 
 
 @torch.no_grad()
-def rows(subject: Any, batch: Batch, options: Options) -> dict[str, Tensor]:
+def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
     """ "right|<image>" [b] (NaN where not asked), "yes" [b], "said" [b, bytes]; of captions "words", "absent",
     "found", "things", "set" [b].
     """
     if any("kind" not in example.meta for example in batch.examples):
         raise UserError("subject_card asks about scenes: --task scenes:kinds=all,difficulty=all")
-    said = {image: _answers(subject, batch, image, options) for image in IMAGES}
+    said = {image: _answers(subject, batch, image, how.options) for image in IMAGES}
     out = {f"right|{image}": torch.tensor([_right(e, t) for e, t in _pairs(batch, said[image])]) for image in IMAGES}
     real = _pairs(batch, said["real"])
     out["yes"] = torch.tensor([float(_plain(text or "") == "yes") for _, text in real])
@@ -160,11 +165,22 @@ def _count(example: Example, text: str) -> dict[str, float]:
     }
 
 
-def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
-    """See the module's docstring and card_tables.py."""
-    return make_tables(rows, options.text)
+TABLES = {
+    "accuracy": (_tables.accuracy, ("kind", "difficulty")),
+    "pope": (_tables.pope, ("measure", "set", "difficulty")),
+    "captions": (_tables.captions, ("measure", "difficulty")),
+    "bars": (_tables.bars_of, ("claim",)),
+}
+RUN_TABLES = {
+    "text": (_tables.text, ("norms", "source", "measure")),
+    "training": (_tables.training, ("stage", "step", "measure", "value", "unit")),
+    "samples": (
+        _tables.samples,
+        ("difficulty", "kind", "question", "truth", "said", "value", "unit", "scene", "picture"),
+    ),
+}
 
 
 def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:
-    """See card_claims.py."""
+    """See _claims.py."""
     return make_claims(tables)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,14 +26,14 @@ from ...probes.intervene.paths import Receiver, path_sweep
 from ...probes.intervene.sweep import patch_sweep
 from ...probes.observe.tracing import Layer, tracing
 from ...probes.prompts.batch import Batch
-from ...probes.runs.results import Rows
+from ...probes.runs.results import How, Rows
 from .. import metrics
 from ..common import stats
 from ..common.agreement import ESTIMATES, agreement_table, five_over_one
 from ..common.claims import Claim, Statement
 from ..common.contrast import PARTS, apart, contrast, task_rows, task_table, unsolved
 from ..common.controls import HEADS, Head
-from ..common.frames import by_condition, head_axes, order_columns, summarise
+from ..common.frames import head_axes, summarise
 from ..common.selection import at, at_random, chosen_half, halves, measured
 from ..common.tested import judged, nothing, number
 
@@ -86,8 +86,8 @@ class Options:
 
     mover_attention, inhibition_attention: a head of the circuit is named by what the last position attends to in it:
     mover or negative mover from this share on the answer's token, inhibition head from this share on the wrong
-    option's. heads: the movers, (layer, head), and selected_on: the groups that they come from; both are found on
-    held-out examples where None. steps: whether gradients are asked too.
+    option's. heads: the movers, (layer, head); found on held-out examples where None. steps: whether gradients are
+    asked too.
     """
 
     share: float = 0.02
@@ -95,8 +95,17 @@ class Options:
     mover_attention: float = 0.2
     inhibition_attention: float = 0.2
     heads: tuple[tuple[int, int], ...] | None = None
-    selected_on: tuple[str, ...] = ()
     steps: bool = True
+
+
+class Learned(NamedTuple):
+    """heads: the movers, (layer, head); selected_on: the groups that they come from, none where they were given."""
+
+    heads: Sequence[Sequence[int]] = ()
+    selected_on: Sequence[str] = ()
+
+
+RETIRED = {"selected_on": ()}
 
 
 # The marks of the tasks that hold the answer's token, and those of the option that is wrong (where the answer is marked
@@ -105,31 +114,31 @@ ANSWER = ("indirect_object", "asked_color", "answer")
 WRONG = ("second_subject", "subject", "other_colors")
 
 
-def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
+def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
     return (
         "Logit difference: answer minus the answer of the corrupt twin, at the last position. Effects are patched "
         "minus clean, in logits: a negative one means that the head carries the answer. A head's z (an MLP's "
         "output) at the last position is taken from the twin; on a path every other head's z is frozen to the clean "
-        f"run and MLPs are computed again. The movers ({listed(options.heads)}), whose queries are receivers, have the "
-        f"largest |effect| on the path to the output on held-out examples of {len(options.selected_on)} groups, of "
+        f"run and MLPs are computed again. The movers ({listed(learned.heads)}), whose queries are receivers, have the "
+        f"largest |effect| on the path to the output on held-out examples of {len(learned.selected_on)} groups, of "
         f"{fitted_on['examples']} examples in all; the path to their queries is measured on the other groups. A "
         f"stage's circuit: the {options.share:.0%} of heads with the largest |effect| on one half of the groups, "
         "measured on the other."
     )
 
 
-def listed(heads: Sequence[tuple[int, int]] | None) -> str:
+def listed(heads: Sequence[Sequence[int]]) -> str:
     """ "23.3, 29.1", or "none"."""
-    return ", ".join(f"{layer}.{head}" for layer, head in heads or ()) or "none"
+    return ", ".join(f"{layer}.{head}" for layer, head in heads) or "none"
 
 
-def fit(subject: Any, batches: list[Batch], options: Options) -> dict[str, Any]:
+def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
     """The movers: the heads of largest |effect| on the path to the output, on held-out examples of one half."""
     if options.heads is not None:
-        return {"heads": [list(head) for head in options.heads], "selected_on": list(options.selected_on)}
+        return Learned([list(head) for head in options.heads])
     half, groups = chosen_half(subject, batches, "circuits")
-    return {"heads": movers(subject, half, options.movers), "selected_on": groups}
+    return Learned(movers(subject, half, options.movers), groups)
 
 
 def movers(subject: Any, batches: Sequence[Batch], count: int) -> list[list[int]]:
@@ -141,12 +150,12 @@ def movers(subject: Any, batches: Sequence[Batch], count: int) -> list[list[int]
     return [list(head) for head in metrics.top_heads(torch.cat(effects).mean(0), 1.0)[:count]]
 
 
-def queries_of(heads: Sequence[tuple[int, int]] | None) -> list[Receiver]:
+def queries_of(heads: Sequence[Sequence[int]]) -> list[Receiver]:
     """Their queries as receivers; those of layer 0 hear no head."""
-    return [Receiver(layer, head, "q") for layer, head in heads or () if layer > 0]
+    return [Receiver(layer, head, "q") for layer, head in heads if layer > 0]
 
 
-def rows(subject: Any, batch: Batch, options: Options) -> dict[str, Tensor]:
+def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
     """Effects [b, layer, head] and [b, layer], in logits; the task's own numbers [b]."""
     found = contrast(subject, batch)
     base, donor, measure = found.base, found.donor, found.measure
@@ -156,9 +165,9 @@ def rows(subject: Any, batch: Batch, options: Options) -> dict[str, Tensor]:
     for part, site in PARTS.items():
         kept[f"{part}|{EXACT}"] = patch_sweep(subject, base, donor, site, **both).effects
     kept[f"head|{DIRECT}"] = path_sweep(subject, base, donor, measure=measure).effects
-    if receivers := queries_of(options.heads):
+    if receivers := queries_of(how.learned.heads):
         kept[f"head|{MOVERS}"] = path_sweep(subject, base, donor, receivers, **both).effects
-    for name, steps in ESTIMATES.items() if options.steps else ():
+    for name, steps in ESTIMATES.items() if how.options.steps else ():
         sweeps = attribution_sweeps(subject, base, donor, PARTS.values(), **both, steps=steps)
         kept |= {f"{part}|{name}": sweeps[site].effects for part, site in PARTS.items()}
     kept |= _written(subject, found, base)
@@ -193,42 +202,21 @@ def row_size(subject: Any, positions: int, options: Options) -> int:
     return 10 * subject.n_layers * (subject.n_heads + 1) + 5
 
 
-def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
-    """task: measure control value … ("accuracy", "top-1", "logit difference").
-
-    effects: part ("head", "mlp") layer head measure value lower upper n n_groups unit p_value normalized; unit "logits"
-    or "attention"; p_value: corrected for all heads of the measure (family-wise); normalized: Σ effect / Σ (donor −
-    clean), NaN where the twins do not differ. circuit: stage rank layer head name chosen_on measure value …: heads
-    chosen on one half of the groups, all that is known of each on the other; chosen_on: the effect that chose it.
-    agreement: part estimate measure value …. stability: measure half layer head value: effects of the two halves of
-    the groups. tested: see `tested`.
-    """
-    makers = {
-        "task": lambda rows, _: task_table(rows),
-        "effects": _all_effects,
-        "circuit": _circuit,
-        "agreement": lambda rows, _: agreement_table(rows, EXACT),
-        "stability": _stability,
-        "tested": _tested,
-    }
-    return {name: order_columns(table) for name, table in by_condition(rows, makers, options).items()}
-
-
 def _names(rows: Rows, part: str) -> list[str]:
     return [name.removeprefix(f"{part}|") for name in rows.values if name.startswith(f"{part}|")]
 
 
-def _of(rows: Rows, measure: str, options: Options) -> Rows:
+def _of(rows: Rows, measure: str, how: How) -> Rows:
     """The rows that a measure of heads is over: what the movers hear is not measured where they were chosen."""
-    return rows.where(measured(rows.examples["group"], options.selected_on)) if measure == MOVERS else rows
+    return rows.where(measured(rows.examples["group"], how.learned.selected_on)) if measure == MOVERS else rows
 
 
-def _all_effects(rows: Rows, options: Options) -> pd.DataFrame:
+def _all_effects(rows: Rows, how: How) -> pd.DataFrame:
     """One row per head or MLP and measure."""
     frames = []
     for part in ("head", "mlp"):
         for name in _names(rows, part):
-            mine = _of(rows, name, options)
+            mine = _of(rows, name, how)
             if len(mine.examples):
                 frames.append(_effect(mine, part, name))
     return pd.concat(frames, ignore_index=True)
@@ -250,17 +238,17 @@ def _normalized(rows: Rows, values: np.ndarray) -> np.ndarray:
     return metrics.normalized_effect(torch.from_numpy(values).movedim(0, -1) + clean, clean, donor).numpy().ravel()
 
 
-def _circuit(rows: Rows, options: Options) -> pd.DataFrame:
+def _circuit(rows: Rows, how: How) -> pd.DataFrame | None:
     """The heads of every stage, chosen on one half, with all that the other half knows of them; see `named`."""
-    chosen, other = halves(rows.examples["group"], options.selected_on)
+    chosen, other = halves(rows.examples["group"], how.learned.selected_on)
     if not chosen.any():
-        return pd.DataFrame()
+        return None
     frames = []
     for stage in (stage for stage in STAGES if f"head|{stage}" in rows.values):
         chosen_on = rows[f"head|{stage}"][chosen].mean(0)
-        for rank, head in enumerate(metrics.top_heads(torch.tensor(chosen_on), options.share), 1):
+        for rank, head in enumerate(metrics.top_heads(torch.tensor(chosen_on), how.options.share), 1):
             frame = _known(rows.where(other), head)
-            name = named(dict(zip(frame["measure"], frame["value"], strict=True)), options)
+            name = named(dict(zip(frame["measure"], frame["value"], strict=True)), how.options)
             names = {"stage": stage, "rank": rank, "layer": head[0], "head": head[1], "name": name}
             frames.append(frame.assign(**names, chosen_on=chosen_on[head]))
     return pd.concat(frames, ignore_index=True)
@@ -297,11 +285,15 @@ def _most(head: Mapping[Any, float], marks: Sequence[str]) -> float | None:
     return max(known, default=None)
 
 
-def _stability(rows: Rows, options: Options) -> pd.DataFrame:
+def _agreement(rows: Rows, how: How) -> pd.DataFrame | None:
+    return agreement_table(rows, EXACT)
+
+
+def _stability(rows: Rows, how: How) -> pd.DataFrame | None:
     """Mean effects of every head on two halves of the groups: what noise leaves of an overlap."""
     frames = []
     for stage in (s for s in STAGES if f"head|{s}" in rows.values):
-        mine = _of(rows, stage, options)
+        mine = _of(rows, stage, how)
         values, groups = mine[f"head|{stage}"], mine.examples["group"]
         if groups.nunique() < 2:
             continue
@@ -312,18 +304,18 @@ def _stability(rows: Rows, options: Options) -> pd.DataFrame:
             cells = {"layer": layer.ravel(), "head": head.ravel(), "value": mean.ravel(), "n": int(half.sum())}
             frame = pd.DataFrame({**cells, "n_groups": groups[half].nunique(), "unit": "logits", "half": index})
             frames.append(frame.assign(measure=stage, reliability=reliability))
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    return pd.concat(frames, ignore_index=True) if frames else None
 
 
 # ---------------------------------------------------------------- claims
 
 
-def _tested(rows: Rows, options: Options) -> pd.DataFrame:
+def _tested(rows: Rows, how: How) -> pd.DataFrame:
     groups, reason = rows.examples["group"], unsolved(rows)
     frames = [
         number("solved", rows["right"] - rows["guessing"], groups, "share above guessing"),
         number("twins differ", rows["clean"] - rows["donor"], groups, "logits"),
-        *(_sparse(rows, options, reason) + _movers(rows, options, reason)),
+        *(_sparse(rows, how, reason) + _movers(rows, how, reason)),
     ]
     if (gain := five_over_one(rows, EXACT)) is not None:
         frames.append(pd.DataFrame([gain | {"claim": "gradients", "than": "", "untestable": reason}]))
@@ -332,11 +324,11 @@ def _tested(rows: Rows, options: Options) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def _sparse(rows: Rows, options: Options, reason: str) -> list[pd.DataFrame]:
+def _sparse(rows: Rows, how: How, reason: str) -> list[pd.DataFrame]:
     """The top heads' share in Σ |effect|: each head's sign is the choosing half's, its effect the other's, so that
     noise adds nothing; and the same minus that of random heads of their layers.
     """
-    chosen, other = halves(rows.examples["group"], options.selected_on)
+    chosen, other = halves(rows.examples["group"], how.learned.selected_on)
     if not chosen.any():
         return [nothing("sparse", "one group cannot be halved")]
     values, groups = rows[f"head|{EXACT}"], rows.examples["group"][other]
@@ -352,20 +344,30 @@ def _sparse(rows: Rows, options: Options, reason: str) -> list[pd.DataFrame]:
     return [number("sparse", own, groups, unit, **both), margin]
 
 
-def _movers(rows: Rows, options: Options, reason: str) -> list[pd.DataFrame]:
+def _movers(rows: Rows, how: How, reason: str) -> list[pd.DataFrame]:
     """Attention on the answer's token of the heads that help, and the same minus that of random heads."""
-    chosen, other = halves(rows.examples["group"], options.selected_on)
+    chosen, other = halves(rows.examples["group"], how.learned.selected_on)
     looked = next((name for mark in ANSWER if (name := f"head|{ATTENTION}{mark}") in rows.values), None)
     if looked is None or not chosen.any():
         return [nothing("movers", reason or "the task does not mark the answer's token, or has one group")]
     mean = rows[f"head|{DIRECT}"][chosen].mean(0)
-    helping = [head for head in metrics.top_heads(torch.tensor(mean), options.share) if mean[head] < 0]
+    helping = [head for head in metrics.top_heads(torch.tensor(mean), how.options.share) if mean[head] < 0]
     if not helping:
         return [nothing("movers", reason or "no head of the circuit helps")]
     attention, groups = rows[looked][other], rows.examples["group"][other]
     own, drawn = at(attention, helping).mean(1), at_random(attention, helping).mean(1)
     margin = number("movers", own - drawn, groups, "attention", than=HEADS, untestable=reason)
     return [number("movers", own, groups, "attention", untestable=reason), margin]
+
+
+TABLES = {
+    "task": (task_table, ("measure",)),
+    "effects": (_all_effects, ("part", "measure", "p_value", "normalized")),
+    "circuit": (_circuit, ("measure", "stage", "rank", "name", "chosen_on")),
+    "agreement": (_agreement, ("part", "estimate", "measure")),
+    "stability": (_stability, ("half", "measure", "reliability")),
+    "tested": (_tested, ("claim", "than", "untestable")),
+}
 
 
 def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,14 +23,14 @@ from ...probes.intervene.attribution import attribution_sweeps
 from ...probes.intervene.replay import Put, Variant
 from ...probes.intervene.sweep import patch_sweep, variant_sweep
 from ...probes.prompts.batch import Batch
-from ...probes.runs.results import Rows
+from ...probes.runs.results import How, Rows
 from .. import metrics
 from ..common import stats
 from ..common.agreement import ESTIMATES, FIVE, agreement_table
 from ..common.claims import Claim, Statement
 from ..common.contrast import PARTS, Contrast, apart, contrast, task_rows, task_table, unsolved
 from ..common.controls import DRAWS, HEADS, Head, random_circuits
-from ..common.frames import by_condition, head_axes, order_columns, summarise
+from ..common.frames import head_axes, summarise
 from ..common.selection import at, chosen_half, halves, measured, measured_rows
 from ..common.tested import judged, nothing, number
 
@@ -69,19 +69,29 @@ CLAIMS = (
 
 @dataclass(frozen=True)
 class Options:
-    """draws: random circuits per point. ranking: all heads as (layer, head), of largest |effect| first, helpful: those
-    that help most first (those that hinder last), and selected_on: the groups that both come from; all are found on
-    held-out examples where ranking is None. positions: whether effects by named position are measured too.
+    """draws: random circuits per point. ranking: all heads as (layer, head), of largest |effect| (or help) first; found
+    on held-out examples where None. positions: whether effects by named position are measured too.
     """
 
     draws: int = DRAWS
     ranking: tuple[Head, ...] | None = None
-    helpful: tuple[Head, ...] = ()
-    selected_on: tuple[str, ...] = ()
     positions: bool = True
 
 
-def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
+class Learned(NamedTuple):
+    """ranking: all heads as (layer, head), of largest |effect| first; helpful: those that help most first (those that
+    hinder last); selected_on: the groups that both come from, none where the ranking was given.
+    """
+
+    ranking: Sequence[Sequence[int]] = ()
+    helpful: Sequence[Sequence[int]] = ()
+    selected_on: Sequence[str] = ()
+
+
+RETIRED = {"helpful": (), "selected_on": ()}
+
+
+def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
     return (
         "A circuit keeps the top share of heads; every other head's z is taken from the corrupt twin at all "
@@ -90,20 +100,18 @@ def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
         "mean logit difference and m₀ that with no head kept. CPR is the area under the curve over the share kept of "
         "the heads that help most (most negative patched − clean first), CMD the area between 1 and the curve of the "
         "heads of largest |effect| (trapezoids); on the log axis from 1 % on, divided by its length. Both rankings are "
-        f"by exact effects at all positions on held-out examples of {len(options.selected_on)} groups, of "
+        f"by exact effects at all positions on held-out examples of {len(learned.selected_on)} groups, of "
         f"{fitted_on['examples']} examples in all; curves are over examples of the other groups alone. Control: as "
         f"many other heads of the same layers, {options.draws} draws; there is none where a layer has more than half "
         "of its heads in the circuit."
     )
 
 
-def fit(subject: Any, batches: list[Batch], options: Options) -> dict[str, Any]:
+def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
     """All heads by help and by |effect|, measured on the held-out examples of one half of the groups."""
     if options.ranking is not None:
-        given = {"ranking": options.ranking, "helpful": options.helpful or options.ranking}
-        return {name: [list(h) for h in heads] for name, heads in given.items()} | {
-            "selected_on": list(options.selected_on)
-        }
+        given = [list(head) for head in options.ranking]
+        return Learned(given, given)
     half, groups = chosen_half(subject, batches, "faithfulness")
     effects = []
     for batch in half:
@@ -111,7 +119,7 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> dict[str, Any]:
         sweep = patch_sweep(subject, found.base, found.donor, "z", positions=found.parted, measure=found.measure)
         effects.append(sweep.effects)
     helpful, ranking = rankings(torch.cat(effects).mean(0))
-    return {"ranking": ranking, "helpful": helpful, "selected_on": groups}
+    return Learned(ranking, helpful, groups)
 
 
 def rankings(effects: Tensor) -> tuple[list[list[int]], list[list[int]]]:
@@ -121,7 +129,7 @@ def rankings(effects: Tensor) -> tuple[list[list[int]], list[list[int]]]:
     return helpful, [list(head) for head in metrics.top_heads(effects, 1.0)]
 
 
-def rows(subject: Any, batch: Batch, options: Options) -> dict[str, Tensor]:
+def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
     """Exact and estimated effects [b, layer(, head)]; by named position; and the points of the curves, NaN for
     examples of the groups that the ranking comes from."""
     found = contrast(subject, batch, SITES)
@@ -132,20 +140,21 @@ def rows(subject: Any, batch: Batch, options: Options) -> dict[str, Tensor]:
     for name, steps in ESTIMATES.items():
         sweeps = attribution_sweeps(subject, base, donor, PARTS.values(), **both, steps=steps)
         kept |= {f"{part}|{name}": sweeps[site].effects for part, site in PARTS.items()}
-    if options.positions:
+    if how.options.positions:
         kept |= _by_position(subject, batch, found)
-    scored = torch.from_numpy(measured([e.group for e in batch.examples], options.selected_on))
-    points = torch.full((len(scored), len(RANKINGS), 1 + options.draws, len(SHARES)), torch.nan)
+    scored = torch.from_numpy(measured([e.group for e in batch.examples], how.learned.selected_on))
+    points = torch.full((len(scored), len(RANKINGS), 1 + how.options.draws, len(SHARES)), torch.nan)
     if bool(scored.any()):
         examples = [e for e, there in zip(batch.examples, scored.tolist(), strict=True) if there]
         few = contrast(subject, subject.batch(examples, **batch.form), ("z",))
-        points[scored] = torch.stack([_curves(subject, few, heads, options.draws) for heads in _rankings(options)], 1)
+        curves = [_curves(subject, few, heads, how.options.draws) for heads in _rankings(how.learned)]
+        points[scored] = torch.stack(curves, 1)
     return kept | {"curve": points[:, :, 0].contiguous(), "random": points[:, :, 1:].contiguous()}
 
 
-def _rankings(options: Options) -> list[tuple[Head, ...]]:
-    ranking = options.ranking or ()
-    return [tuple((layer, head) for layer, head in heads) for heads in (options.helpful or ranking, ranking)]
+def _rankings(learned: Learned) -> list[tuple[Head, ...]]:
+    both = (learned.helpful or learned.ranking, learned.ranking)
+    return [tuple((layer, head) for layer, head in heads) for heads in both]
 
 
 def _curves(subject: Any, found: Contrast, ranking: Sequence[Head], draws: int) -> Tensor:
@@ -214,27 +223,8 @@ def row_size(subject: Any, positions: int, options: Options) -> int:
     return (4 + named) * subject.n_layers * (subject.n_heads + 2) + 2 * (options.draws + 1) * len(SHARES)
 
 
-def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
-    """task: as in `circuits`. curve: ranking control measure ("faithfulness", "logit difference") share heads value …;
-    faithfulness is left out where clean − m₀ has an interval around 0, a control where there are not enough other
-    heads. area: measure ("CPR", "CMD", both on the log axis, and their means up to the largest share that has a
-    control) control value. effects: part layer head measure value …. positions: site position layer (head) value ….
-    agreement: part estimate measure value …. tested: see `tested`.
-    """
-    makers = {
-        "task": lambda rows, _: task_table(rows),
-        "curve": _curve,
-        "area": _area,
-        "effects": _effects,
-        "positions": _positions,
-        "agreement": lambda rows, _: agreement_table(rows, EXACT),
-        "tested": _tested,
-    }
-    return {name: order_columns(table) for name, table in by_condition(rows, makers, options).items()}
-
-
-def _scored(rows: Rows, options: Options) -> Rows:
-    return measured_rows(rows, options.selected_on, "faithfulness")
+def _scored(rows: Rows, how: How) -> Rows:
+    return measured_rows(rows, how.learned.selected_on, "faithfulness")
 
 
 def _counts(n_heads: int) -> list[int]:
@@ -246,8 +236,8 @@ def _points(rows: Rows, ranking: int) -> dict[str, np.ndarray]:
     return {"": rows["curve"][:, ranking], HEADS: rows["random"][:, ranking].mean(1)}
 
 
-def _curve(rows: Rows, options: Options) -> pd.DataFrame:
-    mine = _scored(rows, options)
+def _curve(rows: Rows, how: How) -> pd.DataFrame:
+    mine = _scored(rows, how)
     groups, frames = mine.examples["group"], []
     for place, ranking in enumerate(RANKINGS):
         for control, points in _points(mine, place).items():
@@ -258,8 +248,8 @@ def _curve(rows: Rows, options: Options) -> pd.DataFrame:
                 names |= {"denominators": np.broadcast_to(span, points.shape), "measure": "faithfulness"}
                 frames.append(summarise(above, groups, {"share": SHARES}, "share of the effect", **names))
     frame = pd.concat(frames, ignore_index=True)
-    heads = frame["share"].map(dict(zip(SHARES, _counts(len(options.ranking or ())), strict=True)))
-    frame = frame.assign(heads=heads, draws=np.where(frame["control"] == "", 1, options.draws))
+    heads = frame["share"].map(dict(zip(SHARES, _counts(len(how.learned.ranking)), strict=True)))
+    frame = frame.assign(heads=heads, draws=np.where(frame["control"] == "", 1, how.options.draws))
     return frame[frame["value"].notna()].reset_index(drop=True)
 
 
@@ -269,8 +259,8 @@ def _parts(rows: Rows, ranking: int, points: np.ndarray) -> tuple[np.ndarray, np
     return points - nothing_kept, rows["clean"][:, None] - nothing_kept
 
 
-def _area(rows: Rows, options: Options) -> pd.DataFrame:
-    mine = _scored(rows, options)
+def _area(rows: Rows, how: How) -> pd.DataFrame | None:
+    mine = _scored(rows, how)
     groups, frames = mine.examples["group"].to_numpy(), []
     for place, name in enumerate(("CPR", "CMD")):
         curves = _points(mine, place)
@@ -280,7 +270,7 @@ def _area(rows: Rows, options: Options) -> pd.DataFrame:
             if apart(span[:, 0], groups) and (not control or common > 1):
                 whole = np.concatenate([above[:, :common] if control else above, span], 1)
                 frames.append(_areas(whole, groups, name, common).assign(control=control))
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    return pd.concat(frames, ignore_index=True) if frames else None
 
 
 def _areas(points: np.ndarray, groups: np.ndarray, name: str, common: int) -> pd.DataFrame:
@@ -315,7 +305,7 @@ def areas(curve: np.ndarray, shares: Sequence[float] = SHARES) -> dict[str, floa
     return found | {f"{name}, log axis": float(value) for name, value in per_decade.items()}
 
 
-def _effects(rows: Rows, options: Options) -> pd.DataFrame:
+def _effects(rows: Rows, how: How) -> pd.DataFrame:
     frames = []
     for part in ("head", "mlp"):
         for name in (EXACT, *ESTIMATES):
@@ -325,31 +315,35 @@ def _effects(rows: Rows, options: Options) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def _positions(rows: Rows, options: Options) -> pd.DataFrame:
+def _agreement(rows: Rows, how: How) -> pd.DataFrame | None:
+    return agreement_table(rows, EXACT)
+
+
+def _positions(rows: Rows, how: How) -> pd.DataFrame | None:
     frames = []
     for key in (name for name in rows.values if name.startswith("position|")):
         _, site, position = key.split("|")
         values = rows[key]
         names: dict[str, Any] = {"site": site, "position": position}
         frames.append(summarise(values, rows.examples["group"], head_axes(values), "logits", **names))
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    return pd.concat(frames, ignore_index=True) if frames else None
 
 
 # ---------------------------------------------------------------- claims
 
 
-def _tested(rows: Rows, options: Options) -> pd.DataFrame:
-    mine = _scored(rows, options)
+def _tested(rows: Rows, how: How) -> pd.DataFrame:
+    mine = _scored(rows, how)
     reason = unsolved(mine)
-    return pd.concat([*_tenth(mine, reason), _found(rows, options, reason)], ignore_index=True)
+    return pd.concat([*_tenth(mine, reason), _found(rows, how, reason)], ignore_index=True)
 
 
-def _found(rows: Rows, options: Options, reason: str) -> pd.DataFrame:
+def _found(rows: Rows, how: How, reason: str) -> pd.DataFrame:
     """The effect of the heads that gradients name over that of the exact top heads, each head's sign the first half's.
 
     Smooth where a recall of heads is not: a head that just misses the top is worth what it does.
     """
-    chosen, other = halves(rows.examples["group"], options.selected_on)
+    chosen, other = halves(rows.examples["group"], how.learned.selected_on)
     if not chosen.any():
         return nothing("gradients", reason or "one group cannot be halved")
     exact, guess = (rows[f"head|{name}"][chosen].mean(0) for name in (EXACT, FIVE))
@@ -376,6 +370,17 @@ def _tenth(rows: Rows, reason: str) -> list[pd.DataFrame]:
         number("faithful", ahead, groups, unit, than=HEADS, **given),
         number("not depth", ahead, groups, unit, **given | {"untestable": reason or alone}),
     ]
+
+
+TABLES = {
+    "task": (task_table, ("measure",)),
+    "curve": (_curve, ("share", "measure", "ranking", "heads", "draws")),
+    "area": (_area, ("measure",)),
+    "effects": (_effects, ("part", "measure")),
+    "positions": (_positions, ("site", "position")),
+    "agreement": (_agreement, ("part", "estimate", "measure")),
+    "tested": (_tested, ("claim", "than", "untestable")),
+}
 
 
 def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:

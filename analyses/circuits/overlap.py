@@ -9,22 +9,21 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 
-from ...data.errors import UserError
+from ...probes.runs.results import How
 from .. import metrics
 from ..common import stats
 from ..common.agreement import spearman
 from ..common.claims import Claim, Statement, judge
-from ..common.frames import order_columns
 from .circuits import DIRECT, STAGES
 
-REVISION = 2
-JOINS = "circuits"
+VERSION = 2
+NEEDS = ("circuits",)
 QUESTION = "Do two tasks use the same heads, more than heads of the same layers would coincide by chance?"
 PAPER = "arXiv 2310.08744"
 SHARES = (0.01, 0.02, 0.03, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
@@ -49,7 +48,7 @@ class Options:
 Maps = dict[tuple[str, str], np.ndarray]  # (task, stage) -> [layer, head]
 
 
-def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
+def methods(options: Options, learned: Any, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
     return (
         f"A circuit is the flat share of heads of largest |mean effect| in one map (here {options.share:.0%}); table "
@@ -62,55 +61,71 @@ def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
     )
 
 
-def tables(runs: dict[str, dict[str, pd.DataFrame]], options: Options) -> dict[str, pd.DataFrame]:
-    """runs: task -> tables of its `circuits` run. All tables have a column condition: those that every run has.
-
-    n is that of the smaller run of a pair. maps: tasks measure layer head value (effect over the largest |effect| of
-    the map) logits. scatter: pair measure layer head value (first task's effect) other (second's). overlap: pair
-    measure share heads common value (share in common) lower upper (null band) expected jaccard ceiling ceiling_lower
-    ceiling_upper p_value q_value p_hypergeometric untestable. pooled: pair common heads_first heads_second measure ("of
-    the first task's", "of the second's", "Jaccard") value expected p_value. correlation: pair measure value ceiling.
-    circuit: tasks measure layer head: heads of `share` and the tasks that use them. UserError: no common condition.
-    """
-    shared = [c for c in _conditions(next(iter(runs.values()))) if all(c in _conditions(t) for t in runs.values())]
-    if not shared:
-        raise UserError("overlap: the runs have no condition (BOS, no BOS) in common: run circuits alike, --bos both")
-    parts: dict[str, list[pd.DataFrame]] = {}
-    for condition in shared:
-        mine = {task: {n: _cut(t, condition) for n, t in found.items()} for task, found in runs.items()}
-        for name, rows in _made(mine, options).items():
-            parts.setdefault(name, []).append(pd.DataFrame(rows).assign(condition=condition))
-    found = {name: pd.concat(frames, ignore_index=True) for name, frames in parts.items()}
-    found["overlap"]["q_value"] = _over_pairs(found["overlap"])
-    return {name: order_columns(table) for name, table in found.items() if not table.empty}
+Runs = Mapping[str, Mapping[str, pd.DataFrame]]  # task -> tables of its run of `circuits`, of one condition
 
 
-def _conditions(found: dict[str, pd.DataFrame]) -> list[str]:
-    return list(found["effects"]["condition"].unique())
+class _Circuits(NamedTuple):
+    """What the runs of one condition say: maps and their halves by (task, stage), counts and doubts by task."""
+
+    maps: Maps
+    halves: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]
+    counts: dict[str, dict[str, int]]
+    unsolved: dict[str, str]
+    pairs: list[tuple[str, str]]
 
 
-def _cut(table: pd.DataFrame, condition: str) -> pd.DataFrame:
-    return table[table["condition"] == condition] if "condition" in table else table
+def _circuits(runs: Runs) -> _Circuits:
+    return _Circuits(
+        {(task, stage): grid for task, found in runs.items() for stage, grid in _maps(found["effects"]).items()},
+        {(task, stage): pair for task, found in runs.items() for stage, pair in _halves(found).items()},
+        {task: _count(found["effects"]) for task, found in runs.items()},
+        {task: _unsolved(found) for task, found in runs.items()},
+        list(combinations(runs, 2)),
+    )
 
 
-def _made(runs: dict[str, dict[str, pd.DataFrame]], options: Options) -> dict[str, list[dict[str, Any]]]:
-    """The rows of every table, of runs of one condition."""
-    maps = {(task, stage): grid for task, found in runs.items() for stage, grid in _maps(found["effects"]).items()}
-    halves = {(task, stage): pair for task, found in runs.items() for stage, pair in _halves(found).items()}
-    counts = {task: _count(found["effects"]) for task, found in runs.items()}
-    unsolved = {task: _unsolved(found) for task, found in runs.items()}
-    pairs = list(combinations(runs, 2))
-    return {
-        "overlap": [row | _doubt(pair, unsolved) for pair in pairs for row in _overlaps(pair, maps, halves, counts)],
-        "pooled": [row for pair in pairs for row in _pooled(pair, maps, counts)],
-        "correlation": [row for pair in pairs for row in _correlations(pair, maps, halves, counts)],
-        "scatter": [row for pair in pairs for row in _scatter(pair, maps, counts)],
-        "maps": [row for key in maps for row in _map_rows(key, maps, counts)],
-        "circuit": [row for stage in STAGES for row in _shared(stage, maps, options)],
-    }
+def _table(rows: list[dict[str, Any]]) -> pd.DataFrame | None:
+    return pd.DataFrame(rows) if rows else None
 
 
-def _unsolved(found: dict[str, pd.DataFrame]) -> str:
+def _overlap(runs: Runs, how: How) -> pd.DataFrame | None:
+    """Heads in common of every pair, stage and share, with the null's band; n is that of the smaller run of a pair."""
+    c = _circuits(runs)
+    rows = [r | _doubt(pair, c.unsolved) for pair in c.pairs for r in _overlaps(pair, c.maps, c.halves, c.counts)]
+    table = _table(rows)
+    return None if table is None else table.assign(q_value=_over_pairs(table))
+
+
+def _all_pooled(runs: Runs, how: How) -> pd.DataFrame | None:
+    """The paper's overlap: circuits are the union of each stage's top 2 %."""
+    c = _circuits(runs)
+    return _table([row for pair in c.pairs for row in _pooled(pair, c.maps, c.counts)])
+
+
+def _correlation(runs: Runs, how: How) -> pd.DataFrame | None:
+    c = _circuits(runs)
+    return _table([row for pair in c.pairs for row in _correlations(pair, c.maps, c.halves, c.counts)])
+
+
+def _all_scatter(runs: Runs, how: How) -> pd.DataFrame | None:
+    """First task's effect (value) and second's (other) of every head."""
+    c = _circuits(runs)
+    return _table([row for pair in c.pairs for row in _scatter(pair, c.maps, c.counts)])
+
+
+def _all_maps(runs: Runs, how: How) -> pd.DataFrame | None:
+    """Every map, effects over its largest |effect|, and in logits."""
+    c = _circuits(runs)
+    return _table([row for key in c.maps for row in _map_rows(key, c.maps, c.counts)])
+
+
+def _circuit(runs: Runs, how: How) -> pd.DataFrame | None:
+    """Heads of `share` and the tasks that use them."""
+    maps = _circuits(runs).maps
+    return _table([row for stage in STAGES for row in _shared(stage, maps, how.options)])
+
+
+def _unsolved(found: Mapping[str, pd.DataFrame]) -> str:
     """Why a run's circuit is none, as its own claims say; or ""."""
     tested = found.get("tested")
     if tested is None:
@@ -123,8 +138,8 @@ def _doubt(pair: tuple[str, str], unsolved: dict[str, str]) -> dict[str, str]:
 
 
 def _over_pairs(overlap: pd.DataFrame) -> pd.Series:
-    """q over the pairs, of every stage, share and condition apart."""
-    grouped = overlap.groupby(["condition", "measure", "share"])["p_value"]
+    """q over the pairs, of every stage and share apart."""
+    grouped = overlap.groupby(["measure", "share"])["p_value"]
     return grouped.transform(lambda p: stats.benjamini_hochberg(p.to_numpy()))
 
 
@@ -137,7 +152,7 @@ def _maps(effects: pd.DataFrame) -> dict[str, np.ndarray]:
     return {str(stage): _grid(rows) for stage, rows in heads.groupby("measure", sort=False) if stage in STAGES}
 
 
-def _halves(found: dict[str, pd.DataFrame]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _halves(found: Mapping[str, pd.DataFrame]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     if "stability" not in found:
         return {}
     return {
@@ -260,6 +275,37 @@ def _shared(stage: str, maps: Maps, options: Options) -> list[dict[str, Any]]:
         }
         for (layer, head), tasks in order
     ]
+
+
+TABLES = {
+    "overlap": (
+        _overlap,
+        (
+            "pair",
+            "measure",
+            "share",
+            "heads",
+            "common",
+            "expected",
+            "jaccard",
+            "ceiling",
+            "ceiling_lower",
+            "ceiling_upper",
+            "p_value",
+            "p_hypergeometric",
+            "untestable",
+            "q_value",
+        ),
+    ),
+    "pooled": (
+        _all_pooled,
+        ("pair", "common", "heads_first", "heads_second", "stages", "p_value", "measure", "expected"),
+    ),
+    "correlation": (_correlation, ("pair", "measure", "kind", "ceiling", "heads")),
+    "scatter": (_all_scatter, ("pair", "measure", "other")),
+    "maps": (_all_maps, ("tasks", "measure", "logits")),
+    "circuit": (_circuit, ("measure", "tasks")),
+}
 
 
 def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,13 +26,13 @@ from ...probes.intervene.paths import Receiver, path_sweep
 from ...probes.intervene.replay import Put, Recording, Variant
 from ...probes.intervene.sweep import Inputs, Sweep, recorded, variant_sweep
 from ...probes.prompts.batch import Batch
-from ...probes.runs.results import Rows
+from ...probes.runs.results import How, Rows
 from .. import metrics
 from ..common import stats
 from ..common.claims import Claim, Statement
 from ..common.contrast import Contrast, contrast, task_rows
 from ..common.controls import DRAWS, HEADS, Head, random_circuits, random_positions
-from ..common.frames import by_condition, order_columns, summarise
+from ..common.frames import summarise
 from ..common.selection import chosen_half, measured_rows
 from ..common.tested import judged, number
 
@@ -63,9 +63,7 @@ CLAIMS = (
 @dataclass(frozen=True)
 class Options:
     """targets: the mark of the wrong options. inhibition, negative, own: how many heads of each kind. draws: random
-    draws of each control. heads: one text for each set, "12.3 14.0", found on held-out examples where None;
-    selected_on: the groups of this task that its own heads come from; ioi: whether the model solves IOI, whose heads
-    are borrowed.
+    draws of each control. heads: one text for each set, "12.3 14.0", found on held-out examples where None.
     """
 
     targets: str = "other_colors"
@@ -74,13 +72,24 @@ class Options:
     own: int = 4
     draws: int = DRAWS
     heads: tuple[str, ...] | None = None
-    selected_on: tuple[str, ...] = ()
+
+
+class Learned(NamedTuple):
+    """heads: one text for each set; selected_on: the groups of this task that its own heads come from; ioi: whether the
+    model solves IOI, whose heads are borrowed.
+    """
+
+    heads: Sequence[str] = ()
+    selected_on: Sequence[str] = ()
     ioi: bool = True
 
 
-def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
+RETIRED = {"selected_on": (), "ioi": True}
+
+
+def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
-    sets = "; ".join(f"{name}: {heads}" for name, heads in zip(SETS, options.heads or (), strict=False))
+    sets = "; ".join(f"{name}: {heads}" for name, heads in zip(SETS, learned.heads, strict=False))
     return (
         "An oracle: it is told which options are wrong. At the last position the chosen heads' attention is put on the "
         f"tokens of {options.targets}, evenly. Heads ({sets}): inhibition heads have the largest effect on the path to "
@@ -149,16 +158,16 @@ def _targets(batch: Batch, options: Options) -> Bool[Tensor, "b p"]:
     return batch.marks[options.targets]
 
 
-def fit(subject: Any, batches: list[Batch], options: Options) -> dict[str, Any]:
+def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
     """The four sets of heads: three from IOI, one from held-out examples of this task's one half."""
     if options.heads is not None:
-        return {"heads": options.heads, "selected_on": options.selected_on}
+        return Learned(options.heads)
     _targets(batches[0], options)
     half, groups = chosen_half(subject, batches, "steering")
     (inhibition, negative), solved = _from_ioi(subject, options)
     sets = [inhibition, negative, sorted({*inhibition, *negative}), _from_this(subject, half, options)]
     heads = [" ".join(f"{layer}.{head}" for layer, head in one) for one in sets]
-    return {"heads": heads, "selected_on": groups, "ioi": solved}
+    return Learned(heads, groups, solved)
 
 
 def _from_ioi(subject: Any, options: Options) -> tuple[tuple[list[Head], list[Head]], bool]:
@@ -225,15 +234,15 @@ def _difference(logits: Tensor) -> Tensor:
     return logits[..., 0] - wrong.where(there, 0.0).sum(-1) / there.sum(-1)
 
 
-def rows(subject: Any, batch: Batch, options: Options) -> dict[str, Tensor]:
+def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
     """Per set of heads and control: logit difference and whether the answer wins, [b, sets] or [b, sets, draws]; NaN
     where a set has no random heads.
     """
     found = contrast(subject, batch, ("z",))
-    base, targets = found.base, _targets(batch, options)
-    sets = [_heads(text) for text in options.heads or ()]
-    elsewhere = [_random_tokens(batch, base, targets, draw) for draw in range(options.draws)]
-    drawn = [random_circuits(heads, subject.n_heads, options.draws) for heads in sets]
+    base, targets = found.base, _targets(batch, how.options)
+    sets = [_heads(text) for text in how.learned.heads]
+    elsewhere = [_random_tokens(batch, base, targets, draw) for draw in range(how.options.draws)]
+    drawn = [random_circuits(heads, subject.n_heads, how.options.draws) for heads in sets]
     asked = {
         "steered": [[(heads, targets)] for heads in sets],
         HEADS: [[(heads, targets) for heads in several] for several in drawn],
@@ -246,7 +255,7 @@ def rows(subject: Any, batch: Batch, options: Options) -> dict[str, Tensor]:
         kept[f"{name}|clean"], values = of(sweep.clean), iter(of(sweep.values))
         for control, several in asked.items():
             draws = [[next(values) for _ in one] for one in several]
-            kept[f"{name}|{control}"] = _together(draws, (len(targets), options.draws))
+            kept[f"{name}|{control}"] = _together(draws, (len(targets), how.options.draws))
         kept[f"{name}|steered"] = kept[f"{name}|steered"][..., 0]
     return kept
 
@@ -271,26 +280,25 @@ def row_size(subject: Any, positions: int, options: Options) -> int:
     return 2 * len(SETS) * (1 + 2 * options.draws) + 8
 
 
-def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
-    """repair: set control measure ("accuracy", "logit difference") value lower upper …, control "" with set "nothing
-    steered" is the model as it is. gain: set than measure value …: steered minus not, and minus the mean of the draws
-    of each control, example by example; beats: the share of draws below the steered value. draws: of the controls.
-    tested: see `tested`.
-    """
-    makers = {"repair": _repair, "gain": _gain, "tested": _tested}
-    scored = measured_rows(rows, options.selected_on, "steering")
-    return {name: order_columns(table) for name, table in by_condition(scored, makers, options).items()}
-
-
 MEASURES = {"accuracy": ("right", "share"), "logit difference": ("difference", "logits")}
 
 
-def _repair(rows: Rows, options: Options) -> pd.DataFrame:
-    return _there([_repaired(rows, *of, options).assign(measure=name) for name, of in MEASURES.items()])
+def _scored(rows: Rows, how: How) -> Rows:
+    return measured_rows(rows, how.learned.selected_on, "steering")
 
 
-def _gain(rows: Rows, options: Options) -> pd.DataFrame:
-    return _there([_gained(rows, *of).assign(measure=name) for name, of in MEASURES.items()])
+def _repair(rows: Rows, how: How) -> pd.DataFrame:
+    """Each set and control; control "" with set "nothing steered" is the model as it is."""
+    scored = _scored(rows, how)
+    return _there([_repaired(scored, *of, how.options).assign(measure=name) for name, of in MEASURES.items()])
+
+
+def _gain(rows: Rows, how: How) -> pd.DataFrame:
+    """Steered minus not, and minus the mean of the draws of each control, example by example; beats: the share of draws
+    below the steered value.
+    """
+    scored = _scored(rows, how)
+    return _there([_gained(scored, *of).assign(measure=name) for name, of in MEASURES.items()])
 
 
 def _there(frames: list[pd.DataFrame]) -> pd.DataFrame:
@@ -336,17 +344,25 @@ def _share_below(draws: np.ndarray, own: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(means).any(1), np.nan, (own.mean(0)[:, None] > means).mean(1))
 
 
-def _tested(rows: Rows, options: Options) -> pd.DataFrame:
+def _tested(rows: Rows, how: How) -> pd.DataFrame:
     """Accuracy steered minus not, and minus each control's."""
+    rows = _scored(rows, how)
     own, groups, frames = rows["right|steered"], rows.examples["group"], []
     for name in (BORROWED, OWN):
         place = SETS.index(name)
-        reason = "" if options.ioi or name == OWN else "the model does not solve IOI, whose heads are borrowed"
+        reason = "" if how.learned.ioi or name == OWN else "the model does not solve IOI, whose heads are borrowed"
         for than, (other, _) in _others(rows, "right").items():
             gap = own[:, place] - other[:, place]
             control = "" if than == "nothing steered" else than
             frames.append(number(name, gap, groups, "gain in accuracy", than=control, untestable=reason))
     return pd.concat(frames, ignore_index=True)
+
+
+TABLES = {
+    "repair": (_repair, ("set", "draws", "measure")),
+    "gain": (_gain, ("set", "than", "beats", "measure")),
+    "tested": (_tested, ("claim", "than", "untestable")),
+}
 
 
 def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:

@@ -174,6 +174,3 @@ def _difference(first: Any, second: Any, groups: Any, unit: str) -> pd.DataFrame
     difference = stats.ratio_difference(first, second, groups)
     numbers = {name: [float(getattr(difference, name))] for name in ("value", "lower", "upper")}
     return pd.DataFrame({**numbers, "n": len(groups), "n_groups": len(np.unique(groups)), "unit": unit})
-
-
-TABLES = {"heads": heads, "layers": layers, "excess": excess, "stability": stability, "head margins": margins}

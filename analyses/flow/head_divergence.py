@@ -9,7 +9,7 @@ Tables: heads, layers, excess, stability, words, auroc, margins, captions; see `
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,10 +23,9 @@ from ...probes.model.attention import Edit
 from ...probes.observe.tracing import Layer, tracing
 from ...probes.prompts.batch import Batch
 from ...probes.prompts.image_ablation import drop_image, hide_image, image_columns, moved, predicting
-from ...probes.runs.results import Rows
+from ...probes.runs.results import How, Rows
 from .. import metrics
 from ..common.claims import Claim, Statement, judge, one_row
-from ..common.frames import order_columns
 from . import _divergence_heads, _divergence_words
 from ._answer_words import answer_words
 from ._divergence_heads import (
@@ -44,7 +43,7 @@ VERSION = 2
 QUESTION = "Which heads read the image, and do hallucinated words read it less than correct ones?"
 PAPER = "arXiv 2412.13949 (VHD, T-VHD); the relative and cosine forms, masking and swapping are added here"
 WAYS = ("dropped", "masked", "swapped")
-SUMS = (*KINDS, "norms", "odd", "even")
+SUMMED = (*KINDS, "norms", "odd", "even")
 CLAIMS = (
     Statement(
         "few heads",
@@ -95,7 +94,7 @@ class Options:
     bins: int = 20
 
 
-def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
+def methods(options: Options, learned: Any, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
     return (
         "Every prompt with its whole answer was read once with its image and once for each way of taking it away "
@@ -108,14 +107,14 @@ def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
     )
 
 
-def layer_rows(layer: Layer, batch: Batch, options: Options) -> dict[str, Tensor]:
+def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor]:
     """z at the positions that predict the answer, [b, n, h, d]: what `finish` compares the other passes with."""
     if layer.index == 0:
         image_columns(layer.subject, batch.inputs, batch.example_ids)
     return {"z": _at(layer.z, predicting(batch)).float()}
 
 
-def finish(subject: Any, batch: Batch, kept: dict[str, Tensor], options: Options) -> dict[str, Tensor]:
+def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
     """One pass for every way and for the control, reduced layer by layer while it runs.
 
     Rows: "<way>|<kind>" [b, layers, h], mean over the answer's tokens; "<way>|norms" the mean of the two norms;
@@ -123,9 +122,9 @@ def finish(subject: Any, batch: Batch, kept: dict[str, Tensor], options: Options
     """
     seen, rows = kept.pop("z"), {}
     b, layers, n, h, _ = seen.shape
-    for way, chosen, inputs, places, edit in _passes(subject, batch, options):
-        divergences = compare(subject, seen[chosen], inputs, places, edit, options.k) if chosen else {}
-        for name in (*SUMS, "t_vhd"):
+    for way, chosen, inputs, places, edit in _passes(subject, batch, how.options):
+        divergences = compare(subject, seen[chosen], inputs, places, edit, how.options.k) if chosen else {}
+        for name in (*SUMMED, "t_vhd"):
             whole = torch.full((b, n) if name == "t_vhd" else (b, layers, h), torch.nan)
             if chosen:
                 whole[chosen] = divergences[name]
@@ -138,7 +137,7 @@ def compare(
 ) -> dict[str, Tensor]:
     """Divergences of one more pass from `seen` [b, layers, n, h, d], at `places` Int[b, n] (-1: no token there)."""
     there = places >= 0
-    sums: dict[str, list[Tensor]] = {name: [] for name in SUMS}
+    sums: dict[str, list[Tensor]] = {name: [] for name in SUMMED}
     total = torch.zeros(places.shape)
 
     def on_layer(layer: Layer) -> None:
@@ -229,28 +228,37 @@ def _with_other_question(example: Example, question: str) -> Example | None:
 def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold: the plan's estimate of the files."""
     passes = len(options.ways) + bool(options.question)
-    return passes * len(SUMS) * subject.n_layers * subject.n_heads + (passes + 4) * positions
+    return passes * len(SUMMED) * subject.n_layers * subject.n_heads + (passes + 4) * positions
 
 
-def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
-    """All tables carry condition, value, lower, upper, n, n_groups and unit where they apply; further columns:
+def _by_way(make: Callable[[Rows, str, Any], pd.DataFrame]) -> Callable[[Rows, How], pd.DataFrame | None]:
+    """A maker whose table has the rows of every way that was measured, with a column way."""
 
-    heads: control layer head way measure ("l2"; "relative" and "cosine", means over tokens and examples of ratios;
-    "pooled", Σ distances / Σ norms). layers: the same, averaged over heads. excess: a way's divergence minus a
-    control's (layer, head, measure, control, p_family: of the largest |t| over the map). stability: measure, way.
-    words: histograms of T-VHD (way, level, kind, bin, left, right). auroc: way, level, and how many of each kind.
-    margins: a number of stability or auroc minus the same number of a control, paired (way, measure, control).
-    captions: way, example, position, token, kind.
-    """
-    parts: dict[str, list[pd.DataFrame]] = {}
-    for condition, part in rows.conditions():
-        for name, make in (_divergence_heads.TABLES | _divergence_words.TABLES).items():
-            for way in [w for w in (*options.ways, QUESTION_CHANGED) if f"{w}|l2" in part.values]:
-                frame = make(part, way, options)
-                parts.setdefault(name, []).append(frame.assign(condition=condition, way=way))
-    made = {name: order_columns(pd.concat(frames, ignore_index=True)) for name, frames in parts.items()}
-    margins = [made.pop(name) for name in ("head margins", "word margins")]
-    return made | {"margins": order_columns(pd.concat(margins, ignore_index=True))}
+    def maker(rows: Rows, how: How) -> pd.DataFrame | None:
+        ways = [way for way in (*how.options.ways, QUESTION_CHANGED) if f"{way}|l2" in rows.values]
+        frames = [make(rows, way, how.options).assign(way=way) for way in ways]
+        return pd.concat(frames, ignore_index=True) if frames else None
+
+    return maker
+
+
+def _margins(rows: Rows, how: How) -> pd.DataFrame | None:
+    """A number of stability or auroc minus the same number of a control, paired."""
+    parts = [_by_way(make)(rows, how) for make in (_divergence_heads.margins, _divergence_words.margins)]
+    parts = [part for part in parts if part is not None]
+    return pd.concat(parts, ignore_index=True) if parts else None
+
+
+TABLES = {
+    "heads": (_by_way(_divergence_heads.heads), ("measure", "way")),
+    "layers": (_by_way(_divergence_heads.layers), ("measure", "way")),
+    "excess": (_by_way(_divergence_heads.excess), ("measure", "p_family", "way")),
+    "stability": (_by_way(_divergence_heads.stability), ("measure", "way")),
+    "words": (_by_way(_divergence_words.histograms), ("bin", "kind", "level", "left", "right", "way")),
+    "auroc": (_by_way(_divergence_words.auroc), ("level", "n_correct", "n_hallucinated", "way")),
+    "captions": (_by_way(_divergence_words.captions), ("example", "position", "token", "kind", "way")),
+    "margins": (_margins, ("measure", "way")),
+}
 
 
 def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:

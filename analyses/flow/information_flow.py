@@ -6,7 +6,7 @@ text causal tracing (arXiv 2202.05262). Tables: flows, stages, valid, answer, tr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +21,11 @@ from ...probes.intervene.replay import Recording
 from ...probes.intervene.sweep import causal_trace, clean_values, knockout_sweep, record
 from ...probes.prompts.batch import Batch
 from ...probes.runs.answers import own_answers
-from ...probes.runs.results import Rows
+from ...probes.runs.results import How, Rows
 from .. import metrics
 from ..common import stats
 from ..common.claims import Claim, Statement, judge, one_row, unsolved
-from ..common.frames import order_columns, summarise
+from ..common.frames import summarise
 from ._flows import Flow, filled, flows_of
 
 VERSION = 2
@@ -55,7 +55,7 @@ class Options:
     subset: str = "kind"
 
 
-def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
+def methods(options: Options, learned: Any, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
     return (
         f"Attention from the target's rows to the source's columns is removed before the softmax in all heads of "
@@ -75,24 +75,24 @@ def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
 
 
 @torch.no_grad()
-def rows(subject: Any, batch: Batch, options: Options) -> dict[str, Tensor]:
+def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
     """Rows: "flow|<flow>|<control>" [b, layers, 4], "clean" [b, 4], "own" [b], "answer|<norm>" [b, states],
     "trace|<bucket>" [b, states], "trace|clean" and "trace|corrupt" [b].
     """
     base, twins = record(subject, batch), _twins(subject, batch)
     own = base.logits.argmax(-1).cpu()
-    measure, options_given = _reading(batch, own), batch.options
+    read, options_given = _reading(batch, own), batch.options
     found = {
-        "clean": clean_values(base, measure),
+        "clean": clean_values(base, read),
         "correct": _answered(subject, batch, own),
         "guess": 1.0 / options_given.sum(1).float(),
     }
-    for flow in flows_of(batch, options.draws):
-        found |= _flow_rows(subject, base, twins, batch, flow, measure, options)
+    for flow in flows_of(batch, how.options.draws):
+        found |= _flow_rows(subject, base, twins, batch, flow, read, how.options)
     for norm in NORMS:
         found[f"answer|{norm}"] = _by_state(subject, base, own, norm)
-    if options.trace and twins is not None and not bool(batch.where("image").any()):
-        found |= _trace(subject, base, twins, batch, options)
+    if how.options.trace and twins is not None and not bool(batch.where("image").any()):
+        found |= _traced_rows(subject, base, twins, batch, how.options)
     return {name: value.float().cpu() for name, value in found.items()}
 
 
@@ -184,7 +184,7 @@ def _by_state(subject: Any, base: Recording, own: Tensor, norm: str) -> Tensor:
     return torch.stack([metrics.answer_probability(logits, own.to(logits.device)) for logits in read], 1)
 
 
-def _trace(subject: Any, base: Recording, twins: Recording, batch: Batch, options: Options) -> dict[str, Tensor]:
+def _traced_rows(subject: Any, base: Recording, twins: Recording, batch: Batch, options: Options) -> dict[str, Tensor]:
     """Probability of the right answer where one state of the clean run is put into the twin's run, by place."""
     states = range(0, subject.n_layers, options.stride)
     swept = causal_trace(subject, base, twins, measure=probability(batch.option_ids[:, 0]), layers=states)
@@ -221,32 +221,54 @@ def row_size(subject: Any, positions: int, options: Options) -> int:
     return subject.n_layers * (flows * controls * len(READ) + 2 + len(BUCKETS)) + 10
 
 
-def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
-    """flows: condition control layer value … flow measure ("change", "delta log p", `RATIO_LAST`) subset width.
-    stages: means over thirds of the layers, without layer. valid: measure ("valid mass", "valid accuracy").
-    answer: state value … norm. trace: state value … place measure ("restored", "normalised"). sites: value … half,
-    one place minus the other by halves of the states. accuracy: value ….
-    """
-    names = ("flows", "stages", "valid", "answer", "trace", "sites", "accuracy")
-    parts: dict[str, list[pd.DataFrame]] = {name: [] for name in names}
-    for condition, subset, part in rows.parts(options.subset):
-        where = {"condition": condition, "subset": subset}
-        parts["accuracy"].append(_accuracy(part).assign(**where))
-        right = part.where(part["correct"] == 1)
-        if not len(right.examples):
-            continue
-        parts["flows"].append(_flows(right, options).assign(**where))
-        parts["valid"].append(_valid(right).assign(**where))
-        if subset == "all":
-            parts["stages"].append(_stages(right).assign(**where))
-            parts["answer"].append(_answer(right).assign(**where))
-            if any(name.startswith("trace|") for name in right.values):
-                parts["trace"].append(_traced(right).assign(**where))
-                parts["sites"] += [_sites(right).assign(**where)] if _has_sites(right) else []
-    made = {name: order_columns(pd.concat(some, ignore_index=True)) for name, some in parts.items() if some}
-    if "flows" not in made:
-        raise NothingToMeasure(f"0 of {len(rows.examples)} prompts are answered correctly", made)
-    return made
+Make = Callable[[Rows, Any], pd.DataFrame | None]
+
+
+def _of_right(make: Make, rows: Rows, how: How, *, subsets: bool) -> pd.DataFrame | None:
+    """`make` of the rows that are answered correctly, of the whole task or of each subset too; None without any."""
+    parts = rows.subsets(how.options.subset) if subsets else [("all", rows)]
+    right = [(subset, part.where(part["correct"] == 1)) for subset, part in parts]
+    frames = [(subset, make(part, how.options)) for subset, part in right if len(part.examples)]
+    frames = [frame.assign(subset=subset) for subset, frame in frames if frame is not None]
+    return pd.concat(frames, ignore_index=True) if frames else None
+
+
+def _flows(rows: Rows, how: How) -> pd.DataFrame:
+    """flow measure ("change", "delta log p", `RATIO_LAST`) subset width."""
+    table = _of_right(_changes, rows, how, subsets=True)
+    if table is None:
+        raise NothingToMeasure(f"0 of {len(rows.examples)} prompts are answered correctly")
+    return table
+
+
+def _valid(rows: Rows, how: How) -> pd.DataFrame | None:
+    """What the cut leaves: measure ("valid mass", "valid accuracy")."""
+    return _of_right(_left, rows, how, subsets=True)
+
+
+def _stages(rows: Rows, how: How) -> pd.DataFrame | None:
+    """Means over thirds of the layers, and their differences."""
+    return _of_right(_by_thirds, rows, how, subsets=False)
+
+
+def _answer(rows: Rows, how: How) -> pd.DataFrame | None:
+    """The answer's probability by state and norm."""
+    return _of_right(_by_norm, rows, how, subsets=False)
+
+
+def _trace(rows: Rows, how: How) -> pd.DataFrame | None:
+    """Causal tracing: state place measure ("restored", "normalised")."""
+    return _of_right(_traced, rows, how, subsets=False)
+
+
+def _sites(rows: Rows, how: How) -> pd.DataFrame | None:
+    """One place minus the other by halves of the states."""
+    return _of_right(_compared, rows, how, subsets=False)
+
+
+def _accuracy(rows: Rows, how: How) -> pd.DataFrame:
+    parts = rows.subsets(how.options.subset)
+    return pd.concat([_solved(part).assign(subset=subset) for subset, part in parts], ignore_index=True)
 
 
 def _each_flow(rows: Rows) -> list[tuple[str, str, np.ndarray]]:
@@ -262,7 +284,7 @@ def _percent(rows: Rows, values: np.ndarray) -> np.ndarray:
     return metrics.percent_change(after, before).numpy()
 
 
-def _flows(rows: Rows, options: Options) -> pd.DataFrame:
+def _changes(rows: Rows, options: Options) -> pd.DataFrame:
     frames, groups, clean = [], rows.examples["group"], rows["clean"]
     for flow, control, values in _each_flow(rows):
         layers = np.arange(values.shape[1])
@@ -287,7 +309,7 @@ def _thirds(values: np.ndarray) -> dict[str, np.ndarray]:
     return {name: _mean_there(part) for name, part in parts}
 
 
-def _stages(rows: Rows) -> pd.DataFrame:
+def _by_thirds(rows: Rows, options: Options) -> pd.DataFrame:
     """Means by third, and the paired differences that the claims are about (stage "a − b", or "flow − flow").
 
     A flow and its control are compared over the windows at which the control was measured.
@@ -318,7 +340,7 @@ def _stages(rows: Rows) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def _valid(rows: Rows) -> pd.DataFrame:
+def _left(rows: Rows, options: Options) -> pd.DataFrame:
     """What the cut leaves: mass on the options, and the answer first among them, against guessing."""
     frames, groups = [], rows.examples["group"]
     for flow, control, values in _each_flow(rows):
@@ -331,7 +353,7 @@ def _valid(rows: Rows) -> pd.DataFrame:
     return table.assign(guessing=np.where(table["measure"] == READ[3], rows["guess"].mean(), np.nan))
 
 
-def _answer(rows: Rows) -> pd.DataFrame:
+def _by_norm(rows: Rows, options: Options) -> pd.DataFrame:
     frames = []
     for norm in NORMS:
         values = rows[f"answer|{norm}"]
@@ -340,8 +362,10 @@ def _answer(rows: Rows) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True).assign(control="")
 
 
-def _traced(rows: Rows) -> pd.DataFrame:
+def _traced(rows: Rows, options: Options) -> pd.DataFrame | None:
     """The probability that restoring brings back, and its share of what the twin took (sums first, ratio last)."""
+    if not any(name.startswith("trace|") for name in rows.values):
+        return None
     frames, groups = [], rows.examples["group"]
     clean, corrupt = rows["trace|clean"], rows["trace|corrupt"]
     span = stats.group_bootstrap(clean - corrupt, groups)
@@ -360,12 +384,10 @@ def _traced(rows: Rows) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True).assign(control="")
 
 
-def _has_sites(rows: Rows) -> bool:
-    return all(f"trace|{BUCKETS[i]}" in rows.values for i in (3, 5))
-
-
-def _sites(rows: Rows) -> pd.DataFrame:
+def _compared(rows: Rows, options: Options) -> pd.DataFrame | None:
     """By halves of the states: what restoring the subject's last token brings back minus the last position, paired."""
+    if not all(f"trace|{BUCKETS[i]}" in rows.values for i in (3, 5)):
+        return None
     early, late = (np.array_split(rows[f"trace|{BUCKETS[i]}"], 2, axis=1) for i in (3, 5))
     frames = []
     for half, a, b in zip(HALVES, early, late, strict=True):
@@ -380,7 +402,7 @@ def _mean_there(values: np.ndarray) -> np.ndarray:
         return np.nansum(values, 1) / (~np.isnan(values)).sum(1)
 
 
-def _accuracy(rows: Rows) -> pd.DataFrame:
+def _solved(rows: Rows) -> pd.DataFrame:
     groups = rows.examples["group"]
     shown = {
         ("top-1 accuracy", ""): rows["correct"],
@@ -395,6 +417,16 @@ def _accuracy(rows: Rows) -> pd.DataFrame:
     ]
     return pd.concat(frames, ignore_index=True)
 
+
+TABLES = {
+    "accuracy": (_accuracy, ("measure", "subset")),
+    "flows": (_flows, ("flow", "measure", "width", "subset")),
+    "stages": (_stages, ("flow", "stage", "subset")),
+    "valid": (_valid, ("flow", "measure", "guessing", "subset")),
+    "answer": (_answer, ("norm", "subset")),
+    "trace": (_trace, ("place", "measure", "subset")),
+    "sites": (_sites, ("half", "subset")),
+}
 
 # ---------------------------------------------------------------- claims
 

@@ -22,11 +22,11 @@ from ...probes.observe.tracing import Layer
 from ...probes.prompts.batch import Batch
 from ...probes.prompts.patches import grids
 from ...probes.runs.activations import take
-from ...probes.runs.results import Rows
+from ...probes.runs.results import How, Rows
 from .. import metrics
 from ..common import stats
 from ..common.claims import Claim, Statement, judge, one_row
-from ..common.frames import order_columns, summarise
+from ..common.frames import summarise
 from ..common.thumbnails import SIDE, first_of_groups, picture_table, thumbnail, unmapped
 
 VERSION = 2
@@ -48,7 +48,7 @@ class Options:
     other: str = "other_objects"
 
 
-def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
+def methods(options: Options, learned: Any, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
     return (
         "Every state of every image token goes through the model's final norm and unembedding. Agreement: the share of "
@@ -59,7 +59,7 @@ def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
     )
 
 
-def layer_rows(layer: Layer, batch: Batch, options: Options) -> dict[str, Tensor]:
+def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor]:
     """The states of the image tokens, [b, image tokens, d]. UserError: an example without an image."""
     if not batch.where("image").any(1).all():
         missing = next(e.id for e, has in zip(batch.examples, batch.where("image").any(1), strict=True) if not has)
@@ -69,12 +69,12 @@ def layer_rows(layer: Layer, batch: Batch, options: Options) -> dict[str, Tensor
     return kept | ({"final": take(layer.resid_post, batch, "patches")} if is_last else {})
 
 
-def finish(subject: Any, batch: Batch, kept: dict[str, Tensor], options: Options) -> dict[str, Tensor]:
+def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
     """Rows: "agreement|<place>", "named|<place>", "entropy|<place>" [b, states], "chance" [b]; "ids", "probability"
     [b, states, image tokens, words]; "grid" [b, 2], rows and columns (0 where unknown); "picture" [b, side, side, 3].
     """
     states = torch.cat([kept["resid"], kept["final"]], 1)
-    read = [_read(subject, batch, state.to(subject.device), options) for state in states.unbind(1)]
+    read = [_read(subject, batch, state.to(subject.device), how.options) for state in states.unbind(1)]
     rows = {name: torch.stack([r[name] for r in read], 1) for name in read[0]}
     rows["chance"] = torch.tensor([1 / (1 + len(example.wrong)) for example in batch.examples])
     pictures = torch.stack([thumbnail(example) for example in batch.examples])
@@ -123,30 +123,13 @@ def row_size(subject: Any, positions: int, options: Options) -> int:
     return (subject.n_layers + 1) * (9 + 2 * options.words * positions) + SIDE * SIDE
 
 
-def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
-    """agreement: condition control state value … measure ("agreement", "named") subset, the other places as controls,
-    and "chance". chosen: condition state value … measure, the late state that half of the groups choose on the other
-    half. entropy: condition state value … place. grid: example state place row column value token rank; rows and
-    columns only where the model's own numbers tell them, else `unmapped` says so. pictures: example png (base64).
-    """
-    agreement, entropy, chosen = [], [], []
-    for condition, mine in rows.conditions():
-        entropy += [frame.assign(condition=condition) for frame in _entropy(mine)]
-        chosen += [frame.assign(condition=condition) for frame in _chosen(mine)]
-        for subset, part in _subsets(mine):
-            agreement += [f.assign(condition=condition, subset=subset) for f in _agreement(part)]
-    made = {"agreement": agreement, "chosen": chosen, "entropy": entropy}
-    done = {name: order_columns(pd.concat(f, ignore_index=True)) for name, f in made.items() if f}
-    done |= {"grid": _grid(rows, options), "pictures": picture_table(rows, first_of_groups(rows, options.shown))}
-    return done | unmapped(rows, "grid")
+def _agreement(rows: Rows, how: How) -> pd.DataFrame | None:
+    """measure ("agreement", "named") subset, the other places as controls, and "chance"."""
+    frames = [frame.assign(subset=subset) for subset, part in rows.subsets("kind") for frame in _agreeing(part)]
+    return pd.concat(frames, ignore_index=True) if frames else None
 
 
-def _subsets(rows: Rows) -> list[tuple[str, Rows]]:
-    kinds = rows.examples["kind"] if "kind" in rows.examples else pd.Series(dtype=object)
-    return [("all", rows), *((str(k), rows.where((kinds == k).to_numpy())) for k in sorted(kinds.dropna().unique()))]
-
-
-def _agreement(rows: Rows) -> list[pd.DataFrame]:
+def _agreeing(rows: Rows) -> list[pd.DataFrame]:
     if np.isnan(rows["agreement|asked"]).all():
         return []
     groups, states = rows.examples["group"], {"state": np.arange(rows["agreement|asked"].shape[1])}
@@ -162,14 +145,15 @@ def _agreement(rows: Rows) -> list[pd.DataFrame]:
     return [frame[frame["n"] > 0] for frame in frames]
 
 
-def _entropy(rows: Rows) -> list[pd.DataFrame]:
+def _entropy(rows: Rows, how: How) -> pd.DataFrame:
     groups, states = rows.examples["group"], {"state": np.arange(rows["entropy|rest"].shape[1])}
     frames = [summarise(rows[f"entropy|{p}"], groups, states, "nats").assign(place=name) for p, name in PLACES.items()]
-    return [frame[frame["n"] > 0] for frame in frames]
+    return pd.concat([frame[frame["n"] > 0] for frame in frames], ignore_index=True)
 
 
-def _grid(rows: Rows, options: Options) -> pd.DataFrame:
-    chosen = first_of_groups(rows, options.shown)
+def _grid(rows: Rows, how: How) -> pd.DataFrame:
+    """The words of the first examples; rows and columns only where the model's own numbers tell them, else NaN."""
+    chosen = first_of_groups(rows, how.options.shown)
     ids, values = rows["ids"][chosen].astype(int), rows["probability"][chosen]
     example, state, place, rank = (axis.ravel() for axis in np.indices(ids.shape))
     columns = rows["grid"][chosen, 1][example].astype(float)
@@ -183,12 +167,20 @@ def _grid(rows: Rows, options: Options) -> pd.DataFrame:
 OVER_CHANCE, OVER_OTHER = "asked object − chance", "asked object − other objects"
 
 
-def _chosen(rows: Rows) -> list[pd.DataFrame]:
+def _pictures(rows: Rows, how: How) -> pd.DataFrame:
+    return picture_table(rows, first_of_groups(rows, how.options.shown))
+
+
+def _unmapped(rows: Rows, how: How) -> pd.DataFrame | None:
+    return unmapped(rows, "grid").get("unmapped")
+
+
+def _chosen(rows: Rows, how: How) -> pd.DataFrame | None:
     """The state of the second half that names the asked object best on half of the groups, measured on the others."""
     asked, other, groups = rows["agreement|asked"], rows["agreement|other"], rows.examples["group"].to_numpy()
     there = ~np.isnan(asked[:, 0])
     if len(np.unique(groups[there])) < 2:
-        return []
+        return None
     late = asked.shape[1] // 2
     half = [values[there] for values in (asked, other, rows["chance"])]
     state, measured = stats.chosen_on(half[0], groups[there], lambda some: late + some[:, late:].mean(0).argmax())
@@ -198,7 +190,19 @@ def _chosen(rows: Rows) -> list[pd.DataFrame]:
         summarise(gap, groups[there][measured], {}, "share").assign(measure=measure, state=int(state), control="")
         for measure, gap in gaps.items()
     ]
-    return [frame[frame["n"] > 0] for frame in frames]
+    return pd.concat([frame[frame["n"] > 0] for frame in frames], ignore_index=True)
+
+
+TABLES = {
+    "agreement": (_agreement, ("measure", "subset")),
+    "chosen": (_chosen, ("measure",)),
+    "entropy": (_entropy, ("place",)),
+}
+RUN_TABLES = {
+    "grid": (_grid, ("example", "state", "place", "row", "column", "rank", "value", "token", "unit")),
+    "pictures": (_pictures, ("example", "png")),
+    "unmapped": (_unmapped, ("why",)),
+}
 
 
 CLAIMS = (

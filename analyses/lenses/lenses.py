@@ -19,10 +19,10 @@ from ...data.tokens import labels
 from ...probes.observe.capture import capture
 from ...probes.observe.tracing import Layer
 from ...probes.prompts.batch import Batch
-from ...probes.runs.results import Rows
+from ...probes.runs.results import How, Rows
 from .. import metrics
 from ..common.claims import Claim, Statement, judge, one_row, unsolved
-from ..common.frames import order_columns, summarise
+from ..common.frames import summarise
 
 VERSION = 2
 QUESTION = "In which layer does the answer become readable, and which part writes it?"
@@ -47,7 +47,7 @@ class Options:
     subset: str = "relation"
 
 
-def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
+def methods(options: Options, learned: Any, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
     return (
         "At the last real position of every prompt, each state is turned into logits by the model's own unembedding, "
@@ -57,28 +57,28 @@ def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
     )
 
 
-def layer_rows(layer: Layer, batch: Batch, options: Options) -> dict[str, Tensor]:
+def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor]:
     """The states at the last real position, [b, d] each."""
     rows = torch.arange(len(batch.last), device=layer.resid_pre.device)
     last = batch.last.to(rows.device)
     kept = {"resid": layer.resid_pre[rows, last], "resid_post": layer.resid_post[rows, last]}
     parts = {"attn_out": lambda: layer.attn_out, "mlp_out": lambda: layer.mlp_out}
-    return kept | {name: read()[rows, last] for name, read in parts.items() if name in options.sites}
+    return kept | {name: read()[rows, last] for name, read in parts.items() if name in how.options.sites}
 
 
-def finish(subject: Any, batch: Batch, kept: dict[str, Tensor], options: Options) -> dict[str, Tensor]:
+def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
     """Every kept state through the lens; one state's logits are alive at a time.
 
     Rows: "<site>|<norm>|<measure>" [b, states] (probability and rank [b, states, 2]: answer, wrong answer), and
     "logit_difference" [b].
     """
-    states = {"resid": torch.cat([kept["resid"], kept["resid_post"][:, -1:]], 1)}
-    states |= {site: kept[site] for site in options.sites if site != "resid"}
+    sites, states = how.options.sites, {"resid": torch.cat([kept["resid"], kept["resid_post"][:, -1:]], 1)}
+    states |= {site: kept[site] for site in sites if site != "resid"}
     final = subject.unembed(subject.norm(states["resid"][:, -1].to(subject.device))).float()
     reference = (final.softmax(-1), metrics.entropy(final))
     ids = torch.stack([batch.answers, batch.wrong], 1).to(final.device)
     rows = {"logit_difference": final.gather(1, ids)[:, 0] - final.gather(1, ids)[:, 1]}
-    for site in options.sites:
+    for site in sites:
         for norm in NORMS:
             read = [_read(subject, state, norm, ids, reference) for state in states[site].unbind(1)]
             rows |= {f"{site}|{norm}|{m}": torch.stack([r[m] for r in read], 1).float() for m in MEASURES}
@@ -97,27 +97,23 @@ def row_size(subject: Any, positions: int, options: Options) -> int:
     return 1 + len(options.sites) * len(NORMS) * (len(MEASURES) + 2) * (subject.n_layers + 1)
 
 
-def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
-    """lens: condition control state value lower upper n n_groups unit site norm measure subset.
-    accuracy: condition control value … measure ("top1", "pair accuracy", "logit difference") subset.
-    compared: condition value … measure, the numbers of the claims.
-    """
-    lens, accuracy, compared = [], [], []
-    for condition, subset, part in rows.parts(options.subset):
-        where = {"condition": condition, "subset": subset}
-        accuracy.append(_accuracy(part).assign(**where))
-        if subset == "all" and "resid" in options.sites:
-            compared.append(_compared(part).assign(**where))
-        # The curves by subset are about the residual with the norm; all sites are shown over the whole task.
-        sites = options.sites if subset == "all" else ("resid",)
-        for site in sites:
+def _lens(rows: Rows, how: How) -> pd.DataFrame:
+    """Every state read by site and norm; the curves by subset are about the residual with the norm alone."""
+    frames = []
+    for subset, part in rows.subsets(how.options.subset):
+        for site in how.options.sites if subset == "all" else ("resid",):
             for norm in NORMS if subset == "all" else NORMS[:1]:
-                lens.append(_lens(part, site, norm).assign(**where))
-    made = {"lens": lens, "accuracy": accuracy, "compared": compared}
-    return {name: order_columns(pd.concat(frames, ignore_index=True)) for name, frames in made.items() if frames}
+                frames.append(_curves(part, site, norm).assign(subset=subset))
+    return pd.concat(frames, ignore_index=True)
 
 
-def _lens(rows: Rows, site: str, norm: str) -> pd.DataFrame:
+def _accuracy(rows: Rows, how: How) -> pd.DataFrame:
+    """measure: "top1", "pair accuracy", "logit difference", …"""
+    parts = rows.subsets(how.options.subset)
+    return pd.concat([_answered(part).assign(subset=subset) for subset, part in parts], ignore_index=True)
+
+
+def _curves(rows: Rows, site: str, norm: str) -> pd.DataFrame:
     frames = []
     for measure in MEASURES:
         values = rows[f"{site}|{norm}|{measure}"]
@@ -134,7 +130,7 @@ def _lens(rows: Rows, site: str, norm: str) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def _accuracy(rows: Rows) -> pd.DataFrame:
+def _answered(rows: Rows) -> pd.DataFrame:
     rank = rows[f"resid|{NORMS[0]}|rank"][:, -1]
     measures = {
         ("top1", "", "share"): rank[:, 0] == 0,
@@ -153,8 +149,10 @@ def _accuracy(rows: Rows) -> pd.DataFrame:
 NORM_GAIN, READ_BEFORE, FALLING = "KL with the norm − without", "read before / final", "steps that fall"
 
 
-def _compared(rows: Rows) -> pd.DataFrame:
+def _compared(rows: Rows, how: How) -> pd.DataFrame | None:
     """What the claims are about: one number an example, over the second half of the states or two thirds up."""
+    if "resid" not in how.options.sites:
+        return None
     groups = rows.examples["group"]
     normed, plain = (rows[f"resid|{norm}|kl"] for norm in NORMS)
     half = normed.shape[1] // 2
@@ -165,7 +163,14 @@ def _compared(rows: Rows) -> pd.DataFrame:
         summarise(before, groups, {}, "ratio", denominators=probability[:, -1]).assign(measure=READ_BEFORE),
         summarise((np.diff(normed[:, half:]) < 0).mean(1), groups, {}, "share").assign(measure=FALLING),
     ]
-    return pd.concat(frames, ignore_index=True).assign(control="")
+    return pd.concat(frames, ignore_index=True).assign(control="", subset="all")
+
+
+TABLES = {
+    "lens": (_lens, ("site", "norm", "measure", "subset")),
+    "accuracy": (_accuracy, ("measure", "subset")),
+    "compared": (_compared, ("measure", "subset")),
+}
 
 
 CLAIMS = (

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,11 +24,12 @@ from ...data.tokens import ids_in_text, labels
 from ...probes.model import frozen_norms
 from ...probes.observe.tracing import Layer
 from ...probes.prompts.batch import Batch
-from ...probes.runs.results import Rows, observe
+from ...probes.runs.results import How, Rows
+from ...probes.runs.results import observe as ride
 from ..common import stats
 from ..common.claims import Claim, Statement
 from ..common.controls import HEADS, Head
-from ..common.frames import order_columns, summarise
+from ..common.frames import summarise
 from ..common.selection import at, at_random, halves
 from ..common.tested import judged, nothing, number
 from ._value_circuit import promoted
@@ -78,7 +80,7 @@ class Options:
     token: str = ""
 
 
-def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
+def methods(options: Options, learned: Any, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
     return (
         "At the last real position, each part of the residual is read by the answer's unembedding, and by the answer's "
@@ -95,7 +97,7 @@ def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
     )
 
 
-def layer_rows(layer: Layer, batch: Batch, options: Options) -> dict[str, Tensor]:
+def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor]:
     """What the layer adds at the last real position; of the first layer also what enters it, of the last the end."""
     rows = torch.arange(len(batch.last), device=layer.resid_pre.device)
     last = batch.last.to(rows.device)
@@ -107,7 +109,7 @@ def layer_rows(layer: Layer, batch: Batch, options: Options) -> dict[str, Tensor
     return kept
 
 
-def finish(subject: Any, batch: Batch, kept: dict[str, Tensor], options: Options) -> dict[str, Tensor]:
+def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
     """Rows: "heads" [b, 2, layers, heads], "mlp", "attention bias" [b, 2, layers], "embedding", "final bias", "logit"
     [b, 2]: for the answer and for the difference; "word_ids", "word_logits" [b, layers, heads, words].
     """
@@ -117,7 +119,7 @@ def finish(subject: Any, batch: Batch, kept: dict[str, Tensor], options: Options
     directions = torch.stack([W_U[answer], W_U[answer] - W_U[wrong]], 1)
     bias = torch.stack([b_U[answer], b_U[answer] - b_U[wrong]], 1)
     found = attribute(subject, kept, directions, bias)
-    return found | (_head_words(subject, kept, options.words) if options.words else {})
+    return found | (_head_words(subject, kept, how.options.words) if how.options.words else {})
 
 
 @torch.no_grad()
@@ -169,29 +171,13 @@ def row_size(subject: Any, positions: int, options: Options) -> int:
     return 2 * subject.n_layers * (subject.n_heads * (1 + options.words) + 2) + 6
 
 
-def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
-    """parts: condition control layer value … part measure. heads: condition control layer head value … measure.
-    top: the heads ranked on one half, measured on the other. completeness: the largest and the mean |sum − logit|.
-    words: condition layer head value … prompt rank token. ov: layer head value direction side rank token.
-    copying: layer head value. tested: see `tested`.
-    """
-    makers = {"parts": _parts, "heads": _heads, "top": _top, "completeness": _completeness, "words": _words}
-    makers["tested"] = _tested
-    parts: dict[str, list[pd.DataFrame]] = {name: [] for name in makers}
-    for condition, mine in rows.conditions():
-        for name, make in makers.items():
-            parts[name] += [frame.assign(condition=condition) for frame in make(mine, options)]
-    made = {name: order_columns(pd.concat(f, ignore_index=True)) for name, f in parts.items() if f}
-    return made | _from_weights(rows)
-
-
 def _measured(rows: Rows, name: str) -> list[tuple[str, str, np.ndarray]]:
     """(measure, control, values): the answer, the wrong answer as its control, the difference."""
     answer, difference = rows[name][:, 0], rows[name][:, 1]
     return [("answer", "", answer), ("answer", "wrong answer", answer - difference), ("difference", "", difference)]
 
 
-def _parts(rows: Rows, options: Options) -> list[pd.DataFrame]:
+def _parts(rows: Rows, how: How) -> pd.DataFrame:
     """By layer: all heads together with their biases, the MLP; embedding and final bias have no layer."""
     groups, frames = rows.examples["group"], []
     summed = {"attention": rows["heads"].sum(3) + rows["attention bias"], "MLP": rows["mlp"]}
@@ -202,16 +188,17 @@ def _parts(rows: Rows, options: Options) -> list[pd.DataFrame]:
             axes = {"layer": np.arange(cells.shape[1])} if part in summed else {}
             frame = summarise(cells, groups, axes, "logits")
             frames.append(frame.assign(part=part, measure=measure, control=control))
-    return frames
+    return pd.concat(frames, ignore_index=True)
 
 
-def _heads(rows: Rows, options: Options) -> list[pd.DataFrame]:
+def _heads(rows: Rows, how: How) -> pd.DataFrame:
     _, _, layers, heads = rows["heads"].shape
     axes = {"layer": np.arange(layers), "head": np.arange(heads)}
-    return [
+    frames = [
         summarise(cells, rows.examples["group"], axes, "logits").assign(measure=measure, control=control)
         for measure, control, cells in _measured(rows, "heads")
     ]
+    return pd.concat(frames, ignore_index=True)
 
 
 class _Strongest(NamedTuple):
@@ -239,23 +226,21 @@ def _strongest(rows: Rows) -> _Strongest | None:
     return _Strongest(heads, first, effects[other] * np.sign(first), rows.examples["group"][other])
 
 
-def _top(rows: Rows, options: Options) -> list[pd.DataFrame]:
+def _top(rows: Rows, how: How) -> pd.DataFrame | None:
     """The strongest heads, and as many random other heads of their layers, mean over draws, drawn to the same side."""
     found = _strongest(rows)
     if found is None:
-        return []
+        return None
     layers, heads = np.array(found.heads).T
     first, ranks = found.first[layers, heads], {"rank": range(1, len(heads) + 1)}
     own = summarise(np.sign(first) * at(found.turned, found.heads), found.groups, ranks, "logits")
     random = summarise(np.sign(first) * at_random(found.turned, found.heads), found.groups, ranks, "logits")
     places = {"layer": layers, "head": heads, "measure": "difference"}
-    return [
-        own.assign(**places, chosen_on=first, control=""),
-        random.assign(**places | {"head": -1}, control=HEADS),
-    ]
+    control = random.assign(**places | {"head": -1}, control=HEADS)
+    return pd.concat([own.assign(**places, chosen_on=first, control=""), control], ignore_index=True)
 
 
-def _completeness(rows: Rows, options: Options) -> list[pd.DataFrame]:
+def _completeness(rows: Rows, how: How) -> pd.DataFrame:
     whole = rows["heads"].sum((2, 3)) + rows["attention bias"].sum(2) + rows["mlp"].sum(2)
     error = np.abs(whole + rows["embedding"] + rows["final bias"] - rows["logit"])
     frames = [
@@ -264,27 +249,27 @@ def _completeness(rows: Rows, options: Options) -> list[pd.DataFrame]:
         )
         for i, measure in enumerate(MEASURES)
     ]
-    return frames
+    return pd.concat(frames, ignore_index=True)
 
 
-def _words(rows: Rows, options: Options) -> list[pd.DataFrame]:
+def _words(rows: Rows, how: How) -> pd.DataFrame | None:
     """For every head its strongest prompts, each of another group: those where its first word gets the most logits."""
     if "word_ids" not in rows.values:
-        return []
+        return None
     logits, ids = rows["word_logits"], rows["word_ids"].astype(int)
     order = np.argsort(-logits[..., 0], axis=0, kind="stable")
     groups, names = rows.examples["group"].to_numpy(), rows.examples["id"].to_numpy()
     n, layers, heads, count = logits.shape
     found = []
     for layer, head in np.ndindex(layers, heads):
-        for place, row in enumerate(_distinct(order[:, layer, head], groups, options.prompts), start=1):
+        for place, row in enumerate(_distinct(order[:, layer, head], groups, how.options.prompts), start=1):
             at = (row, layer, head)
             shared = {"layer": layer, "head": head, "prompt": place, "example": names[row]}
             values = zip(range(1, count + 1), ids[at].tolist(), logits[at].tolist(), strict=True)
             found += [shared | {"rank": r, "id": i, "value": v} for r, i, v in values]
     frame = pd.DataFrame(found)
     frame["token"] = rows.words(frame.pop("id").to_numpy())
-    return [frame.assign(unit="logits", n=n, n_groups=len(np.unique(groups)))]
+    return frame.assign(unit="logits", n=n, n_groups=len(np.unique(groups)))
 
 
 def _distinct(order: np.ndarray, groups: np.ndarray, count: int) -> list[int]:
@@ -297,9 +282,10 @@ def _distinct(order: np.ndarray, groups: np.ndarray, count: int) -> list[int]:
     return list(kept.values())
 
 
-def _from_weights(rows: Rows) -> dict[str, pd.DataFrame]:
+def _ov(rows: Rows, how: How) -> pd.DataFrame | None:
+    """The words of every head's OV circuit by singular direction, from the weights alone."""
     if "copying" not in rows.weights:
-        return {}
+        return None
     frames = []
     for side in ("reads", "promotes"):
         ids = rows.weights[f"{side}_ids"].astype(int)
@@ -308,16 +294,26 @@ def _from_weights(rows: Rows) -> dict[str, pd.DataFrame]:
         frame = frame.assign(unit="arbitrary", direction=direction + 1, rank=rank + 1, side=side)
         strength = rows.weights["strength"]
         frames.append(frame.assign(strength=strength[layer, head, direction], token=rows.words(ids).ravel()))
-    copying = rows.weights["copying"]
+    return pd.concat(frames, ignore_index=True)
+
+
+def _copying(rows: Rows, how: How) -> pd.DataFrame | None:
+    """Every head's copying score, from the weights alone."""
+    copying = rows.weights.get("copying")
+    if copying is None:
+        return None
     layer, head = (axis.ravel() for axis in np.indices(copying.shape))
-    scores = pd.DataFrame({"layer": layer, "head": head, "value": copying.ravel(), "unit": "copying score"})
-    return {"ov": pd.concat(frames, ignore_index=True), "copying": scores}
+    return pd.DataFrame({"layer": layer, "head": head, "value": copying.ravel(), "unit": "copying score"})
 
 
 # ---------------------------------------------------------------- claims
 
 
-def _tested(rows: Rows, options: Options) -> list[pd.DataFrame]:
+def _tested(rows: Rows, how: How) -> pd.DataFrame:
+    return pd.concat(_numbers(rows), ignore_index=True)
+
+
+def _numbers(rows: Rows) -> list[pd.DataFrame]:
     found = _strongest(rows)
     if found is None:
         return [nothing(statement.name, "one group cannot be halved") for statement in CLAIMS]
@@ -362,6 +358,17 @@ def _copy(found: _Strongest, copying: np.ndarray | None) -> list[pd.DataFrame]:
     return [number("copy", own.sum(1), found.groups, unit, **given), margin]
 
 
+TABLES = {
+    "parts": (_parts, ("part", "measure")),
+    "heads": (_heads, ("measure",)),
+    "top": (_top, ("rank", "measure", "chosen_on")),
+    "completeness": (_completeness, ("measure", "largest", "logit")),
+    "words": (_words, ("prompt", "example", "rank", "token")),
+    "tested": (_tested, ("claim", "than", "untestable")),
+}
+RUN_TABLES = {"ov": (_ov, ("direction", "rank", "side", "strength", "token")), "copying": (_copying, ())}
+
+
 def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:
     """What the papers say of heads that write answers, judged by the table tested."""
     return judged(tables.get("tested"), CLAIMS)
@@ -374,7 +381,7 @@ def show(subject: Any, batch: Batch, options: Options) -> dict[str, pd.DataFrame
     """
     if options.token and not is_single_token(batch.tokenizer, options.token):
         raise UserError(f"token {options.token!r} is not one token of {subject.name}: choose another")
-    kept = observe(subject, batch, {"kept": (_KEEP, options)})["kept"]
+    kept = ride(subject, batch, {"kept": (SimpleNamespace(observe=observe), How(options))})["kept"]
     own = subject.last_logits(batch).argmax(-1)
     asked = ids_in_text(batch.tokenizer, options.token) if options.token else []
     ids = torch.full_like(own, asked[0]) if asked else own
@@ -396,9 +403,3 @@ def _shown(found: dict[str, np.ndarray], measure: str) -> dict[str, pd.DataFrame
         "parts": pd.concat([*by_layer, *whole], ignore_index=True).assign(**shared),
         "heads": pd.DataFrame({"layer": layer, "head": head, "value": heads.ravel()}).assign(**shared),
     }
-
-
-class _KEEP:
-    """The observing half alone."""
-
-    layer_rows = staticmethod(layer_rows)

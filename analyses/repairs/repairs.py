@@ -15,11 +15,11 @@ Tables: measures, differences, preconditions, cost, heads; see `tables` for thei
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -33,10 +33,10 @@ from ...probes.observe.generation import generate_answers
 from ...probes.prompts.batch import Batch
 from ...probes.prompts.image_ablation import image_columns
 from ...probes.runs.plan import first_condition
-from ...probes.runs.results import Rows
+from ...probes.runs.results import How, Rows
 from ..common import hallucination
 from ..common.draws import example_keys
-from ..common.frames import held_out, order_columns
+from ..common.frames import held_out
 from ..common.massive import learn_sinks
 from . import _tables
 from ._act import act, act_effects
@@ -51,6 +51,8 @@ CLAIMS = STATEMENTS
 QUESTION = "Which repair of attention takes hallucinations away, and is it the repair or any change of that size?"
 PAPER = "arXiv 2412.13949 (VHR), 2503.03321 (VAR), 2406.15765 (ACT); measures: POPE 2305.10355, CHAIR 1809.02156"
 FIT_EXAMPLES = 32
+# Of a repair: its name, seconds a token, their ratio to the plain model's, the ratio's quartiles.
+_Cost = tuple[str, float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,6 @@ class Options:
     of the two answers, or read from a generated answer as POPE's evaluate.py does. rho, mass, without_visual_sinks:
     which rows VAR edits. threshold: column mean of a hidden sink. image: how VHR's blind branch loses the image.
     choose: by which measure a head's calibration alone must not do harm. timed: tokens of the timing, 0 for none.
-    Learned on held-out examples: dimensions and tau of the sinks; heads, those whose calibration alone changes answers
-    and does no harm on average (all of layers 2 … L−2 where answers are captions); pictures, whether the prompts
-    have images; cost.
     """
 
     alphas: tuple[float, ...] = (2.0, 1.5, 3.0, 0.5)
@@ -80,18 +79,29 @@ class Options:
     image: str = "dropped"
     choose: Literal["logits", "accuracy"] = "logits"
     timed: int = 12
-    dimensions: tuple[int, ...] | None = None
-    tau: float | None = None
-    heads: tuple[tuple[int, int], ...] | None = None
+
+
+class Learned(NamedTuple):
+    """pictures: whether the prompts have images; dimensions and tau of the sinks; heads: those whose calibration alone
+    changes answers and does no harm on average (None: all of layers 2 … L−2, where answers are captions); cost: see
+    `cost`.
+    """
+
     pictures: bool = True
-    cost: tuple[tuple[str, float, float, float, float], ...] = ()
+    dimensions: Sequence[int] | None = None
+    tau: float | None = None
+    heads: Sequence[Sequence[int]] | None = None
+    cost: Sequence[_Cost] = ()
 
 
-def variants(options: Options) -> list[Variant]:
+RETIRED = {"dimensions": None, "tau": None, "heads": None, "pictures": True, "cost": ()}
+
+
+def variants(options: Options, learned: Learned) -> list[Variant]:
     """The plain model, every repair at every strength, and the controls of the first strength."""
     plain = Variant(NONE, 0.0, "", 1, lambda subject, seed: nullcontext())
-    seeing = [*_vhr_variants(options), *_var_variants(options)] if options.pictures else []
-    heads = None if options.heads is None else [tuple(head) for head in options.heads]
+    seeing = [*_vhr_variants(options), *_var_variants(options, learned)] if learned.pictures else []
+    heads = None if learned.heads is None else [tuple(head) for head in learned.heads]
     calibrated = [
         variant
         for beta in options.betas
@@ -117,11 +127,11 @@ def _vhr_variants(options: Options) -> list[Variant]:
     return made
 
 
-def _var_variants(options: Options) -> list[Variant]:
-    if not options.dimensions or options.tau is None:
+def _var_variants(options: Options, learned: Learned) -> list[Variant]:
+    if not learned.dimensions or learned.tau is None:
         return []
-    names = ("dimensions", "tau", "rho", "mass", "without_visual_sinks")
-    how = {name: getattr(options, name) for name in names}
+    how: dict[str, Any] = {name: getattr(options, name) for name in ("rho", "mass", "without_visual_sinks")}
+    how |= {"dimensions": learned.dimensions, "tau": learned.tau}
     parts = [_with_random("VAR", p, options, p == options.ps[0], var, p=p, **how) for p in options.ps]
     return [variant for part in parts for variant in part]
 
@@ -136,11 +146,13 @@ def _variant(name: str, setting: float, repair: Any, *, control: str = "", draws
     return Variant(name, setting, control, draws, lambda subject, seed: repair(subject, seed=seed, **how))
 
 
-def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
+def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
-    heads = "all heads of layers 2 … L−2" if options.heads is None else f"the {len(options.heads)} heads that it helps"
+    heads = "all heads of layers 2 … L−2" if learned.heads is None else f"the {len(learned.heads)} heads that it helps"
     act_said = f"ACT: hidden sinks above {options.threshold:g} in {heads}, chosen by {options.choose}. "
-    seeing = _methods_of_images(options) if options.pictures else "The prompts have no image, so ACT alone is run. "
+    seeing = (
+        _methods_of_images(options, learned) if learned.pictures else "The prompts have no image, so ACT alone is run. "
+    )
     read = "logits of the two answers" if options.pope == "logits" else "generated text, as POPE's evaluate.py reads it"
     return (
         f"The same examples were answered by the plain model and under every repair. {seeing}{act_said}What is learned "
@@ -151,32 +163,33 @@ def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
     )
 
 
-def _methods_of_images(options: Options) -> str:
-    dims = ", ".join(map(str, options.dimensions or ())) or "none, so VAR is left out"
+def _methods_of_images(options: Options, learned: Learned) -> str:
+    dims = ", ".join(map(str, learned.dimensions or ())) or "none, so VAR is left out"
     bare = "left as they are" if options.without_visual_sinks == "leave" else "edited too"
     return (
         f"VHR: image {options.image} in the blind branch; chosen heads are scaled from the last position of the prompt "
         'on, in "all positions" at every position of the prompt too, in "no filter" with outlying heads among '
-        f"them. VAR: massive dimensions {dims}, τ = {options.tau or float('nan'):.2f}, ρ = {options.rho:g}, visual "
+        f"them. VAR: massive dimensions {dims}, τ = {learned.tau or float('nan'):.2f}, ρ = {options.rho:g}, visual "
         f"mass ≥ {options.mass:g}, layers without a visual sink are {bare}; p is the share that moves: the released "
         "configuration's 0.6 is the share kept, so it moves 0.4. "
     )
 
 
-def fit(subject: Any, batches: list[Batch], options: Options) -> dict[str, Any]:
+def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
     """Whether there are images; sink dimensions and τ, ACT's heads, and what each repair costs, from held-out
     examples."""
-    found: dict[str, Any] = {"pictures": bool(batches[0].where("image").any())}
-    if found["pictures"]:
-        massive = learn_sinks(subject, batches, options.dimensions, options.tau)
-        found |= {"dimensions": massive.dimensions or None, "tau": massive.tau}
-    if options.heads is None and not _asks_captions(batches[0]):
+    learned = Learned(bool(batches[0].where("image").any()))
+    if learned.pictures:
+        massive = learn_sinks(subject, batches)
+        learned = learned._replace(dimensions=massive.dimensions or None, tau=massive.tau)
+    if not _asks_captions(batches[0]):
         effects = [_act_effects(subject, batch, options) for batch in first_condition(batches)]
         joined = {pair: torch.cat([one[pair] for one in effects]) for pair in effects[0]}
-        found["heads"] = [list(pair) for pair, value in joined.items() if bool(value.any()) and value.mean() >= 0]
+        helped = [list(pair) for pair, value in joined.items() if bool(value.any()) and value.mean() >= 0]
+        learned = learned._replace(heads=helped)
     if options.timed:
-        found["cost"] = cost(subject, batches[0], replace(options, **found))
-    return found
+        learned = learned._replace(cost=cost(subject, batches[0], How(options, learned)))
+    return learned
 
 
 def _act_effects(subject: Any, batch: Batch, options: Options) -> dict[tuple[int, int], Tensor]:
@@ -189,21 +202,21 @@ def _act_effects(subject: Any, batch: Batch, options: Options) -> dict[tuple[int
     return act_effects(subject, batch, measure, threshold=options.threshold, beta=options.betas[0])
 
 
-def cost(subject: Any, batch: Batch, options: Options, rounds: int = 5) -> list[tuple[str, float, float, float, float]]:
+def cost(subject: Any, batch: Batch, how: How, rounds: int = 5) -> list[_Cost]:
     """Seconds a token of greedy generation (its prompt included), and its ratio to the plain model's, quartiles beside.
 
     Interleaved rounds on up to 8 examples; the first round is not counted.
     """
     few = subject.batch(batch.examples[:8], **{**batch.form, "padding": "left"})
-    known = [v for v in variants(options) if not v.control and v.repair in (NONE, "ACT", "VAR", "VHR")]
+    known = [v for v in variants(how.options, how.learned) if not v.control and v.repair in (NONE, "ACT", "VAR", "VHR")]
     firsts = {v.repair: v for v in reversed(known)}
     times: dict[str, list[float]] = {name: [] for name in (NONE, *sorted(set(firsts) - {NONE}))}
     for turn in range(rounds + 1):
         for name in times:
             with firsts[name].open(subject, 0):
                 start = perf_counter()
-                _generate_exactly(subject, few, options.timed)
-                took = (perf_counter() - start) / options.timed
+                _generate_exactly(subject, few, how.options.timed)
+                took = (perf_counter() - start) / how.options.timed
             if turn:
                 times[name].append(took)
     rows = []
@@ -233,23 +246,23 @@ def _asks_captions(batch: Batch) -> bool:
     return kinds.pop()
 
 
-def rows(subject: Any, batch: Batch, options: Options) -> dict[str, Tensor]:
+def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
     """Every variant on one batch: "<repair>|<setting>|<control>" [b, draws, m]; what a verdict needs [b]; "heads".
 
     m: of a question, whether the answer is right and whether it is a yes (NaN where it is neither yes nor no); of a
     caption, COUNTS. heads [b, layers, h]: those that VHR chose at its first strength, where there are images.
     """
-    if options.pictures:
+    if how.learned.pictures:
         image_columns(subject, batch.inputs, batch.example_ids)
     found: dict[str, Tensor] = {}
-    for variant in variants(options):
-        found[variant.key], made = _run(subject, batch, variant, options)
-        if variant.key == f"VHR|{options.alphas[0]:g}|":
+    for variant in variants(how.options, how.learned):
+        found[variant.key], made = _run(subject, batch, variant, how.options)
+        if variant.key == f"VHR|{how.options.alphas[0]:g}|":
             found["heads"] = _chosen(subject, batch, made)
         if variant.repair == "VAR" and made.visual:
             found[WITH_SINK] = torch.stack([x.float().cpu() for x in made.visual.values()], 1).mean(1)
-    if options.heads is not None:
-        found[CALIBRATED] = torch.full((len(batch.examples),), float(len(options.heads)))
+    if how.learned.heads is not None:
+        found[CALIBRATED] = torch.full((len(batch.examples),), float(len(how.learned.heads)))
     return found
 
 
@@ -307,19 +320,32 @@ def counts_of(example: Any, text: str) -> list[float]:
 
 def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold: the plan's estimate of the files."""
-    return sum(v.draws for v in variants(options)) * 5 + subject.n_layers * subject.n_heads
+    return sum(v.draws for v in variants(options, Learned())) * 5 + subject.n_layers * subject.n_heads
 
 
-def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
-    """measures: repair setting control measure subset value lower upper n n_groups unit, draws_lower and draws_upper
-    (2.5 and 97.5 % of a control's draws). differences: the same for repair − plain ("against" "plain") and repair −
-    control ("against" the control), with p_value; control − plain in rows with control. preconditions: measure subset,
-    what a verdict needs. cost: repair value (ratio) lower upper (quartiles) seconds. heads: layer head value, how often
-    VHR chose it.
-    """
-    made = _tables.make(rows, variants(options))
-    if options.cost:
-        columns = ["repair", "seconds", "value", "lower", "upper"]
-        cost_table = pd.DataFrame(list(options.cost), columns=columns)
-        made["cost"] = cost_table.assign(unit="times the plain model's time per token", n=5)
-    return {name: order_columns(table) for name, table in made.items()}
+def _of_variants(make: Callable[[Rows, Sequence[Variant]], pd.DataFrame | None]) -> Any:
+    """A maker by the variants that the run had."""
+    return lambda rows, how: make(rows, variants(how.options, how.learned))
+
+
+def _cost(rows: Rows, how: How) -> pd.DataFrame | None:
+    """repair value (ratio) lower upper (quartiles) seconds."""
+    if not how.learned.cost:
+        return None
+    table = pd.DataFrame(list(how.learned.cost), columns=["repair", "seconds", "value", "lower", "upper"])
+    return table.assign(unit="times the plain model's time per token", n=5)
+
+
+TABLES = {
+    "measures": (
+        _of_variants(_tables.measures),
+        ("repair", "setting", "measure", "draws", "draws_lower", "draws_upper", "subset"),
+    ),
+    "differences": (
+        _of_variants(_tables.differences),
+        ("repair", "setting", "measure", "p_value", "against", "subset"),
+    ),
+    "preconditions": (_of_variants(_tables.preconditions), ("measure", "subset")),
+    "heads": (_tables.heads, ("measure",)),
+}
+RUN_TABLES = {"cost": (_cost, ("repair", "seconds"))}
