@@ -33,7 +33,7 @@ figures: $(READY) ## the paper-style figures on the embedded model, small n
 	$(RUN) group_lens --task translation --limit 60 --out $(OUT)
 	$(RUN) learned_lenses --task passages --limit 16 --out $(OUT) --learned_lenses.passages 24 \
 	  --learned_lenses.layers none --learned_lenses.tuned-steps 0
-	$(RUN) image_lens --subject scenes --task scenes:kinds=colour+shape --limit 16 --out $(OUT)
+	$(RUN) image_lens --subject scenes --task scenes:kinds=colour+shape --limit 32 --out $(OUT)
 	$(RUN) circuits --task ioi colored_objects --limit 27 --out $(OUT)
 	$(RUN) steering --task colored_objects --limit 54 --out $(OUT)
 	$(RUN) head_divergence --subject scenes --task scenes:kinds=caption,difficulty=hard --limit 48 \

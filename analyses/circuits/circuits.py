@@ -35,9 +35,9 @@ from ..common.contrast import PARTS, apart, contrast, task_rows, task_table, uns
 from ..common.controls import HEADS, Head
 from ..common.frames import head_axes, summarise
 from ..common.selection import at, at_random, chosen_half, halves, measured
-from ..common.tested import judged, nothing, number
+from ..common.tested import judged, nothing, number, share_above
 
-VERSION = 3
+VERSION = 4
 QUESTION = "Which heads and MLPs carry the task, and what does each of them do?"
 PAPER = "arXiv 2310.08744 (circuit component reuse), arXiv 2211.00593 (path patching)"
 FIT_EXAMPLES = 32
@@ -313,7 +313,7 @@ def _stability(rows: Rows, how: How) -> pd.DataFrame | None:
 def _tested(rows: Rows, how: How) -> pd.DataFrame:
     groups, reason = rows.examples["group"], unsolved(rows)
     frames = [
-        number("solved", rows["right"] - rows["guessing"], groups, "share above guessing"),
+        share_above("solved", rows["right"], rows["guessing"], groups),
         number("twins differ", rows["clean"] - rows["donor"], groups, "logits"),
         *(_sparse(rows, how, reason) + _movers(rows, how, reason)),
     ]

@@ -34,7 +34,7 @@ from ..common.frames import head_axes, summarise
 from ..common.selection import at, chosen_half, halves, measured, measured_rows
 from ..common.tested import judged, nothing, number
 
-VERSION = 3
+VERSION = 4
 QUESTION = "Does the circuit alone do the task, and would gradients have found it?"
 PAPER = "faithfulness as in arXiv 2504.13151 (MIB: CPR, CMD); arXiv 2403.17806 (integrated gradients)"
 FIT_EXAMPLES = 32

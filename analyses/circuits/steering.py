@@ -36,7 +36,7 @@ from ..common.frames import summarise
 from ..common.selection import chosen_half, measured_rows
 from ..common.tested import judged, number
 
-VERSION = 2
+VERSION = 3
 QUESTION = "Can the heads that do one task repair another, when they are told what to look at?"
 PAPER = "arXiv 2310.08744, the intervention on Colored Objects"
 FIT_EXAMPLES = 32

@@ -56,14 +56,30 @@ def random_heads(chosen: Bool[Tensor, "row h"], keys: Sequence[str]) -> Bool[Ten
 def random_circuits(circuit: Collection[Head], n_heads: int, draws: int = DRAWS, key: str = "") -> list[list[Head]]:
     """Random circuits with as many heads in every layer, (layer, head) in order, none of them a member of `circuit`.
 
-    No draws where some layer has fewer other heads than members: no such circuit exists. key: an example's id, or ""
-    where a batch shares the draws.
+    Where a layer has fewer other heads than members, the rest comes from the nearest layers that the circuit has; no
+    draws where these too have not enough. key: an example's id, or "" where a batch shares the draws.
     """
     layers = sorted({layer for layer, _ in circuit})
     chosen = torch.zeros(len(layers), n_heads, dtype=torch.bool)
     for layer, head in circuit:
         chosen[layers.index(layer), head] = True
-    if bool((chosen.sum(1) > n_heads // 2).any()):
+    if int(chosen.sum()) > chosen.numel() // 2:
         return []
-    drawn = [random_heads(chosen, [f"{key} {draw} layer {layer}" for layer in layers]) for draw in range(draws)]
+    keys = [[f"{key} {draw} layer {layer}" for layer in layers] for draw in range(draws)]
+    drawn = [_with_neighbours(random_heads(chosen, rows), chosen, layers, rows) for rows in keys]
     return [[(layers[row], head) for row, head in one.nonzero().tolist()] for one in drawn]
+
+
+def _with_neighbours(
+    drawn: Bool[Tensor, "row h"], chosen: Bool[Tensor, "row h"], layers: Sequence[int], keys: Sequence[str]
+) -> Bool[Tensor, "row h"]:
+    """The draw, with what a layer lacks taken from the layers next to it."""
+    drawn = drawn.clone()
+    for row, lacking in enumerate((chosen.sum(1) - drawn.sum(1)).tolist()):
+        if lacking:
+            free = [(abs(layers[i] - layers[row]), i, head) for i, head in (~chosen & ~drawn).nonzero().tolist()]
+            luck = _numbers(f"{keys[row]} neighbours", (len(free),)).tolist()
+            nearest = sorted(zip(free, luck, strict=True), key=lambda one: (one[0][0], one[1]))
+            for (_, i, head), _luck in nearest[:lacking]:
+                drawn[i, head] = True
+    return drawn

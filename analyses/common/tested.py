@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from .claims import Claim, Statement, judge, one_row
+from .claims import Claim, Statement, judge, one_row, unseen
 from .frames import summarise
+from .stats import MIN_GROUPS
 
 
 def number(
@@ -30,6 +31,18 @@ def number(
     """One row: the mean of values [n], or Σ values / Σ denominators, with its interval by groups."""
     names: dict[str, Any] = {"claim": claim, "than": than, "untestable": untestable}
     return summarise(values, groups, {}, unit, denominators=denominators, **names)
+
+
+def share_above(claim: str, right: ArrayLike, chance: ArrayLike, groups: pd.Series) -> pd.DataFrame:
+    """One row: the share of right answers minus what guessing gives. Where all are right, or none is, the interval is
+    the exact one of so many equal groups.
+    """
+    right, chance = np.asarray(right, float), np.asarray(chance, float)
+    row = number(claim, right - chance, groups, "share above guessing")
+    if np.ptp(right) == 0 and groups.nunique() >= MIN_GROUPS:
+        slack, value = unseen(groups.nunique()), float(row["value"].iloc[0])
+        row[["lower", "upper"]] = (value - slack, value) if right[0] else (value, value + slack)
+    return row
 
 
 def nothing(claim: str, untestable: str) -> pd.DataFrame:

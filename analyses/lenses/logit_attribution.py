@@ -34,7 +34,7 @@ from ..common.selection import at, at_random, halves
 from ..common.tested import judged, nothing, number
 from ._value_circuit import promoted
 
-VERSION = 3
+VERSION = 4
 QUESTION = "Which heads and MLPs write the answer into the last residual, and which words does each head promote?"
 PAPER = "direct logit attribution, arXiv 2211.00593; OV circuits, transformer-circuits.pub/2021/framework"
 MEASURES = ("answer", "difference")

@@ -25,6 +25,7 @@ from crosslens.analyses.common.claims import (
     corrected,
     judge,
 )
+from crosslens.analyses.common.tested import share_above
 
 HOUSE = Path(str(analyses.__file__)).parent
 LEDGER = HOUSE / "claims.csv"
@@ -160,3 +161,12 @@ def test_every_claim_holds_where_it_is_planted_and_fails_where_its_opposite_is(a
     tables = import_module(f".claims.{analysis}", __package__).planted(name, holds)
     made = [claim for claim in modules()[analysis].claims(tables) if claim.name == name]
     assert [claim.verdict for claim in made] == [HOLDS if holds else FAILS], made
+
+
+@pytest.mark.parametrize(("groups", "verdict"), [(14, HOLDS), (5, UNDECIDED)])
+def test_all_right_is_above_guessing_where_so_many_groups_say_so(groups, verdict):
+    names = pd.Series([f"g{i % groups}" for i in range(2 * groups)])
+    row = share_above("solved", np.ones(len(names)), np.full(len(names), 0.5), names)
+    claim = judge(ABOVE._replace(threshold=0.0), row.iloc[0])
+    assert claim.verdict == verdict
+    assert claim.lower == pytest.approx(0.5 - (1 - 0.025 ** (1 / groups)))

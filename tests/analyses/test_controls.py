@@ -65,6 +65,17 @@ def test_random_circuits_have_the_layers_and_no_member():
     assert controls.random_circuits(circuit, 6, draws=5, key="another example") != drawn[:5]
 
 
-def test_no_random_circuit_where_a_layer_has_too_few_others():
+def test_a_full_layer_borrows_from_the_nearest():
+    circuit = [(3, 0), (3, 1), (3, 2), (4, 0), (9, 0)]
+    drawn = controls.random_circuits(circuit, 4, draws=30)
+    for heads in drawn:
+        assert len(set(heads)) == 5
+        assert not set(heads) & set(circuit)
+        assert [layer for layer, _ in heads].count(3) == 1  # all that are left there
+        assert [layer for layer, _ in heads].count(9) == 1  # layer 4 is nearer and has enough
+    assert controls.random_circuits(circuit, 4, draws=2) == drawn[:2]
+
+
+def test_no_random_circuit_where_too_few_heads_are_left():
     assert controls.random_circuits([(0, 0), (0, 1)], 3) == []
     assert controls.random_circuits([(0, 0), (0, 1)], 4, draws=2) == [[(0, 2), (0, 3)]] * 2
