@@ -74,11 +74,8 @@ class FoldSums:
         places = sorted(self.sums)
         names = dict.fromkeys(name for place in places for name in self.sums[place])
         shapes = {name: next(s[name].shape for s in self.sums.values() if name in s) for name in names}
-        sums, counts = (
-            {
-                name: np.stack([np.broadcast_to(of[p].get(name, np.array(0)), shapes[name]) for p in places])
-                for name in names
-            }
-            for of in (self.sums, self.counts)
-        )
-        return sums, counts
+
+        def stack(of: dict[tuple[str, int], dict[str, np.ndarray]], name: str) -> np.ndarray:
+            return np.stack([np.broadcast_to(of[place].get(name, np.array(0)), shapes[name]) for place in places])
+
+        return {name: stack(self.sums, name) for name in names}, {name: stack(self.counts, name) for name in names}

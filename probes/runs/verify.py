@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
@@ -94,13 +95,14 @@ def _options(module: ModuleType, recorded: Mapping[str, Any], directory: Path) -
     """Options as they were before JSON made lists of tuples. UserError: one that the analysis has no more."""
     retired, known = getattr(module, "RETIRED", {}), {field.name for field in fields(module.Options)}
     for name, value in recorded.items():
-        if name not in known and (
-            name not in retired or store.key_of({"": value}) != store.key_of({"": retired[name]})
-        ):
-            raise UserError(
-                f"{directory}: its option {name} = {value!r} is none of the analysis any more: run it again"
-            )
+        if name not in known and (name not in retired or _plain(value) != _plain(retired[name])):
+            raise UserError(f"{directory}: its option {name} = {value!r} is none of the analysis now: run it again")
     return module.Options(**{n: tuple(v) if isinstance(v, list) else v for n, v in recorded.items() if n in known})
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON keeps it."""
+    return json.loads(json.dumps(value))
 
 
 def _check_record(job: Job, say: Callable[[str], Any]) -> None:
