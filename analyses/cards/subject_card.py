@@ -33,10 +33,10 @@ from ._text_ability import text_ability
 VERSION = 3
 QUESTION = "What does this model see, what does it make up, and what has it kept of its language?"
 PAPER = "POPE (arXiv 2305.10355), CHAIR (arXiv 1809.02156); the model: this project's data/scenes/card.md"
-IMAGES = ("real", "swapped", "blank")
-GREY = (152, 152, 152)  # the mean background
-BYTES = 160  # of an answer
-SHORT, LONG = 4, 26  # tokens of an answer, of a caption
+_IMAGES = ("real", "swapped", "blank")
+_GREY = (152, 152, 152)  # the mean background
+_BYTES = 160  # of an answer
+_SHORT, _LONG = 4, 26  # tokens of an answer, of a caption
 FIT_EXAMPLES = 0  # its texts are its own
 CLAIMS = STATEMENTS
 
@@ -84,8 +84,8 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
     """
     if any("kind" not in example.meta for example in batch.examples):
         raise UserError("subject_card asks about scenes: --task scenes:kinds=all,difficulty=all")
-    said = {image: _answers(subject, batch, image, how.options) for image in IMAGES}
-    out = {f"right|{image}": torch.tensor([_right(e, t) for e, t in _pairs(batch, said[image])]) for image in IMAGES}
+    said = {image: _answers(subject, batch, image, how.options) for image in _IMAGES}
+    out = {f"right|{image}": torch.tensor([_right(e, t) for e, t in _pairs(batch, said[image])]) for image in _IMAGES}
     real = _pairs(batch, said["real"])
     out["yes"] = torch.tensor([float(_plain(text or "") == "yes") for _, text in real])
     out["said"] = torch.stack([_to_bytes(text or "") for _, text in real])
@@ -95,7 +95,7 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
 
 def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold."""
-    return len(IMAGES) + 6 + BYTES
+    return len(_IMAGES) + 6 + _BYTES
 
 
 def _pairs(batch: Batch, said: Sequence[str | None]) -> list[tuple[Example, str | None]]:
@@ -106,7 +106,7 @@ def _answers(subject: Any, batch: Batch, image: str, options: Options) -> list[s
     """What is said to each example, None where this image is not shown."""
     said: list[str | None] = [None] * len(batch.examples)
     form = {**batch.form, "padding": "left"}
-    for caption, length in ((False, SHORT), (True, LONG)):
+    for caption, length in ((False, _SHORT), (True, _LONG)):
         at = [
             i
             for i, e in enumerate(batch.examples)
@@ -129,7 +129,7 @@ def _seen(example: Example, image: str) -> Example:
         return example
 
     def other(own: Image.Image) -> Image.Image:
-        return Image.new("RGB", own.size, GREY) if image == "blank" else render(scenes.other_scene(example.group))
+        return Image.new("RGB", own.size, _GREY) if image == "blank" else render(scenes.other_scene(example.group))
 
     segments = tuple(
         s if isinstance(s.content, str) else s._replace(content=other(s.content)) for s in example.segments
@@ -147,7 +147,7 @@ def _plain(text: str) -> str:
 
 
 def _to_bytes(text: str) -> Tensor:
-    data = text.encode()[:BYTES].ljust(BYTES, b"\0")
+    data = text.encode()[:_BYTES].ljust(_BYTES, b"\0")
     return torch.tensor(list(data), dtype=torch.uint8)
 
 

@@ -10,35 +10,35 @@ Tables: task, edges, into, agreement, tested; see `tables`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from ...data.errors import UserError
-from ...probes.intervene.attribution import Edges, Reader, Writer, edge_attribution, every_reader, every_writer
+from ...probes.intervene.attribution import Edges, Reader, edge_attribution, every_reader, every_writer
 from ...probes.intervene.paths import FINAL, Receiver, path_sweep
 from ...probes.prompts.batch import Batch
-from ...probes.runs.results import How, Rows
-from ..common.agreement import ESTIMATES, FIVE, ONE, RANKS, agreement_table, five_over_one
-from ..common.claims import Claim, Statement, one_row
-from ..common.contrast import contrast, task_rows, task_table, unsolved
-from ..common.frames import head_axes, summarise
-from ..common.selection import chosen_half, measured_rows
-from ..common.tested import judged, nothing, number
-from . import circuits
+from ...probes.runs.results import How
+from ..common.agreement import ESTIMATES, FIVE
+from ..common.claims import Claim, Statement
+from ..common.contrast import contrast, task_rows
+from ..common.selection import chosen_half
+from ..common.tested import judged
+from ._edge_names import EXACT, edge_name, reader_name, receivers_of
+from ._edge_tables import TABLES
+from ._movers import listed, movers
+
+__all__ = ["TABLES", "claims"]
 
 VERSION = 2
 QUESTION = "Which heads speak to which, and do gradients tell?"
 PAPER = "arXiv 2310.10348 (edge attribution patching), 2403.17806 (with integrated gradients), 2211.00593 (exact paths)"
 FIT_EXAMPLES = 32
-EXACT = "path patched"
-OUTPUT = "the output"
 
 CLAIMS = (
     Statement(
@@ -97,7 +97,7 @@ def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) ->
         f"way to the twin's embeddings. The {len(learned.edges)} strongest by 5 steps, and the movers, were "
         f"chosen on held-out examples of {len(learned.selected_on)} groups, of {fitted_on['examples']} examples in "
         "all, and are measured on the other groups. Exact effects, patched minus clean: the path from each head to the "
-        f"output, and to the queries of the movers ({circuits.listed(learned.heads)}) at the last position, all other "
+        f"output, and to the queries of the movers ({listed(learned.heads)}) at the last position, all other "
         "heads and all MLPs frozen to the clean run."
     )
 
@@ -108,7 +108,7 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
     if heads is not None and edges is not None:
         return Learned([list(head) for head in heads], list(edges))
     half, groups = chosen_half(subject, batches, "edges")
-    heads = circuits.movers(subject, half, options.movers) if heads is None else heads
+    heads = movers(subject, half, options.movers) if heads is None else heads
     names, strengths = _strongest(subject, half, options.strongest) if edges is None else (list(edges), [])
     return Learned([list(head) for head in heads], names, strengths, groups)
 
@@ -123,17 +123,6 @@ def _strongest(subject: Any, batches: Sequence[Batch], count: int) -> tuple[list
     readers, writers = asked[0].readers, asked[0].writers
     names = [edge_name(writers[i % len(writers)], readers[i // len(writers)]) for i in places.tolist()]
     return names, mean.flatten()[places].tolist()
-
-
-def edge_name(writer: Writer, reader: Reader) -> str:
-    """ "3.1 → q of 5.2", "embeddings → MLP 0", "MLP 4 → k of 7.1" (a key's or value's head counts KV heads)."""
-    places = {"embed": "embeddings", "mlp": f"MLP {writer.layer}", "head": f"{writer.layer}.{writer.head}"}
-    return f"{places[writer.kind]} → {reader_name(reader)}"
-
-
-def reader_name(reader: Reader) -> str:
-    into = {"mlp": f"MLP {reader.layer}", "final": OUTPUT}
-    return into.get(reader.kind, f"{reader.kind} of {reader.layer}.{reader.head}")
 
 
 def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
@@ -163,11 +152,6 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
     return kept
 
 
-def receivers_of(movers: Sequence[Sequence[int]]) -> dict[str, Receiver | None]:
-    """What is patched exactly: the output (None), and the queries of the movers that have layers before them."""
-    return {OUTPUT: None} | {f"q of {mover.layer}.{mover.head}": mover for mover in circuits.queries_of(movers)}
-
-
 def _reader(receiver: Receiver | None, subject: Any) -> Reader:
     return Reader("final", subject.n_layers, -1) if receiver is None else Reader("q", receiver.layer, receiver.head)
 
@@ -188,82 +172,6 @@ def _from_heads(edges: Edges, reader: Reader, subject: Any) -> Tensor:
 def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold: the plan's estimate of the files."""
     return 3 * (1 + options.movers) * subject.n_layers * subject.n_heads + 2 * options.strongest + 5
-
-
-def _elsewhere(rows: Rows, how: How) -> Rows:
-    return measured_rows(rows, how.learned.selected_on, "edges")
-
-
-def _edges(rows: Rows, how: How) -> pd.DataFrame:
-    names, mine = list(how.learned.edges), _elsewhere(rows, how)
-    frames = [
-        summarise(mine[f"edges|{name}"], mine.examples["group"], {"edge": names}, "logits", measure=name)
-        for name in ESTIMATES
-    ]
-    rank = {edge: i for i, edge in enumerate(names, 1)}
-    return pd.concat([frame.assign(rank=frame["edge"].map(rank)) for frame in frames], ignore_index=True)
-
-
-def _before(rows: Rows, how: How) -> Iterator[tuple[str, Rows]]:
-    """Receiver by receiver, the maps "head|…" [n, layer, head] of the heads before it."""
-    for receiver, heard in receivers_of(how.learned.heads).items():
-        layers = None if heard is None else heard.layer
-        mine = rows if heard is None else _elsewhere(rows, how)
-        maps = {f"head|{name}": mine[f"{receiver}|{name}"][:, :layers] for name in (EXACT, *ESTIMATES)}
-        yield receiver, Rows(mine.examples, maps)
-
-
-def _into(rows: Rows, how: How) -> pd.DataFrame:
-    frames = []
-    for receiver, maps in _before(rows, how):
-        for name, values in maps.values.items():
-            names: dict[str, Any] = {"receiver": receiver, "measure": name.removeprefix("head|")}
-            frames.append(summarise(values, maps.examples["group"], head_axes(values), "logits", **names))
-    return pd.concat(frames, ignore_index=True)
-
-
-def _agreement(rows: Rows, how: How) -> pd.DataFrame:
-    frames = [_agreeing(maps).assign(receiver=receiver) for receiver, maps in _before(rows, how)]
-    return pd.concat(frames, ignore_index=True).drop(columns="part")
-
-
-def _agreeing(maps: Rows) -> pd.DataFrame:
-    table = agreement_table(maps, EXACT)
-    assert table is not None  # the estimates are always asked for
-    return table
-
-
-def _tested(rows: Rows, how: How) -> pd.DataFrame:
-    reason = unsolved(rows)
-    output = next(maps for receiver, maps in _before(rows, how) if receiver == OUTPUT)
-    ranks = one_row(_agreeing(output), part="head", estimate=ONE, measure=RANKS)
-    assert ranks is not None
-    gain = five_over_one(output, EXACT)
-    assert gain is not None
-    kept = ("value", "lower", "upper", "n", "n_groups", "unit")
-    rows_of = {"ranks": {name: ranks[name] for name in kept}, "gradients": gain}
-    frame = pd.DataFrame([row | {"claim": name, "than": "", "untestable": reason} for name, row in rows_of.items()])
-    return pd.concat([frame, _again(_elsewhere(rows, how), how, reason)], ignore_index=True)
-
-
-def _again(rows: Rows, how: How, reason: str) -> pd.DataFrame:
-    """Σ effect of the chosen edges, each turned to its side, over Σ |effect| where they were chosen."""
-    if not how.learned.strengths:
-        return nothing("again", reason or "the edges were given, not chosen")
-    strengths = np.array(how.learned.strengths)
-    turned = (rows[f"edges|{FIVE}"] * np.sign(strengths)).sum(1)
-    whole = np.full(len(turned), np.abs(strengths).sum())
-    given = {"denominators": whole, "untestable": reason}
-    return number("again", turned, rows.examples["group"], "of the effect where they were chosen", **given)
-
-
-TABLES = {
-    "task": (task_table, ("measure",)),
-    "edges": (_edges, ("edge", "measure", "rank")),
-    "into": (_into, ("receiver", "measure")),
-    "agreement": (_agreement, ("estimate", "measure", "receiver")),
-    "tested": (_tested, ("claim", "than", "untestable")),
-}
 
 
 def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:

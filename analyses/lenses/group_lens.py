@@ -25,7 +25,7 @@ from ..common.frames import summarise
 VERSION = 2
 QUESTION = "In which state do the words of a language, or of another group, become probable?"
 PAPER = "latent language, arXiv 2408.10811 (-style)"
-DRAWS, NEAR = 20, 500  # control: random words, each at most so many ids away from a token of the group
+_DRAWS, _NEAR = 20, 500  # control: random words, each at most so many ids away from a token of the group
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ def methods(options: Options, learned: Any, fitted_on: Mapping[str, int]) -> str
         "At the last real position, every state of the residual goes through the model's final norm and unembedding; "
         "the probabilities of a group's tokens are summed. Words that are not one token of this tokenizer are left "
         f"out, and so are those that two groups share. Control: as many random tokens that are words too, each within "
-        f"{NEAR} ids of one of the group (ids go roughly by frequency), the median of {DRAWS} draws: one odd token can "
-        "hold most of a middle state's probability. KL: of the model's output to the state's distribution."
+        f"{_NEAR} ids of one of the group (ids go roughly by frequency), the median of {_DRAWS} draws: one odd token "
+        "can hold most of a middle state's probability. KL: of the model's output to the state's distribution."
     )
 
 
@@ -77,7 +77,7 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
 
 @lru_cache(maxsize=16)
 def _similar(tokenizer: Any, ids: tuple[int, ...], taken: frozenset[int], vocabulary: int) -> list[list[int]]:
-    """DRAWS times as many tokens as a group has: words of no group and of nearby ids, the same for every batch."""
+    """_DRAWS times as many tokens as a group has: words of no group and of nearby ids, the same for every batch."""
     rng = np.random.default_rng(0)
 
     @cache
@@ -87,8 +87,8 @@ def _similar(tokenizer: Any, ids: tuple[int, ...], taken: frozenset[int], vocabu
 
     columns = []
     for i in ids:
-        near = [j for j in range(max(0, i - NEAR), min(vocabulary, i + NEAR + 1)) if j not in taken]
-        columns.append(rng.choice([j for j in near if is_word(j)] or near, DRAWS))
+        near = [j for j in range(max(0, i - _NEAR), min(vocabulary, i + _NEAR + 1)) if j not in taken]
+        columns.append(rng.choice([j for j in near if is_word(j)] or near, _DRAWS))
     return np.stack(columns, 1).tolist()
 
 

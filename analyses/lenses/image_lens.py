@@ -33,7 +33,7 @@ VERSION = 2
 QUESTION = "What does the logit lens read from each image token, and is it what the picture shows there?"
 PAPER = "logit lens on image tokens, as in MMNeuron, arXiv 2406.11193 (-style)"
 # Which image tokens: the asked object's, the other objects', the rest.
-PLACES = {"asked": "asked object", "other": "other objects", "rest": "background"}
+_PLACES = {"asked": "asked object", "other": "other objects", "rest": "background"}
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _agreeing(rows: Rows) -> list[pd.DataFrame]:
     there = ~np.isnan(rows["agreement|asked"][:, 0])
     frames = []
     for measure in ("agreement", "named"):
-        for place, control in (("asked", ""), ("other", PLACES["other"]), ("rest", PLACES["rest"])):
+        for place, control in (("asked", ""), ("other", _PLACES["other"]), ("rest", _PLACES["rest"])):
             # Controls of the same examples, so that kinds of question without an asked patch do not shift them.
             values = np.where(there[:, None], rows[f"{measure}|{place}"], np.nan)
             frames.append(summarise(values, groups, states, "share").assign(measure=measure, control=control))
@@ -147,7 +147,7 @@ def _agreeing(rows: Rows) -> list[pd.DataFrame]:
 
 def _entropy(rows: Rows, how: How) -> pd.DataFrame:
     groups, states = rows.examples["group"], {"state": np.arange(rows["entropy|rest"].shape[1])}
-    frames = [summarise(rows[f"entropy|{p}"], groups, states, "nats").assign(place=name) for p, name in PLACES.items()]
+    frames = [summarise(rows[f"entropy|{p}"], groups, states, "nats").assign(place=name) for p, name in _PLACES.items()]
     return pd.concat([frame[frame["n"] > 0] for frame in frames], ignore_index=True)
 
 
@@ -164,7 +164,7 @@ def _grid(rows: Rows, how: How) -> pd.DataFrame:
     return frame[np.isfinite(frame["value"])].reset_index(drop=True)
 
 
-OVER_CHANCE, OVER_OTHER = "asked object − chance", "asked object − other objects"
+_OVER_CHANCE, _OVER_OTHER = "asked object − chance", "asked object − other objects"
 
 
 def _pictures(rows: Rows, how: How) -> pd.DataFrame:
@@ -185,7 +185,7 @@ def _chosen(rows: Rows, how: How) -> pd.DataFrame | None:
     half = [values[there] for values in (asked, other, rows["chance"])]
     state, measured = stats.chosen_on(half[0], groups[there], lambda some: late + some[:, late:].mean(0).argmax())
     here, elsewhere, chance = half[0][measured, state], half[1][measured, state], half[2][measured]
-    gaps = {OVER_CHANCE: here - chance, OVER_OTHER: here - elsewhere}
+    gaps = {_OVER_CHANCE: here - chance, _OVER_OTHER: here - elsewhere}
     frames = [
         summarise(gap, groups[there][measured], {}, "share").assign(measure=measure, state=int(state), control="")
         for measure, gap in gaps.items()
@@ -218,7 +218,7 @@ CLAIMS = (
 def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:
     """What the papers say of image tokens, of one condition's tables; nothing where no object is asked for."""
     chosen = tables.get("chosen")
-    row, margin = (one_row(chosen, measure=measure) for measure in (OVER_CHANCE, OVER_OTHER))
+    row, margin = (one_row(chosen, measure=measure) for measure in (_OVER_CHANCE, _OVER_OTHER))
     if row is None:
         return []
     note = f"state {row['state']}"

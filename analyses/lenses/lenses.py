@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -19,24 +18,16 @@ from ...data.tokens import labels
 from ...probes.observe.capture import capture
 from ...probes.observe.tracing import Layer
 from ...probes.prompts.batch import Batch
-from ...probes.runs.results import How, Rows
+from ...probes.runs.results import How
 from .. import metrics
 from ..common.claims import Claim, Statement, judge, one_row, unsolved
-from ..common.frames import summarise
+from ._lens_tables import FALLING, MEASURES, NORM_GAIN, NORMS, READ_BEFORE, SITES, TABLES
+
+__all__ = ["TABLES", "claims"]
 
 VERSION = 2
 QUESTION = "In which layer does the answer become readable, and which part writes it?"
 PAPER = "logit lens (nostalgebraist 2020), with the final norm; arXiv 2411.18620 leaves the norm out in the middle"
-SITES = ("resid", "attn_out", "mlp_out")
-NORMS = ("final norm", "no norm")
-MEASURES = ("probability", "rank", "kl", "entropy", "top1")
-UNITS = {
-    "probability": "probability",
-    "rank": "rank (0 = top)",
-    "kl": "nats",
-    "entropy": "nats",
-    "top1": "share",
-}
 
 
 @dataclass(frozen=True)
@@ -95,82 +86,6 @@ def _read(subject: Any, state: Tensor, norm: str, ids: Tensor, reference: tuple[
 def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold: the plan's estimate of the files."""
     return 1 + len(options.sites) * len(NORMS) * (len(MEASURES) + 2) * (subject.n_layers + 1)
-
-
-def _lens(rows: Rows, how: How) -> pd.DataFrame:
-    """Every state read by site and norm; the curves by subset are about the residual with the norm alone."""
-    frames = []
-    for subset, part in rows.subsets(how.options.subset):
-        for site in how.options.sites if subset == "all" else ("resid",):
-            for norm in NORMS if subset == "all" else NORMS[:1]:
-                frames.append(_curves(part, site, norm).assign(subset=subset))
-    return pd.concat(frames, ignore_index=True)
-
-
-def _accuracy(rows: Rows, how: How) -> pd.DataFrame:
-    """measure: "top1", "pair accuracy", "logit difference", …"""
-    parts = rows.subsets(how.options.subset)
-    return pd.concat([_answered(part).assign(subset=subset) for subset, part in parts], ignore_index=True)
-
-
-def _curves(rows: Rows, site: str, norm: str) -> pd.DataFrame:
-    frames = []
-    for measure in MEASURES:
-        values = rows[f"{site}|{norm}|{measure}"]
-        groups = rows.examples["group"]
-        first = 0 if site == "resid" else 1
-        axes = {"state": np.arange(values.shape[1]) + first}
-        where = {"site": site, "norm": norm, "measure": measure}
-        controls = ("", "wrong answer") if values.ndim == 3 else ("",)
-        for column, control in enumerate(controls):
-            cells = values[..., column] if values.ndim == 3 else values
-            kind = "median" if measure == "rank" else "mean"
-            frame = summarise(cells, groups, axes, UNITS[measure], statistic=kind)
-            frames.append(frame.assign(control=control, **where))
-    return pd.concat(frames, ignore_index=True)
-
-
-def _answered(rows: Rows) -> pd.DataFrame:
-    rank = rows[f"resid|{NORMS[0]}|rank"][:, -1]
-    measures = {
-        ("top1", "", "share"): rank[:, 0] == 0,
-        ("top1", "wrong answer", "share"): rank[:, 1] == 0,
-        ("pair accuracy", "", "share"): rows["logit_difference"] > 0,
-        ("pair accuracy − guessing", "", "share"): (rows["logit_difference"] > 0) - 0.5,
-        ("logit difference", "", "logits"): rows["logit_difference"],
-    }
-    frames = [
-        summarise(values.astype(float), rows.examples["group"], {}, unit).assign(measure=name, control=control)
-        for (name, control, unit), values in measures.items()
-    ]
-    return pd.concat(frames, ignore_index=True)
-
-
-NORM_GAIN, READ_BEFORE, FALLING = "KL with the norm − without", "read before / final", "steps that fall"
-
-
-def _compared(rows: Rows, how: How) -> pd.DataFrame | None:
-    """What the claims are about: one number an example, over the second half of the states or two thirds up."""
-    if "resid" not in how.options.sites:
-        return None
-    groups = rows.examples["group"]
-    normed, plain = (rows[f"resid|{norm}|kl"] for norm in NORMS)
-    half = normed.shape[1] // 2
-    probability = rows[f"resid|{NORMS[0]}|probability"][..., 0]
-    before = probability[:, 2 * (probability.shape[1] - 1) // 3]
-    frames = [
-        summarise((normed - plain)[:, half:].mean(1), groups, {}, "nats").assign(measure=NORM_GAIN),
-        summarise(before, groups, {}, "ratio", denominators=probability[:, -1]).assign(measure=READ_BEFORE),
-        summarise((np.diff(normed[:, half:]) < 0).mean(1), groups, {}, "share").assign(measure=FALLING),
-    ]
-    return pd.concat(frames, ignore_index=True).assign(control="", subset="all")
-
-
-TABLES = {
-    "lens": (_lens, ("site", "norm", "measure", "subset")),
-    "accuracy": (_accuracy, ("measure", "subset")),
-    "compared": (_compared, ("measure", "subset")),
-}
 
 
 CLAIMS = (
