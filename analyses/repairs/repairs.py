@@ -56,6 +56,7 @@ class Options:
     of the two answers, or read from a generated answer as POPE's evaluate.py does. rho, mass, without_visual_sinks:
     which rows VAR edits. threshold: column mean of a hidden sink. image: how VHR's blind branch loses the image.
     choose: by which measure a head's calibration alone must not do harm. timed: tokens of the timing, 0 for none.
+    dimensions and tau of the sinks: learned on held-out examples where None.
     """
 
     alphas: tuple[float, ...] = (2.0, 1.5, 3.0, 0.5)
@@ -71,6 +72,8 @@ class Options:
     image: str = "dropped"
     choose: Literal["logits", "accuracy"] = "logits"
     timed: int = 12
+    dimensions: tuple[int, ...] | None = None
+    tau: float | None = None
 
 
 class Learned(NamedTuple):
@@ -86,7 +89,7 @@ class Learned(NamedTuple):
     cost: Sequence[Cost] = ()
 
 
-RETIRED = {"dimensions": None, "tau": None, "heads": None, "pictures": True, "cost": ()}
+RETIRED = {"heads": None, "pictures": True, "cost": ()}
 
 
 def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) -> str:
@@ -123,7 +126,7 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
     examples."""
     learned = Learned(bool(batches[0].where("image").any()))
     if learned.pictures:
-        massive = learn_sinks(subject, batches)
+        massive = learn_sinks(subject, batches, options.dimensions, options.tau)
         learned = learned._replace(dimensions=massive.dimensions or None, tau=massive.tau)
     if not asks_captions(batches[0]):
         effects = [_act_effects(subject, batch, options) for batch in first_condition(batches)]

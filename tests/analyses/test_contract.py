@@ -16,6 +16,7 @@ from crosslens.probes.runs.run import Settings, run
 from crosslens.probes.runs.store import read_record
 
 from ..helpers import contrasts, tiny
+from ..helpers.makers import analysis
 
 
 class Numbered(NamedTuple):
@@ -65,18 +66,18 @@ def test_the_claims_of_the_analyses_can_be_corrected():
     assert [claim.p_page for claim in claims.Claim.corrected(made)] == [0.06, 0.06]
 
 
+class Nothing(NamedTuple):
+    """What is learned by counting."""
+
+
 def counting(made: list[Any]) -> Any:
     """An analysis that keeps what it learns from and what its methods are told."""
-    return SimpleNamespace(
-        __doc__="Counting.",
-        VERSION=1,
-        QUESTION="",
-        PAPER="",
+    return analysis(
         FIT_EXAMPLES=6,
-        fit=lambda subject, batches, options: made.extend(batches) or {},
-        methods=lambda options, fitted_on: f"{fitted_on['examples']} of {fitted_on['groups']}",
-        layer_rows=lambda layer, batch, options: {"x": layer.resid_pre[:, 0, 0]},
-        tables=lambda rows, options: {},
+        Learned=Nothing,
+        fit=lambda subject, batches, options: made.extend(batches) or Nothing(),
+        methods=lambda options, learned, fitted_on: f"{fitted_on['examples']} of {fitted_on['groups']}",
+        observe=lambda layer, batch, how: {"x": layer.resid_pre[:, 0, 0]},
     )
 
 
