@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from zlib import crc32
-
 import numpy as np
 import pandas as pd
 
 from ...probes.runs.results import How, Rows
+from ..common import controls
 from ..common.claims import Claim, Statement, judge, one_row, unsolved
+from ..common.controls import SHUFFLED, UNIFORM, uniform_on_first
 from ..common.frames import middle, summarise
 from . import _visual_sinks
 
 MASSIVE, FIRST, AGREE = "massive dimensions", "first token", "criteria agree"
 HIDDEN, VISUAL, MASKING = "hidden sinks", "visual sinks", "masking visual sinks"
 SEPARATION = "first token above τ − other tokens above τ"
-UNIFORM, SHUFFLED = "uniform attention", "shuffled tokens"
 STATEMENTS = (
     Statement(
         MASSIVE,
@@ -66,12 +65,8 @@ def criteria(rows: Rows, how: How) -> tuple[np.ndarray, np.ndarray]:
 
 
 def shuffled(rows: Rows, chosen: np.ndarray) -> np.ndarray:
-    """Each example's chosen tokens [n, layers, p] at other places of those that are asked about, state by state."""
-    mixed = np.zeros_like(chosen)
-    for i, (name, asked) in enumerate(zip(rows.examples["id"], np.isfinite(rows["column_mean"][:, 0]), strict=True)):
-        rng = np.random.default_rng(crc32(str(name).encode()))
-        mixed[i][:, asked] = rng.permuted(chosen[i][:, asked], axis=1)
-    return mixed
+    """The control of chosen tokens [n, layers, p], within those that are asked about."""
+    return controls.shuffled(chosen, np.isfinite(rows["column_mean"][:, 0]), rows.examples["id"].tolist())
 
 
 def jaccard(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -89,7 +84,7 @@ def summary(rows: Rows, how: How) -> pd.DataFrame:
     numbers = [
         (MASSIVE, "", _massive(rows, how), "share"),
         (FIRST, "", first, "share of attention"),
-        (FIRST, UNIFORM, first - _uniform_on_first(rows["length"]), "share of attention"),
+        (FIRST, UNIFORM, first - uniform_on_first(rows["length"]), "share of attention"),
         (AGREE, "", agree, "Jaccard"),
         (AGREE, SHUFFLED, agree - chance, "Jaccard"),
         (HIDDEN, "", nanmean((rows["hidden_rate"][:, 2:-1] >= 1).reshape(len(first), -1)), "share of heads"),
@@ -111,11 +106,6 @@ def _massive(rows: Rows, how: How) -> np.ndarray:
     """Whether some state of an example exceeds both bounds in one of the dimensions, [n]."""
     peaks, medians = rows["peaks"], rows["median_magnitude"][..., None]
     return ((peaks > how.options.min_abs) & (peaks > how.options.min_ratio * medians)).any((1, 2)).astype(float)
-
-
-def _uniform_on_first(length: np.ndarray) -> np.ndarray:
-    """What heads that look at all tokens alike give the first one, mean over the queries behind it, [n]."""
-    return np.array([(1 / np.arange(2, n + 1)).mean() if n > 1 else np.nan for n in length.astype(int)])
 
 
 def separation(rows: Rows, how: How) -> np.ndarray:

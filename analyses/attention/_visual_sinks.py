@@ -22,8 +22,7 @@ from ...probes.runs.results import How, Rows
 from .. import metrics
 from ..common import stats
 from ..common.claims import one_row
-from ..common.controls import random_positions
-from ..common.draws import example_keys
+from ..common.controls import example_keys, random_positions
 from ..common.frames import head_axes, summarise
 from ..common.thumbnails import first_of_groups, picture_table, unmapped
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from ...probes.observe.tracing import Layer, tracing
 from ...probes.prompts.batch import Batch
 from ...probes.prompts.image_ablation import drop_image, hide_image, image_columns, moved, predicting
 from .. import metrics
+from ..common.controls import another_image, another_question
 from ._divergence_heads import (
     KINDS,
     QUESTION_CHANGED,
@@ -78,11 +78,11 @@ def passes_of(subject: Any, batch: Batch, options: Any) -> Iterator[Pass]:
         elif way == "masked":
             yield way, everyone, batch, places, hide_image(image_columns(subject, batch.inputs))
         elif way == "swapped":
-            yield _variant(subject, batch, way, [_with_other_image(e) for e in batch.examples])
+            yield _variant(subject, batch, way, [another_image(e) for e in batch.examples])
         else:
             raise ValueError(f"unknown way {way!r}: one of {', '.join(WAYS)}")
     if options.question:
-        changed = [_with_other_question(e, options.question) for e in batch.examples]
+        changed = [another_question(e, options.question) for e in batch.examples]
         yield _variant(subject, batch, QUESTION_CHANGED, changed)
 
 
@@ -94,27 +94,3 @@ def _variant(subject: Any, batch: Batch, name: str, changed: list[Example | None
     other = subject.batch([e for e in changed if e is not None], **batch.form)
     n = predicting(batch).shape[1]
     return name, chosen, other, pad(predicting(other), (0, n), value=-1)[:, :n], None
-
-
-def _with_other_image(example: Example) -> Example | None:
-    """The example with the images of an unrelated one; None where there are none."""
-    if not example.unrelated:
-        return None
-    others = iter(example.unrelated)
-    segments = tuple(s if isinstance(s.content, str) else s._replace(content=next(others)) for s in example.segments)
-    return replace(example, segments=segments, boxes={})
-
-
-def _with_other_question(example: Example, question: str) -> Example | None:
-    """The example with another text in its first question, further ones left out; None without a question."""
-    asked = [i for i, s in enumerate(example.segments) if s.role == "question"]
-    if not asked:
-        return None
-    own = str(example.segments[asked[0]].content)
-    space = own[: len(own) - len(own.lstrip())]
-    segments = [
-        s._replace(content=f"{space}{question}", marks={}) if i == asked[0] else s
-        for i, s in enumerate(example.segments)
-        if i not in asked[1:]
-    ]
-    return replace(example, segments=tuple(segments))

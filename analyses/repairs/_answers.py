@@ -15,7 +15,7 @@ from ...probes.observe.generation import generate_answers
 from ...probes.prompts.batch import Batch
 from ...probes.runs.results import How
 from ..common import hallucination
-from ..common.draws import example_keys
+from ..common.controls import example_keys
 from ._tables import NONE, Variant
 from ._variants import variants
 

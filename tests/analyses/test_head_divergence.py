@@ -13,7 +13,7 @@ import pytest
 import torch
 from crosslens import Subject
 from crosslens.analyses import metrics
-from crosslens.analyses.flow import _divergence_words, head_divergence
+from crosslens.analyses.flow import _divergence_words, _passes, head_divergence
 from crosslens.data.errors import UserError
 from crosslens.data.example import Example, Objects, Segment
 from crosslens.data.tasks import Task

@@ -63,10 +63,9 @@ MARKS = analysis(observe=mark_rows, TABLES={"marks": (mark_table, ("id", "there"
 @pytest.mark.parametrize("size", [1, 3])
 def test_rows_that_only_some_batches_have(tmp_path, size):
     task = Task("kinds", SimpleNamespace(**{**vars(tiny.task().module), "examples": kinds}), {})
+    analyses = {"marks": (MARKS, MARKS.Options())}
     whole, small = (
-        pd.read_parquet(
-            run(tiny.subject(), task, {"marks": (MARKS, MARKS.Options())}, settings)[0] / "tables/marks.parquet"
-        )
+        pd.read_parquet(run(tiny.subject(), task, analyses, settings)[0] / "tables/marks.parquet")
         for settings in (Settings(out=tmp_path / "a"), Settings(size=size, out=tmp_path / "b"))
     )
     assert whole["there"].tolist() == [False, True] * 5

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pytest
@@ -147,4 +147,4 @@ def test_a_run_reads_the_form_and_says_so(tmp_path):
     assert value == pytest.approx(sum(right) / len(right))
     page = next(p for p in pages.build(tmp_path) if p.name.startswith("accuracy"))
     assert "Yes and no are read as" in page.read_text()
-    verify(directory, opened, task, analysis, say=lambda line: None)
+    verify(directory, opened, task, made, say=lambda line: None)
