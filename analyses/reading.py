@@ -41,9 +41,9 @@ class Source:
         return self.constant("PAPER", "")
 
     @property
-    def needs(self) -> str:
-        """The analysis whose finished runs this one is made of; "" where it runs a model."""
-        return self.constant("NEEDS", "") or self.constant("JOINS", "")
+    def needs(self) -> tuple[str, ...]:
+        """The analyses whose finished runs this one is made of; none where it runs a model."""
+        return self.constant("NEEDS", ())
 
     @cached_property
     def Options(self) -> type:

@@ -40,7 +40,7 @@ class Overlap:
         from ..probes.runs.results import condition_of
 
         (module,) = modules_of(["overlap"]).values()
-        runs = list(self.runs) or finished(self.out, module.JOINS)
+        runs = list(self.runs) or finished(self.out, *module.NEEDS)
         print("\n".join(f"takes {path}" for path in runs), file=sys.stderr)
         condition = {"run": None, "yes": condition_of(True), "no": condition_of(False)}[self.bos]
         options = options_of(self, "overlap", module)

@@ -79,7 +79,7 @@ class Run(ModelFlags):
             raise UserError(f"name at least one analysis: {', '.join(find_analyses())}")
         for name in self.analyses:
             if needed := read_analyses()[name].needs:
-                raise UserError(f"{name} is made of finished runs of {needed}: crosslens {name}")
+                raise UserError(f"{name} is made of finished runs of {' and '.join(needed)}: crosslens {name}")
         if not self.task:
             raise UserError("name at least one task: --task ioi (crosslens list shows all)")
         if self.limit is not None and self.limit < 1:
@@ -166,8 +166,9 @@ class Check(ModelFlags):
 
 def modules_of(names: Sequence[str]) -> dict[str, ModuleType]:
     """The named analyses, imported."""
-    known = find_analyses()
-    return {name: import_module(known[name]) for name in names}
+    from ..analyses.contract import open_analysis
+
+    return {name: open_analysis(name) for name in names}
 
 
 def with_options(command: type, sources: Iterable[Source]) -> type:

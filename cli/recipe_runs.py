@@ -96,7 +96,7 @@ def _has_conditions(record: Record, bos: Any) -> bool:
 
 def finished_join(source: Source, made_of: list[str], records: list[Record]) -> Record | None:
     """The record of a run that is made of these runs."""
-    version = source.constant("VERSION", None) or source.constant("REVISION", None)
+    version = source.constant("VERSION", None)
     of = [record for record in records if sorted(record.get("joined", [])) == sorted(made_of)]
     return find_run(of, {"analysis": source.name, "versions.analysis": version, "options": asdict(source.Options())})
 
@@ -110,7 +110,7 @@ def state(recipe: Recipe, records: list[Record]) -> tuple[int, int]:
 
 def made_of(source: Source, records: list[Record]) -> list[str]:
     """The names of those runs that an analysis of finished runs is made of, in the order of their names."""
-    return sorted(record["name"] for record in records if record["analysis"] == source.needs)
+    return sorted(record["name"] for record in records if record["analysis"] in source.needs)
 
 
 def figures_of(recipe: Recipe, records: list[Record]) -> list[dict[str, str]]:

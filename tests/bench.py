@@ -41,11 +41,11 @@ from crosslens.probes.intervene.paths import path_sweep
 from crosslens.probes.model.attention import NAME
 from crosslens.probes.observe.tracing import tracing
 from crosslens.probes.runs.answers import with_answers
-from crosslens.probes.runs.results import observe
+from crosslens.probes.runs.results import How, observe
 from transformers import LlamaConfig, LlamaForCausalLM, LogitsProcessor
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "9"))
-SINKS = sinks.Options(dimensions=(507, 247), tau=17.4)
+SINKS = How(sinks.Options(), sinks.Learned((507, 247), 17.4))
 
 
 def interleaved(works: dict[str, Callable[[], Any]], rounds: int = ROUNDS) -> dict[str, list[float]]:
@@ -88,12 +88,12 @@ def plain(subject: Any, batch: Any) -> Callable[[], Any]:
 class WithoutReads:
     """lenses without its reads: what riding on the forward costs."""
 
-    layer_rows = staticmethod(lenses.layer_rows)
+    observe = staticmethod(lenses.observe)
 
 
 def observing(subject: Any, batch: Any) -> Callable[[], Any]:
     """Both analyses on one forward, lens reads left out."""
-    riders = {"sinks": (sinks, SINKS), "lenses": (WithoutReads, lenses.Options())}
+    riders = {"sinks": (sinks, SINKS), "lenses": (WithoutReads, How(lenses.Options()))}
     return lambda: observe(subject, batch, riders)
 
 
@@ -264,13 +264,13 @@ def captions_of_scenes(count: int, start: int = 0, subject: Any = None) -> tuple
 
 
 ROLES = ("special", "text", "question", "answer", "image")
-DIVERGENCE = head_divergence.Options(ways=("dropped",), question="")
+DIVERGENCE = How(head_divergence.Options(ways=("dropped",), question=""))
 
 
 def bench_divergence() -> None:
     """VHD (image dropped) + sinks over 64 captions against plain teacher-forced forwards; the limit is 2.3."""
     subject, batch = captions_of_scenes(64)
-    found = sinks.Options(dimensions=(507, 247), tau=17.4, roles=ROLES)
+    found = How(sinks.Options(roles=ROLES), sinks.Learned((507, 247), 17.4))
     riders = {"sinks": (sinks, found), "head_divergence": (head_divergence, DIVERGENCE)}
     works = {
         "plain forward, 64 captions": plain(subject, batch),

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-from zlib import crc32
-
 import numpy as np
 import pandas as pd
 
-from ...probes.runs.results import Rows
+from ...probes.runs.results import How, Rows
+from ..common import controls
 from ..common.claims import Claim, Statement, judge, one_row, unsolved
+from ..common.controls import SHUFFLED, UNIFORM, uniform_on_first
 from ..common.frames import middle, summarise
 from . import _visual_sinks
-
-if TYPE_CHECKING:
-    from .sinks import Options
 
 MASSIVE, FIRST, AGREE = "massive dimensions", "first token", "criteria agree"
 HIDDEN, VISUAL, MASKING = "hidden sinks", "visual sinks", "masking visual sinks"
 SEPARATION = "first token above τ − other tokens above τ"
-UNIFORM, SHUFFLED = "uniform attention", "shuffled tokens"
 STATEMENTS = (
     Statement(
         MASSIVE,
@@ -62,20 +57,16 @@ def nanmean(values: np.ndarray) -> np.ndarray:
     return np.where(there, values, 0).sum(-1) / np.where(there.any(-1), there.sum(-1), np.nan)
 
 
-def criteria(rows: Rows, options: Options) -> tuple[np.ndarray, np.ndarray]:
+def criteria(rows: Rows, how: How) -> tuple[np.ndarray, np.ndarray]:
     """Which tokens are sinks by φ ≥ τ and by attention received > receives/N, Bool [n, layers, p]."""
-    tau = np.inf if options.tau is None else options.tau
-    limit = (options.receives / rows["length"])[:, None, None]
+    tau = np.inf if how.learned.tau is None else how.learned.tau
+    limit = (how.options.receives / rows["length"])[:, None, None]
     return np.nan_to_num(rows["phi"]) >= tau, np.nan_to_num(rows["column_mean"]) > limit
 
 
 def shuffled(rows: Rows, chosen: np.ndarray) -> np.ndarray:
-    """Each example's chosen tokens [n, layers, p] at other places of those that are asked about, state by state."""
-    mixed = np.zeros_like(chosen)
-    for i, (name, asked) in enumerate(zip(rows.examples["id"], np.isfinite(rows["column_mean"][:, 0]), strict=True)):
-        rng = np.random.default_rng(crc32(str(name).encode()))
-        mixed[i][:, asked] = rng.permuted(chosen[i][:, asked], axis=1)
-    return mixed
+    """The control of chosen tokens [n, layers, p], within those that are asked about."""
+    return controls.shuffled(chosen, np.isfinite(rows["column_mean"][:, 0]), rows.examples["id"].tolist())
 
 
 def jaccard(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -84,20 +75,20 @@ def jaccard(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a & b).sum(-1) / np.where(union > 0, union, np.nan)
 
 
-def summary(rows: Rows, options: Options) -> pd.DataFrame:
+def summary(rows: Rows, how: How) -> pd.DataFrame:
     """One row a statement: measure, against ("" or the control that is subtracted, paired), and the usual columns."""
     half = middle(rows["phi"].shape[1])
     first = rows["first_share"][:, half].mean((1, 2))
-    by_phi, by_attention = criteria(rows, options)
+    by_phi, by_attention = criteria(rows, how)
     agree, chance = (nanmean(jaccard(by_phi, x)[:, half]) for x in (by_attention, shuffled(rows, by_attention)))
     numbers = [
-        (MASSIVE, "", _massive(rows, options), "share"),
+        (MASSIVE, "", _massive(rows, how), "share"),
         (FIRST, "", first, "share of attention"),
-        (FIRST, UNIFORM, first - _uniform_on_first(rows["length"]), "share of attention"),
+        (FIRST, UNIFORM, first - uniform_on_first(rows["length"]), "share of attention"),
         (AGREE, "", agree, "Jaccard"),
         (AGREE, SHUFFLED, agree - chance, "Jaccard"),
         (HIDDEN, "", nanmean((rows["hidden_rate"][:, 2:-1] >= 1).reshape(len(first), -1)), "share of heads"),
-        (SEPARATION, "", separation(rows, options), "share of tokens"),
+        (SEPARATION, "", separation(rows, how), "share of tokens"),
     ]
     if "visual|phi" in rows.values:
         share = (rows["visual|sinks"] / rows["visual|tokens"])[:, half].mean(1)
@@ -111,21 +102,16 @@ def summary(rows: Rows, options: Options) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def _massive(rows: Rows, options: Options) -> np.ndarray:
+def _massive(rows: Rows, how: How) -> np.ndarray:
     """Whether some state of an example exceeds both bounds in one of the dimensions, [n]."""
     peaks, medians = rows["peaks"], rows["median_magnitude"][..., None]
-    return ((peaks > options.min_abs) & (peaks > options.min_ratio * medians)).any((1, 2)).astype(float)
+    return ((peaks > how.options.min_abs) & (peaks > how.options.min_ratio * medians)).any((1, 2)).astype(float)
 
 
-def _uniform_on_first(length: np.ndarray) -> np.ndarray:
-    """What heads that look at all tokens alike give the first one, mean over the queries behind it, [n]."""
-    return np.array([(1 / np.arange(2, n + 1)).mean() if n > 1 else np.nan for n in length.astype(int)])
-
-
-def separation(rows: Rows, options: Options) -> np.ndarray:
+def separation(rows: Rows, how: How) -> np.ndarray:
     """Share of middle states in which the first token is above τ, minus the other tokens' share, [n]."""
     phi = rows["phi"][:, middle(rows["phi"].shape[1])]
-    above = np.where(np.isfinite(phi), phi >= (np.nan if options.tau is None else options.tau), np.nan)
+    above = np.where(np.isfinite(phi), phi >= (np.nan if how.learned.tau is None else how.learned.tau), np.nan)
     return nanmean(above[:, :, 0]) - nanmean(above[:, :, 1:].reshape(len(above), -1))
 
 

@@ -5,6 +5,7 @@ Its rows and tables appear where the prompts hold images. Query: the last positi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,11 @@ from ...probes.intervene.recording import record
 from ...probes.intervene.sweep import variant_sweep
 from ...probes.observe.tracing import Layer
 from ...probes.prompts.batch import Batch
-from ...probes.runs.results import Rows
+from ...probes.runs.results import How, Rows
 from .. import metrics
 from ..common import stats
 from ..common.claims import one_row
-from ..common.controls import random_positions
-from ..common.draws import example_keys
+from ..common.controls import example_keys, random_positions
 from ..common.frames import head_axes, summarise
 from ..common.thumbnails import first_of_groups, picture_table, unmapped
 
@@ -32,7 +32,7 @@ OBJECTS = ("asked_object", "other_objects")
 KINDS = ("first token", "visual sinks", "other image tokens")
 
 
-def layer_rows(layer: Layer, batch: Batch, phi: Tensor, tau: float | None) -> dict[str, Tensor]:
+def observe(layer: Layer, batch: Batch, phi: Tensor, tau: float | None) -> dict[str, Tensor]:
     """Per example: φ of the first token, the largest and the median of the image; visual sinks, and those on objects;
     norms of contributions [b, 3]; visual mass and non-sink ratio of the last query by head [b, h]; φ by patch."""
     device = phi.device
@@ -95,7 +95,7 @@ def thresholds(phi: Tensor, tau: float | None) -> list[float]:
 
 
 @torch.no_grad()
-def masked(subject: Any, batch: Batch, phi: Tensor, taus: tuple[float, ...], draws: int) -> dict[str, Tensor]:
+def masked(subject: Any, batch: Batch, phi: Tensor, taus: Sequence[float], draws: int) -> dict[str, Tensor]:
     """Whether the answer beats the wrong one when image tokens with φ ≥ τ are read by nobody outside of the image, and
     when as many of the other image tokens are: [b, taus, 1 + draws]. phi: of the image tokens in order, at the middle
     state.
@@ -123,12 +123,10 @@ def masked(subject: Any, batch: Batch, phi: Tensor, taus: tuple[float, ...], dra
     }
 
 
-def tables(rows: Rows, tau: float | None, taus: tuple[float, ...]) -> dict[str, pd.DataFrame]:
-    """visual: state, measure ("φ", "sinks", "on objects", "contribution"), token. visual_heads: layer, head, measure
-    ("visual mass", "non-sink ratio"). patches: state, row, column, where all pictures have the same grid. masking: tau,
-    control, measure, count, learned. pictures: example png, of the first ones whose grid is known; on_pictures: example
-    state row column value (φ) sink. unmapped: of the others, in words.
-    """
+def _visual(rows: Rows, how: How) -> pd.DataFrame | None:
+    """state, measure ("φ", "sinks", "on objects", "contribution"), token."""
+    if "visual|phi" not in rows.values:
+        return None
     groups = rows.examples["group"]
     states = {"state": np.arange(rows["visual|sinks"].shape[1])}
     frames = []
@@ -148,14 +146,13 @@ def tables(rows: Rows, tau: float | None, taus: tuple[float, ...]) -> dict[str, 
             frames.append(
                 summarise(norms, groups, states, "‖A·v·W_O‖", measure="contribution", token=token, control="")
             )
-    made = {"visual": pd.concat(frames, ignore_index=True), "visual_heads": _heads(rows), "patches": _patches(rows)}
-    made |= _on_pictures(rows, np.inf if tau is None else tau) | unmapped(rows, "visual|grid")
-    if "masked|right" in rows.values:
-        made["masking"] = _masking(rows, tau, taus)
-    return made
+    return pd.concat(frames, ignore_index=True)
 
 
-def _heads(rows: Rows) -> pd.DataFrame:
+def _heads(rows: Rows, how: How) -> pd.DataFrame | None:
+    """layer, head, measure ("visual mass", "non-sink ratio")."""
+    if "visual|phi" not in rows.values:
+        return None
     axes = head_axes(rows["visual|mass"])
     frames = [
         summarise(rows[f"visual|{name}"], rows.examples["group"], axes, "share of attention").assign(measure=measure)
@@ -164,8 +161,10 @@ def _heads(rows: Rows) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True).assign(control="")
 
 
-def _patches(rows: Rows) -> pd.DataFrame:
+def _patches(rows: Rows, how: How) -> pd.DataFrame | None:
     """φ at the middle state by place in the image; empty where pictures differ in their grid, or one is not known."""
+    if "visual|phi" not in rows.values:
+        return None
     grids, phi = np.unique(rows["visual|grid"], axis=0), rows["visual|patches"]
     if len(grids) > 1 or not grids.all():
         return pd.DataFrame()
@@ -175,28 +174,50 @@ def _patches(rows: Rows) -> pd.DataFrame:
     return summarise(middle, rows.examples["group"], axes, "φ").assign(state=state, control="")
 
 
-def _on_pictures(rows: Rows, tau: float) -> dict[str, pd.DataFrame]:
-    """The pictures of the first groups whose grid is known, and φ of their patches at the middle state."""
+def _known(rows: Rows) -> tuple[Rows, np.ndarray] | None:
+    """The rows of pictures whose grid is known, and the first of these of different groups; None without any."""
+    if "visual|grid" not in rows.values:
+        return None
     known = rows.where(np.asarray((rows["visual|grid"] > 0).all(1)))
-    if known.examples.empty:
-        return {}
-    first, state = first_of_groups(known, SHOWN), known["visual|patches"].shape[1] // 2
-    shown = picture_table(known, first)
+    return None if known.examples.empty else (known, first_of_groups(known, SHOWN))
+
+
+def _pictures(rows: Rows, how: How) -> pd.DataFrame | None:
+    """example png, of the first ones whose grid is known."""
+    shown = _known(rows)
+    return None if shown is None else picture_table(*shown)
+
+
+def _on_pictures(rows: Rows, how: How) -> pd.DataFrame | None:
+    """φ of these pictures' patches at the middle state, and whether each is a sink."""
+    shown = _known(rows)
+    if shown is None:
+        return None
+    known, first = shown
+    state = known["visual|patches"].shape[1] // 2
     maps = []
-    for name, i in zip(shown["example"], first, strict=True):
+    for i in first:
+        name = known.examples["id"].to_numpy()[i]
         height, width = known["visual|grid"][i].astype(int)
         place = np.arange(height * width)
         values = known["visual|patches"][i, state, : height * width]
         maps.append(pd.DataFrame({"example": name, "row": place // width, "column": place % width, "value": values}))
     places = pd.concat(maps, ignore_index=True).assign(n=1, state=state, unit="φ")
-    return {"pictures": shown, "on_pictures": places.assign(sink=places["value"] >= tau)}
+    return places.assign(sink=places["value"] >= (np.inf if how.learned.tau is None else how.learned.tau))
 
 
-def _masking(rows: Rows, tau: float | None, taus: tuple[float, ...]) -> pd.DataFrame:
+def _unmapped(rows: Rows, how: How) -> pd.DataFrame | None:
+    return unmapped(rows, "visual|grid").get("unmapped") if "visual|grid" in rows.values else None
+
+
+def _masking(rows: Rows, how: How) -> pd.DataFrame | None:
     """Accuracy over τ with the image tokens above it masked, with as many random ones masked, and their difference.
 
     learned: the rows at the τ that tells sinks from other tokens.
     """
+    if "masked|right" not in rows.values:
+        return None
+    tau, taus = how.learned.tau, how.learned.taus
     right, groups = rows["masked|right"], rows.examples["group"]
     axes = {"tau": list(taus)}
     chosen, random = right[:, :, 0], right[:, :, 1:].mean(2)
@@ -211,6 +232,17 @@ def _masking(rows: Rows, tau: float | None, taus: tuple[float, ...]) -> pd.DataF
     count = np.tile(rows["masked|count"].mean(0), len(frames))
     whole = pd.concat(frames, ignore_index=True).assign(count=count)
     return whole.assign(learned=False if tau is None else np.isclose(whole["tau"], tau, rtol=0, atol=6e-4))
+
+
+TABLES = {
+    "visual": (_visual, ("measure", "token")),
+    "visual_heads": (_heads, ("measure",)),
+    "patches": (_patches, ("row", "column")),
+    "pictures": (_pictures, ("example", "png")),
+    "on_pictures": (_on_pictures, ("example", "row", "column", "sink")),
+    "unmapped": (_unmapped, ("why",)),
+    "masking": (_masking, ("tau", "measure", "p_value", "count", "learned")),
+}
 
 
 def largest(visual: pd.DataFrame) -> str:

@@ -9,12 +9,11 @@ those of `visual_sinks`; see `tables` for their columns.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -22,36 +21,26 @@ from ...probes.observe.tracing import Layer
 from ...probes.prompts.batch import Batch
 from ...probes.prompts.patches import grids
 from ...probes.runs.plan import first_condition
-from ...probes.runs.results import Rows
+from ...probes.runs.results import How
 from .. import metrics
 from ..common.columns import column_counts
-from ..common.frames import head_axes, held_out, middle, order_columns, summarise
+from ..common.frames import held_out
 from ..common.massive import image_phi, learn_sinks
 from ..common.thumbnails import thumbnail
 from . import _visual_sinks
 from ._sink_summary import (
-    SEPARATION,
-    SHUFFLED,
     STATEMENTS,
     claims,
-    criteria,
-    jaccard,
-    nanmean,
-    separates_nothing,
-    separation,
-    shuffled,
-    summary,
 )
+from ._sink_tables import TABLES
 
-__all__ = ["CLAIMS", "claims"]
+__all__ = ["CLAIMS", "TABLES", "claims"]
 
 VERSION = 3
 CLAIMS = STATEMENTS
 QUESTION = "Which tokens soak up attention, and is it those with massive activations?"
 PAPER = "arXiv 2503.03321 (sink value φ), arXiv 2406.15765 (hidden sinks), both formulas on text"
 FIT_EXAMPLES = 8
-# Positions are shown one by one up to here, then in bins of doubling width.
-SINGLE_POSITIONS = 16
 
 
 @dataclass(frozen=True)
@@ -77,10 +66,18 @@ class Options:
     taus: tuple[float, ...] = ()
 
 
-def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
+class Learned(NamedTuple):
+    """dimensions, tau (None without a dimension), taus: those of the options, or found where they leave it open."""
+
+    dimensions: Sequence[int] = ()
+    tau: float | None = None
+    taus: Sequence[float] = ()
+
+
+def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
-    dims = ", ".join(map(str, options.dimensions or ())) or "none found"
-    tau = "no threshold" if options.tau is None else f"τ = {options.tau:.2f}"
+    dims = ", ".join(map(str, learned.dimensions or ())) or "none found"
+    tau = "no threshold" if learned.tau is None else f"τ = {learned.tau:.2f}"
     return (
         f"Massive dimensions ({dims}; |x| above {options.min_abs:g} and {options.min_ratio:g} times the median "
         f"of the state) and the threshold ({tau}, the geometric mean of the first token's and the median token's φ "
@@ -92,32 +89,32 @@ def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
     )
 
 
-def fit(subject: Any, batches: list[Batch], options: Options) -> dict[str, Any]:
+def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
     """Massive dimensions and τ from held-out batches of every condition, unless the options fix them.
 
     τ comes from the first condition; one τ serves all conditions, so that their shares can be compared.
     """
     massive = learn_sinks(subject, batches, options.dimensions, options.tau, options.min_abs, options.min_ratio)
-    found: dict[str, Any] = {"dimensions": massive.dimensions, "tau": massive.tau}
-    if options.draws and massive.dimensions and bool(batches[0].where("image").any()):
+    taus = list(options.taus)
+    if not taus and options.draws and massive.dimensions and bool(batches[0].where("image").any()):
         phi = image_phi(subject, first_condition(batches), massive.dimensions)
-        found["taus"] = list(options.taus) or _visual_sinks.thresholds(phi, massive.tau)
-    return found
+        taus = _visual_sinks.thresholds(phi, massive.tau)
+    return Learned(massive.dimensions, massive.tau, taus)
 
 
-def layer_rows(layer: Layer, batch: Batch, options: Options) -> dict[str, Tensor]:
+def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor]:
     """φ and attention received per token [b, p]; attention on sinks per head [b, h]; |x| of two tokens [b, d]."""
     device = layer.resid_pre.device
     real = batch.mask.to(device)
-    asked = _asked(batch, options).to(device)
-    phi = _phi(layer, options)
-    sinks = asked & (phi >= (np.inf if options.tau is None else options.tau))
+    asked = _asked(batch, how.options).to(device)
+    phi = _phi(layer, how.learned.dimensions)
+    sinks = asked & (phi >= (np.inf if how.learned.tau is None else how.learned.tau))
     first = real & (real.cumsum(1) == 1)
     queries = real & ~first
-    everyone, behind, received, hidden = _columns(layer, real, first, options)
+    everyone, behind, received, hidden = _columns(layer, real, first, how.options)
     nonsink = asked & ~sinks
     expected = sinks.sum(1) / nonsink.sum(1)
-    massive = layer.resid_pre[..., list(options.dimensions or ())].float().abs()
+    massive = layer.resid_pre[..., list(how.learned.dimensions)].float().abs()
     rows = {
         "peaks": massive.masked_fill(~asked[..., None], 0.0).amax(1),
         "phi": phi.masked_fill(~asked, torch.nan),
@@ -132,11 +129,11 @@ def layer_rows(layer: Layer, batch: Batch, options: Options) -> dict[str, Tensor
     by_token = ("phi", "received", "column_mean", "hidden")
     rows = {name: batch.aligned(row) if name in by_token else row for name, row in rows.items()}
     if bool(batch.where("image").any(1).all()):
-        rows |= _visual_sinks.layer_rows(layer, batch, phi, options.tau)
+        rows |= _visual_sinks.observe(layer, batch, phi, how.learned.tau)
     return rows | _magnitudes(layer, batch, phi, asked)
 
 
-def finish(subject: Any, batch: Batch, kept: dict[str, Tensor], options: Options) -> dict[str, Tensor]:
+def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
     """Magnitudes of the middle state only, and what a uniform head would give every column."""
     half = subject.n_layers // 2
     for name in ("magnitude_first", "magnitude_median"):
@@ -145,14 +142,14 @@ def finish(subject: Any, batch: Batch, kept: dict[str, Tensor], options: Options
     weights = mask.float() / mask.cumsum(1).clamp(min=1)
     behind = mask.flip(1).cumsum(1).flip(1).clamp(min=1)
     uniform = weights.flip(1).cumsum(1).flip(1) / behind
-    kept["uniform"] = batch.aligned(uniform.masked_fill(~_asked(batch, options), torch.nan))
+    kept["uniform"] = batch.aligned(uniform.masked_fill(~_asked(batch, how.options), torch.nan))
     kept["length"] = mask.sum(1)
     if "visual|patches" in kept:
         kept["picture"] = torch.stack([thumbnail(example) for example in batch.examples])
         kept["visual|grid"] = grids(subject, batch)
-        if options.draws and options.taus:
+        if how.options.draws and how.learned.taus:
             phi = kept["visual|patches"][:, half]
-            kept |= _visual_sinks.masked(subject, batch, phi, options.taus, options.draws)
+            kept |= _visual_sinks.masked(subject, batch, phi, how.learned.taus, how.options.draws)
     return kept
 
 
@@ -160,10 +157,10 @@ def _asked(batch: Batch, options: Options) -> Tensor:
     return torch.stack([batch.where(role) for role in options.roles]).any(0)
 
 
-def _phi(layer: Layer, options: Options) -> Tensor:
-    if not options.dimensions:
+def _phi(layer: Layer, dimensions: Sequence[int]) -> Tensor:
+    if not dimensions:
         return layer.resid_pre.new_full(layer.resid_pre.shape[:2], torch.nan, dtype=torch.float32)
-    return metrics.sink_values(layer.resid_pre, list(options.dimensions))
+    return metrics.sink_values(layer.resid_pre, list(dimensions))
 
 
 def _columns(layer: Layer, real: Tensor, first: Tensor, options: Options) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -207,147 +204,3 @@ def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold: the plan's estimate of the files."""
     by_layer = 4 * positions + 4 * subject.n_heads + len(options.dimensions or (0, 0)) + 1
     return subject.n_layers * by_layer + 2 * subject.d_model + positions
-
-
-def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
-    """All tables carry condition, value, lower, upper, n, n_groups and unit; further columns:
-
-    threshold: phi_first, phi_median, dimensions. dimensions: state, dimension, ratio. tokens, hidden: state,
-    position (first of its bin), position_label, measure ("phi", "energy", "received", "sink by φ", "sink by
-    attention"). agreement: state, phi_sinks, received_sinks, both, only_first. heads: layer, head, measure
-    ("sink_share", "first_share", "hidden_rate"). summary: measure, against; see `sink_summary`.
-    magnitude: state, token, dimension. threshold's note says where τ separates nothing. A state is the residual that
-    the layer of that number reads.
-    """
-    makers = {
-        "threshold": _threshold,
-        "dimensions": _dimensions,
-        "tokens": _tokens,
-        "agreement": _agreement,
-        "heads": _heads,
-        "hidden": _hidden,
-        "magnitude": _magnitude,
-        "summary": summary,
-    }
-    parts: dict[str, list[pd.DataFrame]] = {name: [] for name in makers}
-    for condition, mine in rows.conditions():
-        for name, make in makers.items():
-            parts[name].append(make(mine, options).assign(condition=condition))
-        visual = _visual_sinks.tables(mine, options.tau, options.taus) if "visual|phi" in mine.values else {}
-        for name, frame in visual.items():
-            parts.setdefault(name, []).append(frame.assign(condition=condition))
-    return {name: order_columns(pd.concat(frames, ignore_index=True)) for name, frames in parts.items()}
-
-
-def _threshold(rows: Rows, options: Options) -> pd.DataFrame:
-    """τ beside this run's own φ of first and median tokens in the middle half of the states."""
-    phi = rows["phi"][:, middle(rows["phi"].shape[1])]
-    first, every = phi[:, :, 0][np.isfinite(phi[:, :, 0])], phi[np.isfinite(phi)]
-    frame = pd.DataFrame({"value": [np.nan if options.tau is None else options.tau], "unit": "φ"})
-    row = summarise(separation(rows, options), rows.examples["group"], {}, "share", measure=SEPARATION).iloc[0]
-    return frame.assign(
-        n=len(phi),
-        n_groups=rows.examples["group"].nunique(),
-        phi_first=np.median(first) if len(first) else np.nan,
-        phi_median=np.median(every) if len(every) else np.nan,
-        dimensions=", ".join(map(str, options.dimensions or ())),
-        source="gap on held-out examples",
-        separation=row["value"],
-        note=separates_nothing(row),
-    )
-
-
-def _dimensions(rows: Rows, options: Options) -> pd.DataFrame:
-    frames = []
-    for at, dimension in enumerate(options.dimensions or ()):
-        peak = rows["peaks"][..., at]
-        frame = summarise(peak, rows.examples["group"], {"state": np.arange(peak.shape[1])}, "|x|")
-        ratio = peak.mean(0) / rows["median_magnitude"].mean(0)
-        frames.append(frame.assign(dimension=dimension, ratio=ratio))
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["state", "dimension", "ratio"])
-
-
-def _bins(n_positions: int) -> tuple[np.ndarray, list[int], list[str]]:
-    """Bin of every position, first position and label of every bin: single ones, then doubling widths."""
-    doubling = [SINGLE_POSITIONS * 2**i for i in range(32)]
-    edges = [edge for edge in [*range(SINGLE_POSITIONS), *doubling] if edge < n_positions]
-    ends = [*edges[1:], n_positions]
-    labels = [str(a) if b == a + 1 else f"{a}–{b - 1}" for a, b in zip(edges, ends, strict=True)]
-    return np.digitize(np.arange(n_positions), edges) - 1, edges, labels
-
-
-def _by_position(rows: Rows, values: np.ndarray, unit: str, **columns: Any) -> pd.DataFrame:
-    """Mean over each bin of positions, per example; [n, layers, p] -> one row per state and bin."""
-    bins, edges, labels = _bins(values.shape[2])
-    with np.errstate(invalid="ignore"):
-        binned = np.stack([nanmean(values[:, :, bins == i]) for i in range(len(edges))], 2)
-    axes = {"state": np.arange(values.shape[1]), "position": edges}
-    frame = summarise(binned, rows.examples["group"], axes, unit)
-    frame = frame[frame["n"] > 0]
-    return frame.assign(position_label=frame["position"].map(dict(zip(edges, labels, strict=True))), **columns)
-
-
-def _tokens(rows: Rows, options: Options) -> pd.DataFrame:
-    uniform = np.repeat(rows["uniform"][:, None], rows["phi"].shape[1], 1)
-    energy = metrics.energy_share(torch.from_numpy(rows["phi"]), rows["magnitude_first"].shape[1]).numpy()
-    there = np.isfinite(rows["received"])
-    by_phi, by_attention = (np.where(there, found, np.nan) for found in criteria(rows, options))
-    return pd.concat(
-        [
-            _by_position(rows, rows["phi"], "φ", measure="phi", control=""),
-            _by_position(rows, energy, "share", measure="energy", control=""),
-            _by_position(rows, rows["received"], "attention", measure="received", control=""),
-            _by_position(rows, uniform, "attention", measure="received", control="uniform attention"),
-            _by_position(rows, by_phi, "share of tokens", measure="sink by φ", control=""),
-            _by_position(rows, by_attention, "share of tokens", measure="sink by attention", control=""),
-        ],
-        ignore_index=True,
-    )
-
-
-def _hidden(rows: Rows, options: Options) -> pd.DataFrame:
-    return _by_position(rows, rows["hidden"], "share of heads", measure="hidden", control="")
-
-
-def _agreement(rows: Rows, options: Options) -> pd.DataFrame:
-    """Jaccard of the two criteria's tokens per state, and the same with each example's tokens shuffled."""
-    by_phi, by_attention = criteria(rows, options)
-    states = {"state": np.arange(by_phi.shape[1])}
-    first_only = nanmean(np.where(by_phi, np.arange(by_phi.shape[2]) == 0, np.nan))
-    frames = []
-    for control, other in (("", by_attention), (SHUFFLED, shuffled(rows, by_attention))):
-        frame = summarise(jaccard(by_phi, other), rows.examples["group"], states, "Jaccard")
-        frames.append(
-            frame.assign(
-                control=control,
-                phi_sinks=by_phi.sum(2).mean(0),
-                received_sinks=other.sum(2).mean(0),
-                both=(by_phi & other).sum(2).mean(0),
-                only_first=nanmean(first_only.T),
-            )
-        )
-    return pd.concat(frames, ignore_index=True)
-
-
-def _heads(rows: Rows, options: Options) -> pd.DataFrame:
-    axes = head_axes(rows["sink_share"])
-    measures = [
-        ("sink_share", "sink_share", "", "share of attention"),
-        ("random_share", "sink_share", "random tokens", "share of attention"),
-        ("first_share", "first_share", "", "share of attention"),
-        ("hidden_rate", "hidden_rate", "", "hidden sinks per example"),
-    ]
-    frames = [
-        summarise(rows[source], rows.examples["group"], axes, unit).assign(measure=measure, control=control)
-        for source, measure, control, unit in measures
-    ]
-    return pd.concat(frames, ignore_index=True)
-
-
-def _magnitude(rows: Rows, options: Options) -> pd.DataFrame:
-    width = rows["magnitude_first"].shape[1]
-    frames = [
-        summarise(rows[source], rows.examples["group"], {"dimension": np.arange(width)}, "|x|").assign(token=token)
-        for source, token in (("magnitude_first", "first token"), ("magnitude_median", "median token"))
-    ]
-    return pd.concat(frames, ignore_index=True).assign(state=rows["phi"].shape[1] // 2)

@@ -11,7 +11,7 @@ import pandas as pd
 from ...probes.runs.results import Rows
 from ..common import stats
 from ..common.claims import Claim, Statement, judge, one_row, unseen
-from ..common.frames import order_columns, summarise
+from ..common.frames import summarise
 
 BASIC = ("colour", "shape", "existence", "coloured_existence", "count")
 RELATIONS = ("left_right", "above_below")
@@ -65,7 +65,7 @@ def bars(rows: Rows, tables: Mapping[str, pd.DataFrame], constant: np.ndarray) -
     """
     found = pd.DataFrame([{**dict(row), "claim": name} for name, row in _numbers(rows, tables, constant)])
     columns = ["claim", "value", "lower", "upper", "n", "n_groups", "unit"]
-    return order_columns(found.reindex(columns=columns))
+    return found.reindex(columns=columns)
 
 
 def _numbers(

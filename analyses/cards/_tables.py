@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,9 @@ from ...data.subjects import scenes_model
 from ...data.tasks import scenes
 from ...data.world.questions import POPE
 from ...data.world.render import render
-from ...probes.runs.results import Rows
+from ...probes.runs.results import How, Rows
 from ..common import stats
-from ..common.frames import order_columns, summarise
+from ..common.frames import summarise
 from ..common.hallucination import UNITS, chair_ratios, pope_ratios
 from ..common.thumbnails import png
 from ._claims import bars
@@ -24,36 +24,51 @@ CONTROLS = {"real": "", "swapped": "swapped image", "blank": "blank image"}
 CONSTANT = "best constant answer"
 
 
-def make_tables(rows: Rows, text: Sequence[Sequence[Any]]) -> dict[str, pd.DataFrame]:
-    """accuracy, pope, captions, text, bars (what the claims are about), training, samples. All but the last two have
-    value, lower, upper, n, n_groups, unit; all but text, training and samples condition; the first three difficulty.
-    """
-    common = {"text": text_table(text), "training": training_table(scenes_model.training_log())} if text else {}
-    made: dict[str, list[pd.DataFrame]] = {}
-    for condition, mine in rows.conditions():
-        constant = _constant(mine.examples)
-        measured = _by_kind(mine, constant)
-        measured["bars"] = bars(mine, measured | common, constant)
-        for name, table in measured.items():
-            made.setdefault(name, []).append(table.assign(condition=condition))
-    joined = {name: order_columns(pd.concat(frames, ignore_index=True)) for name, frames in made.items()}
-    return joined | common | {"samples": _samples(rows)}
+def accuracy(rows: Rows, how: How) -> pd.DataFrame:
+    """Right answers by difficulty and kind, with the controls."""
+    constant = _constant(rows.examples)
+    return _over_cells(rows, lambda part, chosen, kind: _accuracy(part, constant[chosen]).assign(kind=kind))
 
 
-def _by_kind(rows: Rows, constant: np.ndarray) -> dict[str, pd.DataFrame]:
-    """accuracy, pope, captions of one condition."""
-    made: dict[str, list[pd.DataFrame]] = {}
-    cells = rows.examples.groupby(["difficulty", "kind"], sort=False).indices
+def pope(rows: Rows, how: How) -> pd.DataFrame | None:
+    """POPE's measures by difficulty and set."""
+    parts = _of_kinds(rows, POPE)
+    return _over_cells(parts, lambda part, _, kind: _pope(part).assign(set=kind.removeprefix("pope_")))
+
+
+def captions(rows: Rows, how: How) -> pd.DataFrame | None:
+    """CHAIR's measures by difficulty."""
+    return _over_cells(_of_kinds(rows, ("caption",)), lambda part, _, kind: _captions(part))
+
+
+def bars_of(rows: Rows, how: How) -> pd.DataFrame:
+    """What the claims are about."""
+    tables = {"accuracy": accuracy(rows, how), "captions": captions(rows, how), "text": text(rows, how)}
+    return bars(rows, {name: table for name, table in tables.items() if table is not None}, _constant(rows.examples))
+
+
+def text(rows: Rows, how: How) -> pd.DataFrame | None:
+    """SmolLM2's own abilities before and after; where there is a before."""
+    return text_table(how.learned.text) if how.learned.text else None
+
+
+def training(rows: Rows, how: How) -> pd.DataFrame | None:
+    """The log beside the checkpoint; of the subject that has one."""
+    return training_table(scenes_model.training_log()) if how.learned.text else None
+
+
+def _of_kinds(rows: Rows, kinds: Collection[str]) -> Rows:
+    return rows.where(rows.examples["kind"].isin(kinds).to_numpy())
+
+
+def _over_cells(rows: Rows, make: Callable[[Rows, np.ndarray, str], pd.DataFrame]) -> Any:
+    """`make` of every difficulty's and kind's rows, one below the other; None where there are no rows."""
+    frames, cells = [], rows.examples.groupby(["difficulty", "kind"], sort=False).indices
     for (difficulty, kind), at in cells.items():  # pyright: ignore[reportGeneralTypeIssues]
         chosen = np.zeros(len(rows.examples), bool)
         chosen[at] = True
-        part, where = rows.where(chosen), {"difficulty": difficulty}
-        made.setdefault("accuracy", []).append(_accuracy(part, constant[chosen]).assign(kind=kind, **where))
-        if kind in POPE:
-            made.setdefault("pope", []).append(_pope(part).assign(set=kind.removeprefix("pope_"), **where))
-        if kind == "caption":
-            made.setdefault("captions", []).append(_captions(part).assign(**where))
-    return {name: pd.concat(frames, ignore_index=True) for name, frames in made.items()}
+        frames.append(make(rows.where(chosen), chosen, kind).assign(difficulty=difficulty))
+    return pd.concat(frames, ignore_index=True) if frames else None
 
 
 def training_table(log: Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -124,7 +139,7 @@ def _captions(part: Rows) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def _samples(rows: Rows) -> pd.DataFrame:
+def samples(rows: Rows, how: How) -> pd.DataFrame:
     """Examples to look at, difficulties in turn, wrong answers where there are some: picture, question, answers."""
     examples = rows.examples.assign(right=rows["right|real"], row=np.arange(len(rows.examples)))
     first = examples[examples["condition"] == examples["condition"].iloc[0]]

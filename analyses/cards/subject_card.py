@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,36 +24,41 @@ from ...data.world.questions import coloured, mentioned
 from ...data.world.render import render
 from ...probes.observe.generation import generate
 from ...probes.prompts.batch import Batch
-from ...probes.runs.results import Rows
+from ...probes.runs.results import How
 from ..common.claims import Claim
+from . import _tables
 from ._claims import STATEMENTS, make_claims
-from ._tables import make_tables
 from ._text_ability import text_ability
 
 VERSION = 3
 QUESTION = "What does this model see, what does it make up, and what has it kept of its language?"
 PAPER = "POPE (arXiv 2305.10355), CHAIR (arXiv 1809.02156); the model: this project's data/scenes/card.md"
-IMAGES = ("real", "swapped", "blank")
-GREY = (152, 152, 152)  # the mean background
-BYTES = 160  # of an answer
-SHORT, LONG = 4, 26  # tokens of an answer, of a caption
+_IMAGES = ("real", "swapped", "blank")
+_GREY = (152, 152, 152)  # the mean background
+_BYTES = 160  # of an answer
+_SHORT, _LONG = 4, 26  # tokens of an answer, of a caption
 FIT_EXAMPLES = 0  # its texts are its own
 CLAIMS = STATEMENTS
 
 
 @dataclass(frozen=True)
 class Options:
-    """controls_on: the difficulty on which images are also swapped and blanked. texts: prompts of each text task.
-
-    text: filled by the run: answers to text tasks before and after.
-    """
+    """controls_on: the difficulty on which images are also swapped and blanked. texts: prompts of each text task."""
 
     controls_on: str = "clear"
     texts: int = 100
-    text: tuple[tuple[Any, ...], ...] = ()
 
 
-def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
+class Learned(NamedTuple):
+    """text: answers to text tasks before and after; empty for subjects without a before."""
+
+    text: Sequence[Sequence[Any]] = ()
+
+
+RETIRED = {"text": ()}
+
+
+def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
     return (
         "Greedy answers up to the end token; an answer is right when it is the true one and nothing else (case and a "
@@ -67,20 +72,20 @@ def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
     )
 
 
-def fit(subject: Any, batches: Sequence[Batch], options: Options) -> dict[str, Any]:
+def fit(subject: Any, batches: Sequence[Batch], options: Options) -> Learned:
     """Text abilities with the subject's norms and with SmolLM2's own; nothing where there is no before."""
-    return {"text": text_ability(subject, options.texts)}
+    return Learned(text_ability(subject, options.texts))
 
 
 @torch.no_grad()
-def rows(subject: Any, batch: Batch, options: Options) -> dict[str, Tensor]:
+def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
     """ "right|<image>" [b] (NaN where not asked), "yes" [b], "said" [b, bytes]; of captions "words", "absent",
     "found", "things", "set" [b].
     """
     if any("kind" not in example.meta for example in batch.examples):
         raise UserError("subject_card asks about scenes: --task scenes:kinds=all,difficulty=all")
-    said = {image: _answers(subject, batch, image, options) for image in IMAGES}
-    out = {f"right|{image}": torch.tensor([_right(e, t) for e, t in _pairs(batch, said[image])]) for image in IMAGES}
+    said = {image: _answers(subject, batch, image, how.options) for image in _IMAGES}
+    out = {f"right|{image}": torch.tensor([_right(e, t) for e, t in _pairs(batch, said[image])]) for image in _IMAGES}
     real = _pairs(batch, said["real"])
     out["yes"] = torch.tensor([float(_plain(text or "") == "yes") for _, text in real])
     out["said"] = torch.stack([_to_bytes(text or "") for _, text in real])
@@ -90,7 +95,7 @@ def rows(subject: Any, batch: Batch, options: Options) -> dict[str, Tensor]:
 
 def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold."""
-    return len(IMAGES) + 6 + BYTES
+    return len(_IMAGES) + 6 + _BYTES
 
 
 def _pairs(batch: Batch, said: Sequence[str | None]) -> list[tuple[Example, str | None]]:
@@ -101,7 +106,7 @@ def _answers(subject: Any, batch: Batch, image: str, options: Options) -> list[s
     """What is said to each example, None where this image is not shown."""
     said: list[str | None] = [None] * len(batch.examples)
     form = {**batch.form, "padding": "left"}
-    for caption, length in ((False, SHORT), (True, LONG)):
+    for caption, length in ((False, _SHORT), (True, _LONG)):
         at = [
             i
             for i, e in enumerate(batch.examples)
@@ -124,7 +129,7 @@ def _seen(example: Example, image: str) -> Example:
         return example
 
     def other(own: Image.Image) -> Image.Image:
-        return Image.new("RGB", own.size, GREY) if image == "blank" else render(scenes.other_scene(example.group))
+        return Image.new("RGB", own.size, _GREY) if image == "blank" else render(scenes.other_scene(example.group))
 
     segments = tuple(
         s if isinstance(s.content, str) else s._replace(content=other(s.content)) for s in example.segments
@@ -142,7 +147,7 @@ def _plain(text: str) -> str:
 
 
 def _to_bytes(text: str) -> Tensor:
-    data = text.encode()[:BYTES].ljust(BYTES, b"\0")
+    data = text.encode()[:_BYTES].ljust(_BYTES, b"\0")
     return torch.tensor(list(data), dtype=torch.uint8)
 
 
@@ -160,11 +165,22 @@ def _count(example: Example, text: str) -> dict[str, float]:
     }
 
 
-def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
-    """See the module's docstring and card_tables.py."""
-    return make_tables(rows, options.text)
+TABLES = {
+    "accuracy": (_tables.accuracy, ("kind", "difficulty")),
+    "pope": (_tables.pope, ("measure", "set", "difficulty")),
+    "captions": (_tables.captions, ("measure", "difficulty")),
+    "bars": (_tables.bars_of, ("claim",)),
+}
+RUN_TABLES = {
+    "text": (_tables.text, ("norms", "source", "measure")),
+    "training": (_tables.training, ("stage", "step", "measure", "value", "unit")),
+    "samples": (
+        _tables.samples,
+        ("difficulty", "kind", "question", "truth", "said", "value", "unit", "scene", "picture"),
+    ),
+}
 
 
 def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:
-    """See card_claims.py."""
+    """See _claims.py."""
     return make_claims(tables)

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -23,29 +22,25 @@ from ...data.errors import UserError
 from ...probes.intervene.attribution import attribution_sweeps
 from ...probes.intervene.direct_attribution import direct_attribution
 from ...probes.intervene.patching import patch_sweep
-from ...probes.intervene.paths import Receiver, path_sweep
+from ...probes.intervene.paths import path_sweep
 from ...probes.observe.tracing import Layer, tracing
 from ...probes.prompts.batch import Batch
-from ...probes.runs.results import Rows
+from ...probes.runs.results import How
 from .. import metrics
-from ..common import stats
-from ..common.agreement import ESTIMATES, agreement_table, five_over_one
+from ..common.agreement import ESTIMATES
 from ..common.claims import Claim, Statement
-from ..common.contrast import PARTS, apart, contrast, task_rows, task_table, unsolved
-from ..common.controls import HEADS, Head
-from ..common.frames import by_condition, head_axes, order_columns, summarise
-from ..common.selection import at, at_random, chosen_half, halves, measured
-from ..common.tested import judged, nothing, number, share_above
+from ..common.contrast import PARTS, contrast, task_rows
+from ..common.selection import chosen_half
+from ..common.tested import judged
+from ._circuit_tables import ATTENTION, DIRECT, EXACT, LOGITS, MOVERS, TABLES
+from ._movers import listed, movers, queries_of
+
+__all__ = ["TABLES", "claims"]
 
 VERSION = 4
 QUESTION = "Which heads and MLPs carry the task, and what does each of them do?"
 PAPER = "arXiv 2310.08744 (circuit component reuse), arXiv 2211.00593 (path patching)"
 FIT_EXAMPLES = 32
-EXACT, DIRECT, MOVERS = "patched at the last position", "path to the output", "path to the movers' queries"
-STAGES = (EXACT, DIRECT, MOVERS)
-LOGITS, ATTENTION = "direct logit attribution", "attention on "
-UNNAMED = "not testable"  # a head that attends to the answer, of which nobody knows what it writes
-SPARSE = 0.02
 
 CLAIMS = (
     Statement(
@@ -86,8 +81,8 @@ class Options:
 
     mover_attention, inhibition_attention: a head of the circuit is named by what the last position attends to in it:
     mover or negative mover from this share on the answer's token, inhibition head from this share on the wrong
-    option's. heads: the movers, (layer, head), and selected_on: the groups that they come from; both are found on
-    held-out examples where None. steps: whether gradients are asked too.
+    option's. heads: the movers, (layer, head); found on held-out examples where None. steps: whether gradients are
+    asked too.
     """
 
     share: float = 0.02
@@ -95,58 +90,42 @@ class Options:
     mover_attention: float = 0.2
     inhibition_attention: float = 0.2
     heads: tuple[tuple[int, int], ...] | None = None
-    selected_on: tuple[str, ...] = ()
     steps: bool = True
 
 
-# The marks of the tasks that hold the answer's token, and those of the option that is wrong (where the answer is marked
-# as well: the subject of a fact is no option).
-ANSWER = ("indirect_object", "asked_color", "answer")
-WRONG = ("second_subject", "subject", "other_colors")
+class Learned(NamedTuple):
+    """heads: the movers, (layer, head); selected_on: the groups that they come from, none where they were given."""
+
+    heads: Sequence[Sequence[int]] = ()
+    selected_on: Sequence[str] = ()
 
 
-def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
+RETIRED = {"selected_on": ()}
+
+
+def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
     return (
         "Logit difference: answer minus the answer of the corrupt twin, at the last position. Effects are patched "
         "minus clean, in logits: a negative one means that the head carries the answer. A head's z (an MLP's "
         "output) at the last position is taken from the twin; on a path every other head's z is frozen to the clean "
-        f"run and MLPs are computed again. The movers ({listed(options.heads)}), whose queries are receivers, have the "
-        f"largest |effect| on the path to the output on held-out examples of {len(options.selected_on)} groups, of "
+        f"run and MLPs are computed again. The movers ({listed(learned.heads)}), whose queries are receivers, have the "
+        f"largest |effect| on the path to the output on held-out examples of {len(learned.selected_on)} groups, of "
         f"{fitted_on['examples']} examples in all; the path to their queries is measured on the other groups. A "
         f"stage's circuit: the {options.share:.0%} of heads with the largest |effect| on one half of the groups, "
         "measured on the other."
     )
 
 
-def listed(heads: Sequence[tuple[int, int]] | None) -> str:
-    """ "23.3, 29.1", or "none"."""
-    return ", ".join(f"{layer}.{head}" for layer, head in heads or ()) or "none"
-
-
-def fit(subject: Any, batches: list[Batch], options: Options) -> dict[str, Any]:
+def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
     """The movers: the heads of largest |effect| on the path to the output, on held-out examples of one half."""
     if options.heads is not None:
-        return {"heads": [list(head) for head in options.heads], "selected_on": list(options.selected_on)}
+        return Learned([list(head) for head in options.heads])
     half, groups = chosen_half(subject, batches, "circuits")
-    return {"heads": movers(subject, half, options.movers), "selected_on": groups}
+    return Learned(movers(subject, half, options.movers), groups)
 
 
-def movers(subject: Any, batches: Sequence[Batch], count: int) -> list[list[int]]:
-    """The heads of largest |effect| on the path to the output, as [layer, head]."""
-    effects = []
-    for batch in batches:
-        found = contrast(subject, batch)
-        effects.append(path_sweep(subject, found.base, found.donor, measure=found.measure).effects)
-    return [list(head) for head in metrics.top_heads(torch.cat(effects).mean(0), 1.0)[:count]]
-
-
-def queries_of(heads: Sequence[tuple[int, int]] | None) -> list[Receiver]:
-    """Their queries as receivers; those of layer 0 hear no head."""
-    return [Receiver(layer, head, "q") for layer, head in heads or () if layer > 0]
-
-
-def rows(subject: Any, batch: Batch, options: Options) -> dict[str, Tensor]:
+def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
     """Effects [b, layer, head] and [b, layer], in logits; the task's own numbers [b]."""
     found = contrast(subject, batch)
     base, donor, measure = found.base, found.donor, found.measure
@@ -156,9 +135,9 @@ def rows(subject: Any, batch: Batch, options: Options) -> dict[str, Tensor]:
     for part, site in PARTS.items():
         kept[f"{part}|{EXACT}"] = patch_sweep(subject, base, donor, site, **both).effects
     kept[f"head|{DIRECT}"] = path_sweep(subject, base, donor, measure=measure).effects
-    if receivers := queries_of(options.heads):
+    if receivers := queries_of(how.learned.heads):
         kept[f"head|{MOVERS}"] = path_sweep(subject, base, donor, receivers, **both).effects
-    for name, steps in ESTIMATES.items() if options.steps else ():
+    for name, steps in ESTIMATES.items() if how.options.steps else ():
         sweeps = attribution_sweeps(subject, base, donor, PARTS.values(), **both, steps=steps)
         kept |= {f"{part}|{name}": sweeps[site].effects for part, site in PARTS.items()}
     kept |= _written(subject, found, base)
@@ -193,179 +172,7 @@ def row_size(subject: Any, positions: int, options: Options) -> int:
     return 10 * subject.n_layers * (subject.n_heads + 1) + 5
 
 
-def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
-    """task: measure control value … ("accuracy", "top-1", "logit difference").
-
-    effects: part ("head", "mlp") layer head measure value lower upper n n_groups unit p_value normalized; unit "logits"
-    or "attention"; p_value: corrected for all heads of the measure (family-wise); normalized: Σ effect / Σ (donor −
-    clean), NaN where the twins do not differ. circuit: stage rank layer head name chosen_on measure value …: heads
-    chosen on one half of the groups, all that is known of each on the other; chosen_on: the effect that chose it.
-    agreement: part estimate measure value …. stability: measure half layer head value: effects of the two halves of
-    the groups. tested: see `tested`.
-    """
-    makers = {
-        "task": lambda rows, _: task_table(rows),
-        "effects": _all_effects,
-        "circuit": _circuit,
-        "agreement": lambda rows, _: agreement_table(rows, EXACT),
-        "stability": _stability,
-        "tested": _tested,
-    }
-    return {name: order_columns(table) for name, table in by_condition(rows, makers, options).items()}
-
-
-def _names(rows: Rows, part: str) -> list[str]:
-    return [name.removeprefix(f"{part}|") for name in rows.values if name.startswith(f"{part}|")]
-
-
-def _of(rows: Rows, measure: str, options: Options) -> Rows:
-    """The rows that a measure of heads is over: what the movers hear is not measured where they were chosen."""
-    return rows.where(measured(rows.examples["group"], options.selected_on)) if measure == MOVERS else rows
-
-
-def _all_effects(rows: Rows, options: Options) -> pd.DataFrame:
-    """One row per head or MLP and measure."""
-    frames = []
-    for part in ("head", "mlp"):
-        for name in _names(rows, part):
-            mine = _of(rows, name, options)
-            if len(mine.examples):
-                frames.append(_effect(mine, part, name))
-    return pd.concat(frames, ignore_index=True)
-
-
-def _effect(rows: Rows, part: str, name: str) -> pd.DataFrame:
-    values, groups = rows[f"{part}|{name}"], rows.examples["group"]
-    unit = "attention" if name.startswith(ATTENTION) else "logits"
-    frame = summarise(values, groups, head_axes(values), unit, part=part, measure=name)
-    if unit == "attention" or name == LOGITS:
-        return frame.assign(p_value=np.nan, normalized=np.nan)
-    divisible = apart(rows["donor"] - rows["clean"], groups)
-    normalized = _normalized(rows, values) if divisible else np.nan
-    return frame.assign(p_value=stats.family_p(values, groups).ravel(), normalized=normalized)
-
-
-def _normalized(rows: Rows, values: np.ndarray) -> np.ndarray:
-    clean, donor = (torch.from_numpy(rows[name]) for name in ("clean", "donor"))
-    return metrics.normalized_effect(torch.from_numpy(values).movedim(0, -1) + clean, clean, donor).numpy().ravel()
-
-
-def _circuit(rows: Rows, options: Options) -> pd.DataFrame:
-    """The heads of every stage, chosen on one half, with all that the other half knows of them; see `named`."""
-    chosen, other = halves(rows.examples["group"], options.selected_on)
-    if not chosen.any():
-        return pd.DataFrame()
-    frames = []
-    for stage in (stage for stage in STAGES if f"head|{stage}" in rows.values):
-        chosen_on = rows[f"head|{stage}"][chosen].mean(0)
-        for rank, head in enumerate(metrics.top_heads(torch.tensor(chosen_on), options.share), 1):
-            frame = _known(rows.where(other), head)
-            name = named(dict(zip(frame["measure"], frame["value"], strict=True)), options)
-            names = {"stage": stage, "rank": rank, "layer": head[0], "head": head[1], "name": name}
-            frames.append(frame.assign(**names, chosen_on=chosen_on[head]))
-    return pd.concat(frames, ignore_index=True)
-
-
-def _known(rows: Rows, head: Head) -> pd.DataFrame:
-    """One head's effects, direct attribution and attention, a row each."""
-    measures = _names(rows, "head")
-    values = np.stack([rows[f"head|{name}"][(slice(None), *head)] for name in measures], 1)
-    units = ["attention" if name.startswith(ATTENTION) else "logits" for name in measures]
-    return summarise(values, rows.examples["group"], {"measure": measures}, "").assign(unit=units)
-
-
-def named(head: Mapping[Any, float], options: Options) -> str:
-    """A head's name by its numbers: "mover", "negative mover", "inhibition", or "" where no threshold is met.
-
-    Mover: attention on the answer's token from `mover_attention`, and it writes towards the answer (negative mover:
-    against it); "not testable" where its direct logit attribution is missing. Inhibition: attention on the wrong
-    option's token from `inhibition_attention`, without being a mover. A task that does not mark the answer's token
-    names no head.
-    """
-    on_answer, on_wrong = (_most(head, marks) for marks in (ANSWER, WRONG))
-    if on_answer is None:
-        return ""
-    if on_answer >= options.mover_attention and (on_wrong is None or on_answer >= on_wrong):
-        written = head.get(LOGITS, np.nan)
-        return UNNAMED if np.isnan(written) else "mover" if written > 0 else "negative mover"
-    return "inhibition" if on_wrong is not None and on_wrong >= options.inhibition_attention else ""
-
-
-def _most(head: Mapping[Any, float], marks: Sequence[str]) -> float | None:
-    """The largest attention on the marks that there are; None where there is none."""
-    known = [head[ATTENTION + mark] for mark in marks if not np.isnan(head.get(ATTENTION + mark, np.nan))]
-    return max(known, default=None)
-
-
-def _stability(rows: Rows, options: Options) -> pd.DataFrame:
-    """Mean effects of every head on two halves of the groups: what noise leaves of an overlap."""
-    frames = []
-    for stage in (s for s in STAGES if f"head|{s}" in rows.values):
-        mine = _of(rows, stage, options)
-        values, groups = mine[f"head|{stage}"], mine.examples["group"]
-        if groups.nunique() < 2:
-            continue
-        reliability = stats.split_half_correlation(values, groups)
-        for index, half in enumerate(stats.split_half(groups), 1):
-            mean = values[half].mean(0)
-            layer, head = np.indices(mean.shape)
-            cells = {"layer": layer.ravel(), "head": head.ravel(), "value": mean.ravel(), "n": int(half.sum())}
-            frame = pd.DataFrame({**cells, "n_groups": groups[half].nunique(), "unit": "logits", "half": index})
-            frames.append(frame.assign(measure=stage, reliability=reliability))
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-
-
 # ---------------------------------------------------------------- claims
-
-
-def _tested(rows: Rows, options: Options) -> pd.DataFrame:
-    groups, reason = rows.examples["group"], unsolved(rows)
-    frames = [
-        share_above("solved", rows["right"], rows["guessing"], groups),
-        number("twins differ", rows["clean"] - rows["donor"], groups, "logits"),
-        *(_sparse(rows, options, reason) + _movers(rows, options, reason)),
-    ]
-    if (gain := five_over_one(rows, EXACT)) is not None:
-        frames.append(pd.DataFrame([gain | {"claim": "gradients", "than": "", "untestable": reason}]))
-    else:
-        frames.append(nothing("gradients", "no gradients were asked for"))
-    return pd.concat(frames, ignore_index=True)
-
-
-def _sparse(rows: Rows, options: Options, reason: str) -> list[pd.DataFrame]:
-    """The top heads' share in Σ |effect|: each head's sign is the choosing half's, its effect the other's, so that
-    noise adds nothing; and the same minus that of random heads of their layers.
-    """
-    chosen, other = halves(rows.examples["group"], options.selected_on)
-    if not chosen.any():
-        return [nothing("sparse", "one group cannot be halved")]
-    values, groups = rows[f"head|{EXACT}"], rows.examples["group"][other]
-    first = values[chosen].mean(0)
-    turned = values[other] * np.sign(first)
-    top, whole = metrics.top_heads(torch.tensor(first), SPARSE), turned.sum((1, 2))
-    if not apart(whole, groups):
-        return [nothing("sparse", reason or "the two halves of the groups do not agree on any effect")]
-    own, drawn = at(turned, top).sum(1), at_random(turned, top).sum(1)
-    both = {"denominators": whole, "untestable": reason}
-    unit = "share of the summed |effect|"
-    margin = number("sparse", own - drawn, groups, unit, than=HEADS, **both)
-    return [number("sparse", own, groups, unit, **both), margin]
-
-
-def _movers(rows: Rows, options: Options, reason: str) -> list[pd.DataFrame]:
-    """Attention on the answer's token of the heads that help, and the same minus that of random heads."""
-    chosen, other = halves(rows.examples["group"], options.selected_on)
-    looked = next((name for mark in ANSWER if (name := f"head|{ATTENTION}{mark}") in rows.values), None)
-    if looked is None or not chosen.any():
-        return [nothing("movers", reason or "the task does not mark the answer's token, or has one group")]
-    mean = rows[f"head|{DIRECT}"][chosen].mean(0)
-    helping = [head for head in metrics.top_heads(torch.tensor(mean), options.share) if mean[head] < 0]
-    if not helping:
-        return [nothing("movers", reason or "no head of the circuit helps")]
-    attention, groups = rows[looked][other], rows.examples["group"][other]
-    own, drawn = at(attention, helping).mean(1), at_random(attention, helping).mean(1)
-    margin = number("movers", own - drawn, groups, "attention", than=HEADS, untestable=reason)
-    return [number("movers", own, groups, "attention", untestable=reason), margin]
 
 
 def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:

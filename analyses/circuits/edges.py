@@ -10,35 +10,35 @@ Tables: task, edges, into, agreement, tested; see `tables`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from ...data.errors import UserError
-from ...probes.intervene.edge_attribution import Edges, Reader, Writer, edge_attribution, every_reader, every_writer
+from ...probes.intervene.edge_attribution import Edges, Reader, edge_attribution, every_reader, every_writer
 from ...probes.intervene.paths import FINAL, Receiver, path_sweep
 from ...probes.prompts.batch import Batch
-from ...probes.runs.results import Rows
-from ..common.agreement import ESTIMATES, FIVE, ONE, RANKS, agreement_table, five_over_one
-from ..common.claims import Claim, Statement, one_row
-from ..common.contrast import contrast, task_rows, task_table, unsolved
-from ..common.frames import by_condition, head_axes, order_columns, summarise
-from ..common.selection import chosen_half, measured_rows
-from ..common.tested import judged, nothing, number
-from . import circuits
+from ...probes.runs.results import How
+from ..common.agreement import ESTIMATES, FIVE
+from ..common.claims import Claim, Statement
+from ..common.contrast import contrast, task_rows
+from ..common.selection import chosen_half
+from ..common.tested import judged
+from ._edge_names import EXACT, edge_name, reader_name, receivers_of
+from ._edge_tables import TABLES
+from ._movers import listed, movers
+
+__all__ = ["TABLES", "claims"]
 
 VERSION = 2
 QUESTION = "Which heads speak to which, and do gradients tell?"
 PAPER = "arXiv 2310.10348 (edge attribution patching), 2403.17806 (with integrated gradients), 2211.00593 (exact paths)"
 FIT_EXAMPLES = 32
-EXACT = "path patched"
-OUTPUT = "the output"
 
 CLAIMS = (
     Statement(
@@ -65,77 +65,77 @@ CLAIMS = (
 @dataclass(frozen=True)
 class Options:
     """movers: how many heads count as movers. strongest: how many edges are measured. heads: the movers, (layer, head),
-    and edges: names as in the table, both found on held-out examples where None; strengths: what the edges were chosen
-    by, in logits, and selected_on: the groups of these examples.
+    and edges: names as in the table, both found on held-out examples where None.
     """
 
     movers: int = 3
     strongest: int = 40
     heads: tuple[tuple[int, int], ...] | None = None
     edges: tuple[str, ...] | None = None
-    strengths: tuple[float, ...] = ()
-    selected_on: tuple[str, ...] = ()
 
 
-def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
+class Learned(NamedTuple):
+    """heads: the movers; edges: names as in the table; strengths: what the edges were chosen by, in logits;
+    selected_on: the groups of the examples that chose. The last two are empty where nothing was chosen.
+    """
+
+    heads: Sequence[Sequence[int]] = ()
+    edges: Sequence[str] = ()
+    strengths: Sequence[float] = ()
+    selected_on: Sequence[str] = ()
+
+
+RETIRED = {"strengths": (), "selected_on": ()}
+
+
+def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
     return (
         "Logit difference: answer minus the answer of the corrupt twin. Estimate of an edge: what its writer adds to "
         "the residual stream in the twin's run and not in the clean one, times the gradient at the reader's own input "
         "(before its norm), summed over positions; 1 step takes the gradient at the clean run, 5 steps its mean on the "
-        f"way to the twin's embeddings. The {len(options.edges or ())} strongest by 5 steps, and the movers, were "
-        f"chosen on held-out examples of {len(options.selected_on)} groups, of {fitted_on['examples']} examples in "
+        f"way to the twin's embeddings. The {len(learned.edges)} strongest by 5 steps, and the movers, were "
+        f"chosen on held-out examples of {len(learned.selected_on)} groups, of {fitted_on['examples']} examples in "
         "all, and are measured on the other groups. Exact effects, patched minus clean: the path from each head to the "
-        f"output, and to the queries of the movers ({circuits.listed(options.heads)}) at the last position, all other "
+        f"output, and to the queries of the movers ({listed(learned.heads)}) at the last position, all other "
         "heads and all MLPs frozen to the clean run."
     )
 
 
-def fit(subject: Any, batches: list[Batch], options: Options) -> dict[str, Any]:
+def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
     """The movers as `circuits` finds them, and the strongest edges by five steps, on held-out examples of one half."""
     heads, edges = options.heads, options.edges
     if heads is not None and edges is not None:
-        return {"heads": [list(head) for head in heads], "edges": list(edges)}
+        return Learned([list(head) for head in heads], list(edges))
     half, groups = chosen_half(subject, batches, "edges")
-    heads = circuits.movers(subject, half, options.movers) if heads is None else heads
-    learned = _strongest(subject, half, options) if edges is None else {"edges": list(edges)}
-    return learned | {"heads": [list(head) for head in heads], "selected_on": groups}
+    heads = movers(subject, half, options.movers) if heads is None else heads
+    names, strengths = _strongest(subject, half, options.strongest) if edges is None else (list(edges), [])
+    return Learned([list(head) for head in heads], names, strengths, groups)
 
 
-def _strongest(subject: Any, batches: Sequence[Batch], options: Options) -> dict[str, Any]:
+def _strongest(subject: Any, batches: Sequence[Batch], count: int) -> tuple[list[str], list[float]]:
     """The names and estimated effects of the strongest edges by five steps."""
     found = [contrast(subject, batch) for batch in batches]
     asked = [edge_attribution(subject, f.base, f.donor, measure=f.measure, steps=ESTIMATES[FIVE]) for f in found]
     mean = torch.cat([edges.values for edges in asked], -1).mean(-1)
     size = mean.abs().nan_to_num(-1.0).flatten()  # NaN: the writer does not come before the reader
-    places = size.topk(min(options.strongest, int((size > 0).sum()))).indices
+    places = size.topk(min(count, int((size > 0).sum()))).indices
     readers, writers = asked[0].readers, asked[0].writers
     names = [edge_name(writers[i % len(writers)], readers[i // len(writers)]) for i in places.tolist()]
-    return {"edges": names, "strengths": mean.flatten()[places].tolist()}
+    return names, mean.flatten()[places].tolist()
 
 
-def edge_name(writer: Writer, reader: Reader) -> str:
-    """ "3.1 → q of 5.2", "embeddings → MLP 0", "MLP 4 → k of 7.1" (a key's or value's head counts KV heads)."""
-    places = {"embed": "embeddings", "mlp": f"MLP {writer.layer}", "head": f"{writer.layer}.{writer.head}"}
-    return f"{places[writer.kind]} → {reader_name(reader)}"
-
-
-def reader_name(reader: Reader) -> str:
-    into = {"mlp": f"MLP {reader.layer}", "final": OUTPUT}
-    return into.get(reader.kind, f"{reader.kind} of {reader.layer}.{reader.head}")
-
-
-def rows(subject: Any, batch: Batch, options: Options) -> dict[str, Tensor]:
+def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
     """The chosen edges by each estimate [b, edge]; into each receiver, of every head, [b, layer, head]."""
     found = contrast(subject, batch)
     last, both = found.base.final, {"measure": found.measure}
-    chosen = options.edges or ()
+    chosen = how.learned.edges
     names = {edge.rpartition(" → ")[2] for edge in chosen}
     readers = [reader for reader in every_reader(found.base) if reader_name(reader) in names]
     known = {edge_name(writer, reader) for reader in readers for writer in every_writer(found.base)}
     if unknown := [edge for edge in chosen if edge not in known]:
         raise UserError(f"edges: no edge {unknown[0]!r} in {subject.name}; write it as in the table: 3.1 → q of 5.2")
-    receivers = receivers_of(options)
+    receivers = receivers_of(how.learned.heads)
     asked = {receiver: _reader(heard, subject) for receiver, heard in receivers.items()}
     kept = task_rows(found)
     for name, steps in ESTIMATES.items():
@@ -150,11 +150,6 @@ def rows(subject: Any, batch: Batch, options: Options) -> dict[str, Tensor]:
         sweep = path_sweep(subject, found.base, found.donor, into, **both, positions=last, mlps="frozen")
         kept[f"{receiver}|{EXACT}"] = sweep.effects
     return kept
-
-
-def receivers_of(options: Options) -> dict[str, Receiver | None]:
-    """What is patched exactly: the output (None), and the queries of the movers that have layers before them."""
-    return {OUTPUT: None} | {f"q of {mover.layer}.{mover.head}": mover for mover in circuits.queries_of(options.heads)}
 
 
 def _reader(receiver: Receiver | None, subject: Any) -> Reader:
@@ -177,82 +172,6 @@ def _from_heads(edges: Edges, reader: Reader, subject: Any) -> Tensor:
 def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold: the plan's estimate of the files."""
     return 3 * (1 + options.movers) * subject.n_layers * subject.n_heads + 2 * options.strongest + 5
-
-
-def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
-    """task: as in `circuits`. edges: rank edge measure (the estimate) value …. into: receiver measure ("path patched"
-    or the estimate) layer head value …, of the heads before the receiver. agreement: receiver estimate measure value
-    …. tested: see `tested`. What was chosen (edges, movers) is over the groups that it was not chosen on.
-    """
-    makers = {
-        "task": lambda rows, _: task_table(rows),
-        "edges": _edges,
-        "into": _into,
-        "agreement": _agreement,
-        "tested": _tested,
-    }
-    return {name: order_columns(table) for name, table in by_condition(rows, makers, options).items()}
-
-
-def _elsewhere(rows: Rows, options: Options) -> Rows:
-    return measured_rows(rows, options.selected_on, "edges")
-
-
-def _edges(rows: Rows, options: Options) -> pd.DataFrame:
-    names, mine = list(options.edges or ()), _elsewhere(rows, options)
-    frames = [
-        summarise(mine[f"edges|{name}"], mine.examples["group"], {"edge": names}, "logits", measure=name)
-        for name in ESTIMATES
-    ]
-    rank = {edge: i for i, edge in enumerate(names, 1)}
-    return pd.concat([frame.assign(rank=frame["edge"].map(rank)) for frame in frames], ignore_index=True)
-
-
-def _before(rows: Rows, options: Options) -> Iterator[tuple[str, Rows]]:
-    """Receiver by receiver, the maps "head|…" [n, layer, head] of the heads before it."""
-    for receiver, heard in receivers_of(options).items():
-        layers = None if heard is None else heard.layer
-        mine = rows if heard is None else _elsewhere(rows, options)
-        maps = {f"head|{name}": mine[f"{receiver}|{name}"][:, :layers] for name in (EXACT, *ESTIMATES)}
-        yield receiver, Rows(mine.examples, maps)
-
-
-def _into(rows: Rows, options: Options) -> pd.DataFrame:
-    frames = []
-    for receiver, maps in _before(rows, options):
-        for name, values in maps.values.items():
-            names: dict[str, Any] = {"receiver": receiver, "measure": name.removeprefix("head|")}
-            frames.append(summarise(values, maps.examples["group"], head_axes(values), "logits", **names))
-    return pd.concat(frames, ignore_index=True)
-
-
-def _agreement(rows: Rows, options: Options) -> pd.DataFrame:
-    frames = [agreement_table(maps, EXACT).assign(receiver=receiver) for receiver, maps in _before(rows, options)]
-    return pd.concat(frames, ignore_index=True).drop(columns="part")
-
-
-def _tested(rows: Rows, options: Options) -> pd.DataFrame:
-    reason = unsolved(rows)
-    output = next(maps for receiver, maps in _before(rows, options) if receiver == OUTPUT)
-    ranks = one_row(agreement_table(output, EXACT), part="head", estimate=ONE, measure=RANKS)
-    assert ranks is not None
-    gain = five_over_one(output, EXACT)
-    assert gain is not None
-    kept = ("value", "lower", "upper", "n", "n_groups", "unit")
-    rows_of = {"ranks": {name: ranks[name] for name in kept}, "gradients": gain}
-    frame = pd.DataFrame([row | {"claim": name, "than": "", "untestable": reason} for name, row in rows_of.items()])
-    return pd.concat([frame, _again(_elsewhere(rows, options), options, reason)], ignore_index=True)
-
-
-def _again(rows: Rows, options: Options, reason: str) -> pd.DataFrame:
-    """Σ effect of the chosen edges, each turned to its side, over Σ |effect| where they were chosen."""
-    if not options.strengths:
-        return nothing("again", reason or "the edges were given, not chosen")
-    strengths = np.array(options.strengths)
-    turned = (rows[f"edges|{FIVE}"] * np.sign(strengths)).sum(1)
-    whole = np.full(len(turned), np.abs(strengths).sum())
-    given = {"denominators": whole, "untestable": reason}
-    return number("again", turned, rows.examples["group"], "of the effect where they were chosen", **given)
 
 
 def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool
@@ -21,29 +20,27 @@ from torch import Tensor
 
 from ...data.errors import UserError
 from ...data.tasks import ioi
-from ...probes.intervene.interventions import Patch, Variant
-from ...probes.intervene.measures import Measure
 from ...probes.intervene.paths import Receiver, path_sweep
 from ...probes.intervene.recording import Recording
-from ...probes.intervene.sweep import Inputs, Sweep, recorded, variant_sweep
+from ...probes.intervene.sweep import variant_sweep
 from ...probes.prompts.batch import Batch
-from ...probes.runs.results import Rows
+from ...probes.runs.results import How
 from .. import metrics
 from ..common import stats
 from ..common.claims import Claim, Statement
 from ..common.contrast import Contrast, contrast, task_rows
 from ..common.controls import DRAWS, HEADS, Head, random_circuits, random_positions
-from ..common.frames import by_condition, order_columns, summarise
-from ..common.selection import chosen_half, measured_rows
-from ..common.tested import judged, number
+from ..common.selection import chosen_half
+from ..common.tested import judged
+from ._steered import steer_attention, steered
+from ._steering_tables import BORROWED, OWN, SETS, TABLES, TOKENS
+
+__all__ = ["TABLES", "claims", "steer_attention"]
 
 VERSION = 3
 QUESTION = "Can the heads that do one task repair another, when they are told what to look at?"
 PAPER = "arXiv 2310.08744, the intervention on Colored Objects"
 FIT_EXAMPLES = 32
-TOKENS = "random other tokens"
-SETS = ("inhibition heads", "negative mover", "both", "found on this task")
-BORROWED, OWN = SETS[2:]
 
 CLAIMS = (
     Statement(
@@ -64,9 +61,7 @@ CLAIMS = (
 @dataclass(frozen=True)
 class Options:
     """targets: the mark of the wrong options. inhibition, negative, own: how many heads of each kind. draws: random
-    draws of each control. heads: one text for each set, "12.3 14.0", found on held-out examples where None;
-    selected_on: the groups of this task that its own heads come from; ioi: whether the model solves IOI, whose heads
-    are borrowed.
+    draws of each control. heads: one text for each set, "12.3 14.0", found on held-out examples where None.
     """
 
     targets: str = "other_colors"
@@ -75,13 +70,24 @@ class Options:
     own: int = 4
     draws: int = DRAWS
     heads: tuple[str, ...] | None = None
-    selected_on: tuple[str, ...] = ()
+
+
+class Learned(NamedTuple):
+    """heads: one text for each set; selected_on: the groups of this task that its own heads come from; ioi: whether the
+    model solves IOI, whose heads are borrowed.
+    """
+
+    heads: Sequence[str] = ()
+    selected_on: Sequence[str] = ()
     ioi: bool = True
 
 
-def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
+RETIRED = {"selected_on": (), "ioi": True}
+
+
+def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
-    sets = "; ".join(f"{name}: {heads}" for name, heads in zip(SETS, options.heads or (), strict=False))
+    sets = "; ".join(f"{name}: {heads}" for name, heads in zip(SETS, learned.heads, strict=False))
     return (
         "An oracle: it is told which options are wrong. At the last position the chosen heads' attention is put on the "
         f"tokens of {options.targets}, evenly. Heads ({sets}): inhibition heads have the largest effect on the path to "
@@ -91,46 +97,6 @@ def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
         f"other heads of the same layers with the same targets, and the same heads with as many random other tokens "
         f"({options.draws} draws each)."
     )
-
-
-@torch.no_grad()
-def steer_attention(
-    subject: Any, inputs: Inputs, heads: Sequence[Head], targets: Bool[Tensor, "b p"], *, measure: Measure
-) -> Sweep:
-    """The measure [1, b] when `heads` attend, at the last position, to nothing but `targets`, evenly; clean [b].
-
-    inputs: a batch, model inputs, or a recording with z. Exact, and proved to take effect; also where a target lies
-    behind a sliding window, which the head alone would not see. UserError: a head that does
-    not exist, an example without a target, a target that is the last position or padding.
-    """
-    base = recorded(subject, inputs, ("z",))
-    last = base.final
-    return variant_sweep(base, [steered(base, heads, targets)], last, measure=measure)
-
-
-def steered(base: Recording, heads: Sequence[Head], targets: Bool[Tensor, "b p"]) -> Variant:
-    """The same as a variant of a recorded run: what the heads would say is the mean of the targets' values.
-
-    Values before the last position are those of the clean run, since nothing else is changed; so this is exact.
-    """
-    subject = base.subject
-    last, targets = base.final, targets.to(base.mask.device)
-    bare = (~targets.any(1)).nonzero()[:, 0].tolist()
-    if bare:
-        raise UserError(f"steering: example {bare[0]} of the batch has no target to attend to")
-    if bool((targets & (last | ~base.mask)).any()):
-        raise UserError("steering: a target is padding or the last position itself")
-    weights = targets.float() / targets.sum(1, keepdim=True)
-    variant: dict[int, list[Patch]] = {}
-    for layer, head in sorted(set(heads)):
-        if not (0 <= layer < subject.n_layers and 0 <= head < subject.n_heads):
-            raise UserError(f"steering: no head {layer}.{head} in {subject.n_layers} × {subject.n_heads} heads")
-        kept = base.layers[layer]
-        value = kept.value[:, head * kept.value.shape[1] // subject.n_heads]
-        said = torch.einsum("bp,bpe->be", weights.to(value), value)
-        z = said[:, None, None].expand(-1, 1, subject.n_heads, -1)
-        variant.setdefault(layer, []).append(Patch("z", last, z, (head,)))
-    return variant
 
 
 def _heads(text: str) -> list[Head]:
@@ -150,16 +116,16 @@ def _targets(batch: Batch, options: Options) -> Bool[Tensor, "b p"]:
     return batch.marks[options.targets]
 
 
-def fit(subject: Any, batches: list[Batch], options: Options) -> dict[str, Any]:
+def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
     """The four sets of heads: three from IOI, one from held-out examples of this task's one half."""
     if options.heads is not None:
-        return {"heads": options.heads, "selected_on": options.selected_on}
+        return Learned(options.heads)
     _targets(batches[0], options)
     half, groups = chosen_half(subject, batches, "steering")
     (inhibition, negative), solved = _from_ioi(subject, options)
     sets = [inhibition, negative, sorted({*inhibition, *negative}), _from_this(subject, half, options)]
     heads = [" ".join(f"{layer}.{head}" for layer, head in one) for one in sets]
-    return {"heads": heads, "selected_on": groups, "ioi": solved}
+    return Learned(heads, groups, solved)
 
 
 def _from_ioi(subject: Any, options: Options) -> tuple[tuple[list[Head], list[Head]], bool]:
@@ -226,15 +192,15 @@ def _difference(logits: Tensor) -> Tensor:
     return logits[..., 0] - wrong.where(there, 0.0).sum(-1) / there.sum(-1)
 
 
-def rows(subject: Any, batch: Batch, options: Options) -> dict[str, Tensor]:
+def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
     """Per set of heads and control: logit difference and whether the answer wins, [b, sets] or [b, sets, draws]; NaN
     where a set has no random heads.
     """
     found = contrast(subject, batch, ("z",))
-    base, targets = found.base, _targets(batch, options)
-    sets = [_heads(text) for text in options.heads or ()]
-    elsewhere = [_random_tokens(batch, base, targets, draw) for draw in range(options.draws)]
-    drawn = [random_circuits(heads, subject.n_heads, options.draws) for heads in sets]
+    base, targets = found.base, _targets(batch, how.options)
+    sets = [_heads(text) for text in how.learned.heads]
+    elsewhere = [_random_tokens(batch, base, targets, draw) for draw in range(how.options.draws)]
+    drawn = [random_circuits(heads, subject.n_heads, how.options.draws) for heads in sets]
     asked = {
         "steered": [[(heads, targets)] for heads in sets],
         HEADS: [[(heads, targets) for heads in several] for several in drawn],
@@ -247,7 +213,7 @@ def rows(subject: Any, batch: Batch, options: Options) -> dict[str, Tensor]:
         kept[f"{name}|clean"], values = of(sweep.clean), iter(of(sweep.values))
         for control, several in asked.items():
             draws = [[next(values) for _ in one] for one in several]
-            kept[f"{name}|{control}"] = _together(draws, (len(targets), options.draws))
+            kept[f"{name}|{control}"] = _together(draws, (len(targets), how.options.draws))
         kept[f"{name}|steered"] = kept[f"{name}|steered"][..., 0]
     return kept
 
@@ -272,87 +238,6 @@ def row_size(subject: Any, positions: int, options: Options) -> int:
     return 2 * len(SETS) * (1 + 2 * options.draws) + 8
 
 
-def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
-    """repair: set control measure ("accuracy", "logit difference") value lower upper …, control "" with set "nothing
-    steered" is the model as it is. gain: set than measure value …: steered minus not, and minus the mean of the draws
-    of each control, example by example; beats: the share of draws below the steered value. draws: of the controls.
-    tested: see `tested`.
-    """
-    makers = {"repair": _repair, "gain": _gain, "tested": _tested}
-    scored = measured_rows(rows, options.selected_on, "steering")
-    return {name: order_columns(table) for name, table in by_condition(scored, makers, options).items()}
-
-
-MEASURES = {"accuracy": ("right", "share"), "logit difference": ("difference", "logits")}
-
-
-def _repair(rows: Rows, options: Options) -> pd.DataFrame:
-    return _there([_repaired(rows, *of, options).assign(measure=name) for name, of in MEASURES.items()])
-
-
-def _gain(rows: Rows, options: Options) -> pd.DataFrame:
-    return _there([_gained(rows, *of).assign(measure=name) for name, of in MEASURES.items()])
-
-
-def _there(frames: list[pd.DataFrame]) -> pd.DataFrame:
-    """All rows but those of controls that do not exist."""
-    frame = pd.concat(frames, ignore_index=True)
-    return frame[frame["n"] > 0].reset_index(drop=True)
-
-
-def _repaired(rows: Rows, name: str, unit: str, options: Options) -> pd.DataFrame:
-    groups = rows.examples["group"]
-    parts = [summarise(rows[f"{name}|clean"], groups, {}, unit).assign(set="nothing steered", control="", draws=1)]
-    if name == "right":
-        parts.append(summarise(rows["guessing"], groups, {}, unit).assign(set="guessing", control="", draws=1))
-    parts.append(summarise(rows[f"{name}|steered"], groups, {"set": SETS}, unit, control="", draws=1))
-    for control in (HEADS, TOKENS):
-        mean = rows[f"{name}|{control}"].mean(2)
-        parts.append(summarise(mean, groups, {"set": SETS}, unit, control=control, draws=options.draws))
-    return pd.concat(parts, ignore_index=True)
-
-
-def _gained(rows: Rows, name: str, unit: str) -> pd.DataFrame:
-    groups, own, parts = rows.examples["group"], rows[f"{name}|steered"], []
-    for than, (other, draws) in _others(rows, name).items():
-        frame = summarise(own - other, groups, {"set": SETS}, unit)
-        better = np.nan if draws is None else _share_below(draws, own)
-        parts.append(frame.assign(than=than, beats=better))
-    return pd.concat(parts, ignore_index=True)
-
-
-def _others(rows: Rows, name: str) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
-    """What steering is compared with: [n, sets], and its draws [n, sets, draws] where it has some."""
-    clean = np.broadcast_to(rows[f"{name}|clean"][:, None], rows[f"{name}|steered"].shape)
-    found: dict[str, tuple[np.ndarray, np.ndarray | None]] = {"nothing steered": (clean, None)}
-    for control in (HEADS, TOKENS):
-        draws = rows[f"{name}|{control}"]
-        found[control] = draws.mean(2), draws
-    return found
-
-
-def _share_below(draws: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """[sets]: the share of draws whose mean is below the steered one's; NaN where there are no draws."""
-    means = draws.mean(0)
-    return np.where(np.isnan(means).any(1), np.nan, (own.mean(0)[:, None] > means).mean(1))
-
-
-def _tested(rows: Rows, options: Options) -> pd.DataFrame:
-    """Accuracy steered minus not, and minus each control's."""
-    own, groups, frames = rows["right|steered"], rows.examples["group"], []
-    for name in (BORROWED, OWN):
-        place = SETS.index(name)
-        reason = "" if options.ioi or name == OWN else "the model does not solve IOI, whose heads are borrowed"
-        for than, (other, _) in _others(rows, "right").items():
-            gap = own[:, place] - other[:, place]
-            control = "" if than == "nothing steered" else than
-            frames.append(number(name, gap, groups, "gain in accuracy", than=control, untestable=reason))
-    return pd.concat(frames, ignore_index=True)
-
-
 def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:
     """The paper's repair, judged by the table tested."""
     return judged(tables.get("tested"), CLAIMS)
-
-
-__all__ = ["Options", "steer_attention", "steered"]

@@ -19,8 +19,9 @@ DRAWS = 200
 COLUMNS = ("value", "lower", "upper")
 
 
-def agreement_table(rows: Any, exact: str) -> pd.DataFrame:
-    """Spearman correlation and top-k recall of each estimate, with intervals by groups: part estimate measure value …
+def agreement_table(rows: Any, exact: str) -> pd.DataFrame | None:
+    """Spearman correlation and top-k recall of each estimate, with intervals by groups: part estimate measure value …;
+    None without estimates.
 
     rows: those of an analysis, with "head|<exact>" and "head|<estimate>" ([n, layer, head]) and the same for "mlp".
     """
@@ -31,7 +32,7 @@ def agreement_table(rows: Any, exact: str) -> pd.DataFrame:
             found = stats.bootstrap_statistic(*maps, lambda mean: _all_measures(*mean), n_boot=DRAWS)
             names = {"part": part, "estimate": estimate, "measure": list(MEASURES), "unit": list(MEASURES.values())}
             frames.append(pd.DataFrame(names | dict(zip(COLUMNS, found, strict=True)) | counts))
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    return pd.concat(frames, ignore_index=True) if frames else None
 
 
 def five_over_one(rows: Any, exact: str) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ from ...probes.intervene.measures import logit_difference
 from ...probes.intervene.positions import diverging_positions
 from ...probes.intervene.recording import Recording, record
 from ...probes.prompts.batch import Batch, corrupt_twins
-from ...probes.runs.results import Rows
+from ...probes.runs.results import How, Rows
 from . import stats
 from .frames import summarise
 
@@ -83,7 +83,7 @@ def task_rows(found: Contrast) -> dict[str, Tensor]:
     }
 
 
-def task_table(rows: Rows) -> pd.DataFrame:
+def task_table(rows: Rows, how: How) -> pd.DataFrame:
     """How well the task is solved: measure ("accuracy among the options", "top-1", "logit difference",
     "clean − corrupt") control value …
     """

@@ -1,23 +1,47 @@
-"""Controls drawn at random: other heads of the same layers, other positions of the same example.
+"""Every control, under one name with one null, drawn by example: what a number is compared with.
 
-One null: as many as were chosen, without replacement, never what was chosen itself. A draw belongs to a key, the
-example's id and the number of the draw; where one draw has to serve a whole batch, its number alone. So neither the
-batch nor its padding nor the order of the examples changes it.
+Random heads, positions: as many as were chosen, without replacement, never what was chosen itself. Another image,
+another question: the example with that part exchanged. Shuffled: the chosen tokens at other places of those asked
+about. Random direction: of the same norm. Uniform attention: all visible tokens alike.
+
+A draw belongs to a key, the example's id and the number of the draw; where one draw has to serve a whole batch, its
+number alone. So neither the batch nor its padding nor the order of the examples changes it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from zlib import crc32
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
+
+from ...data.example import Example
 
 DRAWS = 20
 HEADS = "random heads of the same layers"
+IMAGE, QUESTION = "another image", "another question"
+SHUFFLED, UNIFORM = "shuffled tokens", "uniform attention"
 Head = tuple[int, int]
+
+
+def example_keys(ids: Sequence[str], draw: int) -> list[str]:
+    """One key for each example, whatever batch it is in."""
+    return [f"{name} {draw}" for name in ids]
+
+
+def layer_keys(seed: int | Sequence[str], count: int, layer: int) -> list[str]:
+    """The keys of so many prompts at one layer. seed: one number for all prompts, or one key for each.
+
+    Errors: ValueError for another number of keys.
+    """
+    each = [str(seed)] * count if isinstance(seed, int) else list(seed)
+    if len(each) != count:
+        raise ValueError(f"{len(each)} keys for {count} prompts: one for each")
+    return [f"{key} layer {layer}" for key in each]
 
 
 def random_positions(
@@ -83,3 +107,48 @@ def _with_neighbours(
             for (_, i, head), _luck in nearest[:lacking]:
                 drawn[i, head] = True
     return drawn
+
+
+def another_image(example: Example) -> Example | None:
+    """The example with the images of an unrelated one; None where there are none."""
+    if not example.unrelated:
+        return None
+    others = iter(example.unrelated)
+    segments = tuple(s if isinstance(s.content, str) else s._replace(content=next(others)) for s in example.segments)
+    return replace(example, segments=segments, boxes={})
+
+
+def another_question(example: Example, question: str) -> Example | None:
+    """The example with another text in its first question, further ones left out; None without a question."""
+    asked = [i for i, s in enumerate(example.segments) if s.role == "question"]
+    if not asked:
+        return None
+    own = str(example.segments[asked[0]].content)
+    space = own[: len(own) - len(own.lstrip())]
+    segments = [
+        s._replace(content=f"{space}{question}", marks={}) if i == asked[0] else s
+        for i, s in enumerate(example.segments)
+        if i not in asked[1:]
+    ]
+    return replace(example, segments=tuple(segments))
+
+
+def shuffled(chosen: Bool[np.ndarray, "n states p"], asked: Bool[np.ndarray, "n p"], ids: Sequence[str]) -> np.ndarray:
+    """Each example's chosen tokens at other places of those that are asked about, state by state."""
+    mixed = np.zeros_like(chosen)
+    for i, name in enumerate(ids):
+        rng = np.random.default_rng(crc32(str(name).encode()))
+        mixed[i][:, asked[i]] = rng.permuted(chosen[i][:, asked[i]], axis=1)
+    return mixed
+
+
+def random_directions(directions: Float[Tensor, "b d"], keys: Sequence[str]) -> Float[Tensor, "b d"]:
+    """A direction for each example, uniform on the sphere, of the norm of its own. keys: as in `random_positions`."""
+    drawn = [np.random.default_rng(crc32(key.encode())).normal(size=directions.shape[1]) for key in keys]
+    random = torch.tensor(np.array(drawn).reshape(directions.shape)).to(directions)
+    return random * directions.norm(dim=-1, keepdim=True) / random.norm(dim=-1, keepdim=True)
+
+
+def uniform_on_first(length: np.ndarray) -> np.ndarray:
+    """What heads that look at all tokens alike give the first one, mean over the queries behind it, [n]."""
+    return np.array([(1 / np.arange(2, n + 1)).mean() if n > 1 else np.nan for n in length.astype(int)])

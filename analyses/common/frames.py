@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from ...probes.runs.results import Rows
+from ...probes.runs.tables import SHARED
 from . import stats
-
-COLUMNS = (
-    *("subject", "task", "analysis", "condition", "control", "state", "layer", "head"),
-    *("value", "lower", "upper", "n", "n_groups", "unit"),
-)
 
 
 def order_columns(frame: pd.DataFrame) -> pd.DataFrame:
     """The shared columns first, in their order, where the table has them; then the table's own."""
-    own = [name for name in frame.columns if name not in COLUMNS]
-    return frame.loc[:, [name for name in COLUMNS if name in frame.columns] + own]
+    own = [name for name in frame.columns if name not in SHARED]
+    return frame.loc[:, [name for name in SHARED if name in frame.columns] + own]
 
 
 def held_out(fitted_on: Mapping[str, int]) -> str:
@@ -36,21 +31,6 @@ def head_axes(values: np.ndarray) -> dict[str, Any]:
     """The axes of rows [n, layer, head] for `summarise`, or of [n, layer], as of MLPs."""
     names = ("layer", "head")[: values.ndim - 1]
     return {name: np.arange(size) for name, size in zip(names, values.shape[1:], strict=True)}
-
-
-def by_condition(
-    rows: Rows, makers: Mapping[str, Callable[..., pd.DataFrame]], *arguments: Any
-) -> dict[str, pd.DataFrame]:
-    """Each maker's table of every condition's rows, one below the other, with a column condition; no empty table.
-
-    arguments: what a maker is called with behind the rows.
-    """
-    parts: dict[str, list[pd.DataFrame]] = {name: [] for name in makers}
-    for condition, mine in rows.conditions():
-        for name, make in makers.items():
-            parts[name].append(make(mine, *arguments).assign(condition=condition))
-    found = {name: pd.concat(frames, ignore_index=True) for name, frames in parts.items()}
-    return {name: table for name, table in found.items() if not table.empty}
 
 
 def summarise(

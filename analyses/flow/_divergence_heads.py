@@ -10,12 +10,13 @@ import pandas as pd
 
 from ...probes.runs.results import Rows
 from ..common import stats
+from ..common.controls import IMAGE as ANOTHER_IMAGE
+from ..common.controls import QUESTION as ANOTHER_QUESTION
 from ..common.frames import head_axes, summarise
 
 KINDS = {"l2": "norm of z", "relative": "share of the norms, mean of ratios", "cosine": "1 − cosine"}
 POOLED, POOLED_UNIT = "pooled", "share of the norms, Σ / Σ"
 QUESTION_CHANGED = "question changed"
-ANOTHER_IMAGE, ANOTHER_QUESTION = "another image", "another question"
 CONTROLS = {"swapped": ANOTHER_IMAGE, QUESTION_CHANGED: ANOTHER_QUESTION}  # of the other ways, named by their null
 RANKING, TOKENS = "ranking, example to example", "ranking, token to token"
 LEADING = "share of the leading tenth"
@@ -174,6 +175,3 @@ def _difference(first: Any, second: Any, groups: Any, unit: str) -> pd.DataFrame
     difference = stats.ratio_difference(first, second, groups)
     numbers = {name: [float(getattr(difference, name))] for name in ("value", "lower", "upper")}
     return pd.DataFrame({**numbers, "n": len(groups), "n_groups": len(np.unique(groups)), "unit": unit})
-
-
-TABLES = {"heads": heads, "layers": layers, "excess": excess, "stability": stability, "head margins": margins}

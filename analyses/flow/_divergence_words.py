@@ -118,6 +118,3 @@ def _tokens(rows: Rows, way: str, i: int) -> list[dict[str, Any]]:
         value = {"value": float(rows[f"{way}|t_vhd"][i, j]), "unit": "norm of z, summed", "n": 1}
         tokens.append({"example": rows.examples["id"].iloc[i], "position": j, "token": token, "kind": kind, **value})
     return tokens
-
-
-TABLES = {"words": histograms, "auroc": auroc, "word margins": margins, "captions": captions}

@@ -9,8 +9,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from ...probes.prompts.batch import Batch
-from ..common.controls import random_positions
-from ..common.draws import example_keys
+from ..common.controls import example_keys, random_positions
 
 PATCHES, POSITIONS = "random patches", "random positions"
 

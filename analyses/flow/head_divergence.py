@@ -9,42 +9,36 @@ Tables: heads, layers, excess, stability, words, auroc, margins, captions; see `
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from ...data.example import Example
-from ...probes.model.attention import Edit
-from ...probes.observe.tracing import Layer, tracing
+from ...probes.observe.tracing import Layer
 from ...probes.prompts.batch import Batch
-from ...probes.prompts.image_ablation import drop_image, hide_image, image_columns, moved, predicting
-from ...probes.runs.results import Rows
-from .. import metrics
+from ...probes.prompts.image_ablation import image_columns, predicting
+from ...probes.runs.results import How
 from ..common.claims import Claim, Statement, judge, one_row
-from ..common.frames import order_columns
-from . import _divergence_heads, _divergence_words
 from ._answer_words import answer_words
 from ._divergence_heads import (
     ANOTHER_IMAGE,
     ANOTHER_QUESTION,
-    KINDS,
     LEADING,
     LEADING_EXCESS,
-    QUESTION_CHANGED,
     RANKING,
 )
+from ._divergence_tables import TABLES
 from ._divergence_words import STRATIFIED
+from ._passes import SUMMED, WAYS, compare, passes_of, z_at
+
+__all__ = ["TABLES", "claims"]
 
 VERSION = 2
 QUESTION = "Which heads read the image, and do hallucinated words read it less than correct ones?"
 PAPER = "arXiv 2412.13949 (VHD, T-VHD); the relative and cosine forms, masking and swapping are added here"
-WAYS = ("dropped", "masked", "swapped")
-SUMS = (*KINDS, "norms", "odd", "even")
 CLAIMS = (
     Statement(
         "few heads",
@@ -95,7 +89,7 @@ class Options:
     bins: int = 20
 
 
-def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
+def methods(options: Options, learned: Any, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
     return (
         "Every prompt with its whole answer was read once with its image and once for each way of taking it away "
@@ -108,14 +102,14 @@ def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
     )
 
 
-def layer_rows(layer: Layer, batch: Batch, options: Options) -> dict[str, Tensor]:
+def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor]:
     """z at the positions that predict the answer, [b, n, h, d]: what `finish` compares the other passes with."""
     if layer.index == 0:
         image_columns(layer.subject, batch.inputs, batch.example_ids)
-    return {"z": _at(layer.z, predicting(batch)).float()}
+    return {"z": z_at(layer.z, predicting(batch)).float()}
 
 
-def finish(subject: Any, batch: Batch, kept: dict[str, Tensor], options: Options) -> dict[str, Tensor]:
+def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
     """One pass for every way and for the control, reduced layer by layer while it runs.
 
     Rows: "<way>|<kind>" [b, layers, h], mean over the answer's tokens; "<way>|norms" the mean of the two norms;
@@ -123,9 +117,9 @@ def finish(subject: Any, batch: Batch, kept: dict[str, Tensor], options: Options
     """
     seen, rows = kept.pop("z"), {}
     b, layers, n, h, _ = seen.shape
-    for way, chosen, inputs, places, edit in _passes(subject, batch, options):
-        divergences = compare(subject, seen[chosen], inputs, places, edit, options.k) if chosen else {}
-        for name in (*SUMS, "t_vhd"):
+    for way, chosen, inputs, places, edit in passes_of(subject, batch, how.options):
+        divergences = compare(subject, seen[chosen], inputs, places, edit, how.options.k) if chosen else {}
+        for name in (*SUMMED, "t_vhd"):
             whole = torch.full((b, n) if name == "t_vhd" else (b, layers, h), torch.nan)
             if chosen:
                 whole[chosen] = divergences[name]
@@ -133,124 +127,10 @@ def finish(subject: Any, batch: Batch, kept: dict[str, Tensor], options: Options
     return rows | answer_words(subject, batch)
 
 
-def compare(
-    subject: Any, seen: Tensor, inputs: Any, places: Tensor, edit: Edit | None = None, k: int = 4
-) -> dict[str, Tensor]:
-    """Divergences of one more pass from `seen` [b, layers, n, h, d], at `places` Int[b, n] (-1: no token there)."""
-    there = places >= 0
-    sums: dict[str, list[Tensor]] = {name: [] for name in SUMS}
-    total = torch.zeros(places.shape)
-
-    def on_layer(layer: Layer) -> None:
-        nonlocal total
-        z, with_image = _at(layer.z, places).float().cpu(), seen[:, layer.index]
-        sums["norms"].append(_mean((z.norm(dim=-1) + with_image.norm(dim=-1)) / 2, there))
-        for kind in KINDS:
-            vhd = metrics.head_divergence(with_image, z, kind=kind)
-            sums[kind].append(_mean(vhd, there))
-            if kind == "l2":
-                total = total + metrics.total_divergence(vhd[..., None, :], min(k, vhd.shape[-1]))
-                for first, name in enumerate(("odd", "even")):
-                    every_other = there & (torch.arange(there.shape[1]) % 2 == first)
-                    sums[name].append(_mean(vhd, every_other))
-
-    with tracing(subject, on_layer, dict.fromkeys(range(subject.n_layers), edit) if edit else None):
-        subject.forward(inputs)
-    rows = {name: torch.stack(parts, 1) for name, parts in sums.items()}
-    return rows | {"t_vhd": total.masked_fill(~there, torch.nan)}
-
-
-def _at(z: Tensor, places: Tensor) -> Tensor:
-    """z [b, p, h, d] at places [b, n] -> [b, n, h, d], zeros where there is none."""
-    rows = torch.arange(len(z), device=z.device)[:, None]
-    return z[rows, places.to(z.device).clamp(min=0)] * (places >= 0).to(z.device)[..., None, None]
-
-
-def _mean(vhd: Tensor, there: Tensor) -> Tensor:
-    """[b, n, h] -> [b, h], the mean over the tokens that are there; NaN without one."""
-    return torch.where(there[..., None], vhd, 0.0).sum(1) / there.sum(1, keepdim=True)
-
-
-Pass = tuple[str, list[int], Any, Tensor, Edit | None]
-
-
-def _passes(subject: Any, batch: Batch, options: Options) -> Iterator[Pass]:
-    """Name, examples, inputs, predicting positions and edit of every further pass."""
-    everyone, places = list(range(len(batch.examples))), predicting(batch)
-    for way in options.ways:
-        if way == "dropped":
-            blind, stayed = drop_image(subject, batch.inputs)
-            yield way, everyone, blind, moved(stayed, places), None
-        elif way == "masked":
-            yield way, everyone, batch, places, hide_image(image_columns(subject, batch.inputs))
-        elif way == "swapped":
-            yield _variant(subject, batch, way, [_with_other_image(e) for e in batch.examples])
-        else:
-            raise ValueError(f"unknown way {way!r}: one of {', '.join(WAYS)}")
-    if options.question:
-        changed = [_with_other_question(e, options.question) for e in batch.examples]
-        yield _variant(subject, batch, QUESTION_CHANGED, changed)
-
-
-def _variant(subject: Any, batch: Batch, name: str, changed: list[Example | None]) -> Pass:
-    """A pass over those examples that have a variant, made of the changed examples."""
-    chosen = [i for i, example in enumerate(changed) if example is not None]
-    if not chosen:
-        return name, [], None, torch.empty(0), None
-    other = subject.batch([e for e in changed if e is not None], **batch.form)
-    n = predicting(batch).shape[1]
-    return name, chosen, other, pad(predicting(other), (0, n), value=-1)[:, :n], None
-
-
-def _with_other_image(example: Example) -> Example | None:
-    """The example with the images of an unrelated one; None where there are none."""
-    if not example.unrelated:
-        return None
-    others = iter(example.unrelated)
-    segments = tuple(s if isinstance(s.content, str) else s._replace(content=next(others)) for s in example.segments)
-    return replace(example, segments=segments, boxes={})
-
-
-def _with_other_question(example: Example, question: str) -> Example | None:
-    """The example with another text in its first question, further ones left out; None without a question."""
-    asked = [i for i, s in enumerate(example.segments) if s.role == "question"]
-    if not asked:
-        return None
-    own = str(example.segments[asked[0]].content)
-    space = own[: len(own) - len(own.lstrip())]
-    segments = [
-        s._replace(content=f"{space}{question}", marks={}) if i == asked[0] else s
-        for i, s in enumerate(example.segments)
-        if i not in asked[1:]
-    ]
-    return replace(example, segments=tuple(segments))
-
-
 def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold: the plan's estimate of the files."""
     passes = len(options.ways) + bool(options.question)
-    return passes * len(SUMS) * subject.n_layers * subject.n_heads + (passes + 4) * positions
-
-
-def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
-    """All tables carry condition, value, lower, upper, n, n_groups and unit where they apply; further columns:
-
-    heads: control layer head way measure ("l2"; "relative" and "cosine", means over tokens and examples of ratios;
-    "pooled", Σ distances / Σ norms). layers: the same, averaged over heads. excess: a way's divergence minus a
-    control's (layer, head, measure, control, p_family: of the largest |t| over the map). stability: measure, way.
-    words: histograms of T-VHD (way, level, kind, bin, left, right). auroc: way, level, and how many of each kind.
-    margins: a number of stability or auroc minus the same number of a control, paired (way, measure, control).
-    captions: way, example, position, token, kind.
-    """
-    parts: dict[str, list[pd.DataFrame]] = {}
-    for condition, part in rows.conditions():
-        for name, make in (_divergence_heads.TABLES | _divergence_words.TABLES).items():
-            for way in [w for w in (*options.ways, QUESTION_CHANGED) if f"{w}|l2" in part.values]:
-                frame = make(part, way, options)
-                parts.setdefault(name, []).append(frame.assign(condition=condition, way=way))
-    made = {name: order_columns(pd.concat(frames, ignore_index=True)) for name, frames in parts.items()}
-    margins = [made.pop(name) for name in ("head margins", "word margins")]
-    return made | {"margins": order_columns(pd.concat(margins, ignore_index=True))}
+    return passes * len(SUMMED) * subject.n_layers * subject.n_heads + (passes + 4) * positions
 
 
 def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:

@@ -18,14 +18,14 @@ from torch import Tensor
 from ...data.word_groups import token_groups
 from ...probes.observe.tracing import Layer
 from ...probes.prompts.batch import Batch
-from ...probes.runs.results import Rows
+from ...probes.runs.results import How, Rows
 from .. import metrics
-from ..common.frames import order_columns, summarise
+from ..common.frames import summarise
 
 VERSION = 2
 QUESTION = "In which state do the words of a language, or of another group, become probable?"
 PAPER = "latent language, arXiv 2408.10811 (-style)"
-DRAWS, NEAR = 20, 500  # control: random words, each at most so many ids away from a token of the group
+_DRAWS, _NEAR = 20, 500  # control: random words, each at most so many ids away from a token of the group
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,18 @@ class Options:
     subset: str = "relation"
 
 
-def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
+def methods(options: Options, learned: Any, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
     return (
         "At the last real position, every state of the residual goes through the model's final norm and unembedding; "
         "the probabilities of a group's tokens are summed. Words that are not one token of this tokenizer are left "
         f"out, and so are those that two groups share. Control: as many random tokens that are words too, each within "
-        f"{NEAR} ids of one of the group (ids go roughly by frequency), the median of {DRAWS} draws: one odd token can "
-        "hold most of a middle state's probability. KL: of the model's output to the state's distribution."
+        f"{_NEAR} ids of one of the group (ids go roughly by frequency), the median of {_DRAWS} draws: one odd token "
+        "can hold most of a middle state's probability. KL: of the model's output to the state's distribution."
     )
 
 
-def layer_rows(layer: Layer, batch: Batch, options: Options) -> dict[str, Tensor]:
+def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor]:
     """The states at the last real position, [b, d] each."""
     rows = torch.arange(len(batch.last), device=layer.resid_pre.device)
     last = batch.last.to(rows.device)
@@ -57,9 +57,9 @@ def layer_rows(layer: Layer, batch: Batch, options: Options) -> dict[str, Tensor
     return kept | ({"final": layer.resid_post[rows, last]} if layer.index == layer.subject.n_layers - 1 else {})
 
 
-def finish(subject: Any, batch: Batch, kept: dict[str, Tensor], options: Options) -> dict[str, Tensor]:
+def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
     """Rows: "<group>" and "<group>|random" [b, states], "kl" [b, states]; one state's logits are alive at a time."""
-    groups = token_groups(batch.tokenizer, options.groups)
+    groups = token_groups(batch.tokenizer, how.options.groups)
     taken = frozenset(i for ids in groups.values() for i in ids)
     states = torch.cat([kept["resid"], kept["final"]], 1).to(subject.device).unbind(1)
     final = metrics.logit_lens(states[-1], subject.norm, subject.unembed)
@@ -77,7 +77,7 @@ def finish(subject: Any, batch: Batch, kept: dict[str, Tensor], options: Options
 
 @lru_cache(maxsize=16)
 def _similar(tokenizer: Any, ids: tuple[int, ...], taken: frozenset[int], vocabulary: int) -> list[list[int]]:
-    """DRAWS times as many tokens as a group has: words of no group and of nearby ids, the same for every batch."""
+    """_DRAWS times as many tokens as a group has: words of no group and of nearby ids, the same for every batch."""
     rng = np.random.default_rng(0)
 
     @cache
@@ -87,8 +87,8 @@ def _similar(tokenizer: Any, ids: tuple[int, ...], taken: frozenset[int], vocabu
 
     columns = []
     for i in ids:
-        near = [j for j in range(max(0, i - NEAR), min(vocabulary, i + NEAR + 1)) if j not in taken]
-        columns.append(rng.choice([j for j in near if is_word(j)] or near, DRAWS))
+        near = [j for j in range(max(0, i - _NEAR), min(vocabulary, i + _NEAR + 1)) if j not in taken]
+        columns.append(rng.choice([j for j in near if is_word(j)] or near, _DRAWS))
     return np.stack(columns, 1).tolist()
 
 
@@ -97,33 +97,40 @@ def row_size(subject: Any, positions: int, options: Options) -> int:
     return (subject.n_layers + 1) * (1 + 8 * len(options.groups))
 
 
-def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
-    """groups: condition control state value … group subset. kl: condition state value … subset."""
+def _groups(rows: Rows, how: How) -> pd.DataFrame:
+    """Summed probability of every group's tokens by state, beside that of as many random tokens."""
     names = [name for name in rows.values if name != "kl" and not name.endswith("|random")]
-    groups, kl = [], []
-    for condition, subset, part in rows.parts(options.subset):
-        where = {"condition": condition, "subset": subset}
+    frames = []
+    for subset, part in rows.subsets(how.options.subset):
         states = {"state": np.arange(part["kl"].shape[1])}
-        of = part.examples["group"]
-        kl.append(summarise(part["kl"], of, states, "nats").assign(control="", **where))
         for name in names:
             for control, source in (("", name), ("random tokens", f"{name}|random")):
-                frame = summarise(part[source], of, states, "probability")
-                groups.append(frame.assign(group=name, control=control, **where))
-    made = {"groups": groups, "kl": kl, "latent": _latent(rows)}
-    return {name: order_columns(pd.concat(f, ignore_index=True)) for name, f in made.items() if f}
+                frame = summarise(part[source], part.examples["group"], states, "probability")
+                frames.append(frame.assign(group=name, control=control, subset=subset))
+    return pd.concat(frames, ignore_index=True)
 
 
-def _latent(rows: Rows) -> list[pd.DataFrame]:
+def _kl(rows: Rows, how: How) -> pd.DataFrame:
+    """KL of the model's output to each state's distribution."""
+    states = {"state": np.arange(rows["kl"].shape[1])}
+    frames = [
+        summarise(part["kl"], part.examples["group"], states, "nats").assign(control="", subset=subset)
+        for subset, part in rows.subsets(how.options.subset)
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def _latent(rows: Rows, how: How) -> pd.DataFrame | None:
     """Where examples name a target language: how far English and the target are above their random tokens."""
     if "target" not in rows.examples or "English" not in rows.values:
-        return []
-    frames = []
-    for condition, mine in rows.conditions():
-        targets = mine.examples["target"].to_numpy()
-        for name in ("English", "target"):
-            group = targets if name == "target" else np.full(len(targets), "English")
-            excess = np.stack([mine[g][i] - mine[f"{g}|random"][i] for i, g in enumerate(group)])
-            frame = summarise(excess, mine.examples["group"], {"state": np.arange(excess.shape[1])}, "probability")
-            frames.append(frame.assign(group=name, condition=condition, control=""))
-    return frames
+        return None
+    targets, frames = rows.examples["target"].to_numpy(), []
+    for name in ("English", "target"):
+        group = targets if name == "target" else np.full(len(targets), "English")
+        excess = np.stack([rows[g][i] - rows[f"{g}|random"][i] for i, g in enumerate(group)])
+        frame = summarise(excess, rows.examples["group"], {"state": np.arange(excess.shape[1])}, "probability")
+        frames.append(frame.assign(group=name, control=""))
+    return pd.concat(frames, ignore_index=True)
+
+
+TABLES = {"groups": (_groups, ("group", "subset")), "kl": (_kl, ("subset",)), "latent": (_latent, ("group",))}

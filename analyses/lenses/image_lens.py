@@ -22,18 +22,18 @@ from ...probes.observe.tracing import Layer
 from ...probes.prompts.batch import Batch
 from ...probes.prompts.patches import grids
 from ...probes.runs.activations import take
-from ...probes.runs.results import Rows
+from ...probes.runs.results import How, Rows
 from .. import metrics
 from ..common import stats
 from ..common.claims import Claim, Statement, judge, one_row
-from ..common.frames import order_columns, summarise
+from ..common.frames import summarise
 from ..common.thumbnails import SIDE, first_of_groups, picture_table, thumbnail, unmapped
 
 VERSION = 2
 QUESTION = "What does the logit lens read from each image token, and is it what the picture shows there?"
 PAPER = "logit lens on image tokens, as in MMNeuron, arXiv 2406.11193 (-style)"
 # Which image tokens: the asked object's, the other objects', the rest.
-PLACES = {"asked": "asked object", "other": "other objects", "rest": "background"}
+_PLACES = {"asked": "asked object", "other": "other objects", "rest": "background"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Options:
     other: str = "other_objects"
 
 
-def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
+def methods(options: Options, learned: Any, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
     return (
         "Every state of every image token goes through the model's final norm and unembedding. Agreement: the share of "
@@ -59,7 +59,7 @@ def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
     )
 
 
-def layer_rows(layer: Layer, batch: Batch, options: Options) -> dict[str, Tensor]:
+def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor]:
     """The states of the image tokens, [b, image tokens, d]. UserError: an example without an image."""
     if not batch.where("image").any(1).all():
         missing = next(e.id for e, has in zip(batch.examples, batch.where("image").any(1), strict=True) if not has)
@@ -69,12 +69,12 @@ def layer_rows(layer: Layer, batch: Batch, options: Options) -> dict[str, Tensor
     return kept | ({"final": take(layer.resid_post, batch, "patches")} if is_last else {})
 
 
-def finish(subject: Any, batch: Batch, kept: dict[str, Tensor], options: Options) -> dict[str, Tensor]:
+def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
     """Rows: "agreement|<place>", "named|<place>", "entropy|<place>" [b, states], "chance" [b]; "ids", "probability"
     [b, states, image tokens, words]; "grid" [b, 2], rows and columns (0 where unknown); "picture" [b, side, side, 3].
     """
     states = torch.cat([kept["resid"], kept["final"]], 1)
-    read = [_read(subject, batch, state.to(subject.device), options) for state in states.unbind(1)]
+    read = [_read(subject, batch, state.to(subject.device), how.options) for state in states.unbind(1)]
     rows = {name: torch.stack([r[name] for r in read], 1) for name in read[0]}
     rows["chance"] = torch.tensor([1 / (1 + len(example.wrong)) for example in batch.examples])
     pictures = torch.stack([thumbnail(example) for example in batch.examples])
@@ -123,37 +123,20 @@ def row_size(subject: Any, positions: int, options: Options) -> int:
     return (subject.n_layers + 1) * (9 + 2 * options.words * positions) + SIDE * SIDE
 
 
-def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
-    """agreement: condition control state value … measure ("agreement", "named") subset, the other places as controls,
-    and "chance". chosen: condition state value … measure, the late state that half of the groups choose on the other
-    half. entropy: condition state value … place. grid: example state place row column value token rank; rows and
-    columns only where the model's own numbers tell them, else `unmapped` says so. pictures: example png (base64).
-    """
-    agreement, entropy, chosen = [], [], []
-    for condition, mine in rows.conditions():
-        entropy += [frame.assign(condition=condition) for frame in _entropy(mine)]
-        chosen += [frame.assign(condition=condition) for frame in _chosen(mine)]
-        for subset, part in _subsets(mine):
-            agreement += [f.assign(condition=condition, subset=subset) for f in _agreement(part)]
-    made = {"agreement": agreement, "chosen": chosen, "entropy": entropy}
-    done = {name: order_columns(pd.concat(f, ignore_index=True)) for name, f in made.items() if f}
-    done |= {"grid": _grid(rows, options), "pictures": picture_table(rows, first_of_groups(rows, options.shown))}
-    return done | unmapped(rows, "grid")
+def _agreement(rows: Rows, how: How) -> pd.DataFrame | None:
+    """measure ("agreement", "named") subset, the other places as controls, and "chance"."""
+    frames = [frame.assign(subset=subset) for subset, part in rows.subsets("kind") for frame in _agreeing(part)]
+    return pd.concat(frames, ignore_index=True) if frames else None
 
 
-def _subsets(rows: Rows) -> list[tuple[str, Rows]]:
-    kinds = rows.examples["kind"] if "kind" in rows.examples else pd.Series(dtype=object)
-    return [("all", rows), *((str(k), rows.where((kinds == k).to_numpy())) for k in sorted(kinds.dropna().unique()))]
-
-
-def _agreement(rows: Rows) -> list[pd.DataFrame]:
+def _agreeing(rows: Rows) -> list[pd.DataFrame]:
     if np.isnan(rows["agreement|asked"]).all():
         return []
     groups, states = rows.examples["group"], {"state": np.arange(rows["agreement|asked"].shape[1])}
     there = ~np.isnan(rows["agreement|asked"][:, 0])
     frames = []
     for measure in ("agreement", "named"):
-        for place, control in (("asked", ""), ("other", PLACES["other"]), ("rest", PLACES["rest"])):
+        for place, control in (("asked", ""), ("other", _PLACES["other"]), ("rest", _PLACES["rest"])):
             # Controls of the same examples, so that kinds of question without an asked patch do not shift them.
             values = np.where(there[:, None], rows[f"{measure}|{place}"], np.nan)
             frames.append(summarise(values, groups, states, "share").assign(measure=measure, control=control))
@@ -162,14 +145,15 @@ def _agreement(rows: Rows) -> list[pd.DataFrame]:
     return [frame[frame["n"] > 0] for frame in frames]
 
 
-def _entropy(rows: Rows) -> list[pd.DataFrame]:
+def _entropy(rows: Rows, how: How) -> pd.DataFrame:
     groups, states = rows.examples["group"], {"state": np.arange(rows["entropy|rest"].shape[1])}
-    frames = [summarise(rows[f"entropy|{p}"], groups, states, "nats").assign(place=name) for p, name in PLACES.items()]
-    return [frame[frame["n"] > 0] for frame in frames]
+    frames = [summarise(rows[f"entropy|{p}"], groups, states, "nats").assign(place=name) for p, name in _PLACES.items()]
+    return pd.concat([frame[frame["n"] > 0] for frame in frames], ignore_index=True)
 
 
-def _grid(rows: Rows, options: Options) -> pd.DataFrame:
-    chosen = first_of_groups(rows, options.shown)
+def _grid(rows: Rows, how: How) -> pd.DataFrame:
+    """The words of the first examples; rows and columns only where the model's own numbers tell them, else NaN."""
+    chosen = first_of_groups(rows, how.options.shown)
     ids, values = rows["ids"][chosen].astype(int), rows["probability"][chosen]
     example, state, place, rank = (axis.ravel() for axis in np.indices(ids.shape))
     columns = rows["grid"][chosen, 1][example].astype(float)
@@ -180,25 +164,45 @@ def _grid(rows: Rows, options: Options) -> pd.DataFrame:
     return frame[np.isfinite(frame["value"])].reset_index(drop=True)
 
 
-OVER_CHANCE, OVER_OTHER = "asked object − chance", "asked object − other objects"
+_OVER_CHANCE, _OVER_OTHER = "asked object − chance", "asked object − other objects"
 
 
-def _chosen(rows: Rows) -> list[pd.DataFrame]:
+def _pictures(rows: Rows, how: How) -> pd.DataFrame:
+    return picture_table(rows, first_of_groups(rows, how.options.shown))
+
+
+def _unmapped(rows: Rows, how: How) -> pd.DataFrame | None:
+    return unmapped(rows, "grid").get("unmapped")
+
+
+def _chosen(rows: Rows, how: How) -> pd.DataFrame | None:
     """The state of the second half that names the asked object best on half of the groups, measured on the others."""
     asked, other, groups = rows["agreement|asked"], rows["agreement|other"], rows.examples["group"].to_numpy()
     there = ~np.isnan(asked[:, 0])
     if len(np.unique(groups[there])) < 2:
-        return []
+        return None
     late = asked.shape[1] // 2
     half = [values[there] for values in (asked, other, rows["chance"])]
     state, measured = stats.chosen_on(half[0], groups[there], lambda some: late + some[:, late:].mean(0).argmax())
     here, elsewhere, chance = half[0][measured, state], half[1][measured, state], half[2][measured]
-    gaps = {OVER_CHANCE: here - chance, OVER_OTHER: here - elsewhere}
+    gaps = {_OVER_CHANCE: here - chance, _OVER_OTHER: here - elsewhere}
     frames = [
         summarise(gap, groups[there][measured], {}, "share").assign(measure=measure, state=int(state), control="")
         for measure, gap in gaps.items()
     ]
-    return [frame[frame["n"] > 0] for frame in frames]
+    return pd.concat([frame[frame["n"] > 0] for frame in frames], ignore_index=True)
+
+
+TABLES = {
+    "agreement": (_agreement, ("measure", "subset")),
+    "chosen": (_chosen, ("measure",)),
+    "entropy": (_entropy, ("place",)),
+}
+RUN_TABLES = {
+    "grid": (_grid, ("example", "state", "place", "row", "column", "rank", "value", "token", "unit")),
+    "pictures": (_pictures, ("example", "png")),
+    "unmapped": (_unmapped, ("why",)),
+}
 
 
 CLAIMS = (
@@ -214,7 +218,7 @@ CLAIMS = (
 def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:
     """What the papers say of image tokens, of one condition's tables; nothing where no object is asked for."""
     chosen = tables.get("chosen")
-    row, margin = (one_row(chosen, measure=measure) for measure in (OVER_CHANCE, OVER_OTHER))
+    row, margin = (one_row(chosen, measure=measure) for measure in (_OVER_CHANCE, _OVER_OTHER))
     if row is None:
         return []
     note = f"state {row['state']}"

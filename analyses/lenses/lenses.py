@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -19,24 +18,16 @@ from ...data.tokens import labels
 from ...probes.observe.capture import capture
 from ...probes.observe.tracing import Layer
 from ...probes.prompts.batch import Batch
-from ...probes.runs.results import Rows
+from ...probes.runs.results import How
 from .. import metrics
 from ..common.claims import Claim, Statement, judge, one_row, unsolved
-from ..common.frames import order_columns, summarise
+from ._lens_tables import FALLING, MEASURES, NORM_GAIN, NORMS, READ_BEFORE, SITES, TABLES
+
+__all__ = ["TABLES", "claims"]
 
 VERSION = 2
 QUESTION = "In which layer does the answer become readable, and which part writes it?"
 PAPER = "logit lens (nostalgebraist 2020), with the final norm; arXiv 2411.18620 leaves the norm out in the middle"
-SITES = ("resid", "attn_out", "mlp_out")
-NORMS = ("final norm", "no norm")
-MEASURES = ("probability", "rank", "kl", "entropy", "top1")
-UNITS = {
-    "probability": "probability",
-    "rank": "rank (0 = top)",
-    "kl": "nats",
-    "entropy": "nats",
-    "top1": "share",
-}
 
 
 @dataclass(frozen=True)
@@ -47,7 +38,7 @@ class Options:
     subset: str = "relation"
 
 
-def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
+def methods(options: Options, learned: Any, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
     return (
         "At the last real position of every prompt, each state is turned into logits by the model's own unembedding, "
@@ -57,28 +48,28 @@ def methods(options: Options, fitted_on: Mapping[str, int]) -> str:
     )
 
 
-def layer_rows(layer: Layer, batch: Batch, options: Options) -> dict[str, Tensor]:
+def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor]:
     """The states at the last real position, [b, d] each."""
     rows = torch.arange(len(batch.last), device=layer.resid_pre.device)
     last = batch.last.to(rows.device)
     kept = {"resid": layer.resid_pre[rows, last], "resid_post": layer.resid_post[rows, last]}
     parts = {"attn_out": lambda: layer.attn_out, "mlp_out": lambda: layer.mlp_out}
-    return kept | {name: read()[rows, last] for name, read in parts.items() if name in options.sites}
+    return kept | {name: read()[rows, last] for name, read in parts.items() if name in how.options.sites}
 
 
-def finish(subject: Any, batch: Batch, kept: dict[str, Tensor], options: Options) -> dict[str, Tensor]:
+def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
     """Every kept state through the lens; one state's logits are alive at a time.
 
     Rows: "<site>|<norm>|<measure>" [b, states] (probability and rank [b, states, 2]: answer, wrong answer), and
     "logit_difference" [b].
     """
-    states = {"resid": torch.cat([kept["resid"], kept["resid_post"][:, -1:]], 1)}
-    states |= {site: kept[site] for site in options.sites if site != "resid"}
+    sites, states = how.options.sites, {"resid": torch.cat([kept["resid"], kept["resid_post"][:, -1:]], 1)}
+    states |= {site: kept[site] for site in sites if site != "resid"}
     final = subject.unembed(subject.norm(states["resid"][:, -1].to(subject.device))).float()
     reference = (final.softmax(-1), metrics.entropy(final))
     ids = torch.stack([batch.answers, batch.wrong], 1).to(final.device)
     rows = {"logit_difference": final.gather(1, ids)[:, 0] - final.gather(1, ids)[:, 1]}
-    for site in options.sites:
+    for site in sites:
         for norm in NORMS:
             read = [_read(subject, state, norm, ids, reference) for state in states[site].unbind(1)]
             rows |= {f"{site}|{norm}|{m}": torch.stack([r[m] for r in read], 1).float() for m in MEASURES}
@@ -95,77 +86,6 @@ def _read(subject: Any, state: Tensor, norm: str, ids: Tensor, reference: tuple[
 def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold: the plan's estimate of the files."""
     return 1 + len(options.sites) * len(NORMS) * (len(MEASURES) + 2) * (subject.n_layers + 1)
-
-
-def tables(rows: Rows, options: Options) -> dict[str, pd.DataFrame]:
-    """lens: condition control state value lower upper n n_groups unit site norm measure subset.
-    accuracy: condition control value … measure ("top1", "pair accuracy", "logit difference") subset.
-    compared: condition value … measure, the numbers of the claims.
-    """
-    lens, accuracy, compared = [], [], []
-    for condition, subset, part in rows.parts(options.subset):
-        where = {"condition": condition, "subset": subset}
-        accuracy.append(_accuracy(part).assign(**where))
-        if subset == "all" and "resid" in options.sites:
-            compared.append(_compared(part).assign(**where))
-        # The curves by subset are about the residual with the norm; all sites are shown over the whole task.
-        sites = options.sites if subset == "all" else ("resid",)
-        for site in sites:
-            for norm in NORMS if subset == "all" else NORMS[:1]:
-                lens.append(_lens(part, site, norm).assign(**where))
-    made = {"lens": lens, "accuracy": accuracy, "compared": compared}
-    return {name: order_columns(pd.concat(frames, ignore_index=True)) for name, frames in made.items() if frames}
-
-
-def _lens(rows: Rows, site: str, norm: str) -> pd.DataFrame:
-    frames = []
-    for measure in MEASURES:
-        values = rows[f"{site}|{norm}|{measure}"]
-        groups = rows.examples["group"]
-        first = 0 if site == "resid" else 1
-        axes = {"state": np.arange(values.shape[1]) + first}
-        where = {"site": site, "norm": norm, "measure": measure}
-        controls = ("", "wrong answer") if values.ndim == 3 else ("",)
-        for column, control in enumerate(controls):
-            cells = values[..., column] if values.ndim == 3 else values
-            kind = "median" if measure == "rank" else "mean"
-            frame = summarise(cells, groups, axes, UNITS[measure], statistic=kind)
-            frames.append(frame.assign(control=control, **where))
-    return pd.concat(frames, ignore_index=True)
-
-
-def _accuracy(rows: Rows) -> pd.DataFrame:
-    rank = rows[f"resid|{NORMS[0]}|rank"][:, -1]
-    measures = {
-        ("top1", "", "share"): rank[:, 0] == 0,
-        ("top1", "wrong answer", "share"): rank[:, 1] == 0,
-        ("pair accuracy", "", "share"): rows["logit_difference"] > 0,
-        ("pair accuracy − guessing", "", "share"): (rows["logit_difference"] > 0) - 0.5,
-        ("logit difference", "", "logits"): rows["logit_difference"],
-    }
-    frames = [
-        summarise(values.astype(float), rows.examples["group"], {}, unit).assign(measure=name, control=control)
-        for (name, control, unit), values in measures.items()
-    ]
-    return pd.concat(frames, ignore_index=True)
-
-
-NORM_GAIN, READ_BEFORE, FALLING = "KL with the norm − without", "read before / final", "steps that fall"
-
-
-def _compared(rows: Rows) -> pd.DataFrame:
-    """What the claims are about: one number an example, over the second half of the states or two thirds up."""
-    groups = rows.examples["group"]
-    normed, plain = (rows[f"resid|{norm}|kl"] for norm in NORMS)
-    half = normed.shape[1] // 2
-    probability = rows[f"resid|{NORMS[0]}|probability"][..., 0]
-    before = probability[:, 2 * (probability.shape[1] - 1) // 3]
-    frames = [
-        summarise((normed - plain)[:, half:].mean(1), groups, {}, "nats").assign(measure=NORM_GAIN),
-        summarise(before, groups, {}, "ratio", denominators=probability[:, -1]).assign(measure=READ_BEFORE),
-        summarise((np.diff(normed[:, half:]) < 0).mean(1), groups, {}, "share").assign(measure=FALLING),
-    ]
-    return pd.concat(frames, ignore_index=True).assign(control="")
 
 
 CLAIMS = (

@@ -21,8 +21,7 @@ from ...probes.observe.decode_tracking import following
 from ...probes.observe.tracing import Layer, tracing
 from .. import metrics
 from ..common.columns import column_counts
-from ..common.controls import random_positions
-from ..common.draws import layer_keys
+from ..common.controls import layer_keys, random_positions
 
 Head = tuple[int, int]
 

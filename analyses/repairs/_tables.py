@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ...probes.runs.results import Rows
+from ...probes.runs.results import How, Rows
 from ..common import hallucination, stats
 from ..common.claims import Claim, Statement, judge, one_row, unsolved
 from ..common.frames import head_axes, summarise
@@ -51,31 +51,39 @@ class Variant(NamedTuple):
 Known = Mapping[str, Variant]
 
 
-def make(rows: Rows, variants: Sequence[Variant]) -> dict[str, pd.DataFrame]:
-    """measures, differences, preconditions and heads; see `repairs.tables`."""
-    known = {v.key: v for v in variants}
-    measures, differences, needed = [], [], []
-    for condition, subset, part in _parts(rows):
-        where = {"condition": condition, "subset": subset}
+def measures(rows: Rows, variants: Sequence[Variant]) -> pd.DataFrame:
+    """Every measure of every variant; draws_lower and draws_upper: 2.5 and 97.5 % of a control's draws."""
+    known, found = {v.key: v for v in variants}, []
+    for subset, part in _parts(rows):
         for name, ratios in _ratios(part, known).items():
-            measures += [_measure(part, known[k], name, r) | where for k, r in ratios.items()]
-            differences += [row | where for row in _differences(part, known, name, ratios)]
-        averaged, apart = _over_sets(part, known) if subset == "all" else ([], [])
-        measures += [row | where for row in averaged]
-        differences += [row | where for row in apart]
-        needed += [frame.assign(**where) for frame in _preconditions(part, known)]
-    made = {"measures": pd.DataFrame(measures), "differences": pd.DataFrame(differences)}
-    made |= {"preconditions": pd.concat(needed, ignore_index=True)} if needed else {}
-    return made | ({"heads": _heads(rows)} if "heads" in rows.values else {})
+            found += [_measure(part, known[key], name, ratio) | {"subset": subset} for key, ratio in ratios.items()]
+        found += [row | {"subset": subset} for row in (_over_sets(part, known)[0] if subset == "all" else [])]
+    return pd.DataFrame(found)
 
 
-def _parts(rows: Rows) -> Iterator[tuple[str, str, Rows]]:
-    """Conditions, and within each the whole task and its kinds where there are several."""
-    for condition, mine in rows.conditions():
-        yield condition, "all", mine
-        kinds = mine.examples["kind"] if "kind" in mine.examples else pd.Series(dtype=str)
-        for kind in sorted(kinds.unique()) if kinds.nunique() > 1 else ():
-            yield condition, kind, mine.where((kinds == kind).to_numpy())
+def differences(rows: Rows, variants: Sequence[Variant]) -> pd.DataFrame:
+    """repair − plain ("against" "plain") and repair − control ("against" the control), paired; control − plain in rows
+    with control.
+    """
+    known, found = {v.key: v for v in variants}, []
+    for subset, part in _parts(rows):
+        for name, ratios in _ratios(part, known).items():
+            found += [row | {"subset": subset} for row in _differences(part, known, name, ratios)]
+        found += [row | {"subset": subset} for row in (_over_sets(part, known)[1] if subset == "all" else [])]
+    return pd.DataFrame(found)
+
+
+def preconditions(rows: Rows, variants: Sequence[Variant]) -> pd.DataFrame | None:
+    """What a verdict needs."""
+    known = {v.key: v for v in variants}
+    frames = [frame.assign(subset=subset) for subset, part in _parts(rows) for frame in _preconditions(part, known)]
+    return pd.concat(frames, ignore_index=True) if frames else None
+
+
+def _parts(rows: Rows) -> list[tuple[str, Rows]]:
+    """The whole task, and its kinds where there are several."""
+    parts = rows.subsets("kind")
+    return parts if len(parts) > 2 else parts[:1]
 
 
 # ---------------------------------------------------------------- ratios of sums
@@ -191,12 +199,12 @@ def _preconditions(part: Rows, known: Known) -> list[pd.DataFrame]:
     return [summarise(values, groups, {}, unit, measure=measure) for measure, values, unit in numbers]
 
 
-def _heads(rows: Rows) -> pd.DataFrame:
-    frames = []
-    for condition, mine in rows.conditions():
-        frame = summarise(mine["heads"], mine.examples["group"], head_axes(mine["heads"]), "share of examples")
-        frames.append(frame.assign(condition=condition, measure="chosen by VHR"))
-    return pd.concat(frames, ignore_index=True)
+def heads(rows: Rows, how: How) -> pd.DataFrame | None:
+    """How often VHR chose each head."""
+    if "heads" not in rows.values:
+        return None
+    frame = summarise(rows["heads"], rows.examples["group"], head_axes(rows["heads"]), "share of examples")
+    return frame.assign(measure="chosen by VHR")
 
 
 def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:

@@ -16,8 +16,7 @@ from ...probes.model.attention import AttentionCall, Edit
 from ...probes.observe.decode_tracking import Shown, following
 from ...probes.observe.tracing import tracing
 from .. import metrics
-from ..common.controls import random_positions
-from ..common.draws import layer_keys
+from ..common.controls import layer_keys, random_positions
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,8 +20,7 @@ from ...probes.observe.decode_tracking import Shown, following
 from ...probes.observe.tracing import tracing
 from ...probes.prompts.image_ablation import PER_TOKEN, drop_image, hide_image, image_columns, real_positions
 from .. import metrics
-from ..common.controls import random_positions
-from ..common.draws import layer_keys
+from ..common.controls import layer_keys, random_positions
 
 CHOICES = ("reinforced", "complement", "random", "spread")
 

@@ -28,7 +28,7 @@ from ..prompts.bos import conditions
 from ..sites import SITES, SiteError
 from . import store
 from .plan import plan_from_json
-from .results import condition_of
+from .results import How, condition_of
 from .run import Settings, run
 
 if TYPE_CHECKING:
@@ -149,9 +149,9 @@ def home() -> Path:
     return cache_root() / NAME
 
 
-def layer_rows(layer: Layer, batch: Batch, options: Options) -> dict[str, Tensor]:
+def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor]:
     """The chosen sites at the chosen positions: [b, ...] for "last", else [b, positions, ...]."""
-    kept = {}
+    kept, options = {}, how.options
     for site in options.sites:
         place = parse_site(layer.subject, site)
         if place.layer in (None, layer.index):
@@ -159,7 +159,7 @@ def layer_rows(layer: Layer, batch: Batch, options: Options) -> dict[str, Tensor
     return kept
 
 
-def finish(subject: Any, batch: Batch, kept: dict[str, Tensor], options: Options) -> dict[str, Tensor]:
+def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
     """Sites of one layer without the layer axis."""
     return {name: value if name in SITES else value.squeeze(1) for name, value in kept.items()}
 
@@ -213,10 +213,10 @@ _ANALYSIS: Any = SimpleNamespace(
     VERSION=VERSION,
     QUESTION="",
     PAPER="",
-    methods=lambda options, fitted_on: "",
-    layer_rows=layer_rows,
-    finish=finish,
-    tables=lambda rows, options: {},
+    Options=Options,
+    methods=lambda options, learned, fitted_on: "",
+    observe=observe,
+    measure=measure,
 )
 
 
@@ -231,7 +231,7 @@ def size_of(subject: Subject, task: Task, options: Options, limit: int | None, s
 
     def count(layer: Layer) -> None:
         nonlocal total
-        total += sum(t.numel() * t.element_size() for t in layer_rows(layer, batch, options).values())
+        total += sum(t.numel() * t.element_size() for t in observe(layer, batch, How(options)).values())
 
     with tracing(subject, count):
         subject.forward(batch)

@@ -12,7 +12,10 @@ import pandas as pd
 
 from ...data.errors import UserError
 from . import store
+from .contract import check
 from .judged import judged, rows_of
+from .results import How
+from .tables import of_condition
 from .verify import open_run
 
 
@@ -77,23 +80,28 @@ def join(
     command: str,
     condition: str | None = None,
 ) -> Path:
-    """Tables of several runs of `module.JOINS` through `module.tables`, as a run directory of its own; returns it.
+    """Tables of several runs of `module.NEEDS` through `module.TABLES`, as a run directory of its own; returns it.
+
+    A maker is given {task: its run's tables} of one condition.
 
     condition: "BOS" or "no BOS"; None for the one that all runs have. UserError: fewer than two runs, runs of another
     analysis, of two subjects, twice of one task, or that differ in template, options, dtype or condition.
     """
     records = [open_run(path) for path in runs]
-    _check(runs, records, module.JOINS)
+    check(name, module)
+    (needed,) = module.NEEDS
+    _check(runs, records, needed)
     condition = _common_condition(records, condition)
-    parts = {"REVISION": module.REVISION, "options": asdict(options), "condition": condition}
-    key = store.key_of({"analysis": name, **parts, "of": [r["key"] for r in records]})
+    # VERSION was named REVISION when the first of these runs were made; their keys stay.
+    named = {"REVISION": module.VERSION, "options": asdict(options), "condition": condition}
+    key = store.key_of({"analysis": name, **named, "of": [r["key"] for r in records]})
     subject = records[0]["subject"]
     labels = [label(record) for record in records]
     place = store.safe_name(f"{name}.{subject['name']}.{'+'.join(labels)}"[:110], also="+=")
     directory = out / "runs" / f"{place}.{key[:8]}"
     with store.locked(directory):
         parts = {n: rows_of(_tables(p, r), condition) for n, p, r in zip(labels, runs, records, strict=True)}
-        tables = module.tables(parts, options)
+        tables = of_condition(module, parts, How(options), condition)
         tables["claims"] = judged(module, tables, [condition])
         for table in tables.values():
             leading = {"subject": subject["name"], "task": " + ".join(labels), "analysis": name}
@@ -160,7 +168,7 @@ def _record(
         "title": (module.__doc__ or name).strip().splitlines()[0],
         "question": module.QUESTION,
         "paper": module.PAPER,
-        "methods": module.methods(options, {"examples": 0, "groups": 0}),
+        "methods": module.methods(options, None, {"examples": 0, "groups": 0}),
         "subject": records[0]["subject"],
         "task": {
             "name": names,
@@ -171,7 +179,7 @@ def _record(
         }
         | {"n_groups": min(t["n_groups"] for t in tasks), "options": {}},
         "options": asdict(options),
-        "versions": records[0]["versions"] | {"analysis": module.REVISION},
+        "versions": records[0]["versions"] | {"analysis": module.VERSION},
         "joined": [record["name"] for record in records],
         "command": command,
         "tables": tables,

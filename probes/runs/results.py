@@ -1,4 +1,4 @@
-"""Rows: what an analysis measured, one row an example; and how observers turn one forward into rows."""
+"""Rows: what an analysis measured, one row an example; how one forward becomes rows; shards become one set."""
 
 from __future__ import annotations
 
@@ -25,29 +25,46 @@ class Rows:
     """All rows of a run, sorted by condition and example id.
 
     examples: id, group, condition ("BOS", "no BOS") and the examples' meta. values: name -> [n, ...].
-    weights: what the analysis read from the weights alone, once a run. tokenizer: for `words`.
+    weights: what the analysis read from the weights alone, once a run. tokenizer: for `words`. folds, sums, counts:
+    of the names that the analysis has summed (`SUMS`), one row a condition and fold, in the order of the columns
+    condition and fold; sums, counts: name -> [folds, ...], counts without the NaN.
     """
 
     examples: pd.DataFrame
     values: dict[str, np.ndarray]
     weights: dict[str, np.ndarray] = field(default_factory=dict)
     tokenizer: Any = field(repr=False, default=None)
+    folds: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["condition", "fold"]))
+    sums: dict[str, np.ndarray] = field(default_factory=dict)
+    counts: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.values[name]
 
     def where(self, chosen: np.ndarray) -> Rows:
-        """The rows of some examples (a Boolean per example)."""
+        """The rows of some examples (a Boolean per example); without the sums, which are of whole folds."""
         return replace(
             self,
             examples=self.examples[chosen].reset_index(drop=True),
             values={name: value[chosen] for name, value in self.values.items()},
+            folds=self.folds[:0],
+            sums={},
+            counts={},
         )
 
     def conditions(self) -> Iterator[tuple[str, Rows]]:
         """Each condition with its rows, in their order."""
         for condition in self.examples["condition"].unique():
-            yield condition, self.where((self.examples["condition"] == condition).to_numpy())
+            mine = (self.folds["condition"] == condition).to_numpy()
+            yield (
+                condition,
+                replace(
+                    self.where((self.examples["condition"] == condition).to_numpy()),
+                    folds=self.folds[mine].reset_index(drop=True),
+                    sums={name: value[mine] for name, value in self.sums.items()},
+                    counts={name: value[mine] for name, value in self.counts.items()},
+                ),
+            )
 
     def words(self, ids: np.ndarray) -> np.ndarray:
         """Token ids of any shape as labels; two ids never share one."""
@@ -55,17 +72,21 @@ class Rows:
         known = dict(zip(unique.tolist(), labels(self.tokenizer, unique), strict=True))
         return np.vectorize(known.__getitem__, otypes=[object])(ids)
 
-    def parts(self, subset: str) -> list[tuple[str, str, Rows]]:
-        """(condition, subset, rows): of each condition the whole task ("all"), then its subsets by a meta column."""
-        found = []
-        for condition in self.examples["condition"].unique():
-            mine = self.where((self.examples["condition"] == condition).to_numpy())
-            found.append((condition, "all", mine))
-            if subset in mine.examples:
-                names = mine.examples[subset]
-                chosen = sorted(names.dropna().unique())
-                found += [(condition, str(name), mine.where((names == name).to_numpy())) for name in chosen]
-        return found
+    def subsets(self, column: str) -> list[tuple[str, Rows]]:
+        """(subset, rows): the whole task ("all"), then its subsets by a meta column, where there is that column."""
+        names = self.examples[column] if column in self.examples else pd.Series(dtype=object)
+        return [
+            ("all", self),
+            *((str(n), self.where((names == n).to_numpy())) for n in sorted(names.dropna().unique())),
+        ]
+
+
+@dataclass(frozen=True)
+class How:
+    """How an analysis measures: its options, and what its `fit` has learned (None where it has none)."""
+
+    options: Any
+    learned: Any = None
 
 
 def condition_of(bos: bool) -> str:
@@ -75,24 +96,24 @@ def condition_of(bos: bool) -> str:
 
 @torch.no_grad()
 def observe(subject: Subject, batch: Batch, analyses: Mapping[str, tuple[Any, Any]]) -> dict[str, dict[str, Tensor]]:
-    """One forward with several analyses on it: name -> (module, options) gives name -> rows.
+    """One forward with several analyses on it: name -> (module, how) gives name -> rows.
 
-    A module's `layer_rows(layer, batch, options)` is called while that layer's tensors are alive; what it returns
-    ([b, ...] each) is stacked to [b, layers, ...]. `finish(subject, batch, kept, options)`, where it exists, turns
-    that stack into rows after the forward, when the model's last state is known.
+    A module's `observe(layer, batch, how)` is called while that layer's tensors are alive; what it returns ([b, ...]
+    each) is stacked to [b, layers, ...]. `measure(subject, batch, kept, how)`, where it exists, turns that stack into
+    rows after the forward, when the model's last state is known.
     """
     kept: dict[str, list[dict[str, Tensor]]] = {name: [] for name in analyses}
 
     def on_layer(layer: Layer) -> None:
-        for name, (module, options) in analyses.items():
-            kept[name].append(module.layer_rows(layer, batch, options))
+        for name, (module, how) in analyses.items():
+            kept[name].append(module.observe(layer, batch, how))
 
     with tracing(subject, on_layer):
         subject.forward(batch)
     rows = {}
-    for name, (module, options) in analyses.items():
+    for name, (module, how) in analyses.items():
         stacked = stack_layers(kept.pop(name))
-        rows[name] = module.finish(subject, batch, stacked, options) if hasattr(module, "finish") else stacked
+        rows[name] = module.measure(subject, batch, stacked, how) if hasattr(module, "measure") else stacked
     return rows
 
 

@@ -30,9 +30,12 @@ from ..prompts.bos import notes as bos_notes
 from ..prompts.yes_no import spelled, spelled_like
 from . import store
 from .answers import answering, with_answers
+from .contract import check
 from .judged import judged
 from .plan import Shard, activation_bytes, make_plan, plan_from_json, plan_to_json, shapes
-from .results import Rows, condition_of, merge, observe
+from .results import How, Rows, condition_of, merge, observe
+from .sums import FoldSums, folds_of, summed
+from .tables import tables_of
 
 if TYPE_CHECKING:
     from ..model.subject import Subject
@@ -77,6 +80,13 @@ class Job:
     tokenizer: Any = field(repr=False, default=None)
 
     @property
+    def how(self) -> How:
+        """Options and what was learned; what a record of an older version does not name has its default."""
+        learned, fitted = getattr(self.module, "Learned", None), self.record.get("fitted", {})
+        known = {name: fitted[name] for name in getattr(learned, "_fields", ()) if name in fitted}
+        return How(self.options, learned(**known) if learned else None)
+
+    @property
     def complete(self) -> bool:
         return self.record.get("status") == "complete"
 
@@ -107,9 +117,14 @@ def run(
     """Run analyses (name -> (module, options)) on one subject and task; all that observe ride one forward.
 
     before: called once before the first forward, not at all where every run is complete already (the check of the
-    instruments). Returns one run directory per analysis. UserError as in the modules it calls.
+    instruments). Returns one run directory per analysis. UserError: an analysis that is not as the contract says, or as
+    in the modules it calls.
     """
     refuse_under_edit(subject, "run")
+    for name, (module, _) in analyses.items():
+        check(name, module)
+        if hasattr(module, "NEEDS"):
+            raise UserError(f"{name} is made of finished runs of {' and '.join(module.NEEDS)}: crosslens {name}")
     template, bos = _form(subject, task, settings)
     examples = task.examples(subject.tokenizer, settings.limit, settings.seed)
     facts = _facts(subject, task, examples, settings, template, bos)
@@ -190,16 +205,28 @@ def preview(
     examples = task.examples(subject.tokenizer, settings.limit, settings.seed)
     facts = _facts(subject, task, examples, settings, template, bos)
     jobs = [_open(name, module, options, facts, settings) for name, (module, options) in analyses.items()]
-    fresh = make_plan(subject, examples, template, bos, settings.tokens, settings.size)
-    sizes = shapes(subject, examples, fresh, template)
+    plans = [_plan(job, subject, examples, template, bos, settings) for job in jobs]
+    sizes = [size for plan in plans for size in shapes(subject, examples, plan, template)]
     peak = max(activation_bytes(subject, *size) for size in sizes)
     conditions = " and ".join(facts["conditions"])
     return [
         f"subject      {subject.name}: {subject.n_layers} layers, {facts['subject']['dtype']} on {subject.device}",
         f"task         {task.name}: {len(examples)} examples in {facts['task']['n_groups']} groups, {conditions}",
         f"memory       about {peak / 1e6:,.0f} MB of activations at once, for {_largest(sizes)}",
-        *(line for job in jobs for line in _preview_job(job, fresh, sizes, subject)),
+        *(
+            line
+            for job, plan in zip(jobs, plans, strict=True)
+            for line in _preview_job(job, plan, shapes(subject, examples, plan, template), subject)
+        ),
     ]
+
+
+def _plan(
+    job: Job, subject: Subject, examples: Sequence[Example], template: str, bos: Sequence[bool], settings: Settings
+) -> list[Shard]:
+    """The shards of a job that begins; of one fold each where rows are summed."""
+    folds = folds_of(e.group for e in examples) if hasattr(job.module, "SUMS") else None
+    return make_plan(subject, examples, template, bos, settings.tokens, settings.size, folds)
 
 
 def _largest(sizes: Sequence[tuple[int, int]]) -> str:
@@ -213,9 +240,11 @@ def _preview_job(job: Job, fresh: list[Shard], sizes: list[tuple[int, int]], sub
     plan = job.plan if "plan" in job.record else fresh
     todo = len(job.missing()) if "plan" in job.record else len(plan)
     learns = ", and a few on held-out examples" if hasattr(job.module, "fit") and "plan" not in job.record else ""
-    each = "forwards (shared with the other observing analyses)" if hasattr(job.module, "layer_rows") else "sweeps"
+    each = "forwards (shared with the other observing analyses)" if hasattr(job.module, "observe") else "sweeps"
     size = getattr(job.module, "row_size", None)
-    total = "size unknown" if size is None else _megabytes(sum(b * size(subject, p, job.options) * 4 for b, p in sizes))
+    summed_up = hasattr(job.module, "SUMS")  # one row of float64 a shard, else one of float32 an example
+    counts = [(2 if summed_up else b) * size(subject, p, job.options) * 4 for b, p in sizes] if size else []
+    total = "size unknown" if size is None else _megabytes(sum(counts))
     return [
         f"{job.name:12s} {todo} of {len(plan)} {each}{learns}",
         f"{'':12s} {len(plan)} files of rows, {total}, then the tables and record.json, in {job.directory}",
@@ -272,7 +301,7 @@ def _facts(
 
 def _open(name: str, module: ModuleType, options: Any, facts: dict[str, Any], settings: Settings) -> Job:
     """The job with the record of an earlier start, if there is one."""
-    key = identity(facts, name, asdict(options), module.VERSION, VERSION)
+    key = identity(facts, name, keyed_options(module, options), module.VERSION, VERSION)
     label = f"{name}.{facts['subject']['name'].replace('/', '--')}.{facts['task']['name']}.{key[:8]}"
     job = Job(name, module, options, settings.out / "runs" / store.safe_name(label))
     job.record = {"schema": 1, "name": job.directory.name, "key": key, "status": "running", "analysis": name}
@@ -286,6 +315,11 @@ def _read(job: Job) -> None:
     if found is not None and found["key"] != job.record["key"]:
         raise UserError(f"{job.directory} holds another run: move it away and run again")
     job.record = found or job.record
+
+
+def keyed_options(module: Any, options: Any) -> dict[str, Any]:
+    """The options that the key follows from: those of today, and those that the analysis has retired."""
+    return {**getattr(module, "RETIRED", {}), **asdict(options)}
 
 
 def identity(facts: Mapping[str, Any], name: str, options: dict[str, Any], analysis: int, probes: int) -> str:
@@ -319,18 +353,17 @@ def _start(
         return
     bos = [condition == condition_of(True) for condition in facts["conditions"]]
     template = facts["task"]["template"]
-    shards = make_plan(subject, examples, template, bos, settings.tokens, settings.size)
+    shards = _plan(job, subject, examples, template, bos, settings)
     held_out = _held_out(job, subject, task, examples, settings.seed)
-    fitted = _fit(job, subject, held_out, template, bos, settings)
+    job.record["fitted"] = _fit(job, subject, held_out, template, bos, settings)
     learned_on = {"examples": len(held_out), "groups": len({e.group for e in held_out})}
     job.record |= {
         **facts,
         "title": (job.module.__doc__ or job.name).strip().splitlines()[0],
         "question": job.module.QUESTION,
         "paper": job.module.PAPER,
-        "methods": job.module.methods(replace(job.options, **fitted), learned_on),
-        "options": asdict(job.options),
-        "fitted": fitted,
+        "methods": job.module.methods(job.options, job.how.learned, learned_on),
+        "options": keyed_options(job.module, job.options),
         "fitted_on": learned_on,
         "limit": settings.limit,
         "plan": {
@@ -350,7 +383,7 @@ def _start(
         "command": settings.command,
         **({"location": subject.location} if subject.location else {}),
         "started": _now(),
-        "notes": [*getattr(job.module, "NOTES", ()), *job.notes, *_common_groups(held_out, examples)],
+        "notes": [*job.notes, *_common_groups(held_out, examples)],
     }
     if hasattr(job.module, "weights"):
         store.save_rows(job.weights_path, job.module.weights(subject, job.options), job.record["key"], ())
@@ -387,7 +420,7 @@ def _fit(
     known = {example.id: example for example in held_out}
     shards = make_plan(subject, held_out, template, bos, settings.tokens, settings.size) if held_out else []
     batches = [subject.batch([known[i] for i in s.ids], template=template, bos=s.bos) for s in shards]
-    return job.module.fit(subject, batches, job.options)
+    return job.module.fit(subject, batches, job.options)._asdict()
 
 
 def _same_plan(jobs: Sequence[Job]) -> list[list[Job]]:
@@ -416,7 +449,7 @@ def _execute(subject: Subject, examples: Mapping[str, Example], jobs: list[Job],
         for job in riding:
             store.save_rows(job.shard_path(index), rows[job.name], job.record["key"], shard.ids)
     for job in jobs:
-        if hasattr(job.module, "rows"):  # It swept: were the layers replayed?
+        if not hasattr(job.module, "observe"):  # It swept: were the layers replayed?
             job.record["notes"] = list(dict.fromkeys([*job.record["notes"], *replay_notes(subject)]))
         job.record |= {"seconds": round(monotonic() - began, 1), "forwards": len(job.plan)}
         _finish(job, examples)
@@ -439,14 +472,14 @@ def _is_silent() -> bool:
 
 
 def compute_rows(subject: Subject, batch: Any, jobs: Sequence[Job]) -> dict[str, dict[str, Tensor]]:
-    """Rows of every job from one batch; those that observe ride one forward."""
-    settled = {job.name: (job.module, replace(job.options, **job.record["fitted"])) for job in jobs}
-    observing = {name: pair for name, pair in settled.items() if hasattr(pair[0], "layer_rows")}
+    """Rows of every job from one batch, summed where a job sums them; those that observe ride one forward."""
+    settled = {job.name: (job.module, job.how) for job in jobs}
+    observing = {name: pair for name, pair in settled.items() if hasattr(pair[0], "observe")}
     rows = observe(subject, batch, observing) if observing else {}
-    for name, (module, options) in settled.items():
+    for name, (module, how) in settled.items():
         if name not in observing:
-            rows[name] = module.rows(subject, batch, options)
-    return rows
+            rows[name] = module.measure(subject, batch, {}, how)
+    return {job.name: summed(rows[job.name], getattr(job.module, "SUMS", ())) for job in jobs}
 
 
 def _finish(job: Job, examples: Mapping[str, Example]) -> None:
@@ -463,7 +496,7 @@ def make_tables(job: Job, examples: Mapping[str, Example]) -> dict[str, pd.DataF
     """All tables of a job whose shards are there, claims included, with the leading columns."""
     rows = read_run(job, examples)
     try:
-        tables = job.module.tables(rows, replace(job.options, **job.record["fitted"]))
+        tables = tables_of(job.module, rows, job.how)
         if hasattr(job.module, "claims"):
             tables["claims"] = judged(job.module, tables, job.record["conditions"])
     except NothingToMeasure as nothing:
@@ -481,12 +514,23 @@ def make_tables(job: Job, examples: Mapping[str, Example]) -> dict[str, pd.DataF
 
 def read_run(job: Job, examples: Mapping[str, Example]) -> Rows:
     """All rows of a finished job, checked against its key and plan."""
-    plan = job.plan
-    shards = [store.read_rows(job.shard_path(i), job.record["key"], shard.ids) for i, shard in enumerate(plan)]
+    plan, fold_sums = job.plan, FoldSums()
+    saved = (
+        (shard, condition_of(shard.bos), store.read_rows(job.shard_path(i), job.record["key"], shard.ids))
+        for i, shard in enumerate(plan)
+    )
     conditions = [condition_of(shard.bos) for shard in plan for _ in shard.ids]
-    rows = merge(shards, conditions, [examples[i] for shard in plan for i in shard.ids])
-    found = store.read_rows(job.weights_path, job.record["key"], ()) if job.weights_path.exists() else {}
-    return replace(rows, weights={name: value.numpy() for name, value in found.items()}, tokenizer=job.tokenizer)
+    rows = merge(fold_sums.without_sums(saved), conditions, [examples[i] for shard in plan for i in shard.ids])
+    of_weights = store.read_rows(job.weights_path, job.record["key"], ()) if job.weights_path.exists() else {}
+    sums, counts = fold_sums.stacked()
+    return replace(
+        rows,
+        weights={name: value.numpy() for name, value in of_weights.items()},
+        tokenizer=job.tokenizer,
+        folds=fold_sums.folds(),
+        sums=sums,
+        counts=counts,
+    )
 
 
 def _now() -> str:

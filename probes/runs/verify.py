@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from ..model.tolerance import TOLERANCE, rows_limit
 from ..prompts.yes_no import spelled
 from . import store
 from .answers import answering, with_answers
+from .contract import check
 from .run import PACKAGES, Job, compute_rows, identity, machine, make_tables, threads
 
 if TYPE_CHECKING:
@@ -69,26 +71,38 @@ def verify(
     """
     refuse_under_edit(subject, "verify")
     record = open_run(directory)
-    options = _options(module, record["options"])
+    options = _options(module, record["options"], directory)
+    check(record["analysis"], module)
     job = Job(record["analysis"], module, options, directory, record, tokenizer=subject.tokenizer)
     _check_record(job, say)
     _check_subject(job, subject, say)
     examples = _check_examples(job, subject, task, say)
-    shards = [store.read_rows(job.shard_path(i), record["key"], shard.ids) for i, shard in enumerate(job.plan)]
-    say(f"shards    {len(shards)} whole, each with this run's key and its own examples")
+    plan = job.plan
+    for i, shard in enumerate(plan):
+        store.read_rows(job.shard_path(i), record["key"], shard.ids)
+    say(f"shards    {len(plan)} whole, each with this run's key and its own examples")
     exact = record["machine"] == machine(subject.device) and _same_versions(record)
-    chosen = sorted(random.Random(seed).sample(range(len(shards)), min(sample, len(shards))))
+    chosen = sorted(random.Random(seed).sample(range(len(plan)), min(sample, len(plan))))
     for index in chosen:
-        _check_rows(job, index, shards[index], subject, examples, exact)
+        _check_rows(job, index, subject, examples, exact)
     _check_weights(job, subject, exact)
-    drawn = f"shards {_list(chosen)} of {len(shards)} (drawn with seed {seed})"
+    drawn = f"shards {_list(chosen)} of {len(plan)} (drawn with seed {seed})"
     say(f"rows      {drawn} computed again: {_how(subject, exact)}")
     say(f"tables    {_check_tables(job, examples, exact)} computed again from the rows: equal")
 
 
-def _options(module: ModuleType, recorded: Mapping[str, Any]) -> Any:
-    """Options as they were before JSON made lists of tuples."""
-    return module.Options(**{name: tuple(v) if isinstance(v, list) else v for name, v in recorded.items()})
+def _options(module: ModuleType, recorded: Mapping[str, Any], directory: Path) -> Any:
+    """Options as they were before JSON made lists of tuples. UserError: one that the analysis has no more."""
+    retired, known = getattr(module, "RETIRED", {}), {field.name for field in fields(module.Options)}
+    for name, value in recorded.items():
+        if name not in known and (name not in retired or _plain(value) != _plain(retired[name])):
+            raise UserError(f"{directory}: its option {name} = {value!r} is none of the analysis now: run it again")
+    return module.Options(**{n: tuple(v) if isinstance(v, list) else v for n, v in recorded.items() if n in known})
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON keeps it."""
+    return json.loads(json.dumps(value))
 
 
 def _check_record(job: Job, say: Callable[[str], Any]) -> None:
@@ -98,7 +112,8 @@ def _check_record(job: Job, say: Callable[[str], Any]) -> None:
             f"{job.directory} was made by {job.name} version {made[0]} and probes {made[1]}, these are "
             f"{job.module.VERSION} and {VERSION}: run it again"
         )
-    if identity(job.record, job.name, job.record["options"], *made) != job.record["key"]:
+    recorded = {**getattr(job.module, "RETIRED", {}), **job.record["options"]}
+    if identity(job.record, job.name, recorded, *made) != job.record["key"]:
         raise UserError(f"{job.directory}: the key does not follow from the record: run it again")
     say("record    sealed and complete, and its key follows from it")
 
@@ -141,11 +156,10 @@ def _with_kept_answers(job: Job, subject: Subject, examples: list[Example], say:
     return with_answers(examples, {name: answer["text"] for name, answer in kept.items()})
 
 
-def _check_rows(
-    job: Job, index: int, saved: dict[str, Tensor], subject: Subject, examples: Mapping[str, Example], exact: bool
-) -> None:
+def _check_rows(job: Job, index: int, subject: Subject, examples: Mapping[str, Example], exact: bool) -> None:
     """One shard computed again with the run's threads, padding, options and learned values."""
     plan, shard = job.record["plan"], job.plan[index]
+    saved = store.read_rows(job.shard_path(index), job.record["key"], shard.ids)
     chosen, template = [examples[i] for i in shard.ids], job.record["task"]["template"]
     batch = subject.batch(chosen, template=template, bos=shard.bos, padding=plan["padding"])
     with threads(plan["threads"]):

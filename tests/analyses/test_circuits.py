@@ -10,7 +10,7 @@ import pytest
 import torch
 from crosslens import capture
 from crosslens.analyses import metrics
-from crosslens.analyses.circuits import circuits
+from crosslens.analyses.circuits import _circuit_tables, circuits
 from crosslens.analyses.common.claims import HOLDS, UNTESTABLE
 from crosslens.data.errors import UserError
 from crosslens.probes.intervene.measures import logit_difference
@@ -20,6 +20,7 @@ from crosslens.probes.prompts.batch import corrupt_twins
 from crosslens.probes.runs.run import Settings, run
 
 from ..helpers import contrasts, tiny
+from ..helpers.makers import tables_from
 from .claims import circuits as claims_of
 
 
@@ -51,9 +52,9 @@ def test_effects_equal_the_sweeps(found):
     mlp = patch_sweep(subject, batch, twins, "mlp_out", positions=last, measure=measure)
     direct = path_sweep(subject, batch, twins, measure=measure)
     for sweep, name, part in (
-        (z, circuits.EXACT, "head"),
-        (mlp, circuits.EXACT, "mlp"),
-        (direct, circuits.DIRECT, "head"),
+        (z, _circuit_tables.EXACT, "head"),
+        (mlp, _circuit_tables.EXACT, "mlp"),
+        (direct, _circuit_tables.DIRECT, "head"),
     ):
         expected = (sweep.values - sweep.clean).mean(-1).flatten().numpy()
         np.testing.assert_allclose(values(found, name, part), expected, atol=1e-5)
@@ -61,7 +62,7 @@ def test_effects_equal_the_sweeps(found):
     attention = [pattern[f"blocks.{i}.attn.hook_pattern"][:, :, 0] for i in range(3)]
     where = batch.where("indirect_object").float()
     expected = np.concatenate([np.einsum("bhk,bk->h", a.numpy(), where.numpy()) / len(a) for a in attention])
-    np.testing.assert_allclose(values(found, circuits.ATTENTION + "indirect_object"), expected, atol=1e-5)
+    np.testing.assert_allclose(values(found, _circuit_tables.ATTENTION + "indirect_object"), expected, atol=1e-5)
     task = found["task"].set_index(["measure", "control"])["value"]
     np.testing.assert_allclose(task["logit difference", ""], z.clean.mean(), atol=1e-5)
     np.testing.assert_allclose(task["logit difference", "corrupt twin"], z.donor.mean(), atol=1e-5)
@@ -73,7 +74,7 @@ def test_movers_are_learned_elsewhere_and_are_the_receivers(found, tmp_path):
     held_out = contrasts.task().held_out(subject.tokenizer, 32, 0, contrasts.examples(8, tokenizer=None))
     options = circuits.Options(movers=2)
     learned = circuits.fit(subject, [subject.batch(held_out)], options)
-    movers, chosen_on = learned["heads"], learned["selected_on"]
+    movers, chosen_on = learned.heads, learned.selected_on
     groups = {e.group for e in held_out}
     assert set(chosen_on) < groups
     assert len(chosen_on) == len(groups) // 2
@@ -86,8 +87,8 @@ def test_movers_are_learned_elsewhere_and_are_the_receivers(found, tmp_path):
     twins = corrupt_twins(subject, batch)
     sweep = path_sweep(subject, batch, twins, receivers, positions=last, measure=measure)
     expected = (sweep.values - sweep.clean).mean(-1).flatten().numpy()
-    np.testing.assert_allclose(values(found, circuits.MOVERS), expected, atol=1e-5)
-    effects = found["effects"].query("measure == @circuits.MOVERS")
+    np.testing.assert_allclose(values(found, _circuit_tables.MOVERS), expected, atol=1e-5)
+    effects = found["effects"].query("measure == @_circuit_tables.MOVERS")
     assert set(effects["n"]) == {len(examples)}, "what the movers hear is not measured on the groups that chose them"
 
 
@@ -121,9 +122,11 @@ def test_an_unsolved_task_is_said_to_be_and_nothing_is_divided(tmp_path):
 
 def test_normalized_is_the_public_metric():
     rows = claims_of.rows(n=24)
-    table = circuits.tables(rows, circuits.Options())["effects"]
-    mine = table.query("part == 'head' and measure == @circuits.EXACT")["normalized"].to_numpy()
-    effects, clean, donor = (torch.from_numpy(rows[name]) for name in (f"head|{circuits.EXACT}", "clean", "donor"))
+    table = tables_from(circuits, rows)["effects"]
+    mine = table.query("part == 'head' and measure == @_circuit_tables.EXACT")["normalized"].to_numpy()
+    effects, clean, donor = (
+        torch.from_numpy(rows[name]) for name in (f"head|{_circuit_tables.EXACT}", "clean", "donor")
+    )
     expected = metrics.normalized_effect(effects.movedim(0, -1) + clean, clean, donor)
     np.testing.assert_allclose(mine, expected.flatten(), atol=1e-12)
 
@@ -135,8 +138,8 @@ def test_the_circuit_is_chosen_on_one_half_and_measured_on_the_other():
     sure = heads = 0
     for seed in range(40):
         rows = claims_of.rows(seed=seed, n_groups=28, null=True)
-        table = circuits.tables(rows, circuits.Options(share=0.05))["circuit"]
-        mine = table[(table["stage"] == circuits.DIRECT) & (table["measure"] == circuits.DIRECT)]
+        table = tables_from(circuits, rows, circuits.Options(share=0.05))["circuit"]
+        mine = table[(table["stage"] == _circuit_tables.DIRECT) & (table["measure"] == _circuit_tables.DIRECT)]
         assert set(mine["n_groups"]) == {14}
         sure += int(((mine["lower"] > 0) | (mine["upper"] < 0)).sum())
         heads += len(mine)
@@ -148,7 +151,9 @@ def test_no_head_is_found_where_there_is_none():
     """p is corrected for all heads of a map: at 5, 9 and 14 groups at most one null map in 20 has a head."""
     for n_groups in (5, 9, 14):
         tables = [
-            circuits._effect(claims_of.rows(seed=seed, n_groups=n_groups, null=True), "head", circuits.EXACT)
+            _circuit_tables._effect(
+                claims_of.rows(seed=seed, n_groups=n_groups, null=True), "head", _circuit_tables.EXACT
+            )
             for seed in range(60)
         ]
         assert sum((table["p_value"] <= 0.05).any() for table in tables) <= 7
@@ -156,27 +161,32 @@ def test_no_head_is_found_where_there_is_none():
 
 def test_the_circuit_is_named_by_its_thresholds():
     options = circuits.Options()
-    on = circuits.ATTENTION
-    mover = {on + "indirect_object": 0.5, on + "subject": 0.1, circuits.LOGITS: 1.0}
-    assert circuits.named(mover, options) == "mover"
-    assert circuits.named(mover | {circuits.LOGITS: -1.0}, options) == "negative mover"
-    assert circuits.named(mover, replace(options, mover_attention=0.6)) == ""
-    assert circuits.named({on + "indirect_object": 0.1, on + "second_subject": 0.3}, options) == "inhibition"
-    assert circuits.named({on + "indirect_object": 0.1, on + "second_subject": 0.1}, options) == ""
-    assert circuits.named({on + "subject": 0.9}, options) == "", "the subject of a fact is no wrong option"
+    on = _circuit_tables.ATTENTION
+    mover = {on + "indirect_object": 0.5, on + "subject": 0.1, _circuit_tables.LOGITS: 1.0}
+    assert _circuit_tables.named(mover, options) == "mover"
+    assert _circuit_tables.named(mover | {_circuit_tables.LOGITS: -1.0}, options) == "negative mover"
+    assert _circuit_tables.named(mover, replace(options, mover_attention=0.6)) == ""
+    assert _circuit_tables.named({on + "indirect_object": 0.1, on + "second_subject": 0.3}, options) == "inhibition"
+    assert _circuit_tables.named({on + "indirect_object": 0.1, on + "second_subject": 0.1}, options) == ""
+    assert _circuit_tables.named({on + "subject": 0.9}, options) == "", "the subject of a fact is no wrong option"
 
 
 def test_what_is_missing_is_not_0():
     """A family whose direct attribution is refused: its best mover is no negative mover."""
-    options, on = circuits.Options(), circuits.ATTENTION
+    options, on = circuits.Options(), _circuit_tables.ATTENTION
     looks = {on + "indirect_object": 0.5, on + "subject": 0.1}
-    assert circuits.named(looks, options) == circuits.UNNAMED
-    assert circuits.named(looks | {circuits.LOGITS: np.nan}, options) == circuits.UNNAMED
-    assert circuits.named({on + "indirect_object": np.nan, on + "subject": 0.5, circuits.LOGITS: 1.0}, options) == ""
+    assert _circuit_tables.named(looks, options) == _circuit_tables.UNNAMED
+    assert _circuit_tables.named(looks | {_circuit_tables.LOGITS: np.nan}, options) == _circuit_tables.UNNAMED
+    assert (
+        _circuit_tables.named(
+            {on + "indirect_object": np.nan, on + "subject": 0.5, _circuit_tables.LOGITS: 1.0}, options
+        )
+        == ""
+    )
     rows = claims_of.rows()
-    del rows.values[f"head|{circuits.LOGITS}"]
-    names = set(circuits.tables(rows, circuits.Options())["circuit"]["name"])
-    assert circuits.UNNAMED in names
+    del rows.values[f"head|{_circuit_tables.LOGITS}"]
+    names = set(tables_from(circuits, rows)["circuit"]["name"])
+    assert _circuit_tables.UNNAMED in names
     assert not names & {"mover", "negative mover"}
 
 

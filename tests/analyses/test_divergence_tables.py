@@ -9,11 +9,12 @@ import pytest
 import torch
 from crosslens.analyses.common import stats
 from crosslens.analyses.common.claims import CONTROL_TOO, HOLDS, UNTESTABLE
-from crosslens.analyses.flow import _divergence_heads, _divergence_words, head_divergence
+from crosslens.analyses.flow import _divergence_heads, _divergence_words, _passes, head_divergence
 from crosslens.analyses.flow._answer_words import _ends, answer_words, sentence_starts
 from crosslens.data.example import Example, Segment
 from crosslens.probes.runs.answers import with_answers
 
+from ..helpers.makers import tables_from
 from .claims import head_divergence as planting
 from .test_head_divergence import captions, seeing
 
@@ -106,11 +107,11 @@ def test_sentences_are_items_of_their_own():
 
 
 def test_what_the_control_shows_as_well_does_not_hold():
-    few = head_divergence.tables(planting.rows(maps=planting.FEW, control=planting.FEW), planting.OPTIONS)
+    few = tables_from(head_divergence, planting.rows(maps=planting.FEW, control=planting.FEW), planting.OPTIONS)
     assert claim(few, "few heads").verdict == CONTROL_TOO
-    one = head_divergence.tables(planting.rows(maps=planting.STEEP, control=planting.STEEP), planting.OPTIONS)
+    one = tables_from(head_divergence, planting.rows(maps=planting.STEEP, control=planting.STEEP), planting.OPTIONS)
     assert claim(one, "one ranking").verdict == CONTROL_TOO
-    words = head_divergence.tables(planting.rows(words=1.0, control_words=2.5), planting.OPTIONS)
+    words = tables_from(head_divergence, planting.rows(words=1.0, control_words=2.5), planting.OPTIONS)
     found = claim(words, "hallucinated words")
     assert found.verdict == CONTROL_TOO
     assert "another image" in found.numbers
@@ -123,13 +124,13 @@ def test_without_control_or_words_a_claim_is_not_testable():
         if name.startswith(planting.QUESTION):
             del rows.values[name]
     rows.values["hallucinated"][:] = 0
-    tables = head_divergence.tables(rows, planting.OPTIONS)
+    tables = tables_from(head_divergence, rows, planting.OPTIONS)
     assert {one.verdict for one in head_divergence.claims(tables)} == {UNTESTABLE}
     assert "no hallucinated or no correct words" in claim(tables, "hallucinated words").numbers
 
 
 def test_margins_are_differences_of_what_is_shown():
-    tables = head_divergence.tables(planting.rows(maps=planting.FEW, words=1.0, seed=3), planting.OPTIONS)
+    tables = tables_from(head_divergence, planting.rows(maps=planting.FEW, words=1.0, seed=3), planting.OPTIONS)
     auroc = tables["auroc"].set_index(["way", "level"])["value"]
     stability = tables["stability"].set_index(["way", "measure"])["value"]
     margins = tables["margins"].set_index(["way", "measure", "control"])["value"]
@@ -193,8 +194,8 @@ def test_norms_are_those_of_both_passes():
     batch = subject.batch(with_answers(captions(2, tokenizer=None), {"c0": " w2 w4", "c1": " w3"}))
     seen = torch.randn(2, subject.n_layers, 2, subject.n_heads, 8)
     places = torch.tensor([[3, 4], [3, -1]])
-    found = head_divergence.compare(subject, seen, batch, places)
-    silent = head_divergence.compare(subject, torch.zeros_like(seen), batch, places)
+    found = _passes.compare(subject, seen, batch, places)
+    silent = _passes.compare(subject, torch.zeros_like(seen), batch, places)
     own = seen.norm(dim=-1)  # [b, layer, n, h]
     mean = torch.stack([own[0].mean(1), own[1, :, 0]]) / 2
     torch.testing.assert_close(found["norms"], silent["norms"] + mean)
@@ -216,5 +217,5 @@ def test_differences_of_auroc_are_paired():
 
 
 def test_planted_words_hold_only_over_their_control():
-    tables = head_divergence.tables(planting.rows(words=2.0), planting.OPTIONS)
+    tables = tables_from(head_divergence, planting.rows(words=2.0), planting.OPTIONS)
     assert claim(tables, "hallucinated words").verdict == HOLDS

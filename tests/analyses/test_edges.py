@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from crosslens.analyses.circuits import edges
+from crosslens.analyses.circuits._edge_names import EXACT, OUTPUT
 from crosslens.analyses.common.contrast import contrast
 from crosslens.data.errors import UserError
 from crosslens.probes.intervene.edge_attribution import Reader, Writer, edge_attribution
@@ -33,19 +34,19 @@ def found(tmp_path_factory):
 def fitted(subject):
     held_out = contrasts.task().held_out(subject.tokenizer, 32, 0, contrasts.examples(8, tokenizer=None))
     learned = edges.fit(subject, [subject.batch(held_out)], OPTIONS)
-    return [tuple(head) for head in learned["heads"]], learned
+    return [tuple(head) for head in learned.heads], learned
 
 
 def test_effects_equal_the_sweeps(found):
     subject = tiny.subject()
     movers, learned = fitted(subject)
     examples = contrasts.examples(8, tokenizer=None)
-    others = [e for e in examples if e.group not in learned["selected_on"]]
+    others = [e for e in examples if e.group not in learned.selected_on]
     assert others, "what was chosen is measured on the groups that it was not chosen on"
     whole, elsewhere = (contrast(subject, subject.batch(some)) for some in (examples, others))
     into = found["into"].sort_values(["layer", "head"])
     for receiver in [None, *(Receiver(layer, head, "q") for layer, head in movers if layer)]:
-        name = edges.OUTPUT if receiver is None else f"q of {receiver.layer}.{receiver.head}"
+        name = OUTPUT if receiver is None else f"q of {receiver.layer}.{receiver.head}"
         layers = 3 if receiver is None else receiver.layer
         given = whole if receiver is None else elsewhere
         both = {"measure": given.measure, "positions": given.base.final}
@@ -56,7 +57,7 @@ def test_effects_equal_the_sweeps(found):
         exact = sweep.effects.mean(0)[:layers].flatten()
         estimated = edge_attribution(subject, given.base, given.donor, **both, readers=[reader])
         heads = [i for i, w in enumerate(estimated.writers) if w.kind == "head" and w.layer < layers]
-        expected = {edges.EXACT: exact, "1 step": estimated.values[0, heads].mean(-1)}
+        expected = {EXACT: exact, "1 step": estimated.values[0, heads].mean(-1)}
         for measure, values in expected.items():
             mine = into[(into["receiver"] == name) & (into["measure"] == measure)]["value"]
             np.testing.assert_allclose(mine, values, atol=1e-5)
@@ -64,9 +65,9 @@ def test_effects_equal_the_sweeps(found):
     every = edge_attribution(subject, given.base, given.donor, measure=given.measure, steps=5)
     values = {n: float(v.mean()) for n, v in edges._named(every).items()}
     table = found["edges"].query("measure == '5 steps'").sort_values("rank")
-    assert table["edge"].tolist() == learned["edges"]
+    assert table["edge"].tolist() == learned.edges
     assert set(table["n"]) == {len(others)}
-    np.testing.assert_allclose(table["value"], [values[n] for n in learned["edges"]], atol=1e-5)
+    np.testing.assert_allclose(table["value"], [values[n] for n in learned.edges], atol=1e-5)
 
 
 def test_some_readers_and_positions_are_parts_of_all():

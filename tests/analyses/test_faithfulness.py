@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from crosslens import capture
-from crosslens.analyses.circuits import faithfulness
+from crosslens.analyses.circuits import _curves, _faithfulness_tables, _positions, faithfulness
 from crosslens.analyses.common import controls
 from crosslens.analyses.common.agreement import agreement_table, recall
 from crosslens.analyses.common.claims import CONTROL_TOO, UNTESTABLE
@@ -40,7 +40,7 @@ def found(tmp_path_factory):
 def test_the_ends_of_the_curve(found):
     curve = found["curve"].query("measure == 'logit difference'")
     assert set(curve["n"]) != {8}, "groups that the ranking comes from are not scored"
-    assert set(curve["ranking"]) == set(faithfulness.RANKINGS)
+    assert set(curve["ranking"]) == set(_faithfulness_tables.RANKINGS)
     nothing_kept = curve[curve["share"] == 0]
     np.testing.assert_allclose(nothing_kept["value"], nothing_kept["value"].iloc[0], atol=1e-6)
     assert set(curve["heads"]) == {0, 1, 2, 6, 12}
@@ -59,7 +59,7 @@ def test_a_circuit_without_heads_has_every_head_resampled():
     base, donor = record(subject, batch, ("z",)), record(subject, twins, ("z",))
     ranking = tuple((layer, head) for layer in range(3) for head in range(4))
     given = Contrast(base, donor, measure, batch.answers, batch.wrong[:, None])
-    points = faithfulness._curves(subject, given, ranking, 1)
+    points = _curves.curve_points(subject, given, ranking, 1)
     z = capture(subject, twins, ["z"])
     rewrites = {(i, "z"): lambda _, i=i: z[f"blocks.{i}.attn.hook_z"] for i in range(3)}
     with tracing(subject, rewrites=rewrites):
@@ -77,16 +77,16 @@ def test_a_planted_circuit_is_enough():
     effects = (sweep.values - sweep.clean).mean(-1)
     assert {(0, 0), (1, 0)} == {tuple(x) for x in (effects.abs() > 0.1).nonzero().tolist()}
     ranking = ((0, 0), (1, 0), (0, 1), (1, 1))
-    points = faithfulness._curves(subject, Contrast(*runs, measure, answers, others[:, None]), ranking, 20).mean(0)
-    share_half = faithfulness.SHARES.index(0.5)
+    points = _curves.curve_points(subject, Contrast(*runs, measure, answers, others[:, None]), ranking, 20).mean(0)
+    share_half = _faithfulness_tables.SHARES.index(0.5)
     torch.testing.assert_close(points[0, share_half], sweep.clean.mean(), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(points[1:, share_half], points[0, 0].expand(20), atol=1e-4, rtol=1e-4)
 
 
 def test_areas():
-    one = faithfulness.areas(np.ones(8))
+    one = _faithfulness_tables.areas(np.ones(8))
     assert one == pytest.approx({"CPR": 1, "CMD": 0, "CPR, log axis": 1, "CMD, log axis": 0})
-    line = faithfulness.areas(np.array(faithfulness.SHARES))
+    line = _faithfulness_tables.areas(np.array(_faithfulness_tables.SHARES))
     assert (line["CPR"], line["CMD"]) == pytest.approx((0.5, 0.5))
 
 
@@ -96,7 +96,7 @@ MIB = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 def test_cpr_ranks_by_help_and_cmd_by_size():
     """An additive model of 10 heads, 4 logits of which 5 − 4 + 3 come from three of them."""
     contributions = torch.tensor([0, 5, 0, -4, 0, 3, 0, 0, 0, 0.0]).reshape(2, 5)
-    helpful, ranking = faithfulness.rankings(-contributions)  # patching a head takes away what it adds
+    helpful, ranking = faithfulness._rankings(-contributions)  # patching a head takes away what it adds
     assert helpful[:2] == [[0, 1], [1, 0]]
     assert helpful[-1] == [0, 3]
     assert ranking[:3] == [[0, 1], [0, 3], [1, 0]]
@@ -104,20 +104,20 @@ def test_cpr_ranks_by_help_and_cmd_by_size():
     def curve(heads, counts):
         return np.array([sum(float(contributions[tuple(head)]) for head in heads[:count]) for count in counts]) / 4
 
-    ours = faithfulness._counts(10)
-    assert faithfulness.areas(curve(helpful, ours))["CPR"] == pytest.approx(1.54375)
-    assert faithfulness.areas(curve(ranking, ours))["CMD"] == pytest.approx(0.24375)
+    ours = _faithfulness_tables.head_counts(10)
+    assert _faithfulness_tables.areas(curve(helpful, ours))["CPR"] == pytest.approx(1.54375)
+    assert _faithfulness_tables.areas(curve(ranking, ours))["CMD"] == pytest.approx(0.24375)
     theirs = [int(share * 10) for share in MIB]
-    assert faithfulness.areas(curve(helpful, theirs), MIB)["CPR"] == pytest.approx(1.54375)
-    assert faithfulness.areas(curve(ranking, theirs), MIB)["CMD"] == pytest.approx(0.24275)
+    assert _faithfulness_tables.areas(curve(helpful, theirs), MIB)["CPR"] == pytest.approx(1.54375)
+    assert _faithfulness_tables.areas(curve(ranking, theirs), MIB)["CMD"] == pytest.approx(0.24275)
 
 
 def test_areas_stand_beside_a_control_over_the_same_shares():
     """CPR and CMD are of their own rankings; where a control ends, both curves are compared up to there."""
     rows = claims_of.rows()
     rows.values["random"][..., -2:] = np.nan  # no other heads from half of them on
-    rows.values["curve"][:, faithfulness.RANKINGS.index(faithfulness.SIZE)] *= 0.5
-    area = faithfulness.tables(rows, claims_of.OPTIONS)["area"].set_index(["measure", "control"])["value"]
+    rows.values["curve"][:, _faithfulness_tables.RANKINGS.index(_faithfulness_tables.SIZE)] *= 0.5
+    area = claims_of.made(rows)["area"].set_index(["measure", "control"])["value"]
     assert set(area.index.get_level_values("measure")) >= {"CPR", "CPR, mean up to 20%", "CMD, mean up to 20%"}
     assert area["CPR", ""] == pytest.approx(0.93, abs=0.03)
     assert area["CMD", ""] > 0.4
@@ -127,15 +127,13 @@ def test_areas_stand_beside_a_control_over_the_same_shares():
 
 def test_without_a_control_nothing_is_said_against_it():
     rows = claims_of.rows()
-    rows.values["random"][..., faithfulness.TENTH] = np.nan
-    verdicts = {
-        claim.name: claim.verdict for claim in faithfulness.claims(faithfulness.tables(rows, claims_of.OPTIONS))
-    }
+    rows.values["random"][..., _faithfulness_tables.TENTH] = np.nan
+    verdicts = {claim.name: claim.verdict for claim in faithfulness.claims(claims_of.made(rows))}
     assert (verdicts["faithful"], verdicts["not depth"]) == (UNTESTABLE, UNTESTABLE)
 
 
 def test_a_circuit_that_random_heads_equal_is_none():
-    claims = faithfulness.claims(faithfulness.tables(claims_of.rows(random=0.95), claims_of.OPTIONS))
+    claims = faithfulness.claims(claims_of.made(claims_of.rows(random=0.95)))
     assert {claim.name: claim.verdict for claim in claims}["faithful"] == CONTROL_TOO
 
 
@@ -162,7 +160,7 @@ def test_batches_and_padding_change_nothing(found, tmp_path, settings):
 def test_positions_are_disjoint_and_all():
     subject = tiny.subject()
     batch = subject.batch(contrasts.examples(4, tokenizer=None), padding="left")
-    places = faithfulness.named_positions(batch)
+    places = _positions.named_positions(batch)
     assert list(places) == ["last", "second_subject", "indirect_object", "other"]
     assert torch.equal(torch.stack(list(places.values())).int().sum(0), batch.mask.int())
 
@@ -172,9 +170,9 @@ def test_effects_by_position_are_those_of_each_position(padding):
     """The twins part at the second word: at the first one nothing has an effect, at the others what a sweep says."""
     subject = tiny.subject()
     batch = subject.batch(contrasts.examples(5, tokenizer=None), padding=padding)
-    found = contrast(subject, batch, faithfulness.SITES)
-    places = faithfulness.named_positions(batch)
-    rows = faithfulness._by_position(subject, batch, found)
+    found = contrast(subject, batch, _positions.SITES)
+    places = _positions.named_positions(batch)
+    rows = _positions.effects_by_position(subject, batch, found)
     assert torch.equal(found.parted, batch.mask & (places["indirect_object"].cumsum(1) > 0))
     for site in ("z", "mlp_out"):
         each = patch_sweep(subject, found.base, found.donor, site, positions="each", measure=found.measure)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from crosslens import Subject
 from crosslens.analyses import metrics
-from crosslens.analyses.flow import _divergence_words, head_divergence
+from crosslens.analyses.flow import _divergence_words, _passes, head_divergence
 from crosslens.data.errors import UserError
 from crosslens.data.example import Example, Objects, Segment
 from crosslens.data.tasks import Task
@@ -22,7 +22,7 @@ from crosslens.probes.observe.generation import generate_answers
 from crosslens.probes.observe.tracing import tracing
 from crosslens.probes.prompts import image_ablation
 from crosslens.probes.runs.answers import own_answers
-from crosslens.probes.runs.results import observe
+from crosslens.probes.runs.results import How, observe
 from crosslens.probes.runs.run import Settings, run
 from crosslens.probes.runs.verify import verify
 from crosslens.reports.figures import head_divergence as figures
@@ -77,14 +77,14 @@ def test_vhd_equals_two_plain_forwards(family, padding):
     last = image_ablation.real_positions(given).int().cumsum(1).argmax(1)
     wanted = last[:, None] - torch.arange(WORDS - 1, -1, -1)
     seen = []
-    with tracing(subject, lambda layer: seen.append(head_divergence._at(layer.z, wanted))):
+    with tracing(subject, lambda layer: seen.append(_passes.z_at(layer.z, wanted))):
         subject.forward(given)
     seen = torch.stack(seen, 1)
     dropped, stayed = image_ablation.drop_image(subject, given)
     hide = image_ablation.hide_image(image_ablation.image_columns(subject, given))
     found = {
-        "dropped": head_divergence.compare(subject, seen, dropped, image_ablation.moved(stayed, wanted)),
-        "masked": head_divergence.compare(subject, seen, given, wanted, hide),
+        "dropped": _passes.compare(subject, seen, dropped, image_ablation.moved(stayed, wanted)),
+        "masked": _passes.compare(subject, seen, given, wanted, hide),
     }
     for i in range(3):
         one = alone(given, i)
@@ -94,7 +94,7 @@ def test_vhd_equals_two_plain_forwards(family, padding):
             ("dropped", plain(family, without_image(family, one))),
             ("masked", plain(family, one, hidden)),
         ):
-            for kind in head_divergence.KINDS:
+            for kind in _passes.KINDS:
                 expected = metrics.head_divergence(with_image, other[:, -WORDS:], kind=kind).mean(1)
                 assert_close(found[way][kind][i], expected, f"{family} {way} {kind}")
             l2 = metrics.head_divergence(with_image, other[:, -WORDS:]).transpose(0, 1)
@@ -130,7 +130,7 @@ def seeing(family="llava"):
 def measured(out, **settings):
     subject, options = seeing(), head_divergence.Options(strata=2, bins=5)
     settings = Settings(out=out, **{"limit": 6, "answer_tokens": 7, **settings})
-    (directory,) = run(subject, task(), {"head_divergence": (head_divergence, options)}, settings)
+    (directory,) = run(subject, task(), {"head_divergence": (head_divergence, How(options))}, settings)
     return directory, {p.stem: pd.read_parquet(p) for p in (directory / "tables").glob("*.parquet")}
 
 
@@ -190,7 +190,7 @@ def test_teacher_forcing_equals_token_by_token_with_cache():
     subject, examples = answered()
     batch = subject.batch(examples)
     options = head_divergence.Options(ways=("dropped",), question="", k=2)
-    rows = observe(subject, batch, {"x": (head_divergence, options)})["x"]
+    rows = observe(subject, batch, {"x": (head_divergence, How(options))})["x"]
     for i, example in enumerate(examples):
         one = subject.batch([example])
         answer = one.inputs["input_ids"][0][one.where("answer")[0]].tolist()
@@ -251,7 +251,7 @@ def test_the_planted_head_alone_is_above_its_control(tmp_path):
 
 def test_bad_prompts_are_one_clear_line():
     subject = seeing()
-    observing = {"x": (head_divergence, head_divergence.Options())}
+    observing = {"x": (head_divergence, How(head_divergence.Options()))}
     bare = Example("bare", "g", (Segment("question", "w1 w2"),))
     with pytest.raises(UserError, match="example bare has no image"):
         observe(subject, subject.batch([*captions(1, tokenizer=None), bare]), observing)
@@ -301,6 +301,6 @@ def test_several_images_are_all_used():
     words = subject.tokenizer.convert_ids_to_tokens(dropped["input_ids"][0].tolist())
     assert words == ["<s>", "w1", "w3", "w2"]
     options = head_divergence.Options(question="")
-    rows = observe(subject, batch, {"x": (head_divergence, options)})["x"]
+    rows = observe(subject, batch, {"x": (head_divergence, How(options))})["x"]
     assert float(rows["dropped|l2"].max()) > 0
     assert rows["swapped|l2"].isnan().all()

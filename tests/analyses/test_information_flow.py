@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from crosslens import Subject, knockout_sweep
+from crosslens.analyses.flow import _flow_rows
 from crosslens.analyses.flow import information_flow as flow
 from crosslens.analyses.flow._flows import flows_of
 from crosslens.data.errors import UserError
@@ -17,6 +18,7 @@ from crosslens.probes.intervene import proofs
 from crosslens.probes.intervene.measures import logit_difference
 from crosslens.probes.runs import store
 from crosslens.probes.runs.answers import own_answers
+from crosslens.probes.runs.results import How
 from crosslens.probes.runs.run import Settings, run
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -173,7 +175,7 @@ def test_tables_of_a_text_task(task, tmp_path):
 def test_the_last_state_is_the_models_own_output_with_the_norm_and_without(task):
     subject = tiny.subject()
     batch = subject.batch(task.examples(subject.tokenizer, 6, 0))
-    rows = flow.rows(subject, batch, flow.Options(window=2, draws=1, stride=3, trace=False))
+    rows = flow.measure(subject, batch, {}, How(flow.Options(window=2, draws=1, stride=3, trace=False)))
     for norm in flow.NORMS:
         torch.testing.assert_close(rows[f"answer|{norm}"][:, -1], rows["clean"][:, 0], atol=1e-6, rtol=1e-4)
     assert (rows["answer|no norm"][:, 1] - rows["answer|final norm"][:, 1]).abs().max() > 1e-4
@@ -183,7 +185,7 @@ def test_an_answer_counts_but_for_case_and_space(task):
     subject = tiny.subject()
     batch = subject.batch([replace(example(), answer=said) for said in (" w4", " W4", " w5", " w4 ")])
     own = torch.tensor([subject.tokenizer.convert_tokens_to_ids("w4")] * 4)
-    assert flow._answered(subject, batch, own).tolist() == [1, 1, 0, 1]
+    assert _flow_rows.right_answers(subject, batch, own).tolist() == [1, 1, 0, 1]
 
 
 def test_an_answer_of_several_tokens_counts_whole_and_its_first_token_is_measured(task):
@@ -194,7 +196,7 @@ def test_an_answer_of_several_tokens_counts_whole_and_its_first_token_is_measure
     batch = subject.batch(
         [replace(asked, id=f"e{i}", answer=answer, wrong=()) for i, answer in enumerate(answers)], bos=True
     )
-    rows = flow.rows(subject, batch, flow.Options(window=2, draws=1, stride=3, trace=False))
+    rows = flow.measure(subject, batch, {}, How(flow.Options(window=2, draws=1, stride=3, trace=False)))
     assert rows["correct"].tolist() == [1, 0]
     first = subject.last_logits(batch).softmax(-1)[0, said[0]]
     assert rows["clean"][0, 0] == pytest.approx(float(first), rel=1e-4)

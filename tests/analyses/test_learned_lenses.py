@@ -10,7 +10,14 @@ import pandas as pd
 import pytest
 import torch
 from crosslens import capture
-from crosslens.analyses.lenses import _attention_lens, _learning, _tuned_lens, learned_lenses
+from crosslens.analyses.lenses import (
+    _attention_lens,
+    _learned_tables,
+    _learning,
+    _lens_logits,
+    _tuned_lens,
+    learned_lenses,
+)
 from crosslens.analyses.lenses._descent import Descent, chosen_rows, descend
 from crosslens.analyses.lenses._learning import Training, layers_of, learn, open_lens
 from crosslens.analyses.lenses.learned_lenses import Options
@@ -258,16 +265,16 @@ def test_a_word_written_into_one_heads_map_is_said_by_that_head_alone(tmp_path, 
 
     example = tiny.task().examples(subject.tokenizer, 1, 0)[0]
     subject_z = capture(subject, subject.batch([example]), ["z"])[f"blocks.{layer}.attn.hook_z"][0, -1]
-    monkeypatch.setattr(learned_lenses, "open_lens", opened)
+    monkeypatch.setattr(_lens_logits, "open_lens", opened)
     options = Options(**vars(FEW), measured="3", words=3, shown=1)
     _, tables = analyse(subject, tmp_path, options, Settings(limit=1, out=tmp_path))
     words = tables["head_words"].query("rank == 1").set_index(["lens", "layer", "head"])["token"]
-    said = [words[learned_lenses.LEARNED, layer, h] for h in range(subject.n_heads)]
+    said = [words[_learned_tables.LEARNED, layer, h] for h in range(subject.n_heads)]
     word = subject.tokenizer.decode([raised])
     assert [h for h, token in enumerate(said) if token == word] == [head]
     for h in range(subject.n_heads):
         expected = int((subject_z[h] @ subject.W_O(layer)[h] @ subject.W_U.T).argmax())
-        assert words[learned_lenses.HEAD_ALONE, layer, h] == subject.tokenizer.decode([expected])
+        assert words[_learned_tables.HEAD_ALONE, layer, h] == subject.tokenizer.decode([expected])
 
 
 def test_any_batching_gives_the_same_tables(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,16 +11,18 @@ import torch
 from crosslens import Subject, capture
 from crosslens.analyses import metrics
 from crosslens.analyses.common.claims import HOLDS
-from crosslens.analyses.lenses import _attention_lens, _value_circuit, logit_attribution
+from crosslens.analyses.common.controls import HEADS
+from crosslens.analyses.lenses import _attention_lens, _attribution, _value_circuit, logit_attribution
 from crosslens.analyses.lenses.logit_attribution import Options, attribute
 from crosslens.data.errors import UserError
 from crosslens.probes.model import anatomy, frozen_norms
 from crosslens.probes.observe.tracing import tracing
-from crosslens.probes.runs.results import observe
+from crosslens.probes.runs.results import How, observe
 from crosslens.probes.runs.run import Settings, run
 
 from ..helpers import tiny
 from ..helpers.families import TEXT, build, prompts
+from ..helpers.makers import tables_from
 from ..probes.test_families import assert_close
 from .claims import logit_attribution as claims_of
 
@@ -26,7 +30,9 @@ from .claims import logit_attribution as claims_of
 def parts_of(subject, texts, padding="right"):
     """What is added at the last position of every prompt, and the batch."""
     batch = subject.batch(texts, padding=padding)
-    return observe(subject, batch, {"kept": (logit_attribution._KEEP, Options())})["kept"], batch
+    return observe(subject, batch, {"kept": (SimpleNamespace(observe=logit_attribution.observe), How(Options()))})[
+        "kept"
+    ], batch
 
 
 @pytest.mark.parametrize("padding", ["left", "right"])
@@ -119,7 +125,7 @@ def test_planted_head_is_named_by_dla_and_lens():
     kept, _ = parts_of(subject, ["w1 w2 w3 w4", "w9 w8 w7 w6 w1"])
     heads = attribute(subject, kept, subject.W_U[[token, token]][:, None].detach(), torch.zeros(2, 1))["heads"][:, 0]
     assert (heads.flatten(1).argmax(1) == 1 * subject.n_heads + 2).all()
-    words = logit_attribution._head_words(subject, kept, 3)
+    words = _attribution.head_words(subject, kept, 3)
     assert (words["word_ids"][:, 1, 2, 0] == token).all()
     assert (words["word_ids"][:, 1, 0, 0] != token).any()
     lens = _attention_lens.start(subject, 1, kept["z"][:, 1], kept["final"][:, 0])
@@ -211,8 +217,8 @@ def test_the_control_of_the_strongest_heads_does_not_cancel():
     rows = claims_of.rows()
     sides = np.where(np.arange(20) % 2, 3.0, -3.0)
     rows.values["heads"][:, :, 5] = sides + np.random.default_rng(0).normal(0, 0.3, (claims_of.N, 1, 20))
-    top = logit_attribution._top(rows, Options())
-    own, control = (frame.query("layer == 5") for frame in top)
+    top = tables_from(logit_attribution, rows)["top"].query("layer == 5")
+    own, control = (top[top["control"] == name] for name in ("", HEADS))
     assert len(own) == 10
     np.testing.assert_allclose(np.abs(control["value"]), 3, atol=0.2)
     assert (np.sign(control["value"]).to_numpy() == np.sign(own["value"]).to_numpy()).all()
@@ -223,7 +229,7 @@ def test_the_control_of_the_strongest_heads_does_not_cancel():
 
 
 def _tested(rows):
-    return logit_attribution.tables(rows, Options(words=0))["tested"]
+    return tables_from(logit_attribution, rows, Options(words=0))["tested"]
 
 
 def test_one_prompt():

@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from crosslens.analyses.circuits import circuits, overlap
+from crosslens.analyses.circuits import _circuit_tables, _overlap_tables, circuits, overlap
 from crosslens.analyses.common import stats
 from crosslens.analyses.common.claims import FAILS, HOLDS, UNTESTABLE
 from crosslens.cli import main
-from crosslens.data.errors import UserError
 from crosslens.probes.runs.join import finished, join
 from crosslens.probes.runs.run import Settings, run
 from crosslens.reports.pages.runs import read_run
 
 from ..helpers import contrasts, tiny
-from .claims.overlap import OTHERS, SOME, effects_of, tables_of
+from ..helpers.makers import tables_from_runs
+from .claims.overlap import SOME, effects_of, tables_of
 
 
 def test_a_task_overlaps_itself_wholly_and_a_shifted_one_not_at_all():
@@ -24,8 +24,8 @@ def test_a_task_overlaps_itself_wholly_and_a_shifted_one_not_at_all():
     order = np.argsort(np.abs(effects).ravel())
     away = np.zeros(90)
     away[order[:30]] = 5 + rng.random(30)
-    found = overlap.tables(
-        {"a": tables_of(effects), "b": tables_of(-2 * effects), "c": tables_of(away.reshape(10, 9))}, overlap.Options()
+    found = tables_from_runs(
+        {"a": tables_of(effects), "b": tables_of(-2 * effects), "c": tables_of(away.reshape(10, 9))}
     )
     rows = found["overlap"].set_index(["pair", "share"])
     assert (rows.loc["a and b", "value"] == 1).all()
@@ -52,7 +52,7 @@ def test_two_tasks_with_equal_effects_stay_within_the_ceiling_and_noise_fails_no
         for task in "ab":
             halves = tuple(truth + rng.normal(0, 0.6, truth.shape) for _ in range(2))
             runs[task] = tables_of((halves[0] + halves[1]) / 2, halves)
-        verdicts += [claim.verdict for claim in overlap.claims(overlap.tables(runs, overlap.Options()))]
+        verdicts += [claim.verdict for claim in overlap.claims(tables_from_runs(runs))]
     assert verdicts.count(FAILS) <= 2
     assert verdicts.count(HOLDS) >= 5
 
@@ -61,7 +61,7 @@ def test_pairs_are_corrected_for_their_number():
     """21 pairs of tasks that share nothing but chance: q is Benjamini–Hochberg's over the pairs."""
     rng = np.random.default_rng(3)
     runs = {name: tables_of(rng.normal(size=(6, 12))) for name in "abcdefg"}
-    rows = overlap.tables(runs, overlap.Options())["overlap"].query("share == 0.1")
+    rows = tables_from_runs(runs)["overlap"].query("share == 0.1")
     assert len(rows) == 21
     np.testing.assert_allclose(rows["q_value"], stats.benjamini_hochberg(rows["p_value"].to_numpy()))
     assert (rows["q_value"] >= rows["p_value"]).all()
@@ -72,7 +72,7 @@ def test_pooled_circuits_are_the_union_of_the_stages():
 
     def run_of(*tops):
         parts = []
-        for stage, top in zip(circuits.STAGES, tops, strict=False):
+        for stage, top in zip(_circuit_tables.STAGES, tops, strict=False):
             effects = np.zeros((10, 10))
             effects[tuple(np.array(top).T)] = 1
             parts.append(tables_of(effects, stages=(stage,)))
@@ -80,29 +80,15 @@ def test_pooled_circuits_are_the_union_of_the_stages():
 
     first = run_of([(0, 0), (1, 0)], [(1, 0), (2, 0)])
     second = run_of([(1, 0), (3, 0)], [(2, 0), (4, 0)])
-    found = overlap.tables({"a": first, "b": second}, overlap.Options())["pooled"].set_index("measure")
+    found = tables_from_runs({"a": first, "b": second})["pooled"].set_index("measure")
     assert set(found["common"]) == {2}
     assert found["value"].to_dict() == {"of the first task's": 2 / 3, "of the second's": 2 / 4, "Jaccard": 2 / 5}
-
-
-def test_effects_of_two_conditions_are_never_mixed():
-    effects, away = (effects_of(heads) for heads in (SOME, OTHERS))
-
-    def both(first, second):
-        parts = [tables_of(first, condition="BOS"), tables_of(second, condition="no BOS")]
-        return {name: pd.concat([part[name] for part in parts]) for name in parts[0]}
-
-    found = overlap.tables({"a": both(effects, effects), "b": both(effects, away)}, overlap.Options())["overlap"]
-    value = found.query("share == 0.02").set_index("condition")["value"]
-    assert value.to_dict() == {"BOS": 1, "no BOS": 0}
-    with pytest.raises(UserError, match="no condition"):
-        overlap.tables({"a": tables_of(effects), "b": tables_of(effects, condition="BOS")}, overlap.Options())
 
 
 def test_a_task_that_is_not_solved_has_no_circuit_to_share():
     run_ = tables_of(effects_of(SOME))
     tested = pd.DataFrame({"claim": ["sparse"], "condition": ["no BOS"], "untestable": ["the task is not solved here"]})
-    found = overlap.tables({"a": run_, "b": run_ | {"tested": tested}}, overlap.Options())
+    found = tables_from_runs({"a": run_, "b": run_ | {"tested": tested}})
     (claim,) = overlap.claims(found)
     assert claim.verdict == UNTESTABLE
     assert claim.numbers.endswith("b: the task is not solved here")
@@ -111,8 +97,11 @@ def test_a_task_that_is_not_solved_has_no_circuit_to_share():
 def test_the_null_is_what_shuffling_within_layers_gives():
     rng = np.random.default_rng(1)
     a, b = (np.abs(rng.normal(size=(6, 8))) * np.linspace(0.2, 2, 6)[:, None] for _ in range(2))
-    row = overlap._overlaps(
-        ("a", "b"), {("a", circuits.DIRECT): a, ("b", circuits.DIRECT): b}, {}, {"a": {"n": 1}, "b": {"n": 1}}
+    row = _overlap_tables._overlaps(
+        ("a", "b"),
+        {("a", _circuit_tables.DIRECT): a, ("b", _circuit_tables.DIRECT): b},
+        {},
+        {"a": {"n": 1}, "b": {"n": 1}},
     )
     point = next(r for r in row if r["share"] == 0.2)
     drawn = [stats.circuit_overlap(a, rng.permuted(b, axis=1), share=0.2).share for _ in range(2000)]
@@ -143,9 +132,9 @@ def test_a_joined_run_is_a_run(runs, capsys):
     assert read.record["joined"] == [path.name for path in finished(out, "circuits")]
     again = join(finished(out, "circuits"), "overlap", overlap, overlap.Options(), out, "")
     assert again == directory
-    maps = read.tables["maps"].query("tasks == 'twins' and measure == @circuits.EXACT")
+    maps = read.tables["maps"].query("tasks == 'twins' and measure == @_circuit_tables.EXACT")
     effects = pd.read_parquet(next(p for p in made if ".twins." in p.name) / "tables" / "effects.parquet")
-    expected = effects.query("part == 'head' and measure == @circuits.EXACT")
+    expected = effects.query("part == 'head' and measure == @_circuit_tables.EXACT")
     np.testing.assert_allclose(maps["logits"].to_numpy(), expected["value"].to_numpy())
 
 
@@ -202,9 +191,9 @@ def test_conditions_are_never_mixed(conditions, capsys):
         read = read_run(out / "runs" / took.out.strip().rpartition("/")[2])
         assert read.record["conditions"] == [condition]
         assert set(read.tables["claims"]["condition"]) == {condition}
-        maps = read.tables["maps"].query("tasks == 'twins' and measure == @circuits.EXACT")
+        maps = read.tables["maps"].query("tasks == 'twins' and measure == @_circuit_tables.EXACT")
         effects = pd.read_parquet(twins / "tables" / "effects.parquet")
-        expected = effects.query("part == 'head' and measure == @circuits.EXACT and condition == @condition")
+        expected = effects.query("part == 'head' and measure == @_circuit_tables.EXACT and condition == @condition")
         np.testing.assert_allclose(maps["logits"].to_numpy(), expected["value"].to_numpy())
     alone = read_run(join([twins, third], "overlap", overlap, overlap.Options(), out, ""))
     assert alone.record["conditions"] == ["BOS"]

@@ -13,7 +13,7 @@ import torch
 from crosslens import Subject
 from crosslens.analyses import metrics
 from crosslens.analyses.common import hallucination
-from crosslens.analyses.repairs import repairs
+from crosslens.analyses.repairs import _answers, repairs
 from crosslens.data.errors import UserError
 from crosslens.data.example import Example, Objects, Segment
 from crosslens.data.tasks import Task
@@ -24,6 +24,7 @@ from crosslens.probes.runs.run import Settings, run
 from crosslens.reports.figures import repairs as figures
 
 from ..helpers import tiny, vision_subjects
+from ..helpers.makers import how_of, tables_from
 from ..helpers.vision import build, inputs
 from ..probes.test_families import assert_close
 from .claims import repairs as planted_repairs
@@ -105,7 +106,7 @@ def test_tables_of_captions(tmp_path):
     assert set(tables["measures"]["measure"]) == set(hallucination.CHAIR)
     plain = tables["measures"].query("repair == 'none'").set_index("measure")
     said = own_answers(seeing(), captions(4, tokenizer=None), 4)
-    counts = [repairs.counts_of(e, said[e.id].text) for e in captions(4, tokenizer=None)]
+    counts = [_answers.counts_of(e, said[e.id].text) for e in captions(4, tokenizer=None)]
     for name, value in hallucination.chair(*zip(*counts, strict=True)).items():
         assert plain["value"][name] == pytest.approx(value, nan_ok=True)
 
@@ -114,7 +115,7 @@ def test_both_kinds_in_one_task_are_refused():
     subject = seeing()
     batch = subject.batch([*questions(1, tokenizer=None), *captions(1, tokenizer=None)])
     with pytest.raises(UserError, match="two tasks"):
-        repairs.rows(subject, batch, repairs.Options(**OPTIONS))
+        repairs.measure(subject, batch, {}, how_of(repairs, repairs.Options(**OPTIONS)))
 
 
 @pytest.mark.parametrize("family", ["llava", "gemma3", "qwen2_5_vl", "qwen3_vl", "paligemma"])
@@ -156,7 +157,7 @@ def test_a_planted_hidden_sink_is_found_and_calibrated():
 
 def test_counts_of_a_caption():
     example = Example("c", "g", (), objects=Objects({"dog": "dog", "hot dog": "hot dog"}, frozenset({"dog"})))
-    assert repairs.counts_of(example, "Two dogs and a hot dog.") == [2.0, 1.0, 1.0, 1.0, 6.0]
+    assert _answers.counts_of(example, "Two dogs and a hot dog.") == [2.0, 1.0, 1.0, 1.0, 6.0]
 
 
 def test_edited_patterns_are_what_observers_see():
@@ -177,7 +178,7 @@ def test_edited_patterns_are_what_observers_see():
 
 
 def verdicts(**planted):
-    tables = repairs.tables(planted_repairs.rows(**planted), planted_repairs.OPTIONS)
+    tables = planted_repairs.made(**planted)
     return {claim.name: claim for claim in repairs.claims(tables)}
 
 
@@ -205,7 +206,7 @@ def test_f1_is_averaged_over_the_sets():
     rows = planted_repairs.rows({"VHR": 0.5})
     kinds = [f"pope_{name}" for name in ("random", "popular", "adversarial")]
     rows.examples["kind"] = [kinds[i % 3] for i in range(len(rows.examples))]
-    tables = repairs.tables(rows, planted_repairs.OPTIONS)
+    tables = tables_from(repairs, rows, planted_repairs.OPTIONS, **planted_repairs.LEARNED)
     measures, differences = tables["measures"], tables["differences"]
     averaged = measures[(measures["measure"] == "F1, mean of 3 sets") & (measures["control"] == "")].set_index("repair")
     assert (averaged["lower"] < averaged["value"]).all()
@@ -224,13 +225,13 @@ def test_generated_answers_are_read_as_pope_reads_them():
     examples = [replace(e, answer=" Yes" if i % 2 else " No") for i, e in enumerate(questions(4, tokenizer=None))]
     batch = subject.batch(examples)
     options = repairs.Options(**{**OPTIONS, "pope": "generated", "alphas": (2.0,), "draws": 1, "betas": (0.4,)})
-    found = repairs.rows(subject, batch, options)["none|0|"][:, 0]
+    found = repairs.measure(subject, batch, {}, how_of(repairs, options))["none|0|"][:, 0]
     said = own_answers(subject, examples, 4)
     yes = torch.tensor([float(hallucination.says_yes(said[e.id].text)) for e in examples])
     assert torch.equal(found[:, 1], yes)
     assert torch.equal(found[:, 0], (yes == torch.tensor([0.0, 1.0, 0.0, 1.0])).float())
     with pytest.raises(UserError, match="reads yes or no"):
-        repairs.rows(subject, subject.batch(questions(2, tokenizer=None)), options)
+        repairs.measure(subject, subject.batch(questions(2, tokenizer=None)), {}, how_of(repairs, options))
 
 
 @pytest.mark.parametrize("choose", ["logits", "accuracy"])
@@ -247,7 +248,7 @@ def test_prompts_without_images_are_answered_under_act_alone(tmp_path, choose):
 
 
 def test_the_page_says_what_was_run():
-    said = repairs.methods(repairs.Options(dimensions=(3,), tau=2.0), {"examples": 8, "groups": 4})
+    said = repairs.methods(repairs.Options(), repairs.Learned(dimensions=(3,), tau=2.0), {"examples": 8, "groups": 4})
     assert "stop at 48 tokens (the papers' at 512)" in said
     assert "0.6 is the share kept" in said
     assert "all positions" in said

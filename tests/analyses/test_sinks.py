@@ -12,6 +12,7 @@ from crosslens.analyses.attention import _sink_summary, sinks
 from crosslens.probes.runs.run import Settings, run
 
 from ..helpers import tiny
+from ..helpers.makers import how_of, tables_from
 from .claims import rows_of
 from .claims import sinks as planted_sinks
 
@@ -110,7 +111,7 @@ def test_shuffles_stay_among_the_tokens_that_are_asked_about():
     there = np.where(asked, 0.0, np.nan)
     phi, received = ((rng.random((n, layers, width)) < 0.3) + there for _ in range(2))
     rows = rows_of({"phi": phi, "column_mean": received, "length": np.full(n, 20)}, groups=n)
-    by_phi, by_attention = _sink_summary.criteria(rows, sinks.Options(dimensions=(1,), tau=0.5, receives=1.0))
+    by_phi, by_attention = _sink_summary.criteria(rows, how_of(sinks, sinks.Options(receives=1.0), tau=0.5))
     mixed = _sink_summary.shuffled(rows, by_attention)
     assert not mixed[:, :, ~asked].any()
     assert (mixed.sum(2) == by_attention.sum(2)).all()
@@ -127,7 +128,7 @@ def test_a_threshold_that_separates_nothing_says_so():
     for holds in (True, False):
         values = planted_sinks.values()
         values["phi"] = np.where(holds, values["phi"], 2 + rng.random(values["phi"].shape))
-        tables = sinks.tables(rows_of(values, groups=20), planted_sinks.OPTIONS)
+        tables = tables_from(sinks, rows_of(values, groups=20), planted_sinks.OPTIONS, **planted_sinks.LEARNED)
         claims = {claim.name: claim for claim in sinks.claims(tables)}
         note, agree = tables["threshold"]["note"].item(), claims["criteria agree"]
         assert note == "" if holds else note.startswith("τ separates nothing")

@@ -17,6 +17,7 @@ from crosslens.probes.runs.results import Rows
 from crosslens.probes.runs.run import Settings, run
 
 from ..helpers import by_hand, contrasts, tiny
+from ..helpers.makers import tables_from
 from ..probes.test_sweep import close, whole_logits
 from .claims import steering as claims_of
 
@@ -119,7 +120,7 @@ def test_two_conditions_are_judged_apart():
     parts = [claims_of.rows(), claims_of.rows(steered=0.1, condition="no BOS")]
     values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0].values}
     both = Rows(pd.concat([part.examples for part in parts], ignore_index=True), values)
-    tested = steering.tables(both, steering.Options(draws=claims_of.DRAWS))["tested"]
+    tested = tables_from(steering, both, steering.Options(draws=claims_of.DRAWS))["tested"]
     verdicts = {
         condition: {claim.verdict for claim in steering.claims({"tested": rows})}
         for condition, rows in tested.groupby("condition")
@@ -128,17 +129,17 @@ def test_two_conditions_are_judged_apart():
 
 
 def test_a_repair_that_random_heads_do_as_well_is_none():
-    tables = steering.tables(claims_of.rows(control=0.95), steering.Options(draws=claims_of.DRAWS))
+    tables = tables_from(steering, claims_of.rows(control=0.95), steering.Options(draws=claims_of.DRAWS))
     claims = steering.claims(tables)
     assert {claim.verdict for claim in claims} == {CONTROL_TOO}
     assert all(steering.HEADS in claim.numbers for claim in claims)
-    unsolved = steering.tables(claims_of.rows(), steering.Options(draws=claims_of.DRAWS, ioi=False))
+    unsolved = tables_from(steering, claims_of.rows(), steering.Options(draws=claims_of.DRAWS), ioi=False)
     assert [claim.verdict for claim in steering.claims(unsolved)] == [UNTESTABLE, HOLDS]
 
 
 def test_a_control_that_does_not_exist_makes_a_claim_untestable():
     rows = claims_of.rows()
     rows.values[f"right|{steering.HEADS}"][:] = np.nan
-    tables = steering.tables(rows, steering.Options(draws=claims_of.DRAWS))
+    tables = tables_from(steering, rows, steering.Options(draws=claims_of.DRAWS))
     assert not (tables["repair"].query("measure == 'accuracy'")["control"] == steering.HEADS).any()
     assert {claim.verdict for claim in steering.claims(tables)} == {UNTESTABLE}

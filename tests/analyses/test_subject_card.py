@@ -10,16 +10,17 @@ import pytest
 import torch
 from crosslens import Subject
 from crosslens.analyses.cards import _tables, _text_ability, subject_card
-from crosslens.analyses.cards.subject_card import Options, rows, tables
+from crosslens.analyses.cards.subject_card import Options, measure
 from crosslens.data.subjects import scenes_model
 from crosslens.data.tasks import open_task, scenes
 from crosslens.probes.observe.generation import generate
-from crosslens.probes.runs.results import condition_of, merge
+from crosslens.probes.runs.results import How, condition_of, merge
 from crosslens.probes.runs.run import Settings, run
 from crosslens.reports.figures import subject_card as drawn
 from crosslens.reports.pages import build
 
 from ..helpers import tiny_scenes, vision_subjects
+from ..helpers.makers import tables_from
 
 SPEC = "scenes:kinds=all,difficulty=clear+hard"
 
@@ -33,7 +34,7 @@ def planted(monkeypatch, says):
 
     monkeypatch.setattr(subject_card, "_answers", answers)
     examples = scenes.examples(220, kinds="all", difficulty="clear+hard")
-    found = rows(None, SimpleNamespace(examples=tuple(examples)), Options())
+    found = measure(None, SimpleNamespace(examples=tuple(examples)), {}, How(Options()))  # pyright: ignore
     return merge([found], [condition_of(True)] * len(examples), examples)
 
 
@@ -48,7 +49,7 @@ def cells(table: pd.DataFrame, **where) -> pd.DataFrame:
 
 
 def test_a_model_that_is_always_right(monkeypatch):
-    made = tables(planted(monkeypatch, truth), Options())
+    made = tables_from(subject_card, planted(monkeypatch, truth))
     real = cells(made["accuracy"], control="")
     assert (real["value"] == 1).all()
     assert set(real["kind"]) == {*scenes.KINDS, *scenes.POPE}
@@ -79,7 +80,7 @@ def test_the_best_constant_is_chosen_on_other_scenes():
 
 
 def test_a_model_that_does_not_see_says_nothing_of_swapped_images(monkeypatch):
-    made = tables(planted(monkeypatch, lambda e, image: "nothing"), Options())
+    made = tables_from(subject_card, planted(monkeypatch, lambda e, image: "nothing"))
     verdicts = {claim.name: claim.verdict for claim in subject_card.claims(made)}
     assert verdicts["swapped"] == "not testable"
 
@@ -111,14 +112,14 @@ def test_answers_are_asked_for_in_the_form_of_the_run(monkeypatch, template):
 
     monkeypatch.setattr(subject_card, "generate", record)
     batch = opened.batch(scenes.examples(11, kinds="all"), template=template, bos=False)
-    found = rows(opened, batch, Options())
+    found = measure(opened, batch, {}, How(Options()))
     assert set(found["right|real"].unique().tolist()) == {0.0, 1.0}
     assert len(asked) == 6
     assert all(form == {"template": template, "bos": False, "padding": "left"} for form in asked)
 
 
 def test_a_model_that_always_says_yes(monkeypatch):
-    made = tables(planted(monkeypatch, lambda e, image: "yes"), Options())
+    made = tables_from(subject_card, planted(monkeypatch, lambda e, image: "yes"))
     examples = scenes.examples(220, kinds="all", difficulty="clear+hard")
     for level in ("clear", "hard"):
         mine = [e for e in examples if e.meta["kind"] == "pope_random" and e.meta["difficulty"] == level]
@@ -133,7 +134,7 @@ def test_a_caption_that_adds_a_moon(monkeypatch):
     def says(example, image):
         return f"{example.answer.strip()[:-1]}, a red moon."
 
-    made = tables(planted(monkeypatch, says), Options())
+    made = tables_from(subject_card, planted(monkeypatch, says))
     examples = [e for e in scenes.examples(220, kinds="all", difficulty="clear+hard") if e.meta["kind"] == "caption"]
     for level in ("clear", "hard"):
         mine = [e for e in examples if e.meta["difficulty"] == level]
@@ -146,7 +147,7 @@ def test_a_caption_that_adds_a_moon(monkeypatch):
 
 
 def test_samples_keep_what_was_said(monkeypatch):
-    made = tables(planted(monkeypatch, lambda e, image: "a réd ♥"), Options())["samples"]
+    made = tables_from(subject_card, planted(monkeypatch, lambda e, image: "a réd ♥"))["samples"]
     assert set(made["said"]) == {"a réd ♥"}
     assert made["picture"].str.startswith("data:image/png;base64,").all()
     assert len(made) == 8
@@ -170,8 +171,8 @@ def subject():
 @pytest.mark.real
 def test_any_batching_gives_the_same_rows(subject):
     examples = scenes.examples(22, kinds="all", difficulty="clear+hard")
-    whole = rows(subject, subject.batch(examples), Options())
-    parts = [rows(subject, subject.batch(examples[i : i + 5]), Options()) for i in range(0, 22, 5)]
+    whole = measure(subject, subject.batch(examples), {}, How(Options()))
+    parts = [measure(subject, subject.batch(examples[i : i + 5]), {}, How(Options())) for i in range(0, 22, 5)]
     for name, value in whole.items():
         np.testing.assert_array_equal(value.numpy(), torch.cat([part[name] for part in parts]).numpy())
 

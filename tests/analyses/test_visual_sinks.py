@@ -163,6 +163,6 @@ def test_the_masking_claim_is_about_the_learned_threshold():
     difference = tables["masking"].query("measure == 'difference'")
     assert difference["value"].iloc[-1] > 0
     learned = difference[difference["learned"]]
-    assert learned["tau"].item() == planted_sinks.OPTIONS.tau
+    assert learned["tau"].item() == planted_sinks.LEARNED["tau"]
     claim = next(c for c in sinks.claims(tables) if c.name == "masking visual sinks")
     assert (claim.verdict, claim.value) == ("fails", learned["value"].item())

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from crosslens.analyses.flow import head_divergence
 from crosslens.data.tasks import Task
 from crosslens.probes.runs.run import Settings, run
 
 from ..analyses.test_head_divergence import captions, seeing
+from ..helpers.makers import analysis
 
 
 @pytest.mark.parametrize("answer_tokens", [0, 2])
@@ -23,11 +23,8 @@ def test_every_picture_is_processed_once(tmp_path, monkeypatch, answer_tokens):
         return call(self, *arguments, **named)
 
     monkeypatch.setattr(type(subject.processor), "__call__", counted)
-    observing: Any = SimpleNamespace(
-        __doc__="First states.", VERSION=1, QUESTION="", PAPER="", methods=lambda options, fitted_on: "",
-        layer_rows=lambda layer, batch, options: {"x": layer.resid_pre[:, 0, 0]}, tables=lambda rows, options: {},
-    )  # fmt: skip
+    observing = analysis(observe=lambda layer, batch, how: {"x": layer.resid_pre[:, 0, 0]})
     module: Any = SimpleNamespace(__doc__="", VERSION=1, TEMPLATE="raw", BOS=True, SOURCE="", examples=captions)
-    analyses = {name: (observing, head_divergence.Options()) for name in ("first", "second")}
+    analyses = {name: (observing, observing.Options()) for name in ("first", "second")}
     run(subject, Task("captions", module, {}), analyses, Settings(limit=10, answer_tokens=answer_tokens, out=tmp_path))
     assert len(calls) == 10

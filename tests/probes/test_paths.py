@@ -168,7 +168,7 @@ def test_nothing_is_found_where_nothing_was_planted():
 def test_smollm2_equals_the_reference(smollm2):
     """12 heads drawn at random: exact effects and paths to the output, one plain forward each."""
     from crosslens.analyses.common.contrast import contrast
-    from crosslens.probes.intervene.sweep import patch_sweep
+    from crosslens.probes.intervene.patching import patch_sweep
     from crosslens.probes.observe.tracing import tracing
 
     examples = ioi.examples(3, tokenizer=smollm2.tokenizer)

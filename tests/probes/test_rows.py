@@ -17,6 +17,7 @@ from crosslens.probes.runs.results import merge
 from crosslens.probes.runs.run import Settings, run
 
 from ..helpers import tiny
+from ..helpers.makers import analysis
 
 
 def examples(n: int, **meta: Any) -> list[Example]:
@@ -43,7 +44,7 @@ def kinds(n=None, seed=0, *, tokenizer):
     return [e if e.meta["relation"] == "even" else replace(e, segments=bare) for e in made]
 
 
-def mark_rows(layer, batch, options):
+def mark_rows(layer, batch, how):
     """A row for every mark of the batch, NaN for examples without it."""
     there = {name: where.any(1) for name, where in batch.marks.items()}
     norm = layer.resid_pre.norm(dim=-1)
@@ -51,24 +52,20 @@ def mark_rows(layer, batch, options):
     return found | {"first": norm[torch.arange(len(norm)), batch.start]}
 
 
-def mark_tables(rows, options):
+def mark_table(rows, how):
     marked = rows["mark|subject"]
-    return {"marks": rows.examples[["id", "condition"]].assign(value=marked[:, 1], there=~np.isnan(marked[:, 1]))}
+    return rows.examples[["id"]].assign(value=marked[:, 1], there=~np.isnan(marked[:, 1]))
 
 
-MARKS: Any = SimpleNamespace(
-    __doc__="Marks.", VERSION=1, QUESTION="", PAPER="", methods=lambda options, fitted_on: "", layer_rows=mark_rows,
-    tables=mark_tables,
-)  # fmt: skip
+MARKS = analysis(observe=mark_rows, TABLES={"marks": (mark_table, ("id", "there"))})
 
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_rows_that_only_some_batches_have(tmp_path, size):
     task = Task("kinds", SimpleNamespace(**{**vars(tiny.task().module), "examples": kinds}), {})
-    from crosslens.analyses.lenses.lenses import Options
-
+    analyses = {"marks": (MARKS, MARKS.Options())}
     whole, small = (
-        pd.read_parquet(run(tiny.subject(), task, {"marks": (MARKS, Options())}, settings)[0] / "tables/marks.parquet")
+        pd.read_parquet(run(tiny.subject(), task, analyses, settings)[0] / "tables/marks.parquet")
         for settings in (Settings(out=tmp_path / "a"), Settings(size=size, out=tmp_path / "b"))
     )
     assert whole["there"].tolist() == [False, True] * 5

@@ -247,7 +247,7 @@ def test_threads_of_the_first_start_are_kept(tmp_path, monkeypatch):
         directory = unfinished(tmp_path)
         torch.set_num_threads(2)
         used = []
-        monkeypatch.setattr(lenses, "finish", partial(noting_threads, used, lenses.finish))
+        monkeypatch.setattr(lenses, "measure", partial(noting_threads, used, lenses.measure))
         (directory / "rows" / "00000.safetensors").unlink()
         go(tmp_path, {"lenses": ANALYSES["lenses"]}, size=4)
         assert used == [1], "the numbers' bits depend on threads"

@@ -28,10 +28,10 @@ def test_errors_inside_a_lock_keep_their_meaning(tmp_path):
 
 
 def test_an_analysis_own_error_is_not_the_disks(tmp_path):
-    def lost(layer, batch, options):
+    def lost(layer, batch, how):
         raise FileNotFoundError(2, "No such file", "a weight on disk")
 
-    broken: Any = SimpleNamespace(**{**vars(lenses), "layer_rows": lost})
+    broken: Any = SimpleNamespace(**{**vars(lenses), "observe": lost})
     with pytest.raises(FileNotFoundError, match="a weight on disk"):
         run(tiny.subject(), tiny.task(), {"lenses": (broken, lenses.Options())}, Settings(limit=4, out=tmp_path))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from ..helpers import tiny
 from ..helpers.families import build
+from ..helpers.makers import analysis
 
 LENSES = {"lenses": (lenses, lenses.Options(sites=("resid",)))}
 
@@ -191,3 +192,56 @@ def test_from_the_command_line(tmp_path, capsys):
         cli.main(["verify", directory])
     assert stop.value.code == 2
     assert "heads.parquet differs from its rows in shape" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- options that are none any more
+
+
+@dataclass(frozen=True)
+class Before:
+    """The options of an older version: what was learned lay among them."""
+
+    scale: float = 1.0
+    cost: tuple[float, ...] = ()
+    heads: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Now:
+    """The flags alone."""
+
+    scale: float = 1.0
+
+
+def states(layer, batch, how):
+    return {"first": how.options.scale * layer.resid_pre[:, 0, 0]}
+
+
+def means(rows, how):
+    return pd.DataFrame({"value": [rows["first"].mean()]})
+
+
+def measuring(options, **more):
+    return analysis(Options=options, observe=states, TABLES={"means": (means, ())}, **more)
+
+
+def test_a_run_of_an_older_version_opens_and_is_not_computed_again(tmp_path):
+    old, new = measuring(Before), measuring(Now, RETIRED={"cost": (), "heads": None})
+    settings = Settings(limit=6, out=tmp_path)
+    (directory,) = run(tiny.subject(), tiny.task(), {"made": (old, Before(2.0))}, settings)
+    before = {path: path.stat().st_mtime_ns for path in directory.rglob("*") if path.name != ".lock"}
+    lines: list[str] = []
+    verify.verify(directory, tiny.subject(), tiny.task(), new, say=lines.append)
+    assert "equal bit for bit" in lines[4]
+    assert run(tiny.subject(), tiny.task(), {"made": (new, Now(2.0))}, settings) == [directory]
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    (other,) = run(tiny.subject(), tiny.task(), {"made": (new, Now(3.0))}, settings)
+    assert other != directory
+
+
+def test_a_retired_option_that_was_given_is_one_line(tmp_path):
+    old, new = measuring(Before), measuring(Now, RETIRED={"cost": (), "heads": None})
+    asked = {"made": (old, Before(heads=(3,)))}
+    (directory,) = run(tiny.subject(), tiny.task(), asked, Settings(limit=6, out=tmp_path))
+    with pytest.raises(UserError, match=r"its option heads = \[3\] is none of the analysis now: run it again"):
+        verify.verify(directory, tiny.subject(), tiny.task(), new, say=lambda line: None)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pytest
@@ -21,6 +20,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from ..helpers.families import VOCAB, build
+from ..helpers.makers import analysis
 
 ANSWERS = ["yes", "no", "Yes", "No", "▁yes", "▁no", "▁Yes", "▁No", "No."]
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "▁", "?"]
@@ -107,9 +107,8 @@ def test_the_task_s_own_form_stays_where_it_serves():
     assert spelled(subject({}), others) == (others, [])
 
 
-@dataclass(frozen=True)
-class Options:
-    """None."""
+class Learned(NamedTuple):
+    """Nothing."""
 
 
 def accuracy() -> Any:
@@ -117,27 +116,16 @@ def accuracy() -> Any:
 
     def fit(subject, batches, options):
         assert subject.tokenizer.convert_ids_to_tokens(batches[0].answers.tolist())[1] in ("Yes", "No")
-        return {}
+        return Learned()
 
-    def rows(subject, batch, options):
+    def measure(subject, batch, kept, how):
         logits = subject.last_logits(batch)
         return {"right": (logits.gather(1, batch.answers[:, None]) > logits.gather(1, batch.wrong[:, None])).float()}
 
-    def tables(rows, options):
-        return {"accuracy": pd.DataFrame({"value": [rows["right"].mean()], "condition": "BOS"})}
+    def share(rows, how):
+        return pd.DataFrame({"value": [rows["right"].mean()]})
 
-    return SimpleNamespace(
-        __doc__="Accuracy",
-        VERSION=1,
-        QUESTION="?",
-        PAPER="",
-        FIT_EXAMPLES=4,
-        Options=Options,
-        methods=lambda *_: "",
-        fit=fit,
-        rows=rows,
-        tables=tables,
-    )
+    return analysis(FIT_EXAMPLES=4, Learned=Learned, fit=fit, measure=measure, TABLES={"accuracy": (share, ())})
 
 
 def test_a_run_reads_the_form_and_says_so(tmp_path):
@@ -145,8 +133,8 @@ def test_a_run_reads_the_form_and_says_so(tmp_path):
         __doc__="Questions", VERSION=1, TEMPLATE="raw", BOS=True, SOURCE="tests", examples=questions
     )
     opened, task = subject({"Yes": 9.0, "No": 9.0, "▁no": 1.0}), Task("questions", module, {})
-    analysis = accuracy()
-    (directory,) = run(opened, task, {"accuracy": (analysis, Options())}, Settings(out=tmp_path))
+    made = accuracy()
+    (directory,) = run(opened, task, {"accuracy": (made, made.Options())}, Settings(out=tmp_path))
     assert "“Yes” and “No”" in (store.read_record(directory) or {})["notes"][0]
     read = {" yes": "Yes", " no": "No", " w1": "▁w1", " w2": "▁w2"}
     right = []
@@ -159,4 +147,4 @@ def test_a_run_reads_the_form_and_says_so(tmp_path):
     assert value == pytest.approx(sum(right) / len(right))
     page = next(p for p in pages.build(tmp_path) if p.name.startswith("accuracy"))
     assert "Yes and no are read as" in page.read_text()
-    verify(directory, opened, task, analysis, say=lambda line: None)
+    verify(directory, opened, task, made, say=lambda line: None)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from crosslens.analyses.circuits import circuits
+from crosslens.analyses.circuits import _circuit_tables, circuits
 from crosslens.probes.runs.results import Rows
 
+from ...helpers.makers import tables_from
+
 HEADS, LAYERS, CARRIER = 8, 5, (1, 2)
-ON_ANSWER = f"{circuits.ATTENTION}indirect_object"
+ON_ANSWER = f"{_circuit_tables.ATTENTION}indirect_object"
 
 
 def rows(seed: int = 0, n: int = 60, n_groups: int = 20, *, null: bool = False) -> Rows:
@@ -25,11 +27,11 @@ def rows(seed: int = 0, n: int = 60, n_groups: int = 20, *, null: bool = False) 
     estimates = {"5 steps": 0.02, "1 step": 0.5}
     guesses = {f"head|{k}": values["exact"] + rng.normal(0, sd, templates.shape) for k, sd in estimates.items()}
     parts = {
-        f"head|{circuits.EXACT}": values["exact"],
-        f"head|{circuits.DIRECT}": values["direct"],
-        f"head|{circuits.LOGITS}": -values["direct"],
+        f"head|{_circuit_tables.EXACT}": values["exact"],
+        f"head|{_circuit_tables.DIRECT}": values["direct"],
+        f"head|{_circuit_tables.LOGITS}": -values["direct"],
         f"head|{ON_ANSWER}": attention,
-        f"mlp|{circuits.EXACT}": values["exact"][..., 0],
+        f"mlp|{_circuit_tables.EXACT}": values["exact"][..., 0],
     }
     return Rows(examples, parts | guesses | solved(rng, n))
 
@@ -51,12 +53,12 @@ def planted(name: str, holds: bool) -> dict[str, pd.DataFrame]:
     made, rng = rows(), np.random.default_rng(1)
     if not holds:
         change(name, made.values, rng)
-    return circuits.tables(made, circuits.Options())
+    return tables_from(circuits, made)
 
 
 def change(name: str, values: dict[str, np.ndarray], rng: np.random.Generator) -> None:
     """Turn the planted rows into those in which the claim fails."""
-    exact = values[f"head|{circuits.EXACT}"]
+    exact = values[f"head|{_circuit_tables.EXACT}"]
     if name == "solved":
         values["right"][:] = rng.random(len(values["right"])) < 0.2
     if name == "twins differ":

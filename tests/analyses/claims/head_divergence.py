@@ -7,6 +7,8 @@ import pandas as pd
 from crosslens.analyses.flow import head_divergence
 from crosslens.probes.runs.results import Rows
 
+from ...helpers.makers import tables_from
+
 GROUPS, LAYERS, HEADS, TOKENS = 40, 3, 10, 6
 WAY, IMAGE, QUESTION = "dropped", "swapped", "question changed"
 OPTIONS = head_divergence.Options(ways=(WAY, IMAGE))
@@ -19,7 +21,8 @@ def planted(name: str, holds: bool) -> dict[str, pd.DataFrame]:
     """Tables in which the claim of this name holds, or fails."""
     maps = {"few heads": FEW, "one ranking": STEEP}.get(name, FLAT)
     gap = 2.0 if holds else -2.0
-    return head_divergence.tables(
+    return tables_from(
+        head_divergence,
         rows(
             maps=maps if holds else FLAT,
             relative=gap if name == "the image, not the prompt" else 0.0,

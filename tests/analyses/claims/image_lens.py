@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from crosslens.analyses.lenses import image_lens
 
+from ...helpers.makers import tables_from
 from . import rows_of, with_words
 
 N, STATES = 40, 9
@@ -26,4 +27,4 @@ def tables_of(asked: np.ndarray, other: np.ndarray, groups: int = 20) -> dict[st
     values |= {"ids": np.zeros((n, states, 4, 1), int), "probability": np.full((n, states, 4, 1), 0.5)}
     values["grid"] = np.full((n, 2), 2)
     rows = rows_of(values, groups=groups)
-    return image_lens.tables(with_words(rows), image_lens.Options(shown=1))
+    return tables_from(image_lens, with_words(rows), image_lens.Options(shown=1))

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from crosslens.analyses.flow import information_flow as flow
 
+from ...helpers.makers import tables_from
 from . import rows_of
 
 N, LAYERS = 24, 9
@@ -22,7 +23,7 @@ def planted(name: str, holds: bool) -> dict[str, pd.DataFrame]:
         **_flows(rng, sign),
         **_trace(rng, sign),
     }
-    return flow.tables(rows_of(values, groups=12), flow.Options(subset=""))
+    return tables_from(flow, rows_of(values, groups=12), flow.Options(subset=""))
 
 
 def _flows(rng: np.random.Generator, sign: int) -> dict[str, np.ndarray]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from crosslens.analyses.lenses import _learned_tables
 from crosslens.analyses.lenses import learned_lenses as lenses
 
+from ...helpers.makers import tables_from
 from . import rows_of, with_words
 
 N, STATES, LAYERS, TOKENS = 36, 9, 3, 6
@@ -22,9 +24,9 @@ def planted(name: str, holds: bool) -> dict[str, pd.DataFrame]:
         "tuned lens|kl": around(good, STATES),
         "logit lens|kl": around(bad, STATES),
         "constant|kl": around(4.0),
-        f"{lenses.LEARNED}|heads": around(good, LAYERS),
-        **{f"{way}|heads": around(bad, LAYERS) for way in lenses.PLAIN},
-        **{f"{lens}|top1": around(0.5, STATES) for lens in lenses.LENSES},
+        f"{_learned_tables.LEARNED}|heads": around(good, LAYERS),
+        **{f"{way}|heads": around(bad, LAYERS) for way in _learned_tables.PLAIN},
+        **{f"{lens}|top1": around(0.5, STATES) for lens in _learned_tables.LENSES},
     }
     model = rng.dirichlet(np.full(TOKENS, 5.0), N) * 0.9
     far = np.roll(model, 1, axis=1) ** 3 + 0.01
@@ -32,9 +34,13 @@ def planted(name: str, holds: bool) -> dict[str, pd.DataFrame]:
     values["tuned lens|marginal"] = _by_state(near * rng.uniform(0.95, 1.05, model.shape), model)
     values["logit lens|marginal"] = _by_state(away * rng.uniform(0.95, 1.05, model.shape), model)
     layers = ",".join(map(str, range(LAYERS)))
-    values |= {f"{way}|ids": np.zeros((N, LAYERS, 2, 1), int) for way in (lenses.LEARNED, lenses.HEAD_ALONE)}
-    values |= {f"{way}|logits": np.zeros((N, LAYERS, 2, 1)) for way in (lenses.LEARNED, lenses.HEAD_ALONE)}
-    return lenses.tables(with_words(rows_of(values, groups=18)), lenses.Options(layers=layers))
+    values |= {
+        f"{way}|ids": np.zeros((N, LAYERS, 2, 1), int) for way in (_learned_tables.LEARNED, _learned_tables.HEAD_ALONE)
+    }
+    values |= {
+        f"{way}|logits": np.zeros((N, LAYERS, 2, 1)) for way in (_learned_tables.LEARNED, _learned_tables.HEAD_ALONE)
+    }
+    return tables_from(lenses, with_words(rows_of(values, groups=18)), layers=layers)
 
 
 def _by_state(read: np.ndarray, model: np.ndarray) -> np.ndarray:

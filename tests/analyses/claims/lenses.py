@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from crosslens.analyses.lenses import lenses
 
+from ...helpers.makers import tables_from
 from . import rows_of
 
 N, STATES = 40, 13
@@ -25,4 +26,4 @@ def planted(name: str, holds: bool) -> dict[str, pd.DataFrame]:
         made |= {f"resid|{norm}|{m}": np.zeros((N, STATES)) for m in ("entropy", "top1")}
         made |= {f"resid|{norm}|{m}": np.stack([probability] * 2, -1) for m in ("probability", "rank")}
         made[f"resid|{norm}|kl"] = values
-    return lenses.tables(rows_of(made, groups=20), lenses.Options(sites=("resid",), subset=""))
+    return tables_from(lenses, rows_of(made, groups=20), lenses.Options(sites=("resid",), subset=""))

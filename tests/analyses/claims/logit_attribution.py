@@ -8,6 +8,7 @@ from crosslens.analyses.lenses import logit_attribution
 from crosslens.probes.runs.results import Rows
 
 from ...helpers import tiny
+from ...helpers.makers import tables_from
 from .circuits import task
 
 N, GROUPS, SHAPE = 60, 20, (6, 20)
@@ -38,4 +39,4 @@ def planted(name: str, holds: bool) -> dict[str, pd.DataFrame]:
         made.values["logit"] = made["heads"].sum((2, 3))
     if name == "copy" and not holds:
         made.weights["copying"][5, 1:3] = -0.9, -0.8
-    return logit_attribution.tables(made, logit_attribution.Options(words=0))
+    return tables_from(logit_attribution, made, logit_attribution.Options(words=0))

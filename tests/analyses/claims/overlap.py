@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from crosslens.analyses.circuits import circuits, overlap
+from crosslens.analyses.circuits import _circuit_tables
+
+from ...helpers.makers import tables_from_runs
 
 SHAPE = (10, 20)
 Head = tuple[int, int]
@@ -24,7 +26,7 @@ def tables_of(
     effects: np.ndarray,
     halves: tuple[np.ndarray, np.ndarray] | None = None,
     n: int = 20,
-    stages: Sequence[str] = (circuits.DIRECT,),
+    stages: Sequence[str] = (_circuit_tables.DIRECT,),
     condition: str = "no BOS",
 ) -> dict[str, pd.DataFrame]:
     """What a run of circuits gives: the same effects at every stage."""
@@ -46,4 +48,4 @@ def planted(name: str, holds: bool) -> dict[str, pd.DataFrame]:
         effects = effects_of(heads, seed)
         noise = np.random.default_rng(seed + 1).normal(0, 0.02, SHAPE)
         runs[task] = tables_of(effects, (effects + noise, effects - noise))
-    return overlap.tables(runs, overlap.Options())
+    return tables_from_runs(runs)

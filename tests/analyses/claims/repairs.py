@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from crosslens.analyses.repairs import _tables, repairs
 from crosslens.probes.runs.results import Rows
 
+from ...helpers.makers import tables_from
 from . import rows_of
 
 N, GROUPS = 120, 40
-OPTIONS = repairs.Options(
-    alphas=(2.0,), ps=(0.4,), betas=(0.4,), draws=3, dimensions=(3,), tau=5.0, heads=((2, 0),), timed=0
-)
+OPTIONS = repairs.Options(alphas=(2.0,), ps=(0.4,), betas=(0.4,), draws=3, timed=0)
+LEARNED: dict[str, Any] = {"dimensions": (3,), "tau": 5.0, "heads": ((2, 0),)}
 
 
 def planted(name: str, holds: bool) -> dict[str, pd.DataFrame]:
     """Tables in which the claim of this name holds, or fails."""
     repair, _, measure = name.split(" ", 2)
-    return repairs.tables(rows({repair: 0.5 if holds else -0.5}, captions=measure == "CHAIR_I"), OPTIONS)
+    return made({repair: 0.5 if holds else -0.5}, captions=measure == "CHAIR_I")
+
+
+def made(*args: Any, **planted: Any) -> dict[str, pd.DataFrame]:
+    """Tables of planted rows."""
+    return tables_from(repairs, rows(*args, **planted), OPTIONS, **LEARNED)
 
 
 def rows(
@@ -39,7 +46,7 @@ def rows(
         _tables.CALIBRATED: np.ones(N),
         "heads": np.zeros((N, 4, 3)),
     }
-    for variant in repairs.variants(OPTIONS):
+    for variant in repairs.variants(OPTIONS, repairs.Learned(**LEARNED)):
         share = controls if variant.control else mended.get(variant.repair, 0.0)
         right = np.where(luck < abs(share), share > 0, plain[:, None])[:, : variant.draws].astype(float)
         values[variant.key] = _caption(right) if captions else np.stack([right, right], 2)

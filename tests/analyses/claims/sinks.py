@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from crosslens.analyses.attention import sinks
 
+from ...helpers.makers import tables_from
 from . import rows_of
 
 N, GROUPS, LAYERS, HEADS, TOKENS, WIDTH, PATCHES = 40, 20, 6, 4, 16, 8, 36
-OPTIONS = sinks.Options(dimensions=(3,), tau=5.0, draws=4, taus=(2.0, 5.0, 9.0))
+OPTIONS = sinks.Options(draws=4)
+LEARNED: dict[str, Any] = {"dimensions": (3,), "tau": 5.0, "taus": (2.0, 5.0, 9.0)}
 
 
 def planted(name: str, holds: bool) -> dict[str, pd.DataFrame]:
     """Tables in which the claim of this name holds, or fails."""
     wrong = "" if holds else name
-    return sinks.tables(
+    return tables_from(
+        sinks,
         rows_of(
             values(
                 massive=0.0 if wrong == "massive dimensions" else 5_000.0,
@@ -28,6 +33,7 @@ def planted(name: str, holds: bool) -> dict[str, pd.DataFrame]:
             GROUPS,
         ),
         OPTIONS,
+        **LEARNED,
     )
 
 

@@ -7,6 +7,7 @@ import pandas as pd
 from crosslens.analyses.circuits import steering
 from crosslens.probes.runs.results import Rows
 
+from ...helpers.makers import tables_from
 from .circuits import solved, task
 
 DRAWS = 5
@@ -27,4 +28,4 @@ def rows(n: int = 80, n_groups: int = 20, steered: float = 0.95, control: float 
 
 
 def planted(name: str, holds: bool) -> dict[str, pd.DataFrame]:
-    return steering.tables(rows(steered=0.95 if holds else 0.1), steering.Options(draws=DRAWS))
+    return tables_from(steering, rows(steered=0.95 if holds else 0.1), steering.Options(draws=DRAWS))

@@ -12,7 +12,9 @@ from crosslens.analyses.cards import subject_card
 from crosslens.analyses.cards.subject_card import Options
 from crosslens.data.example import Example
 from crosslens.data.tasks import scenes
-from crosslens.probes.runs.results import Rows, condition_of, merge
+from crosslens.probes.runs.results import How, Rows, condition_of, merge
+
+from ...helpers.makers import tables_from
 
 BASIC = "colour+shape+existence+coloured_existence+count"
 # Claim -> kinds of questions, difficulty, scenes a kind: where no answer varies, 80 scenes exclude .05.
@@ -42,7 +44,7 @@ def answered(asked: list[Example], says: Any) -> Rows:
         return [says(e, image) if seen else None for e, seen in zip(batch.examples, shown, strict=True)]
 
     with mock.patch.object(subject_card, "_answers", answers):
-        rows = subject_card.rows(None, SimpleNamespace(examples=tuple(asked)), Options())  # pyright: ignore
+        rows = subject_card.measure(None, SimpleNamespace(examples=tuple(asked)), {}, How(Options()))  # pyright: ignore
     return merge([rows], [condition_of(True)] * len(asked), asked)
 
 
@@ -50,9 +52,9 @@ def planted(name: str, holds: bool) -> dict[str, pd.DataFrame]:
     """Tables of one condition, see tests/analyses/test_claims.py."""
     if name in ("IOI", "NLL"):
         rows = answered(examples("colour", "clear", 2), lambda example, image: "red")
-        return subject_card.tables(rows, Options(text=kept(name, holds)))
+        return tables_from(subject_card, rows, text=kept(name, holds))
     asked = examples(*ASKED[name])
-    return subject_card.tables(answered(asked, lambda example, image: said(name, holds, example, image)), Options())
+    return tables_from(subject_card, answered(asked, lambda example, image: said(name, holds, example, image)))
 
 
 def said(name: str, holds: bool, example: Example, image: str) -> str:

@@ -1,0 +1,30 @@
+"""What edges are called, and which receivers are patched exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...probes.intervene.edge_attribution import Reader, Writer
+from ...probes.intervene.paths import Receiver
+from ._movers import queries_of
+
+EXACT = "path patched"
+
+
+OUTPUT = "the output"
+
+
+def edge_name(writer: Writer, reader: Reader) -> str:
+    """ "3.1 → q of 5.2", "embeddings → MLP 0", "MLP 4 → k of 7.1" (a key's or value's head counts KV heads)."""
+    places = {"embed": "embeddings", "mlp": f"MLP {writer.layer}", "head": f"{writer.layer}.{writer.head}"}
+    return f"{places[writer.kind]} → {reader_name(reader)}"
+
+
+def reader_name(reader: Reader) -> str:
+    into = {"mlp": f"MLP {reader.layer}", "final": OUTPUT}
+    return into.get(reader.kind, f"{reader.kind} of {reader.layer}.{reader.head}")
+
+
+def receivers_of(heads: Sequence[Sequence[int]]) -> dict[str, Receiver | None]:
+    """What is patched exactly: the output (None), and the queries of the movers that have layers before them."""
+    return {OUTPUT: None} | {f"q of {mover.layer}.{mover.head}": mover for mover in queries_of(heads)}
