@@ -1,7 +1,7 @@
 """Claims: one judge, one ledger, and for every claim one planted table in which it holds and one in which it fails.
 
 `tests/claims/<analysis>.py` has `planted(name: str, holds: bool) -> dict[str, DataFrame]`: tables of one condition,
-made by the analysis' own `tables` from planted rows, in which the claim of that name holds or fails. Every statement of
+made by the analysis' own makers from planted rows, in which the claim of that name holds or fails. Every statement of
 `CLAIMS` is asked for both.
 """
 
@@ -150,7 +150,7 @@ def test_the_ledger_says_what_the_code_says():
         check_dtype=False,
     )
     assert not code.duplicated(SHOWN[:2]).any()
-    versions = {name: getattr(module, "VERSION", None) or module.REVISION for name, module in modules().items()}
+    versions = {name: module.VERSION for name, module in modules().items()}
     assert (ledger["version"] <= ledger["analysis"].map(versions)).all()
     assert pd.to_datetime(ledger["date"], format="%Y-%m-%d").notna().all()
 
