@@ -4,7 +4,7 @@ A sink token is found twice: by its residual (sink value φ of the massive dimen
 receives. `roles` chooses the tokens that are asked about, so that images need no second file.
 
 Tables: threshold, dimensions, tokens, agreement, heads, hidden, magnitude, summary; where prompts hold images also
-those of `visual_sinks`; see `tables` for their columns.
+those of `visual_sinks`; see TABLES.
 """
 
 from __future__ import annotations

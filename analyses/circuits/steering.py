@@ -4,7 +4,7 @@ Heads that route the answer in IOI are made to attend, at the last position, to 
 half to each of two (they move the answer away from what they read). It knows which options are wrong: an oracle, not a
 method.
 
-Tables: repair, gain, tested; see `tables`.
+Tables: repair, gain, tested; see TABLES.
 """
 
 from __future__ import annotations

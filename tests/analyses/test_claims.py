@@ -1,7 +1,7 @@
 """Claims: one judge, one ledger, and for every claim one planted table in which it holds and one in which it fails.
 
 `tests/claims/<analysis>.py` has `planted(name: str, holds: bool) -> dict[str, DataFrame]`: tables of one condition,
-made by the analysis' own `tables` from planted rows, in which the claim of that name holds or fails. Every statement of
+made by the analysis' own makers from planted rows, in which the claim of that name holds or fails. Every statement of
 `CLAIMS` is asked for both.
 """
 
