@@ -130,7 +130,7 @@ def seeing(family="llava"):
 def measured(out, **settings):
     subject, options = seeing(), head_divergence.Options(strata=2, bins=5)
     settings = Settings(out=out, **{"limit": 6, "answer_tokens": 7, **settings})
-    (directory,) = run(subject, task(), {"head_divergence": (head_divergence, How(options))}, settings)
+    (directory,) = run(subject, task(), {"head_divergence": (head_divergence, options)}, settings)
     return directory, {p.stem: pd.read_parquet(p) for p in (directory / "tables").glob("*.parquet")}
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from crosslens import Subject, knockout_sweep
-from crosslens.analyses.flow import _flow_rows
+from crosslens.analyses.flow import _flow_rows, _flow_tables
 from crosslens.analyses.flow import information_flow as flow
 from crosslens.analyses.flow._flows import flows_of
 from crosslens.data.errors import UserError
@@ -215,8 +215,8 @@ def test_equal_curves_differ_by_nothing_though_the_control_skips_windows():
     control = own.copy()
     control[:, [layer for layer in range(30) if layer % 3]] = np.nan
     values = {"clean": np.ones((9, 4)), "flow|a → last|": own, "flow|a → last|random positions": control}
-    stages = flow._stages(rows_of(values, groups=9)).set_index("stage")
-    for third in flow.STAGES:
+    stages = _flow_tables._by_thirds(rows_of(values, groups=9), flow.Options()).set_index("stage")
+    for third in _flow_tables.STAGES:
         np.testing.assert_allclose(stages.loc[f"flow − control, {third}", "value"], 0, atol=1e-12)
 
 
@@ -224,9 +224,9 @@ def test_sums_first_weigh_the_sure_examples():
     left = np.array([[0.1], [0.9]])  # of .2 and .9: one loses half, the other nothing
     values = {"clean": np.array([[0.2] * 4, [0.9] * 4]), "flow|a → last|": np.repeat(left[..., None], 4, 2)}
     values[f"answer|{flow.NORMS[0]}"] = np.zeros((2, 2))
-    found = flow._flows(rows_of(values, groups=2), flow.Options(window=1)).set_index("measure")["value"]
+    found = _flow_tables._changes(rows_of(values, groups=2), flow.Options(window=1)).set_index("measure")["value"]
     assert found["change"] == pytest.approx(-25)
-    assert found[flow.RATIO_LAST] == pytest.approx(-100 * 0.1 / 1.1)
+    assert found[_flow_tables.RATIO_LAST] == pytest.approx(-100 * 0.1 / 1.1)
 
 
 def test_nothing_is_claimed_of_a_task_at_chance():

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 import pytest
-from crosslens.analyses.circuits import circuits, edges, faithfulness, overlap, steering
+from crosslens.analyses.circuits import (
+    _circuit_tables,
+    _edge_names,
+    _faithfulness_tables,
+    _overlap_tables,
+    circuits,
+    edges,
+    faithfulness,
+    overlap,
+    steering,
+)
 from crosslens.analyses.common import agreement
 from crosslens.data.tasks import ioi
 from crosslens.probes.runs.join import finished, join
@@ -80,8 +90,8 @@ def test_the_report_is_written(report):
 
 def test_pages_say_what_the_analyses_wrote():
     """Pages know no other room: their words for stages, estimates and controls are the analyses' own."""
-    assert report_circuits.STAGES == circuits.STAGES
-    assert (report_circuits.LOGITS, report_circuits.ATTENTION) == (circuits.LOGITS, circuits.ATTENTION)
+    assert report_circuits.STAGES == _circuit_tables.STAGES
+    assert (report_circuits.LOGITS, report_circuits.ATTENTION) == (_circuit_tables.LOGITS, _circuit_tables.ATTENTION)
     assert tuple(agreement.ESTIMATES) == report_circuits.ESTIMATES
-    assert report_overlap.MATRIX == overlap.CLAIMED
-    assert (report_edges.EXACT, report_faithfulness.EXACT) == (edges.EXACT, faithfulness.EXACT)
+    assert report_overlap.MATRIX == _overlap_tables.CLAIMED
+    assert (report_edges.EXACT, report_faithfulness.EXACT) == (_edge_names.EXACT, _faithfulness_tables.EXACT)
