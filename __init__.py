@@ -9,9 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .analyses import metrics, repairs
-    from .analyses.common import stats
-    from .data.errors import SubjectError
+    from .analyses import metrics, repairs, stats
+        from .data.errors import SubjectError
     from .probes.intervene import interventions, measures
     from .probes.intervene.attribution import attribution_sweep
     from .probes.intervene.edge_attribution import edge_attribution
@@ -79,7 +78,7 @@ _MODULES = {
     "measures": "probes.intervene.measures",
     "metrics": "analyses.metrics",
     "repairs": "analyses.repairs",
-    "stats": "analyses.common.stats",
+    "stats": "analyses.stats",
 }
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 SHARED = ("common", "metrics")  # rooms without a question of their own
-_HOMES = {"stats": ".common.stats"}  # under the name that users import
 
 
 def find_analyses() -> dict[str, str]:
@@ -17,9 +14,3 @@ def find_analyses() -> dict[str, str]:
     return {
         file.stem: f"{__name__}.{file.parent.name}.{file.stem}" for file in sorted(files, key=lambda file: file.stem)
     }
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return import_module(_HOMES[name], __name__)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 from crosslens import cli
-from crosslens.data import tasks
+from crosslens.cli import model as commands
 from crosslens.probes.runs import store
 from crosslens.reports.pages.build import build
 
@@ -40,7 +40,7 @@ def one_group(n=None, seed=0, *, tokenizer):
     ],
 )
 def test_nothing_to_measure_is_one_line(model, tmp_path, capsys, monkeypatch, analysis, make, said, tables):
-    monkeypatch.setattr(tasks, "open_task", lambda spec: contrasts.task(make))
+    monkeypatch.setattr(commands, "open_task", lambda spec: contrasts.task(make))
     monkeypatch.setattr(
         "crosslens.analyses.common.stats.split_half", lambda groups, *_: (groups == "g0", groups != "g0")
     )
