@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .analyses import metrics, repairs, stats
-        from .data.errors import SubjectError
+    from .data.errors import SubjectError
     from .probes.intervene import interventions, measures
     from .probes.intervene.attribution import attribution_sweep
     from .probes.intervene.edge_attribution import edge_attribution

@@ -150,7 +150,7 @@ def test_disk_is_full(whole, tmp_path, size):
 
 def refused(unfinished: Path, match: str) -> None:
     with pytest.raises(UserError, match=match) as error:
-        go(unfinished.parents[2])
+        go(unfinished.parents[1])
     assert "\n" not in str(error.value)
 
 
