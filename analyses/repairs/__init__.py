@@ -5,7 +5,8 @@ with repairs.vhr(subject, alpha=2.0):
 """
 
 from ._act import act, act_effects
+from ._answers import counts_of
 from ._var import var
 from ._vhr import vhr
 
-__all__ = ["act", "act_effects", "var", "vhr"]
+__all__ = ["act", "act_effects", "counts_of", "var", "vhr"]

@@ -218,7 +218,7 @@ def test_tokenizer():
 @pytest.mark.real
 def test_later_loads_need_no_network_and_no_time():
     code = (
-        "import time; from crosslens.data import smollm2; start = time.time(); d = smollm2.directory();"
+        "import time; from crosslens.data.subjects import smollm2; start = time.time(); d = smollm2.directory();"
         "assert time.time() - start < 0.5;"
         "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T;"
         "M.from_pretrained(d); T.from_pretrained(d)"
