@@ -60,7 +60,7 @@ def check_parts(findings: Findings, layer: Layer, real: Tensor, keep: dict[str, 
 def check_between(findings: Findings, layer: Layer, written: Tensor) -> None:
     """A layer reads what the one before wrote; where the family adds image features between them, on other rows."""
     where, read = f"layer {layer.index}", layer.resid_pre
-    if findings.side == IMAGE and layer.index <= vision_inputs.deepstack_layers(findings.subject.model):
+    if findings.side == IMAGE and vision_inputs.reads_features(findings.subject.model, layer.index):
         rows = ~findings.added.to(read.device)
         added = float((read - written)[~rows].abs().max())
         findings.true("features are added between layers on image rows", where, added > 0, added, 0)

@@ -39,9 +39,10 @@ FEED_FORWARD_POST = ("post_mlp_layernorm", "post_feedforward_layernorm")
 
 
 def first_line(error: Exception) -> str:
-    """An error of another library as part of one line: its kind and what it says."""
+    """An error of another library as part of one line: its kind, what it says and where it was (its notes)."""
     said = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
+    told = f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
+    return " ".join([told, *getattr(error, "__notes__", ())])
 
 
 def refuse(model: nn.Module) -> None:
@@ -248,7 +249,8 @@ def head_parts(model: nn.Module) -> tuple[Tensor, Tensor | None, float]:
 def _logit_scale(model: nn.Module) -> float:
     """Cohere multiplies by the model's `logit_scale`, Granite divides by the configured `logits_scaling`."""
     text_config = model.config.get_text_config()  # pyright: ignore
-    return float(getattr(model, "logit_scale", 1.0)) / float(getattr(text_config, "logits_scaling", None) or 1.0)
+    scale = getattr(model, "logit_scale", None)  # None is 1, 0 is 0
+    return (1.0 if scale is None else float(scale)) / float(getattr(text_config, "logits_scaling", None) or 1.0)
 
 
 def _logit_cap(model: nn.Module) -> float | None:

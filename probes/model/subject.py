@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -145,8 +146,12 @@ class Subject:
         `check` compares with.
         """
         arguments = self.prepare(inputs)
+        asked = {"logits_to_keep": keep} if self._keeps_logits else {}
         with torch.set_grad_enabled(gradient), vision_inputs.counted(self.model, arguments):
-            return self.model(**arguments, use_cache=False, logits_to_keep=keep).logits
+            logits = self.model(**arguments, use_cache=False, **asked).logits
+        if asked:
+            return logits
+        return logits[:, keep.to(logits.device) if isinstance(keep, Tensor) else slice(-keep or None, None)]
 
     def last_logits(self, inputs: Mapping[str, Any] | Batch) -> Float[Tensor, "b vocab"]:
         """Logits at each example's last real position."""
@@ -173,6 +178,11 @@ class Subject:
         if mask is not None and "position_ids" not in arguments and self._counts_positions:
             arguments["position_ids"] = (mask.long().cumsum(-1) - 1).clamp(min=0)
         return arguments
+
+    @cached_property
+    def _keeps_logits(self) -> bool:
+        """Whether the model computes some logits alone; of the others all are computed, and those asked for taken."""
+        return "logits_to_keep" in signature(self.model.forward).parameters
 
     @cached_property
     def _counts_positions(self) -> bool:

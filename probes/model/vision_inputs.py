@@ -121,11 +121,15 @@ def has_prefix(model: Any) -> bool:
     return model.config.model_type.startswith("paligemma")
 
 
-def deepstack_layers(model: Any) -> int:
-    """How many of the first layers have image features added behind them (Qwen3-VL), so that on image rows the next
-    layer does not read what they wrote. 0 elsewhere.
+def reads_features(model: Any, layer: int) -> bool:
+    """Whether image features are added in front of a layer, so that on image rows it does not read what the one before
+    wrote: behind the first layers of Qwen3-VL, in front of those that Granite 4 Vision's config names.
     """
-    return len(getattr(getattr(model.config, "vision_config", None), "deepstack_visual_indexes", None) or ())
+    config = model.config
+    named = [to for _, to in getattr(config, "deepstack_layer_map", None) or ()]
+    named += getattr(config, "spatial_target_layers", None) or ()
+    tower = getattr(config, "vision_config", None)
+    return layer in named or layer <= len(getattr(tower, "deepstack_visual_indexes", None) or ())
 
 
 @contextmanager
@@ -145,7 +149,9 @@ def counted(model: Any, arguments: Mapping[str, Any]) -> Iterator[None]:
 
     def checked(*args: Any, **kwargs: Any) -> Any:
         output = original(*args, **kwargs)
-        _compare(shown, getattr(output, "pooler_output", output))
+        features = getattr(output, "pooler_output", output)
+        if isinstance(features, Tensor | tuple | list):  # others (Granite 4 Vision: by layer) are not to be counted
+            _compare(shown, features)
         return output
 
     inner.get_image_features = checked

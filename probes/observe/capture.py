@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ...data.errors import UserError
+from ...data.errors import SubjectError, UserError
+from ..model import anatomy
 from ..model.stack import DECODER, VISION
 from ..sites import BY_HOOK, SITES, Site, SiteError
 from .activation_cache import ActivationCache, full_name
@@ -50,13 +52,26 @@ def capture(
                 name = full_name(layer.stack.prefix + place.site.name, layer.index)
                 cache[name] = own_storage(value.detach())
 
-    with ExitStack() as stack:
-        for name in dict.fromkeys(place.stack for place in places):
-            stack.enter_context(tracing(subject, keep, stack=name))
-        subject.forward(inputs)
+    _run(subject, inputs, keep, dict.fromkeys(place.stack for place in places))
     if any(place.stack == VISION for place in places) and not any(name.startswith(VISION) for name in cache):
         raise UserError(f"{subject.name}: the inputs hold no image, so its vision tower did not run")
     return cache
+
+
+def _run(
+    subject: Subject, inputs: Mapping[str, Any] | Batch, keep: Callable[[Layer], None], stacks: Iterable[str]
+) -> None:
+    """A forward in which `keep` sees the layers of some stacks. SubjectError: what a family never checked broke on."""
+    try:
+        with ExitStack() as stack:
+            for name in stacks:
+                stack.enter_context(tracing(subject, keep, stack=name))
+            subject.forward(inputs)
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        told = anatomy.first_line(error)
+        raise SubjectError(f"{subject.family} ({subject.name}): capture broke a forward: {told}") from error
 
 
 def own_storage(tensor: Tensor) -> Tensor:

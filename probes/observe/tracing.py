@@ -56,6 +56,11 @@ def tracing(
     hooks.push(block)
     try:
         yield
+    except UserError:  # says all by itself
+        raise
+    except Exception as error:
+        hooks.say_where(error)
+        raise
     finally:
         hooks.pull(block)
 
@@ -104,6 +109,13 @@ class _Hooks:
         if not self.blocks:
             self._give_attention_back()
             _HOOKS.pop((self.subject.model, self.stack.name), None)
+
+    def say_where(self, error: Exception) -> None:
+        """Notes the layer that was running, for `anatomy.first_line`."""
+        running = [index for thread, index in self.running if thread == get_ident()]
+        place = f"(in {self.stack.prefix}layer {max(running, default=0)})"
+        if running and place not in getattr(error, "__notes__", ()):
+            error.add_note(place)
 
     def _take_attention(self) -> None:
         for i, layer in enumerate(self.stack.layers):
