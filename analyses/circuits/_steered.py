@@ -38,6 +38,8 @@ def steered(base: Recording, heads: Sequence[Head], targets: Bool[Tensor, "b p"]
     Values before the last position are those of the clean run, since nothing else is changed; so this is exact.
     """
     subject = base.subject
+    if subject.gated:
+        raise UserError(f"steering: in {subject.family} a gate or a norm stands between a head's values and W_O")
     last, targets = base.final, targets.to(base.mask.device)
     bare = (~targets.any(1)).nonzero()[:, 0].tolist()
     if bare:

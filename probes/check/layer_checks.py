@@ -24,9 +24,9 @@ def check_attention(
     findings: Findings, layer: Layer, real: Tensor, keep: dict[str, Tensor], rows: Tensor | None = None
 ) -> None:
     """The proofs that need one layer's queries, keys, values and mask. rows: Int[b, n], the pattern's, None for all."""
-    where, z, pattern = f"layer {layer.index}", layer.z, layer.pattern(rows)
+    where, z, pattern = f"layer {layer.index}", layer.attn_z, layer.pattern(rows)
     heads = layer.stack.n_heads
-    findings.close("z is what W_O reads", where, z.flatten(2), layer.as_batch(keep[f"{layer.index}.o_in"]))
+    findings.close("z is what W_O reads", where, layer.z.flatten(2), layer.as_batch(keep[f"{layer.index}.o_in"]))
     asked = real if rows is None else real.gather(1, rows)
     sums = pattern.sum(-1)[asked[:, None].expand(-1, pattern.shape[1], -1)]
     low = 0.0 if layer.calls[0].sinks is not None else 1.0
@@ -38,7 +38,7 @@ def check_attention(
     groups = pattern.shape[1] // layer.v.shape[2]
     mixed = torch.einsum("bhqk,bkhd->bqhd", pattern, layer.v.float().repeat_interleave(groups, 2))
     z = z if rows is None else z[torch.arange(len(z), device=z.device)[:, None], rows]
-    findings.close("pattern times v is z", where, mixed[asked], z[asked].float())
+    findings.close("pattern times v is attn_z", where, mixed[asked], z[asked].float())
     keep[f"{layer.index}.pattern"] = pattern
 
 

@@ -82,7 +82,7 @@ def attribution_sweeps(
             effects[site] = effects[site] + _changes(clean, other, where, site, slopes[site], positions) / steps
     of_base, of_donor = clean_values(clean, measure), clean_values(other, measure)
     each = ["position"] if isinstance(positions, str) else []
-    axes = {site: ("layer", *(["head"] if site == "z" else []), *each, "example") for site in sites}
+    axes = {site: ("layer", *(["head"] if "head" in SITES[site].axes else []), *each, "example") for site in sites}
     return {site: Sweep(of_base + e, of_base, donor=of_donor, axes=axes[site]) for site, e in effects.items()}
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ...data.errors import UserError
-from ..sites import require_writable
+from ..sites import SITES, require_writable
 from .interventions import Patch
 from .measures import Measure
 from .readout import BUDGET, clean_values
@@ -110,5 +110,5 @@ def _patched(
         raise UserError(f"positions {positions!r}: a mask Bool[b, p], or 'each'")
     each = isinstance(positions, str)
     patches = {i: Patch(site, None if isinstance(positions, str) else positions, v) for i, v in values.items()}
-    over = ("layer", *(["head"] if site == "z" else []), *(["position"] if each else []))
+    over = ("layer", *(["head"] if "head" in SITES[site].axes else []), *(["position"] if each else []))
     return replace(swept(base, patches, measure, over, budget), donor=donor)

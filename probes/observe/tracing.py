@@ -44,7 +44,7 @@ def tracing(
     rewrites: (layer, site) -> function from the site's tensor [b, p, ...] to the one that is used instead; sites are
     those of WRITABLE, attn_out and mlp_out before the family's multiplier (`Layer.written`).
     stack: "decoder", or "vision" for the vision tower, whose attention goes through crosslens' meanwhile. Where a tower
-    attends to one image or window after the other, edits, and rewrites of z, act on each.
+    attends to one image or window after the other, edits, and rewrites of attn_z, act on each.
     Blocks may be nested: edits and rewrites act from the outermost block to the innermost, each on what the one before
     left; then observers, the innermost first, see what is used. UserError: a layer or a site that does not exist, or a
     subject without a vision tower.
@@ -147,7 +147,7 @@ class _Hooks:
         changes = [block.rewrites[layer.index, name] for block in self.blocks if (layer.index, name) in block.rewrites]
         if not changes:
             return tensor
-        changed = layer.as_batch(tensor)
+        changed = layer.as_site(name, tensor)
         for change in changes:
             changed = change(changed)
         return changed.reshape(tensor.shape)
@@ -168,10 +168,10 @@ class _Hooks:
             call = block.edits.get(index, _same)(call)
         z = call.output()
         for block in self.blocks:
-            z = block.rewrites.get((index, "z"), _same)(z)
+            z = block.rewrites.get((index, "attn_z"), _same)(z)
         if (layer := self.running.get((get_ident(), index))) is not None:
             layer.calls.append(call)
-            layer._z.append(z)
+            layer._attn_z.append(z)
         return z
 
     def _pass(self, index: int, name: str, tensor: Tensor) -> Tensor:
@@ -179,6 +179,8 @@ class _Hooks:
         layer = None if is_replaying() else self.running.get((get_ident(), index))
         if layer is None:
             return tensor
+        if name == "z":
+            layer._read_by_W_O = tensor
         tensor = self._rewritten(layer, name, tensor)
         if name == "attn_out":
             tensor = self._through_mid(layer, tensor)

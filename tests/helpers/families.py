@@ -49,6 +49,7 @@ TEXT: dict[str, dict[str, Any]] = {
     "starcoder2": SHAPE,
     "phi": SHAPE,
     "gpt_oss": SHAPE | MIXED | {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "bitnet": SHAPE,
     "llama4_text": SHAPE
     | {
         "intermediate_size_mlp": 48,

@@ -72,7 +72,7 @@ def _edit(subject: Subject, given: dict) -> str:
     with tracing(subject, edits={1: lambda call: call.edited(head_scale=torch.tensor([[[1.0], [0.0], [2.0], [1.0]]]))}):
         found = subject.forward(given, keep=0)
     scale = torch.tensor([1.0, 0.0, 2.0, 1.0])[None, None, :, None]
-    expected = by_hand.logits(subject.family, given, z={1: lambda z: z * scale})
+    expected = by_hand.logits(subject.family, given, attn_z={1: lambda z: z * scale})
     real = given["attention_mask"].bool()
     return _yes(found[real], expected[real])
 
