@@ -38,6 +38,11 @@ class Site:
     writable: bool = False
 
     @property
+    def of_attention(self) -> bool:
+        """Whether layers without attention lack it."""
+        return self.reads == "attention" or self.reads[1] in ("query_projection", "key_projection", "output_projection")
+
+    @property
     def in_module(self) -> bool:
         """Whether it is what a module of the layer reads or writes."""
         return isinstance(self.reads, tuple)

@@ -42,14 +42,21 @@ def check_attention(
     keep[f"{layer.index}.pattern"] = pattern
 
 
-def check_parts(findings: Findings, layer: Layer, real: Tensor, keep: dict[str, Tensor]) -> None:
-    """The proofs that follow one layer's output from the heads to the residual."""
+def check_heads(findings: Findings, layer: Layer, keep: dict[str, Tensor]) -> None:
+    """z, head by head through W_O, is what the attention's output projection writes."""
     where, z, heads = f"layer {layer.index}", layer.z, layer.stack.n_heads
     weight = layer.stack.W_O(layer.index).to(z.device)
     findings.true("z has one row per head", where, z.shape[2:] == (heads, weight.shape[1]), z.shape[2], heads)
     heads_out = torch.einsum("bphd,hdm->bpm", z.float(), weight.float()) + keep[f"{layer.index}.o_bias"].to(z.device)
     written = layer.as_batch(keep[f"{layer.index}.o_out"])
     findings.close("heads through W_O sum to the attention output", where, heads_out, written)
+
+
+def check_parts(findings: Findings, layer: Layer, real: Tensor, keep: dict[str, Tensor]) -> None:
+    """The proofs that follow one layer's output from the heads, where it has some, to the residual."""
+    where = f"layer {layer.index}"
+    if layer.attends:
+        check_heads(findings, layer, keep)
     parts = layer.resid_pre.float() + layer.attn_out.float() + layer.mlp_out.float()
     findings.close("parts sum to the residual", where, parts[real], layer.resid_post[real].float())
     if layer.index:
@@ -114,7 +121,8 @@ def module_outputs(stack: Stack, keep: dict[str, Tensor], *, projections: bool =
     """
     with ExitStack() as hooks:
         for index, layer in enumerate(stack.layers):
-            hooks.callback(anatomy.output_projection(layer).register_forward_hook(_heads(keep, index)).remove)
+            if index in stack.attending:
+                hooks.callback(anatomy.output_projection(layer).register_forward_hook(_heads(keep, index)).remove)
             if projections:
                 for name, module in _projections(layer):
                     hooks.callback(module.register_forward_hook(_kept(keep, index, name, layer)).remove)

@@ -104,8 +104,8 @@ def first_layer(variant: Variant) -> int:
 
 def require_sweepable(recording: Recording, layer: int, site: str) -> None:
     """UserError: a site that this layer does not have, with the reason."""
-    if site in SITES:
-        recording.subject.decoder.require(layer, SITES[site])
+    if site in SITES or site == EDGES:
+        recording.subject.decoder.require(layer, SITES["pattern" if site == EDGES else site])
 
 
 class _Replay:
@@ -188,6 +188,8 @@ class _Replay:
         if call.module is not anatomy.attention_of(self.recording.subject.layers[index]):
             return None
         key, value = record.key, record.value
+        assert key is not None  # layers without attention are not replayed
+        assert value is not None
         if reading := [(row, c) for row, c in changes if c.site in QKV.values()]:
             b = len(self.where.index)
             call = with_changed_qkv(call, reading, b, lambda change, tensor: change.apply(tensor, self.where))

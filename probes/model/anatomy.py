@@ -7,6 +7,7 @@ other names or a different order is refused and never read wrongly.
 from __future__ import annotations
 
 from collections.abc import Callable
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +18,10 @@ from .fingerprint import fetched
 
 LAYERS = ("layers", "h", "blocks")
 ATTENTION = ("self_attn", "attention", "attn")
+# What mixes positions in layers without attention: gated delta nets, state spaces, convolutions.
+MIXERS = ("linear_attn", "mamba", "conv", "temporal_block")
 OUTPUT = ("o_proj", "out_proj", "c_proj", "dense", "proj", "projection_layer")
-FEED_FORWARD = ("mlp", "feed_forward", "block_sparse_moe", "fc2")
+FEED_FORWARD = ("mlp", "feed_forward", "block_sparse_moe", "fc2", "shared_mlp")
 # Inside an MLP: the expert that all tokens share, and the projections into and out of its neurons.
 SHARED = ("shared_expert", "shared_experts", "shared_mlp")
 GATE = ("gate_proj", "w1")
@@ -30,11 +33,13 @@ ACTIVATION = ("act_fn", "activation_fn", "act")
 TOWER = ("vision_tower", "visual", "vision_model")
 ENCODER = ("encoder", "transformer", "vision_model", "model")
 TOWER_LAYERS = (*LAYERS, "layer")
-FINAL_NORM = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
+FINAL_NORM = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "embedding_norm")
 # Buffers of quantised layers.
 PACKED = ("qweight", "weight_packed", "weight_int")
 # Norms applied to a part's output before it is added to the residual, where the family has them.
 ATTENTION_POST = ("post_self_attn_layernorm",)
+# Mixers with an attention's name that do not call the attention interface; told by a forward, in `hybrid`.
+SILENT: WeakSet[nn.Module] = WeakSet()
 FEED_FORWARD_POST = ("post_mlp_layernorm", "post_feedforward_layernorm")
 
 
@@ -100,8 +105,27 @@ def block(layer: nn.Module) -> nn.Module:
 
 
 def attention_of(layer: nn.Module) -> nn.Module:
-    """The block's attention module."""
+    """The block's attention module. SubjectError: a layer with a mixer of another kind, or none that is known."""
+    attention = _first_of(layer, ATTENTION)
+    if attention is not None and attention not in SILENT:
+        return attention
+    mixer = attention or _first_of(layer, MIXERS)
+    if mixer is not None:
+        raise SubjectError(f"the layer has a mixer of another kind, {type(mixer).__name__}, which has no pattern")
     return child(layer, ATTENTION, "attention (layers of other kinds, such as linear attention, cannot be read)")
+
+
+def attends(layer: nn.Module) -> bool:
+    """Whether a block has an attention whose pattern can be read."""
+    try:
+        return attention_of(layer) is not None
+    except SubjectError:
+        return False
+
+
+def mixer_of(layer: nn.Module) -> nn.Module:
+    """What mixes positions in the block: its attention, or what it has in its place."""
+    return _first_of(layer, (*ATTENTION, *MIXERS)) or attention_of(layer)
 
 
 def output_projection(layer: nn.Module) -> nn.Module:
@@ -110,8 +134,8 @@ def output_projection(layer: nn.Module) -> nn.Module:
 
 
 def attention_writer(layer: nn.Module) -> nn.Module:
-    """The module whose output, times `multiplier`, the attention adds to the residual."""
-    return _first_of(layer, ATTENTION_POST) or _sandwich_norm(layer) or attention_of(layer)
+    """The module whose output, times `multiplier`, the attention, or another mixer, adds to the residual."""
+    return _first_of(layer, ATTENTION_POST) or _sandwich_norm(layer) or mixer_of(layer)
 
 
 def feed_forward_writer(layer: nn.Module) -> nn.Module:
@@ -190,7 +214,7 @@ def is_parallel(layer: nn.Module) -> bool:
 
 def counts_from_cache(layers: list[nn.Module]) -> bool:
     """Whether a layer asks its cache how many positions came before (Llama 4's attention temperature)."""
-    return any(getattr(attention_of(layer), "attn_temperature_tuning", False) for layer in layers)
+    return any(getattr(attention_of(one), "attn_temperature_tuning", False) for one in layers if attends(one))
 
 
 def output_weight(layer: nn.Module, n_heads: int) -> Tensor:

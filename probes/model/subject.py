@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from ...data.errors import SubjectError, UserError
 from ...data.example import Example
 from . import anatomy, rotary, vision_inputs
-from .attention import NAME
 from .edits import Block, active_edits
 from .fingerprint import execution_device, weights_fingerprint, weights_state
 from .naming import location_of, name_of
@@ -68,8 +67,6 @@ class Subject:
         self.d_head: int = self.decoder.d_head
         self._hashed: tuple[object, str] | None = None
         self.text_config: Any = self.decoder.config
-        # The decoder's attention alone: a vision tower keeps its own until a block of `tracing` asks for it.
-        self.text_config._attn_implementation = NAME
 
     @cached_property
     def vision(self) -> Stack | None:

@@ -60,9 +60,15 @@ class Layer:
         return self._of_module(row) if row.in_module and row.reads[1] != "block" else getattr(self, name)
 
     @property
+    def attends(self) -> bool:
+        """Whether it has attention: in hybrids, layers with a mixer of another kind have no pattern and no heads."""
+        return self.index in self.stack.attending
+
+    @property
     def attention(self) -> AttentionCall:
         """The call of the attention function; SubjectError where this layer did not go through it, or several times."""
         if not self.calls:
+            self.stack.require(self.index, SITES["pattern"])
             raise SubjectError(
                 f"{self.stack.family}: layer {self.index} does not call the attention interface of transformers, "
                 "so its heads cannot be read; this family is not supported"
@@ -82,7 +88,7 @@ class Layer:
     @property
     def gated(self) -> bool:
         """Whether a gate, or a norm, stands between the attention and W_O: attn_z (pattern · v) is not z."""
-        return not torch.equal(self.as_site("z", self._read_by_W_O), self.attn_z)
+        return self.attends and not torch.equal(self.as_site("z", self._read_by_W_O), self.attn_z)
 
     @property
     def rot_q(self) -> Float[Tensor, "b p h d"]:

@@ -71,7 +71,7 @@ def _require_places(subject: Subject, stack: Stack, block: Block) -> None:
     for layer in (*block.edits, *(layer for layer, _ in block.rewrites)):
         if layer not in range(stack.n_layers):
             raise UserError(f"no layer {layer!r} to edit: {subject.name} has 0…{stack.n_layers - 1}")
-    for layer, name in block.rewrites:
+    for layer, name in (*((layer, "pattern") for layer in block.edits), *block.rewrites):
         stack.require(layer, site(name))
 
 
@@ -118,14 +118,14 @@ class _Hooks:
             error.add_note(place)
 
     def _take_attention(self) -> None:
-        for i, layer in enumerate(self.stack.layers):
-            ACTING[anatomy.attention_of(layer)] = partial(self._attend, i)
+        for i in self.stack.attending:
+            ACTING[anatomy.attention_of(self.stack.layers[i])] = partial(self._attend, i)
         if self.stack.name == VISION:
             self.stack.config._attn_implementation = NAME
 
     def _give_attention_back(self) -> None:
-        for layer in self.stack.layers:
-            ACTING.pop(anatomy.attention_of(layer), None)
+        for i in self.stack.attending:
+            ACTING.pop(anatomy.attention_of(self.stack.layers[i]), None)
         if self.stack.name == VISION:
             self.stack.config._attn_implementation = self.implementation
 
