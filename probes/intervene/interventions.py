@@ -283,7 +283,7 @@ class Knockout:
 
     def cut_rows(self, layer: LayerRecord) -> Bool[Tensor, "b p"]:
         """The rows that lose an edge which they have in this layer, and are not lent the same by the donor."""
-        if layer.key is None or layer.value is None:
+        if not layer.attends:
             return torch.zeros_like(self.target)
         target, source = (mask.to(layer.allowed.device) for mask in (self.target, self.source))
         cut = (layer.allowed & (target[:, :, None] & source[:, None])[:, None]).any(1)

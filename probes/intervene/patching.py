@@ -16,7 +16,8 @@ from .interventions import Patch
 from .measures import Measure
 from .readout import BUDGET, clean_values
 from .recording import Recording
-from .sweep import Inputs, Sweep, in_all_layers, layers_with, recorded, same_layout, swept
+from .replay import require_sweepable
+from .sweep import Inputs, Sweep, in_all_layers, layers_with, recorded, require_layers, same_layout, swept
 
 if TYPE_CHECKING:
     from ..model.subject import Subject
@@ -48,6 +49,9 @@ def patch_sweep(
     other = recorded(subject, donor, (site,))
     same_layout(clean, other)
     chosen = layers_with(subject, (site,)) if layers is None else layers
+    require_layers(clean, chosen)
+    for i in chosen:
+        require_sweepable(clean, i, site)
     values = {i: other.layers[i].site(site) for i in chosen}
     sweep = _patched(clean, site, values, positions, measure, budget, donor=clean_values(other, measure))
     return in_all_layers(sweep, chosen, subject.n_layers) if layers is None else sweep

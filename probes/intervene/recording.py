@@ -34,14 +34,14 @@ PER_POSITION = ("position_ids", "position_embeddings")
 class LayerRecord:
     """One layer of a recorded forward.
 
-    key, value: [b, kv, p, d_head]; None without attention. allowed: Bool[b or 1, 1 or h, p, p]; without attention every
+    key, value: [b, kv, p, d_head]; none without attention. allowed: Bool[b or 1, 1 or h, p, p]; without attention every
     row reads all before it. added: what came between the layer before and
     this one (Qwen3-VL's image features). sites: those asked for, as `Layer.written`.
     """
 
     resid_pre: Float[Tensor, "b p d"]
-    key: Tensor | None
-    value: Tensor | None
+    key: Tensor
+    value: Tensor
     allowed: Tensor
     arguments: dict[str, Any]
     added: Tensor | None
@@ -50,7 +50,7 @@ class LayerRecord:
     @property
     def attends(self) -> bool:
         """Whether the layer has attention."""
-        return self.key is not None
+        return self.key.numel() > 0
 
     def holds(self, site: str) -> bool:
         return site == "resid_pre" or site in self.sites
@@ -161,7 +161,7 @@ def record(subject: Subject, inputs: Mapping[str, Any] | Batch, sites: Iterable[
         written[:] = [layer.resid_post]
         lacks = {"resid_pre"} | (set() if call else {site for site in sites if SITES[site].of_attention})
         held = {site: layer.written(site) for site in sites if site not in lacks}
-        key, value = (own_storage(call.key), own_storage(call.value)) if call else (None, None)
+        key, value = (own_storage(call.key), own_storage(call.value)) if call else (torch.zeros(0), torch.zeros(0))
         layers.append(LayerRecord(layer.resid_pre, key, value, allowed, layer.arguments, added, held))
 
     edits = subject.active_edits

@@ -188,8 +188,6 @@ class _Replay:
         if call.module is not anatomy.attention_of(self.recording.subject.layers[index]):
             return None
         key, value = record.key, record.value
-        assert key is not None  # layers without attention are not replayed
-        assert value is not None
         if reading := [(row, c) for row, c in changes if c.site in QKV.values()]:
             b = len(self.where.index)
             call = with_changed_qkv(call, reading, b, lambda change, tensor: change.apply(tensor, self.where))

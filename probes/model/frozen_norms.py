@@ -84,11 +84,8 @@ def input_norm(layer: nn.Module) -> nn.Module | None:
 def value_weight(subject: Any, layer: int) -> Float[Tensor, "h d d_head"]:
     """W_V of every query head (heads that share keys and values share it); biases are not part of it.
 
-    SubjectError: a family whose value projection is neither its own module nor a known part of a fused one, or where a
-    gate or a norm stands between values and W_O.
+    SubjectError: a family whose value projection is neither its own module nor a known part of a fused one.
     """
-    if subject.gated:
-        raise SubjectError(f"{subject.family}: a gate or a norm stands between its values and W_O")
     attention: Any = anatomy.attention_of(subject.layers[layer])
     heads, width = subject.n_heads, subject.n_kv_heads * subject.d_head
     if hasattr(attention, "v_proj"):

@@ -9,7 +9,6 @@ from torch import nn
 
 from . import anatomy, vision_inputs
 from .attention import AttentionCall, replaying
-from .fingerprint import execution_device
 
 
 def tell_attention(model: Any, layers: list[nn.Module]) -> None:
@@ -32,12 +31,10 @@ def tell_attention(model: Any, layers: list[nn.Module]) -> None:
 def _callers(model: Any) -> set[nn.Module]:
     """The modules that call the attention interface in a forward."""
     callers: set[nn.Module] = set()
-    embeddings, media = model.get_input_embeddings(), vision_inputs.media_ids(model)
-    words = [i for i in range(len(embeddings.weight)) if i not in media][-4:]
 
     def note(call: AttentionCall) -> None:
         callers.add(call.module)
 
     with replaying(note):
-        model(input_ids=torch.tensor([words], device=execution_device(embeddings) or model.device), use_cache=False)
+        model(**vision_inputs.few_words(model), use_cache=False)
     return callers

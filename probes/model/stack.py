@@ -89,7 +89,9 @@ def decoder_stack(model: Any) -> Stack:
     config = model.config.get_text_config()
     decoder, n_heads = anatomy.find_decoder(model), config.num_attention_heads
     layers = anatomy.find_layers(decoder, config.num_hidden_layers)
-    decoder.config._attn_implementation = NAME
+    # The decoder's attention alone: a vision tower keeps its own until a block of `tracing` asks for it.
+    own: Any = decoder.config
+    own._attn_implementation = NAME
     hybrid.tell_attention(model, layers)
     if not any(map(anatomy.attends, layers)):
         anatomy.attention_of(layers[0])

@@ -103,19 +103,6 @@ class Subject:
         """The open blocks of `tracing` that can change a number of this model, repairs among them; outermost first."""
         return active_edits(self.model)
 
-    @cached_property
-    @torch.no_grad()
-    def gated(self) -> bool:
-        """Whether a gate, or a norm, stands between any layer's attention and W_O, so that what its heads write is not
-        pattern · v · W_O. Told from a small forward."""
-        from ..check.inputs import small_inputs
-        from ..observe.tracing import tracing
-
-        found: list[bool] = []
-        with tracing(self, lambda layer: found.append(layer.gated)):
-            self.forward(small_inputs(self))
-        return any(found)
-
     def W_O(self, layer: int) -> Float[Tensor, "h d_head d"]:
         """The output projection of a layer's heads; biases are not part of it."""
         return self.decoder.W_O(layer)

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ...data.errors import UserError
+from .fingerprint import execution_device
 
 # Placeholder ids of the config, and the input that fills them.
 MEDIA = {"image": ("pixel_values", "mm_encoder_outputs"), "video": ("pixel_values_videos", "pixel_values")}
@@ -32,6 +33,15 @@ def media_ids(model: Any) -> list[int]:
     words, values = ("image", "video", "audio", "vision", "boi_", "eoi_"), vars(model.config)
     names = [name for name in values if name.endswith(("token_id", "token_index")) and name.startswith(words)]
     return sorted({values[name] for name in names if isinstance(values[name], int)})
+
+
+def few_words(model: Any) -> dict[str, Tensor]:
+    """Inputs of four tokens, none an image's: what a small forward reads, to tell how a model is made."""
+    embeddings, media = model.get_input_embeddings(), media_ids(model)
+    words = [i for i in range(len(embeddings.weight)) if i not in media][-4:]
+    ids = torch.tensor([words], device=execution_device(embeddings) or model.device)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return inputs | ({"token_type_ids": torch.zeros_like(ids)} if has_prefix(model) else {})
 
 
 def image_positions(model: Any, input_ids: Int[Tensor, "b p"]) -> Bool[Tensor, "b p"]:

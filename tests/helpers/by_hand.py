@@ -19,12 +19,12 @@ FAMILIES = [*families.TEXT, *vision.VISION]
 
 def build(family, implementation=None):
     """A tiny model of any family, text or vision-language; always the same weights."""
-    return (families if family in families.TEXT else vision).build(family, implementation=implementation)
+    return (vision if family in vision.VISION else families).build(family, implementation=implementation)
 
 
 def inputs(family, padding, seed=0, lengths=None):
     """Three prompts for it, with images where it takes them; short enough for Llama 4's chunks of 8."""
-    if family in families.TEXT:
+    if family not in vision.VISION:
         return families.prompts(padding, seed, lengths or (8, 6, 5))
     return vision.inputs(_eager(family), padding, seed, **({} if lengths is None else {"lengths": lengths}))
 
@@ -50,8 +50,8 @@ def logits(family, given, *, masks=None, attn_z=None, z=None, states=None, outpu
     model = _eager(family)
     decoder = anatomy.find_decoder(model)
     layers = anatomy.find_layers(decoder, 3)
-    index = {id(anatomy.attention_of(layer)): i for i, layer in enumerate(layers)}
-    eager = sys.modules[type(anatomy.attention_of(layers[0])).__module__].eager_attention_forward
+    index = {id(anatomy.attention_of(layer)): i for i, layer in enumerate(layers) if anatomy.attends(layer)}
+    eager = sys.modules[type(layers[0]).__module__].eager_attention_forward
 
     def attention(module, query, key, value, attention_mask, **kwargs):
         i = index[id(module)]
