@@ -145,8 +145,8 @@ def feed_forward_writer(layer: nn.Module) -> nn.Module:
 
 def query_projection(layer: nn.Module) -> nn.Module:
     """The module whose output are the queries before norm and rotation."""
-    query, keys, attention = _projection(layer, "q_proj"), _projection(layer, "k_proj"), attention_of(layer)
-    widths = [getattr(module, "out_features", 0) for module in (query, keys)]
+    query, attention = _projection(layer, "q_proj"), attention_of(layer)
+    widths = [getattr(module, "out_features", 0) for module in (query, getattr(attention, "k_proj", None))]
     if widths[0] == 2 * widths[1] * getattr(attention, "num_key_value_groups", 0) != 0:
         raise SubjectError("its queries and a gate come out of one projection; read rot_q")
     return query
