@@ -38,6 +38,11 @@ class Site:
     writable: bool = False
 
     @property
+    def of_attention(self) -> bool:
+        """Whether layers without attention lack it."""
+        return self.reads == "attention" or self.reads[1] in ("query_projection", "key_projection", "output_projection")
+
+    @property
     def in_module(self) -> bool:
         """Whether it is what a module of the layer reads or writes."""
         return isinstance(self.reads, tuple)
@@ -96,7 +101,7 @@ _ROWS = (
         KV_HEADS,
         "attention",
         "values as the attention reads them",
-        "pattern times v is z",
+        "pattern times v is attn_z",
     ),
     Site(
         "pattern",
@@ -107,11 +112,20 @@ _ROWS = (
         "patterns equal eager attention's",
     ),
     Site(
+        "attn_z",
+        "attn.hook_attn_z",
+        HEADS,
+        "attention",
+        "what the attention gives: z, but where a gate or a norm stands between it and W_O",
+        "pattern times v is attn_z",
+        writable=True,
+    ),
+    Site(
         "z",
         "attn.hook_z",
         HEADS,
-        "attention",
-        "the heads' outputs before W_O",
+        ("input", "output_projection"),
+        "the heads' outputs as W_O reads them",
         "z is what W_O reads",
         writable=True,
     ),

@@ -63,7 +63,12 @@ def observe(layer: Layer, batch: Batch, phi: Tensor, tau: float | None) -> dict[
 
 
 def contributions(layer: Layer, attention: Tensor) -> Tensor:
-    """‖Σ_h A[h, k] v[h, k] W_O[h]‖ of every key for one query: attention [b, h, k] -> [b, k]. Before post-norms."""
+    """‖Σ_h A[h, k] v[h, k] W_O[h]‖ of every key for one query: attention [b, h, k] -> [b, k]. Before post-norms.
+
+    NaN where a gate or a norm stands between the values and W_O.
+    """
+    if layer.gated:
+        return torch.full_like(attention[:, 0], torch.nan)
     values = layer.v.float()
     values = values.repeat_interleave(attention.shape[1] // values.shape[2], 2)
     weight = layer.subject.W_O(layer.index).to(values.device).float()

@@ -14,6 +14,7 @@ from ...probes.intervene.interventions import Patch, Variant
 from ...probes.intervene.measures import Measure
 from ...probes.intervene.recording import Recording
 from ...probes.intervene.sweep import Inputs, Sweep, recorded, variant_sweep
+from ...probes.observe.gates import require_no_gate
 from ..common.controls import Head
 
 
@@ -38,6 +39,7 @@ def steered(base: Recording, heads: Sequence[Head], targets: Bool[Tensor, "b p"]
     Values before the last position are those of the clean run, since nothing else is changed; so this is exact.
     """
     subject = base.subject
+    require_no_gate(subject, "steering")
     last, targets = base.final, targets.to(base.mask.device)
     bare = (~targets.any(1)).nonzero()[:, 0].tolist()
     if bare:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...probes.model import frozen_norms
+from ...probes.observe.gates import require_no_gate
 
 
 @torch.no_grad()
@@ -38,6 +39,8 @@ def promoted(subject: Any, directions: int, words: int) -> dict[str, Tensor]:
     Through TransformerLens' FactoredMatrix. A pair of directions has no sign: that of the strongest embedding is taken.
     """
     from transformer_lens import FactoredMatrix
+
+    require_no_gate(subject, "the value circuit")
 
     W_E = subject.model.get_input_embeddings().weight.detach().float()
     W_U = frozen_norms.affine(subject.norm, subject.W_U[0]).pull(subject.W_U.float())

@@ -131,7 +131,7 @@ def act_effects(
     sink in these prompts changes nothing and costs nothing. heads: by default all of layers 2 … L−2.
     """
     pairs = sorted(default_heads(subject.n_layers, subject.n_heads) if heads is None else heads)
-    recording = record(subject, inputs, ("z",))
+    recording = record(subject, inputs, ("attn_z",))
     real, replaced = recording.mask, {}
 
     def keep(layer: Layer) -> None:
@@ -144,7 +144,7 @@ def act_effects(
     with tracing(subject, keep):
         subject.forward(recording.inputs)
     moved = [(index, head) for index, head in pairs if index in replaced and bool(replaced[index][1][head])]
-    variants = [{index: (Patch("z", real, replaced[index][0], (head,)),)} for index, head in moved]
+    variants = [{index: (Patch("attn_z", real, replaced[index][0], (head,)),)} for index, head in moved]
     found = {pair: torch.zeros(len(real)) for pair in pairs}
     if variants:
         sweep = variant_sweep(recording, variants, real, measure=measure)

@@ -24,9 +24,9 @@ def check_attention(
     findings: Findings, layer: Layer, real: Tensor, keep: dict[str, Tensor], rows: Tensor | None = None
 ) -> None:
     """The proofs that need one layer's queries, keys, values and mask. rows: Int[b, n], the pattern's, None for all."""
-    where, z, pattern = f"layer {layer.index}", layer.z, layer.pattern(rows)
+    where, z, pattern = f"layer {layer.index}", layer.attn_z, layer.pattern(rows)
     heads = layer.stack.n_heads
-    findings.close("z is what W_O reads", where, z.flatten(2), layer.as_batch(keep[f"{layer.index}.o_in"]))
+    findings.close("z is what W_O reads", where, layer.z.flatten(2), layer.as_batch(keep[f"{layer.index}.o_in"]))
     asked = real if rows is None else real.gather(1, rows)
     sums = pattern.sum(-1)[asked[:, None].expand(-1, pattern.shape[1], -1)]
     low = 0.0 if layer.calls[0].sinks is not None else 1.0
@@ -38,18 +38,25 @@ def check_attention(
     groups = pattern.shape[1] // layer.v.shape[2]
     mixed = torch.einsum("bhqk,bkhd->bqhd", pattern, layer.v.float().repeat_interleave(groups, 2))
     z = z if rows is None else z[torch.arange(len(z), device=z.device)[:, None], rows]
-    findings.close("pattern times v is z", where, mixed[asked], z[asked].float())
+    findings.close("pattern times v is attn_z", where, mixed[asked], z[asked].float())
     keep[f"{layer.index}.pattern"] = pattern
 
 
-def check_parts(findings: Findings, layer: Layer, real: Tensor, keep: dict[str, Tensor]) -> None:
-    """The proofs that follow one layer's output from the heads to the residual."""
+def check_heads(findings: Findings, layer: Layer, keep: dict[str, Tensor]) -> None:
+    """z, head by head through W_O, is what the attention's output projection writes."""
     where, z, heads = f"layer {layer.index}", layer.z, layer.stack.n_heads
     weight = layer.stack.W_O(layer.index).to(z.device)
     findings.true("z has one row per head", where, z.shape[2:] == (heads, weight.shape[1]), z.shape[2], heads)
     heads_out = torch.einsum("bphd,hdm->bpm", z.float(), weight.float()) + keep[f"{layer.index}.o_bias"].to(z.device)
     written = layer.as_batch(keep[f"{layer.index}.o_out"])
     findings.close("heads through W_O sum to the attention output", where, heads_out, written)
+
+
+def check_parts(findings: Findings, layer: Layer, real: Tensor, keep: dict[str, Tensor]) -> None:
+    """The proofs that follow one layer's output from the heads, where it has some, to the residual."""
+    where = f"layer {layer.index}"
+    if layer.attends:
+        check_heads(findings, layer, keep)
     parts = layer.resid_pre.float() + layer.attn_out.float() + layer.mlp_out.float()
     findings.close("parts sum to the residual", where, parts[real], layer.resid_post[real].float())
     if layer.index:
@@ -60,7 +67,7 @@ def check_parts(findings: Findings, layer: Layer, real: Tensor, keep: dict[str, 
 def check_between(findings: Findings, layer: Layer, written: Tensor) -> None:
     """A layer reads what the one before wrote; where the family adds image features between them, on other rows."""
     where, read = f"layer {layer.index}", layer.resid_pre
-    if findings.side == IMAGE and layer.index <= vision_inputs.deepstack_layers(findings.subject.model):
+    if findings.side == IMAGE and vision_inputs.reads_features(findings.subject.model, layer.index):
         rows = ~findings.added.to(read.device)
         added = float((read - written)[~rows].abs().max())
         findings.true("features are added between layers on image rows", where, added > 0, added, 0)
@@ -114,7 +121,8 @@ def module_outputs(stack: Stack, keep: dict[str, Tensor], *, projections: bool =
     """
     with ExitStack() as hooks:
         for index, layer in enumerate(stack.layers):
-            hooks.callback(anatomy.output_projection(layer).register_forward_hook(_heads(keep, index)).remove)
+            if index in stack.attending:
+                hooks.callback(anatomy.output_projection(layer).register_forward_hook(_heads(keep, index)).remove)
             if projections:
                 for name, module in _projections(layer):
                     hooks.callback(module.register_forward_hook(_kept(keep, index, name, layer)).remove)

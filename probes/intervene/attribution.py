@@ -82,7 +82,7 @@ def attribution_sweeps(
             effects[site] = effects[site] + _changes(clean, other, where, site, slopes[site], positions) / steps
     of_base, of_donor = clean_values(clean, measure), clean_values(other, measure)
     each = ["position"] if isinstance(positions, str) else []
-    axes = {site: ("layer", *(["head"] if site == "z" else []), *each, "example") for site in sites}
+    axes = {site: ("layer", *(["head"] if "head" in SITES[site].axes else []), *each, "example") for site in sites}
     return {site: Sweep(of_base + e, of_base, donor=of_donor, axes=axes[site]) for site, e in effects.items()}
 
 
@@ -112,7 +112,7 @@ def _slopes(
     """Gradients at the rows, [b, s, ...] of every layer: replayed where the two runs differ, or by a whole forward."""
     if obstacle_of(base):
         run = run_with_gradient(base, donor, measure, share, sites)
-        shapes = {site: [layer.site(site).shape for layer in base.layers] for site in sites}
+        shapes = {site: [layer.site(site).shape for layer in base.layers if layer.holds(site)] for site in sites}
         slopes = {site: run.gradients(run.sites[site]) for site in sites}  # some families fold batch and positions
         return {site: [g.reshape(shape) for g, shape in zip(slopes[site], shapes[site], strict=True)] for site in sites}
     start = _between(base, donor, share)
@@ -148,7 +148,8 @@ def _changes(
     chosen = (base.mask if isinstance(positions, str) else positions.to(base.mask.device) & base.mask).cpu()
     index, real = where.index.cpu(), where.real.cpu()
     by_layer = []
-    for slope, ours, theirs in zip(slopes, base.layers, donor.layers, strict=True):
+    pairs = [(a, b) for a, b in zip(base.layers, donor.layers, strict=True) if a.holds(site)]
+    for slope, (ours, theirs) in zip(slopes, pairs, strict=True):
         moved = (where.take(theirs.site(site)) - where.take(ours.site(site))).float()
         change = (moved * slope).sum(-1).cpu()
         axes = [1] * (change.ndim - 2)
@@ -157,7 +158,16 @@ def _changes(
         everywhere.scatter_add_(1, index.reshape(*index.shape, *axes).expand(change.shape), change)
         by_layer.append(everywhere.where(chosen.reshape(*chosen.shape, *axes), torch.nan if each else 0.0))
     effects = torch.stack(by_layer)  # [layer, b, p(, head)]
-    return effects.transpose(1, -1) if each else effects.sum(2).movedim(1, -1)
+    effects = effects.transpose(1, -1) if each else effects.sum(2).movedim(1, -1)
+    everywhere = effects.new_full((len(base.layers), *effects.shape[1:]), torch.nan)  # but in layers without the site
+    everywhere[[i for i, layer in enumerate(base.layers) if layer.holds(site)]] = effects
+    return everywhere
+
+
+def require_attention(base: Recording, what: str) -> None:
+    """UserError where a layer has none: `what` follows heads through every layer."""
+    if bare := [i for i, layer in enumerate(base.layers) if not layer.attends]:
+        raise UserError(f"{what}: layer {bare[0]} of {base.subject.family} has no attention, heads are needed in all")
 
 
 def recorded_pair(subject: Subject, base: Inputs, donor: Inputs, sites: Collection[str]) -> tuple[Recording, Recording]:
@@ -200,7 +210,8 @@ def run_with_gradient(
         begun = _between(base, donor, share)
         return remember("resid_pre", begun) if "resid_pre" in sites else begun
 
-    rewrites = {(i, site): partial(remember, site) for i in range(len(base.layers)) for site in sites}
+    held = [(i, site) for i, layer in enumerate(base.layers) for site in sites if layer.holds(site)]
+    rewrites = {(i, site): partial(remember, site) for i, site in held}
     rewrites |= {(0, "resid_pre"): start}
     with tracing(base.subject, run.layers.append, rewrites=rewrites):
         base.subject.forward(base.inputs, gradient=True)

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 
 class Parts(NamedTuple):
-    """heads: [layer, head, b], mlps: [layer, b], rest: [b] (embeddings and biases); in logits, and they sum to it."""
+    """heads: [layer, head, b], NaN in layers without attention; mlps: [layer, b]; rest: [b] (embeddings, biases, and
+    mixers that are no attention); in logits, and they sum to it.
+    """
 
     heads: Tensor
     mlps: Tensor
@@ -51,11 +53,15 @@ def _attributed(subject: Subject, base: Recording, measure: Any) -> Parts:
 
     heads, mlps = [], []
     for i, kept in enumerate(base.layers):
-        z, mlp = (at_last(kept.site(site), base.last) for site in ("z", "mlp_out"))
-        heads.append(along(written_by_heads(subject, i, z)[0].transpose(0, 1)))
+        mlp = at_last(kept.site("mlp_out"), base.last)
+        if kept.attends:
+            z = at_last(kept.site("z"), base.last)
+            heads.append(along(written_by_heads(subject, i, z)[0].transpose(0, 1)))
+        else:
+            heads.append(torch.full((subject.n_heads, len(base.last)), torch.nan))
         mlps.append(along(mlp * anatomy.multiplier(subject.layers[i])))
     total = (subject.norm(base.resid).float() * direction).sum(-1).cpu()
     if bias is not None:
         total = total + measure.direction(bias[:, None])[:, 0].float().cpu()
     by_head, by_mlp = torch.stack(heads), torch.stack(mlps)
-    return Parts(by_head, by_mlp, total * scale - by_head.sum((0, 1)) - by_mlp.sum(0))
+    return Parts(by_head, by_mlp, total * scale - by_head.nansum((0, 1)) - by_mlp.sum(0))

@@ -19,7 +19,7 @@ from ..model.attention import replaying
 from ..model.frozen_norms import attention_tail, written_by_heads
 from ..model.subject import refuse_under_edit
 from ..observe.tracing import first
-from .attribution import GradientRun, frozen_weights, path_shares, recorded_pair, run_with_gradient
+from .attribution import GradientRun, frozen_weights, path_shares, recorded_pair, require_attention, run_with_gradient
 from .layer_parts import instead_of, reading
 from .measures import Measure
 from .recording import Recording
@@ -74,6 +74,7 @@ def edge_attribution(
     if any(attention_tail(layer) is not None and anatomy.output_bias(layer) is not None for layer in subject.layers):
         raise UserError(f"{subject.family} norms its heads and a bias together: heads have no edges of their own")
     clean, other = recorded_pair(subject, base, donor, ("z", "mlp_out"))
+    require_attention(clean, "edge attribution")
     chosen = [r for r in every_reader(clean) if readers is None or r in readers]
     if missing := set(readers or ()) - set(chosen):
         raise UserError(f"no reader {next(iter(missing))} in {subject.family} ({subject.name})")

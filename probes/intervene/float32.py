@@ -44,7 +44,8 @@ def in_float32(subject: Subject, *, head: bool = False) -> Iterator[None]:
             stack.callback(unembedding.register_forward_pre_hook(_narrowing).remove)
         for layer in subject.layers:
             _widen_while_it_runs(stack, layer)
-            _widen_while_it_runs(stack, anatomy.output_projection(layer))  # called alone in path patching
+            if anatomy.attends(layer):
+                _widen_while_it_runs(stack, anatomy.output_projection(layer))  # called alone in path patching
         yield
 
 

@@ -19,6 +19,7 @@ from ..model.edits import Rewrite
 from ..observe.layer import Layer
 from ..observe.tracing import tracing
 from ..prompts.batch import Batch
+from ..sites import SITES
 from .interventions import EDGES, QKV, Knockout, Variant, with_positions
 from .layer_parts import with_changed_qkv
 from .positions import Positions, at_last, positions_of
@@ -139,7 +140,8 @@ def _rewrites(interventions: Variant, forward: _Forward) -> dict[tuple[int, str]
 
 def _rewritten(changes: Sequence[Any], forward: _Forward, site: str, tensor: Tensor) -> Tensor:
     """The site's tensor, which some families fold into [b·s, d]."""
-    changed = tensor if site == "z" else tensor.reshape(len(forward.prompt.index), forward.rows, -1)
+    heads = tensor.shape[-2:] if "head" in SITES[site].axes else tensor.shape[-1:]
+    changed = tensor.reshape(len(forward.prompt.index), forward.rows, *heads)
     for change in changes:
         changed = forward.apply(change, changed)
     return changed.reshape(tensor.shape)

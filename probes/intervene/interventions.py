@@ -283,6 +283,8 @@ class Knockout:
 
     def cut_rows(self, layer: LayerRecord) -> Bool[Tensor, "b p"]:
         """The rows that lose an edge which they have in this layer, and are not lent the same by the donor."""
+        if not layer.attends:
+            return torch.zeros_like(self.target)
         target, source = (mask.to(layer.allowed.device) for mask in (self.target, self.source))
         cut = (layer.allowed & (target[:, :, None] & source[:, None])[:, None]).any(1)
         if self.donor is not None:

@@ -40,7 +40,7 @@ def knockout_sweep(
     source, target: Bool[b, p], or [f, b, p] for several flows at once. window: layers range(max(0, l − ⌊w/2⌋),
     min(L, l + ⌈w/2⌉)) around each l. replace: inputs of the same layout whose keys and values are read at the cut
     edges instead (resampling). centres: windows around these layers alone. Returns values [layer, b] (or
-    [f, layer, b]), clean [b], width [layer].
+    [f, layer, b]), NaN where no layer of the window has attention; clean [b], width [layer], of those with attention.
     UserError: a flow without source, target or an edge between them; a row left without keys; other lengths in
     `replace`; a measure of the wrong shape. InterventionError: an edit without effect.
     """
@@ -55,17 +55,23 @@ def knockout_sweep(
     deepest = [check_edges(base, t, s, empties=donor is None) for t, s in flows]
     layers = range(len(base.layers))
     middles = layers if centres is None else centres
-    spans = [range(max(0, i - window // 2), min(len(layers), i + (window + 1) // 2)) for i in middles]
-    knockouts = [{i: (Knockout(t, s, None if donor is None else donor.layers[i]),) for i in layers} for t, s in flows]
+    windows = [range(max(0, i - window // 2), min(len(layers), i + (window + 1) // 2)) for i in middles]
+    attending = subject.decoder.attending
+    spans = [[i for i in span if i in attending] for span in windows]
+    cut = [bool(span) for span in spans]
+    knockouts = [
+        {i: (Knockout(t, s, None if donor is None else donor.layers[i]),) for i in attending} for t, s in flows
+    ]
     where = affected_positions(base, torch.stack([t for t, _ in flows]).any(0))
     notes = ()
     for layer in sorted(set(deepest)):
         notes = verify_edit(
             base, where, [{layer: k[layer]} for k, at in zip(knockouts, deepest, strict=True) if at == layer]
         )
-    variants = [{i: knockout[i] for i in span} for knockout in knockouts for span in spans]
-    values = read_variants(base, where, variants, measure, budget)
-    values = values.unflatten(0, (len(flows), len(spans)))
+    variants = [{i: knockout[i] for i in span} for knockout in knockouts for span in spans if span]
+    read = read_variants(base, where, variants, measure, budget).unflatten(0, (len(flows), sum(cut)))
+    values = read.new_full((len(flows), len(spans), *read.shape[2:]), torch.nan)
+    values[:, cut] = read
     width = torch.tensor([len(span) for span in spans])
     axes = ("flow", "layer", "example") if several else ("layer", "example")
     return Sweep(values if several else values[0], clean_values(base, measure), width, notes=notes, axes=axes)
@@ -93,7 +99,8 @@ def check_edges(base: Recording, target: Tensor, source: Tensor, *, empties: boo
         if empty:
             raise UserError(f"knockout: example {empty[0]} of the batch has no {name} position")
     rows, has_edge = positions_of(target, base.last), torch.zeros(len(target), dtype=torch.bool, device=target.device)
-    for allowed, layer in {id(record.allowed): (record.allowed, i) for i, record in enumerate(base.layers)}.values():
+    attending = [(i, record) for i, record in enumerate(base.layers) if record.attends]
+    for allowed, layer in {id(record.allowed): (record.allowed, i) for i, record in attending}.values():
         at_rows = rows.take(allowed.transpose(1, 2)).to(target.device) & rows.take(target)[:, :, None, None]
         edges = at_rows & source[:, None, None]
         here = edges.flatten(1).any(1)

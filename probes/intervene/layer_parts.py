@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..model import anatomy
@@ -35,6 +36,8 @@ def arguments_at(recording: Recording, where: Positions, recorded: Mapping[str, 
     def at_rows(value: Any) -> Any:
         if isinstance(value, tuple):
             return tuple(at_rows(one) for one in value)
+        if value.ndim > 2 and value.shape[1:3] == recording.mask.shape and value.shape[:2] != recording.mask.shape:
+            return torch.stack([at_rows(axis) for axis in value])  # time, height and width before the batch
         taken = where.take(value)
         return taken.repeat(n, *[1] * (taken.ndim - 1))
 

@@ -11,12 +11,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ...data.errors import UserError
-from ..sites import require_writable
+from ..sites import SITES, require_writable
 from .interventions import Patch
 from .measures import Measure
 from .readout import BUDGET, clean_values
 from .recording import Recording
-from .sweep import Inputs, Sweep, recorded, same_layout, swept
+from .replay import require_sweepable
+from .sweep import Inputs, Sweep, in_all_layers, layers_with, recorded, require_layers, same_layout, swept
 
 if TYPE_CHECKING:
     from ..model.subject import Subject
@@ -37,8 +38,9 @@ def patch_sweep(
     """Activations of `donor` put into `base`, one place of the site at a time.
 
     site: "z" (each head), or another that can be changed ("resid_pre", "attn_out", "mlp_out", …; each layer).
-    positions: Bool[b, p], patched together, or "each". Returns values [layer, head, b] for z and [layer, b] elsewhere;
-    with "each" one more axis before b, NaN at padding; clean [b], donor [b]. layers: these alone, not all.
+    positions: Bool[b, p], patched together, or "each". Returns values [layer, head, b] for z and [layer, b] elsewhere,
+    NaN in layers without attention; with "each" one more axis before b, NaN at padding; clean [b], donor [b].
+    layers: these alone, not all.
     UserError: an unknown site, prompts of other lengths, donors equal to the base, a measure of the wrong shape.
     InterventionError: an edit without effect.
     """
@@ -46,9 +48,13 @@ def patch_sweep(
     clean = recorded(subject, base, (site,))
     other = recorded(subject, donor, (site,))
     same_layout(clean, other)
-    chosen = range(len(clean.layers)) if layers is None else layers
+    chosen = layers_with(subject, (site,)) if layers is None else layers
+    require_layers(clean, chosen)
+    for i in chosen:
+        require_sweepable(clean, i, site)
     values = {i: other.layers[i].site(site) for i in chosen}
-    return _patched(clean, site, values, positions, measure, budget, donor=clean_values(other, measure))
+    sweep = _patched(clean, site, values, positions, measure, budget, donor=clean_values(other, measure))
+    return in_all_layers(sweep, chosen, subject.n_layers) if layers is None else sweep
 
 
 @torch.no_grad()
@@ -71,10 +77,11 @@ def ablation_sweep(
     base = recorded(subject, inputs, (site,))
     if by not in ("zero", "mean"):
         raise UserError(f"ablation by {by!r}: 'zero' or 'mean' (to resample, use patch_sweep)")
-    sites = {i: layer.site(site) for i, layer in enumerate(base.layers)}
+    chosen = layers_with(subject, (site,))
+    sites = {i: base.layers[i].site(site) for i in chosen}
     means = {i: t[base.mask.to(t.device)].mean(0)[None, None] for i, t in sites.items()}
     values = means if by == "mean" else {i: torch.zeros_like(mean) for i, mean in means.items()}
-    return _patched(base, site, values, positions, measure, budget)
+    return in_all_layers(_patched(base, site, values, positions, measure, budget), chosen, subject.n_layers)
 
 
 def causal_trace(
@@ -110,5 +117,5 @@ def _patched(
         raise UserError(f"positions {positions!r}: a mask Bool[b, p], or 'each'")
     each = isinstance(positions, str)
     patches = {i: Patch(site, None if isinstance(positions, str) else positions, v) for i, v in values.items()}
-    over = ("layer", *(["head"] if site == "z" else []), *(["position"] if each else []))
+    over = ("layer", *(["head"] if "head" in SITES[site].axes else []), *(["position"] if each else []))
     return replace(swept(base, patches, measure, over, budget), donor=donor)

@@ -20,6 +20,7 @@ from ...data.errors import InterventionError, UserError
 from ..model import anatomy
 from ..model.attention import replaying
 from ..observe.tracing import first, rewrite_output
+from .attribution import require_attention
 from .float32 import in_float32, is_half, recorded_again
 from .intervening import full_forward
 from .interventions import Patch, PatchQKV, Variant
@@ -78,6 +79,7 @@ def path_sweep(
     clean = recorded(subject, base, ("z", "mlp_out") if mlps == "frozen" else ("z",))
     other = recorded(subject, donor, ("z",))
     same_layout(clean, other)
+    require_attention(clean, "path patching")
     if all(torch.equal(a.site("z"), b.site("z")) for a, b in zip(clean.layers, other.layers, strict=True)):
         raise UserError("path patching: the donor's activations equal the base's: nothing to patch")
     chosen = () if receivers == FINAL else _receivers(clean, receivers)

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ...data.errors import UserError
+from ..model import anatomy
 from ..model.attention import AttentionCall
 from ..model.edits import Block
 from ..model.subject import last_positions
@@ -19,7 +20,7 @@ from ..observe.capture import own_storage
 from ..observe.layer import Layer
 from ..observe.tracing import tracing
 from ..prompts.batch import Batch, mark_last
-from ..sites import require_writable
+from ..sites import SITES, require_writable
 from .positions import Positions, at_last, closure, positions_of
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ PER_POSITION = ("position_ids", "position_embeddings")
 class LayerRecord:
     """One layer of a recorded forward.
 
-    key, value: [b, kv, p, d_head]. allowed: Bool[b or 1, 1 or h, p, p]. added: what came between the layer before and
+    key, value: [b, kv, p, d_head]; none without attention. allowed: Bool[b or 1, 1 or h, p, p]; without attention every
+    row reads all before it. added: what came between the layer before and
     this one (Qwen3-VL's image features). sites: those asked for, as `Layer.written`.
     """
 
@@ -44,6 +46,11 @@ class LayerRecord:
     arguments: dict[str, Any]
     added: Tensor | None
     sites: dict[str, Tensor]
+
+    @property
+    def attends(self) -> bool:
+        """Whether the layer has attention."""
+        return self.key.numel() > 0
 
     def holds(self, site: str) -> bool:
         return site == "resid_pre" or site in self.sites
@@ -75,7 +82,7 @@ class Recording:
 
     def __repr__(self) -> str:
         b, p = self.mask.shape
-        sites = ", ".join(("resid_pre", *self.layers[0].sites))
+        sites = ", ".join(dict.fromkeys(("resid_pre", *(site for layer in self.layers for site in layer.sites))))
         dtype = str(self.resid.dtype).removeprefix("torch.")
         edited = f", inside {len(self.edits)} edit(s)" if self.edits else ""
         layers = f"{len(self.layers)} layers, {b} examples × {p} positions"
@@ -134,29 +141,33 @@ def record(subject: Subject, inputs: Mapping[str, Any] | Batch, sites: Iterable[
         require_writable(site, "record")
     arguments = subject.prepare(inputs)
     ids, mask = arguments["input_ids"], arguments.get("attention_mask")
+    real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
     layers: list[LayerRecord] = []
     masks: dict[Any, tuple[Tensor | None, Tensor]] = {}
     obstacles: list[str] = []
     written: list[Tensor] = []
 
     def keep(layer: Layer) -> None:
-        call = layer.attention
+        call = layer.attention if layer.attends else None
         obstacles.append(_obstacle(layer, call))
         # The mask is kept beside, so that its id stays its own.
-        _, allowed = masks.setdefault(_same_mask(call), (call.mask, call.allowed()))
+        if call is None:
+            _, allowed = masks.setdefault(None, (None, _all_before(real)))
+        else:
+            _, allowed = masks.setdefault(_same_mask(call), (call.mask, call.allowed()))
         added = None
         if written and not torch.equal(layer.resid_pre, written[0].to(layer.resid_pre.device)):
             added = layer.resid_pre - written[0].to(layer.resid_pre.device)
         written[:] = [layer.resid_post]
-        held = {site: layer.written(site) for site in sites if site != "resid_pre"}
-        key, value = own_storage(call.key), own_storage(call.value)
+        lacks = {"resid_pre"} | (set() if call else {site for site in sites if SITES[site].of_attention})
+        held = {site: layer.written(site) for site in sites if site not in lacks}
+        key, value = (own_storage(call.key), own_storage(call.value)) if call else (torch.zeros(0), torch.zeros(0))
         layers.append(LayerRecord(layer.resid_pre, key, value, allowed, layer.arguments, added, held))
 
     edits = subject.active_edits
     with tracing(subject, keep):
         subject.forward(arguments)
     last = last_positions(ids, mask)
-    real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
     # What edits do to some rows of some variants is theirs to know: they act in whole forwards.
     obstacle = "it is edited" if edits else next(filter(None, obstacles), "")
     return Recording(subject, arguments, real, last, layers, at_last(written[0], last), obstacle, edits)
@@ -167,8 +178,17 @@ def _same_mask(call: AttentionCall) -> Any:
     return id(call.mask) if call.mask is not None else (call.causal, call.query.device)
 
 
-def _obstacle(layer: Layer, call: AttentionCall) -> str:
+def _all_before(real: Bool[Tensor, "b p"]) -> Bool[Tensor, "b 1 p p"]:
+    """What a state over all earlier rows reads."""
+    n = real.shape[1]
+    return torch.ones(n, n, dtype=torch.bool, device=real.device).tril() & real[:, None, None]
+
+
+def _obstacle(layer: Layer, call: AttentionCall | None) -> str:
     """Why a layer cannot be replayed on some of its rows, "" where nothing is known against it."""
+    if call is None:
+        mixer = type(anatomy.mixer_of(layer.module)).__name__
+        return f"layer {layer.index} has no attention but {mixer}, whose state is of all earlier rows"
     tensors = [name for name, value in layer.arguments.items() if isinstance(value, Tensor)]
     strange = set(tensors) - {"hidden_states", "attention_mask", *PER_POSITION}
     if strange:

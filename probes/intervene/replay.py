@@ -104,8 +104,8 @@ def first_layer(variant: Variant) -> int:
 
 def require_sweepable(recording: Recording, layer: int, site: str) -> None:
     """UserError: a site that this layer does not have, with the reason."""
-    if site in SITES:
-        recording.subject.decoder.require(layer, SITES[site])
+    if site in SITES or site == EDGES:
+        recording.subject.decoder.require(layer, SITES["pattern" if site == EDGES else site])
 
 
 class _Replay:
@@ -172,7 +172,8 @@ class _Replay:
         layer, record = self.recording.subject.layers[index], self.recording.layers[index]
         shape = self.hidden.shape
         with ExitStack() as stack:
-            for site in {*self.sites, *(change.site for _, change in changes)}.intersection(IN_MODULES):
+            observed = {"z"} if changes and self.observe is not None else set()
+            for site in {*self.sites, *observed, *(change.site for _, change in changes)}.intersection(IN_MODULES):
                 rewrite_output(stack, layer, site, partial(self._rewritten, site, index, changes))
             if any(change.site == "resid_mid" for _, change in changes):  # behind what attn_out is made
                 rewrite_output(stack, layer, "attn_out", partial(self._through_mid, index, changes))
@@ -194,14 +195,16 @@ class _Replay:
             key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
         knockouts: Any = [(row, c) for row, c in changes if c.site == EDGES]
         z = replay_attention.attend(call, record, key, value, self.where, knockouts, self.visible)
-        self._change("z", index, changes, z)
+        self._change("attn_z", index, changes, z)
         return z.flatten(0, 1)
 
     def _rewritten(self, site: str, index: int, changes: list[RowChange], tensor: Tensor) -> Tensor:
         """The same as `_change` on a copy of a module's tensor, folded as the module has it."""
-        if site not in self.sites and all(change.site != site for _, change in changes):
+        observed = site == "z" and self.observe is not None
+        if site not in self.sites and not observed and all(change.site != site for _, change in changes):
             return tensor
-        unfolded = tensor.reshape(*self.hidden.shape[:-1], -1).clone()
+        heads = [self.recording.subject.n_heads] if site == "z" else []
+        unfolded = tensor.reshape(*self.hidden.shape[:-1], *heads, -1).clone()
         self._change(site, index, changes, unfolded)
         return unfolded.reshape(tensor.shape)
 

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from ...data.errors import UserError
 from ..prompts.batch import Batch
-from ..sites import WRITABLE
+from ..sites import SITES, WRITABLE
 from .acting import acting_positions
-from .interventions import Intervention, Knockout, Variant, with_positions
+from .interventions import EDGES, Intervention, Knockout, Variant, with_positions
 from .measures import Measure
 from .placing import require_place
 from .positions import affected_positions
@@ -81,16 +81,18 @@ def intervention_sweep(
 
     intervention: one for all layers, or a function from a layer to its own. over: "layer", and "head" (of z) and
     "position" at will. layers: these alone, not all. Returns values [layer(, head)(, position), b], NaN where an
-    example has no such position; clean [b].
+    example has no such position, or a layer no attention to change; clean [b].
     UserError: an axis or a site that cannot be swept, an example without a position to change, an intervention that
     would change nothing anywhere. InterventionError: an edit without effect.
     """
     make: Any = intervention if callable(intervention) else lambda layer: intervention
-    chosen = range(subject.n_layers) if layers is None else layers
-    by_layer = {i: make(i) for i in chosen}
+    by_layer = {i: make(i) for i in (range(subject.n_layers) if layers is None else layers)}
+    if layers is None:
+        by_layer = {i: by_layer[i] for i in layers_with(subject, {change.site for change in by_layer.values()})}
     sites = {change.site for change in by_layer.values()} & {*WRITABLE}
     base = recorded(subject, inputs, () if isinstance(inputs, Recording) else sites)
-    return swept(base, by_layer, measure, over, budget)
+    sweep = swept(base, by_layer, measure, over, budget)
+    return in_all_layers(sweep, list(by_layer), subject.n_layers) if layers is None else sweep
 
 
 @torch.no_grad()
@@ -215,11 +217,26 @@ def _of_head(change: Any, head: int | None) -> Any:
     return change if head is None else replace(change, heads=(head,))
 
 
+def layers_with(subject: Subject, sites: Collection[str]) -> Sequence[int]:
+    """All layers, but of the attention's sites those that have attention."""
+    inside = any(site == EDGES or SITES[site].of_attention for site in sites)
+    return subject.decoder.attending if inside else range(subject.n_layers)
+
+
+def in_all_layers(sweep: Sweep, layers: Sequence[int], n: int) -> Sweep:
+    """The same with NaN in the layers that were not swept."""
+    if len(layers) == n:
+        return sweep
+    values = sweep.values.new_full((n, *sweep.values.shape[1:]), torch.nan)
+    values[list(layers)] = sweep.values
+    return replace(sweep, values=values)
+
+
 def recorded(subject: Subject, inputs: Inputs, sites: Collection[str] = ()) -> Recording:
     """The inputs' recording, with these sites; a recording as it is. UserError: one that lacks a site."""
     if not isinstance(inputs, Recording):
         return record(subject, inputs, sites)
-    if missing := [site for site in sites if not inputs.layers[0].holds(site)]:
+    if missing := [site for site in sites if not any(layer.holds(site) for layer in inputs.layers)]:
         raise UserError(f"the recording lacks {', '.join(missing)}: record(subject, inputs, sites)")
     return inputs
 

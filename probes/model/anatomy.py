@@ -7,6 +7,7 @@ other names or a different order is refused and never read wrongly.
 from __future__ import annotations
 
 from collections.abc import Callable
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +18,10 @@ from .fingerprint import fetched
 
 LAYERS = ("layers", "h", "blocks")
 ATTENTION = ("self_attn", "attention", "attn")
+# What mixes positions in layers without attention: gated delta nets, state spaces, convolutions.
+MIXERS = ("linear_attn", "mamba", "conv", "temporal_block")
 OUTPUT = ("o_proj", "out_proj", "c_proj", "dense", "proj", "projection_layer")
-FEED_FORWARD = ("mlp", "feed_forward", "block_sparse_moe", "fc2")
+FEED_FORWARD = ("mlp", "feed_forward", "block_sparse_moe", "fc2", "shared_mlp")
 # Inside an MLP: the expert that all tokens share, and the projections into and out of its neurons.
 SHARED = ("shared_expert", "shared_experts", "shared_mlp")
 GATE = ("gate_proj", "w1")
@@ -30,18 +33,21 @@ ACTIVATION = ("act_fn", "activation_fn", "act")
 TOWER = ("vision_tower", "visual", "vision_model")
 ENCODER = ("encoder", "transformer", "vision_model", "model")
 TOWER_LAYERS = (*LAYERS, "layer")
-FINAL_NORM = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
+FINAL_NORM = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "embedding_norm")
 # Buffers of quantised layers.
 PACKED = ("qweight", "weight_packed", "weight_int")
 # Norms applied to a part's output before it is added to the residual, where the family has them.
 ATTENTION_POST = ("post_self_attn_layernorm",)
+# Mixers with an attention's name that do not call the attention interface; told by a forward, in `hybrid`.
+SILENT: WeakSet[nn.Module] = WeakSet()
 FEED_FORWARD_POST = ("post_mlp_layernorm", "post_feedforward_layernorm")
 
 
 def first_line(error: Exception) -> str:
-    """An error of another library as part of one line: its kind and what it says."""
+    """An error of another library as part of one line: its kind, what it says and where it was (its notes)."""
     said = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
+    told = f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
+    return " ".join([told, *getattr(error, "__notes__", ())])
 
 
 def refuse(model: nn.Module) -> None:
@@ -99,8 +105,27 @@ def block(layer: nn.Module) -> nn.Module:
 
 
 def attention_of(layer: nn.Module) -> nn.Module:
-    """The block's attention module."""
+    """The block's attention module. SubjectError: a layer with a mixer of another kind, or none that is known."""
+    attention = _first_of(layer, ATTENTION)
+    if attention is not None and attention not in SILENT:
+        return attention
+    mixer = attention or _first_of(layer, MIXERS)
+    if mixer is not None:
+        raise SubjectError(f"the layer has a mixer of another kind, {type(mixer).__name__}, which has no pattern")
     return child(layer, ATTENTION, "attention (layers of other kinds, such as linear attention, cannot be read)")
+
+
+def attends(layer: nn.Module) -> bool:
+    """Whether a block has an attention whose pattern can be read."""
+    try:
+        return attention_of(layer) is not None
+    except SubjectError:
+        return False
+
+
+def mixer_of(layer: nn.Module) -> nn.Module:
+    """What mixes positions in the block: its attention, or what it has in its place."""
+    return _first_of(layer, (*ATTENTION, *MIXERS)) or attention_of(layer)
 
 
 def output_projection(layer: nn.Module) -> nn.Module:
@@ -109,8 +134,8 @@ def output_projection(layer: nn.Module) -> nn.Module:
 
 
 def attention_writer(layer: nn.Module) -> nn.Module:
-    """The module whose output, times `multiplier`, the attention adds to the residual."""
-    return _first_of(layer, ATTENTION_POST) or _sandwich_norm(layer) or attention_of(layer)
+    """The module whose output, times `multiplier`, the attention, or another mixer, adds to the residual."""
+    return _first_of(layer, ATTENTION_POST) or _sandwich_norm(layer) or mixer_of(layer)
 
 
 def feed_forward_writer(layer: nn.Module) -> nn.Module:
@@ -120,7 +145,11 @@ def feed_forward_writer(layer: nn.Module) -> nn.Module:
 
 def query_projection(layer: nn.Module) -> nn.Module:
     """The module whose output are the queries before norm and rotation."""
-    return _projection(layer, "q_proj")
+    query, attention = _projection(layer, "q_proj"), attention_of(layer)
+    widths = [getattr(module, "out_features", 0) for module in (query, getattr(attention, "k_proj", None))]
+    if widths[0] == 2 * widths[1] * getattr(attention, "num_key_value_groups", 0) != 0:
+        raise SubjectError("its queries and a gate come out of one projection; read rot_q")
+    return query
 
 
 def key_projection(layer: nn.Module) -> nn.Module:
@@ -189,7 +218,7 @@ def is_parallel(layer: nn.Module) -> bool:
 
 def counts_from_cache(layers: list[nn.Module]) -> bool:
     """Whether a layer asks its cache how many positions came before (Llama 4's attention temperature)."""
-    return any(getattr(attention_of(layer), "attn_temperature_tuning", False) for layer in layers)
+    return any(getattr(attention_of(one), "attn_temperature_tuning", False) for one in layers if attends(one))
 
 
 def output_weight(layer: nn.Module, n_heads: int) -> Tensor:
@@ -248,7 +277,8 @@ def head_parts(model: nn.Module) -> tuple[Tensor, Tensor | None, float]:
 def _logit_scale(model: nn.Module) -> float:
     """Cohere multiplies by the model's `logit_scale`, Granite divides by the configured `logits_scaling`."""
     text_config = model.config.get_text_config()  # pyright: ignore
-    return float(getattr(model, "logit_scale", 1.0)) / float(getattr(text_config, "logits_scaling", None) or 1.0)
+    scale = getattr(model, "logit_scale", None)  # None is 1, 0 is 0
+    return (1.0 if scale is None else float(scale)) / float(getattr(text_config, "logits_scaling", None) or 1.0)
 
 
 def _logit_cap(model: nn.Module) -> float | None:

@@ -21,6 +21,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from ...data.errors import SubjectError
+
 NAME = "crosslens"
 # Elements of a score tensor that is alive at once where scores are computed explicitly (64 MB in float32).
 SCORES_BUDGET = 2**24
@@ -311,7 +313,7 @@ def _attention(
 ) -> tuple[Tensor, None]:
     unknown = [name for name, value in kwargs.items() if value is not None and name not in _HARMLESS]
     if unknown:
-        raise NotImplementedError(f"{type(module).__name__} passes {unknown} to its attention, unknown to crosslens")
+        raise SubjectError(_unknown(module, unknown))
     call = AttentionCall(
         module,
         query,
@@ -327,7 +329,15 @@ def _attention(
     )
     attend = _replay.get() or ACTING.get(module, AttentionCall.output)
     z = attend(call)
-    return (call.output() if z is None else z), None
+    # Families may view z as a matrix, as they can their own attention's.
+    return (call.output() if z is None else z).contiguous(), None
+
+
+def _unknown(module: torch.nn.Module, names: list[str]) -> str:
+    family = getattr(getattr(module, "config", None), "model_type", "a family")
+    place = "" if getattr(module, "layer_idx", None) is None else f"layer {module.layer_idx}: "
+    what = f"{type(module).__name__} passes {', '.join(names)} to its attention"
+    return f"{family}: {place}{what}, which crosslens does not know: what they mask or change would be lost"
 
 
 def register() -> None:

@@ -30,7 +30,7 @@ class Block:
     @property
     def hooked(self) -> bool:
         """Whether it takes more than the attention function."""
-        return self.on_layer is not None or any(site != "z" for _, site in self.rewrites)
+        return self.on_layer is not None or any(site != "attn_z" for _, site in self.rewrites)
 
 
 OPEN: dict[nn.Module, tuple[Block, ...]] = {}  # written by `tracing` alone

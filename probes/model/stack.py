@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from jaxtyping import Float
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 
 from ...data.errors import SubjectError
 from ..sites import Site, SiteError
-from . import anatomy
+from . import anatomy, hybrid
+from .attention import NAME
 
 DECODER, VISION = "decoder", "vision"
 
@@ -38,13 +40,18 @@ class Stack:
     def n_layers(self) -> int:
         return len(self.layers)
 
+    @cached_property
+    def attending(self) -> list[int]:
+        """The layers that have attention: all, but in hybrids, whose others have a mixer without a pattern."""
+        return [i for i, layer in enumerate(self.layers) if anatomy.attends(layer)]
+
     @property
     def d_model(self) -> int:
-        return self.W_O(0).shape[2]
+        return self.W_O(self.attending[0]).shape[2]
 
     @property
     def d_head(self) -> int:
-        return self.W_O(0).shape[1]
+        return self.W_O(self.attending[0]).shape[1]
 
     def W_O(self, layer: int) -> Float[Tensor, "h d_head d"]:
         """The output projection of a layer's heads; biases are not part of it."""
@@ -59,6 +66,11 @@ class Stack:
 
     def require(self, layer: int, site: Site) -> None:
         """SiteError where a layer does not have a site, with the reason."""
+        if site.of_attention:
+            try:
+                anatomy.attention_of(self.layers[layer])
+            except SubjectError as error:
+                raise SiteError(f"{self.family} has no {self.prefix}{site.name} in layer {layer}: {error}") from error
         if site.in_module:
             self.module(layer, site)
         if site.name == "resid_mid" and anatomy.is_parallel(self.layers[layer]):
@@ -77,8 +89,15 @@ def decoder_stack(model: Any) -> Stack:
     config = model.config.get_text_config()
     decoder, n_heads = anatomy.find_decoder(model), config.num_attention_heads
     layers = anatomy.find_layers(decoder, config.num_hidden_layers)
+    # The decoder's attention alone: a vision tower keeps its own until a block of `tracing` asks for it.
+    own: Any = decoder.config
+    own._attn_implementation = NAME
+    hybrid.tell_attention(model, layers)
+    if not any(map(anatomy.attends, layers)):
+        anatomy.attention_of(layers[0])
     for layer in layers:
-        anatomy.output_projection(layer)
+        if anatomy.attends(layer):
+            anatomy.output_projection(layer)
         anatomy.feed_forward_writer(layer)
     kv_heads = getattr(config, "num_key_value_heads", None) or n_heads
     return Stack(DECODER, model.config.model_type, layers, decoder.config, n_heads, kv_heads)

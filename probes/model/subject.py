@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +14,6 @@ from torch import Tensor, nn
 from ...data.errors import SubjectError, UserError
 from ...data.example import Example
 from . import anatomy, rotary, vision_inputs
-from .attention import NAME
 from .edits import Block, active_edits
 from .fingerprint import execution_device, weights_fingerprint, weights_state
 from .naming import location_of, name_of
@@ -67,8 +67,6 @@ class Subject:
         self.d_head: int = self.decoder.d_head
         self._hashed: tuple[object, str] | None = None
         self.text_config: Any = self.decoder.config
-        # The decoder's attention alone: a vision tower keeps its own until a block of `tracing` asks for it.
-        self.text_config._attn_implementation = NAME
 
     @cached_property
     def vision(self) -> Stack | None:
@@ -145,8 +143,12 @@ class Subject:
         `check` compares with.
         """
         arguments = self.prepare(inputs)
+        asked = {"logits_to_keep": keep} if self._keeps_logits else {}
         with torch.set_grad_enabled(gradient), vision_inputs.counted(self.model, arguments):
-            return self.model(**arguments, use_cache=False, logits_to_keep=keep).logits
+            logits = self.model(**arguments, use_cache=False, **asked).logits
+        if asked:
+            return logits
+        return logits[:, keep.to(logits.device) if isinstance(keep, Tensor) else slice(-keep or None, None)]
 
     def last_logits(self, inputs: Mapping[str, Any] | Batch) -> Float[Tensor, "b vocab"]:
         """Logits at each example's last real position."""
@@ -173,6 +175,11 @@ class Subject:
         if mask is not None and "position_ids" not in arguments and self._counts_positions:
             arguments["position_ids"] = (mask.long().cumsum(-1) - 1).clamp(min=0)
         return arguments
+
+    @cached_property
+    def _keeps_logits(self) -> bool:
+        """Whether the model computes some logits alone; of the others all are computed, and those asked for taken."""
+        return "logits_to_keep" in signature(self.model.forward).parameters
 
     @cached_property
     def _counts_positions(self) -> bool:

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ...data.errors import UserError
+from .fingerprint import execution_device
 
 # Placeholder ids of the config, and the input that fills them.
 MEDIA = {"image": ("pixel_values", "mm_encoder_outputs"), "video": ("pixel_values_videos", "pixel_values")}
@@ -32,6 +33,15 @@ def media_ids(model: Any) -> list[int]:
     words, values = ("image", "video", "audio", "vision", "boi_", "eoi_"), vars(model.config)
     names = [name for name in values if name.endswith(("token_id", "token_index")) and name.startswith(words)]
     return sorted({values[name] for name in names if isinstance(values[name], int)})
+
+
+def few_words(model: Any) -> dict[str, Tensor]:
+    """Inputs of four tokens, none an image's: what a small forward reads, to tell how a model is made."""
+    embeddings, media = model.get_input_embeddings(), media_ids(model)
+    words = [i for i in range(len(embeddings.weight)) if i not in media][-4:]
+    ids = torch.tensor([words], device=execution_device(embeddings) or model.device)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return inputs | ({"token_type_ids": torch.zeros_like(ids)} if has_prefix(model) else {})
 
 
 def image_positions(model: Any, input_ids: Int[Tensor, "b p"]) -> Bool[Tensor, "b p"]:
@@ -121,11 +131,15 @@ def has_prefix(model: Any) -> bool:
     return model.config.model_type.startswith("paligemma")
 
 
-def deepstack_layers(model: Any) -> int:
-    """How many of the first layers have image features added behind them (Qwen3-VL), so that on image rows the next
-    layer does not read what they wrote. 0 elsewhere.
+def reads_features(model: Any, layer: int) -> bool:
+    """Whether image features are added in front of a layer, so that on image rows it does not read what the one before
+    wrote: behind the first layers of Qwen3-VL, in front of those that Granite 4 Vision's config names.
     """
-    return len(getattr(getattr(model.config, "vision_config", None), "deepstack_visual_indexes", None) or ())
+    config = model.config
+    named = [to for _, to in getattr(config, "deepstack_layer_map", None) or ()]
+    named += getattr(config, "spatial_target_layers", None) or ()
+    tower = getattr(config, "vision_config", None)
+    return layer in named or layer <= len(getattr(tower, "deepstack_visual_indexes", None) or ())
 
 
 @contextmanager
@@ -145,7 +159,9 @@ def counted(model: Any, arguments: Mapping[str, Any]) -> Iterator[None]:
 
     def checked(*args: Any, **kwargs: Any) -> Any:
         output = original(*args, **kwargs)
-        _compare(shown, getattr(output, "pooler_output", output))
+        features = getattr(output, "pooler_output", output)
+        if isinstance(features, Tensor | tuple | list):  # others (Granite 4 Vision: by layer) are not to be counted
+            _compare(shown, features)
         return output
 
     inner.get_image_features = checked

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ...data.errors import UserError
+from ...data.errors import SubjectError, UserError
+from ..model import anatomy
 from ..model.stack import DECODER, VISION
 from ..sites import BY_HOOK, SITES, Site, SiteError
 from .activation_cache import ActivationCache, full_name
@@ -32,6 +34,7 @@ def capture(
 
     sites: short names for all layers ("z", "pattern", "resid_pre", ...) or full ones ("blocks.3.attn.hook_z"); of the
     vision tower with "vision." before them ("vision.z", "vision.blocks.3.attn.hook_z").
+    In hybrids a short name of the heads' sites means the layers that have attention.
     queries: limits patterns to those rows. Returns full name -> tensor: z, q, rot_q [b, p, h, d_head]; k, rot_k,
     v [b, p, kv, d_head]; pattern [b, h, q, k] (or [b, h, n, k]), float32; residuals and outputs [b, p, d]; mlp_pre,
     mlp_pre_linear and mlp_post [b, p, d_mlp]; attn_out and mlp_out are what is added to the residual. In a vision tower
@@ -45,18 +48,33 @@ def capture(
 
     def keep(layer: Layer) -> None:
         for place in places:
+            if place.layer is None and place.site.of_attention and not layer.attends:
+                continue
             if place.stack == layer.stack.name and place.layer in (None, layer.index):
                 value = layer.pattern(queries) if place.site.name == "pattern" else layer[place.site.name]
                 name = full_name(layer.stack.prefix + place.site.name, layer.index)
                 cache[name] = own_storage(value.detach())
 
-    with ExitStack() as stack:
-        for name in dict.fromkeys(place.stack for place in places):
-            stack.enter_context(tracing(subject, keep, stack=name))
-        subject.forward(inputs)
+    _run(subject, inputs, keep, dict.fromkeys(place.stack for place in places))
     if any(place.stack == VISION for place in places) and not any(name.startswith(VISION) for name in cache):
         raise UserError(f"{subject.name}: the inputs hold no image, so its vision tower did not run")
     return cache
+
+
+def _run(
+    subject: Subject, inputs: Mapping[str, Any] | Batch, keep: Callable[[Layer], None], stacks: Iterable[str]
+) -> None:
+    """A forward in which `keep` sees the layers of some stacks. SubjectError: what a family never checked broke on."""
+    try:
+        with ExitStack() as stack:
+            for name in stacks:
+                stack.enter_context(tracing(subject, keep, stack=name))
+            subject.forward(inputs)
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        told = anatomy.first_line(error)
+        raise SubjectError(f"{subject.family} ({subject.name}): capture broke a forward: {told}") from error
 
 
 def own_storage(tensor: Tensor) -> Tensor:

@@ -24,7 +24,8 @@ class Layer:
 
     `layer["mlp_post"]` reads any site of the table; those with a rule of their own have a property as well.
     resid_pre, resid_post: the residual stream entering and leaving. attn_out, mlp_out: what is added to it.
-    z: [b, p, h, d_head]. rot_q: [b, p, h, d_head], rot_k and v: [b, p, kv, d_head], as the attention reads them.
+    attn_z, z: [b, p, h, d_head]; z is what W_O reads, attn_z what the attention gives, before a gate or a norm if there
+    is one. rot_q: [b, p, h, d_head], rot_k and v: [b, p, kv, d_head], as the attention reads them.
 
     In a vision tower b counts images (or tiles) and p patches. Towers that pack the patches of all images into one row
     (Qwen-VL, GLM-V, Pixtral) have b = 1; where they attend to one image or window after the other, `calls` has one call
@@ -37,7 +38,8 @@ class Layer:
     def __init__(self, subject: Subject, stack: Stack, index: int) -> None:
         self.subject, self.stack, self.index = subject, stack, index
         self.calls: list[AttentionCall] = []
-        self._z: list[Tensor] = []
+        self._attn_z: list[Tensor] = []
+        self._read_by_W_O = torch.zeros(0)  # before rewrites
         self._raw: dict[str, Tensor] = {}
         self._called: tuple[tuple[Any, ...], dict[str, Any]] = (), {}
 
@@ -58,9 +60,15 @@ class Layer:
         return self._of_module(row) if row.in_module and row.reads[1] != "block" else getattr(self, name)
 
     @property
+    def attends(self) -> bool:
+        """Whether it has attention: in hybrids, layers with a mixer of another kind have no pattern and no heads."""
+        return self.index in self.stack.attending
+
+    @property
     def attention(self) -> AttentionCall:
         """The call of the attention function; SubjectError where this layer did not go through it, or several times."""
         if not self.calls:
+            self.stack.require(self.index, SITES["pattern"])
             raise SubjectError(
                 f"{self.stack.family}: layer {self.index} does not call the attention interface of transformers, "
                 "so its heads cannot be read; this family is not supported"
@@ -70,8 +78,17 @@ class Layer:
         return self.calls[0]
 
     @property
+    def attn_z(self) -> Float[Tensor, "b p h d"]:
+        return _joined(self._attn_z) if self._attn_z else self.attention.output()
+
+    @property
     def z(self) -> Float[Tensor, "b p h d"]:
-        return _joined(self._z) if self._z else self.attention.output()
+        return self["z"]
+
+    @property
+    def gated(self) -> bool:
+        """Whether a gate, or a norm, stands between the attention and W_O: attn_z (pattern · v) is not z."""
+        return self.attends and not torch.equal(self.as_site("z", self._read_by_W_O), self.attn_z)
 
     @property
     def rot_q(self) -> Float[Tensor, "b p h d"]:
@@ -119,7 +136,15 @@ class Layer:
         if name not in self._raw:
             self.stack.require(self.index, row)
             raise SiteError(f"{self.stack.family}: layer {self.index} did not run the module of {name}")
-        return self.as_batch(self._raw[name])
+        return self.as_site(name, self._raw[name])
+
+    def as_site(self, name: str, tensor: Tensor) -> Tensor:
+        """What a module reads or writes as a site's [b, p, ...], with heads where the site has them."""
+        tensor, axis = self.as_batch(tensor), site(name).axes[2]
+        if axis not in ("head", "kv_head"):
+            return tensor
+        heads = self.stack.n_heads if axis == "head" else self.stack.n_kv_heads
+        return tensor.reshape(*tensor.shape[:2], heads, -1)
 
     def as_batch(self, tensor: Tensor) -> Tensor:
         """[b, p, ...] of what some families flatten to [b·p, ...]."""
@@ -127,9 +152,6 @@ class Layer:
 
     def _of_module(self, row: Site) -> Tensor:
         tensor = self.written(row.name)
-        if row.axes[2] in ("head", "kv_head"):
-            heads = self.stack.n_heads if row.axes[2] == "head" else self.stack.n_kv_heads
-            return tensor.reshape(*tensor.shape[:2], heads, -1)
         if row.name not in ("attn_out", "mlp_out"):
             return tensor
         gain = anatomy.gain(self.module, row.name)

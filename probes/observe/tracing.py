@@ -44,7 +44,7 @@ def tracing(
     rewrites: (layer, site) -> function from the site's tensor [b, p, ...] to the one that is used instead; sites are
     those of WRITABLE, attn_out and mlp_out before the family's multiplier (`Layer.written`).
     stack: "decoder", or "vision" for the vision tower, whose attention goes through crosslens' meanwhile. Where a tower
-    attends to one image or window after the other, edits, and rewrites of z, act on each.
+    attends to one image or window after the other, edits, and rewrites of attn_z, act on each.
     Blocks may be nested: edits and rewrites act from the outermost block to the innermost, each on what the one before
     left; then observers, the innermost first, see what is used. UserError: a layer or a site that does not exist, or a
     subject without a vision tower.
@@ -56,6 +56,11 @@ def tracing(
     hooks.push(block)
     try:
         yield
+    except UserError:  # says all by itself
+        raise
+    except Exception as error:
+        hooks.say_where(error)
+        raise
     finally:
         hooks.pull(block)
 
@@ -66,7 +71,7 @@ def _require_places(subject: Subject, stack: Stack, block: Block) -> None:
     for layer in (*block.edits, *(layer for layer, _ in block.rewrites)):
         if layer not in range(stack.n_layers):
             raise UserError(f"no layer {layer!r} to edit: {subject.name} has 0…{stack.n_layers - 1}")
-    for layer, name in block.rewrites:
+    for layer, name in (*((layer, "pattern") for layer in block.edits), *block.rewrites):
         stack.require(layer, site(name))
 
 
@@ -105,15 +110,22 @@ class _Hooks:
             self._give_attention_back()
             _HOOKS.pop((self.subject.model, self.stack.name), None)
 
+    def say_where(self, error: Exception) -> None:
+        """Notes the layer that was running, for `anatomy.first_line`."""
+        running = [index for thread, index in self.running if thread == get_ident()]
+        place = f"(in {self.stack.prefix}layer {max(running, default=0)})"
+        if running and place not in getattr(error, "__notes__", ()):
+            error.add_note(place)
+
     def _take_attention(self) -> None:
-        for i, layer in enumerate(self.stack.layers):
-            ACTING[anatomy.attention_of(layer)] = partial(self._attend, i)
+        for i in self.stack.attending:
+            ACTING[anatomy.attention_of(self.stack.layers[i])] = partial(self._attend, i)
         if self.stack.name == VISION:
             self.stack.config._attn_implementation = NAME
 
     def _give_attention_back(self) -> None:
-        for layer in self.stack.layers:
-            ACTING.pop(anatomy.attention_of(layer), None)
+        for i in self.stack.attending:
+            ACTING.pop(anatomy.attention_of(self.stack.layers[i]), None)
         if self.stack.name == VISION:
             self.stack.config._attn_implementation = self.implementation
 
@@ -135,7 +147,7 @@ class _Hooks:
         changes = [block.rewrites[layer.index, name] for block in self.blocks if (layer.index, name) in block.rewrites]
         if not changes:
             return tensor
-        changed = layer.as_batch(tensor)
+        changed = layer.as_site(name, tensor)
         for change in changes:
             changed = change(changed)
         return changed.reshape(tensor.shape)
@@ -156,10 +168,10 @@ class _Hooks:
             call = block.edits.get(index, _same)(call)
         z = call.output()
         for block in self.blocks:
-            z = block.rewrites.get((index, "z"), _same)(z)
+            z = block.rewrites.get((index, "attn_z"), _same)(z)
         if (layer := self.running.get((get_ident(), index))) is not None:
             layer.calls.append(call)
-            layer._z.append(z)
+            layer._attn_z.append(z)
         return z
 
     def _pass(self, index: int, name: str, tensor: Tensor) -> Tensor:
@@ -167,6 +179,8 @@ class _Hooks:
         layer = None if is_replaying() else self.running.get((get_ident(), index))
         if layer is None:
             return tensor
+        if name == "z":
+            layer._read_by_W_O = tensor
         tensor = self._rewritten(layer, name, tensor)
         if name == "attn_out":
             tensor = self._through_mid(layer, tensor)

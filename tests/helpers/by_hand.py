@@ -19,12 +19,12 @@ FAMILIES = [*families.TEXT, *vision.VISION]
 
 def build(family, implementation=None):
     """A tiny model of any family, text or vision-language; always the same weights."""
-    return (families if family in families.TEXT else vision).build(family, implementation=implementation)
+    return (vision if family in vision.VISION else families).build(family, implementation=implementation)
 
 
 def inputs(family, padding, seed=0, lengths=None):
     """Three prompts for it, with images where it takes them; short enough for Llama 4's chunks of 8."""
-    if family in families.TEXT:
+    if family not in vision.VISION:
         return families.prompts(padding, seed, lengths or (8, 6, 5))
     return vision.inputs(_eager(family), padding, seed, **({} if lengths is None else {"lengths": lengths}))
 
@@ -36,19 +36,22 @@ def _eager(family):
 
 
 @torch.no_grad()
-def logits(family, given, *, masks=None, z=None, states=None, outputs=None, lent=None, reads=None):
+def logits(family, given, *, masks=None, attn_z=None, z=None, states=None, outputs=None, lent=None, reads=None):
     """Logits [b, p, vocab] of an eager forward.
 
     masks: layer -> Bool[b, q, k], edges that are removed, or [b, h, q, k]. lent: layer -> (key, value) read at them.
-    z, states, outputs: functions on a layer's z, on what enters it, or, by (layer, "attn_out" or "mlp_out"), on a part.
+    attn_z, z: functions on what a layer's attention gives [b, p, h, d_head], or on what W_O reads. states, outputs: on
+    what enters a layer, or, by (layer, "attn_out" or "mlp_out"), on a part.
     reads: functions on a layer's (query, key, value), all of them with as many heads as the query.
     """
-    masks, z, states, outputs, lent, reads = (some or {} for some in (masks, z, states, outputs, lent, reads))
+    masks, attn_z, z, states, outputs, lent, reads = (
+        some or {} for some in (masks, attn_z, z, states, outputs, lent, reads)
+    )
     model = _eager(family)
     decoder = anatomy.find_decoder(model)
     layers = anatomy.find_layers(decoder, 3)
-    index = {id(anatomy.attention_of(layer)): i for i, layer in enumerate(layers)}
-    eager = sys.modules[type(anatomy.attention_of(layers[0])).__module__].eager_attention_forward
+    index = {id(anatomy.attention_of(layer)): i for i, layer in enumerate(layers) if anatomy.attends(layer)}
+    eager = sys.modules[type(layers[0]).__module__].eager_attention_forward
 
     def attention(module, query, key, value, attention_mask, **kwargs):
         i = index[id(module)]
@@ -68,7 +71,7 @@ def logits(family, given, *, masks=None, z=None, states=None, outputs=None, lent
         out, pattern = eager(module, query, key, value, attention_mask, **kwargs)
         if hasattr(module, "num_key_value_groups"):
             module.num_key_value_groups = groups if i in reads else module.num_key_value_groups
-        return z.get(i, lambda x: x)(out), pattern
+        return attn_z.get(i, lambda x: x)(out), pattern
 
     AttentionInterface.register("by_hand", attention)
     AttentionMaskInterface.register("by_hand", eager_mask)
@@ -77,6 +80,10 @@ def logits(family, given, *, masks=None, z=None, states=None, outputs=None, lent
     with ExitStack() as stack:
         for i, change in states.items():
             stack.callback(layers[i].register_forward_pre_hook(_entering(change), with_kwargs=True).remove)
+        for i, change in z.items():
+            heads = model.config.get_text_config().num_attention_heads
+            W_O = anatomy.output_projection(layers[i])
+            stack.callback(W_O.register_forward_pre_hook(_by_head(change, heads)).remove)
         for (i, site), change in outputs.items():
             find = anatomy.attention_writer if site == "attn_out" else anatomy.feed_forward_writer
             stack.callback(find(layers[i]).register_forward_hook(_leaving(change)).remove)
@@ -88,6 +95,14 @@ def _entering(change):
         if args:
             return (change(args[0]), *args[1:]), kwargs
         return args, kwargs | {"hidden_states": change(kwargs["hidden_states"])}
+
+    return hook
+
+
+def _by_head(change, heads):
+    def hook(module, args):
+        z = args[0].reshape(*args[0].shape[:2], heads, -1)
+        return (change(z).reshape(args[0].shape), *args[1:])
 
     return hook
 

@@ -49,6 +49,7 @@ TEXT: dict[str, dict[str, Any]] = {
     "starcoder2": SHAPE,
     "phi": SHAPE,
     "gpt_oss": SHAPE | MIXED | {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "bitnet": SHAPE,
     "llama4_text": SHAPE
     | {
         "intermediate_size_mlp": 48,
@@ -57,25 +58,42 @@ TEXT: dict[str, dict[str, Any]] = {
         "attention_chunk_size": 8,
     },
 }
+LINEAR = {
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
+STATES = {"mamba_d_state": 8, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_chunk_size": 4}
+# Layers without attention around one that has it.
+HYBRID: dict[str, dict[str, Any]] = {
+    "qwen3_next": SHAPE | EXPERTS | LINEAR,
+    "qwen3_5_text": SHAPE | LINEAR,
+    "olmo_hybrid": SHAPE | LINEAR,
+    "lfm2": SHAPE | {"layer_types": ["conv", "full_attention", "conv"], "block_ff_dim": 48},
+    "bamba": SHAPE | STATES | {"attn_layer_indices": [1]},
+    "jamba": SHAPE
+    | {"attn_layer_period": 3, "attn_layer_offset": 1, "num_experts": 2, "expert_layer_period": 2}
+    | {"mamba_d_state": 8, "mamba_dt_rank": 4, "use_mamba_kernels": False},
+    "kimi_linear": SHAPE
+    | EXPERTS
+    | LINEAR
+    | {"kv_lora_rank": 16, "q_lora_rank": None, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}
+    | {"linear_num_heads": 2, "linear_head_dim": 8}
+    | {"num_key_value_heads": 4, "mlp_layer_types": ["dense", "sparse", "sparse"]},
+}
 REFUSED: dict[str, dict[str, Any]] = {
     "falcon": {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4},
     "bloom": {"vocab_size": VOCAB, "hidden_size": 32, "n_layer": 3, "n_head": 4},
     "mpt": {"vocab_size": VOCAB, "d_model": 32, "n_layers": 3, "n_heads": 4},
-    "qwen3_next": SHAPE
-    | EXPERTS
-    | {
-        "linear_num_value_heads": 2,
-        "linear_num_key_heads": 2,
-        "linear_key_head_dim": 8,
-        "linear_value_head_dim": 8,
-    },
 }
 
 
 def build(family: str, seed: int = 0, implementation: str | None = None) -> Any:
     """A tiny model of a family. The same seed gives the same weights under every attention implementation."""
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(family, **(TEXT | REFUSED)[family])
+    config = AutoConfig.for_model(family, **(TEXT | HYBRID | REFUSED)[family])
     model = AutoModelForCausalLM.from_config(config, attn_implementation=implementation)
     return enliven(model).eval()
 

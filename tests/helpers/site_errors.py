@@ -13,7 +13,7 @@ from . import by_hand
 from .sites_by_hand import ByHand
 
 LAYER = 0
-CALLS = {"rot_q": 0, "rot_k": 1, "v": 2}
+CALLS = {"rot_q": 0, "rot_k": 1, "v": 2, "attn_z": 3}
 
 
 def lacking(subject: Subject, stack: str) -> list[str]:
@@ -66,6 +66,8 @@ def joined(calls, part: int) -> torch.Tensor:
     parts = [call[part] for call in calls]
     if part < 3:
         return torch.cat([one.transpose(1, 2) for one in parts], 1)
+    if part == 3:
+        return torch.cat(parts, 1)
     if len(parts) == 1:
         return parts[0]
     blocks = [torch.block_diag(*(one[0, head] for one in parts)) for head in range(parts[0].shape[1])]

@@ -115,13 +115,20 @@ class ByHand:
         return layer.get_submodule(place)
 
     def _watch_attention(self, kept, stack):
+        def note(index, *call):
+            kept.setdefault((index, "calls"), []).append(call)
+            return call[3]
+
+        self._attend(note, stack)
+
+    def _attend(self, act, stack):
+        """Every attention gives what `act` makes of (layer, query, key, value, z, pattern)."""
         own = {id(self._attention(layer)): i for i, layer in enumerate(self.layers)}
         eager = sys.modules[type(self._attention(self.layers[0])).__module__].eager_attention_forward
 
         def attention(module, query, key, value, attention_mask, **kwargs):
             z, pattern = eager(module, query, key, value, attention_mask, **kwargs)
-            kept.setdefault((own[id(module)], "calls"), []).append((query, key, value, z, pattern))
-            return z, pattern
+            return act(own[id(module)], query, key, value, z, pattern), pattern
 
         AttentionInterface.register("watched", attention)
         AttentionMaskInterface.register("watched", eager_mask)
@@ -159,7 +166,9 @@ class ByHand:
         stack.callback(layer.register_forward_pre_hook(entering, with_kwargs=True).remove)
         if site in ("resid_post", "resid_mid"):  # the skip connection is behind the module that reads resid_mid
             stack.callback(layer.register_forward_hook(leaving, prepend=True).remove)
-        if site in WRITTEN:
+        if site == "attn_z":
+            self._attend(lambda i, q, k, v, z, p: change(z.flatten(2)).reshape(z.shape) if i == index else z, stack)
+        elif site in WRITTEN:
             stack.callback(layer.get_submodule(self.names[site]).register_forward_hook(leaving).remove)
         elif site not in ("resid_pre", "resid_post"):
             module = layer.get_submodule(self.names["mid" if site == "resid_mid" else site])

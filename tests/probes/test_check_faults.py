@@ -26,7 +26,7 @@ from ..helpers import vision_subjects
 from ..helpers.families import build
 
 HEADS = "heads through W_O sum to the attention output"
-MIXED = "pattern times v is z"
+MIXED = "pattern times v is attn_z"
 EAGER = "patterns equal eager attention's"
 PARTS = "parts sum to the residual"
 LENS = "the last lens equals the logits"
@@ -75,7 +75,7 @@ def test_heads_split_the_wrong_way(monkeypatch):
 
 def test_z_split_the_wrong_way(monkeypatch):
     def split(self):
-        return self._z[0].unflatten(2, (2, 2)).transpose(2, 3).flatten(2, 3)
+        return self.attn_z.unflatten(2, (2, 2)).transpose(2, 3).flatten(2, 3)
 
     monkeypatch.setattr(Layer, "z", property(split))
     caught("llama", "z is what W_O reads", "layer 0")

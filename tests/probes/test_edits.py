@@ -39,6 +39,6 @@ def test_knocked_out_edges(family, padding):
 def test_scaled_heads(family):
     given = by_hand.inputs(family, "none")
     scale = torch.tensor([1.0, 0.0, 2.0, 1.0])
-    expected = by_hand.logits(family, given, z={LAYER: lambda z: z * scale[None, None, :, None]})
+    expected = by_hand.logits(family, given, attn_z={LAYER: lambda z: z * scale[None, None, :, None]})
     found = edited(family, given, lambda call: call.edited(head_scale=scale[None, :, None]))
     assert_close(found, expected, family)

@@ -12,12 +12,15 @@ import torch
 from crosslens import Subject, SubjectError, capture
 from crosslens.probes.intervene.proofs import obstacle_of
 from crosslens.probes.intervene.recording import record
+from crosslens.probes.model import anatomy
+from crosslens.probes.model.stack import Stack
 from crosslens.probes.observe.tracing import tracing
-from crosslens.probes.sites import SITES, markdown
+from crosslens.probes.sites import SITES, SiteError, markdown
 
 from ..helpers import by_hand, families, vision
 from ..helpers.site_errors import read_errors, rewrite_errors
 
+FAMILIES = [*families.TEXT, *families.HYBRID, *vision.VISION, *families.REFUSED]
 FILE = Path(__file__).parents[2] / "FAMILIES.md"
 HEAD = """# Families
 
@@ -35,7 +38,9 @@ Read by `capture` and `tracing`, in TransformerLens' names: `z` is every layer's
 `vision.z` and `vision.blocks.3.attn.hook_z` are the vision tower's. In a tower the batch counts images (or tiles) and
 positions are patches; Qwen-VL, GLM-V and Pixtral pack the patches of all images into one row. Asking for a site that a
 family lacks is an error that says why: projections may be fused, experts have no neurons that every token goes through,
-parallel blocks no residual between attention and MLP.
+parallel blocks no residual between attention and MLP. In hybrids, layers without attention have no heads: `attn_out` is
+there what their mixer (a gated delta net, a state space, a convolution) writes, and sweeps over heads have NaN. `z` is
+what W_O reads; where a gate or a norm stands before it (Qwen 3.5, BitNet), `attn_z` is what the attention gives.
 
 """
 
@@ -51,7 +56,7 @@ def row(family: str) -> str:
     given = by_hand.inputs(family, "left")
     subject, plain = Subject(by_hand.build(family)), by_hand.logits(family, given)
     cells = [_capture(subject, given, plain), _rows(subject, given), _edit(subject, given), _replay(subject, given)]
-    cells.append(_sites(family, "decoder", given))
+    cells.append(_by_mixer(subject) if family in families.HYBRID else _sites(family, "decoder", given))
     cells.append(f"{subject.vision.family}: {_sites(family, 'vision', given)}" if subject.vision else "")
     return f"| {family} | {' | '.join(cells)} |"
 
@@ -72,7 +77,7 @@ def _edit(subject: Subject, given: dict) -> str:
     with tracing(subject, edits={1: lambda call: call.edited(head_scale=torch.tensor([[[1.0], [0.0], [2.0], [1.0]]]))}):
         found = subject.forward(given, keep=0)
     scale = torch.tensor([1.0, 0.0, 2.0, 1.0])[None, None, :, None]
-    expected = by_hand.logits(subject.family, given, z={1: lambda z: z * scale})
+    expected = by_hand.logits(subject.family, given, attn_z={1: lambda z: z * scale})
     real = given["attention_mask"].bool()
     return _yes(found[real], expected[real])
 
@@ -92,18 +97,33 @@ def _sites(family: str, stack: str, given: dict) -> str:
     return f"{exact}; off: {', '.join(off)}" if off else exact
 
 
+def _by_mixer(subject: Subject) -> str:
+    """What layers of each kind lack; that the others are right is tests/probes/test_hybrid_families.py's."""
+    cells = {}
+    for index, layer in enumerate(subject.layers):
+        lacks = [name for name in SITES if not has(subject.decoder, index, name)]
+        cells[type(anatomy.mixer_of(layer)).__name__] = f"all but {', '.join(lacks)}" if lacks else "all"
+    return "; ".join(f"{kind}: {cell}" for kind, cell in cells.items())
+
+
+def has(stack: Stack, index: int, name: str) -> bool:
+    try:
+        stack.require(index, SITES[name])
+    except SiteError:
+        return False
+    return True
+
+
 def _yes(found: torch.Tensor, expected: torch.Tensor) -> str:
     error = float((found - expected).abs().max() / expected.abs().max())
     return "yes" if error <= 1e-5 else f"no ({error:.1g} off)"
 
 
 def table() -> str:
-    return (
-        HEAD + "\n".join(map(row, [*families.TEXT, *vision.VISION, *families.REFUSED])) + "\n" + SITES_HEAD + markdown()
-    )
+    return HEAD + "\n".join(map(row, FAMILIES)) + "\n" + SITES_HEAD + markdown()
 
 
-@pytest.mark.parametrize("family", [*families.TEXT, *vision.VISION, *families.REFUSED])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_file_says_what_is_found(family):
     assert row(family) in FILE.read_text("utf-8").splitlines()
 

@@ -95,6 +95,9 @@ def test_swept_over_layers(family, kind):
         close(sweep.values[layer], by_hand.at_last(expected, given))
 
 
+BY_HAND = {"attn_z": "attn_z", "z": "z", "resid_pre": "states"}
+
+
 def has(stack, site):
     try:
         stack.require(1, SITES[site])
@@ -117,8 +120,8 @@ def test_every_site_is_swept_or_refused_by_name(family, site):
     size = record(subject, given, [site]).layers[1].site(site).shape[-1]
     intervention, function = made("project out", site, where, size)
     sweep = intervention_sweep(subject, given, intervention, measure=whole_logits, layers=[1])
-    if site in ("z", "attn_out", "mlp_out", "resid_pre"):
-        how = {"z": {"z": {1: at(where, function)}}, "resid_pre": {"states": {1: at(where, function)}}}
+    if site in ("attn_z", "z", "attn_out", "mlp_out", "resid_pre"):
+        how = {name: {argument: {1: at(where, function)}} for name, argument in BY_HAND.items()}
         expected = by_hand.logits(family, given, **how.get(site, {"outputs": {(1, site): at(where, function)}}))
     else:
         expected = ByHand(family, "decoder").changed(given, 1, site, at(where, function))

@@ -142,5 +142,5 @@ def test_deepstack_is_told():
         moved = found[f"blocks.{layer}.hook_resid_pre"] - found[f"blocks.{layer - 1}.hook_resid_post"]
         assert moved[image].abs().max() > 0.1
         assert moved[~image].abs().max() == 0
-    assert vision_inputs.deepstack_layers(model) == 2
-    assert vision_inputs.deepstack_layers(build("qwen2_vl")) == 0
+    assert [vision_inputs.reads_features(model, layer) for layer in range(4)] == [True, True, True, False]
+    assert not vision_inputs.reads_features(build("qwen2_vl"), 1)
