@@ -28,7 +28,7 @@ MAY_BE_ABSENT = {
 
 
 class NoVideo(VideoProcessorMixin):
-    """Stands where a processor wants its video processor: the checkpoint's settings for videos, and no way to use them."""
+    """Stands where a processor wants its video processor: the checkpoint's settings for videos, no way to use them."""
 
 
 def open_processor(name: str, path: str, config: Any, **reading: Any) -> Any:

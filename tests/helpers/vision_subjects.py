@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import transformers as t
 from crosslens import Subject
 from crosslens.probes.model.processors import NoVideo, images_only, processor_class
@@ -17,7 +18,8 @@ from transformers import PreTrainedTokenizerFast
 from . import vision
 
 BASE = ["<pad>", "<s>", "</s>", "<unk>"]
-WORDS = [f"w{i}" for i in range(vision.WORDS - len(BASE))]
+ANSWERS = ["yes", "no"]
+WORDS = [f"w{i}" for i in range(vision.WORDS - len(BASE + ANSWERS))] + ANSWERS
 SPECIAL = [
     "<global-img>",
     "<video>",
@@ -152,14 +154,23 @@ FAMILIES = tuple(PROCESSORS)
 
 
 def build(family: str) -> tuple[Any, Any]:
-    """Model and processor of a family."""
-    wide = {"vision_config": vision.VISION["llava"]["vision_config"] | {"image_size": 24}} if family == "llava" else {}
-    return vision.build(family, **wide), PROCESSORS[family]()
+    """Model and processor of a family. Windows are wider than the prompts, so that the last word may read the image."""
+    changed: dict[str, Any] = {}
+    if family == "llava":
+        changed["vision_config"] = vision.VISION[family]["vision_config"] | {"image_size": 24}
+    if vision.VISION[family]["text_config"].get("sliding_window"):
+        changed["text_config"] = vision.VISION[family]["text_config"] | {"sliding_window": 64}
+    return vision.build(family, **changed), PROCESSORS[family]()
 
 
-def save(family: str, directory: Path) -> Subject:
-    """A family's model and processor as a checkpoint on the hub has them, with a video part of its own; the subject."""
+def save(family: str, directory: Path, answer: str = "") -> Subject:
+    """A family's model and processor as a checkpoint on the hub has them, with a video part of its own; the subject.
+
+    answer: the word that the model always answers.
+    """
     model, processor = build(family)
+    if answer:
+        _always_answer(model, processor.tokenizer.convert_tokens_to_ids(answer))
     model.save_pretrained(directory, max_shard_size="50KB")
     processor.save_pretrained(directory)
     for file in directory.glob("*processor_config.json"):
@@ -172,3 +183,15 @@ def picture(seed: int = 0, size: tuple[int, int] = (30, 30)) -> Image.Image:
     """Coloured noise, the same for the same seed."""
     width, height = size
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
+
+
+@torch.no_grad()
+def _always_answer(model: Any, token: int) -> None:
+    """A large first dimension in every word's state, which speaks for one token."""
+    words, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    words[:, 0] = 20
+    if head is words:
+        head[token, 0] = 30
+    else:
+        head[:, 0] = 0
+        head[token, 0] = 3

@@ -239,6 +239,21 @@ def test_batch_size_and_padding_leave_a_run_as_it_is(family, tmp_path, capsys):
     assert "another image, other logits" in capsys.readouterr().out
 
 
+MAIN_TABLES = {"head_divergence": "heads", "information_flow": "flows", "sinks": "visual"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_checkpoint_through_three_analyses(family, tmp_path):
+    save(family, tmp_path / family, answer="yes")
+    task = ["--task", "scenes:kinds=existence", "--limit", "4"]
+    main(["run", *MAIN_TABLES, "--subject", str(tmp_path / family), *task, "--out", str(tmp_path)])
+    for name, table in MAIN_TABLES.items():
+        (directory,) = (tmp_path / "runs").glob(f"{name}.{family}.*")
+        values = pd.read_parquet(directory / "tables" / f"{table}.parquet")["value"]
+        assert len(values) > 10
+        assert np.isfinite(values).mean() > 0.5
+
+
 def test_images_that_torchvision_alone_can_process_are_named(tmp_path):
     if find_spec("torchvision"):
         pytest.skip("torchvision is here")
