@@ -5,30 +5,26 @@ Transformers asks for torchvision (and SmolVLM for num2words) to build the video
 
 from __future__ import annotations
 
-import json
 import sys
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from transformers import AutoImageProcessor, AutoProcessor
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES, processor_class_from_name
 from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, is_torchvision_available
-from transformers.utils.hub import cached_file
 from transformers.video_processing_utils import VideoProcessorMixin
 
 from ...data.errors import UserError
+from .checkpoint_files import settings_in
 
 TOKENIZER_FILE = "tokenizer_config.json"
 PIXTRAL = "transformers.models.pixtral"
-# How transformers' cached_file is asked for a file that may be absent.
-MAY_BE_ABSENT = {
-    f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors", "gated_repo")
-}
 
 
 class NoVideo(VideoProcessorMixin):
     """Stands where a processor wants its video processor: the checkpoint's settings for videos, no way to use them."""
+
+    slice_mode, downsample_mode = True, "16x"  # what MiniCPM-V's processor reads there when it is built
 
 
 def open_processor(name: str, path: str, config: Any, **reading: Any) -> Any:
@@ -82,8 +78,7 @@ def _part(kind: Any, attribute: str, path: str, settings: Any, reading: dict[str
 def _class_of(path: str, config: Any, revision: str | None) -> Any:
     """The class that the checkpoint's files name, or else its family's; None: not one of transformers'."""
     for file in (PROCESSOR_NAME, IMAGE_PROCESSOR_NAME, TOKENIZER_FILE):
-        place = cached_file(path, file, revision=revision, **MAY_BE_ABSENT)
-        named = json.loads(Path(place).read_text("utf-8")).get("processor_class") if place else None
+        named = settings_in(path, file, revision).get("processor_class")
         if named:
             break
     else:

@@ -17,10 +17,14 @@ from crosslens.data.errors import SubjectError, UserError
 from crosslens.data.example import Example, Segment
 from crosslens.data.tasks import Task
 from crosslens.probes.check.tokenizer import PROOF
+from crosslens.probes.model.processors import open_processor, processor_class
 from crosslens.probes.runs.run import Settings, run
 from PIL import Image
+from transformers import AutoConfig
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
 from ..helpers.vision_subjects import FAMILIES, build, picture, save, tokenizer
+from ..sweep.building import build as build_type
 from .test_families import assert_close
 
 
@@ -178,8 +182,12 @@ def test_a_tokenizer_without_a_pad_token_pads_all_the_same():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_odd_sizes_run_or_are_refused_in_one_line(family):
     opened = subject(family)
-    for size in [(1, 1), (2000, 10), (10, 2000)]:
+    # Mistral 3 takes neither a single image of a single token nor a side that shrinks to nothing.
+    for size in [(30, 20), (60, 10)] if family == "mistral3" else [(1, 1), (2000, 10), (10, 2000)]:
         assert torch.isfinite(opened.last_logits(opened.batch([example(0, size=size)]))).all()
+    if family == "mistral3":
+        with pytest.raises(UserError, match="the processor refuses the images of e0: .*height=0"):
+            opened.batch([example(0, size=(2000, 10))])
     with pytest.raises(UserError, match="200 times"):
         opened.batch([example(0, size=(2010, 10))])
 
@@ -254,13 +262,30 @@ def test_a_checkpoint_through_three_analyses(family, tmp_path):
         assert np.isfinite(values).mean() > 0.5
 
 
-def test_images_that_torchvision_alone_can_process_are_named(tmp_path):
+@pytest.mark.parametrize("family", ["cohere2_vision", "lfm2_vl"])
+def test_images_that_torchvision_alone_can_process_are_named(family, tmp_path):
     if find_spec("torchvision"):
         pytest.skip("torchvision is here")
-    save("llava", tmp_path)
-    for file in tmp_path.glob("*processor_config.json"):
-        words = file.read_text("utf-8").replace("CLIPImageProcessorPil", "Llama4ImageProcessor")
-        file.write_text(words.replace("LlavaProcessor", "Llama4Processor"), "utf-8")
-    with pytest.raises(UserError, match="torchvision alone: install") as error:
+    build_type(("vision", family, "")).save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+    with pytest.raises(UserError, match=f"{family} processes images with torchvision alone: install") as error:
         load(tmp_path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "family",
+    ["qwen3_5", "qwen3_5_moe", "gemma4", "glm46v", "exaone4_5", "mistral_large4", "glm5_next", "video_llama_3"],
+)
+def test_processors_of_families_without_a_tiny_subject_open(family, tmp_path):
+    """The class that the family has, Pillow's images, the tokenizer in its place."""
+    named = {"image_token": "<image>", "video_token": "<video>", "boi_token": "<start>", "eoi_token": "<end>"}
+    tokenizer(**named).save_pretrained(tmp_path)
+    config = AutoConfig.for_model(family)
+    config.save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+    opened = open_processor("one", str(tmp_path), config)
+    assert isinstance(opened, processor_class(PROCESSOR_MAPPING_NAMES[family]))
+    assert type(opened.image_processor).__name__.endswith("Pil")
+    assert opened.tokenizer.image_token == "<image>"
