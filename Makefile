@@ -10,7 +10,7 @@ PAPER  ?= vhd
 CROSSLENS := $(BIN)/crosslens
 
 .DEFAULT_GOAL := help
-.PHONY: help setup figures figures-full paper card report scenes-model scenes-prior browser test check bench notebooks clean
+.PHONY: help setup figures figures-full paper card report scenes-model scenes-prior browser test families check bench notebooks clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -58,6 +58,10 @@ browser:
 
 test: $(READY) browser ## all tests
 	$(BIN)/python -m pytest
+
+# Goes on where it was killed; what changed since is judged anew without $(OUT)/families.json.
+families: $(READY) ## every model type of the installed transformers: exact, in part or refused (10 minutes)
+	$(BIN)/python -m crosslens.tests.sweep --out $(OUT)/families.md
 
 check: $(READY) ## lint, types, import contracts
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from importlib import import_module
@@ -14,19 +13,19 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
-    AutoProcessor,
     AutoTokenizer,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
-from transformers.utils.hub import cached_file
 
 from ...data.cached import cache_root
 from ...data.errors import SubjectError, UserError
 from ...data.subjects import EMBEDDED
 from ...data.subjects.gguf import gguf_to_directory, refuse_incomplete
+from .checkpoint_files import settings_in
 from .fingerprint import weights_of
 from .naming import location_of, name_of
+from .processors import open_processor
 from .subject import Subject
 
 
@@ -120,7 +119,10 @@ def _read(name: str, path: str, where: dict[str, Any], dtype: torch.dtype | str)
         # Weights of another shape are told by name below.
         opened: Any = opener.from_pretrained(path, ignore_mismatched_sizes=True, **reading_weights, **where)
         model, info = opened
-        processor = (AutoProcessor if sees else AutoTokenizer).from_pretrained(path, **reading)
+        if sees:
+            processor = open_processor(name, path, config, **reading)
+        else:
+            processor = AutoTokenizer.from_pretrained(path, **reading)
     except (UserError, SubjectError):
         raise
     except Exception as error:  # whatever fails while foreign files are read, lies in them
@@ -157,11 +159,8 @@ def _complete_padding(tokenizer: Any, config: Any) -> None:
 
 def _refuse_foreign_shards(name: str, path: str, revision: str | None) -> None:
     """An index may only name safetensors files beside it: transformers would unpickle others, or look elsewhere."""
-    quiet = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors", "gated_repo")}
-    found = cached_file(path, SAFE_WEIGHTS_INDEX_NAME, revision=revision, **quiet)
-    if found is None:
-        return
-    for shard in set(json.loads(Path(found).read_text("utf-8"))["weight_map"].values()):
+    index = settings_in(path, SAFE_WEIGHTS_INDEX_NAME, revision)
+    for shard in set(index.get("weight_map", {}).values()):
         if Path(shard).name != shard or not shard.endswith(".safetensors"):
             raise UserError(f"{name}: {SAFE_WEIGHTS_INDEX_NAME} looks for weights in {shard} (pickles are never read)")
 

@@ -61,7 +61,7 @@ def _frame_ids(subject: Subject) -> set[int]:
     for name, value in vars(subject.processor).items() if subject.processor is not None else ():
         if name.endswith(("_token", "_tag")) and any(word in name for word in ("image", "img", "vision", "boi", "eoi")):
             ids = subject.tokenizer.encode(str(value), add_special_tokens=False)
-            found |= set(ids) if len(ids) == 1 else set()
+            found |= set(ids) - {subject.tokenizer.unk_token_id} if len(ids) == 1 else set()
     return found
 
 

@@ -1,0 +1,86 @@
+"""python -m crosslens.tests.sweep: the table of all types of the installed transformers; goes on where it was killed.
+
+--only llama vision:gemma3 text:gemma4_text:31B   these types alone (all variants of a bare name)
+--out reports/out/families.md                      the table; the verdicts lie beside it as families.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+import torch
+import transformers
+
+from .building import Type, all_types
+from .judging import Verdict
+from .processes import judged
+
+ORDER = ("wrong", "traceback", "exact", "in part", "refused", "not built")
+HEAD = """# Model types of transformers {version}
+
+Every type registered for causal language models (text) or for image-text-to-text (vision), as a tiny random model with
+the type's own wiring: opened, checked, and compared with plain eager forwards (`tests/sweep`). *exact*: states, z and
+patterns, a knockout and a patch of every head, and padding. *in part*: exact where layers have a pattern.
+
+{counts}
+
+| type | kind | verdict | reason | sweeps | images |
+|---|---|---|---|---|---|
+"""
+
+
+def main() -> None:
+    """Judge what is not judged yet, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--out", type=Path, default=Path("reports/out/families.md"))
+    parser.add_argument("--jobs", type=int, default=2)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    types = [one for one in all_types() if not asked.only or {one[1], ":".join(filter(None, one))} & set(asked.only)]
+    file = asked.out.with_suffix(".json")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    known = read_verdicts(file)
+    for one, verdict in judged([one for one in types if one not in known], asked.jobs):
+        known[one] = verdict
+        print(*filter(None, one), verdict.verdict, verdict.reason[:200], sep="\t", flush=True)
+        file.write_text(json.dumps([transformers.__version__, list(known.items())], indent=0), "utf-8")
+    asked.out.write_text(table({one: known[one] for one in types}), "utf-8")
+    print(_counts(known), asked.out, file=sys.stderr)
+
+
+def read_verdicts(file: Path) -> dict[Type, Verdict]:
+    """What is judged already, by the installed transformers."""
+    version, verdicts = json.loads(file.read_text("utf-8")) if file.exists() else ("", [])
+    return {tuple(one): Verdict(*found) for one, found in verdicts} if version == transformers.__version__ else {}
+
+
+def table(verdicts: dict[Type, Verdict]) -> str:
+    """The page: counts, then a line a type, what is wrong first."""
+    rows = sorted(verdicts.items(), key=lambda item: (ORDER.index(item[1].verdict), item[0]))
+    return HEAD.format(version=transformers.__version__, counts=_counts(verdicts)) + "".join(
+        f"| {' '.join(filter(None, one[1:]))} | {one[0]} | {found.verdict} | {_cell(found.reason)} | "
+        f"{_cell(found.replay and f'whole forwards: {found.replay}')} | {_cell(found.images)} |\n"
+        for one, found in rows
+    )
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _counts(verdicts: dict[Type, Verdict]) -> str:
+    counts = Counter(found.verdict for found in verdicts.values())
+    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in ORDER if counts[verdict])
+
+
+if __name__ == "__main__":
+    main()

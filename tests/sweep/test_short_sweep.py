@@ -1,0 +1,108 @@
+"""A dozen types through the sweep, in processes of their own; `make families` goes through all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+
+import pytest
+
+from . import __main__ as sweep
+from . import judging
+from .building import all_types
+from .judging import Verdict
+
+EXACT = ("text:gemma3_text", "text:gpt_oss", "text:deepseek_v3", "text:granite", "text:cohere2")
+SEES = ("vision:llava", "vision:qwen2_5_vl", "vision:idefics3", "vision:gemma3")
+REFUSED = ("text:bert", "text:bart", "text:mamba")
+
+
+@pytest.fixture(scope="module")
+def verdicts(tmp_path_factory):
+    """type -> verdict, and the table."""
+    out = tmp_path_factory.mktemp("sweep") / "families.md"
+    command = [sys.executable, "-m", "crosslens.tests.sweep", "--out", str(out), "--jobs", "1", "--only"]
+    subprocess.run([*command, *EXACT, *SEES, *REFUSED], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    found = {
+        ":".join(filter(None, one[::1])): Verdict(*verdict) for one, verdict in sweep._read(out.with_suffix(".json"))
+    }
+    return found, out.read_text("utf-8")
+
+
+def test_no_traceback_and_nothing_wrong(verdicts):
+    found, _ = verdicts
+    assert len(found) == len(EXACT + SEES + REFUSED)
+    off = {name: one for name, one in found.items() if one.verdict not in ("exact", "in part", "refused")}
+    assert not off
+
+
+@pytest.mark.parametrize("name", EXACT + SEES)
+def test_what_is_exact_stays_exact(verdicts, name):
+    assert verdicts[0][name] == Verdict("exact", "", "", "yes" if name in SEES else "")
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_out_of_reach_is_refused_in_one_line(verdicts, name):
+    found = verdicts[0][name]
+    assert found.verdict == "refused"
+    assert "cannot be opened" in found.reason
+    assert "\n" not in found.reason
+
+
+def test_the_table_has_a_line_a_type_and_counts(verdicts):
+    found, table = verdicts
+    assert "9 exact, 3 refused" in table
+    assert all(f"| {name.split(':')[1]} | {name.split(':')[0]} |" in table for name in found)
+
+
+def test_a_killed_sweep_goes_on(tmp_path, monkeypatch):
+    """What is judged already is not judged again."""
+    judged = []
+
+    def verdict_of(types, at_once):
+        judged.extend(types)
+        return iter([(one, Verdict("refused", "a | b")) for one in types])
+
+    monkeypatch.setattr(sweep, "judged", verdict_of)
+    for asked in ("llama", "gemma2"):
+        monkeypatch.setattr(sys, "argv", ["sweep", "--out", str(tmp_path / "t.md"), "--only", "llama", asked])
+        sweep.main()
+    names = [name for _, name, _ in judged]
+    assert "gemma2" in names
+    assert len(judged) == len(set(judged))
+    assert "a \\| b" in (tmp_path / "t.md").read_text("utf-8")
+
+
+PLANTED = {
+    "z": ("capture", lambda right: lambda *given: {name: 1.01 * tensor for name, tensor in right(*given).items()}),
+    "knockout": ("knockout_sweep", lambda right: lambda *given, **more: _shifted(right(*given, **more))),
+    "patch": ("patch_sweep", lambda right: lambda *given, **more: _shifted(right(*given, **more))),
+}
+
+
+def _shifted(swept):
+    """The effects of each layer told of the next."""
+    return dataclasses.replace(swept, values=swept.values.roll(1, 0))
+
+
+@pytest.mark.parametrize("instrument", PLANTED)
+def test_an_instrument_that_is_off_is_wrong(monkeypatch, instrument):
+    name, plant = PLANTED[instrument]
+    monkeypatch.setattr(judging, name, plant(getattr(judging, name)))
+    found = judging.judge(("text", "llama", ""))
+    assert found.verdict == "wrong"
+    assert f"{instrument} " in found.reason
+
+
+def test_an_unnamed_exception_is_a_traceback(monkeypatch):
+    monkeypatch.setattr(judging.Subject, "check", lambda subject: {}["no such thing"])
+    found = judging.judge(("text", "llama", ""))
+    assert found == Verdict("traceback", "KeyError: 'no such thing'")
+
+
+def test_every_registered_type_is_there():
+    kinds = {(kind, name) for kind, name, _ in all_types()}
+    assert len(kinds) >= 280
+    assert len(all_types()) > len(kinds)
