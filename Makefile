@@ -59,7 +59,7 @@ browser:
 test: $(READY) browser ## all tests
 	$(BIN)/python -m pytest
 
-# Goes on where it was killed; what changed since is judged anew without $(OUT)/families.json.
+# Goes on where it was killed, with the same code and transformers.
 families: $(READY) ## every model type of the installed transformers: exact, in part or refused (10 minutes)
 	$(BIN)/python -m crosslens.tests.sweep --out $(OUT)/families.md
 

@@ -186,7 +186,7 @@ def test_odd_sizes_run_or_are_refused_in_one_line(family):
     for size in [(30, 20), (60, 10)] if family == "mistral3" else [(1, 1), (2000, 10), (10, 2000)]:
         assert torch.isfinite(opened.last_logits(opened.batch([example(0, size=size)]))).all()
     if family == "mistral3":
-        with pytest.raises(UserError, match="the processor refuses the images of e0: .*height=0"):
+        with pytest.raises(UserError, match=r"the processor refuses the images of e0: .*height=0"):
             opened.batch([example(0, size=(2000, 10))])
     with pytest.raises(UserError, match="200 times"):
         opened.batch([example(0, size=(2010, 10))])

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections import Counter
+from hashlib import sha256
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -18,6 +19,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import torch
 import transformers
+from crosslens import probes
 
 from .building import Type, all_types
 from .judging import Verdict
@@ -52,15 +54,21 @@ def main() -> None:
     for one, verdict in judged([one for one in types if one not in known], asked.jobs):
         known[one] = verdict
         print(*filter(None, one), verdict.verdict, verdict.reason[:200], sep="\t", flush=True)
-        file.write_text(json.dumps([transformers.__version__, list(known.items())], indent=0), "utf-8")
+        file.write_text(json.dumps([_state(), list(known.items())], indent=0), "utf-8")
     asked.out.write_text(table({one: known[one] for one in types}), "utf-8")
     print(_counts(known), asked.out, file=sys.stderr)
 
 
 def read_verdicts(file: Path) -> dict[Type, Verdict]:
-    """What is judged already, by the installed transformers."""
-    version, verdicts = json.loads(file.read_text("utf-8")) if file.exists() else ("", [])
-    return {tuple(one): Verdict(*found) for one, found in verdicts} if version == transformers.__version__ else {}
+    """What is judged already, by the same code on the same transformers."""
+    state, verdicts = json.loads(file.read_text("utf-8")) if file.exists() else ("", [])
+    return {tuple(one): Verdict(*found) for one, found in verdicts} if state == _state() else {}
+
+
+def _state() -> str:
+    """Whatever verdicts depend on."""
+    files = sorted([*Path(probes.__path__[0]).rglob("*.py"), *Path(__file__).parent.glob("*.py")])
+    return transformers.__version__ + " " + sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def table(verdicts: dict[Type, Verdict]) -> str:

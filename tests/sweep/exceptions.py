@@ -38,6 +38,47 @@ SWA = {
 }
 
 BY_HAND: dict[Any, dict[str, Any]] = {
+    "reformer": {
+        "is_decoder": True,
+        "attn_layers": ["local", "lsh"],
+        "axial_pos_shape": [4, 4],
+        "axial_pos_embds_dim": [16, 16],
+        "hidden_size": 32,
+        "num_buckets": 2,
+        "lsh_attn_chunk_length": 4,
+        "local_attn_chunk_length": 4,
+    },
+    "florence2": {
+        "vision_config": {
+            "depths": [1],
+            "patch_size": [7],
+            "patch_stride": [4],
+            "patch_padding": [3],
+            "patch_prenorm": [False],
+            "embed_dim": [16],
+            "num_heads": [2],
+            "num_groups": [2],
+            "window_size": 2,
+            "projection_dim": 32,
+            "hidden_size": ...,
+        },
+    },
+    "blt": {
+        "encoder_hash_byte_group_vocab": 64,
+        "encoder_config": {"hidden_size": 32, "hidden_size_global": 32, "vocab_size": 300},
+        "decoder_config": {"hidden_size": 32, "hidden_size_global": 32, "vocab_size": 300},
+        "global_config": {"hidden_size": 32},
+        "patcher_config": {"hidden_size": 32, "vocab_size": 300},
+        "vocab_size": 300,
+    },
+    "instructblipvideo": {"num_query_tokens": 4, "video_token_index": 150, "text_config": {"ffn_dim": 48}},
+    "idefics": {
+        "cross_layer_interval": 1,
+        "additional_vocab_size": 0,
+        "alpha_initializer": "ones",
+        "vision_config": {"embed_dim": 16},
+        "qk_layer_norms": False,
+    },
     "bamba": {"attn_layer_indices": [1, 3]},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "granitemoehybrid": {"layer_types": [L, F, L, F]},

@@ -83,7 +83,10 @@ def _check(subject: Subject, given: dict[str, Tensor], with_image: bool) -> None
 def _example(given: dict[str, Tensor], i: int) -> dict[str, Tensor]:
     """One example of a batch whose examples have equally many images."""
     shares = {name: len(tensor) // len(given["input_ids"]) for name, tensor in given.items()}
-    return {name: tensor[i * shares[name] : (i + 1) * shares[name]] for name, tensor in given.items()}
+    own = {name: tensor[i * shares[name] : (i + 1) * shares[name]] for name, tensor in given.items()}
+    if "image_token_pooling" in own:  # Molmo 2 numbers the patches of all images of a batch
+        own["image_token_pooling"] = own["image_token_pooling"] - own["image_token_pooling"].min()
+    return own
 
 
 def _errors(one: Type, subject: Subject, given: dict, donor: dict) -> tuple[dict[str, float], str]:

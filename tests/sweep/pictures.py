@@ -283,7 +283,39 @@ def video_llama_3(model: Any, seed: int) -> dict[str, Any]:
     return _with_features(model, seed, form)
 
 
+def blip2(model: Any, seed: int) -> dict[str, Any]:
+    return prompt(model, model.config.num_query_tokens, seed) | {"pixel_values": _square(model, seed)}
+
+
+def instructblip(model: Any, seed: int) -> dict[str, Any]:
+    asked = torch.randint(3, WORDS, (N, 5), generator=torch.Generator().manual_seed(seed + 9))
+    return blip2(model, seed) | {"qformer_input_ids": asked, "qformer_attention_mask": torch.ones_like(asked)}
+
+
+def instructblipvideo(model: Any, seed: int) -> dict[str, Any]:
+    frames = 2
+    asked = torch.randint(3, WORDS, (N, 5), generator=torch.Generator().manual_seed(seed + 9))
+    count = model.config.num_query_tokens * frames
+    return prompt(model, count, seed, model.config.video_token_index) | {
+        "pixel_values": _square(model, seed, frames),
+        "qformer_input_ids": asked,
+        "qformer_attention_mask": torch.ones_like(asked),
+    }
+
+
+def idefics(model: Any, seed: int) -> dict[str, Any]:
+    given = prompt(model, 0, seed)
+    return given | {
+        "pixel_values": _square(model, seed, 1),
+        "image_attention_mask": torch.ones(N, given["input_ids"].shape[1], 1).long(),
+    }
+
+
 BY_HAND: dict[str, Any] = {
+    "blip-2": blip2,
+    "instructblip": instructblip,
+    "instructblipvideo": instructblipvideo,
+    "idefics": idefics,
     "gemma4": gemma4,
     "gemma4_unified": gemma4_unified,
     "lfm2_vl": lfm2_vl,
