@@ -150,6 +150,7 @@ PROCESSORS: dict[str, Callable[[], Any]] = {
     "aya_vision": _aya_vision,
     "glm4v": _glm4v,
 }
+QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 FAMILIES = tuple(PROCESSORS)
 
 
