@@ -25,10 +25,8 @@ def verdicts(tmp_path_factory):
     out = tmp_path_factory.mktemp("sweep") / "families.md"
     command = [sys.executable, "-m", "crosslens.tests.sweep", "--out", str(out), "--jobs", "1", "--only"]
     subprocess.run([*command, *EXACT, *SEES, *REFUSED], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    found = {
-        ":".join(filter(None, one[::1])): Verdict(*verdict) for one, verdict in sweep._read(out.with_suffix(".json"))
-    }
-    return found, out.read_text("utf-8")
+    judged = sweep.read_verdicts(out.with_suffix(".json"))
+    return {":".join(filter(None, one)): verdict for one, verdict in judged.items()}, out.read_text("utf-8")
 
 
 def test_no_traceback_and_nothing_wrong(verdicts):
