@@ -68,6 +68,7 @@ crosslens.open_run
 assert "torch" not in sys.modules
 for name in crosslens.__all__:
     assert getattr(crosslens, name) is not None, name
+assert dir(crosslens) == sorted(crosslens.__all__)
 from crosslens import metrics, repairs, stats
 assert metrics.logit_lens and repairs.vhr and stats.group_bootstrap
 try:

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from crosslens.cli.parsing import COMMANDS, parse
 from crosslens.cli.recipe_runs import known_recipes
+from crosslens.reports.figures.circuits import STAGES
+
+from .helpers import synthetic
 
 README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
 
@@ -40,9 +43,28 @@ def test_every_directory_and_link_is_there():
         assert {*name} & {*known_recipes()}, name
 
 
+def invented_circuits(out: Path) -> None:
+    """A finished run of circuits under `out`/runs, for the block that opens one."""
+    heads = [{"layer": 0, "head": h, "value": float(h), "condition": "BOS", "control": ""} for h in range(2)]
+    named = [{**head, "part": "head", "measure": stage, "unit": "share"} for head in heads for stage in STAGES]
+    synthetic.write_run(out / "runs", "circuits", "ioi", {"effects": synthetic.table(named, "circuits", "ioi")})
+
+
+def test_a_run_is_opened_as_the_readme_says(tmp_path, monkeypatch):
+    invented_circuits(tmp_path / "reports" / "out")
+    monkeypatch.chdir(tmp_path)
+    space: dict = {}
+    (block,) = (block for block in blocks("python") if "open_run" in block)
+    exec(block, space)
+    assert len(space["table"]) == 2 * len(STAGES)
+    assert space["figure"].data
+
+
 @pytest.mark.real
 def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("crosslens.probes.runs.activations.home", lambda: tmp_path)
+    invented_circuits(tmp_path / "reports" / "out")
+    monkeypatch.chdir(tmp_path)
     space: dict = {}
     for block in blocks("python"):
         exec(block, space)

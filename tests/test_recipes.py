@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from crosslens import cli, reports
+from crosslens.analyses.contract import open_analysis
 from crosslens.analyses.reading import read_analyses
 from crosslens.cli.model import ModelFlags, Run, as_line
 from crosslens.cli.parsing import parse
@@ -102,8 +103,11 @@ def test_every_recipe_is_valid(name):
 
 
 def _is_drawn(analysis: str, figure: str) -> bool:
-    """Whether a text of the analysis' file of figures is this name, or makes it."""
-    tree = ast.parse((FIGURES / f"{analysis}.py").read_text("utf-8"))
+    """Whether a text of the analysis' file of figures is this name, or makes it; without a file, the default page."""
+    path = FIGURES / f"{analysis}.py"
+    if not path.is_file():
+        return figure.partition("-")[0] in _tables_of(analysis)
+    tree = ast.parse(path.read_text("utf-8"))
     texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     if figure in texts:
         return True
@@ -112,6 +116,18 @@ def _is_drawn(analysis: str, figure: str) -> bool:
         "".join(re.escape(str(p.value)) if isinstance(p, ast.Constant) else ".+" for p in m.values) for m in made
     )
     return any(re.fullmatch(p, figure) and figure.partition("-")[2] in texts for p in patterns)
+
+
+def _tables_of(analysis: str) -> set[str]:
+    module = open_analysis(analysis)
+    return {*getattr(module, "TABLES", {}), *getattr(module, "RUN_TABLES", {})}
+
+
+def test_a_recipe_may_use_the_default_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(f"{__name__}.FIGURES", tmp_path)
+    assert _is_drawn("sinks", "heads")
+    assert _is_drawn("sinks", "heads-received")
+    assert not _is_drawn("sinks", "no_such_table")
 
 
 def test_every_paper_that_an_analysis_names_first_has_a_recipe():

@@ -1,10 +1,10 @@
 """Attention sinks: which tokens are massive, who attends to them, and do both criteria agree?
 
 A sink token is found twice: by its residual (sink value φ of the massive dimensions) and by the attention that it
-receives. `roles` chooses the tokens that are asked about, so that images need no second file.
+receives. `roles` chooses the tokens that are asked about: of text, question or image.
 
 Tables: threshold, dimensions, tokens, agreement, heads, hidden, magnitude, summary; where prompts hold images also
-those of `visual_sinks`; see TABLES.
+those of `visual_sinks`.
 """
 
 from __future__ import annotations

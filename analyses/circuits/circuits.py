@@ -5,7 +5,7 @@ path from a head to the final residual, and to the queries of the heads that wri
 heads frozen. Beside them: direct logit attribution, attention of the last position to named tokens, and how well
 gradient estimates agree with the exact effects. Heads are chosen on one half of the groups and measured on the other.
 
-Tables: task, effects, circuit, agreement, stability, tested; see TABLES.
+Tables: task, effects, circuit, agreement, stability, tested.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ estimate of an edge is the writer's change times the gradient there; the exact e
 edges, and the movers, are chosen on held-out examples of one half of the groups and measured on the other, so that no
 interval is of a winner's luck.
 
-Tables: task, edges, into, agreement, tested; see TABLES.
+Tables: task, edges, into, agreement, tested.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ heads are ranked by their exact effects on one half of the groups (of held-out e
 much they help (CPR) and by |effect| (CMD). Beside it: exact effects at all positions, gradient estimates of them, and
 where in the prompt the effects lie.
 
-Tables: task, curve, area, effects, positions, agreement, tested; see TABLES.
+Tables: task, curve, area, effects, positions, agreement, tested.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Overlap: how far the circuits of two tasks are the same heads, against what depth alone would give.
 
 Made of finished runs of `circuits` on one subject; runs no model. Tables: maps, scatter, overlap, pooled, correlation,
-circuit; see TABLES.
+circuit.
 """
 
 from __future__ import annotations

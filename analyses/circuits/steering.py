@@ -4,7 +4,7 @@ Heads that route the answer in IOI are made to attend, at the last position, to 
 half to each of two (they move the answer away from what they read). It knows which options are wrong: an oracle, not a
 method.
 
-Tables: repair, gain, tested; see TABLES.
+Tables: repair, gain, tested.
 """
 
 from __future__ import annotations
@@ -164,14 +164,6 @@ def _from_this(subject: Any, batches: Sequence[Batch], options: Options) -> list
         gains.append(_difference(sweep.values) - _difference(sweep.clean))
     order = torch.cat(gains, -1).mean(-1).argsort(descending=True, stable=True)[: options.own].tolist()
     return sorted(heads[i] for i in order)
-
-
-def _gains(subject: Any, batch: Batch, heads: Sequence[Head], options: Options) -> Tensor:
-    """What steering each head alone adds to the difference, [heads, b]."""
-    found = contrast(subject, batch, ("z",))
-    variants = [steered(found.base, [head], _targets(batch, options)) for head in heads]
-    sweep = variant_sweep(found.base, variants, found.base.final, measure=_Options(found))
-    return _difference(sweep.values) - _difference(sweep.clean)
 
 
 class _Options:

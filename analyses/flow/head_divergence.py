@@ -4,7 +4,7 @@ A head's output before W_O at the position that predicts a token, with the image
 most divergent heads of every layer (T-VHD of the token). Whole answers by teacher forcing: one pass with the image,
 one for every way to take it away. Without an answer in the prompt, the next token alone is asked about.
 
-Tables: heads, layers, excess, stability, words, auroc, margins, captions; see TABLES.
+Tables: heads, layers, excess, stability, words, auroc, margins, captions.
 """
 
 from __future__ import annotations

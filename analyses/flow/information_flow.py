@@ -89,6 +89,3 @@ def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold: the plan's estimate of the files."""
     flows, controls = 7, 3
     return subject.n_layers * (flows * controls * len(READ) + 2 + len(BUCKETS)) + 10
-
-
-# ---------------------------------------------------------------- claims

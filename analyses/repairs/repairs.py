@@ -10,7 +10,7 @@ The analysis measures each of them and its controls: on questions with one right
 where the answers are yes and no), and on captions of images whose objects are known (CHAIR's measures). Prompts without
 an image are answered under `act` alone.
 
-Tables: measures, differences, preconditions, cost, heads; see TABLES.
+Tables: measures, differences, preconditions, cost, heads.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class Patch:
         require_place(self.site, self.heads, "patch")
 
     def apply(self, tensor: Tensor, where: Positions) -> Tensor:
-        return at_positions(self, tensor, spread(self.values, tensor, where), where)
+        return at_positions(self, tensor, spread(self.values, tensor, where, self.describe()), where)
 
     def identity(self, base: Recording, layer: int) -> Patch:
         return replace(self, values=base.layers[layer].site(self.site))
@@ -93,7 +93,7 @@ class Scale:
         require_place(self.site, self.heads, "scale")
 
     def apply(self, tensor: Tensor, where: Positions) -> Tensor:
-        return at_positions(self, tensor, tensor * spread(self.factor, tensor, where), where)
+        return at_positions(self, tensor, tensor * spread(self.factor, tensor, where, self.describe()), where)
 
     def identity(self, base: Recording, layer: int) -> Scale:
         return replace(self, factor=1.0)
@@ -117,7 +117,7 @@ class Add:
         require_place(self.site, self.heads, "add to")
 
     def apply(self, tensor: Tensor, where: Positions) -> Tensor:
-        return at_positions(self, tensor, tensor + spread(self.direction, tensor, where), where)
+        return at_positions(self, tensor, tensor + spread(self.direction, tensor, where, self.describe()), where)
 
     def identity(self, base: Recording, layer: int) -> Add:
         return replace(self, direction=torch.zeros_like(self.direction))
@@ -144,7 +144,7 @@ class ProjectOut:
     def apply(self, tensor: Tensor, where: Positions) -> Tensor:
         direction = self.direction.to(torch.promote_types(self.direction.dtype, torch.float32))
         length = direction.norm(dim=-1, keepdim=True)
-        unit = spread(direction / length.where(length > 0, 1.0), tensor, where)
+        unit = spread(direction / length.where(length > 0, 1.0), tensor, where, self.describe())
         along = (tensor * unit).sum(-1, keepdim=True)
         return at_positions(self, tensor, tensor - along * unit, where)
 

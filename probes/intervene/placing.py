@@ -21,14 +21,25 @@ def require_place(site: str, heads: tuple[int, ...] | None, what: str) -> None:
         raise UserError(f"cannot {what} heads of {site!r}, which has none: z has them")
 
 
-def spread(value: float | Tensor, tensor: Float[Tensor, "b s ..."], where: Positions) -> float | Tensor:
-    """A value that broadcasts to the site's [b, p, ...], brought to the rows, dtype and device of `tensor`."""
+def spread(value: float | Tensor, tensor: Float[Tensor, "b s ..."], where: Positions, what: str) -> float | Tensor:
+    """A value that broadcasts to the site's [b, p, ...], brought to the rows, dtype and device of `tensor`.
+
+    what: what the intervention does, for errors. UserError: a value that does not broadcast.
+    """
     if not isinstance(value, Tensor):
         return value
+    _require_shape(list(value.shape), [*where.chosen.shape, *tensor.shape[2:]], what)
     value = value.to(tensor)
     if value.ndim <= tensor.ndim - 2:
         return value
     return where.take(value.reshape(*[1] * (tensor.ndim - value.ndim), *value.shape))
+
+
+def _require_shape(given: list[int], site: list[int], what: str) -> None:
+    """UserError: a shape that does not broadcast to the site's [b, p, ...]; `Positions.take` looks at p."""
+    whole = [1] * (len(site) - len(given)) + given
+    if len(given) > len(site) or any(whole[i] not in (1, full) for i, full in enumerate(site) if i != 1):
+        raise UserError(f"{what}: a tensor {given} does not fit the site's {site} ([b, p, ...])")
 
 
 def at_positions(
@@ -37,11 +48,19 @@ def at_positions(
     """`changed` at the intervention's positions and heads, `tensor` elsewhere."""
     chosen = torch.ones(1, 1, dtype=torch.bool, device=tensor.device)
     if intervention.positions is not None:
+        _require_positions(intervention, where)
         chosen = where.take(intervention.positions.to(tensor.device))
     chosen = chosen.reshape(*chosen.shape, *[1] * (tensor.ndim - 2))
     if intervention.heads is not None:
         chosen = chosen & members(intervention.heads, tensor.shape[2], "head", tensor)[:, None]
     return torch.where(chosen, changed, tensor)
+
+
+def _require_positions(intervention: Any, where: Positions) -> None:
+    """UserError: positions of another batch."""
+    given, batch = list(intervention.positions.shape), list(where.chosen.shape)
+    if len(given) != 2 or given[0] not in (1, batch[0]) or given[1] not in (1, batch[1]):
+        raise UserError(f"{intervention.describe()}: its positions are {given}, the batch is {batch}: give Bool[b, p]")
 
 
 def members(chosen: Sequence[int], n: int, what: str, tensor: Tensor) -> Bool[Tensor, " n"]:

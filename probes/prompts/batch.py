@@ -159,7 +159,11 @@ def mark_last(mask: Bool[Tensor, "b p"], last: Int[Tensor, " b"]) -> Bool[Tensor
 def make_batch(
     subject: Subject, examples: Sequence[Example | str], *, template: str, bos: bool | None, padding: str
 ) -> Batch:
-    """See `Subject.batch`. UserError: no examples, no tokenizer, no such BOS, a prompt longer than the context."""
+    """See `Subject.batch`. UserError: no examples or one text in place of a list, no tokenizer, no such BOS, a prompt
+    longer than the context.
+    """
+    if isinstance(examples, str):
+        raise UserError(f"{examples[:40]!r} is one text: give a list of prompts, subject.batch([prompt])")
     if not examples:
         raise UserError("no examples to run: the task is empty")
     if subject.tokenizer is None:

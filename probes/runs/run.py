@@ -209,14 +209,15 @@ def preview(
     sizes = [size for plan in plans for size in shapes(subject, examples, plan, template)]
     peak = max(activation_bytes(subject, *size) for size in sizes)
     conditions = " and ".join(facts["conditions"])
+    width, dtype = max(12, *map(len, analyses)), facts["subject"]["dtype"]
     return [
-        f"subject      {subject.name}: {subject.n_layers} layers, {facts['subject']['dtype']} on {subject.device}",
-        f"task         {task.name}: {len(examples)} examples in {facts['task']['n_groups']} groups, {conditions}",
-        f"memory       about {peak / 1e6:,.0f} MB of activations at once, for {_largest(sizes)}",
+        f"{'subject':{width}s} {subject.name}: {subject.n_layers} layers, {dtype} on {subject.device}",
+        f"{'task':{width}s} {task.name}: {len(examples)} examples in {facts['task']['n_groups']} groups, {conditions}",
+        f"{'memory':{width}s} about {peak / 1e6:,.0f} MB of activations at once, for {_largest(sizes)}",
         *(
             line
             for job, plan in zip(jobs, plans, strict=True)
-            for line in _preview_job(job, plan, shapes(subject, examples, plan, template), subject)
+            for line in _preview_job(job, plan, shapes(subject, examples, plan, template), subject, width)
         ),
     ]
 
@@ -234,20 +235,29 @@ def _largest(sizes: Sequence[tuple[int, int]]) -> str:
     return f"a batch of {batch} examples × {positions} positions"
 
 
-def _preview_job(job: Job, fresh: list[Shard], sizes: list[tuple[int, int]], subject: Subject) -> list[str]:
+def _passes(module: ModuleType) -> str:
+    """What an analysis does with each batch."""
+    shared = "forwards (shared with the other observing analyses)"
+    if not hasattr(module, "observe"):
+        return "sweeps"
+    return f"{shared}, each with passes or sweeps of its own" if hasattr(module, "measure") else shared
+
+
+def _preview_job(job: Job, fresh: list[Shard], sizes: list[tuple[int, int]], subject: Subject, width: int) -> list[str]:
+    """Two lines of one analysis, its name in a column of `width`."""
     if job.complete:
-        return [f"{job.name:12s} complete, nothing to do: {job.directory}"]
+        return [f"{job.name:{width}s} complete, nothing to do: {job.directory}"]
     plan = job.plan if "plan" in job.record else fresh
     todo = len(job.missing()) if "plan" in job.record else len(plan)
     learns = ", and a few on held-out examples" if hasattr(job.module, "fit") and "plan" not in job.record else ""
-    each = "forwards (shared with the other observing analyses)" if hasattr(job.module, "observe") else "sweeps"
+    each = _passes(job.module)
     size = getattr(job.module, "row_size", None)
     summed_up = hasattr(job.module, "SUMS")  # one row of float64 a shard, else one of float32 an example
     counts = [(2 if summed_up else b) * size(subject, p, job.options) * 4 for b, p in sizes] if size else []
     total = "size unknown" if size is None else _megabytes(sum(counts))
     return [
-        f"{job.name:12s} {todo} of {len(plan)} {each}{learns}",
-        f"{'':12s} {len(plan)} files of rows, {total}, then the tables and record.json, in {job.directory}",
+        f"{job.name:{width}s} {todo} of {len(plan)} {each}{learns}",
+        f"{'':{width}s} {len(plan)} files of rows, {total}, then the tables and record.json, in {job.directory}",
     ]
 
 

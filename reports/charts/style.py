@@ -90,6 +90,8 @@ def hover(row: Mapping[Any, Any], keys: Iterable[str], value: str = "value") -> 
 
 def _place(key: str, value: Any) -> str:
     """ "layer 3", "position 16–31", but "no BOS" by itself: a word needs no name before it."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # a column of whole numbers, floats since other tables' rows have none there
     word = isinstance(value, str) and any(c.isalpha() for c in value)
     return plain(value if word else f"{key.removesuffix('_label')} {value}")
 

@@ -80,3 +80,8 @@ def test_a_run_follows_the_habit_and_notes_what_does_not(tmp_path, of_task, aske
         else ["no BOS"]
     )
     assert sum("tokenizer puts a BOS before every prompt" in note for note in record["notes"]) == noted
+
+
+def test_one_text_is_no_list_of_prompts():
+    with pytest.raises(UserError, match="'hello' is one text: give a list of prompts"):
+        tiny.subject().batch("hello")

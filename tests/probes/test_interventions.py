@@ -25,7 +25,7 @@ from crosslens.probes.intervene.replay import replay
 from crosslens.probes.sites import SITES, WRITABLE
 from hypothesis import strategies as st
 
-from ..helpers import by_hand, families
+from ..helpers import by_hand, families, tiny
 from ..helpers.by_hand import FAMILIES
 from ..helpers.sites_by_hand import ByHand
 from .test_sweep import close, whole_logits
@@ -436,3 +436,19 @@ def test_random_interventions(data):
     with torch.no_grad():
         found, expected = map(subject.norm, (replay(base, everywhere, [variant])[0], full_forward(base, variant)))
     assert float(((found - expected).norm(dim=-1) / expected.norm(dim=-1)).max()) < 1e-3
+
+
+@pytest.mark.parametrize("kind", [Patch, Scale, Add, ProjectOut])
+def test_what_has_another_shape_is_told_in_one_line(kind):
+    subject = tiny.subject()
+    batch = subject.batch(["one two three", "four five six"])
+
+    def run(positions, value):
+        with intervening(subject, {0: [kind("resid_post", positions, value)]}, batch):
+            subject.forward(batch)
+
+    with pytest.raises(UserError, match=r"resid_post: a tensor \[7\] does not fit the site's \[2, "):
+        run(None, torch.ones(7))
+    others = torch.ones(5, batch.mask.shape[1], dtype=torch.bool)
+    with pytest.raises(UserError, match=r"resid_post: its positions are \[5, .* the batch is \[2, "):
+        run(others, torch.ones(1))

@@ -12,7 +12,7 @@ from crosslens.analyses.lenses import lenses
 from crosslens.probes.runs import plan
 from crosslens.probes.runs.run import Settings, preview, run
 
-from ..helpers import tiny
+from ..helpers import makers, tiny
 from ..helpers.families import build
 
 ANALYSES = {
@@ -29,6 +29,16 @@ def test_nothing_is_run_or_written(tmp_path):
     assert "10 examples in 5 groups, BOS and no BOS" in lines[1]
     assert sum("8 of 8 forwards" in line for line in lines) == 2
     assert "about" in lines[2]
+
+
+def test_what_is_done_besides_the_shared_forward_is_said(tmp_path):
+    analysis = makers.analysis(observe=None, measure=None)
+    chosen = {"a_name_of_many_letters": (analysis, analysis.Options()), "sinks": ANALYSES["sinks"]}
+    lines = preview(tiny.subject(), tiny.task(), chosen, Settings(limit=4, out=tmp_path))
+    (told,) = (line for line in lines if line.startswith("a_name_of_many_letters "))
+    assert "passes or sweeps of its own" in told
+    starts = {line[: len("a_name_of_many_letters ")][-1] for line in lines}
+    assert starts == {" "}, "one column"
 
 
 @pytest.mark.parametrize("name", ANALYSES)

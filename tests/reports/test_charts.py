@@ -89,6 +89,11 @@ def test_hover_says_layer_head_value_unit_interval_and_n():
         assert part in said.replace("\u00a0", " ")
 
 
+def test_a_whole_number_that_is_a_float_is_said_as_a_whole_one():
+    said = hover({"head": 3.0, "alpha": 0.5, "layer": 2, "value": 1.0}, ["layer", "head", "alpha"])
+    assert said.split("<br>")[:3] == ["layer 2", "head 3", "alpha 0.5"]
+
+
 def test_two_rows_for_one_place_are_an_error_not_a_silent_choice():
     twice = pd.concat([heads([[1.0]], by="a"), heads([[2.0]], by="b")])
     with pytest.raises(ValueError, match="two rows for layer 0, head 0"):

@@ -57,8 +57,19 @@ def test_names_of_tables_and_tasks_are_escaped(tmp_path):
 def test_what_is_no_run_is_told(tmp_path, directory):
     with pytest.raises(UserError, match="not a run directory"):
         open_run(tmp_path / "nothing")
-    with pytest.raises(UserError, match="missing"):
+    with pytest.raises(UserError, match="missing") as told:
         open_run(directory.parent)
+    assert str(told.value).startswith(f"{directory.parent}: ")
+    with pytest.raises(UserError, match=f"runs in .*: {directory.name}"):
+        open_run(directory.parent / "lenses")
+
+
+def test_names_are_listed_and_told(directory):
+    run = open_run(directory)
+    assert list(run) == list(run.tables)
+    assert repr(run.figures) == f"Figures({', '.join(run.figures)})"
+    with pytest.raises(KeyError, match=rf"no figure 'effects' in {directory.name}: .*rank"):
+        run.figures["effects"]
 
 
 def test_it_needs_no_torch(directory):
