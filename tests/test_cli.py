@@ -142,6 +142,13 @@ def test_unknown_names(capsys, tmp_path, model_dir):
     assert "cuda:7" in line
 
 
+def test_a_value_of_a_wrong_type_is_one_line(capsys):
+    assert "--limit abc: it takes INT" in fails(capsys, "run", "sinks", "--task", "ioi", "--limit", "abc")
+    assert "--sinks.draws 2.5: it takes INT" in fails(capsys, "run", "sinks", "--task", "ioi", "--sinks.draws", "2.5")
+    assert "'maybe' for argument '--bos'" in fails(capsys, "run", "sinks", "--task", "ioi", "--bos", "maybe")
+    assert "unknown task 'ioii': is it ioi?" in fails(capsys, "run", "sinks", "--task", "ioii")
+
+
 def test_no_names(capsys):
     assert "name at least one analysis" in fails(capsys, "run", "--task", "ioi")
     assert "name an analysis and a prompt" in fails(capsys, "show", "lenses")
