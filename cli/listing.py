@@ -21,20 +21,21 @@ from .recipe_runs import known_recipes, state
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Analyses, tasks, recipes and subjects, one line each; `crosslens list sinks` tells all of one analysis."""
+    """Analyses, tasks, recipes and subjects, one line each; `crosslens list sinks` tells all of one."""
 
     names: Positional[tuple[str, ...]] = ()  # analyses of which everything is told
     options: bool = False  # the options of every analysis too
     out: Path = OUT  # where the runs lie that recipes are made of
 
     def __call__(self, line: str) -> None:
-        known = read_analyses()
+        known, others = read_analyses(), list(self._others())
+        asked = [text for text in others if text.split()[1] in self.names] if self.names else others
         for name in self.names:
-            require_known("analysis", name, known)
-        chosen = [known[name] for name in self.names or known]
+            require_known("name", name, [*known, *(text.split()[1] for text in others)])
+        chosen = [known[name] for name in self.names or known if name in known]
         told = bool(self.names) or self.options
         lines = (text for source in chosen for text in (_all_of(source) if told else [_line(source)]))
-        print("\n".join(lines if self.names else [*lines, *self._others()]))
+        print("\n".join([*lines, *asked]))
 
     def _others(self) -> Iterator[str]:
         for name in task_names():

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stderr
 from dataclasses import fields, is_dataclass
 from inspect import getdoc
+from io import StringIO
+from itertools import dropwhile, takewhile
 from typing import Annotated, Any, Union, get_type_hints
 
 import tyro
 
 from .. import __version__
 from ..analyses.reading import read_analyses
+from ..data.errors import UserError
 from .finished import Overlap, Report, Verify
 from .keep import ACTIONS, Cache, Export
 from .listing import Catalogue
@@ -36,7 +40,7 @@ ABOUT = "From a model and a task to tables and interactive figures; `crosslens C
 def parse(words: Sequence[str]) -> Any:
     """The command that `words` ask for, with its flags. UserError: an unknown command, analysis or flag.
 
-    Help and version are printed, and SystemExit is raised: 0 for these, 2 for a value that a flag cannot take.
+    Help and version are printed, and SystemExit is raised. A value that a flag cannot take is a UserError too.
     """
     words = list(words) or ["--help"]
     if words[0] in ("--version", "version"):
@@ -55,11 +59,34 @@ def parse(words: Sequence[str]) -> Any:
         for name, command in commands.items()
     )
     any_command: Any = Union[arms]  # noqa: UP007 made while running
-    asked = tyro.cli(any_command, prog="crosslens", description=ABOUT, args=words, return_unknown_args=True)
-    command, unknown = asked
+    command, unknown = _read(any_command, words)
     for word in unknown:
         require_known("flag" if word.startswith("-") else "word", word.partition("=")[0], flags_of(type(command)))
     return command
+
+
+def _read(any_command: Any, words: list[str]) -> Any:
+    """The command and the words that no flag took. UserError: a value that a flag cannot take."""
+    box = StringIO()
+    try:
+        with redirect_stderr(box):
+            return tyro.cli(any_command, prog="crosslens", description=ABOUT, args=words, return_unknown_args=True)
+    except SystemExit as stop:
+        if stop.code:
+            raise UserError(_mistake(box.getvalue(), words)) from None
+        raise
+
+
+def _mistake(box: str, words: list[str]) -> str:
+    """What tyro says in a box, as one line: the flag, its value and what it takes; else the box's first paragraph."""
+    bare = (line.lstrip("│╭╰ ").rstrip("│╮╯─- ") for line in box.splitlines()[1:])  # behind the box's title
+    lines = list(dropwhile(lambda line: not line.strip("─-"), bare))
+    kinds = dict(line.split(" ", 1) for line in lines if line.startswith("--") and " " in line)
+    for flag, kind in kinds.items():
+        if flag in words[:-1]:
+            return f"{flag} {words[words.index(flag) + 1]}: it takes {kind.replace('{None}|', '')}"
+    first = takewhile(str.strip, lines)
+    return " ".join(first) or " ".join(box.split())
 
 
 def _about(command: type, whole: bool) -> str:

@@ -67,6 +67,9 @@ assert not {"torch", "transformers"} & set(sys.modules), "torch was imported"
         ("export -h", "crosslens export"),
         ("list", "recipe    vhd"),
         ("list sinks", "--sinks.receives  5.0"),
+        ("list greater_than", "task      greater_than"),
+        ("list ioi", "task      ioi"),
+        ("list vhd", "recipe    vhd"),
         ("recipe tour --plan", "crosslens run lenses --task facts --limit 72"),
         ("--version", "crosslens 0."),
     ],
@@ -140,6 +143,13 @@ def test_unknown_names(capsys, tmp_path, model_dir):
     assert "unknown dtype" in line
     line = fails(capsys, "run", "sinks", "--task", "ioi", "--subject", model_dir, "--device", "cuda:7")
     assert "cuda:7" in line
+
+
+def test_a_value_of_a_wrong_type_is_one_line(capsys):
+    assert "--limit abc: it takes INT" in fails(capsys, "run", "sinks", "--task", "ioi", "--limit", "abc")
+    assert "--sinks.draws 2.5: it takes INT" in fails(capsys, "run", "sinks", "--task", "ioi", "--sinks.draws", "2.5")
+    assert "'maybe' for argument '--bos'" in fails(capsys, "run", "sinks", "--task", "ioi", "--bos", "maybe")
+    assert "unknown task 'ioii': is it ioi?" in fails(capsys, "run", "sinks", "--task", "ioii")
 
 
 def test_no_names(capsys):

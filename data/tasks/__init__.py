@@ -7,6 +7,7 @@ import shlex
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from importlib import import_module
 from inspect import signature
 from types import ModuleType
@@ -116,7 +117,9 @@ def open_task(spec: str) -> Task:
     """
     name, _, rest = spec.partition(":")
     if name not in task_names():
-        raise UserError(f"unknown task {name!r}: one of {', '.join(task_names())}")
+        near = get_close_matches(name, task_names())
+        told = f"is it {' or '.join(near)}?" if near else f"one of {', '.join(task_names())}"
+        raise UserError(f"unknown task {name!r}: {told}")
     module = import_module(f".{name}", __package__)
     known = {k: p.default for k, p in signature(module.examples).parameters.items() if k not in _COMMON}
     options = {}
