@@ -150,8 +150,9 @@ PROCESSORS: dict[str, Callable[[], Any]] = {
     "aya_vision": _aya_vision,
     "glm4v": _glm4v,
 }
-QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 FAMILIES = tuple(PROCESSORS)
+# Families that tell the grid of an image and stand it in a frame of two tokens.
+GRIDDED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v")
 
 
 def build(family: str) -> tuple[Any, Any]:

@@ -13,7 +13,7 @@ from crosslens.probes.prompts.encode import encode
 from crosslens.probes.runs.answers import own_answers
 from tokenizers import Regex, pre_tokenizers
 
-from ..helpers.vision_subjects import CHAT, FAMILIES, QWEN, build, picture
+from ..helpers.vision_subjects import CHAT, FAMILIES, GRIDDED, build, picture
 
 NEWLINES = ("llava_next", "llava_onevision")
 
@@ -70,7 +70,7 @@ def test_rows_and_columns_are_known_or_not_said(family):
     opened = subject(family)
     batch = opened.batch([example(0), example(1, size=(60, 30)), Example("t", "t", (Segment("text", "w1"),))])
     found = patches.grids(opened, batch).tolist()
-    if family in (*QWEN, "glm4v"):  # 8 pixels a token, of a picture that keeps its shape
+    if family in GRIDDED:  # 8 pixels a token, of a picture that keeps its shape
         assert found == [[2, 2], [1, 2], [0, 0]]
         assert batch.where("image").sum(1).tolist() == [4, 2, 0]
     else:
@@ -78,7 +78,7 @@ def test_rows_and_columns_are_known_or_not_said(family):
         assert found == [square, square, [0, 0]]
 
 
-@pytest.mark.parametrize("family", QWEN)
+@pytest.mark.parametrize("family", GRIDDED)
 def test_images_stand_in_their_frame_in_raw_prompts_and_once_in_chats(family):
     opened = subject(family, chat_template=CHAT.replace("<image>", "<start><image><end>"))
     plain = "{% for m in messages %}{{ m.role }} {{ m.content }} </s>{% endfor %}assistant"
