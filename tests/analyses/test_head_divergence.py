@@ -234,7 +234,7 @@ def planted():
             for projection, weight in ((layer.self_attn.q_proj, 6.0), (layer.self_attn.k_proj, 6.0 * sign)):
                 projection.weight[8 * head : 8 * head + 8].zero_()
                 projection.weight[8 * head + 7, MARK] = weight  # the slowest rotation: places hardly matter
-    return Subject(model, vision_subjects.PROCESSORS["llava"), name="planted"]()
+    return Subject(model, vision_subjects.PROCESSORS["llava"](), name="planted")
 
 
 def test_the_planted_head_alone_is_above_its_control(tmp_path):
