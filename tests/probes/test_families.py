@@ -99,7 +99,9 @@ def test_padding_changes_nothing(family):
 @pytest.mark.parametrize("family", TEXT)
 def test_check_passes(family):
     frame = Subject(build(family)).check()
-    assert frame["passed"].all()
+    # BitNet has a norm between the activation and the down projection: a note, since mlp_post is what the latter reads.
+    notes = ["the activation of mlp_pre is mlp_post"] if family == "bitnet" else []
+    assert set(frame.loc[~frame["passed"].astype(bool), "check"]) == set(notes)
     assert frame["check"].nunique() >= 12
 
 
