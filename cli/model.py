@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from functools import cache as cache_once
-from importlib import import_module
 from inspect import getdoc
 from pathlib import Path
 from types import ModuleType
@@ -134,14 +133,14 @@ class Show(ModelFlags):
         if not hasattr(module, "show"):
             raise UserError(f"analysis {self.analysis} has no view of a single prompt")
         from ..reports.pages.build import show_page
+        from ..reports.pages.page import drawer
 
         subject = self.open(self.subject)
         subject.check()
         batch = subject.batch([self.prompt], bos=self.bos)
         tables = module.show(subject, batch, options_of(self, self.analysis, module))
-        figures = import_module(f"...reports.figures.{self.analysis}", __name__).figures(tables)
         title = f"{self.analysis}: {self.prompt}"
-        print(show_page(figures, self.out / f"show-{self.analysis}.html", title=title))
+        print(show_page(drawer(self.analysis)(tables), self.out / f"show-{self.analysis}.html", title=title))
 
 
 @dataclass(frozen=True)

@@ -19,17 +19,15 @@ import torch
 from torch import Tensor
 
 from ...data.errors import UserError
-from ...probes.intervene.attribution import attribution_sweeps
 from ...probes.intervene.direct_attribution import direct_attribution
-from ...probes.intervene.patching import patch_sweep
 from ...probes.intervene.paths import path_sweep
 from ...probes.observe.tracing import Layer, tracing
 from ...probes.prompts.batch import Batch
 from ...probes.runs.results import How
 from .. import metrics
-from ..common.agreement import ESTIMATES
+from ..common.agreement import ESTIMATES, exact_and_estimates
 from ..common.claims import Claim, Statement
-from ..common.contrast import PARTS, contrast, task_rows
+from ..common.contrast import contrast, task_rows
 from ..common.selection import chosen_half
 from ..common.tested import judged
 from ._circuit_tables import ATTENTION, DIRECT, EXACT, LOGITS, MOVERS, TABLES
@@ -129,17 +127,11 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
     """Effects [b, layer, head] and [b, layer], in logits; the task's own numbers [b]."""
     found = contrast(subject, batch)
     base, donor, measure = found.base, found.donor, found.measure
-    last = base.final
-    both = {"measure": measure, "positions": last}
-    kept = task_rows(found)
-    for part, site in PARTS.items():
-        kept[f"{part}|{EXACT}"] = patch_sweep(subject, base, donor, site, **both).effects
+    last, estimates = base.final, ESTIMATES if how.options.steps else {}
+    kept = task_rows(found) | exact_and_estimates(subject, found, last, EXACT, estimates)
     kept[f"head|{DIRECT}"] = path_sweep(subject, base, donor, measure=measure).effects
     if receivers := queries_of(how.learned.heads):
-        kept[f"head|{MOVERS}"] = path_sweep(subject, base, donor, receivers, **both).effects
-    for name, steps in ESTIMATES.items() if how.options.steps else ():
-        sweeps = attribution_sweeps(subject, base, donor, PARTS.values(), **both, steps=steps)
-        kept |= {f"{part}|{name}": sweeps[site].effects for part, site in PARTS.items()}
+        kept[f"head|{MOVERS}"] = path_sweep(subject, base, donor, receivers, measure=measure, positions=last).effects
     kept |= _written(subject, found, base)
     return kept | _attention(subject, batch)
 

@@ -18,14 +18,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ...probes.intervene.attribution import attribution_sweeps
 from ...probes.intervene.patching import patch_sweep
 from ...probes.prompts.batch import Batch
 from ...probes.runs.results import How
 from .. import metrics
-from ..common.agreement import ESTIMATES
+from ..common.agreement import exact_and_estimates
 from ..common.claims import Claim, Statement
-from ..common.contrast import PARTS, contrast, task_rows
+from ..common.contrast import contrast, task_rows
 from ..common.controls import DRAWS, Head
 from ..common.selection import chosen_half, measured
 from ..common.tested import judged
@@ -97,8 +96,8 @@ def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) ->
         "heads of largest |effect| (trapezoids); on the log axis from 1 % on, divided by its length. Both rankings are "
         f"by exact effects at all positions on held-out examples of {len(learned.selected_on)} groups, of "
         f"{fitted_on['examples']} examples in all; curves are over examples of the other groups alone. Control: as "
-        f"many other heads of the same layers, {options.draws} draws; there is none where a layer has more than half "
-        "of its heads in the circuit."
+        f"many other heads of the same layers, of the nearest of them where a layer has too few, {options.draws} "
+        "draws; there is none where the circuit has more than half of all heads of its layers."
     )
 
 
@@ -128,13 +127,7 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
     """Exact and estimated effects [b, layer(, head)]; by named position; and the points of the curves, NaN for
     examples of the groups that the ranking comes from."""
     found = contrast(subject, batch, SITES)
-    base, donor, both = found.base, found.donor, {"measure": found.measure, "positions": found.parted}
-    kept = task_rows(found)
-    for part, site in PARTS.items():
-        kept[f"{part}|{EXACT}"] = patch_sweep(subject, base, donor, site, **both).effects
-    for name, steps in ESTIMATES.items():
-        sweeps = attribution_sweeps(subject, base, donor, PARTS.values(), **both, steps=steps)
-        kept |= {f"{part}|{name}": sweeps[site].effects for part, site in PARTS.items()}
+    kept = task_rows(found) | exact_and_estimates(subject, found, found.parted, EXACT)
     if how.options.positions:
         kept |= effects_by_position(subject, batch, found)
     scored = torch.from_numpy(measured([e.group for e in batch.examples], how.learned.selected_on))

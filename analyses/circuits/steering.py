@@ -94,8 +94,8 @@ def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) ->
         "the queries of IOI's movers, the negative mover the largest one that raises the answer when patched, on "
         f"{FIT_EXAMPLES} IOI prompts; those found on this task raise its logit difference most when steered alone, on "
         "held-out examples of one half of its groups. Only examples of the other half are scored. Controls: as many "
-        f"other heads of the same layers with the same targets, and the same heads with as many random other tokens "
-        f"({options.draws} draws each)."
+        "other heads of the same layers (of the nearest of them where a layer has too few) with the same targets, and "
+        f"the same heads with as many random other tokens ({options.draws} draws each)."
     )
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool
 from scipy.stats import spearmanr
+from torch import Tensor
 
+from ...probes.intervene.attribution import attribution_sweeps
+from ...probes.intervene.patching import patch_sweep
 from . import stats
+from .contrast import PARTS, Contrast
 
 ESTIMATES = {"1 step": 1, "5 steps": 5}  # attribution patching, integrated gradients
 ONE, FIVE = ESTIMATES
@@ -17,6 +23,23 @@ RANKS = "Spearman"
 MEASURES = {RANKS: "rank correlation"} | {f"recall of the top {share:.0%}": "share of heads" for share in RECALL}
 DRAWS = 200
 COLUMNS = ("value", "lower", "upper")
+
+
+def exact_and_estimates(
+    subject: Any, found: Contrast, positions: Bool[Tensor, "b p"], exact: str, estimates: Mapping[str, int] = ESTIMATES
+) -> dict[str, Tensor]:
+    """Rows "<part>|<exact>" and "<part>|<estimate>": what patching a head [b, layer, head] or an MLP [b, layer] from
+    the twin at `positions` does, and what each estimate (name -> steps) says that it does.
+    """
+    both = {"measure": found.measure, "positions": positions}
+    rows = {
+        f"{part}|{exact}": patch_sweep(subject, found.base, found.donor, site, **both).effects
+        for part, site in PARTS.items()
+    }
+    for name, steps in estimates.items():
+        sweeps = attribution_sweeps(subject, found.base, found.donor, PARTS.values(), **both, steps=steps)
+        rows |= {f"{part}|{name}": sweeps[site].effects for part, site in PARTS.items()}
+    return rows
 
 
 def agreement_table(rows: Any, exact: str) -> pd.DataFrame | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -116,12 +116,17 @@ def _notes(record: Mapping[str, Any]) -> list[str]:
     return [str(note) for note in notes] if isinstance(notes, list) else [str(notes)]
 
 
+def drawer(analysis: str) -> Callable[[dict[str, pd.DataFrame]], dict[str, go.Figure]]:
+    """What draws the tables of an analysis: the figures of its own module, else the default ones."""
+    module = f"{figures.__name__}.{analysis}"
+    if analysis.isidentifier() and find_spec(module):
+        return getattr(import_module(module), "figures", default.figures)
+    return default.figures
+
+
 def run_figures(run: Run) -> Drawn:
-    """The figures of the analysis' own module, else the default ones; and a note where its own ones fail."""
-    module = f"{figures.__name__}.{run.record['analysis']}"
-    draw = default.figures
-    if run.record["analysis"].isidentifier() and find_spec(module):
-        draw = getattr(import_module(module), "figures", default.figures)
+    """The figures of a run, and a note where its analysis' own ones fail."""
+    draw = drawer(run.record["analysis"])
     tables = {name: table for name, table in run.tables.items() if name != "claims"}
     try:
         return draw(tables), []

@@ -16,8 +16,9 @@ from crosslens.analyses.common import stats
 from crosslens.data.errors import ReportError
 from crosslens.reports import charts
 from crosslens.reports.charts import style
+from crosslens.reports.figures import default, lenses
 from crosslens.reports.pages.build import build, show_page
-from crosslens.reports.pages.page import in_words, unique_slugs
+from crosslens.reports.pages.page import drawer, in_words, unique_slugs
 from crosslens.reports.pages.runs import read_run
 
 from ..helpers import synthetic
@@ -392,3 +393,8 @@ def test_captions_say_how_intervals_were_made():
     alone = table.assign(lower=float("nan"), upper=float("nan"), n_groups=3)
     assert style.sample(alone, "Bands").endswith("No interval: fewer than 5 groups.")
     assert (style.MIN_GROUPS, style.BOOTSTRAP_FROM) == (stats.MIN_GROUPS, stats.BOOTSTRAP_FROM)
+
+
+def test_an_analysis_without_figures_of_its_own_gets_the_default_ones():
+    assert drawer("no_such_analysis") is default.figures
+    assert drawer("lenses") is lenses.figures
