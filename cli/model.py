@@ -91,7 +91,7 @@ class Run(ModelFlags):
 
         line: the command that the page names. prove: called before the first forward, where there is one.
         """
-        from ..probes.runs.run import preview
+        from ..probes.runs.preview import preview
         from ..probes.runs.run import run as run_analyses
         from ..probes.runs.store import read_record
 

@@ -13,6 +13,7 @@ from tyro.conf import Positional
 
 from ..analyses.reading import Source
 from ..data.errors import UserError
+from ..probes.model.naming import require_subject
 from ..probes.runs.recipes import Recipe as Content
 from ..probes.runs.recipes import Record, finished_records, read_record
 from .finished import Overlap, Report
@@ -45,6 +46,7 @@ class Recipe(ModelFlags):
         runs = runs_of(recipe, **self._instead(), out=self.out)
         for run in runs:
             run.require_names()
+            require_subject(run.subject)
         if self.plan:
             print("\n".join(self._planned(runs)))
             return

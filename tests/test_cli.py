@@ -243,3 +243,9 @@ def test_check_prints_every_proof(capsys, model_dir, tmp_path):
     printed = capsys.readouterr().out
     assert "parts sum to the residual" in printed
     assert "patterns equal eager attention's" in printed
+
+
+def test_a_picture_task_on_a_language_model_says_which_subject_to_name(model_dir, tmp_path, capsys):
+    line = fails(capsys, "run", "sinks", "--subject", model_dir, "--task", "scenes", "--plan", "--out", tmp_path)
+    assert "reads no images" in line
+    assert "--subject scenes" in line

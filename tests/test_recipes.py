@@ -201,6 +201,13 @@ def test_a_recipe_runs_what_is_missing_and_opens_a_subject_once(small, capsys):
     assert capsys.readouterr().out.count("complete  crosslens run sinks --task passages:tokens=2") == 2
 
 
+def test_a_subject_that_cannot_be_is_told_by_the_plan_too(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["recipe", "ioi", "--subject", "nope", "--plan", "--out", str(tmp_path)])
+    assert stop.value.code == 2
+    assert "unknown subject 'nope'" in capsys.readouterr().err
+
+
 def test_a_page_shows_the_figures_in_the_papers_order(small):
     out, _ = small
     cli.main(["recipe", "small", "--out", str(out)])

@@ -8,13 +8,12 @@ training (the log beside the checkpoint), samples.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ...data.errors import UserError
@@ -25,6 +24,7 @@ from ...data.world.render import render
 from ...probes.observe.generation import generate
 from ...probes.prompts.batch import Batch
 from ...probes.runs.results import How
+from ..common import controls
 from ..common.claims import Claim
 from . import _tables
 from ._claims import STATEMENTS, make_claims
@@ -125,16 +125,11 @@ def _shown(example: Example, image: str, options: Options) -> str:
 
 def _seen(example: Example, image: str) -> Example:
     """The example with this image in the place of its own."""
-    if image == "real":
-        return example
-
-    def other(own: Image.Image) -> Image.Image:
-        return Image.new("RGB", own.size, _GREY) if image == "blank" else render(scenes.other_scene(example.group))
-
-    segments = tuple(
-        s if isinstance(s.content, str) else s._replace(content=other(s.content)) for s in example.segments
-    )
-    return replace(example, segments=segments, boxes={})
+    if image == "blank":
+        return controls.blank_image(example, _GREY)
+    if image == "swapped":
+        return controls.with_images(example, lambda own: render(scenes.other_scene(example.group)))
+    return example
 
 
 def _right(example: Example, text: str | None) -> float:

@@ -1,7 +1,8 @@
 """Every control, under one name with one null, drawn by example: what a number is compared with.
 
-Random heads, positions: as many as were chosen, without replacement, never what was chosen itself. Another image,
-another question: the example with that part exchanged. Shuffled: the chosen tokens at other places of those asked
+Random heads, positions: as many as were chosen, without replacement, never what was chosen itself. Random words: as
+many tokens of nearby ids that are words too. Another image, another question, a blank image: the example with that part
+exchanged. Shuffled: the chosen tokens at other places of those asked
 about. Random direction: of the same norm. Uniform attention: all visible tokens alike.
 
 A draw belongs to a key, the example's id and the number of the draw; where one draw has to serve a whole batch, its
@@ -10,13 +11,16 @@ number alone. So neither the batch nor its padding nor the order of the examples
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import cache, lru_cache
+from typing import Any
 from zlib import crc32
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from PIL import Image
 from torch import Tensor
 
 from ...data.example import Example
@@ -25,6 +29,7 @@ DRAWS = 20
 HEADS = "random heads of the same layers"
 IMAGE, QUESTION = "another image", "another question"
 SHUFFLED, UNIFORM = "shuffled tokens", "uniform attention"
+NEAR = 500  # random words are at most so many ids away from the word they stand for: ids go roughly by frequency
 Head = tuple[int, int]
 
 
@@ -109,13 +114,44 @@ def _with_neighbours(
     return drawn
 
 
+@lru_cache(maxsize=16)
+def random_words(tokenizer: Any, ids: tuple[int, ...], taken: frozenset[int], vocabulary: int) -> list[list[int]]:
+    """DRAWS times as many tokens as `ids`: words, none of `taken`, within NEAR ids of their token, the same for every
+    batch. Where no word is near, any token that is not taken.
+    """
+    rng = np.random.default_rng(0)
+
+    @cache
+    def is_word(token: int) -> bool:
+        text = tokenizer.decode([token]).strip()
+        return text.isalpha() and len(text) > 1
+
+    columns = []
+    for i in ids:
+        near = [j for j in range(max(0, i - NEAR), min(vocabulary, i + NEAR + 1)) if j not in taken]
+        columns.append(rng.choice([j for j in near if is_word(j)] or near, DRAWS))
+    return np.stack(columns, 1).tolist()
+
+
+def with_images(example: Example, other: Callable[[Image.Image], Image.Image]) -> Example:
+    """The example with `other` of each of its images in their places. Boxes, which were the own image's, go."""
+    segments = tuple(
+        s if isinstance(s.content, str) else s._replace(content=other(s.content)) for s in example.segments
+    )
+    return replace(example, segments=segments, boxes={})
+
+
 def another_image(example: Example) -> Example | None:
     """The example with the images of an unrelated one; None where there are none."""
     if not example.unrelated:
         return None
     others = iter(example.unrelated)
-    segments = tuple(s if isinstance(s.content, str) else s._replace(content=next(others)) for s in example.segments)
-    return replace(example, segments=segments, boxes={})
+    return with_images(example, lambda own: next(others))
+
+
+def blank_image(example: Example, colour: tuple[int, int, int]) -> Example:
+    """The example with a plain image of the same size in the place of each."""
+    return with_images(example, lambda own: Image.new("RGB", own.size, colour))
 
 
 def another_question(example: Example, question: str) -> Example | None:

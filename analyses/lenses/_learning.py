@@ -16,7 +16,7 @@ from ...probes import VERSION as PROBES
 from ...probes.runs import lens_store, store
 from ...probes.runs.activations import Activations, cached_together
 from ...probes.runs.activations import Options as Kept
-from ...probes.runs.run import PACKAGES
+from ...probes.runs.job import PACKAGES
 from . import _attention_lens, _tuned_lens
 from ._descent import Descent, Weights, require_batch
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,12 +19,12 @@ from ...probes.observe.tracing import Layer
 from ...probes.prompts.batch import Batch
 from ...probes.runs.results import How, Rows
 from .. import metrics
+from ..common.controls import DRAWS, NEAR, random_words
 from ..common.frames import summarise
 
 VERSION = 2
 QUESTION = "In which state do the words of a language, or of another group, become probable?"
 PAPER = "latent language, arXiv 2408.10811 (-style)"
-_DRAWS, _NEAR = 20, 500  # control: random words, each at most so many ids away from a token of the group
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,8 @@ def methods(options: Options, learned: Any, fitted_on: Mapping[str, int]) -> str
         "At the last real position, every state of the residual goes through the model's final norm and unembedding; "
         "the probabilities of a group's tokens are summed. Words that are not one token of this tokenizer are left "
         f"out, and so are those that two groups share. Control: as many random tokens that are words too, each within "
-        f"{_NEAR} ids of one of the group (ids go roughly by frequency), the median of {_DRAWS} draws: one odd token "
-        "can hold most of a middle state's probability. KL: of the model's output to the state's distribution."
+        f"{NEAR} ids of one of the group (ids go roughly by frequency), the median of {DRAWS} draws: one odd token can "
+        "hold most of a middle state's probability. KL: of the model's output to the state's distribution."
     )
 
 
@@ -63,7 +62,7 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
     taken = frozenset(i for ids in groups.values() for i in ids)
     states = torch.cat([kept["resid"], kept["final"]], 1).to(subject.device).unbind(1)
     final = metrics.logit_lens(states[-1], subject.norm, subject.unembed)
-    drawn = {group: _similar(batch.tokenizer, tuple(ids), taken, final.shape[-1]) for group, ids in groups.items()}
+    drawn = {g: random_words(batch.tokenizer, tuple(ids), taken, final.shape[-1]) for g, ids in groups.items()}
     read: dict[str, list[Tensor]] = {}
     for state in states:
         logits = metrics.logit_lens(state, subject.norm, subject.unembed)
@@ -73,23 +72,6 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
             read.setdefault(group, []).append(p[:, ids].sum(-1))
             read.setdefault(f"{group}|random", []).append(p[:, drawn[group]].sum(-1).median(-1).values)
     return {name: torch.stack(values, 1) for name, values in read.items()}
-
-
-@lru_cache(maxsize=16)
-def _similar(tokenizer: Any, ids: tuple[int, ...], taken: frozenset[int], vocabulary: int) -> list[list[int]]:
-    """_DRAWS times as many tokens as a group has: words of no group and of nearby ids, the same for every batch."""
-    rng = np.random.default_rng(0)
-
-    @cache
-    def is_word(token: int) -> bool:
-        text = tokenizer.decode([token]).strip()
-        return text.isalpha() and len(text) > 1
-
-    columns = []
-    for i in ids:
-        near = [j for j in range(max(0, i - _NEAR), min(vocabulary, i + _NEAR + 1)) if j not in taken]
-        columns.append(rng.choice([j for j in near if is_word(j)] or near, _DRAWS))
-    return np.stack(columns, 1).tolist()
 
 
 def row_size(subject: Any, positions: int, options: Options) -> int:

@@ -24,7 +24,7 @@ from ...data.subjects import EMBEDDED
 from ...data.subjects.gguf import gguf_to_directory, refuse_incomplete
 from .checkpoint_files import settings_in
 from .fingerprint import weights_of
-from .naming import location_of, name_of
+from .naming import location_of, name_of, require_subject
 from .processors import open_processor
 from .subject import Subject
 
@@ -82,6 +82,7 @@ def export(name: str, target: Path) -> Path:
 
 def _find(name: str, revision: str | None) -> tuple[str, str | None]:
     """The directory or hub id behind a name, and its revision."""
+    require_subject(name)
     if name in EMBEDDED:
         home = import_module(f"....data.subjects.{EMBEDDED[name]}", __name__)
         return str(home.directory()), home.revision()
@@ -91,20 +92,7 @@ def _find(name: str, revision: str | None) -> tuple[str, str | None]:
         return str(
             gguf_to_directory(path, cache_root() / f"gguf-{path.stem}-{stat.st_size}-{stat.st_mtime_ns}")
         ), revision
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise UserError(f"{name} is a directory without config.json: not a Hugging Face model")
-        if not any(path.glob("*.safetensors")):
-            raise UserError(f"{name} has no *.safetensors: convert the checkpoint first (pickles are never read)")
-        return str(path), revision
-    if path.exists():
-        raise UserError(f"{name} is neither a model directory nor a .gguf file")
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        return name, revision
-    raise UserError(
-        f"unknown subject {name!r}: an embedded one ({', '.join(EMBEDDED)}), a directory, a .gguf file, "
-        "or a hub id owner/name"
-    )
+    return (str(path), revision) if path.is_dir() else (name, revision)
 
 
 def _read(name: str, path: str, where: dict[str, Any], dtype: torch.dtype | str) -> tuple[Any, Any]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...data.errors import UserError
+from ...data.subjects import EMBEDDED
+
 
 def name_of(where: str) -> str:
     """A directory's or file's own name ("/models/tiny" -> "tiny", "tiny.gguf" -> "tiny"); others as they are."""
@@ -17,3 +20,22 @@ def location_of(where: str) -> str | None:
     """The whole path of a local model, None of a hub id."""
     path = Path(where).expanduser()
     return str(path.resolve()) if where and path.exists() else None
+
+
+def require_subject(name: str) -> None:
+    """UserError: what can be no subject, told without opening anything: neither embedded, nor here, nor a hub id."""
+    path = Path(name).expanduser()
+    if name in EMBEDDED or (path.is_file() and path.suffix == ".gguf"):
+        return
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"{name} is a directory without config.json: not a Hugging Face model")
+        if not any(path.glob("*.safetensors")):
+            raise UserError(f"{name} has no *.safetensors: convert the checkpoint first (pickles are never read)")
+    elif path.exists():
+        raise UserError(f"{name} is neither a model directory nor a .gguf file")
+    elif name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise UserError(
+            f"unknown subject {name!r}: an embedded one ({', '.join(EMBEDDED)}), a directory, a .gguf file, "
+            "or a hub id owner/name"
+        )

@@ -43,9 +43,19 @@ def expand(
     UserError: an image or a prompt that the processor refuses. SubjectError: a processor that cannot be followed.
     """
     if getattr(subject.processor, "image_token", None) is None:
-        raise UserError(f"{subject.name} was opened without a processor for images: Subject(model, processor)")
+        raise UserError(_no_images(subject))
     encoded, pixels = zip(*(_expand(subject, example, template, bos) for example in examples), strict=True)
     return list(encoded), joined(pixels)
+
+
+def _no_images(subject: Subject) -> str:
+    """Why a subject reads no images, and what to do."""
+    if vision_inputs.placeholder_id(subject.model) is not None:
+        return f"{subject.name} was opened without a processor for images: Subject(model, processor)"
+    return (
+        f"{subject.name} is a language model and reads no images: name a vision-language model, such as "
+        "--subject scenes, or a task of text alone"
+    )
 
 
 def _expand(subject: Subject, example: Example, template: str, bos: bool) -> tuple[Encoded, dict[str, Tensor]]:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from tqdm.auto import tqdm
 
 from ...data.errors import UserError
 from ...data.example import Example, Segment
 from ...data.object_words import judge
 from ..observe.generation import Answer, generate_answers
 from ..prompts.encode import encode
+from . import store
+from .job import Job, Settings
 from .plan import make_plan
+from .progress import is_silent
 
 if TYPE_CHECKING:
     from ..model.subject import Subject
@@ -75,3 +80,50 @@ def _with_answer(example: Example, text: str) -> Example:
         raise UserError(f"example {example.id} has an answer in its prompt: the model's own cannot be put behind it")
     segments = (*example.segments, Segment("answer", text, judge(example, text))) if text else example.segments
     return replace(example, segments=segments, meta={**example.meta, "said": text})
+
+
+def answered(
+    subject: Subject,
+    examples: list[Example],
+    jobs: Sequence[Job],
+    template: str,
+    bos: Sequence[bool],
+    settings: Settings,
+) -> list[Example]:
+    """The examples with the model's own answers where they are asked for.
+
+    Each run keeps them in its answers.json, batch by batch: a killed run does not generate them again.
+    """
+    if not settings.answer_tokens:
+        return examples
+    if len(bos) > 1:
+        raise UserError("the model's own answers differ with and without BOS: choose one, --bos yes or --bos no")
+    said: dict[str, dict[str, Any]] = {}
+    for job in jobs:
+        said |= store.read_json(job.directory / "answers.json") or {}
+    jobs = [job for job in jobs if not job.complete]
+    asked = {"template": template, "bos": bos[0], "positions": settings.tokens, "size": settings.size}
+    with tqdm(desc="answers", total=len(examples), initial=len(said), disable=is_silent()) as bar:
+        for some in answering(subject, examples, settings.answer_tokens, **asked, known=frozenset(said)):
+            said |= {name: answer._asdict() for name, answer in some.items()}
+            _keep_answers(jobs, said)
+            bar.update(len(some))
+    _keep_answers(jobs, said)
+    for job in jobs:
+        job.notes += _told(said)
+    return with_answers(examples, {name: answer["text"] for name, answer in said.items()})
+
+
+def _keep_answers(jobs: Sequence[Job], said: Mapping[str, Mapping[str, Any]]) -> None:
+    for job in jobs:
+        store.write_json(job.directory / "answers.json", said)
+
+
+def _told(said: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What the page has to say of the model's own answers."""
+    cut, other = sum(a["cut"] for a in said.values()), sum(not a["same"] for a in said.values())
+    empty = sum(not a["text"] for a in said.values())
+    return [
+        f"The model's own greedy answers stand behind the prompts: {len(said)}, of these {empty} empty, {cut} ended by "
+        f"the limit of tokens, {other} that read back as other tokens than were generated."
+    ]

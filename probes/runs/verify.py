@@ -25,7 +25,10 @@ from ..prompts.yes_no import spelled
 from . import store
 from .answers import answering, with_answers
 from .contract import check
-from .run import PACKAGES, Job, compute_rows, identity, machine, make_tables, threads
+from .finish import make_tables
+from .job import PACKAGES, Job, identity
+from .start import machine
+from .work import compute_rows, threads
 
 if TYPE_CHECKING:
     from ..model.subject import Subject

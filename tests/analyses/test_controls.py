@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from crosslens.analyses.common import controls
+from crosslens.data.example import Example, Segment
+from PIL import Image
 
 
 def masks(places: int = 12):
@@ -79,3 +81,39 @@ def test_a_full_layer_borrows_from_the_nearest():
 def test_no_random_circuit_where_too_few_heads_are_left():
     assert controls.random_circuits([(0, 0), (0, 1)], 3) == []
     assert controls.random_circuits([(0, 0), (0, 1)], 4, draws=2) == [[(0, 2), (0, 3)]] * 2
+
+
+class _Words:
+    """A tokenizer that knows how a token reads."""
+
+    def __init__(self, words):
+        self.words = words
+
+    def decode(self, ids):
+        return self.words[ids[0]]
+
+
+def test_random_words_are_words_of_nearby_ids_and_of_no_group():
+    words = ["cat", "?!", "x", " dog", "##", "bird", "fish", "7"] + ["far"] * 600
+    ids, taken = (0, 5), frozenset([0, 5, 3])
+    drawn = controls.random_words(_Words(words), ids, taken, len(words))
+    assert len(drawn) == controls.DRAWS
+    for row in drawn:
+        assert len(row) == len(ids)
+        for near, token in zip(ids, row, strict=True):
+            assert token not in taken
+            assert words[token].strip().isalpha()
+            assert len(words[token].strip()) > 1
+            assert abs(token - near) <= controls.NEAR
+    assert drawn == controls.random_words(_Words(list(words)), ids, taken, len(words))
+
+
+def test_images_are_exchanged_one_by_one_and_lose_their_boxes():
+    red, blue = Image.new("RGB", (4, 6), "red"), Image.new("RGB", (8, 2), "blue")
+    segments = (Segment("image", red), Segment("text", "and"), Segment("image", blue))
+    example = Example("a", "a", segments, boxes={"thing": [(0, 0, 1, 1)]})
+    blank = controls.blank_image(example, (9, 9, 9))
+    assert [s.content.size for s in blank.segments if s.role == "image"] == [(4, 6), (8, 2)]
+    assert all(s.content.getcolors() == [(s.content.width * s.content.height, (9, 9, 9))] for s in blank.segments[::2])
+    assert blank.boxes == {}
+    assert example.segments[0].content is red

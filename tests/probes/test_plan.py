@@ -10,7 +10,8 @@ from crosslens import cli
 from crosslens.analyses.attention import sinks
 from crosslens.analyses.lenses import lenses
 from crosslens.probes.runs import plan
-from crosslens.probes.runs.run import Settings, preview, run
+from crosslens.probes.runs.preview import preview
+from crosslens.probes.runs.run import Settings, run
 
 from ..helpers import makers, tiny
 from ..helpers.families import build

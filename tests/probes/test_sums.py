@@ -12,8 +12,9 @@ import torch
 from crosslens.data.example import Example, Segment
 from crosslens.probes.runs import store
 from crosslens.probes.runs.plan import Shard
+from crosslens.probes.runs.preview import preview
 from crosslens.probes.runs.results import Rows, merge
-from crosslens.probes.runs.run import Settings, preview, run
+from crosslens.probes.runs.run import Settings, run
 from crosslens.probes.runs.sums import FOLDS, FoldSums, folds_of, summed
 from crosslens.probes.runs.verify import verify
 
