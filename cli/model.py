@@ -6,7 +6,6 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
-from functools import cache as cache_once
 from inspect import getdoc
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +16,9 @@ from tyro.conf import Positional
 from ..analyses import find_analyses
 from ..analyses.reading import Source, read_analyses
 from ..data.errors import UserError
+from ..data.subjects import EMBEDDED
 from ..data.tasks import open_task
+from ..probes.runs.remembered import prove_once, remember_subject
 
 if TYPE_CHECKING:
     from ..probes.model.subject import Subject
@@ -42,8 +43,15 @@ class ModelFlags:
         from ..probes.model.loading import load
 
         logging.disable_progress_bar()
-        flags = {one.name: getattr(self, one.name) for one in fields(ModelFlags)}
-        return load(name, check=False, **flags)
+        subject = load(name, check=False, **self.model_flags)
+        if name not in EMBEDDED:  # whose weights are known
+            remember_subject(subject, name, self.model_flags)
+        return subject
+
+    @property
+    def model_flags(self) -> dict[str, Any]:
+        """How a model is opened, by name."""
+        return {one.name: getattr(self, one.name) for one in fields(ModelFlags)}
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,7 @@ class Run(ModelFlags):
     def __call__(self, line: str) -> None:
         self.require_names()
         subject = self.open(self.subject)
-        self.on(subject, line, cache_once(subject.check))
+        self.on(subject, line, lambda: prove_once(subject))
 
     def require_names(self) -> None:
         """UserError: no analysis, one that runs no model, no task, an unknown one, or nothing to run on."""
@@ -136,7 +144,7 @@ class Show(ModelFlags):
         from ..reports.pages.page import drawer
 
         subject = self.open(self.subject)
-        subject.check()
+        prove_once(subject)
         batch = subject.batch([self.prompt], bos=self.bos)
         tables = module.show(subject, batch, options_of(self, self.analysis, module))
         title = f"{self.analysis}: {self.prompt}"

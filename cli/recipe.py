@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from dataclasses import dataclass, fields
-from functools import cache as cache_once
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from tyro.conf import Positional
 
 from ..analyses.reading import Source
 from ..data.errors import UserError
+from ..data.progress import duration
 from ..probes.model.naming import require_subject
 from ..probes.runs.recipes import Recipe as Content
 from ..probes.runs.recipes import Record, finished_records, read_record
+from ..probes.runs.remembered import prove_once
 from .finished import Overlap, Report
 from .model import OUT, ModelFlags, Run, as_line, with_options
 from .names import require_known
-from .recipe_runs import figures_of, finished_join, finished_run, joins_of, known_recipes, made_of, runs_of
+from .recipe_runs import figures_of, finished_join, finished_run, joins_of, known_recipes, made_of, runs_of, together
 
 
 @dataclass(frozen=True)
@@ -67,18 +70,17 @@ class Recipe(ModelFlags):
 
     def _run_missing(self, runs: list[Run]) -> list[Record]:
         """The records of all runs; a subject is opened once, and only where one of its runs is missing."""
-        records = []
-        for name in dict.fromkeys(run.subject for run in runs):
-            finished = {run: finished_run(run, finished_records(self.out)) for run in runs if run.subject == name}
-            records += [record for record in finished.values() if record is not None]
-            missing = [run for run, record in finished.items() if record is None]
-            records += self._run(name, missing) if missing else []
-        return records
-
-    def _run(self, name: str, runs: list[Run]) -> list[Record]:
-        subject = self.open(name)
-        prove = cache_once(subject.check)
-        return [read_record(path) for run in runs for path in run.on(subject, as_line(run), prove)]
+        finished = finished_records(self.out)
+        found = {run: finished_run(run, finished) for run in runs}
+        missing = together([run for run, record in found.items() if record is None])
+        pace = _Pace(len(missing))
+        made = []
+        for name in dict.fromkeys(run.subject for run in missing):
+            subject = self.open(name)
+            for run in [run for run in missing if run.subject == name]:
+                pace.tell(as_line(run))
+                made += run.on(subject, as_line(run), lambda s=subject: prove_once(s))
+        return [record for record in found.values() if record is not None] + [read_record(path) for path in made]
 
     def _joined(self, source: Source, records: list[Record]) -> list[Record]:
         """The record of what is made of these runs; none where there is only one, which compares with nothing."""
@@ -103,3 +105,18 @@ class Recipe(ModelFlags):
         instead = [str(value) for value in (self.subject, self.task, self.limit) if value is not None]
         name = "".join(c if c.isalnum() or c in ".-_" else "-" for c in "-".join([recipe.name, *instead]))
         write_file(self.out / "recipes" / f"{name}.json", json.dumps(content, indent=1, ensure_ascii=False).encode())
+
+
+class _Pace:
+    """Says which run of how many begins, and how long the others may take, at the pace of those behind."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.begun, self.began = count, 0, monotonic()
+
+    def tell(self, line: str) -> None:
+        left = ""
+        if self.begun:
+            pace = (monotonic() - self.began) / self.begun
+            left = f", about {duration(pace * (self.count - self.begun))} left"
+        self.begun += 1
+        print(f"run {self.begun} of {self.count}{left}: {line}", file=sys.stderr, flush=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +13,7 @@ from ..analyses.reading import Source, read_analyses
 from ..data import subjects
 from ..data.tasks import open_task
 from ..probes.runs.recipes import Recipe, Record, find_run, read_recipes
+from ..probes.runs.remembered import recall_subject
 from .model import BOS, ModelFlags, Run, as_line, with_options
 from .names import require_known
 
@@ -62,20 +63,20 @@ def _command(*, analysis: str, options: Mapping[str, Any] | None = None, **flags
 def finished_run(run: Run, records: list[Record]) -> Record | None:
     """The record of this run, where it is certain without opening the model.
 
-    That is so of the embedded subjects, whose weights are known; of others only the weights say whose run it is.
+    That is so of the embedded subjects, whose weights are known, and of others where their files are as they were when
+    they were opened last.
     """
     (analysis,), (spec,) = run.analyses, run.task
-    if run.subject not in subjects.EMBEDDED or any(getattr(run, f.name) != f.default for f in fields(ModelFlags)):
+    subject = _subject_of(run)
+    if subject is None:
         return None
-    home = import_module(f"{subjects.__name__}.{subjects.EMBEDDED[run.subject]}")
     task = open_task(spec)
     has_bos = {"task": [task.module.BOS]}.get(run.bos, BOS[run.bos])
     asked = {
         "analysis": analysis,
         "versions.analysis": _source(analysis).constant("VERSION", None),
         "versions.probes": probes.VERSION,
-        "subject.name": run.subject,
-        "subject.revision": home.revision(),
+        **{f"subject.{name}": value for name, value in subject.items()},
         "task.name": task.name,
         "task.version": task.module.VERSION,
         "task.template": run.template or task.module.TEMPLATE,
@@ -86,6 +87,40 @@ def finished_run(run: Run, records: list[Record]) -> Record | None:
         **{f"options.{name}": value for name, value in asdict(getattr(run, analysis)).items()},
     }
     return find_run([record for record in records if _has_conditions(record, has_bos)], asked)
+
+
+def _subject_of(run: Run) -> dict[str, Any] | None:
+    """What is known of a run's subject; None where it has to be opened."""
+    if run.subject not in subjects.EMBEDDED:
+        return recall_subject(run.subject, run.model_flags)
+    if any(getattr(run, f.name) != f.default for f in fields(ModelFlags)):
+        return None
+    home = import_module(f"{subjects.__name__}.{subjects.EMBEDDED[run.subject]}")
+    return {"name": run.subject, "revision": home.revision()}
+
+
+def together(runs: Sequence[Run]) -> list[Run]:
+    """Runs of the same examples as one command, whose analyses ride one forward; none has an analysis twice."""
+    groups: list[list[Run]] = []
+    for run in runs:
+        fits = [g for g in groups if _examples(g[0]) == _examples(run) and run.analyses not in [o.analyses for o in g]]
+        if fits:
+            fits[0].append(run)
+        else:
+            groups.append([run])
+    return [_joined(group) for group in groups]
+
+
+def _examples(run: Run) -> dict[str, Any]:
+    """All of a command but its analyses and their options."""
+    return {one.name: getattr(run, one.name) for one in fields(Run) if one.name != "analyses"}
+
+
+def _joined(runs: Sequence[Run]) -> Run:
+    """One command for all of these."""
+    names = [name for run in runs for name in run.analyses]
+    options = {name: getattr(run, name) for run in runs for name in run.analyses}
+    return with_options(Run, [_source(name) for name in names])(analyses=tuple(names), **_examples(runs[0]), **options)
 
 
 def _has_conditions(record: Record, bos: Any) -> bool:

@@ -1,11 +1,13 @@
-"""The cache directory, and directories that are built there once."""
+"""The cache directory: directories that are built there once, and small facts that need not be found out twice."""
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -20,6 +22,27 @@ def cache_root() -> Path:
 def is_complete(directory: Path) -> bool:
     """Whether a converted model lies there. A directory appears by one rename, so any part stands for all."""
     return (directory / "config.json").is_file()
+
+
+def keep_fact(name: str, fact: Any) -> None:
+    """Keep plain values under a name (letters and digits). A cache that cannot be written keeps nothing."""
+    file = cache_root() / "facts" / f"{name}.json"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, scratch = tempfile.mkstemp(dir=file.parent, prefix=f".{name}.")
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            json.dump(fact, stream)
+        os.replace(scratch, file)
+    except OSError:
+        return
+
+
+def kept_fact(name: str) -> Any:
+    """What `keep_fact` kept; None where nothing is, or what is there cannot be read."""
+    try:
+        return json.loads((cache_root() / "facts" / f"{name}.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def build_once(target: Path, build: Callable[[Path], None]) -> Path:

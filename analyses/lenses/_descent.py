@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ...data.errors import UserError
 from ...probes.runs import store
@@ -63,7 +61,7 @@ def descend(
     state, losses = _resume(checkpoint, weights, descent)
     leaves = {name: tensor.requires_grad_() for name, tensor in state["weights"].items()}
     steps = range(len(losses), descent.steps)
-    for step in tqdm(steps, desc=what, initial=len(losses), total=descent.steps, disable=not sys.stderr.isatty()):
+    for step in tracked(steps, what, "steps", done=len(losses)):
         value = loss(leaves, chosen_rows(n, step, descent))
         value.backward()
         losses.append(float(value.detach()))

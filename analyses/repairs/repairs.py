@@ -23,6 +23,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ...data.progress import tracked
 from ...probes.intervene.measures import Measure, logit_difference
 from ...probes.prompts.batch import Batch
 from ...probes.prompts.image_ablation import image_columns
@@ -129,7 +130,9 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
         massive = learn_sinks(subject, batches, options.dimensions, options.tau)
         learned = learned._replace(dimensions=massive.dimensions or None, tau=massive.tau)
     if not asks_captions(batches[0]):
-        effects = [_act_effects(subject, batch, options) for batch in first_condition(batches)]
+        effects = [
+            _act_effects(subject, one, options) for one in tracked(first_condition(batches), "calibrating heads")
+        ]
         joined = {pair: torch.cat([one[pair] for one in effects]) for pair in effects[0]}
         helped = [list(pair) for pair, value in joined.items() if bool(value.any()) and value.mean() >= 0]
         learned = learned._replace(heads=helped)

@@ -6,17 +6,15 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from tqdm.auto import tqdm
-
 from ...data.errors import UserError
 from ...data.example import Example, Segment
 from ...data.object_words import judge
+from ...data.progress import progress
 from ..observe.generation import Answer, generate_answers
 from ..prompts.encode import encode
 from . import store
 from .job import Job, Settings
 from .plan import make_plan
-from .progress import is_silent
 
 if TYPE_CHECKING:
     from ..model.subject import Subject
@@ -103,11 +101,11 @@ def answered(
         said |= store.read_json(job.directory / "answers.json") or {}
     jobs = [job for job in jobs if not job.complete]
     asked = {"template": template, "bos": bos[0], "positions": settings.tokens, "size": settings.size}
-    with tqdm(desc="answers", total=len(examples), initial=len(said), disable=is_silent()) as bar:
+    with progress("answers", len(examples), len(said), "examples") as count:
         for some in answering(subject, examples, settings.answer_tokens, **asked, known=frozenset(said)):
             said |= {name: answer._asdict() for name, answer in some.items()}
             _keep_answers(jobs, said)
-            bar.update(len(some))
+            count(len(some))
     _keep_answers(jobs, said)
     for job in jobs:
         job.notes += _told(said)

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ...data.example import Example
+from ...data.progress import tracked
 from ..intervene.proofs import replay_notes
 from . import store
 from .finish import finish
 from .job import Job
-from .progress import is_silent
 from .results import observe
 from .sums import summed
 
@@ -41,7 +40,8 @@ def work(subject: Subject, examples: Mapping[str, Example], jobs: list[Job], tem
     plan = jobs[0].record["plan"]
     todo = sorted({index for job in jobs for index in job.missing()})
     began = monotonic()
-    for index in tqdm(todo, desc=" + ".join(job.name for job in jobs), unit="batch", disable=is_silent()):
+    what = f"{' + '.join(job.name for job in jobs)} on {jobs[0].record['task']['name']}"
+    for index in tracked(todo, what, done=len(jobs[0].plan) - len(todo)):
         shard = jobs[0].plan[index]
         batch = subject.batch(
             [examples[i] for i in shard.ids], template=template, bos=shard.bos, padding=plan["padding"]

@@ -11,7 +11,6 @@ import argparse
 import json
 import platform
 import random
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -22,7 +21,6 @@ import numpy as np
 import torch
 from scipy.stats import binomtest
 from torch import Tensor
-from tqdm import tqdm
 
 from ...example import Objects
 from ...object_words import Counts, count
@@ -101,7 +99,7 @@ def _answers(
     length: int,
     found: Found,
 ) -> None:
-    for start in tqdm(range(0, len(scenes), ROWS), desc=" ".join(where), disable=not sys.stderr.isatty()):
+    for start in tracked(range(0, len(scenes), ROWS), " ".join(where)):
         some = scenes[start : start + ROWS]
         rows = [ask(scene) for scene in some]
         right = reader.correct(pack(words, rows, length), _shown(scenes, start, len(some), where[1]))
@@ -157,7 +155,7 @@ def bootstrap(counts: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray])
 def _captions(reader: Reader, words: Any, scenes: list[Scene]) -> list[tuple[Counts, bool]]:
     """For every scene: what CHAIR counts in the caption, and whether its set of coloured objects is right."""
     told = []
-    for start in tqdm(range(0, len(scenes), 32), desc="captions", disable=not sys.stderr.isatty()):
+    for start in tracked(range(0, len(scenes), 32), "captions"):
         some = scenes[start : start + 32]
         for scene, text in zip(some, caption(reader, words, pictures(some)), strict=True):
             truth = questions.coloured(questions.caption(scene))
