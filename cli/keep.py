@@ -12,7 +12,7 @@ from typing import Annotated
 from tyro.conf import OmitArgPrefixes, Positional, subcommand
 
 from ..data.errors import UserError
-from .model import ModelFlags
+from .model import ModelFlags, crew
 
 ACTIONS = ("fill", "list", "prune")
 
@@ -27,6 +27,8 @@ class Fill(ModelFlags):
     seed: int = 0
     sites: tuple[str, ...] = ("resid_pre",)  # short names (all layers), or one layer: blocks.3.attn.hook_z
     positions: str = "last"  # last, all, a role, a mark, or a number: so many of every example
+    workers: int | None = None  # so many processes (or GPUs) share the batches; needs crosslens[cluster]
+    ray: str | None = None  # the address of a Ray cluster whose nodes the workers are on
 
     def __call__(self) -> None:
         from ..data.tasks import open_task
@@ -36,7 +38,9 @@ class Fill(ModelFlags):
         size = size_of(subject, task, Options(self.sites, self.positions), self.limit, self.seed)
         print(f"at most {size / 1e6:,.1f} MB in {home()}", file=sys.stderr)
         try:
-            kept = cached(subject, task, self.sites, self.positions, limit=self.limit, seed=self.seed)
+            with crew(self.workers, self.ray) as workers:
+                size = {"limit": self.limit, "seed": self.seed}
+                kept = cached(subject, task, self.sites, self.positions, **size, workers=workers)
         except KeyError as error:
             raise UserError(str(error.args[0])) from error
         print(kept.directory)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields, make_dataclass
 from inspect import getdoc
 from pathlib import Path
@@ -22,6 +23,7 @@ from ..probes.runs.remembered import prove_once, remember_subject
 
 if TYPE_CHECKING:
     from ..probes.model.subject import Subject
+    from ..probes.runs.workers import Workers
 
 OUT = Path("reports/out")
 BOS = {"task": None, "yes": (True,), "no": (False,), "both": (True, False)}
@@ -74,11 +76,14 @@ class Run(ModelFlags):
     answer_tokens: int = 0  # the model's own answer, so long at most, is put behind every prompt
     out: Path = OUT
     plan: bool = False  # only say what would be done
+    workers: int | None = None  # so many processes (or GPUs) share the batches; needs crosslens[cluster]
+    ray: str | None = None  # the address of a Ray cluster whose nodes the workers are on
 
     def __call__(self, line: str) -> None:
         self.require_names()
-        subject = self.open(self.subject)
-        self.on(subject, line, lambda: prove_once(subject))
+        with crew(self.workers, self.ray) as workers:
+            subject = self.open(self.subject)
+            self.on(subject, line, lambda: prove_once(subject), workers)
 
     def require_names(self) -> None:
         """UserError: no analysis, one that runs no model, no task, an unknown one, or nothing to run on."""
@@ -94,10 +99,11 @@ class Run(ModelFlags):
         for spec in self.task:
             open_task(spec)
 
-    def on(self, subject: Subject, line: str, prove: Callable[[], Any]) -> list[Path]:
+    def on(self, subject: Subject, line: str, prove: Callable[[], Any], workers: Workers | None = None) -> list[Path]:
         """Run on an open subject; returns the run directories and prints them.
 
-        line: the command that the page names. prove: called before the first forward, where there is one.
+        line: the command that the page names. prove: called before the first forward, where there is one. workers: who
+        computes the batches, where not this process does.
         """
         from ..probes.runs.preview import preview
         from ..probes.runs.run import run as run_analyses
@@ -109,7 +115,7 @@ class Run(ModelFlags):
             if self.plan:
                 print("\n".join(preview(subject, task, analyses, self._settings(line))))
                 continue
-            for directory in run_analyses(subject, task, analyses, self._settings(line), before=prove):
+            for directory in run_analyses(subject, task, analyses, self._settings(line), before=prove, workers=workers):
                 if why := (read_record(directory) or {}).get("nothing"):
                     print(f"nothing to measure: {why}", file=sys.stderr)
                 print(directory)
@@ -122,6 +128,15 @@ class Run(ModelFlags):
         same = ("limit", "seed", "template", "padding", "answer_tokens", "out")
         sizes = {"tokens": self.batch_tokens, "size": self.batch_size}
         return Settings(bos=BOS[self.bos], command=line, **sizes, **{name: getattr(self, name) for name in same})
+
+
+def crew(count: int | None, address: str | None) -> AbstractContextManager[Workers | None]:
+    """The workers that are asked for, nobody where none are. A cluster whose size is not said has one worker."""
+    if count is None and address is None:
+        return nullcontext()
+    from ..probes.runs.workers import Workers
+
+    return Workers(1 if count is None else count, address)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from ..probes.runs.recipes import Recipe as Content
 from ..probes.runs.recipes import Record, finished_records, read_record
 from ..probes.runs.remembered import prove_once
 from .finished import Overlap, Report
-from .model import OUT, ModelFlags, Run, as_line, with_options
+from .model import OUT, ModelFlags, Run, as_line, crew, with_options
 from .names import require_known
 from .recipe_runs import figures_of, finished_join, finished_run, joins_of, known_recipes, made_of, runs_of, together
 
@@ -39,6 +39,8 @@ class Recipe(ModelFlags):
     limit: int | None = None  # examples of each run
     out: Path = OUT
     plan: bool = False  # only say which runs there are, and which are finished
+    workers: int | None = None  # so many processes (or GPUs) share the batches; needs crosslens[cluster]
+    ray: str | None = None  # the address of a Ray cluster whose nodes the workers are on
 
     def __call__(self, line: str) -> None:
         known = known_recipes()
@@ -75,11 +77,12 @@ class Recipe(ModelFlags):
         missing = together([run for run, record in found.items() if record is None])
         pace = _Pace(len(missing))
         made = []
-        for name in dict.fromkeys(run.subject for run in missing):
-            subject = self.open(name)
-            for run in [run for run in missing if run.subject == name]:
-                pace.tell(as_line(run))
-                made += run.on(subject, as_line(run), lambda s=subject: prove_once(s))
+        with crew(self.workers, self.ray) as workers:
+            for name in dict.fromkeys(run.subject for run in missing):
+                subject = self.open(name)
+                for run in [run for run in missing if run.subject == name]:
+                    pace.tell(as_line(run))
+                    made += run.on(subject, as_line(run), lambda s=subject: prove_once(s), workers)
         return [record for record in found.values() if record is not None] + [read_record(path) for path in made]
 
     def _joined(self, source: Source, records: list[Record]) -> list[Record]:

@@ -47,18 +47,23 @@ def duration(seconds: float) -> str:
 
 
 class _Log:
-    """Lines on stderr, none for what is soon over."""
+    """Lines on stderr, none for what is soon over. The first item may wait for workers: the pace is of those behind."""
 
     def __init__(self, what: str, total: int, done: int, unit: str) -> None:
         self.what, self.total, self.done, self.unit = what, total, done, unit
-        self.before, self.began = done, monotonic()
-        self.said = self.began
+        self.said = monotonic()
+        self.first: tuple[float, int] | None = None  # when the first was done, and how many were then
 
     def count(self, count: int) -> None:
         self.done += count
         now = monotonic()
         if now - self.said >= LINES_EVERY and self.done < self.total:
             self.said = now
-            left = (now - self.began) / (self.done - self.before) * (self.total - self.done)
-            told = f"{self.done} of {self.total} {self.unit}, about {duration(left)} left"
-            print(f"{self.what}: {told}", file=sys.stderr, flush=True)
+            print(f"{self.what}: {self.done} of {self.total} {self.unit}{self._left(now)}", file=sys.stderr, flush=True)
+        self.first = self.first or (now, self.done)
+
+    def _left(self, now: float) -> str:
+        if self.first is None:
+            return ""
+        began, before = self.first
+        return f", about {duration((now - began) / (self.done - before) * (self.total - self.done))} left"

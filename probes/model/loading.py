@@ -48,6 +48,8 @@ def load(
     Raises UserError (unknown name, broken files; missing, spare, NaN or packed weights) and SubjectError (a family that
     cannot be read).
     """
+    opened: dict[str, Any] = {"name": str(name), "revision": revision, "device": device, "dtype": dtype}
+    opened["trust_remote_code"] = trust_remote_code
     path, revision = _find(str(name), revision)
     where: dict[str, Any] = {"device_map": "auto"} if device == "map" else {}
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device in ("auto", "map") else device
@@ -61,6 +63,7 @@ def load(
     embedded = str(name) in EMBEDDED
     subject = Subject(model, processor, name=str(name) if embedded else name_of(str(name)), revision=revision)
     subject.location = None if embedded else location_of(str(name))
+    subject.opened = opened
     if check:
         subject.check()
     return subject

@@ -51,6 +51,7 @@ class Subject:
             raise SubjectError(f"{self.family} cannot be opened: {anatomy.first_line(error)}") from error
         self.name = name or name_of(model.config.name_or_path) or self.family
         self.location: str | None = location_of(model.config.name_or_path)  # what `verify` opens again
+        self.opened: dict[str, Any] | None = None  # what `load` was called with, where it opened this
         self.revision = revision or getattr(model.config, "_commit_hash", None)
 
     def _expose(self) -> None:

@@ -30,6 +30,7 @@ from . import store
 from .plan import plan_from_json
 from .results import How, condition_of
 from .run import Settings, run
+from .workers import Workers
 
 if TYPE_CHECKING:
     from ..model.subject import Subject
@@ -97,14 +98,16 @@ def cached(
     limit: int | None = None,
     seed: int = 0,
     settings: Settings | None = None,
+    workers: Workers | None = None,
 ) -> Activations:
     """Run a task once and keep `sites` at `positions`; the second call with the same arguments runs nothing.
 
     sites, positions: as in `Options` (not "pattern": maps are never kept; not a vision tower's: its rows are no
-    prompt's). Errors: SiteError (a KeyError) for an unknown site or one that the family lacks, UserError as in `run`.
+    prompt's). workers: as in `run`. Errors: SiteError (a KeyError) for an unknown site or one that the family lacks,
+    UserError as in `run`.
     """
     refuse_under_edit(subject, "cached")
-    (kept,) = cached_together(subject, task, [Options(tuple(sites), positions)], limit, seed, settings)
+    (kept,) = cached_together(subject, task, [Options(tuple(sites), positions)], limit, seed, settings, workers)
     return kept
 
 
@@ -115,6 +118,7 @@ def cached_together(
     limit: int | None = None,
     seed: int = 0,
     settings: Settings | None = None,
+    workers: Workers | None = None,
 ) -> list[Activations]:
     """`cached` for several choices of sites and positions that ride one forward."""
     for site in (site for options in wanted for site in options.sites):
@@ -124,7 +128,7 @@ def cached_together(
     # A name by content, so that a job has the same key whatever rides with it.
     names = [f"{NAME}-{store.key_of(asdict(options))[:8]}" for options in wanted]
     jobs: dict[str, tuple[Any, Any]] = {n: (_ANALYSIS, options) for n, options in zip(names, wanted, strict=True)}
-    found = dict(zip(jobs, run(subject, task, jobs, settings), strict=True))
+    found = dict(zip(jobs, run(subject, task, jobs, settings, workers=workers), strict=True))
     groups = {e.id: e.group for e in task.examples(subject.tokenizer, limit, seed)}
     return [_opened(found[name], options, groups) for name, options in zip(names, wanted, strict=True)]
 

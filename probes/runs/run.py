@@ -8,6 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ...data.errors import UserError
 from ...data.tasks import Task
 from ..model.subject import refuse_under_edit
@@ -17,8 +19,10 @@ from . import store
 from .answers import answered
 from .contract import check
 from .job import Settings, facts_of, form_of, open_job, read_job
+from .rows import threads
 from .start import start
-from .work import same_plan, threads, work
+from .work import same_plan, work
+from .workers import Workers
 
 if TYPE_CHECKING:
     from ..model.subject import Subject
@@ -31,11 +35,13 @@ def run(
     settings: Settings,
     *,
     before: Callable[[], Any] = lambda: None,
+    workers: Workers | None = None,
 ) -> list[Path]:
     """Run analyses (name -> (module, options)) on one subject and task; all that observe ride one forward.
 
     before: called once before the first forward, not at all where every run is complete already (the check of the
-    instruments). Returns one run directory per analysis. UserError: an analysis that is not as the contract says, or as
+    instruments). workers: processes that compute the batches; by default this one. Returns one run directory per
+    analysis. UserError: an analysis that is not as the contract says, or as
     in the modules it calls.
     """
     refuse_under_edit(subject, "run")
@@ -61,8 +67,9 @@ def run(
         for job in todo:
             job.tokenizer = subject.tokenizer
             job.notes += bos_notes(subject, template, bos)
-            start(job, subject, task, examples, facts, settings)
+            with threads(workers.threads if workers else torch.get_num_threads()):
+                start(job, subject, task, examples, facts, settings)
         for group in same_plan(todo):
             with threads(group[0].record["plan"]["threads"]):
-                work(subject, {e.id: e for e in examples}, group, template)
+                work(subject, {e.id: e for e in examples}, group, template, workers)
     return [job.directory for job in jobs]

@@ -27,8 +27,8 @@ from .answers import answering, with_answers
 from .contract import check
 from .finish import make_tables
 from .job import PACKAGES, Job, identity
+from .rows import compute_rows, threads
 from .start import machine
-from .work import compute_rows, threads
 
 if TYPE_CHECKING:
     from ..model.subject import Subject
@@ -166,7 +166,7 @@ def _check_rows(job: Job, index: int, subject: Subject, examples: Mapping[str, E
     chosen, template = [examples[i] for i in shard.ids], job.record["task"]["template"]
     batch = subject.batch(chosen, template=template, bos=shard.bos, padding=plan["padding"])
     with threads(plan["threads"]):
-        found = compute_rows(subject, batch, [job])[job.name]
+        found = compute_rows(subject, batch, {job.name: (job.module, job.how)})[job.name]
     _require_equal(job.shard_path(index), found, saved, _limit(subject, exact))
 
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
 from ...data.example import Example
-from ...data.progress import tracked
+from ...data.progress import progress
 from ..intervene.proofs import replay_notes
 from . import store
 from .finish import finish
 from .job import Job
-from .results import observe
-from .sums import summed
+from .rows import compute_rows, threads
+from .workers import Work, Workers
 
 if TYPE_CHECKING:
     from ..model.subject import Subject
@@ -35,21 +31,28 @@ def same_plan(jobs: Sequence[Job]) -> list[list[Job]]:
     return groups
 
 
-def work(subject: Subject, examples: Mapping[str, Example], jobs: list[Job], template: str) -> None:
+def work(
+    subject: Subject, examples: Mapping[str, Example], jobs: list[Job], template: str, workers: Workers | None = None
+) -> None:
     """Compute and keep the batches that are missing of jobs with the same plan, then finish each job."""
-    plan = jobs[0].record["plan"]
+    plan, shards = jobs[0].record["plan"], jobs[0].plan
     todo = sorted({index for job in jobs for index in job.missing()})
     began = monotonic()
+
+    def of(index: int) -> Work:
+        shard = shards[index]
+        form = {"template": template, "bos": shard.bos, "padding": plan["padding"]}
+        riding = {job.name: (job.module, job.how) for job in jobs if not job.shard_path(index).exists()}
+        return Work([examples[i] for i in shard.ids], form, plan["threads"], riding)
+
+    computed = _here(subject, todo, of) if workers is None else workers.rows(subject, todo, of)
     what = f"{' + '.join(job.name for job in jobs)} on {jobs[0].record['task']['name']}"
-    for index in tracked(todo, what, done=len(jobs[0].plan) - len(todo)):
-        shard = jobs[0].plan[index]
-        batch = subject.batch(
-            [examples[i] for i in shard.ids], template=template, bos=shard.bos, padding=plan["padding"]
-        )
-        riding = [job for job in jobs if not job.shard_path(index).exists()]
-        rows = compute_rows(subject, batch, riding)
-        for job in riding:
-            store.save_rows(job.shard_path(index), rows[job.name], job.record["key"], shard.ids)
+    with progress(what, len(shards), len(shards) - len(todo)) as count:
+        for index, rows in computed:
+            for job in jobs:
+                if job.name in rows:
+                    store.save_rows(job.shard_path(index), rows[job.name], job.record["key"], shards[index].ids)
+            count(1)
     for job in jobs:
         if not hasattr(job.module, "observe"):  # It swept: were the layers replayed?
             job.record["notes"] = list(dict.fromkeys([*job.record["notes"], *replay_notes(subject)]))
@@ -57,23 +60,9 @@ def work(subject: Subject, examples: Mapping[str, Example], jobs: list[Job], tem
         finish(job, examples)
 
 
-def compute_rows(subject: Subject, batch: Any, jobs: Sequence[Job]) -> dict[str, dict[str, Tensor]]:
-    """Rows of every job from one batch, summed where a job sums them; those that observe ride one forward."""
-    settled = {job.name: (job.module, job.how) for job in jobs}
-    observing = {name: pair for name, pair in settled.items() if hasattr(pair[0], "observe")}
-    rows = observe(subject, batch, observing) if observing else {}
-    for name, (module, how) in settled.items():
-        if name not in observing:
-            rows[name] = module.measure(subject, batch, {}, how)
-    return {job.name: summed(rows[job.name], getattr(job.module, "SUMS", ())) for job in jobs}
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """So many threads for torch, since the bits of a forward depend on them; afterwards as many as before."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def _here(subject: Subject, todo: Sequence[int], of: Callable[[int], Work]) -> Iterator[tuple[int, Any]]:
+    """The rows of all shards, one after the other, in this process."""
+    for index in todo:
+        examples, form, count, riding = of(index)
+        with threads(count):
+            yield index, compute_rows(subject, subject.batch(list(examples), **form), riding)
