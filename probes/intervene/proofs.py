@@ -100,11 +100,13 @@ def replay_roundings(base: Recording) -> list[float]:
 def _trials(base: Recording) -> Iterator[tuple[Tensor, Variant]]:
     """Positions and an edit of them: every row, with edges removed halfway up; the last alone; one in the middle."""
     mask, layer = base.mask, base.layers[0].resid_pre
+    attending = [i for i, record in enumerate(base.layers) if record.attends]
     values = layer + 0.3 * layer.flip(-1)
     first = torch.zeros_like(mask).scatter(1, mask.int().argmax(1, keepdim=True), True)
     every: Variant = {0: (Patch("resid_pre", mask, values),)}
     if bool((mask & ~first).any()):
-        every = {**every, len(base.layers) // 2: (Knockout(mask & ~first, first),)}
+        halfway = attending[len(attending) // 2]
+        every = {**every, halfway: (*every.get(halfway, ()), Knockout(mask & ~first, first))}
     place = mask.int().cumsum(1)
     middle = (place == (place[:, -1:] + 1) // 2) & mask
     yield mask, every

@@ -27,6 +27,14 @@ def tell_attention(model: Any, layers: list[nn.Module]) -> None:
             anatomy.SILENT.add(mixer)
 
 
+def runs_whole(layer: nn.Module) -> bool:
+    """Whether a layer mixes positions otherwise than by an attention alone: in its place, or beside it (Falcon H1).
+
+    Such a layer has a state of all earlier rows, so it cannot be computed on some of its rows.
+    """
+    return not anatomy.attends(layer) or any(getattr(layer, name, None) is not None for name in anatomy.MIXERS)
+
+
 @torch.no_grad()
 def _callers(model: Any) -> set[nn.Module]:
     """The modules that call the attention interface in a forward."""
