@@ -27,7 +27,7 @@ from .interventions import Patch, PatchQKV, Variant
 from .layer_parts import arguments_at, instead_of, reading
 from .measures import Measure
 from .positions import Positions, affected_positions, positions_of
-from .proofs import FACTOR, IDENTITY, ROUNDING, obstacle_of
+from .proofs import FACTOR, IDENTITY, ROUNDING, cost_notes, obstacle_of
 from .readout import BUDGET, bytes_per_variant, clean_values, measured
 from .recording import Recording
 from .replay import replay
@@ -159,8 +159,7 @@ def _prove(base: Recording, moved: Tensor) -> None:
 
 
 def _notes(base: Recording) -> tuple[str, ...]:
-    obstacle = obstacle_of(base)
-    return (f"{base.subject.family}: {obstacle}: whole forwards were run",) if obstacle else ()
+    return cost_notes(base.subject, obstacle_of(base))
 
 
 class _Paths:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...data.errors import InterventionError
+from ..model import hybrid
 from ..model.tolerance import TOLERANCE, block_error, block_limit
 from .acting import acting_positions
 from .float32 import in_float32, is_half, recorded_again, with_wide_layer
@@ -60,13 +61,17 @@ def _failed_proof(base: Recording) -> str:
 
 
 def replay_notes(subject: Any) -> list[str]:
-    """What a record must say of the sweeps that this subject ran: that its layers could not be replayed, and why."""
-    obstacles = {why for why in subject.__dict__.get("_replay_proofs", {}).values() if why}
-    return [_note(subject, why) for why in sorted(obstacles)]
+    """What a record must say of the sweeps that this subject ran: what could not be replayed, and why."""
+    notes = {note for why in subject.__dict__.get("_replay_proofs", {}).values() for note in cost_notes(subject, why)}
+    return sorted(notes)
 
 
-def _note(subject: Any, obstacle: str) -> str:
-    return f"{subject.family}: {obstacle}: whole forwards were run"
+def cost_notes(subject: Any, obstacle: str) -> tuple[str, ...]:
+    """Why a sweep cost more than its rows: whole forwards, or layers that run on all rows."""
+    if obstacle:
+        return (f"{subject.family}: {obstacle}: whole forwards were run",)
+    layers = hybrid.on_all_rows(subject.decoder)
+    return (f"{subject.family}: {layers}",) if layers else ()
 
 
 @torch.no_grad()
@@ -137,7 +142,7 @@ def verify_edit(base: Recording, where: Positions, edits: Sequence[Variant]) -> 
     for due, by in zip(acts, moved[2:], strict=True):
         if due and not by > floor:
             raise InterventionError(f"{place}: the edit moves nothing ({by:.2g}), though it should")
-    return (_note(base.subject, obstacle),) if obstacle else ()
+    return cost_notes(base.subject, obstacle)
 
 
 def _moved_replayed(base: Recording, where: Positions, variants: Sequence[Variant]) -> list[float]:

@@ -24,6 +24,7 @@ from ...data.example import Example
 from ...data.tasks import Task
 from .. import VERSION
 from ..intervene.proofs import replay_notes
+from ..model.hybrid import without_heads
 from ..model.subject import refuse_under_edit
 from ..prompts.bos import conditions
 from ..prompts.bos import notes as bos_notes
@@ -142,7 +143,7 @@ def run(
             examples = _answered(subject, examples, jobs, template, bos, settings)
         for job in todo:
             job.tokenizer = subject.tokenizer
-            job.notes += bos_notes(subject, template, bos)
+            job.notes += [*bos_notes(subject, template, bos), *_layer_notes(subject)]
             _start(job, subject, task, examples, facts, settings)
         for group in _same_plan(todo):
             with threads(group[0].record["plan"]["threads"]):
@@ -214,12 +215,19 @@ def preview(
         f"{'subject':{width}s} {subject.name}: {subject.n_layers} layers, {dtype} on {subject.device}",
         f"{'task':{width}s} {task.name}: {len(examples)} examples in {facts['task']['n_groups']} groups, {conditions}",
         f"{'memory':{width}s} about {peak / 1e6:,.0f} MB of activations at once, for {_largest(sizes)}",
+        *(f"{'layers':{width}s} {note}" for note in _layer_notes(subject)),
         *(
             line
             for job, plan in zip(jobs, plans, strict=True)
             for line in _preview_job(job, plan, shapes(subject, examples, plan, template), subject, width)
         ),
     ]
+
+
+def _layer_notes(subject: Subject) -> list[str]:
+    """What plan and page have to say of layers without attention."""
+    told = without_heads(subject.decoder)
+    return [told[0].upper() + told[1:]] if told else []
 
 
 def _plan(
