@@ -155,7 +155,7 @@ def _is_solved(batch: Batch, rows: dict[str, Tensor]) -> bool:
 
 def _from_this(subject: Any, batches: Sequence[Batch], options: Options) -> list[Head]:
     """The heads that help most when each is steered alone."""
-    heads = [(layer, head) for layer in range(subject.n_layers) for head in range(subject.n_heads)]
+    heads = [(layer, head) for layer in subject.decoder.attending for head in range(subject.n_heads)]
     gains = []
     for batch in batches:
         found = contrast(subject, batch, ("z",))

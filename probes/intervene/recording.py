@@ -20,7 +20,7 @@ from ..observe.capture import own_storage
 from ..observe.layer import Layer
 from ..observe.tracing import tracing
 from ..prompts.batch import Batch, mark_last
-from ..sites import SITES, require_writable
+from ..sites import SITES, SiteError, require_writable
 from .positions import Positions, at_last, closure, positions_of
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class LayerRecord:
     key, value: [b, kv, p, d_head]; none without attention. allowed: Bool[b or 1, 1 or h, p, p]; without attention every
     row reads all before it. added: what came between the layer before and this one (Qwen3-VL's image features).
     sites: those asked for, as `Layer.written`. whole: whether it has to run on all rows, see `hybrid.runs_whole`.
+    mixed: without attention, what a mixer in its place writes, as `Layer.written("attn_out")`; None where there is none.
     """
 
     resid_pre: Float[Tensor, "b p d"]
@@ -48,6 +49,7 @@ class LayerRecord:
     added: Tensor | None
     sites: dict[str, Tensor]
     whole: bool = False
+    mixed: Tensor | None = None
 
     @property
     def attends(self) -> bool:
@@ -167,7 +169,8 @@ def record(subject: Subject, inputs: Mapping[str, Any] | Batch, sites: Iterable[
         held = {site: layer.written(site) for site in sites if site not in lacks}
         key, value = (own_storage(call.key), own_storage(call.value)) if call else (torch.zeros(0), torch.zeros(0))
         whole = hybrid.runs_whole(layer.module)
-        layers.append(LayerRecord(layer.resid_pre, key, value, allowed, layer.arguments, added, held, whole))
+        mixed = None if call else _mixed(layer)
+        layers.append(LayerRecord(layer.resid_pre, key, value, allowed, layer.arguments, added, held, whole, mixed))
 
     edits = subject.active_edits
     with tracing(subject, keep):
@@ -176,6 +179,13 @@ def record(subject: Subject, inputs: Mapping[str, Any] | Batch, sites: Iterable[
     # What edits do to some rows of some variants is theirs to know: they act in whole forwards.
     obstacle = "it is edited" if edits else next(filter(None, obstacles), "")
     return Recording(subject, arguments, real, last, layers, at_last(written[0], last), obstacle, edits)
+
+
+def _mixed(layer: Layer) -> Tensor | None:
+    try:
+        return layer.written("attn_out")
+    except SiteError:  # a block that is an MLP alone
+        return None
 
 
 def is_mask(name: str) -> bool:
