@@ -69,11 +69,16 @@ def methods(options: Options, learned: Any, fitted_on: Mapping[str, int]) -> str
     )
 
 
-def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor]:
-    """What the layer adds at the last real position; of the first layer also what enters it, of the last the end."""
+def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor | None]:
+    """What the layer adds at the last real position; of the first layer also what enters it, of the last the end.
+
+    In hybrids a mixer in the place of attention adds "mixer" as a whole.
+    """
     rows = torch.arange(len(batch.last), device=layer.resid_pre.device)
     last = batch.last.to(rows.device)
-    kept = {"z": layer.z[rows, last], "mlp": layer.mlp_out[rows, last]}
+    kept = {"z": layer.z[rows, last] if layer.attends else None, "mlp": layer.mlp_out[rows, last]}
+    if len(layer.stack.attending) < layer.stack.n_layers:
+        kept["mixer"] = None if layer.attends else layer.attn_out[rows, last]
     if layer.index == 0:
         kept["embedding"] = layer.resid_pre[rows, last]
     if layer.index == layer.subject.n_layers - 1:
@@ -83,7 +88,8 @@ def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor]:
 
 def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
     """Rows: "heads" [b, 2, layers, heads], "mlp", "attention bias" [b, 2, layers], "embedding", "final bias", "logit"
-    [b, 2]: for the answer and for the difference; "word_ids", "word_logits" [b, layers, heads, words].
+    [b, 2]: for the answer and for the difference; "word_ids", "word_logits" [b, layers, heads, words]. Where mixers
+    stand in the place of attention also "mixer" [b, 2, layers].
     """
     W_U = subject.W_U.float()
     answer, wrong = batch.answers.to(W_U.device), batch.wrong.to(W_U.device)
@@ -135,6 +141,7 @@ def _shown(found: dict[str, np.ndarray], measure: str) -> dict[str, pd.DataFrame
     layer, head = (axis.ravel() for axis in np.indices(heads.shape))
     shared = {"unit": "logits", "n": 1, "measure": measure, "control": "", "condition": "one prompt"}
     parts = {"attention": heads.sum(1) + found["attention bias"][0, 0], "MLP": found["mlp"][0, 0]}
+    parts |= {"mixer": found["mixer"][0, 0]} if "mixer" in found else {}
     by_layer = [pd.DataFrame({"layer": range(len(v)), "value": v, "part": part}) for part, v in parts.items()]
     whole = [pd.DataFrame({"value": [found[p][0, 0]], "part": p}) for p in ("embedding", "final bias")]
     return {

@@ -54,5 +54,12 @@ def top_heads(effects: Float[Tensor, "layer h"], share: float | int) -> list[tup
     require(not bool(bare.all()), "effects holds NaN alone: there are no heads")
     require(not bool(effects[~bare].isnan().any()), "effects holds NaN: a head without an effect cannot be ranked")
     count = max(1, round(share * effects[~bare].numel()))
-    order = widen(effects).abs().masked_fill(bare[:, None], -1.0).flatten().sort(descending=True, stable=True).indices[:count]
+    order = (
+        widen(effects)
+        .abs()
+        .masked_fill(bare[:, None], -1.0)
+        .flatten()
+        .sort(descending=True, stable=True)
+        .indices[:count]
+    )
     return [divmod(int(i), effects.shape[1]) for i in order]

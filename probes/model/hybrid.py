@@ -48,7 +48,8 @@ def without_heads(stack: Stack) -> str:
         return ""
     return (
         f"{named(bare)} of {stack.n_layers} have no attention but {' or '.join(kinds)}, so no heads and no pattern: "
-        "what is of heads has no value there, and is chosen, averaged and compared among the other layers alone."
+        "what is of heads has no value there, and is chosen, averaged and compared among the other layers alone; where "
+        "attention is cut, these layers still carry what they read."
     )
 
 
