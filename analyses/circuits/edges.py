@@ -163,10 +163,12 @@ def _named(edges: Edges) -> dict[str, Tensor]:
 
 
 def _from_heads(edges: Edges, reader: Reader, subject: Any) -> Tensor:
-    """What a reader hears from every head, [b, layer, head], NaN from those that do not come before it."""
+    """What a reader hears from every head, [b, layer, head], NaN from those that do not come before it, or are none."""
     heads = [j for j, writer in enumerate(edges.writers) if writer.kind == "head"]
     values = edges.values[edges.readers.index(reader)][heads]
-    return values.T.unflatten(1, (subject.n_layers, subject.n_heads))
+    found = values.new_full((values.shape[1], subject.n_layers, subject.n_heads), torch.nan)
+    found[:, subject.decoder.attending] = values.T.unflatten(1, (-1, subject.n_heads))
+    return found
 
 
 def row_size(subject: Any, positions: int, options: Options) -> int:

@@ -56,8 +56,8 @@ def _measured(rows: Rows, name: str) -> list[tuple[str, str, np.ndarray]]:
 
 
 def _parts(rows: Rows, how: How) -> pd.DataFrame:
-    """By layer: all heads together with their biases, the MLP, and mixers that stand in the place of attention (NaN where
-    a layer has no such part); embedding and final bias have no layer."""
+    """By layer: all heads together with their biases, the MLP, and mixers in the place of attention (NaN where a layer
+    has no such part); embedding and final bias have no layer."""
     groups, frames = rows.examples["group"], []
     summed = {"attention": rows["heads"].sum(3) + rows["attention bias"], "MLP": rows["mlp"]}
     summed |= {"mixer": rows["mixer"]} if "mixer" in rows.values else {}

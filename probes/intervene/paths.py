@@ -1,9 +1,10 @@
 """Path patching: what a head says reaches a receiver through residual stream and MLPs alone, all other heads frozen.
 
 The sender's z comes from the donor run, every other head's stays clean, and so does what mixers in the place of
-attention write; MLPs are computed again (or frozen too). A receiver is the final residual (the direct effect) or the query, key or value of a head, whose run is then finished with
-everything behind it live. Nothing moves between positions before the receiver, so only the receiver's positions are
-computed: a chain of MLPs, all senders as one batch. Exact.
+attention write; MLPs are computed again (or frozen too). A receiver is the final residual (the direct effect) or the
+query, key or value of a head, whose run is then finished with everything behind it live. Nothing moves between
+positions before the receiver, so only the receiver's positions are computed: a chain of MLPs, all senders as one batch.
+Exact.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ def path_sweep(
     `positions` (None: every real one), all of them together. mlps: "recomputed", or "frozen" to the clean run.
     Returns values [layer, head, b], NaN in layers without attention, clean and donor [b]; a sender behind all receivers
     leaves the clean value. UserError: prompts of other lengths, equal runs, an unknown receiver, a mixer beside an
-    attention, a family whose layers cannot be replayed (of heads as receivers). InterventionError: an edit without effect.
+    attention, a family whose layers cannot be replayed (of heads as receivers). InterventionError: an edit without
+    effect.
     """
     if mlps not in MLPS:
         raise UserError(f"mlps {mlps!r}: {' or '.join(map(repr, MLPS))}")

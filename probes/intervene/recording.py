@@ -38,7 +38,7 @@ class LayerRecord:
     key, value: [b, kv, p, d_head]; none without attention. allowed: Bool[b or 1, 1 or h, p, p]; without attention every
     row reads all before it. added: what came between the layer before and this one (Qwen3-VL's image features).
     sites: those asked for, as `Layer.written`. whole: whether it has to run on all rows, see `hybrid.runs_whole`.
-    mixed: without attention, what a mixer in its place writes, as `Layer.written("attn_out")`; None where there is none.
+    mixed: without attention, what a mixer in its place writes, as `Layer.written("attn_out")`, None where none is.
     """
 
     resid_pre: Float[Tensor, "b p d"]

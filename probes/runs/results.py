@@ -99,8 +99,8 @@ def observe(subject: Subject, batch: Batch, analyses: Mapping[str, tuple[Any, An
     """One forward with several analyses on it: name -> (module, how) gives name -> rows.
 
     A module's `observe(layer, batch, how)` is called while that layer's tensors are alive; what it returns ([b, ...]
-    each; None: this layer has no heads) is stacked to [b, layers, ...]. `measure(subject, batch, kept, how)`, where it exists, turns that stack into
-    rows after the forward, when the model's last state is known.
+    each; None: this layer has no heads) is stacked to [b, layers, ...]. `measure(subject, batch, kept, how)`, where it
+    exists, turns that stack into rows after the forward, when the model's last state is known.
     """
     kept: dict[str, list[dict[str, Tensor | None]]] = {name: [] for name in analyses}
 
