@@ -27,6 +27,6 @@ def reader_name(reader: Reader) -> str:
     return into.get(reader.kind, f"{reader.kind} of {reader.layer}.{reader.head}")
 
 
-def receivers_of(heads: Sequence[Sequence[int]]) -> dict[str, Receiver | None]:
-    """What is patched exactly: the output (None), and the queries of the movers that have layers before them."""
-    return {OUTPUT: None} | {f"q of {mover.layer}.{mover.head}": mover for mover in queries_of(heads)}
+def receivers_of(heads: Sequence[Sequence[int]], first: int = 0) -> dict[str, Receiver | None]:
+    """What is patched exactly: the output (None), and the queries of the movers behind the first layer with heads."""
+    return {OUTPUT: None} | {f"q of {mover.layer}.{mover.head}": mover for mover in queries_of(heads, first)}

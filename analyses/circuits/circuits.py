@@ -129,7 +129,7 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
     last, estimates = base.final, ESTIMATES if how.options.steps else {}
     kept = task_rows(found) | exact_and_estimates(subject, found, last, EXACT, estimates)
     kept[f"head|{DIRECT}"] = path_sweep(subject, base, donor, measure=measure).effects
-    if receivers := queries_of(how.learned.heads):
+    if receivers := queries_of(how.learned.heads, subject.decoder.attending[0]):
         kept[f"head|{MOVERS}"] = path_sweep(subject, base, donor, receivers, measure=measure, positions=last).effects
     kept |= _written(subject, found, base)
     return kept | _attention(subject, batch)

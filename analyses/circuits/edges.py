@@ -135,7 +135,7 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
     known = {edge_name(writer, reader) for reader in readers for writer in every_writer(found.base)}
     if unknown := [edge for edge in chosen if edge not in known]:
         raise UserError(f"edges: no edge {unknown[0]!r} in {subject.name}; write it as in the table: 3.1 → q of 5.2")
-    receivers = receivers_of(how.learned.heads)
+    receivers = receivers_of(how.learned.heads, subject.decoder.attending[0])
     asked = {receiver: _reader(heard, subject) for receiver, heard in receivers.items()}
     kept = task_rows(found)
     for name, steps in ESTIMATES.items():

@@ -18,6 +18,9 @@ from ..common.tested import nothing, number
 MEASURES = ("answer", "difference")
 
 
+NO_OV = "no OV circuits were asked for, or a gate or a norm stands between values and W_O"
+
+
 TOP = 10  # heads chosen on one half of the groups
 
 
@@ -232,7 +235,7 @@ def _copy(found: _Strongest, copying: np.ndarray | None) -> list[pd.DataFrame]:
     """The scores are the weights' and have no interval; what they are weighted by has."""
     raising = [head for head in found.heads if found.first[head] > 0]
     if copying is None or not raising:
-        return [nothing("copy", "no OV circuits were asked for" if copying is None else "no head raises the answer")]
+        return [nothing("copy", NO_OV if copying is None else "no head raises the answer")]
     added, scores = at(found.turned, raising), (of(copying[None], raising) for of in (at, at_random))
     own, random = (added * score for score in scores)
     given, unit = {"denominators": added.sum(1)}, "copying score"

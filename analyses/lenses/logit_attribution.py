@@ -21,6 +21,7 @@ from torch import Tensor
 from ...data.errors import UserError
 from ...data.example import is_single_token
 from ...data.tokens import ids_in_text, labels
+from ...probes.observe.gates import GateError
 from ...probes.observe.tracing import Layer
 from ...probes.prompts.batch import Batch
 from ...probes.runs.results import How
@@ -101,8 +102,13 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
 
 
 def weights(subject: Any, options: Options) -> dict[str, Tensor]:
-    """What the OV circuits say, from the weights alone."""
-    return promoted(subject, options.directions, options.words) if options.directions and options.words else {}
+    """What the OV circuits say, from the weights alone; nothing where a gate or a norm makes them no circuits."""
+    if not (options.directions and options.words):
+        return {}
+    try:
+        return promoted(subject, options.directions, options.words)
+    except GateError:
+        return {}
 
 
 def row_size(subject: Any, positions: int, options: Options) -> int:
