@@ -141,6 +141,9 @@ def _from_ioi(subject: Any, options: Options) -> tuple[tuple[list[Head], list[He
     movers = [head for head in ranked if effects[head] < 0][: options.inhibition]
     negative = [head for head in ranked if effects[head] > 0][: options.negative]
     receivers = queries_of(movers, subject.decoder.attending[0])
+    if not receivers:
+        why = "they lie in the first layer with heads"
+        raise UserError(f"steering: no head speaks to IOI's movers: {why} (--steering.heads chooses others)")
     both = {"measure": found.measure, "positions": found.base.final}
     through = path_sweep(subject, found.base, found.donor, receivers, **both).effects.mean(0)
     others = [head for head in metrics.top_heads(through, 1.0) if head not in {*movers, *negative}]
