@@ -9,7 +9,7 @@ from ...probes.runs.results import How, Rows
 from ..common import controls
 from ..common.claims import Claim, Statement, judge, one_row, unsolved
 from ..common.controls import SHUFFLED, UNIFORM, uniform_on_first
-from ..common.frames import middle, summarise
+from ..common.frames import middle, of_heads, summarise
 from . import _visual_sinks
 
 MASSIVE, FIRST, AGREE = "massive dimensions", "first token", "criteria agree"
@@ -66,7 +66,18 @@ def criteria(rows: Rows, how: How) -> tuple[np.ndarray, np.ndarray]:
 
 def shuffled(rows: Rows, chosen: np.ndarray) -> np.ndarray:
     """The control of chosen tokens [n, layers, p], within those that are asked about."""
-    return controls.shuffled(chosen, np.isfinite(rows["column_mean"][:, 0]), rows.examples["id"].tolist())
+    return controls.shuffled(chosen, asked_about(rows), rows.examples["id"].tolist())
+
+
+def asked_about(rows: Rows) -> np.ndarray:
+    """The tokens that are asked about, Bool [n, p]."""
+    return np.isfinite(rows["column_mean"]).any(1)
+
+
+def agreement(rows: Rows, by_phi: np.ndarray, by_attention: np.ndarray) -> np.ndarray:
+    """Jaccard of the two criteria's tokens [n, layers], NaN in layers without heads."""
+    bare = np.isnan(rows["column_mean"]).all((0, 2))
+    return np.where(bare, np.nan, jaccard(by_phi, by_attention))
 
 
 def jaccard(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -78,16 +89,17 @@ def jaccard(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def summary(rows: Rows, how: How) -> pd.DataFrame:
     """One row a statement: measure, against ("" or the control that is subtracted, paired), and the usual columns."""
     half = middle(rows["phi"].shape[1])
-    first = rows["first_share"][:, half].mean((1, 2))
     by_phi, by_attention = criteria(rows, how)
-    agree, chance = (nanmean(jaccard(by_phi, x)[:, half]) for x in (by_attention, shuffled(rows, by_attention)))
+    first = of_heads(rows["first_share"][:, half])
+    first = first.mean((1, 2)) if first.size else np.full(len(by_phi), np.nan)
+    agree, chance = (nanmean(agreement(rows, by_phi, x)[:, half]) for x in (by_attention, shuffled(rows, by_attention)))
     numbers = [
         (MASSIVE, "", _massive(rows, how), "share"),
         (FIRST, "", first, "share of attention"),
         (FIRST, UNIFORM, first - uniform_on_first(rows["length"]), "share of attention"),
         (AGREE, "", agree, "Jaccard"),
         (AGREE, SHUFFLED, agree - chance, "Jaccard"),
-        (HIDDEN, "", nanmean((rows["hidden_rate"][:, 2:-1] >= 1).reshape(len(first), -1)), "share of heads"),
+        (HIDDEN, "", nanmean((of_heads(rows["hidden_rate"][:, 2:-1]) >= 1).reshape(len(first), -1)), "share of heads"),
         (SEPARATION, "", separation(rows, how), "share of tokens"),
     ]
     if "visual|phi" in rows.values:
@@ -131,10 +143,11 @@ def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:
     known = {statement.name: statement for statement in STATEMENTS}
     blunt = _without_tau(tables["threshold"]) or separates_nothing(row(SEPARATION))
     silent = blunt or _absent(row(AGREE), "neither criterion names a token")
+    headless = _absent(row(FIRST), "no layer of the middle half has heads")
     shallow = _absent(row(HIDDEN), "this model has no layers 2 … L−2")
     made = [
         judge(known[MASSIVE], row(MASSIVE), note=_found(tables.get("dimensions"))),
-        judge(known[FIRST], row(FIRST), margin=row(FIRST, UNIFORM), control=UNIFORM),
+        judge(known[FIRST], row(FIRST), margin=row(FIRST, UNIFORM), control=UNIFORM, untestable=headless),
         judge(known[AGREE], row(AGREE), margin=row(AGREE, SHUFFLED), control=SHUFFLED, untestable=silent),
         judge(known[HIDDEN], row(HIDDEN), untestable=shallow),
     ]

@@ -15,8 +15,9 @@ from . import _visual_sinks
 from ._sink_summary import (
     SEPARATION,
     SHUFFLED,
+    agreement,
+    asked_about,
     criteria,
-    jaccard,
     nanmean,
     separates_nothing,
     separation,
@@ -77,10 +78,12 @@ def _by_position(rows: Rows, values: np.ndarray, unit: str, **columns: Any) -> p
 
 
 def _tokens(rows: Rows, how: How) -> pd.DataFrame:
-    uniform = np.repeat(rows["uniform"][:, None], rows["phi"].shape[1], 1)
+    bare = np.isnan(rows["received"]).all((0, 2))  # states that a layer without heads reads
+    uniform = np.where(bare[:, None], np.nan, np.repeat(rows["uniform"][:, None], len(bare), 1))
     energy = metrics.energy_share(torch.from_numpy(rows["phi"]), rows["magnitude_first"].shape[1]).numpy()
-    there = np.isfinite(rows["received"])
-    by_phi, by_attention = (np.where(there, found, np.nan) for found in criteria(rows, how))
+    by_phi, by_attention = criteria(rows, how)
+    by_phi = np.where(asked_about(rows)[:, None], by_phi, np.nan)
+    by_attention = np.where(np.isfinite(rows["received"]), by_attention, np.nan)
     return pd.concat(
         [
             _by_position(rows, rows["phi"], "φ", measure="phi", control=""),
@@ -105,7 +108,7 @@ def _agreement(rows: Rows, how: How) -> pd.DataFrame:
     first_only = nanmean(np.where(by_phi, np.arange(by_phi.shape[2]) == 0, np.nan))
     frames = []
     for control, other in (("", by_attention), (SHUFFLED, shuffled(rows, by_attention))):
-        frame = summarise(jaccard(by_phi, other), rows.examples["group"], states, "Jaccard")
+        frame = summarise(agreement(rows, by_phi, other), rows.examples["group"], states, "Jaccard")
         frames.append(
             frame.assign(
                 control=control,

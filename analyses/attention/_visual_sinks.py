@@ -32,7 +32,7 @@ OBJECTS = ("asked_object", "other_objects")
 KINDS = ("first token", "visual sinks", "other image tokens")
 
 
-def observe(layer: Layer, batch: Batch, phi: Tensor, tau: float | None) -> dict[str, Tensor]:
+def observe(layer: Layer, batch: Batch, phi: Tensor, tau: float | None) -> dict[str, Tensor | None]:
     """Per example: φ of the first token, the largest and the median of the image; visual sinks, and those on objects;
     norms of contributions [b, 3]; visual mass and non-sink ratio of the last query by head [b, h]; φ by patch."""
     device = phi.device
@@ -41,24 +41,32 @@ def observe(layer: Layer, batch: Batch, phi: Tensor, tau: float | None) -> dict[
     on = _objects(batch).to(device) & image
     inside = phi.masked_fill(~image, torch.nan)
     rows = torch.arange(len(phi), device=device)
-    first, last = batch.start.to(device), batch.last.to(device)
-    pattern = layer.pattern(last[:, None])
-    mass = metrics.attention_share(pattern, image)[:, :, 0]
-    ratio = metrics.nonsink_ratio(pattern, image, sinks)[:, :, 0]
-    spoken = contributions(layer, pattern[:, :, 0])
-    here = torch.zeros_like(image)
-    here[rows, first] = True
-    kinds = [_mean(spoken, chosen) for chosen in (here, sinks, image & ~sinks)]
-    return {
+    first = batch.start.to(device)
+    seen = _seen(layer, batch, image, sinks) if layer.attends else dict.fromkeys(_OF_HEADS)
+    return seen | {
         "visual|phi": torch.stack([phi[rows, first], inside.nan_to_num(-1).amax(1), inside.nanmedian(1).values], 1),
         "visual|sinks": sinks.sum(1).float(),
         "visual|tokens": image.sum(1).float(),
         "visual|on_object": torch.where(on.any(1), (sinks & on).sum(1).float(), torch.nan),
         "visual|object_tokens": torch.where(on.any(1), on.sum(1).float(), torch.nan),
-        "visual|contribution": torch.stack(kinds, 1),
-        "visual|mass": mass,
-        "visual|nonsink": ratio,
         "visual|patches": _in_order(phi, image),
+    }
+
+
+_OF_HEADS = ("visual|contribution", "visual|mass", "visual|nonsink")
+
+
+def _seen(layer: Layer, batch: Batch, image: Tensor, sinks: Tensor) -> dict[str, Tensor | None]:
+    """What heads make of the image at the last position: the rows of _OF_HEADS."""
+    pattern = layer.pattern(batch.last.to(image.device)[:, None])
+    spoken = contributions(layer, pattern[:, :, 0])
+    here = torch.zeros_like(image)
+    here[torch.arange(len(image), device=image.device), batch.start.to(image.device)] = True
+    kinds = [_mean(spoken, chosen) for chosen in (here, sinks, image & ~sinks)]
+    return {
+        "visual|contribution": torch.stack(kinds, 1),
+        "visual|mass": metrics.attention_share(pattern, image)[:, :, 0],
+        "visual|nonsink": metrics.nonsink_ratio(pattern, image, sinks)[:, :, 0],
     }
 
 
@@ -117,7 +125,7 @@ def masked(subject: Any, batch: Batch, phi: Tensor, taus: Sequence[float], draws
         counts.append(chosen.sum(1).float())
         keys = (example_keys(batch.example_ids, draw) for draw in range(draws))
         sets = [chosen, *(random_positions(chosen, image, one) for one in keys)]
-        variants += [dict.fromkeys(range(subject.n_layers), (Knockout(outside, columns),)) for columns in sets]
+        variants += [dict.fromkeys(subject.decoder.attending, (Knockout(outside, columns),)) for columns in sets]
     sweep = variant_sweep(recording, variants, outside, measure=measure)
     values = sweep.values.unflatten(0, (len(taus), 1 + draws))
     return {

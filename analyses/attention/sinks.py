@@ -102,22 +102,36 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
     return Learned(massive.dimensions, massive.tau, taus)
 
 
-def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor]:
+def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor | None]:
     """φ and attention received per token [b, p]; attention on sinks per head [b, h]; |x| of two tokens [b, d]."""
     device = layer.resid_pre.device
     real = batch.mask.to(device)
     asked = _asked(batch, how.options).to(device)
     phi = _phi(layer, how.learned.dimensions)
     sinks = asked & (phi >= (np.inf if how.learned.tau is None else how.learned.tau))
-    first = real & (real.cumsum(1) == 1)
-    queries = real & ~first
-    everyone, behind, received, hidden = _columns(layer, real, first, how.options)
-    nonsink = asked & ~sinks
-    expected = sinks.sum(1) / nonsink.sum(1)
     massive = layer.resid_pre[..., list(how.learned.dimensions)].float().abs()
     rows = {
         "peaks": massive.masked_fill(~asked[..., None], 0.0).amax(1),
         "phi": phi.masked_fill(~asked, torch.nan),
+    }
+    rows |= _attended(layer, real, asked, sinks, how.options) if layer.attends else dict.fromkeys(_OF_HEADS)
+    by_token = ("phi", "received", "column_mean", "hidden")
+    rows = {name: row if row is None or name not in by_token else batch.aligned(row) for name, row in rows.items()}
+    if bool(batch.where("image").any(1).all()):
+        rows |= _visual_sinks.observe(layer, batch, phi, how.learned.tau)
+    return rows | _magnitudes(layer, batch, phi, asked)
+
+
+_OF_HEADS = ("received", "column_mean", "hidden", "sink_share", "random_share", "first_share", "hidden_rate")
+
+
+def _attended(layer: Layer, real: Tensor, asked: Tensor, sinks: Tensor, options: Options) -> dict[str, Tensor | None]:
+    """The rows that are of heads, in the order of _OF_HEADS."""
+    first = real & (real.cumsum(1) == 1)
+    queries, nonsink = real & ~first, asked & ~sinks
+    everyone, behind, received, hidden = _columns(layer, real, first, options)
+    expected = sinks.sum(1) / nonsink.sum(1)
+    return {
         "received": received.masked_fill(~asked, torch.nan),
         "column_mean": (everyone.mean(1) / real.sum(1)[:, None]).masked_fill(~asked, torch.nan),
         "hidden": (hidden & asked[:, None]).float().mean(1).masked_fill(~asked, torch.nan),
@@ -126,11 +140,6 @@ def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor]:
         "first_share": _share(behind, first, queries),
         "hidden_rate": (hidden & asked[:, None]).sum(2).float(),
     }
-    by_token = ("phi", "received", "column_mean", "hidden")
-    rows = {name: batch.aligned(row) if name in by_token else row for name, row in rows.items()}
-    if bool(batch.where("image").any(1).all()):
-        rows |= _visual_sinks.observe(layer, batch, phi, how.learned.tau)
-    return rows | _magnitudes(layer, batch, phi, asked)
 
 
 def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from ..common import stats
 from ..common.agreement import agreement_table, five_over_one
 from ..common.contrast import apart, task_table, unsolved
 from ..common.controls import HEADS, Head
-from ..common.frames import head_axes, summarise
+from ..common.frames import head_axes, of_heads, summarise
 from ..common.selection import at, at_random, halves, measured
 from ..common.tested import nothing, number, share_above
 
@@ -171,7 +171,7 @@ def _sparse(rows: Rows, how: How, reason: str) -> list[pd.DataFrame]:
     values, groups = rows[f"head|{EXACT}"], rows.examples["group"][other]
     first = values[chosen].mean(0)
     turned = values[other] * np.sign(first)
-    top, whole = metrics.top_heads(torch.tensor(first), SPARSE), turned.sum((1, 2))
+    top, whole = metrics.top_heads(torch.tensor(first), SPARSE), of_heads(turned).sum((1, 2))
     if not apart(whole, groups):
         return [nothing("sparse", reason or "the two halves of the groups do not agree on any effect")]
     own, drawn = at(turned, top).sum(1), at_random(turned, top).sum(1)

@@ -40,8 +40,8 @@ def _measured(found: Contrast, circuits: Iterable[frozenset[Head]], whole: froze
 def _without(found: Contrast, circuit: frozenset, parted: Tensor) -> Variant:
     """Every head outside of the circuit says what it says in the twin's run."""
     variant = {}
-    for i, layer in enumerate(found.donor.layers):
-        z = layer.site("z")
+    for i in found.base.subject.decoder.attending:
+        z = found.donor.layers[i].site("z")
         others = tuple(h for h in range(z.shape[2]) if (i, h) not in circuit)
         if others:
             variant[i] = (Patch("z", parted, z, others),)

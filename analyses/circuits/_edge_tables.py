@@ -35,6 +35,8 @@ def _edges(rows: Rows, how: How) -> pd.DataFrame:
 def _before(rows: Rows, how: How) -> Iterator[tuple[str, Rows]]:
     """Receiver by receiver, the maps "head|…" [n, layer, head] of the heads before it."""
     for receiver, heard in receivers_of(how.learned.heads).items():
+        if f"{receiver}|{EXACT}" not in rows.values:  # of the first layer with heads, which hears none
+            continue
         layers = None if heard is None else heard.layer
         mine = rows if heard is None else _elsewhere(rows, how)
         maps = {f"head|{name}": mine[f"{receiver}|{name}"][:, :layers] for name in (EXACT, *ESTIMATES)}

@@ -27,6 +27,6 @@ def movers(subject: Any, batches: Sequence[Batch], count: int) -> list[list[int]
     return [list(head) for head in metrics.top_heads(torch.cat(effects).mean(0), 1.0)[:count]]
 
 
-def queries_of(heads: Sequence[Sequence[int]]) -> list[Receiver]:
-    """Their queries as receivers; those of layer 0 hear no head."""
-    return [Receiver(layer, head, "q") for layer, head in heads if layer > 0]
+def queries_of(heads: Sequence[Sequence[int]], first: int = 0) -> list[Receiver]:
+    """Their queries as receivers; those of the first layer with heads hear no head."""
+    return [Receiver(layer, head, "q") for layer, head in heads if layer > first]

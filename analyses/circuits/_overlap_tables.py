@@ -199,7 +199,8 @@ def _correlations(pair: tuple[str, str], maps: Maps, halves: dict, counts: dict)
             ceiling = float(np.mean(own)) if all((task, stage) in halves for task in pair) else np.nan
             value = spearman(of(a).ravel(), of(b).ravel())
             row = {"pair": _name(pair), "measure": stage, "kind": kind, "value": value, "ceiling": ceiling}
-            found.append(row | {"unit": "rank correlation over heads", "heads": a.size, **_smaller(pair, counts)})
+            heads = int((~np.isnan(a)).sum())
+            found.append(row | {"unit": "rank correlation over heads", "heads": heads, **_smaller(pair, counts)})
     return found
 
 
@@ -214,7 +215,7 @@ def _scatter(pair: tuple[str, str], maps: Maps, counts: dict) -> list[dict[str, 
 
 def _map_rows(key: tuple[str, str], maps: Maps, counts: dict) -> list[dict[str, Any]]:
     (task, stage), grid = key, maps[key]
-    largest = np.abs(grid).max() or np.nan
+    largest = np.nanmax(np.abs(grid)) or np.nan
     return [
         {"tasks": task, "measure": stage, "layer": layer, "head": head, "value": grid[layer, head] / largest}
         | {"unit": "share of the task's largest |effect|", "logits": grid[layer, head], **counts[task]}

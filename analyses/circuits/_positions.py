@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...probes.intervene.patching import patch_sweep
+from ...probes.intervene.sweep import layers_with
 from ...probes.prompts.batch import Batch
 from ..common.contrast import Contrast
 
@@ -27,7 +28,9 @@ def _patched_at(subject: Any, found: Contrast, site: str, where: Tensor, parted:
     """Exact effects [b, layer(, head)] of a site at some positions; 0 before the twins part."""
     if not bool((where & parted).any()):
         axes = (subject.n_layers, subject.n_heads) if site == "z" else (subject.n_layers,)
-        return torch.zeros(len(where), *axes)
+        nothing = torch.full((len(where), *axes), torch.nan)
+        nothing[:, list(layers_with(subject, {site}))] = 0.0
+        return nothing
     return patch_sweep(subject, found.base, found.donor, site, positions=where, measure=found.measure).effects
 
 

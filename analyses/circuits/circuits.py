@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pandas as pd
-import torch
 from torch import Tensor
 
 from ...data.errors import UserError
@@ -23,7 +22,7 @@ from ...probes.intervene.direct_attribution import direct_attribution
 from ...probes.intervene.paths import path_sweep
 from ...probes.observe.tracing import Layer, tracing
 from ...probes.prompts.batch import Batch
-from ...probes.runs.results import How
+from ...probes.runs.results import How, stack_layers
 from .. import metrics
 from ..common.agreement import ESTIMATES, exact_and_estimates
 from ..common.claims import Claim, Statement
@@ -130,7 +129,7 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
     last, estimates = base.final, ESTIMATES if how.options.steps else {}
     kept = task_rows(found) | exact_and_estimates(subject, found, last, EXACT, estimates)
     kept[f"head|{DIRECT}"] = path_sweep(subject, base, donor, measure=measure).effects
-    if receivers := queries_of(how.learned.heads):
+    if receivers := queries_of(how.learned.heads, subject.decoder.attending[0]):
         kept[f"head|{MOVERS}"] = path_sweep(subject, base, donor, receivers, measure=measure, positions=last).effects
     kept |= _written(subject, found, base)
     return kept | _attention(subject, batch)
@@ -146,17 +145,20 @@ def _written(subject: Any, found: Any, base: Any) -> dict[str, Tensor]:
 
 
 def _attention(subject: Any, batch: Batch) -> dict[str, Tensor]:
-    """Attention of the last position on every mark, [b, layer, head]."""
-    marks: dict[str, list[Tensor]] = {name: [] for name in batch.marks}
+    """Attention of the last position on every mark, [b, layer, head]; NaN in layers without heads."""
+    marks: list[Mapping[str, Tensor | None]] = []
 
     def keep(layer: Layer) -> None:
+        if not layer.attends:
+            marks.append(dict.fromkeys(batch.marks))
+            return
         pattern = layer.pattern(batch.last[:, None])
-        for name, where in batch.marks.items():
-            marks[name].append(metrics.attention_share(pattern, where.to(pattern.device))[..., 0].cpu())
+        on = {name: metrics.attention_share(pattern, where.to(pattern.device)) for name, where in batch.marks.items()}
+        marks.append({name: share[..., 0].cpu() for name, share in on.items()})
 
     with tracing(subject, keep):
         subject.forward(batch)
-    return {f"head|{ATTENTION}{name}": torch.stack(found, 1) for name, found in marks.items()}
+    return {f"head|{ATTENTION}{name}": found for name, found in stack_layers(marks).items()}
 
 
 def row_size(subject: Any, positions: int, options: Options) -> int:

@@ -135,7 +135,7 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
     known = {edge_name(writer, reader) for reader in readers for writer in every_writer(found.base)}
     if unknown := [edge for edge in chosen if edge not in known]:
         raise UserError(f"edges: no edge {unknown[0]!r} in {subject.name}; write it as in the table: 3.1 → q of 5.2")
-    receivers = receivers_of(how.learned.heads)
+    receivers = receivers_of(how.learned.heads, subject.decoder.attending[0])
     asked = {receiver: _reader(heard, subject) for receiver, heard in receivers.items()}
     kept = task_rows(found)
     for name, steps in ESTIMATES.items():
@@ -163,10 +163,12 @@ def _named(edges: Edges) -> dict[str, Tensor]:
 
 
 def _from_heads(edges: Edges, reader: Reader, subject: Any) -> Tensor:
-    """What a reader hears from every head, [b, layer, head], NaN from those that do not come before it."""
+    """What a reader hears from every head, [b, layer, head], NaN from those that do not come before it, or are none."""
     heads = [j for j, writer in enumerate(edges.writers) if writer.kind == "head"]
     values = edges.values[edges.readers.index(reader)][heads]
-    return values.T.unflatten(1, (subject.n_layers, subject.n_heads))
+    found = values.new_full((values.shape[1], subject.n_layers, subject.n_heads), torch.nan)
+    found[:, subject.decoder.attending] = values.T.unflatten(1, (-1, subject.n_heads))
+    return found
 
 
 def row_size(subject: Any, positions: int, options: Options) -> int:

@@ -118,9 +118,10 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
 
 def _rankings(effects: Tensor) -> tuple[list[list[int]], list[list[int]]]:
     """All heads as [layer, head], by how much they help (most negative patched − clean first) and by |effect|."""
-    order = effects.flatten().argsort(stable=True).tolist()
-    helpful = [list(divmod(place, effects.shape[1])) for place in order]
-    return helpful, [list(head) for head in metrics.top_heads(effects, 1.0)]
+    ranking = [list(head) for head in metrics.top_heads(effects, 1.0)]
+    order = effects.flatten().argsort(stable=True).tolist()  # NaN comes last: layers without heads
+    helpful = [list(divmod(place, effects.shape[1])) for place in order[: len(ranking)]]
+    return helpful, ranking
 
 
 def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ...data.errors import UserError
 from ...data.tasks import ioi
-from ...probes.intervene.paths import Receiver, path_sweep
+from ...probes.intervene.paths import path_sweep
 from ...probes.intervene.recording import Recording
 from ...probes.intervene.sweep import variant_sweep
 from ...probes.prompts.batch import Batch
@@ -32,6 +32,7 @@ from ..common.contrast import Contrast, contrast, task_rows
 from ..common.controls import DRAWS, HEADS, Head, random_circuits, random_positions
 from ..common.selection import chosen_half
 from ..common.tested import judged
+from ._movers import queries_of
 from ._steered import steer_attention, steered
 from ._steering_tables import BORROWED, OWN, SETS, TABLES, TOKENS
 
@@ -139,7 +140,10 @@ def _from_ioi(subject: Any, options: Options) -> tuple[tuple[list[Head], list[He
     ranked = metrics.top_heads(effects, 1.0)
     movers = [head for head in ranked if effects[head] < 0][: options.inhibition]
     negative = [head for head in ranked if effects[head] > 0][: options.negative]
-    receivers = [Receiver(layer, head, "q") for layer, head in movers if layer > 0]
+    receivers = queries_of(movers, subject.decoder.attending[0])
+    if not receivers:
+        why = "they lie in the first layer with heads"
+        raise UserError(f"steering: no head speaks to IOI's movers: {why} (--steering.heads chooses others)")
     both = {"measure": found.measure, "positions": found.base.final}
     through = path_sweep(subject, found.base, found.donor, receivers, **both).effects.mean(0)
     others = [head for head in metrics.top_heads(through, 1.0) if head not in {*movers, *negative}]
@@ -155,7 +159,7 @@ def _is_solved(batch: Batch, rows: dict[str, Tensor]) -> bool:
 
 def _from_this(subject: Any, batches: Sequence[Batch], options: Options) -> list[Head]:
     """The heads that help most when each is steered alone."""
-    heads = [(layer, head) for layer in range(subject.n_layers) for head in range(subject.n_heads)]
+    heads = [(layer, head) for layer in subject.decoder.attending for head in range(subject.n_heads)]
     gains = []
     for batch in batches:
         found = contrast(subject, batch, ("z",))

@@ -69,8 +69,12 @@ def five_over_one(rows: Any, exact: str) -> dict[str, Any] | None:
 
 
 def _maps(rows: Any, *names: str) -> tuple[tuple[np.ndarray, np.ndarray], dict[str, int]]:
-    """(maps [n, names, cells], groups [n]) of the examples that have all of them; and their counts."""
+    """(maps [n, names, cells], groups [n]) of the examples that have all of them; and their counts.
+
+    Cells that no example has are those of layers without heads.
+    """
     maps = np.stack([rows[name].reshape(len(rows.examples), -1) for name in names], 1)
+    maps = maps[:, :, ~np.isnan(maps).all((0, 1))]
     there = ~np.isnan(maps).any((1, 2))
     groups = rows.examples["group"].to_numpy()[there]
     return (maps[there], groups), {"n": len(groups), "n_groups": len(np.unique(groups))}
@@ -81,8 +85,10 @@ def _all_measures(estimate: np.ndarray, exact: np.ndarray) -> np.ndarray:
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Rank correlation over cells, −1…1; NaN where a map is constant."""
-    found: Any = spearmanr(a, b) if np.ptp(a) > 0 and np.ptp(b) > 0 else None  # its fields are not typed
+    """Rank correlation over the cells that both have, −1…1; NaN where a map is constant."""
+    there = ~(np.isnan(a) | np.isnan(b))
+    a, b = a[there], b[there]
+    found: Any = spearmanr(a, b) if len(a) and np.ptp(a) > 0 and np.ptp(b) > 0 else None  # its fields are not typed
     return np.nan if found is None else float(found.statistic)
 
 

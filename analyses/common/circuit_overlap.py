@@ -56,7 +56,8 @@ def circuit_overlap(
     (H, a_l, b_l); the layers' distributions are convolved (exact), p = P(overlap ≥ observed).
     Source: arXiv 2310.08744 (overlap; there circuits pool the top 2 % of each path-patching stage, here a
     flat share of one map). The p-values and the ceiling are added here.
-    Errors: ValueError for unequal or non-2-D shapes, NaN effects, share outside (0, 1].
+    A layer of NaN alone has no heads: it is left out, and L counts the others.
+    Errors: ValueError for unequal or non-2-D shapes, other NaN effects, share outside (0, 1].
     """
     a, b = _circuit(effects_a, share), _circuit(effects_b, share)
     if a.shape != b.shape:
@@ -72,7 +73,7 @@ def circuit_overlap(
         ceiling_lower=lowest,
         ceiling_upper=highest,
         p_value=_overlap_p(a.sum(1), b.sum(1), a.shape[1], n_common),
-        p_hypergeometric=float(distributions.hypergeom.sf(n_common - 1, a.size, size, size)),
+        p_hypergeometric=float(distributions.hypergeom.sf(n_common - 1, _n_heads(effects_a), size, size)),
     )
 
 
@@ -87,15 +88,21 @@ def _plain(effects: Any) -> Array:
 def _circuit(effects: Any, share: float) -> Array:
     """Bool[layer, head]: the same choice as `metrics.top_heads`, ties to the lower layer, then head."""
     effects = np.abs(_plain(effects))
-    if np.isnan(effects).any() or not 0 < share <= 1:
+    missing = np.isnan(effects).any(1)
+    if not np.array_equal(missing, np.isnan(effects).all(1)) or missing.all() or not 0 < share <= 1:
         raise ValueError(f"effects holds NaN, or share = {share} is outside (0, 1]")
     return _top(effects[None], share)[0]
 
 
+def _n_heads(effects: Any) -> int:
+    """The heads that there are."""
+    return int((~np.isnan(_plain(effects))).sum())
+
+
 def _top(magnitudes: Array, share: float) -> Array:
     """Bool[draws, layer, head]: the largest of each draw."""
-    flat = magnitudes.reshape(len(magnitudes), -1)
-    size = max(1, round(share * flat.shape[1]))
+    flat = np.nan_to_num(magnitudes, nan=-1.0).reshape(len(magnitudes), -1)
+    size = max(1, round(share * _n_heads(magnitudes[0])))
     chosen = np.zeros(flat.shape, bool)
     np.put_along_axis(chosen, np.argsort(-flat, axis=1, kind="stable")[:, :size], True, axis=1)
     return chosen.reshape(magnitudes.shape)

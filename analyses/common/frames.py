@@ -89,6 +89,11 @@ def _places(axes: Mapping[str, Sequence[Any]], shape: tuple[int, ...]) -> dict[s
     return {name: np.asarray(labels)[at] for (name, labels), at in zip(axes.items(), places, strict=True)}
 
 
+def of_heads(values: np.ndarray) -> np.ndarray:
+    """[n, layers, heads] without the layers that have no heads, where all is NaN: what is summed or averaged over."""
+    return values[:, ~np.isnan(values).all((0, 2))]
+
+
 def middle(n_layers: int) -> slice:
     """The middle half of the layers, where φ's threshold and the statements are read."""
     return slice(n_layers // 4, n_layers - n_layers // 4)

@@ -121,8 +121,8 @@ def margins(rows: Rows, way: str, options: Any) -> pd.DataFrame:
 
 def _complete(rows: Rows, *ways: str) -> Rows:
     """The examples that have every head in all of these ways."""
-    maps = [rows[f"{way}|l2"].reshape(len(rows.examples), -1) for way in ways]
-    return rows.where(np.all([np.isfinite(values).all(1) for values in maps], axis=0))
+    maps = [_flat(rows, f"{way}|l2") for way in ways]
+    return rows.where(np.all([np.isfinite(values).all(1) & (values.shape[1] > 0) for values in maps], axis=0))
 
 
 def _halves(rows: Rows) -> tuple[Rows, np.ndarray]:
@@ -132,8 +132,9 @@ def _halves(rows: Rows) -> tuple[Rows, np.ndarray]:
 
 
 def _flat(rows: Rows, name: str) -> np.ndarray:
-    """[n, layer, head] -> [n, heads]."""
-    return rows[name].reshape(len(rows.examples), -1)
+    """[n, layer, head] -> [n, heads], of the layers that have heads."""
+    bare = np.isnan(rows[f"{name.partition('|')[0]}|l2"]).all((0, 2))
+    return rows[name][:, ~bare].reshape(len(rows.examples), -1)
 
 
 def _leading(rows: Rows, name: str) -> np.ndarray:

@@ -102,9 +102,15 @@ def _changes(rows: Rows, options: Any) -> pd.DataFrame:
         }
         frames += [f.assign(flow=flow, control=control, measure=measure) for measure, f in made.items()]
     table = pd.concat(frames, ignore_index=True)
-    half, n = options.window // 2, rows["answer|" + NORMS[0]].shape[1] - 1
-    width = np.minimum(n, table["layer"] + (options.window + 1) // 2) - np.maximum(0, table["layer"] - half)
-    return table.assign(width=width)
+    return table.assign(width=_width(rows, table["layer"].to_numpy(), options.window))
+
+
+def _width(rows: Rows, layers: np.ndarray, window: int) -> np.ndarray:
+    """In how many layers each window cuts: those inside of the model that have heads."""
+    n = rows["answer|" + NORMS[0]].shape[1] - 1
+    attends = rows["attends"][0] if "attends" in rows.values else np.ones(n)
+    before = np.concatenate([[0], np.cumsum(attends)]).astype(int)
+    return before[np.minimum(n, layers + (window + 1) // 2)] - before[np.maximum(0, layers - window // 2)]
 
 
 def _thirds(values: np.ndarray) -> dict[str, np.ndarray]:

@@ -37,6 +37,10 @@ def compare(
 
     def on_layer(layer: Layer) -> None:
         nonlocal total
+        if not layer.attends:
+            for parts in sums.values():
+                parts.append(torch.full((len(places), seen.shape[3]), torch.nan))
+            return
         z, with_image = z_at(layer.z, places).float().cpu(), seen[:, layer.index]
         sums["norms"].append(_mean((z.norm(dim=-1) + with_image.norm(dim=-1)) / 2, there))
         for kind in KINDS:
@@ -48,7 +52,7 @@ def compare(
                     every_other = there & (torch.arange(there.shape[1]) % 2 == first)
                     sums[name].append(_mean(vhd, every_other))
 
-    with tracing(subject, on_layer, dict.fromkeys(range(subject.n_layers), edit) if edit else None):
+    with tracing(subject, on_layer, dict.fromkeys(subject.decoder.attending, edit) if edit else None):
         subject.forward(inputs)
     rows = {name: torch.stack(parts, 1) for name, parts in sums.items()}
     return rows | {"t_vhd": total.masked_fill(~there, torch.nan)}

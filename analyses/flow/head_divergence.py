@@ -102,11 +102,11 @@ def methods(options: Options, learned: Any, fitted_on: Mapping[str, int]) -> str
     )
 
 
-def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor]:
+def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor | None]:
     """z at the positions that predict the answer, [b, n, h, d]: what `finish` compares the other passes with."""
     if layer.index == 0:
         image_columns(layer.subject, batch.inputs, batch.example_ids)
-    return {"z": z_at(layer.z, predicting(batch)).float()}
+    return {"z": z_at(layer.z, predicting(batch)).float() if layer.attends else None}
 
 
 def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:

@@ -66,7 +66,8 @@ def methods(options: Options, learned: Any, fitted_on: Mapping[str, int]) -> str
 @torch.no_grad()
 def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
     """Rows: "flow|<flow>|<control>" [b, layers, 4], "clean" [b, 4], "own" [b], "answer|<norm>" [b, states],
-    "trace|<bucket>" [b, states], "trace|clean" and "trace|corrupt" [b].
+    "trace|<bucket>" [b, states], "trace|clean" and "trace|corrupt" [b]; where not all layers have heads also "attends"
+    [b, layers], which do.
     """
     base, twins = record(subject, batch), record_twins(subject, batch)
     own = base.logits.argmax(-1).cpu()
@@ -78,6 +79,8 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
     }
     for flow in flows_of(batch, how.options.draws):
         found |= flow_rows(subject, base, twins, batch, flow, read, how.options)
+    if len(attending := subject.decoder.attending) < subject.n_layers:
+        found["attends"] = torch.tensor([i in attending for i in range(subject.n_layers)]).repeat(len(own), 1)
     for norm in NORMS:
         found[f"answer|{norm}"] = by_state(subject, base, own, norm)
     if how.options.trace and twins is not None and not bool(batch.where("image").any()):

@@ -17,14 +17,17 @@ def attribute(subject: Any, kept: dict[str, Tensor], directions: Tensor, bias: T
     final = kept["final"][:, 0]
     norm = frozen_norms.affine(subject.norm, final)
     read = norm.pull(directions) / norm.scale(final)[:, None]
-    heads, biases = [], []
-    for layer, z in enumerate(kept["z"].unbind(1)):
-        written, rest = frozen_norms.written_by_heads(subject, layer, z)
-        heads.append(torch.einsum("bhd,bnd->bnh", written, read))
-        biases.append(torch.einsum("bd,bnd->bn", rest, read))
-    return {
-        "heads": torch.stack(heads, 2),
-        "attention bias": torch.stack(biases, 2),
+    z = kept["z"]
+    heads = read.new_full((*read.shape[:2], *z.shape[1:3]), torch.nan)  # and so it stays in layers without heads
+    biases = heads[..., 0].clone()
+    for layer in subject.decoder.attending:
+        written, rest = frozen_norms.written_by_heads(subject, layer, z[:, layer])
+        heads[:, :, layer] = torch.einsum("bhd,bnd->bnh", written, read)
+        biases[:, :, layer] = torch.einsum("bd,bnd->bn", rest, read)
+    mixer = {"mixer": torch.einsum("bld,bnd->bnl", kept["mixer"].float(), read)} if "mixer" in kept else {}
+    return mixer | {
+        "heads": heads,
+        "attention bias": biases,
         "mlp": torch.einsum("bld,bnd->bnl", kept["mlp"].float(), read),
         "embedding": torch.einsum("bd,bnd->bn", kept["embedding"][:, 0].float(), read),
         "final bias": directions @ norm.bias + bias,
@@ -39,11 +42,13 @@ def head_words(subject: Any, kept: dict[str, Tensor], count: int) -> dict[str, T
     norm = frozen_norms.affine(subject.norm, final)
     W_U = subject.W_U.float()
     mean, scale = W_U.mean(0), norm.scale(final)
-    ids, logits = [], []
-    for layer, z in enumerate(kept["z"].unbind(1)):
-        heads, _ = frozen_norms.written_by_heads(subject, layer, z.to(subject.device))
+    b, layers, n_heads, _ = kept["z"].shape
+    ids = torch.zeros(b, layers, n_heads, count, dtype=torch.int32, device=mean.device)
+    logits = torch.full(ids.shape, torch.nan, device=mean.device)  # and so it stays in layers without heads
+    for layer in subject.decoder.attending:
+        heads, _ = frozen_norms.written_by_heads(subject, layer, kept["z"][:, layer].to(subject.device))
         seen = norm.centered(heads) * norm.gain / scale[:, None]
         top = [(one @ W_U.T - (one @ mean)[:, None]).topk(count, -1) for one in seen]
-        ids.append(torch.stack([t.indices for t in top]).int())
-        logits.append(torch.stack([t.values for t in top]))
-    return {"word_ids": torch.stack(ids, 1), "word_logits": torch.stack(logits, 1)}
+        ids[:, layer] = torch.stack([t.indices for t in top]).int()
+        logits[:, layer] = torch.stack([t.values for t in top])
+    return {"word_ids": ids, "word_logits": logits}

@@ -11,11 +11,14 @@ from ...probes.runs.results import How, Rows
 from ..common import stats
 from ..common.claims import Statement
 from ..common.controls import HEADS, Head
-from ..common.frames import summarise
+from ..common.frames import of_heads, summarise
 from ..common.selection import at, at_random, halves
 from ..common.tested import nothing, number
 
 MEASURES = ("answer", "difference")
+
+
+NO_OV = "no OV circuits were asked for, or a gate or a norm stands between values and W_O"
 
 
 TOP = 10  # heads chosen on one half of the groups
@@ -56,9 +59,11 @@ def _measured(rows: Rows, name: str) -> list[tuple[str, str, np.ndarray]]:
 
 
 def _parts(rows: Rows, how: How) -> pd.DataFrame:
-    """By layer: all heads together with their biases, the MLP; embedding and final bias have no layer."""
+    """By layer: all heads together with their biases, the MLP, and mixers in the place of attention (NaN where a layer
+    has no such part); embedding and final bias have no layer."""
     groups, frames = rows.examples["group"], []
     summed = {"attention": rows["heads"].sum(3) + rows["attention bias"], "MLP": rows["mlp"]}
+    summed |= {"mixer": rows["mixer"]} if "mixer" in rows.values else {}
     whole = {"embedding": rows["embedding"], "final bias": rows["final bias"]}
     for part, values in (summed | whole).items():
         held = Rows(rows.examples, {part: values})
@@ -99,7 +104,8 @@ def _strongest(rows: Rows) -> _Strongest | None:
         return None
     effects = rows["heads"][:, 1]
     first = effects[chosen].mean(0)
-    order = np.argsort(-np.abs(first).ravel(), kind="stable")[: min(TOP, first.size)]
+    there = int((~np.isnan(first)).sum())  # NaN, of layers without heads, comes last
+    order = np.argsort(-np.abs(first).ravel(), kind="stable")[: min(TOP, there)]
     heads = [(int(place) // first.shape[1], int(place) % first.shape[1]) for place in order]
     return _Strongest(heads, first, effects[other] * np.sign(first), rows.examples["group"][other])
 
@@ -119,7 +125,8 @@ def _top(rows: Rows, how: How) -> pd.DataFrame | None:
 
 
 def _completeness(rows: Rows, how: How) -> pd.DataFrame:
-    whole = rows["heads"].sum((2, 3)) + rows["attention bias"].sum(2) + rows["mlp"].sum(2)
+    whole = np.nansum(rows["heads"], (2, 3)) + np.nansum(rows["attention bias"], 2) + rows["mlp"].sum(2)
+    whole = whole + (np.nansum(rows["mixer"], 2) if "mixer" in rows.values else 0)
     error = np.abs(whole + rows["embedding"] + rows["final bias"] - rows["logit"])
     frames = [
         summarise(error[:, i], rows.examples["group"], {}, "logits").assign(
@@ -140,6 +147,8 @@ def _words(rows: Rows, how: How) -> pd.DataFrame | None:
     n, layers, heads, count = logits.shape
     found = []
     for layer, head in np.ndindex(layers, heads):
+        if np.isnan(logits[:, layer, head]).all():  # a layer without heads
+            continue
         for place, row in enumerate(_distinct(order[:, layer, head], groups, how.options.prompts), start=1):
             at = (row, layer, head)
             shared = {"layer": layer, "head": head, "prompt": place, "example": names[row]}
@@ -172,7 +181,8 @@ def _ov(rows: Rows, how: How) -> pd.DataFrame | None:
         frame = frame.assign(unit="arbitrary", direction=direction + 1, rank=rank + 1, side=side)
         strength = rows.weights["strength"]
         frames.append(frame.assign(strength=strength[layer, head, direction], token=rows.words(ids).ravel()))
-    return pd.concat(frames, ignore_index=True)
+    frame = pd.concat(frames, ignore_index=True)
+    return frame[frame["value"].notna()].reset_index(drop=True)  # without layers that have no heads
 
 
 def _copying(rows: Rows, how: How) -> pd.DataFrame | None:
@@ -201,7 +211,7 @@ def _untestable(rows: Rows, found: _Strongest) -> str:
     """Why there is nothing that heads could have written; or ""."""
     if not stats.group_bootstrap(rows["logit"][:, 1], rows.examples["group"]).lower > 0:
         return "the model does not prefer the answer here"
-    if not stats.group_bootstrap(found.turned.sum((1, 2)), found.groups).lower > 0:
+    if not stats.group_bootstrap(of_heads(found.turned).sum((1, 2)), found.groups).lower > 0:
         return "the two halves of the groups do not agree on what heads write"
     return ""
 
@@ -215,7 +225,7 @@ def _late(found: _Strongest) -> pd.DataFrame:
 
 def _few(found: _Strongest) -> list[pd.DataFrame]:
     own, random = (of(found.turned, found.heads).sum(1) for of in (at, at_random))
-    given = {"denominators": found.turned.sum((1, 2))}
+    given = {"denominators": of_heads(found.turned).sum((1, 2))}
     unit = "share of what all heads add"
     margin = number("few", own - random, found.groups, unit, than=HEADS, **given)
     return [number("few", own, found.groups, unit, **given), margin]
@@ -225,7 +235,7 @@ def _copy(found: _Strongest, copying: np.ndarray | None) -> list[pd.DataFrame]:
     """The scores are the weights' and have no interval; what they are weighted by has."""
     raising = [head for head in found.heads if found.first[head] > 0]
     if copying is None or not raising:
-        return [nothing("copy", "no OV circuits were asked for" if copying is None else "no head raises the answer")]
+        return [nothing("copy", NO_OV if copying is None else "no head raises the answer")]
     added, scores = at(found.turned, raising), (of(copying[None], raising) for of in (at, at_random))
     own, random = (added * score for score in scores)
     given, unit = {"denominators": added.sum(1)}, "copying score"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor
 from ...data.errors import UserError
 from ...data.tasks import open_task
 from ...probes import VERSION as PROBES
+from ...probes.model.hybrid import named
 from ...probes.runs import lens_store, store
 from ...probes.runs.activations import Activations, cached_together
 from ...probes.runs.activations import Options as Kept
@@ -29,7 +31,7 @@ COARSE = 511  # the corpus's most frequent tokens, for which marginals are kept 
 class Training:
     """corpus: a task, as on the command line; passages: how many of it (0: all).
 
-    layers: which layers get an attention lens: "quarters" (at 1/4, 1/2, 3/4 of the depth), "all", "none", or
+    layers: which layers get an attention lens: "quarters" (at 1/4, 1/2, 3/4 of those with heads), "all", "none", or
     "5,15,25". positions: where its loss is taken: "all" real ones, "last" (the paper), or so many drawn per passage.
     states: which states get a tuned lens: "all" or "none". tuned_positions: as positions. start: "ridge" or
     "identity". steps 0 leaves the start as it is. batch: positions of a step; rate: Adam's, falling to 0.
@@ -86,16 +88,18 @@ def _facts(subject: Any, training: Training) -> dict[str, Any]:
     }
 
 
-def layers_of(n_layers: int, asked: str) -> list[int]:
-    """The layers that `Training.layers` names. UserError: one that the model does not have."""
+def layers_of(attending: Sequence[int], asked: str) -> list[int]:
+    """The layers that `Training.layers` names, among those that have heads. UserError: one that has none."""
+    n = len(attending)
     if asked in ("all", "none"):
-        return list(range(n_layers)) if asked == "all" else []
+        return list(attending) if asked == "all" else []
     if asked == "quarters":
-        return sorted({n_layers // 4, n_layers // 2, n_layers * 3 // 4})
+        return sorted({attending[n // 4], attending[n // 2], attending[n * 3 // 4]})
     words = [word.strip() for word in asked.split(",")]
-    wrong = [word for word in words if not (word.isdigit() and int(word) < n_layers)]
+    wrong = [word for word in words if not (word.isdigit() and int(word) in attending)]
     if wrong:
-        raise UserError(f"layers {asked!r}: {wrong[0]!r} is no layer: all, none, quarters, or numbers below {n_layers}")
+        known = f"all, none, quarters, or numbers of {named(attending)}"
+        raise UserError(f"layers {asked!r}: {wrong[0]!r} is no layer with heads: {known}")
     return sorted({int(word) for word in words})
 
 
@@ -106,7 +110,7 @@ def final_site(subject: Any) -> str:
 def _activations(subject: Any, training: Training) -> tuple[Activations, Activations]:
     """What the attention lenses and what the tuned lenses are learned from, kept by one forward per passage."""
     final = final_site(subject)
-    layers = layers_of(subject.n_layers, training.layers)
+    layers = layers_of(subject.decoder.attending, training.layers)
     deep = range(subject.n_layers if training.states == "all" else 0)
     wanted = [
         Kept((*(f"blocks.{i}.attn.hook_z" for i in layers), final), training.positions),
@@ -121,7 +125,7 @@ def _attention(
     subject: Any, training: Training, kept: Activations, directory: Path
 ) -> list[tuple[str, Weights, list[float]]]:
     descent = Descent(training.steps, training.batch, training.rate, training.seed)
-    layers = layers_of(subject.n_layers, training.layers)
+    layers = layers_of(subject.decoder.attending, training.layers)
     final = kept.tokens(final_site(subject)) if layers else torch.empty(0)
     if layers:
         require_batch(len(final), descent, "attention lens")

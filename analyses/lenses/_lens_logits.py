@@ -17,7 +17,7 @@ from ._learning import layers_of, open_lens
 
 def said_by_heads(subject: Any, z: Tensor, how: How) -> dict[str, Tensor]:
     """The likeliest tokens of every head alone, z [b, layers, h, d_head]: by its learned map, and by z · W_O · W_U."""
-    layers, said = layers_of(subject.n_layers, how.learned.layers), {}
+    layers, said = layers_of(subject.decoder.attending, how.learned.layers), {}
     for at, layer in enumerate(layers):
         mine = z[:, at].to(subject.device).float()
         weights = {k: w.to(mine.device) for k, w in open_lens(subject, how.learned.lens, "attention", layer).items()}

@@ -34,7 +34,7 @@ def promoted(subject: Any, directions: int, words: int) -> dict[str, Tensor]:
     """reads_ids, promotes_ids (and _values) [layers, h, directions, words]: the tokens whose embedding (of length 1),
     or unembedding behind the final norm's gain, lies most along the largest singular directions of W_V · W_O;
     strength [layers, h, directions]: each direction's share of Σ s²; copying [layers, h]: Σ Re λ / Σ |λ| of
-    W_E · W_V · W_O · W_U.
+    W_E · W_V · W_O · W_U. NaN (ids: 0) in layers without heads.
 
     Through TransformerLens' FactoredMatrix. A pair of directions has no sign: that of the strongest embedding is taken.
     """
@@ -47,7 +47,7 @@ def promoted(subject: Any, directions: int, words: int) -> dict[str, Tensor]:
     unit_E = torch.nn.functional.normalize(W_E, dim=-1)  # the norm in front of a layer takes the length away
     between = W_U.T @ W_E  # [d, d]: from what is written to what is read, over the whole vocabulary
     layers = []
-    for layer in range(subject.n_layers):
+    for layer in subject.decoder.attending:
         values, out = factors(subject, layer)
         reads, sizes, writes = FactoredMatrix(values, out).svd()
         eigenvalues = FactoredMatrix(values, out @ between).eigenvalues
@@ -61,4 +61,12 @@ def promoted(subject: Any, directions: int, words: int) -> dict[str, Tensor]:
             | {"strength": (sizes.square() / sizes.square().sum(-1, keepdim=True))[..., :directions]}
             | {"copying": eigenvalues.real.sum(-1) / eigenvalues.abs().sum(-1)}
         )
-    return {name: torch.stack([layer[name] for layer in layers]) for name in layers[0]}
+    return {name: _in_all_layers(subject, [layer[name] for layer in layers]) for name in layers[0]}
+
+
+def _in_all_layers(subject: Any, parts: list[Tensor]) -> Tensor:
+    """[layers, ...] of the layers that have heads; NaN, or the id 0, in the others."""
+    nothing = torch.nan if parts[0].is_floating_point() else 0
+    whole = parts[0].new_full((subject.n_layers, *parts[0].shape), nothing)
+    whole[subject.decoder.attending] = torch.stack(parts)
+    return whole

@@ -96,7 +96,7 @@ def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor]:
     """States at the measured positions [b, n, d]; of layers with an Attention Lens also z and the heads' sum."""
     kept = {"resid": take(layer.resid_pre, batch, how.options.measured)}
     kept["post"] = take(layer.resid_post, batch, how.options.measured)
-    if layer.index in layers_of(layer.subject.n_layers, how.learned.layers):
+    if layer.index in layers_of(layer.stack.attending, how.learned.layers):
         kept["z"] = take(layer.z, batch, how.options.measured)
         kept["attn_out"] = take(layer.attn_out, batch, how.options.measured)
         kept["last_z"] = take(layer.z, batch, "last")
@@ -124,7 +124,7 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
         rows |= {f"{lens}|{name}": torch.stack([places.mean(r[name]) for r in read], 1) for name in read[0]}
     for way in (LEARNED, *PLAIN) if "z" in kept else ():
         kl = []
-        for at, layer in enumerate(layers_of(subject.n_layers, how.learned.layers)):
+        for at, layer in enumerate(layers_of(subject.decoder.attending, how.learned.layers)):
             z, written = (places.pick(kept[name][:, at]).to(subject.device) for name in ("z", "attn_out"))
             logits = head_logits(subject, way, layer, z, written, states[-1], how.learned.lens)
             kl.append(places.mean(metrics.kl_divergence(final, logits)))
@@ -134,7 +134,7 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
 
 def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold: the plan's estimate of the files."""
-    by_head = 4 * options.words * subject.n_heads * len(layers_of(subject.n_layers, options.layers))
+    by_head = 4 * options.words * subject.n_heads * len(layers_of(subject.decoder.attending, options.layers))
     return 1 + len(LENSES) * (subject.n_layers + 1) * (2 + COARSE) + (1 + len(PLAIN)) * subject.n_layers + by_head
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from ...data.errors import UserError
 from ...data.example import is_single_token
 from ...data.tokens import ids_in_text, labels
+from ...probes.observe.gates import GateError
 from ...probes.observe.tracing import Layer
 from ...probes.prompts.batch import Batch
 from ...probes.runs.results import How
@@ -69,11 +70,16 @@ def methods(options: Options, learned: Any, fitted_on: Mapping[str, int]) -> str
     )
 
 
-def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor]:
-    """What the layer adds at the last real position; of the first layer also what enters it, of the last the end."""
+def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor | None]:
+    """What the layer adds at the last real position; of the first layer also what enters it, of the last the end.
+
+    In hybrids a mixer in the place of attention adds "mixer" as a whole.
+    """
     rows = torch.arange(len(batch.last), device=layer.resid_pre.device)
     last = batch.last.to(rows.device)
-    kept = {"z": layer.z[rows, last], "mlp": layer.mlp_out[rows, last]}
+    kept = {"z": layer.z[rows, last] if layer.attends else None, "mlp": layer.mlp_out[rows, last]}
+    if len(layer.stack.attending) < layer.stack.n_layers:
+        kept["mixer"] = None if layer.attends else layer.attn_out[rows, last]
     if layer.index == 0:
         kept["embedding"] = layer.resid_pre[rows, last]
     if layer.index == layer.subject.n_layers - 1:
@@ -83,7 +89,8 @@ def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor]:
 
 def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
     """Rows: "heads" [b, 2, layers, heads], "mlp", "attention bias" [b, 2, layers], "embedding", "final bias", "logit"
-    [b, 2]: for the answer and for the difference; "word_ids", "word_logits" [b, layers, heads, words].
+    [b, 2]: for the answer and for the difference; "word_ids", "word_logits" [b, layers, heads, words]. Where mixers
+    stand in the place of attention also "mixer" [b, 2, layers].
     """
     W_U = subject.W_U.float()
     answer, wrong = batch.answers.to(W_U.device), batch.wrong.to(W_U.device)
@@ -95,8 +102,13 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
 
 
 def weights(subject: Any, options: Options) -> dict[str, Tensor]:
-    """What the OV circuits say, from the weights alone."""
-    return promoted(subject, options.directions, options.words) if options.directions and options.words else {}
+    """What the OV circuits say, from the weights alone; nothing where a gate or a norm makes them no circuits."""
+    if not (options.directions and options.words):
+        return {}
+    try:
+        return promoted(subject, options.directions, options.words)
+    except GateError:
+        return {}
 
 
 def row_size(subject: Any, positions: int, options: Options) -> int:
@@ -135,6 +147,7 @@ def _shown(found: dict[str, np.ndarray], measure: str) -> dict[str, pd.DataFrame
     layer, head = (axis.ravel() for axis in np.indices(heads.shape))
     shared = {"unit": "logits", "n": 1, "measure": measure, "control": "", "condition": "one prompt"}
     parts = {"attention": heads.sum(1) + found["attention bias"][0, 0], "MLP": found["mlp"][0, 0]}
+    parts |= {"mixer": found["mixer"][0, 0]} if "mixer" in found else {}
     by_layer = [pd.DataFrame({"layer": range(len(v)), "value": v, "part": part}) for part, v in parts.items()]
     whole = [pd.DataFrame({"value": [found[p][0, 0]], "part": p}) for p in ("embedding", "final bias")]
     return {

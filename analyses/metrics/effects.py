@@ -43,13 +43,23 @@ def normalized_effect(
 def top_heads(effects: Float[Tensor, "layer h"], share: float | int) -> list[tuple[int, int]]:
     """The max(1, round(share · layers · heads)) heads of largest |effect|, largest first: (layer, head).
 
-    Ties go to the lower layer, then the lower head. Both signs count.
+    Ties go to the lower layer, then the lower head. Both signs count. A layer of NaN alone has no heads: it is left
+    out, and the share is of the heads of the others.
     Source: arXiv 2310.08744 takes the top 2 % per path-patching stage; this is a flat share of one map.
-    Errors: ValueError for share outside (0, 1], another shape, no heads, or NaN effects.
+    Errors: ValueError for share outside (0, 1], another shape, no heads, or a NaN effect beside others.
     """
     require(0 < share <= 1, f"share = {share} is outside (0, 1]")
     require(effects.ndim == 2 and effects.numel() > 0, f"effects has shape {tuple(effects.shape)}")
-    require(not bool(effects.isnan().any()), "effects holds NaN: a head without an effect cannot be ranked")
-    count = max(1, round(share * effects.numel()))
-    order = widen(effects).abs().flatten().sort(descending=True, stable=True).indices[:count]
+    bare = effects.isnan().all(1)
+    require(not bool(bare.all()), "effects holds NaN alone: there are no heads")
+    require(not bool(effects[~bare].isnan().any()), "effects holds NaN: a head without an effect cannot be ranked")
+    count = max(1, round(share * effects[~bare].numel()))
+    order = (
+        widen(effects)
+        .abs()
+        .masked_fill(bare[:, None], -1.0)
+        .flatten()
+        .sort(descending=True, stable=True)
+        .indices[:count]
+    )
     return [divmod(int(i), effects.shape[1]) for i in order]

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..intervene.float32 import in_float32, is_half
 from ..intervene.proofs import REPLAY, replay_error
 from ..intervene.recording import record
-from ..model import vision_inputs
+from ..model import hybrid, vision_inputs
 from ..model.attention import NAME, AttentionCall
 from ..model.tolerance import TOLERANCE, block_error, block_limit
 from ..model.vision_inputs import PER_TOKEN
@@ -223,7 +223,8 @@ def check_edits(findings: Findings, inputs: dict[str, Any], logits: Tensor, laye
 def check_replay(findings: Findings, inputs: dict[str, Any]) -> None:
     """Edited layers, replayed one by one, give the edited forward's logits; where not, sweeps run whole forwards."""
     base = record(findings.subject, inputs)
-    where = f"layers, or whole forwards ({base.obstacle})" if base.obstacle else "all layers"
+    cost = hybrid.on_all_rows(findings.subject.decoder)
+    where = f"layers, or whole forwards ({base.obstacle})" if base.obstacle else f"all layers{cost and f' ({cost})'}"
     error = float("nan") if base.obstacle else replay_error(base)
     findings.note("an edited replay equals the edited forward", where, error <= REPLAY, error, REPLAY)
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ...data.errors import UserError
 from ..observe.layer import Layer
 from ..observe.tracing import tracing
-from ..sites import SITES, require_writable
+from ..sites import SITES, SiteError, require_writable
 from .interventions import Patch
 from .measures import Measure
 from .positions import Positions, at_last, diverging_positions
@@ -164,12 +164,6 @@ def _changes(
     return everywhere
 
 
-def require_attention(base: Recording, what: str) -> None:
-    """UserError where a layer has none: `what` follows heads through every layer."""
-    if bare := [i for i, layer in enumerate(base.layers) if not layer.attends]:
-        raise UserError(f"{what}: layer {bare[0]} of {base.subject.family} has no attention, heads are needed in all")
-
-
 def recorded_pair(subject: Subject, base: Inputs, donor: Inputs, sites: Collection[str]) -> tuple[Recording, Recording]:
     clean, other = recorded(subject, base, sites), recorded(subject, donor, sites)
     same_layout(clean, other)
@@ -190,10 +184,21 @@ class GradientRun:
         return [gradient.detach().float() for gradient in gradients]
 
     def behind(self) -> list[list[Tensor]]:
-        """The gradients at every layer's queries, keys, values and at the residual that leaves it, in one pass."""
-        calls = [(layer.attention, layer.resid_post) for layer in self.layers]
-        gradients = self.gradients([t for call, left in calls for t in (call.query, call.key, call.value, left)])
-        return [gradients[at : at + 4] for at in range(0, len(gradients), 4)]
+        """The gradients at every layer's queries, keys, values (or what a mixer in their place writes) and at the
+        residual that leaves it, in one pass.
+        """
+        tensors = [[*_read_or_mixed(layer), layer.resid_post] for layer in self.layers]
+        gradients = iter(self.gradients([tensor for of_layer in tensors for tensor in of_layer]))
+        return [[next(gradients) for _ in of_layer] for of_layer in tensors]
+
+
+def _read_or_mixed(layer: Layer) -> list[Tensor]:
+    if layer.attends:
+        return [layer.attention.query, layer.attention.key, layer.attention.value]
+    try:
+        return [layer.written("attn_out")]
+    except SiteError:  # a block that is an MLP alone
+        return []
 
 
 def run_with_gradient(

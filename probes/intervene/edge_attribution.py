@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,11 +19,12 @@ from ..model import anatomy
 from ..model.attention import replaying
 from ..model.frozen_norms import attention_tail, written_by_heads
 from ..model.subject import refuse_under_edit
-from ..observe.tracing import first
-from .attribution import GradientRun, frozen_weights, path_shares, recorded_pair, require_attention, run_with_gradient
+from ..observe.layer import Layer
+from ..observe.tracing import first, rewrite_output
+from .attribution import GradientRun, frozen_weights, path_shares, recorded_pair, run_with_gradient
 from .layer_parts import instead_of, reading
 from .measures import Measure
-from .recording import Recording
+from .recording import LayerRecord, Recording
 from .sweep import Inputs
 
 if TYPE_CHECKING:
@@ -30,7 +32,9 @@ if TYPE_CHECKING:
 
 
 class Writer(NamedTuple):
-    """What writes into the residual stream: kind "embed" (layer −1), "head" or "mlp"; head is −1 but for heads."""
+    """What writes into the residual stream: kind "embed" (layer −1), "head", "mixer" (in the place of heads) or "mlp";
+    head is −1 but for heads.
+    """
 
     kind: str
     layer: int
@@ -38,7 +42,7 @@ class Writer(NamedTuple):
 
 
 class Reader(NamedTuple):
-    """What reads the residual stream: kind "q", "k", "v" (of a query or KV head), "mlp" or "final" (layer L)."""
+    """What reads the residual stream: kind "q", "k", "v" (of a query or KV head), "mixer", "mlp", "final" (layer L)."""
 
     kind: str
     layer: int
@@ -65,16 +69,21 @@ def edge_attribution(
 ) -> Edges:
     """The estimated effect of every edge: (donor's − base's writing) · gradient at the reader's own input.
 
-    Readers are the inputs (before the norm) of every head's query, of every KV head's key and value, of every MLP, and
-    the final residual. readers: these alone; positions: what they read there alone. Where a norm stands between heads
-    and residual, each run's scale is held as it is. UserError: such a norm behind an output bias, whose part would be
-    nobody's; an edit around it; a reader that does not exist; prompts of other lengths; fewer than one step.
+    Readers are the inputs (before the norm) of every head's query, of every KV head's key and value, of every mixer in
+    the place of heads, of every MLP, and the final residual. readers: these alone; positions: what they read there
+    alone. Where a norm stands between heads and residual, each run's scale is held as it is. UserError: such a norm
+    behind an output bias, whose part would be nobody's; a mixer beside heads; an edit around it; a reader that does not
+    exist; prompts of other lengths; fewer than one step.
     """
     refuse_under_edit(subject, "edge attribution")
-    if any(attention_tail(layer) is not None and anatomy.output_bias(layer) is not None for layer in subject.layers):
+    attending = [subject.layers[i] for i in subject.decoder.attending]
+    if any(attention_tail(layer) is not None and anatomy.output_bias(layer) is not None for layer in attending):
         raise UserError(f"{subject.family} norms its heads and a bias together: heads have no edges of their own")
     clean, other = recorded_pair(subject, base, donor, ("z", "mlp_out"))
-    require_attention(clean, "edge attribution")
+    if beside := [i for i in subject.decoder.attending if clean.layers[i].whole]:
+        raise UserError(
+            f"edge attribution: another mixer stands beside the heads of layer {beside[0]}: it has no edges"
+        )
     chosen = [r for r in every_reader(clean) if readers is None or r in readers]
     if missing := set(readers or ()) - set(chosen):
         raise UserError(f"no reader {next(iter(missing))} in {subject.family} ({subject.name})")
@@ -100,17 +109,19 @@ def edge_attribution(
 def every_writer(base: Recording) -> Iterator[Writer]:
     """What writes into the residual stream of a model, in order."""
     yield Writer("embed", -1, -1)
-    for i in range(len(base.layers)):
-        yield from (Writer("head", i, head) for head in range(base.subject.n_heads))
+    for i, record in enumerate(base.layers):
+        yield from (Writer("head", i, head) for head in range(base.subject.n_heads if record.attends else 0))
+        yield from [Writer("mixer", i, -1)] if record.mixed is not None else []
         yield Writer("mlp", i, -1)
 
 
 def every_reader(base: Recording) -> Iterator[Reader]:
     """What reads the residual stream of a model, in the order of its layers."""
     for i, record in enumerate(base.layers):
-        kv_heads = record.value.shape[1]
+        kv_heads = record.value.shape[1] if record.attends else 0
         for part, heads in (("q", base.subject.n_heads), ("k", kv_heads), ("v", kv_heads)):
-            yield from (Reader(part, i, head) for head in range(heads))
+            yield from (Reader(part, i, head) for head in range(heads if record.attends else 0))
+        yield from [Reader("mixer", i, -1)] if record.mixed is not None else []
         yield Reader("mlp", i, -1)
     yield Reader("final", len(base.layers), -1)
 
@@ -124,7 +135,18 @@ def _written(base: Recording, donor: Recording, until: int) -> Iterator[Float[Te
     yield (donor.layers[0].resid_pre - base.layers[0].resid_pre).float()[None]
     for i, (ours, theirs) in enumerate(zip(base.layers[: until + 1], donor.layers, strict=False)):
         mlp = (theirs.site("mlp_out") - ours.site("mlp_out")).float() * anatomy.multiplier(subject.layers[i])
-        yield torch.cat([_heads_apart(subject, i, ours.site("z"), theirs.site("z")), mlp[None]])
+        yield torch.cat([*_mixed_apart(subject, i, ours, theirs), mlp[None]])
+
+
+def _mixed_apart(
+    subject: Subject, layer: int, ours: LayerRecord, theirs: LayerRecord
+) -> list[Float[Tensor, "writer b p d"]]:
+    """What a layer's heads, or its mixer, write in one run and not in the other."""
+    if ours.attends:
+        return [_heads_apart(subject, layer, ours.site("z"), theirs.site("z"))]
+    if ours.mixed is None or theirs.mixed is None:
+        return []
+    return [((theirs.mixed - ours.mixed).float() * anatomy.gain(subject.layers[layer], "attn_out"))[None]]
 
 
 def _heads_apart(
@@ -148,6 +170,9 @@ def _reader_slopes(
     block, layer = run.subject.layers[i], run.layers[i]
     state = layer.resid_pre.detach().requires_grad_()
     arguments = layer.arguments | {"hidden_states": state}
+    if not layer.attends:
+        yield from _slopes_without_heads(block, arguments, layer, behind[i], readers)
+        return
     with torch.enable_grad():
         again = reading(block, arguments)
         *slopes, leaving_slope = behind[i]
@@ -163,6 +188,28 @@ def _reader_slopes(
             yield _pulled(leaving, state, leaving_slope) - leaving_slope
 
 
+def _slopes_without_heads(
+    block: Any, arguments: dict[str, Any], layer: Layer, behind: list[Tensor], readers: Sequence[Reader]
+) -> Iterator[Float[Tensor, "b p d"]]:
+    """The same of a layer with a mixer in the place of heads: of the mixer, or of the MLP with the mixer held."""
+    state, (*mixer_slopes, leaving_slope) = arguments["hidden_states"], behind
+    for reader in readers:
+        mixed: list[Tensor] = []
+
+        def keep(written: Tensor, reader: Reader = reader, mixed: list[Tensor] = mixed) -> Tensor:
+            mixed.append(written)
+            return written.detach() if reader.kind == "mlp" else written
+
+        with torch.enable_grad(), replaying(), ExitStack() as stack:
+            if mixer_slopes:
+                rewrite_output(stack, block, "attn_out", keep)
+            leaving = first(block(**arguments))
+            if reader.kind == "mixer":
+                yield _pulled(mixed[0], state, mixer_slopes[0])
+            else:
+                yield _pulled(leaving, state, leaving_slope) - leaving_slope
+
+
 def _pulled(output: Tensor, state: Tensor, slope: Tensor) -> Tensor:
     """A gradient at `output` pulled back to `state`."""
     return torch.autograd.grad(output, state, slope.to(output), retain_graph=True)[0].detach().float()
@@ -170,5 +217,9 @@ def _pulled(output: Tensor, state: Tensor, slope: Tensor) -> Tensor:
 
 def _before(writer: Writer, reader: Reader, subject: Subject) -> bool:
     """Whether a writer has written when a reader reads."""
-    same = reader.kind == "mlp" and writer.kind == "head" and not anatomy.is_parallel(subject.layers[reader.layer])
+    same = (
+        reader.kind == "mlp"
+        and writer.kind in ("head", "mixer")
+        and not anatomy.is_parallel(subject.layers[reader.layer])
+    )
     return writer.layer < reader.layer or (same and writer.layer == reader.layer)

@@ -72,8 +72,9 @@ def with_wide_layer(base: Recording, index: int) -> Recording:
     narrow, layers = base.layers[index], list(base.layers)
 
     def keep(layer: Layer) -> None:
-        call, sites = layer.attention, {site: layer.written(site) for site in narrow.sites}
-        tensors = {"resid_pre": layer.resid_pre, "key": call.key, "value": call.value, "added": widen(narrow.added)}
+        sites = {site: layer.written(site) for site in narrow.sites}
+        read = {"key": layer.attention.key, "value": layer.attention.value} if layer.attends else {}
+        tensors = {"resid_pre": layer.resid_pre, "added": widen(narrow.added), **read}
         layers[index] = replace(narrow, **tensors, arguments=layer.arguments, sites=sites)
 
     if is_half(base.subject):

@@ -14,7 +14,7 @@ from ..model import anatomy
 from ..model.attention import AttentionCall, replaying
 from .interventions import QKV
 from .positions import Positions
-from .recording import PER_POSITION, Recording
+from .recording import MASK, PER_POSITION, Recording, is_mask
 
 
 def with_changed_qkv(
@@ -41,13 +41,21 @@ def arguments_at(recording: Recording, where: Positions, recorded: Mapping[str, 
         taken = where.take(value)
         return taken.repeat(n, *[1] * (taken.ndim - 1))
 
-    arguments = dict(recorded) | {"attention_mask": None}
+    arguments = dict(recorded) | {MASK: None}
     for name in PER_POSITION:
         if recorded.get(name) is not None:
             arguments[name] = at_rows(recorded[name])
     if anatomy.counts_from_cache(recording.subject.layers):
         arguments["past_key_values"] = _cache_of_length(int(where.index[0, 0]))
     return arguments
+
+
+def arguments_of_all(recording: Recording, recorded: Mapping[str, Any], n: int) -> dict[str, Any]:
+    """The same of all rows, with the masks that keep padding out of a mixer's state."""
+    b = len(recording.mask)
+    masks = {name: value for name, value in recorded.items() if is_mask(name) and isinstance(value, Tensor)}
+    whole = {name: mask.expand(b, *mask.shape[1:]).repeat(n, *[1] * (mask.ndim - 1)) for name, mask in masks.items()}
+    return arguments_at(recording, recording.everywhere, recorded, n) | whole
 
 
 def _cache_of_length(length: int) -> Any:

@@ -1,9 +1,10 @@
 """Path patching: what a head says reaches a receiver through residual stream and MLPs alone, all other heads frozen.
 
-The sender's z comes from the donor run, every other head's stays clean, MLPs are computed again (or frozen too). A
-receiver is the final residual (the direct effect) or the query, key or value of a head, whose run is then finished with
-everything behind it live. Nothing moves between positions before the receiver, so only the receiver's positions are
-computed: a chain of MLPs, all senders as one batch. Exact.
+The sender's z comes from the donor run, every other head's stays clean, and so does what mixers in the place of
+attention write; MLPs are computed again (or frozen too). A receiver is the final residual (the direct effect) or the
+query, key or value of a head, whose run is then finished with everything behind it live. Nothing moves between
+positions before the receiver, so only the receiver's positions are computed: a chain of MLPs, all senders as one batch.
+Exact.
 """
 
 from __future__ import annotations
@@ -20,18 +21,17 @@ from ...data.errors import InterventionError, UserError
 from ..model import anatomy
 from ..model.attention import replaying
 from ..observe.tracing import first, rewrite_output
-from .attribution import require_attention
 from .float32 import in_float32, is_half, recorded_again
 from .intervening import full_forward
 from .interventions import Patch, PatchQKV, Variant
 from .layer_parts import arguments_at, instead_of, reading
 from .measures import Measure
 from .positions import Positions, affected_positions, positions_of
-from .proofs import FACTOR, IDENTITY, ROUNDING, obstacle_of
+from .proofs import FACTOR, IDENTITY, ROUNDING, cost_notes, obstacle_of
 from .readout import BUDGET, bytes_per_variant, clean_values, measured
 from .recording import Recording
 from .replay import replay
-from .sweep import Inputs, Sweep, recorded, same_layout
+from .sweep import Inputs, Sweep, in_all_layers, recorded, same_layout
 
 if TYPE_CHECKING:
     from ..model.subject import Subject
@@ -70,22 +70,23 @@ def path_sweep(
 
     receivers: "final", the residual behind the last layer at the last position; or heads' queries, keys and values at
     `positions` (None: every real one), all of them together. mlps: "recomputed", or "frozen" to the clean run.
-    Returns values [layer, head, b], clean and donor [b]; a sender behind all receivers leaves the clean value.
-    UserError: prompts of other lengths, equal runs, an unknown receiver, a family whose layers cannot be replayed (of
-    heads as receivers). InterventionError: an edit without effect.
+    Returns values [layer, head, b], NaN in layers without attention, clean and donor [b]; a sender behind all receivers
+    leaves the clean value. UserError: prompts of other lengths, equal runs, an unknown receiver, a mixer beside an
+    attention, a family whose layers cannot be replayed (of heads as receivers). InterventionError: an edit without
+    effect.
     """
     if mlps not in MLPS:
         raise UserError(f"mlps {mlps!r}: {' or '.join(map(repr, MLPS))}")
     clean = recorded(subject, base, ("z", "mlp_out") if mlps == "frozen" else ("z",))
     other = recorded(subject, donor, ("z",))
     same_layout(clean, other)
-    require_attention(clean, "path patching")
-    if all(torch.equal(a.site("z"), b.site("z")) for a, b in zip(clean.layers, other.layers, strict=True)):
+    attending = _attending(clean)
+    if all(torch.equal(clean.layers[i].site("z"), other.layers[i].site("z")) for i in attending):
         raise UserError("path patching: the donor's activations equal the base's: nothing to patch")
     chosen = () if receivers == FINAL else _receivers(clean, receivers)
     where = clean.final if receivers == FINAL else clean.mask if positions is None else positions & clean.mask
-    senders = [Sender(i, h, layer.site("z")) for i, layer in enumerate(other.layers) for h in range(subject.n_heads)]
-    nothing = Sender(0, 0, clean.layers[0].site("z"))
+    senders = [Sender(i, h, other.layers[i].site("z")) for i in attending for h in range(subject.n_heads)]
+    nothing = _saying_nothing(clean)
     paths = _Paths(clean, positions_of(where, clean.last), where, chosen, mlps == "frozen")
     values, moved = [], []
     for part in _chunks([nothing, *senders], clean, paths.where, budget):
@@ -95,12 +96,28 @@ def path_sweep(
     if paths.differs_from(other):
         by = torch.cat(moved)
         _prove(clean, by if not is_half(subject) else _moved_in_float32(paths, _strongest(paths, senders, by[1:])))
-    by_head = torch.cat(values)[1:].unflatten(0, (len(clean.layers), subject.n_heads))
+    by_head = torch.cat(values)[1:].unflatten(0, (len(attending), subject.n_heads))
     base_values = clean_values(clean, measure)
     if chosen:
-        by_head[paths.stop - 1 :] = base_values  # behind all receivers
+        by_head[[i >= paths.stop - 1 for i in attending]] = base_values  # behind all receivers
     axes = ("layer", "head", "example")
-    return Sweep(by_head, base_values, donor=clean_values(other, measure), notes=_notes(clean), axes=axes)
+    sweep = Sweep(by_head, base_values, donor=clean_values(other, measure), notes=_notes(clean), axes=axes)
+    return in_all_layers(sweep, attending, subject.n_layers)
+
+
+def _attending(base: Recording) -> list[int]:
+    """The layers with heads. UserError: a mixer beside an attention, which writes together with the heads."""
+    attending = [i for i, layer in enumerate(base.layers) if layer.attends]
+    if beside := [i for i in attending if base.layers[i].whole]:
+        what = "another mixer stands beside the heads and cannot be held as it is"
+        raise UserError(f"path patching: {what} in layer {beside[0]} of {base.subject.family}")
+    return attending
+
+
+def _saying_nothing(base: Recording) -> Sender:
+    """The identity: a head that says what it says."""
+    first_one = _attending(base)[0]
+    return Sender(first_one, 0, base.layers[first_one].site("z"))
 
 
 def _receivers(base: Recording, receivers: str | Sequence[Receiver]) -> tuple[Receiver, ...]:
@@ -111,7 +128,7 @@ def _receivers(base: Recording, receivers: str | Sequence[Receiver]) -> tuple[Re
         raise UserError(f"{base.subject.family}: {obstacle}; only paths to the final residual can be patched")
     subject = base.subject
     for layer, head, part in receivers:
-        if not (0 <= layer < subject.n_layers and 0 <= head < subject.n_heads and part in ("q", "k", "v")):
+        if not (layer in subject.decoder.attending and 0 <= head < subject.n_heads and part in ("q", "k", "v")):
             raise UserError(f"no receiver {(layer, head, part)} in {subject.n_layers} × {subject.n_heads} heads")
     return tuple(Receiver(*receiver) for receiver in receivers)
 
@@ -143,9 +160,9 @@ def _strongest(paths: _Paths, senders: Sequence[Sender], moved: Tensor, n: int =
 def _moved_in_float32(paths: _Paths, senders: list[Sender]) -> Float[Tensor, " v"]:
     """The same of the identity and of some senders, where half precision's roundings would hide it."""
     with in_float32(paths.base.subject):
-        base = recorded_again(paths.base, paths.base.layers[0].sites)
+        base = recorded_again(paths.base, {site for layer in paths.base.layers for site in layer.sites})
         again = _Paths(base, paths.where, paths.positions, paths.receivers, paths.frozen)
-        return _moved(base, again.resid([Sender(0, 0, base.layers[0].site("z")), *senders]))
+        return _moved(base, again.resid([_saying_nothing(base), *senders]))
 
 
 def _prove(base: Recording, moved: Tensor) -> None:
@@ -159,8 +176,7 @@ def _prove(base: Recording, moved: Tensor) -> None:
 
 
 def _notes(base: Recording) -> tuple[str, ...]:
-    obstacle = obstacle_of(base)
-    return (f"{base.subject.family}: {obstacle}: whole forwards were run",) if obstacle else ()
+    return cost_notes(base.subject, obstacle_of(base))
 
 
 class _Paths:
@@ -176,7 +192,7 @@ class _Paths:
     def differs_from(self, donor: Recording) -> bool:
         """Whether any sender that a receiver may hear says something else in the donor's run."""
         end = self.stop - bool(self.receivers)
-        pairs = zip(self.base.layers[:end], donor.layers, strict=False)
+        pairs = ((self.base.layers[i], donor.layers[i]) for i in _attending(self.base) if i < end)
         apart = ((a.site("z") != b.site("z")).flatten(2).any(2).to(self.positions.device) for a, b in pairs)
         return any(bool((where & self.positions).any()) for where in apart)
 
@@ -230,24 +246,36 @@ class _Paths:
         """One layer of all that differ and of new senders: attention as recorded, but for what a new sender says."""
         base, where = self.base, self.where
         record, layer = base.layers[index], base.subject.layers[index]
-        clean, z = where.take(record.resid_pre), where.take(record.site("z"))
-        said = z[None].repeat(len(new) + 1, 1, 1, 1, 1)
-        for own, sender in zip(said[1:], new, strict=True):
-            own[:, :, sender.head] = where.take(sender.z)[:, :, sender.head]
-        written = anatomy.output_projection(layer)(said.flatten(3))
-        parts = [written[:1].expand(len(hidden), *written.shape[1:]), written[1:]]
+        clean = where.take(record.resid_pre)
         entering = clean[None].expand(len(new), *clean.shape)
         entering = torch.cat([hidden, entering]) if len(hidden) else entering
         if not len(entering):
             return hidden
         with ExitStack() as stack:
             stack.enter_context(replaying())
-            stack.enter_context(instead_of(anatomy.attention_of(layer), torch.cat(parts).flatten(0, 1)))
+            if record.attends:
+                written = self._written(index, len(hidden), new)
+                stack.enter_context(instead_of(anatomy.attention_of(layer), written))
+            elif record.mixed is not None:
+                self._freeze(stack, index, "attn_out", record.mixed, len(entering))
             if self.frozen:
-                still = where.take(record.site("mlp_out")).repeat(len(entering), 1, 1)
-                rewrite_output(stack, layer, "mlp_out", lambda output: still.reshape(output.shape))
+                self._freeze(stack, index, "mlp_out", record.site("mlp_out"), len(entering))
             arguments = arguments_at(base, where, record.arguments, len(entering))
             return first(layer(**arguments | {"hidden_states": entering.flatten(0, 1)})).reshape(entering.shape)
+
+    def _written(self, index: int, n: int, new: Sequence[Sender]) -> Float[Tensor, "vb s d"]:
+        """What the attention writes as recorded, for `n` variants, and what it writes where a new sender speaks."""
+        z = self.where.take(self.base.layers[index].site("z"))
+        said = z[None].repeat(len(new) + 1, 1, 1, 1, 1)
+        for own, sender in zip(said[1:], new, strict=True):
+            own[:, :, sender.head] = self.where.take(sender.z)[:, :, sender.head]
+        written = anatomy.output_projection(self.base.subject.layers[index])(said.flatten(3))
+        return torch.cat([written[:1].expand(n, *written.shape[1:]), written[1:]]).flatten(0, 1)
+
+    def _freeze(self, stack: ExitStack, index: int, site: str, clean: Tensor, n: int) -> None:
+        """Until `stack` closes, a part of a layer writes what it wrote in the clean run, in each of `n` variants."""
+        still = self.where.take(clean).repeat(n, 1, 1)
+        rewrite_output(stack, self.base.subject.layers[index], site, lambda output: still.reshape(output.shape))
 
     def _receiver_input(self, index: int, hidden: Tensor, receiver: Receiver) -> Float[Tensor, "v b s e"]:
         """A receiver's query, key or value, made from the residual that enters its layer."""
@@ -260,7 +288,9 @@ class _Paths:
         """The slow way: a whole forward with everything else frozen."""
         variant: dict[int, list[Patch]] = {}
         for index, record in enumerate(self.base.layers):
-            variant[index] = [Patch("z", self.base.mask, record.site("z"))]
+            variant[index] = [Patch("z", self.base.mask, record.site("z"))] if record.attends else []
+            if record.mixed is not None:
+                variant[index].append(Patch("attn_out", self.base.mask, record.mixed))
             if self.frozen:
                 variant[index].append(Patch("mlp_out", self.base.mask, record.site("mlp_out")))
         variant[sender.layer].append(Patch("z", self.base.mask, sender.z, (sender.head,)))

@@ -44,6 +44,16 @@ class Positions:
         index = self.index.to(tensor.device)
         return tensor[torch.arange(len(index), device=tensor.device)[:, None], index]
 
+    def take_each(self, stacked: Tensor) -> Tensor:
+        """[v, b, p, ...] of several variants -> [v, b, s, ...]."""
+        index = self.index.to(stacked.device)
+        return stacked[:, torch.arange(len(index), device=stacked.device)[:, None], index]
+
+    def put_each(self, rows: Tensor, stacked: Tensor) -> Tensor:
+        """The rows [v, b, s, ...] in their places of `stacked` [v, b, p, ...], which is changed and given back."""
+        stacked[:, self.chosen.to(stacked.device)] = rows[:, self.real.to(stacked.device)]
+        return stacked
+
 
 def positions_of(chosen: Bool[Tensor, "b p"], last: Int[Tensor, " b"]) -> Positions:
     """Chosen positions in order; shorter rows repeat the last position, whose copies nobody reads."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...data.errors import InterventionError
+from ..model import hybrid
 from ..model.tolerance import TOLERANCE, block_error, block_limit
 from .acting import acting_positions
 from .float32 import in_float32, is_half, recorded_again, with_wide_layer
@@ -60,13 +61,17 @@ def _failed_proof(base: Recording) -> str:
 
 
 def replay_notes(subject: Any) -> list[str]:
-    """What a record must say of the sweeps that this subject ran: that its layers could not be replayed, and why."""
-    obstacles = {why for why in subject.__dict__.get("_replay_proofs", {}).values() if why}
-    return [_note(subject, why) for why in sorted(obstacles)]
+    """What a record must say of the sweeps that this subject ran: what could not be replayed, and why."""
+    notes = {note for why in subject.__dict__.get("_replay_proofs", {}).values() for note in cost_notes(subject, why)}
+    return sorted(notes)
 
 
-def _note(subject: Any, obstacle: str) -> str:
-    return f"{subject.family}: {obstacle}: whole forwards were run"
+def cost_notes(subject: Any, obstacle: str) -> tuple[str, ...]:
+    """Why a sweep cost more than its rows: whole forwards, or layers that run on all rows."""
+    if obstacle:
+        return (f"{subject.family}: {obstacle}: whole forwards were run",)
+    layers = hybrid.on_all_rows(subject.decoder)
+    return (f"{subject.family}: {layers}",) if layers else ()
 
 
 @torch.no_grad()
@@ -100,11 +105,13 @@ def replay_roundings(base: Recording) -> list[float]:
 def _trials(base: Recording) -> Iterator[tuple[Tensor, Variant]]:
     """Positions and an edit of them: every row, with edges removed halfway up; the last alone; one in the middle."""
     mask, layer = base.mask, base.layers[0].resid_pre
+    attending = [i for i, record in enumerate(base.layers) if record.attends]
     values = layer + 0.3 * layer.flip(-1)
     first = torch.zeros_like(mask).scatter(1, mask.int().argmax(1, keepdim=True), True)
     every: Variant = {0: (Patch("resid_pre", mask, values),)}
     if bool((mask & ~first).any()):
-        every = {**every, len(base.layers) // 2: (Knockout(mask & ~first, first),)}
+        halfway = attending[len(attending) // 2]
+        every = {**every, halfway: (*every.get(halfway, ()), Knockout(mask & ~first, first))}
     place = mask.int().cumsum(1)
     middle = (place == (place[:, -1:] + 1) // 2) & mask
     yield mask, every
@@ -135,7 +142,7 @@ def verify_edit(base: Recording, where: Positions, edits: Sequence[Variant]) -> 
     for due, by in zip(acts, moved[2:], strict=True):
         if due and not by > floor:
             raise InterventionError(f"{place}: the edit moves nothing ({by:.2g}), though it should")
-    return (_note(base.subject, obstacle),) if obstacle else ()
+    return cost_notes(base.subject, obstacle)
 
 
 def _moved_replayed(base: Recording, where: Positions, variants: Sequence[Variant]) -> list[float]:

@@ -18,6 +18,7 @@ from .positions import Positions
 from .proofs import obstacle_of
 from .recording import Recording
 from .replay import first_layer, replay
+from .state_memory import state_bytes
 
 # Bytes that the variants of a sweep may take beside the clean pass.
 BUDGET = 2**30
@@ -45,7 +46,8 @@ def bytes_per_variant(base: Recording, where: Positions) -> int:
     inner = getattr(config, "intermediate_size", None) or getattr(config, "ffn_dim", None) or 4 * subject.d_model
     item = torch.finfo(subject.dtype).bits // 8
     per_row = (12 * subject.d_model + 3 * inner) * item
-    return b * s * (per_row + (p + s) * (3 * 4 * subject.n_heads + 6))
+    rows = p if any(layer.whole for layer in base.layers) else s
+    return b * rows * per_row + b * s * (p + s) * (3 * 4 * subject.n_heads + 6) + state_bytes(base)
 
 
 def measured(base: Recording, resid: Float[Tensor, "v b d"], measure: Measure, budget: int) -> Float[Tensor, "v b ..."]:

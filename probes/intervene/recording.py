@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ...data.errors import UserError
-from ..model import anatomy
+from ..model import hybrid
 from ..model.attention import AttentionCall
 from ..model.edits import Block
 from ..model.subject import last_positions
@@ -20,7 +20,7 @@ from ..observe.capture import own_storage
 from ..observe.layer import Layer
 from ..observe.tracing import tracing
 from ..prompts.batch import Batch, mark_last
-from ..sites import SITES, require_writable
+from ..sites import SITES, SiteError, require_writable
 from .positions import Positions, at_last, closure, positions_of
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 # Arguments of a block that are cut to the rows; the mask is the attention function's own.
 PER_POSITION = ("position_ids", "position_embeddings")
+MASK = "attention_mask"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -35,8 +36,9 @@ class LayerRecord:
     """One layer of a recorded forward.
 
     key, value: [b, kv, p, d_head]; none without attention. allowed: Bool[b or 1, 1 or h, p, p]; without attention every
-    row reads all before it. added: what came between the layer before and
-    this one (Qwen3-VL's image features). sites: those asked for, as `Layer.written`.
+    row reads all before it. added: what came between the layer before and this one (Qwen3-VL's image features).
+    sites: those asked for, as `Layer.written`. whole: whether it has to run on all rows, see `hybrid.runs_whole`.
+    mixed: without attention, what a mixer in its place writes, as `Layer.written("attn_out")`, None where none is.
     """
 
     resid_pre: Float[Tensor, "b p d"]
@@ -46,6 +48,8 @@ class LayerRecord:
     arguments: dict[str, Any]
     added: Tensor | None
     sites: dict[str, Tensor]
+    whole: bool = False
+    mixed: Tensor | None = None
 
     @property
     def attends(self) -> bool:
@@ -111,7 +115,9 @@ class Recording:
     @cached_property
     def sees(self) -> Bool[Tensor, "b p p"]:
         """Which columns a row may read, in any layer and head."""
-        masks = {id(layer.allowed): layer.allowed for layer in self.layers}.values()
+        masks = list({id(layer.allowed): layer.allowed for layer in self.layers}.values())
+        if any(layer.whole for layer in self.layers):
+            masks.append(_all_before(self.mask))
         shape = len(self.mask), *self.mask.shape[1:] * 2
         return torch.stack([m.any(1).to(self.mask.device).expand(shape) for m in masks]).any(0)
 
@@ -162,7 +168,9 @@ def record(subject: Subject, inputs: Mapping[str, Any] | Batch, sites: Iterable[
         lacks = {"resid_pre"} | (set() if call else {site for site in sites if SITES[site].of_attention})
         held = {site: layer.written(site) for site in sites if site not in lacks}
         key, value = (own_storage(call.key), own_storage(call.value)) if call else (torch.zeros(0), torch.zeros(0))
-        layers.append(LayerRecord(layer.resid_pre, key, value, allowed, layer.arguments, added, held))
+        whole = hybrid.runs_whole(layer.module)
+        mixed = None if call else _mixed(layer)
+        layers.append(LayerRecord(layer.resid_pre, key, value, allowed, layer.arguments, added, held, whole, mixed))
 
     edits = subject.active_edits
     with tracing(subject, keep):
@@ -171,6 +179,18 @@ def record(subject: Subject, inputs: Mapping[str, Any] | Batch, sites: Iterable[
     # What edits do to some rows of some variants is theirs to know: they act in whole forwards.
     obstacle = "it is edited" if edits else next(filter(None, obstacles), "")
     return Recording(subject, arguments, real, last, layers, at_last(written[0], last), obstacle, edits)
+
+
+def _mixed(layer: Layer) -> Tensor | None:
+    try:
+        return layer.written("attn_out")
+    except SiteError:  # a block that is an MLP alone
+        return None
+
+
+def is_mask(name: str) -> bool:
+    """Whether a block's argument is a mask: some blocks take one for their attention and one for their mixer."""
+    return name.endswith(MASK)
 
 
 def _same_mask(call: AttentionCall) -> Any:
@@ -185,16 +205,14 @@ def _all_before(real: Bool[Tensor, "b p"]) -> Bool[Tensor, "b 1 p p"]:
 
 
 def _obstacle(layer: Layer, call: AttentionCall | None) -> str:
-    """Why a layer cannot be replayed on some of its rows, "" where nothing is known against it."""
-    if call is None:
-        mixer = type(anatomy.mixer_of(layer.module)).__name__
-        return f"layer {layer.index} has no attention but {mixer}, whose state is of all earlier rows"
+    """Why a layer cannot be replayed, "" where nothing is known against it."""
+    masks = {name for name in layer.arguments if is_mask(name)} if hybrid.runs_whole(layer.module) else {MASK}
     tensors = [name for name, value in layer.arguments.items() if isinstance(value, Tensor)]
-    strange = set(tensors) - {"hidden_states", "attention_mask", *PER_POSITION}
+    strange = set(tensors) - {"hidden_states", *masks, *PER_POSITION}
     if strange:
         return f"its layers take {', '.join(sorted(strange))}"
     if layer.resid_pre.ndim != 3:
         return "its residual stream has more than three axes"
-    if call.bias is not None or (call.mask is not None and call.mask.dtype != torch.bool):
+    if call is not None and (call.bias is not None or (call.mask is not None and call.mask.dtype != torch.bool)):
         return "its attention adds a bias to the scores"
     return ""

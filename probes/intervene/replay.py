@@ -2,7 +2,8 @@
 
 A variant is a set of interventions by layer. It forks from the clean residual at its first changed layer; only the
 positions that the change can reach on the way to the last one are computed; they read the clean keys and values of the
-other positions, which all variants share. Exact: nothing is approximated.
+other positions, which all variants share. A layer whose mixer is no attention, or stands beside one, has a state of all
+earlier rows: it runs on all of them, the others as they were. Exact: nothing is approximated.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from ..observe.tracing import first, rewrite_output
 from ..sites import SITES
 from . import replay_attention
 from .interventions import EDGES, QKV, Intervention, Knockout, Variant
-from .layer_parts import arguments_at, with_changed_qkv
+from .layer_parts import arguments_at, arguments_of_all, with_changed_qkv
 from .positions import Positions
 from .recording import LayerRecord, Recording
 
@@ -125,7 +126,7 @@ class _Replay:
         self.recording, self.where, self.variants, self.observe = recording, where, variants, observe
         self.sites = sites  # observed in every layer, changed or not
         self.row_of_variant: list[int | None] = [None] * len(variants)
-        self.hidden = torch.zeros(0)
+        self.hidden = self.entering = torch.zeros(0)  # at the rows; at all that the layer runs on
         self.visible: replay_attention.Visible = {}
 
     def run(self) -> Float[Tensor, "v b d"]:
@@ -170,50 +171,75 @@ class _Replay:
 
     def _layer(self, index: int, changes: list[RowChange]) -> Tensor:
         layer, record = self.recording.subject.layers[index], self.recording.layers[index]
-        shape = self.hidden.shape
+        self.entering = self._on_all_rows(record, self.hidden) if record.whole else self.hidden
         with ExitStack() as stack:
-            observed = {"z"} if changes and self.observe is not None else set()
-            for site in {*self.sites, *observed, *(change.site for _, change in changes)}.intersection(IN_MODULES):
+            for site in self._sites_in(record, changes):
                 rewrite_output(stack, layer, site, partial(self._rewritten, site, index, changes))
             if any(change.site == "resid_mid" for _, change in changes):  # behind what attn_out is made
                 rewrite_output(stack, layer, "attn_out", partial(self._through_mid, index, changes))
             stack.enter_context(replaying(partial(self._attend, index, changes)))
-            arguments = arguments_at(self.recording, self.where, record.arguments, len(self.hidden))
-            leaving = first(layer(**arguments | {"hidden_states": self.hidden.flatten(0, 1)})).reshape(shape)
-        return self._rewritten("resid_post", index, changes, leaving)
+            arguments = self._arguments(record) | {"hidden_states": self.entering.flatten(0, 1)}
+            leaving = first(layer(**arguments)).reshape(self.entering.shape)
+        leaving = self._rewritten("resid_post", index, changes, leaving)
+        return self.where.take_each(leaving) if record.whole else leaving
+
+    def _on_all_rows(self, record: LayerRecord, hidden: Tensor) -> Float[Tensor, "r b p d"]:
+        """The recorded residual that enters a layer, with the rows of every variant in it."""
+        return self.where.put_each(hidden, record.resid_pre.to(hidden).repeat(len(hidden), 1, 1, 1))
+
+    def _sites_in(self, record: LayerRecord, changes: list[RowChange]) -> set[str]:
+        """Those inside of the layer's modules that are changed or observed."""
+        observed = {"z"} if changes and self.observe is not None else set()
+        sites = {*self.sites, *observed, *(change.site for _, change in changes)}.intersection(IN_MODULES)
+        return {site for site in sites if record.attends or not SITES[site].of_attention}
+
+    def _arguments(self, record: LayerRecord) -> dict[str, Any]:
+        """What the layer is called with beside the residual."""
+        if record.whole:
+            return arguments_of_all(self.recording, record.arguments, len(self.hidden))
+        return arguments_at(self.recording, self.where, record.arguments, len(self.hidden))
 
     def _attend(self, index: int, changes: list[RowChange], call: AttentionCall) -> Tensor | None:
         """z of the layer's own attention at the rows, None for other attention in it."""
         record = self.recording.layers[index]
         if call.module is not anatomy.attention_of(self.recording.subject.layers[index]):
             return None
-        key, value = record.key, record.value
+        key, value, rows = record.key, record.value, self.recording.everywhere if record.whole else self.where
         if reading := [(row, c) for row, c in changes if c.site in QKV.values()]:
-            b = len(self.where.index)
-            call = with_changed_qkv(call, reading, b, lambda change, tensor: change.apply(tensor, self.where))
+            b = len(rows.index)
+            call = with_changed_qkv(call, reading, b, lambda change, tensor: change.apply(tensor, rows))
             groups = call.key.shape[1] // key.shape[1]
             key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
         knockouts: Any = [(row, c) for row, c in changes if c.site == EDGES]
-        z = replay_attention.attend(call, record, key, value, self.where, knockouts, self.visible)
-        self._change("attn_z", index, changes, z)
+        z = replay_attention.attend(call, record, key, value, rows, knockouts, self.visible)
+        self._change_at_rows("attn_z", index, changes, z)
         return z.flatten(0, 1)
 
     def _rewritten(self, site: str, index: int, changes: list[RowChange], tensor: Tensor) -> Tensor:
-        """The same as `_change` on a copy of a module's tensor, folded as the module has it."""
+        """The same as `_change_at_rows` on a copy of a module's tensor, folded as the module has it."""
         observed = site == "z" and self.observe is not None
         if site not in self.sites and not observed and all(change.site != site for _, change in changes):
             return tensor
         heads = [self.recording.subject.n_heads] if site == "z" else []
-        unfolded = tensor.reshape(*self.hidden.shape[:-1], *heads, -1).clone()
-        self._change(site, index, changes, unfolded)
+        unfolded = tensor.reshape(*self.entering.shape[:-1], *heads, -1).clone()
+        self._change_at_rows(site, index, changes, unfolded)
         return unfolded.reshape(tensor.shape)
 
     def _through_mid(self, index: int, changes: list[RowChange], written: Tensor) -> Tensor:
         """What the attention has to write for the residual behind it to be what changes of resid_mid make of it."""
         gain = anatomy.gain(self.recording.subject.layers[index], "attn_out")
-        mid = self.hidden + written.reshape(self.hidden.shape) * gain
+        mid = self.entering + written.reshape(self.entering.shape) * gain
         moved = self._rewritten("resid_mid", index, changes, mid) - mid
         return written + (moved / gain).reshape(written.shape)
+
+    def _change_at_rows(self, site: str, index: int, changes: list[RowChange], tensor: Tensor) -> None:
+        """The same as `_change` on a tensor over all rows that the layer runs on, in place."""
+        if not self.recording.layers[index].whole:
+            self._change(site, index, changes, tensor)
+            return
+        rows = self.where.take_each(tensor)
+        self._change(site, index, changes, rows)
+        self.where.put_each(rows, tensor)
 
     def _change(self, site: str, index: int, changes: list[RowChange], tensor: Tensor) -> None:
         """Let the changes of a site act on its tensor [r, b, s, ...], in place."""

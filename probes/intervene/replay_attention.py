@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     Knockouts = list[tuple[int, Knockout]]  # (variant, what it removes in this layer)
 
-# What rows may read of clean columns and of each other, by the mask it comes from.
-Visible = dict[int, tuple[Tensor, Tensor]]
+# What rows may read of clean columns and of each other, by the mask and the rows it comes from.
+Visible = dict[tuple[int, int], tuple[Tensor, Tensor]]
 # Bytes of attention scores that are computed at a time: about a core's cache; elsewhere a few large steps.
 IN_CACHE, ON_DEVICE = 2**22, 2**28
 
@@ -90,7 +90,8 @@ def _visible(record: LayerRecord, where: Positions, visible: Visible) -> tuple[T
 
     Columns behind the last clean one that anybody reads are left out.
     """
-    if id(record.allowed) not in visible:
+    key = id(record.allowed), id(where)
+    if key not in visible:
         device = record.allowed.device
         at_rows = where.take(record.allowed.transpose(1, 2)).transpose(1, 2)
         index = where.index.to(device)[:, None, None].expand(*at_rows.shape[:3], -1)
@@ -98,8 +99,8 @@ def _visible(record: LayerRecord, where: Positions, visible: Visible) -> tuple[T
         clean = at_rows & ~where.chosen.to(device)[:, None, None]
         read = clean.flatten(0, 2).any(0).nonzero()
         end = int(read.max()) + 1 if len(read) else 0
-        visible[id(record.allowed)] = clean[..., :end][:, :, None], own[:, :, None]
-    return visible[id(record.allowed)]
+        visible[key] = clean[..., :end][:, :, None], own[:, :, None]
+    return visible[key]
 
 
 def _removed(

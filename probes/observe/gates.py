@@ -14,14 +14,18 @@ if TYPE_CHECKING:
     from ..model.subject import Subject
 
 
+class GateError(UserError):
+    """What heads write is not pattern · v · W_O."""
+
+
 @torch.no_grad()
 def require_no_gate(subject: Subject, what: str) -> None:
-    """UserError where a gate, or a norm, stands between any layer's attention and W_O; told from a small forward."""
+    """GateError where a gate, or a norm, stands between any layer's attention and W_O; told from a small forward."""
     gated: list[int] = []
     with tracing(subject, lambda layer: gated.extend([layer.index] if layer.gated else [])):
         subject.forward(few_words(subject.model))
     if gated:
-        raise UserError(
+        raise GateError(
             f"{what}: a gate or a norm stands between values and W_O in layer {gated[0]} of {subject.family}, "
             "so a head does not write pattern · v · W_O"
         )

@@ -56,7 +56,8 @@ class Activations:
     """Activations on disk. `activations["z"]` is one tensor [n, layers, ...]; `shards()` reads a batch at a time.
 
     examples: id, group, condition, in the order of the first axis. Positions other than "last" add an axis
-    [n, layers, positions, ...], NaN behind the last position of an example. Sites of one layer have no layer axis.
+    [n, layers, positions, ...], NaN behind the last position of an example. Sites of one layer have no layer axis;
+    those of heads are NaN in layers without.
     """
 
     directory: Path
@@ -144,7 +145,8 @@ def _require_keepable(subject: Subject, name: str) -> None:
     place = parse_site(subject, name)
     if place.site.name == "pattern" or place.stack != DECODER:
         raise SiteError(f"cannot keep {name!r}: choose among {', '.join(s for s in SITES if s != 'pattern')}")
-    for layer in range(subject.n_layers) if place.layer is None else [place.layer]:
+    every = subject.decoder.attending if place.site.of_attention else range(subject.n_layers)
+    for layer in every if place.layer is None else [place.layer]:
         subject.decoder.require(layer, place.site)
 
 
@@ -153,12 +155,14 @@ def home() -> Path:
     return cache_root() / NAME
 
 
-def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor]:
+def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor | None]:
     """The chosen sites at the chosen positions: [b, ...] for "last", else [b, positions, ...]."""
     kept, options = {}, how.options
     for site in options.sites:
         place = parse_site(layer.subject, site)
-        if place.layer in (None, layer.index):
+        if place.layer is None and place.site.of_attention and not layer.attends:
+            kept[site] = None
+        elif place.layer in (None, layer.index):
             kept[site] = take(layer[place.site.name], batch, options.positions)
     return kept
 
@@ -235,7 +239,9 @@ def size_of(subject: Subject, task: Task, options: Options, limit: int | None, s
 
     def count(layer: Layer) -> None:
         nonlocal total
-        total += sum(t.numel() * t.element_size() for t in observe(layer, batch, How(options)).values())
+        total += sum(
+            t.numel() * t.element_size() for t in observe(layer, batch, How(options)).values() if t is not None
+        )
 
     with tracing(subject, count):
         subject.forward(batch)

@@ -186,5 +186,6 @@ def _record(
         "notes": [
             f"{label(r)}: n = {t['n']} in {t['n_groups']} groups, seed {t['seed']}, run {r['name']}"
             for r, t in zip(records, tasks, strict=True)
-        ],
+        ]
+        + [note for note in records[0]["notes"] if all(note in r["notes"] for r in records)],
     }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...data.tasks import Task
 from .job import Job, Settings, facts_of, form_of, open_job
 from .plan import Shard, activation_bytes, shapes
-from .start import plan_of
+from .start import layer_notes, plan_of
 
 if TYPE_CHECKING:
     from ..model.subject import Subject
@@ -32,6 +32,7 @@ def preview(
         f"{'subject':{width}s} {subject.name}: {subject.n_layers} layers, {dtype} on {subject.device}",
         f"{'task':{width}s} {task.name}: {len(examples)} examples in {facts['task']['n_groups']} groups, {conditions}",
         f"{'memory':{width}s} about {peak / 1e6:,.0f} MB of activations at once, for {_largest(sizes)}",
+        *(f"{'layers':{width}s} {note}" for note in layer_notes(subject)),
         *(
             line
             for job, plan in zip(jobs, plans, strict=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -99,10 +99,10 @@ def observe(subject: Subject, batch: Batch, analyses: Mapping[str, tuple[Any, An
     """One forward with several analyses on it: name -> (module, how) gives name -> rows.
 
     A module's `observe(layer, batch, how)` is called while that layer's tensors are alive; what it returns ([b, ...]
-    each) is stacked to [b, layers, ...]. `measure(subject, batch, kept, how)`, where it exists, turns that stack into
-    rows after the forward, when the model's last state is known.
+    each; None: this layer has no heads) is stacked to [b, layers, ...]. `measure(subject, batch, kept, how)`, where it
+    exists, turns that stack into rows after the forward, when the model's last state is known.
     """
-    kept: dict[str, list[dict[str, Tensor]]] = {name: [] for name in analyses}
+    kept: dict[str, list[dict[str, Tensor | None]]] = {name: [] for name in analyses}
 
     def on_layer(layer: Layer) -> None:
         for name, (module, how) in analyses.items():
@@ -117,10 +117,15 @@ def observe(subject: Subject, batch: Batch, analyses: Mapping[str, tuple[Any, An
     return rows
 
 
-def stack_layers(layers: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """[{name: [b, ...]}] per layer -> {name: [b, layers, ...]}, of the layers that have the name."""
+def stack_layers(layers: Sequence[Mapping[str, Tensor | None]]) -> dict[str, Tensor]:
+    """[{name: [b, ...]}] per layer -> {name: [b, layers, ...]}, of the layers that have the name; NaN for None."""
     names = dict.fromkeys(name for layer in layers for name in layer)
-    return {name: torch.stack([layer[name].cpu() for layer in layers if name in layer], 1) for name in names}
+    return {name: _stacked([layer[name] for layer in layers if name in layer]) for name in names}
+
+
+def _stacked(parts: list[Tensor | None]) -> Tensor:
+    like = next(part for part in parts if part is not None)
+    return torch.stack([(torch.full_like(like, torch.nan) if part is None else part).cpu() for part in parts], 1)
 
 
 def merge(shards: Iterable[dict[str, Tensor]], conditions: list[str], examples: list[Example]) -> Rows:

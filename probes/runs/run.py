@@ -20,7 +20,7 @@ from .answers import answered
 from .contract import check
 from .job import Settings, facts_of, form_of, open_job, read_job
 from .rows import threads
-from .start import start
+from .start import layer_notes, start
 from .work import same_plan, work
 from .workers import Workers
 
@@ -66,7 +66,7 @@ def run(
             examples = answered(subject, examples, jobs, template, bos, settings)
         for job in todo:
             job.tokenizer = subject.tokenizer
-            job.notes += bos_notes(subject, template, bos)
+            job.notes += [*bos_notes(subject, template, bos), *layer_notes(subject)]
             with threads(workers.threads if workers else torch.get_num_threads()):
                 start(job, subject, task, examples, facts, settings)
         for group in same_plan(todo):

@@ -13,6 +13,7 @@ from ...data.errors import UserError
 from ...data.example import Example
 from ...data.tasks import Task
 from .. import VERSION
+from ..model.hybrid import without_heads
 from ..prompts.yes_no import spelled_like
 from . import store
 from .job import Job, Settings, keyed_options
@@ -67,6 +68,12 @@ def start(
     if hasattr(job.module, "weights"):
         store.save_rows(job.weights_path, job.module.weights(subject, job.options), job.record["key"], ())
     store.write_record(job.directory, job.record)
+
+
+def layer_notes(subject: Subject) -> list[str]:
+    """What plan and page have to say of layers without attention."""
+    told = without_heads(subject.decoder)
+    return [told[0].upper() + told[1:]] if told else []
 
 
 def plan_of(

@@ -103,13 +103,17 @@ def _look(index: int, control: str, marks: bool) -> dict:
 
 
 def _band(part: pd.DataFrame, x: str, lower: str, upper: str, colour: str) -> dict:
-    """A closed outline per stretch without missing values; plotly would bridge a gap."""
+    """A closed outline per stretch without missing values, a bar where that is one; plotly would bridge a gap."""
     low, high, at = (part[c].to_numpy(dtype=float) for c in (lower, upper, x))
     known = np.isfinite(low) & np.isfinite(high)
     xs: list[float | None] = []
     ys: list[float | None] = []
     for stretch in np.split(np.arange(len(at)), np.flatnonzero(np.diff(known)) + 1):
-        if len(stretch) and known[stretch[0]]:
+        if len(stretch) == 1 and known[stretch[0]]:
+            left, right, down, up = at[stretch][0] - 0.1, at[stretch][0] + 0.1, low[stretch][0], high[stretch][0]
+            xs += [left, right, right, left, None]
+            ys += [down, down, up, up, None]
+        elif len(stretch) and known[stretch[0]]:
             xs += [*at[stretch].tolist(), *at[stretch][::-1].tolist(), None]
             ys += [*low[stretch].tolist(), *high[stretch][::-1].tolist(), None]
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))

@@ -48,7 +48,8 @@ def _dictionary(subject: str, fingerprint: str, runs: list[Run]) -> Dictionary |
     if not words or not columns:
         return None
     # Two runs of one analysis on one task differ in their options: each keeps its column.
-    table = pd.concat(columns, axis=1).sort_index().reset_index()
+    # What no column has a value for is no head: layers of hybrids that have none.
+    table = pd.concat(columns, axis=1).dropna(how="all").sort_index().reset_index()
     used = [run for run in runs if any(True for _ in _columns(run)) or set(LISTS) & set(run.tables)]
     return Dictionary(subject, fingerprint, used, table, words)
 

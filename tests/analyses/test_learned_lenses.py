@@ -254,7 +254,7 @@ def test_tables_equal_the_slow_way(tmp_path):
 def test_a_word_written_into_one_heads_map_is_said_by_that_head_alone(tmp_path, monkeypatch):
     """And beside it stand the plain words: the head's z through W_O and W_U."""
     subject, raised, head = tiny.subject(), 7, 2
-    layer = layers_of(subject.n_layers, FEW.layers)[0]
+    layer = layers_of(subject.decoder.attending, FEW.layers)[0]
 
     def opened(*arguments):
         weights = {name: w.clone() for name, w in open_lens(*arguments).items()}
@@ -319,8 +319,11 @@ def test_a_corpus_smaller_than_a_batch(tmp_path):
 
 
 def test_layers_by_name():
-    assert layers_of(30, "quarters") == [7, 15, 22]
-    assert layers_of(30, "all") == list(range(30))
-    assert layers_of(30, "5, 25,5") == [5, 25]
-    with pytest.raises(UserError, match="'30' is no layer"):
-        layers_of(30, "3,30")
+    assert layers_of(range(30), "quarters") == [7, 15, 22]
+    assert layers_of(range(30), "all") == list(range(30))
+    assert layers_of(range(30), "5, 25,5") == [5, 25]
+    with pytest.raises(UserError, match=r"'30' is no layer with heads: .* numbers of layers 0–29"):
+        layers_of(range(30), "3,30")
+    assert layers_of([1, 3, 5, 7], "quarters") == [3, 5, 7]
+    with pytest.raises(UserError, match=r"'2' is no layer with heads: .* numbers of layers 1, 3, 5, 7"):
+        layers_of([1, 3, 5, 7], "2")

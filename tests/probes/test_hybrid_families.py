@@ -85,10 +85,11 @@ def test_capture_equals_eager(family, padding):
 
 
 @pytest.mark.parametrize("family", HYBRID)
-def test_check_passes_and_says_that_whole_forwards_are_run(family):
+def test_check_passes_and_says_what_runs_on_all_rows(family):
     frame = Subject(build(family)).check()
     (row,) = frame[frame["check"] == "an edited replay equals the edited forward"].to_dict("records")
-    assert "whole forwards (layer 0 has no attention but " in row["where"]
+    assert row["passed"]
+    assert "layers 0, 2 mix positions without a pattern" in row["where"]
     assert frame[frame["check"] == "patterns equal eager attention's"]["where"].tolist() == ["layer 1"]
 
 
@@ -102,7 +103,7 @@ def test_knockout_equals_a_mask_by_hand(family, padding):
     sweep = knockout_sweep(Subject(build(family)), given, first, last, window=1, measure=logits_of)
     assert sweep.values[[0, 2]].isnan().all()
     assert sweep.width.tolist() == [0, 1, 0]
-    assert "whole forwards" in sweep.notes[0]
+    assert sweep.notes == (f"{family}: layers 0, 2 mix positions without a pattern, so sweeps run them on all rows",)
     edges = last[:, :, None] & first[:, None]
     expected = by_hand.at_last(by_hand.logits(family, given, masks={1: edges}), given)
     assert_close(sweep.values[1], expected, family, slack=3)
