@@ -15,11 +15,12 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 
 from ...data.errors import SubjectError
 from .fingerprint import fetched
+from .residual_parts import TOLD, Gain, Part
 
 LAYERS = ("layers", "h", "blocks")
 ATTENTION = ("self_attn", "attention", "attn")
 # What mixes positions in layers without attention: gated delta nets, state spaces, convolutions.
-MIXERS = ("linear_attn", "mamba", "conv", "temporal_block")
+MIXERS = ("linear_attn", "mamba", "conv", "temporal_block", "mixer")
 OUTPUT = ("o_proj", "out_proj", "c_proj", "dense", "proj", "projection_layer")
 FEED_FORWARD = ("mlp", "feed_forward", "block_sparse_moe", "fc2", "shared_mlp")
 # Inside an MLP: the expert that all tokens share, and the projections into and out of its neurons.
@@ -134,13 +135,30 @@ def output_projection(layer: nn.Module) -> nn.Module:
 
 
 def attention_writer(layer: nn.Module) -> nn.Module:
-    """The module whose output, times `multiplier`, the attention, or another mixer, adds to the residual."""
+    """The last module whose output, times `gain`, the attention, or another mixer, adds to the residual."""
+    if layer in TOLD:
+        return TOLD[layer].part("attn_out").writers[-1]
     return _first_of(layer, ATTENTION_POST) or _sandwich_norm(layer) or mixer_of(layer)
 
 
 def feed_forward_writer(layer: nn.Module) -> nn.Module:
-    """The module whose output, times `multiplier`, the MLP adds to the residual."""
+    """The last module whose output, times `gain`, the MLP adds to the residual."""
+    if layer in TOLD:
+        return TOLD[layer].part("mlp_out").writers[-1]
     return _first_of(layer, FEED_FORWARD_POST) or child(layer, FEED_FORWARD, "MLP")
+
+
+def beside_writer(layer: nn.Module) -> nn.Module:
+    """The last module whose output, times `gain`, is added beside attention and MLP (Gemma 4's per-layer input)."""
+    if layer not in TOLD:
+        raise SubjectError("the layer adds nothing beside attention and MLP")
+    return TOLD[layer].part("beside_out").writers[-1]
+
+
+def earlier_writers(layer: nn.Module, part: str) -> list[tuple[nn.Module, Gain]]:
+    """The modules that write the same part before its last one does, and what their outputs are worth of its own."""
+    told: Part = getattr(TOLD[layer], part) if layer in TOLD else Part()
+    return [(writer, gain / told.gains[-1]) for writer, gain in list(zip(*told, strict=True))[:-1]]
 
 
 def query_projection(layer: nn.Module) -> nn.Module:
@@ -200,16 +218,25 @@ def multiplier(layer: nn.Module) -> float:
     return float(getattr(layer, "residual_multiplier", 1.0))
 
 
-def gain(layer: nn.Module, part: str) -> float | Tensor:
-    """What "attn_out" or "mlp_out" is multiplied with before it is added: `multiplier`, or a learned vector [d]
-    (InternVL's tower), by which the writer's output is that far from what the residual gets.
+def gain(layer: nn.Module, part: str) -> Gain:
+    """What the last writer of "attn_out", "mlp_out" or "beside_out" is multiplied with before it is added: `multiplier`,
+    a learned vector [d] (InternVL's tower), or what the layer itself was seen to multiply it with.
     """
+    if layer in TOLD:
+        return TOLD[layer].part(part).gains[-1]
     learned = getattr(layer, {"attn_out": "lambda_1", "mlp_out": "lambda_2"}[part], None)
     return multiplier(layer) if learned is None else learned.detach()
 
 
+def carries(layer: nn.Module) -> tuple[Gain, Gain]:
+    """What the residual is multiplied with on its way to resid_mid, and from there to resid_post; 1 in most families."""
+    return (TOLD[layer].into_mid, TOLD[layer].past_mid) if layer in TOLD else (1.0, 1.0)
+
+
 def is_parallel(layer: nn.Module) -> bool:
     """Whether attention and MLP read the same residual, so that there is no state between them."""
+    if layer in TOLD:
+        return TOLD[layer].mid_reader is None
     if hasattr(layer, "use_parallel_residual"):
         return bool(layer.use_parallel_residual)
     norms = [name for name, module in layer.named_children() if "norm" in name.lower() or name.startswith("ln_")]
@@ -283,6 +310,11 @@ def _logit_scale(model: nn.Module) -> float:
 
 def _logit_cap(model: nn.Module) -> float | None:
     return getattr(model.config.get_text_config(), "final_logit_softcapping", None)  # pyright: ignore
+
+
+def children_named(module: nn.Module, names: tuple[str, ...]) -> list[nn.Module]:
+    """The children of these names that there are."""
+    return [getattr(module, name) for name in names if isinstance(getattr(module, name, None), nn.Module)]
 
 
 def _first_of(module: nn.Module, names: tuple[str, ...]) -> nn.Module | None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...data.errors import SubjectError
 from ..sites import Site, SiteError
-from . import anatomy, hybrid
+from . import anatomy, block_sums, hybrid
 from .attention import NAME
 
 DECODER, VISION = "decoder", "vision"
@@ -93,6 +93,7 @@ def decoder_stack(model: Any) -> Stack:
     own: Any = decoder.config
     own._attn_implementation = NAME
     hybrid.tell_attention(model, layers)
+    block_sums.tell_parts(model, layers)
     if not any(map(anatomy.attends, layers)):
         anatomy.attention_of(layers[0])
     for layer in layers:
