@@ -13,7 +13,7 @@ from ...data.errors import SubjectError
 from ..model import anatomy, vision_inputs
 from ..model.tolerance import TOLERANCE
 from ..observe.tracing import Layer, first
-from ..sites import SITES, SiteError
+from ..sites import SITES
 from .findings import IMAGE, Findings
 
 if TYPE_CHECKING:
@@ -57,8 +57,9 @@ def check_parts(findings: Findings, layer: Layer, real: Tensor, keep: dict[str, 
     where = f"layer {layer.index}"
     if layer.attends:
         check_heads(findings, layer, keep)
-    parts = layer.resid_pre.float() + layer.attn_out.float() + layer.mlp_out.float()
-    findings.close("parts sum to the residual", where, parts[real], layer.resid_post[real].float())
+    findings.close("parts sum to the residual", where, layer.sum_of_parts()[real], layer.resid_post[real].float())
+    if f"{layer.index}.mid" in keep:
+        findings.close("the MLP's side reads resid_mid", where, layer.resid_mid, keep[f"{layer.index}.mid"])
     if layer.index:
         check_between(findings, layer, keep["resid"])
     keep["resid"] = layer.resid_post
@@ -96,11 +97,7 @@ def check_modules(findings: Findings, layer: Layer, real: Tensor, keep: dict[str
 
 def has(layer: Layer, name: str) -> bool:
     """Whether a layer has a site of the table."""
-    try:
-        layer.stack.require(layer.index, SITES[name])
-    except SiteError:
-        return False
-    return True
+    return layer.stack.has(layer.index, SITES[name])
 
 
 def _activated(layer: Layer) -> Tensor:
@@ -123,6 +120,8 @@ def module_outputs(stack: Stack, keep: dict[str, Tensor], *, projections: bool =
         for index, layer in enumerate(stack.layers):
             if index in stack.attending:
                 hooks.callback(anatomy.output_projection(layer).register_forward_hook(_heads(keep, index)).remove)
+            if (reader := anatomy.mid_reader(layer)) is not None:
+                hooks.callback(reader.register_forward_pre_hook(_mid(keep, index)).remove)
             if projections:
                 for name, module in _projections(layer):
                     hooks.callback(module.register_forward_hook(_kept(keep, index, name, layer)).remove)
@@ -152,8 +151,16 @@ def _heads(keep: dict[str, Tensor], index: int) -> Callable[..., None]:
     return hook
 
 
+def _mid(keep: dict[str, Tensor], index: int) -> Callable[..., None]:
+    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        keep[f"{index}.mid"] = args[0]
+
+    return hook
+
+
 def _kept(keep: dict[str, Tensor], index: int, name: str, layer: nn.Module) -> Callable[..., None]:
-    mixture = hasattr(anatomy.child(layer, anatomy.FEED_FORWARD, "MLP"), "experts")
+    several = anatomy.earlier_writers(layer, "mlp_out")
+    mixture = several or hasattr(layer, "experts") or hasattr(anatomy.mlp_of(layer), "experts")
 
     def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         keep[f"{index}.{name}"] = args[0] if name == "mlp_post" else output
@@ -166,4 +173,4 @@ def _kept(keep: dict[str, Tensor], index: int, name: str, layer: nn.Module) -> C
 def _through(layer: nn.Module, output: Tensor) -> Tensor:
     """What becomes of the down projection's output before it is added: a norm's, where the family has one there."""
     writer = anatomy.feed_forward_writer(layer)
-    return output if writer is anatomy.child(layer, anatomy.FEED_FORWARD, "MLP") else writer(output)
+    return output if writer is anatomy.mlp_of(layer) else writer(output)

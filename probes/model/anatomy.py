@@ -18,9 +18,11 @@ from .fingerprint import fetched
 from .residual_parts import TOLD, Gain, Part
 
 LAYERS = ("layers", "h", "blocks")
-ATTENTION = ("self_attn", "attention", "attn")
+ATTENTION = ("self_attn", "attention", "attn", "mixer")
 # What mixes positions in layers without attention: gated delta nets, state spaces, convolutions.
-MIXERS = ("linear_attn", "mamba", "conv", "temporal_block", "mixer")
+MIXERS = ("linear_attn", "mamba", "conv", "temporal_block")
+# A layer's only part, whether attention, another mixer or an MLP (Nemotron-H).
+ANY_MIXER = "mixer"
 OUTPUT = ("o_proj", "out_proj", "c_proj", "dense", "proj", "projection_layer")
 FEED_FORWARD = ("mlp", "feed_forward", "block_sparse_moe", "fc2", "shared_mlp")
 # Inside an MLP: the expert that all tokens share, and the projections into and out of its neurons.
@@ -145,7 +147,14 @@ def feed_forward_writer(layer: nn.Module) -> nn.Module:
     """The last module whose output, times `gain`, the MLP adds to the residual."""
     if layer in TOLD:
         return TOLD[layer].part("mlp_out").writers[-1]
-    return _first_of(layer, FEED_FORWARD_POST) or child(layer, FEED_FORWARD, "MLP")
+    return _first_of(layer, FEED_FORWARD_POST) or mlp_of(layer)
+
+
+def mlp_of(layer: nn.Module) -> nn.Module:
+    """The block's MLP or its experts, the first where it has several."""
+    if layer in TOLD and _first_of(layer, FEED_FORWARD) is None:
+        return TOLD[layer].part("mlp_out").writers[0]
+    return child(layer, FEED_FORWARD, "MLP")
 
 
 def beside_writer(layer: nn.Module) -> nn.Module:
@@ -187,7 +196,7 @@ def dense_mlp(layer: nn.Module) -> nn.Module:
 
     SubjectError: a mixture of experts that share none, whose neurons differ from token to token.
     """
-    mlp = child(layer, FEED_FORWARD, "MLP")
+    mlp = mlp_of(layer)
     if mlp is getattr(layer, "fc2", None):  # OPT keeps its projections in the block itself
         return layer
     shared = _first_of(mlp, SHARED)
@@ -231,6 +240,16 @@ def gain(layer: nn.Module, part: str) -> Gain:
 def carries(layer: nn.Module) -> tuple[Gain, Gain]:
     """What the residual is multiplied with on its way to resid_mid, and from there to resid_post; 1 in most families."""
     return (TOLD[layer].into_mid, TOLD[layer].past_mid) if layer in TOLD else (1.0, 1.0)
+
+
+def mid_reader(layer: nn.Module) -> nn.Module | None:
+    """What reads the residual between attention and MLP, where the layer itself was asked."""
+    return TOLD[layer].mid_reader if layer in TOLD else None
+
+
+def is_one(gain: Gain) -> bool:
+    """Whether a factor changes nothing."""
+    return isinstance(gain, float) and gain == 1.0
 
 
 def is_parallel(layer: nn.Module) -> bool:

@@ -78,6 +78,7 @@ class _Block:
     dtype: torch.dtype = torch.float32
     reading: list[Tensor] = field(default_factory=list)
     calls: list[_Call] = field(default_factory=list)
+    pointwise: list[nn.Module] = field(default_factory=list)
     streams: int = 1
     parts: Parts | None = None
 
@@ -86,7 +87,7 @@ class _Block:
         yield self.layer.register_forward_hook(self.end, prepend=True)
         for child in _held(self.layer):
             yield child.register_forward_pre_hook(self.read, with_kwargs=True)
-            yield child.register_forward_hook(self.write, prepend=True)
+            yield child.register_forward_hook(self.write, prepend=True, with_kwargs=True)
 
     def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         given = args[0] if args else kwargs["hidden_states"]
@@ -105,8 +106,10 @@ class _Block:
         """A tensor of the graph as the layer's modules take it."""
         return value.detach().to(self.dtype) if isinstance(value, Tensor) and value.requires_grad else value
 
-    def write(self, module: nn.Module, args: Any, output: Any) -> Any:
+    def write(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         tensor, rest = (output[0], output[1:]) if isinstance(output, tuple) else (output, None)
+        if module is getattr(self.layer, anatomy.ANY_MIXER, None) and not _mixes(module, args, kwargs, tensor):
+            self.pointwise.append(module)
         self.calls.append(_Call(module, self.reading, _leaf(tensor)))
         torch.set_grad_enabled(True)
         held = self.calls[-1].written.clone()
@@ -121,6 +124,15 @@ class _Block:
         torch.set_grad_enabled(False)
         self.calls.clear()
         return self.narrow(tensor) if rest is None else (self.narrow(tensor), *rest)
+
+
+def _mixes(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], written: Tensor) -> bool:
+    """Whether a module's last row depends on its first one: an MLP's does not."""
+    read = args[0] if args else kwargs["hidden_states"]
+    other = torch.cat([read[:, :1] + 1, read[:, 1:]], 1)
+    args, kwargs = ((other, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": other})
+    again = module.forward(*args, **kwargs)
+    return not _near((again[0] if isinstance(again, tuple) else again)[:, -1], written[:, -1])
 
 
 def _held(layer: nn.Module) -> Iterator[nn.Module]:
@@ -183,8 +195,8 @@ def _kinds(block: _Block, leaves: list[Tensor], added: list[int]) -> dict[int, s
     reads = [set(), *(_reaches(call.read, leaves) for call in block.calls)]
     modules = [block.layer, *(call.module for call in block.calls)]
     known = {
+        "mlp_out": [*anatomy.children_named(block.layer, anatomy.FEED_FORWARD), *block.pointwise],
         "attn_out": anatomy.children_named(block.layer, (*anatomy.ATTENTION, *anatomy.MIXERS)),
-        "mlp_out": anatomy.children_named(block.layer, anatomy.FEED_FORWARD),
     }
     kinds = {}
     for i in added:
@@ -234,5 +246,4 @@ def _as_named(layer: nn.Module, parts: Parts) -> bool:
         writers, gains = getattr(parts, name)
         if writers != (module,) or not _near(torch.as_tensor(gains[0]), torch.as_tensor(anatomy.gain(layer, name))):
             return False
-    carried = parts.into_mid == 1.0 and parts.past_mid == 1.0
-    return carried and not parts.beside_out.writers and (parts.mid_reader is None) == anatomy.is_parallel(layer)
+    return anatomy.is_one(parts.into_mid) and anatomy.is_one(parts.past_mid) and not parts.beside_out.writers and (parts.mid_reader is None) == anatomy.is_parallel(layer)

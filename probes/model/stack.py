@@ -76,6 +76,14 @@ class Stack:
         if site.name == "resid_mid" and anatomy.is_parallel(self.layers[layer]):
             raise SiteError(f"{self.family} adds attention and MLP in parallel: there is no resid_mid")
 
+    def has(self, layer: int, site: Site) -> bool:
+        """Whether a layer has a site."""
+        try:
+            self.require(layer, site)
+        except SiteError:
+            return False
+        return True
+
     def __repr__(self) -> str:
         weight = next(self.layers[0].parameters())
         shape = f"{self.n_layers} layers × {self.n_heads} heads × {self.d_head}, d_model {self.d_model}"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ...data.errors import SubjectError
 from ..model import anatomy
 from ..model.attention import AttentionCall
-from ..sites import SITES, Site, SiteError, site
+from ..sites import PARTS, SITES, Site, SiteError, site
 
 if TYPE_CHECKING:
     from ..model.stack import Stack
@@ -122,14 +122,25 @@ class Layer:
     def resid_mid(self) -> Float[Tensor, "b p d"]:
         """The residual between attention and MLP; SiteError in parallel blocks, which have none."""
         self.stack.require(self.index, SITES["resid_mid"])
-        return self.resid_pre + self.attn_out
+        return _carried(self.resid_pre, anatomy.carries(self.module)[0]) + self.attn_out
+
+    def sum_of_parts(self) -> Float[Tensor, "b p d"]:
+        """What leaves the layer, as its parts say: carried · resid_pre, attn_out, mlp_out and beside_out; float32."""
+        into_mid, past_mid = anatomy.carries(self.module)
+        total = _carried(self.resid_pre.float(), into_mid)
+        for name in PARTS:
+            if name == "mlp_out":
+                total = _carried(total, past_mid)
+            if self.stack.has(self.index, SITES[name]):
+                total = total + self[name].float()
+        return total
 
     def pattern(self, rows: Int[Tensor, "b n"] | None = None) -> Float[Tensor, "b h n k"]:
         """Attention after the softmax, all query rows or those of `rows`; float32."""
         return self.attention.pattern(rows) if len(self.calls) < 2 else _blocks(self.calls, rows)
 
     def written(self, name: str) -> Tensor:
-        """A site as rewrites get it: attn_out and mlp_out as their module writes them, before `anatomy.gain`."""
+        """A site as rewrites get it: parts of the residual as their last writer gives them, before `anatomy.gain`."""
         row = site(name)
         if not row.in_module or row.reads[1] == "block":
             return self[name]
@@ -152,14 +163,15 @@ class Layer:
 
     def _of_module(self, row: Site) -> Tensor:
         tensor = self.written(row.name)
-        if row.name not in ("attn_out", "mlp_out"):
-            return tensor
-        gain = anatomy.gain(self.module, row.name)
-        return tensor if isinstance(gain, float) and gain == 1.0 else tensor * gain
+        return _carried(tensor, anatomy.gain(self.module, row.name)) if row.name in PARTS else tensor
 
     def _attended(self, name: str) -> Tensor:
         calls = self.calls if len(self.calls) > 1 else [self.attention]
         return _joined([getattr(call, name).transpose(1, 2) for call in calls])
+
+
+def _carried(tensor: Tensor, gain: anatomy.Gain) -> Tensor:
+    return tensor if anatomy.is_one(gain) else tensor * (gain if isinstance(gain, float) else gain.to(tensor))
 
 
 def by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
