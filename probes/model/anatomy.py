@@ -7,7 +7,7 @@ other names or a different order is refused and never read wrongly.
 from __future__ import annotations
 
 from collections.abc import Callable
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,8 @@ PACKED = ("qweight", "weight_packed", "weight_int")
 ATTENTION_POST = ("post_self_attn_layernorm",)
 # Mixers with an attention's name that do not call the attention interface; told by a forward, in `hybrid`.
 SILENT: WeakSet[nn.Module] = WeakSet()
+# What the head's output is multiplied with where the configuration does not say so; measured by `block_sums`.
+LOGIT_SCALES: WeakKeyDictionary[nn.Module, float] = WeakKeyDictionary()
 FEED_FORWARD_POST = ("post_mlp_layernorm", "post_feedforward_layernorm")
 
 
@@ -286,7 +288,7 @@ def unembedding(model: nn.Module) -> Callable[[Tensor], Tensor]:
     head = model.get_output_embeddings()  # pyright: ignore[reportCallIssue]
     if head is None:
         raise SubjectError(f"{type(model).__name__} has no language-model head: name a causal language model")
-    scale, cap = _logit_scale(model), _logit_cap(model)
+    scale, cap = logit_scale(model), _logit_cap(model)
 
     def unembed(states: Tensor) -> Tensor:
         logits = head(states.to(head.weight.dtype)) * scale
@@ -317,11 +319,15 @@ def head_parts(model: nn.Module) -> tuple[Tensor, Tensor | None, float]:
     """The head's weight [vocab, d] and bias as they are kept, and the logit scale, without a soft cap."""
     head = model.get_output_embeddings()  # pyright: ignore[reportCallIssue]
     bias = fetched(head, "bias") if getattr(head, "bias", None) is not None else None
-    return fetched(head), bias, _logit_scale(model)
+    return fetched(head), bias, logit_scale(model)
 
 
-def _logit_scale(model: nn.Module) -> float:
-    """Cohere multiplies by the model's `logit_scale`, Granite divides by the configured `logits_scaling`."""
+def logit_scale(model: nn.Module) -> float:
+    """Cohere multiplies by the model's `logit_scale`, Granite divides by the configured `logits_scaling`; of others it
+    was measured.
+    """
+    if model in LOGIT_SCALES:
+        return LOGIT_SCALES[model]
     text_config = model.config.get_text_config()  # pyright: ignore
     scale = getattr(model, "logit_scale", None)  # None is 1, 0 is 0
     return (1.0 if scale is None else float(scale)) / float(getattr(text_config, "logits_scaling", None) or 1.0)

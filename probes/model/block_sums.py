@@ -40,7 +40,7 @@ def tell_parts(model: Any, layers: Sequence[nn.Module]) -> None:
         for block in watched:
             for handle in block.hooks():
                 hooks.callback(handle.remove)
-        _run(model)
+        _tell_scale(model, hooks)
     for index, block in enumerate(watched):
         TOLD.pop(block.layer, None)
         if block.streams > 1:
@@ -52,13 +52,22 @@ def tell_parts(model: Any, layers: Sequence[nn.Module]) -> None:
             TOLD[block.layer] = block.parts
 
 
-def _run(model: Any) -> None:
+def _tell_scale(model: Any, hooks: ExitStack) -> None:
+    """Runs the model, and notes what its head's output is multiplied with where the configuration does not say it."""
+    head, seen = model.get_output_embeddings(), []
+    if head is not None:
+        hooks.callback(head.register_forward_hook(lambda _, __, output: seen.append(output.float()) or seen[-1]).remove)
+    anatomy.LOGIT_SCALES.pop(model, None)
     try:
-        model(**vision_inputs.few_words(model), use_cache=False)
+        logits = model(**vision_inputs.few_words(model), use_cache=False).logits
     except SubjectError:
         raise
-    except Exception:  # noqa: BLE001, S110  # a family that needs more than words: its check says so
-        pass
+    except Exception:  # a family that needs more than words: its check says so
+        return
+    if len(seen) == 1 and seen[0].shape == logits.shape:
+        scale = float((logits.double() * seen[0].double()).sum() / seen[0].double().square().sum())
+        if _near(logits, seen[0] * scale) and abs(scale / anatomy.logit_scale(model) - 1) > NEAR:
+            anatomy.LOGIT_SCALES[model] = scale
 
 
 class _Call(NamedTuple):

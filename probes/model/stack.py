@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from inspect import signature
 from typing import Any
 
 from jaxtyping import Float
@@ -13,6 +14,7 @@ from ...data.errors import SubjectError
 from ..sites import Site, SiteError
 from . import anatomy, block_sums, hybrid
 from .attention import NAME
+from .residual_parts import TOLD
 
 DECODER, VISION = "decoder", "vision"
 
@@ -101,15 +103,28 @@ def decoder_stack(model: Any) -> Stack:
     own: Any = decoder.config
     own._attn_implementation = NAME
     hybrid.tell_attention(model, layers)
+    _keep_all_rows(decoder)
     block_sums.tell_parts(model, layers)
     if not any(map(anatomy.attends, layers)):
         anatomy.attention_of(layers[0])
     for layer in layers:
         if anatomy.attends(layer):
             anatomy.output_projection(layer)
-        anatomy.feed_forward_writer(layer)
+        if layer not in TOLD:
+            anatomy.feed_forward_writer(layer)
     kv_heads = getattr(config, "num_key_value_heads", None) or n_heads
     return Stack(DECODER, model.config.model_type, layers, decoder.config, n_heads, kv_heads)
+
+
+def _keep_all_rows(decoder: nn.Module) -> None:
+    """Decoders that drop rows on their way, where layers share keys (Gemma 4), keep them: they are read and changed."""
+    drops = "logits_to_keep" in signature(decoder.forward).parameters
+    if drops and _all_rows not in decoder._forward_pre_hooks.values():
+        decoder.register_forward_pre_hook(_all_rows, with_kwargs=True)
+
+
+def _all_rows(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    return args, kwargs | {"logits_to_keep": 0}
 
 
 def vision_stack(model: Any) -> Stack | None:

@@ -234,7 +234,7 @@ def test_final_norm_is_missing():
 
 @pytest.mark.parametrize("family", ["granite", "cohere2"])
 def test_logit_scale_is_ignored(monkeypatch, family):
-    monkeypatch.setattr(anatomy, "_logit_scale", lambda model: 1.0)
+    monkeypatch.setattr(anatomy, "logit_scale", lambda model: 1.0)
     caught(family, LENS, "norm and unembed")
 
 
