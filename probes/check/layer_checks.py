@@ -159,15 +159,18 @@ def _mid(keep: dict[str, Tensor], index: int) -> Callable[..., None]:
 
 
 def _kept(keep: dict[str, Tensor], index: int, name: str, layer: nn.Module) -> Callable[..., None]:
-    several = anatomy.earlier_writers(layer, "mlp_out")
-    mixture = several or hasattr(layer, "experts") or hasattr(anatomy.mlp_of(layer), "experts")
-
     def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         keep[f"{index}.{name}"] = args[0] if name == "mlp_post" else output
-        if name == "mlp_post" and not mixture:
+        if name == "mlp_post" and not _is_mixture(layer):
             keep[f"{index}.mlp_out"] = _through(layer, output) * anatomy.gain(layer, "mlp_out")
 
     return hook
+
+
+def _is_mixture(layer: nn.Module) -> bool:
+    """Whether the MLP is a sum of experts or of several modules."""
+    several = anatomy.earlier_writers(layer, "mlp_out")
+    return bool(several) or any(hasattr(module, "experts") for module in (layer, anatomy.mlp_of(layer)))
 
 
 def _through(layer: nn.Module, output: Tensor) -> Tensor:

@@ -64,6 +64,12 @@ class Layer:
         """Whether it has attention: in hybrids, layers with a mixer of another kind have no pattern and no heads."""
         return self.index in self.stack.attending
 
+    def lacks(self, row: Site) -> bool:
+        """Whether other layers of the stack have a site that this one has not: heads, or a part of the residual."""
+        if not (row.of_attention or row.name in PARTS) or self.stack.has(self.index, row):
+            return False
+        return any(self.stack.has(other, row) for other in range(self.stack.n_layers))
+
     @property
     def attention(self) -> AttentionCall:
         """The call of the attention function; SubjectError where this layer did not go through it, or several times."""
