@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...data.errors import UserError
 from ..prompts.batch import Batch
-from ..sites import SITES, WRITABLE
+from ..sites import PARTS, SITES, WRITABLE
 from .acting import acting_positions
 from .interventions import EDGES, Intervention, Knockout, Variant, with_positions
 from .measures import Measure
@@ -218,9 +218,11 @@ def _of_head(change: Any, head: int | None) -> Any:
 
 
 def layers_with(subject: Subject, sites: Collection[str]) -> Sequence[int]:
-    """All layers, but of the attention's sites those that have attention."""
+    """All layers, but of the attention's sites those that have attention, and of a part those that add it."""
     inside = any(site == EDGES or SITES[site].of_attention for site in sites)
-    return subject.decoder.attending if inside else range(subject.n_layers)
+    layers = subject.decoder.attending if inside else range(subject.n_layers)
+    parts = [SITES[site] for site in sites if site in PARTS]
+    return [i for i in layers if all(subject.decoder.has(i, part) for part in parts)] or layers
 
 
 def in_all_layers(sweep: Sweep, layers: Sequence[int], n: int) -> Sweep:

@@ -53,10 +53,22 @@ def tell_parts(model: Any, layers: Sequence[nn.Module]) -> None:
 
 
 def _tell_scale(model: Any, hooks: ExitStack) -> None:
-    """Runs the model, and notes what its head's output is multiplied with where the configuration does not say it."""
-    head, seen = model.get_output_embeddings(), []
-    if head is not None:
-        hooks.callback(head.register_forward_hook(lambda _, __, output: seen.append(output.float()) or seen[-1]).remove)
+    """Runs the model, and notes the logit scale where the configuration does not say it."""
+    head, norms = model.get_output_embeddings(), anatomy.children_named(anatomy.find_decoder(model), anatomy.FINAL_NORM)
+    seen: list[Tensor] = []  # what the norm wrote, what the head read, what it wrote
+
+    def widened(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        seen.append(output.to(torch.promote_types(output.dtype, torch.float32)))
+        return seen[-1]
+
+    def narrowed(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+        seen.append(args[0])
+        return (args[0].to(module.weight.dtype),)
+
+    if head is not None and norms:
+        hooks.callback(norms[0].register_forward_hook(widened).remove)
+        hooks.callback(head.register_forward_pre_hook(narrowed).remove)
+        hooks.callback(head.register_forward_hook(widened).remove)
     anatomy.LOGIT_SCALES.pop(model, None)
     try:
         logits = model(**vision_inputs.few_words(model), use_cache=False).logits
@@ -64,10 +76,18 @@ def _tell_scale(model: Any, hooks: ExitStack) -> None:
         raise
     except Exception:  # a family that needs more than words: its check says so
         return
-    if len(seen) == 1 and seen[0].shape == logits.shape:
-        scale = float((logits.double() * seen[0].double()).sum() / seen[0].double().square().sum())
-        if _near(logits, seen[0] * scale) and abs(scale / anatomy.logit_scale(model) - 1) > NEAR:
+    if len(seen) == 3:
+        scale = _ratio(seen[1], seen[0]) * _ratio(logits, seen[2])
+        if abs(scale - anatomy.logit_scale(model)) > NEAR * abs(scale):
             anatomy.LOGIT_SCALES[model] = scale
+
+
+def _ratio(found: Tensor, of: Tensor) -> float:
+    """The number that one tensor is of the other, NaN where it is none."""
+    if found.shape != of.shape:
+        return torch.nan
+    ratio = float((found.double() * of.double()).sum() / of.double().square().sum())
+    return ratio if _near(found, of * ratio) else torch.nan
 
 
 class _Call(NamedTuple):
