@@ -195,6 +195,8 @@ def _obstacle(layer: Layer, call: AttentionCall | None) -> str:
         return f"its layers take {', '.join(sorted(strange))}"
     if layer.resid_pre.ndim != 3:
         return "its residual stream has more than three axes"
+    if call.indexed:
+        return "an indexer chooses which keys its attention reads, from all rows"
     if call.bias is not None or (call.mask is not None and call.mask.dtype != torch.bool):
         return "its attention adds a bias to the scores"
     return ""

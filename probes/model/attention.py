@@ -58,6 +58,7 @@ class AttentionCall:
     bias: added to the scores. head_scale: [b or 1, h, q or 1], multiplies z.
     pattern_edit: a function of pattern rows [b, h, n, k], their numbers Int[b, n] and the slice of examples, to the
     rows that are used instead. edited_rows: Int[b, n], the rows that it may change (None: any); the others keep z.
+    indexed: an indexer of the model chose the keys that each query reads: its choice is in the mask.
     """
 
     module: torch.nn.Module
@@ -74,6 +75,7 @@ class AttentionCall:
     head_scale: Tensor | None = None
     pattern_edit: PatternEdit | None = None
     edited_rows: Tensor | None = None
+    indexed: bool = False
     _memo: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     def edited(self, **changes: Any) -> AttentionCall:
@@ -309,6 +311,8 @@ def _attention(
     softcap: float | None = None,
     s_aux: Tensor | None = None,
     position_bias: Tensor | None = None,
+    indices: Tensor | None = None,
+    block_indices: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     unknown = [name for name, value in kwargs.items() if value is not None and name not in _HARMLESS]
@@ -327,10 +331,37 @@ def _attention(
         bias=position_bias,
         dropout=dropout,
     )
+    if indices is not None:
+        call = _indexed(call, _chosen(indices, key))
+    if block_indices is not None:
+        call = _indexed(call, _chosen_blocks(module, block_indices, query, key))
     attend = _replay.get() or ACTING.get(module, AttentionCall.output)
     z = attend(call)
     # Families may view z as a matrix, as they can their own attention's.
     return (call.output() if z is None else z).contiguous(), None
+
+
+def _indexed(call: AttentionCall, chosen: Bool[Tensor, "b heads q k"]) -> AttentionCall:
+    """The call with the keys that an indexer of the model chose, which the model masks for eager and SDPA alone."""
+    if call.mask is not None and call.mask.dtype != torch.bool:
+        return call.edited(mask=call.mask.masked_fill(~chosen, torch.finfo(call.mask.dtype).min), indexed=True)
+    return call.edited(mask=call.allowed() & chosen, indexed=True)
+
+
+def _chosen(indices: Int[Tensor, "b q n"], key: Tensor) -> Bool[Tensor, "b 1 q k"]:
+    """Keys given by their numbers (DeepSeek V3.2)."""
+    chosen = torch.zeros(*indices.shape[:2], key.shape[2], dtype=torch.bool, device=key.device)
+    return chosen.scatter(-1, indices.long(), True)[:, None]
+
+
+def _chosen_blocks(module: Any, blocks: Int[Tensor, "b g q n"], query: Tensor, key: Tensor) -> Bool[Tensor, "b h q k"]:
+    """Keys given by the numbers of their blocks, for each group of heads; -1 is none (MiniMax M3)."""
+    size = module.indexer.block_size
+    count = -(-key.shape[2] // size)
+    chosen = torch.zeros(*blocks.shape[:3], count + 1, dtype=torch.bool, device=key.device)
+    chosen.scatter_(-1, blocks.masked_fill(blocks < 0, count), True)
+    keys = chosen[..., :count].repeat_interleave(size, -1)[..., : key.shape[2]]
+    return keys.repeat_interleave(query.shape[1] // blocks.shape[1], 1)
 
 
 def _unknown(module: torch.nn.Module, names: list[str]) -> str:
