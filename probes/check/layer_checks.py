@@ -25,7 +25,7 @@ def check_attention(
 ) -> None:
     """The proofs that need one layer's queries, keys, values and mask. rows: Int[b, n], the pattern's, None for all."""
     where, z, pattern = f"layer {layer.index}", layer.attn_z, layer.pattern(rows)
-    heads = layer.stack.n_heads
+    heads = layer.stack.heads(layer.index)
     findings.close("z is what W_O reads", where, layer.z.flatten(2), layer.as_batch(keep[f"{layer.index}.o_in"]))
     asked = real if rows is None else real.gather(1, rows)
     sums = pattern.sum(-1)[asked[:, None].expand(-1, pattern.shape[1], -1)]
@@ -44,7 +44,7 @@ def check_attention(
 
 def check_heads(findings: Findings, layer: Layer, keep: dict[str, Tensor]) -> None:
     """z, head by head through W_O, is what the attention's output projection writes."""
-    where, z, heads = f"layer {layer.index}", layer.z, layer.stack.n_heads
+    where, z, heads = f"layer {layer.index}", layer.z, layer.stack.heads(layer.index)
     weight = layer.stack.W_O(layer.index).to(z.device)
     findings.true("z has one row per head", where, z.shape[2:] == (heads, weight.shape[1]), z.shape[2], heads)
     heads_out = torch.einsum("bphd,hdm->bpm", z.float(), weight.float()) + keep[f"{layer.index}.o_bias"].to(z.device)

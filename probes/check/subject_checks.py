@@ -128,7 +128,7 @@ def check_eager(findings: Findings, inputs: dict[str, Tensor], logits: Tensor, k
         eager = subject.model(**subject.prepare(inputs), use_cache=False, output_attentions=bool(keep))
     shown = [pattern for pattern in eager.attentions or () if pattern is not None]  # of layers with attention
     for index, reference in zip(subject.decoder.attending, shown, strict=bool(shown)):
-        rows = real[:, None].expand(-1, subject.n_heads, -1).cpu()
+        rows = real[:, None].expand(-1, reference.shape[1], -1).cpu()
         found, expected = keep[f"{index}.pattern"].cpu()[rows], reference.float().cpu()[rows]
         # Two correct forwards drift apart over the layers: massive activations leave few digits for the others.
         found = _as_shown(found, expected)

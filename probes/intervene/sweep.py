@@ -195,12 +195,16 @@ def _values_at(
     heads = range(base.subject.n_heads) if by_head else [None]
     moved = [i for i, where in acting.items() if bool((where & positions).any())]
     values = clean.expand(len(by_layer), len(heads), *clean.shape).clone()
+    there = {i: base.subject.decoder.heads(i) if by_head else 1 for i in by_layer}
+    for row, i in enumerate(by_layer):
+        values[row, there[i] :] = torch.nan
     if moved:
         where = torch.stack([acting[i] for i in moved]).any(0) & positions
         narrowed = {i: _narrowed(by_layer[i], where) for i in moved}
-        variants = [{i: (_of_head(narrowed[i], head),)} for i in moved for head in heads]
+        variants = [{i: (_of_head(narrowed[i], head),)} for i in moved for head in heads[: there[i]]]
         read = read_variants(base, affected_positions(base, where), variants, measure, budget)
-        values[[list(by_layer).index(i) for i in moved]] = read.unflatten(0, (len(moved), len(heads)))
+        rows = torch.tensor([(list(by_layer).index(i), head) for i in moved for head in range(there[i])])
+        values[rows[:, 0], rows[:, 1]] = read
     missing = ~positions.any(1).to(values.device)
     values = values.masked_fill(missing.reshape(-1, *[1] * (clean.ndim - 1)), torch.nan)
     return values if by_head else values[:, 0]

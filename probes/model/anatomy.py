@@ -43,6 +43,8 @@ PACKED = ("qweight", "weight_packed", "weight_int")
 ATTENTION_POST = ("post_self_attn_layernorm",)
 # Mixers with an attention's name that do not call the attention interface; told by a forward, in `hybrid`.
 SILENT: WeakSet[nn.Module] = WeakSet()
+# Query heads and KV heads by attention module, as they were in a forward.
+HEADS: WeakKeyDictionary[nn.Module, tuple[int, int]] = WeakKeyDictionary()
 # What the head's output is multiplied with where the configuration does not say so; measured by `block_sums`.
 LOGIT_SCALES: WeakKeyDictionary[nn.Module, float] = WeakKeyDictionary()
 FEED_FORWARD_POST = ("post_mlp_layernorm", "post_feedforward_layernorm")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ...data.errors import SubjectError
 from . import anatomy, vision_inputs
-from .attention import replaying
+from .attention import AttentionCall, replaying
 from .residual_parts import TOLD, Gain, Part, Parts
 
 # Children that are part of the sum: they change nothing outside of training.
@@ -33,10 +33,10 @@ class _NoSum(Exception):
 def tell_parts(model: Any, layers: Sequence[nn.Module]) -> None:
     """Notes the parts of each layer whose named modules are not what it adds: one forward of a few words.
 
-    SubjectError: layers that keep several residual streams.
+    And how many heads each layer has, and the logit scale where the configuration does not say it. SubjectError: layers that keep several residual streams.
     """
     watched = [_Block(layer) for layer in layers]
-    with ExitStack() as hooks, torch.no_grad(), replaying():
+    with ExitStack() as hooks, torch.no_grad(), replaying(_note_heads):
         for block in watched:
             for handle in block.hooks():
                 hooks.callback(handle.remove)
@@ -50,6 +50,10 @@ def tell_parts(model: Any, layers: Sequence[nn.Module]) -> None:
             )
         if block.parts is not None and not _as_named(block.layer, block.parts):
             TOLD[block.layer] = block.parts
+
+
+def _note_heads(call: AttentionCall) -> None:
+    anatomy.HEADS[call.module] = call.query.shape[1], call.key.shape[1]
 
 
 def _tell_scale(model: Any, hooks: ExitStack) -> None:

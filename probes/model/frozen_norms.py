@@ -87,8 +87,11 @@ def value_weight(subject: Any, layer: int) -> Float[Tensor, "h d d_head"]:
     SubjectError: a family whose value projection is neither its own module nor a known part of a fused one.
     """
     attention: Any = anatomy.attention_of(subject.layers[layer])
-    heads, width = subject.n_heads, subject.n_kv_heads * subject.d_head
-    if hasattr(attention, "v_proj"):
+    stack, d_head = subject.decoder, subject.W_O(layer).shape[1]
+    heads, width = stack.heads(layer), stack.kv_heads(layer) * d_head
+    if getattr(attention, "v_norm", None) is not None:
+        raise SubjectError(f"{subject.family}: the values of layer {layer} are normed, so no weight alone gives them")
+    if getattr(attention, "v_proj", None) is not None:
         weight = fetched(attention.v_proj).T
     elif hasattr(attention, "c_attn"):  # GPT-2: queries, keys, values side by side, kept as [in, out]
         weight = fetched(attention.c_attn)[:, -subject.d_model :]
@@ -99,7 +102,7 @@ def value_weight(subject: Any, layer: int) -> Float[Tensor, "h d d_head"]:
         weight = fused.reshape(len(fused), heads, 3, -1)[:, :, 2].flatten(1)
     else:
         raise SubjectError(f"{subject.family}: no value projection was found in {type(attention).__name__}")
-    parts = weight.detach().reshape(len(weight), -1, subject.d_head).transpose(0, 1)
+    parts = weight.detach().reshape(len(weight), -1, d_head).transpose(0, 1)
     return parts.repeat_interleave(heads // len(parts), 0)
 
 

@@ -24,7 +24,7 @@ class Stack:
     """The layers of one transformer, with what their heads are.
 
     name: "decoder" or "vision". prefix: what the names of its sites begin with, "" or "vision.". config: the
-    transformer's own, whose attention implementation its layers ask for.
+    transformer's own, whose attention implementation its layers ask for. n_heads, n_kv_heads: the most of any layer.
     """
 
     name: str
@@ -53,11 +53,24 @@ class Stack:
 
     @property
     def d_head(self) -> int:
+        """The width of a head, of the first layer that has heads: in some families (Gemma 4) others are wider."""
         return self.W_O(self.attending[0]).shape[1]
 
     def W_O(self, layer: int) -> Float[Tensor, "h d_head d"]:
         """The output projection of a layer's heads; biases are not part of it."""
-        return anatomy.output_weight(self.layers[layer], self.n_heads)
+        return anatomy.output_weight(self.layers[layer], self.heads(layer))
+
+    def heads(self, layer: int) -> int:
+        """The query heads of a layer; `n_heads` in nearly all families."""
+        return self._told(layer, (self.n_heads, self.n_kv_heads))[0]
+
+    def kv_heads(self, layer: int) -> int:
+        """The heads of a layer's keys and values; `n_kv_heads` in nearly all families."""
+        return self._told(layer, (self.n_heads, self.n_kv_heads))[1]
+
+    def _told(self, layer: int, usual: tuple[int, int]) -> tuple[int, int]:
+        attention = anatomy.attention_of(self.layers[layer]) if layer in self.attending else None
+        return usual if attention is None else anatomy.HEADS.get(attention, usual)
 
     def module(self, layer: int, site: Site) -> nn.Module:
         """The module that reads or writes a site. SiteError: this layer has none, with the reason."""
@@ -97,7 +110,7 @@ class Stack:
 def decoder_stack(model: Any) -> Stack:
     """The language model's layers. SubjectError: parts that are not found."""
     config = model.config.get_text_config()
-    decoder, n_heads = anatomy.find_decoder(model), config.num_attention_heads
+    decoder = anatomy.find_decoder(model)
     layers = anatomy.find_layers(decoder, config.num_hidden_layers)
     # The decoder's attention alone: a vision tower keeps its own until a block of `tracing` asks for it.
     own: Any = decoder.config
@@ -112,8 +125,18 @@ def decoder_stack(model: Any) -> Stack:
             anatomy.output_projection(layer)
         if layer not in TOLD:
             anatomy.feed_forward_writer(layer)
-    kv_heads = getattr(config, "num_key_value_heads", None) or n_heads
-    return Stack(DECODER, model.config.model_type, layers, decoder.config, n_heads, kv_heads)
+    n_heads, n_kv_heads = _most_heads(config, layers)
+    return Stack(DECODER, model.config.model_type, layers, decoder.config, n_heads, n_kv_heads)
+
+
+def _most_heads(config: Any, layers: list[nn.Module]) -> tuple[int, int]:
+    """Query heads and KV heads as the configuration says, or the most of any layer where they differ."""
+    told = [anatomy.HEADS.get(anatomy.attention_of(layer)) for layer in layers if anatomy.attends(layer)]
+    seen = [heads for heads in told if heads is not None]
+    if len(set(seen)) > 1:
+        return max(heads for heads, _ in seen), max(kv_heads for _, kv_heads in seen)
+    n_heads = config.num_attention_heads
+    return n_heads, getattr(config, "num_key_value_heads", None) or n_heads
 
 
 def _keep_all_rows(decoder: nn.Module) -> None:

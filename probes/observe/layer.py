@@ -160,7 +160,7 @@ class Layer:
         tensor, axis = self.as_batch(tensor), site(name).axes[2]
         if axis not in ("head", "kv_head"):
             return tensor
-        heads = self.stack.n_heads if axis == "head" else self.stack.n_kv_heads
+        heads = self.stack.heads(self.index) if axis == "head" else self.stack.kv_heads(self.index)
         return tensor.reshape(*tensor.shape[:2], heads, -1)
 
     def as_batch(self, tensor: Tensor) -> Tensor:

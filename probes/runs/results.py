@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ...data.errors import SubjectError
 from ...data.example import Example
 from ...data.tokens import labels
 from ..observe.tracing import Layer, tracing
@@ -118,8 +119,16 @@ def observe(subject: Subject, batch: Batch, analyses: Mapping[str, tuple[Any, An
 
 
 def stack_layers(layers: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """[{name: [b, ...]}] per layer -> {name: [b, layers, ...]}, of the layers that have the name."""
+    """[{name: [b, ...]}] per layer -> {name: [b, layers, ...]}, of the layers that have the name.
+
+    SubjectError: tensors that are not of one shape.
+    """
     names = dict.fromkeys(name for layer in layers for name in layer)
+    for name in names:
+        shapes = {layer[name].shape[1:] for layer in layers if name in layer}
+        if len(shapes) > 1:
+            each = " and ".join(str(list(shape)) for shape in sorted(shapes))
+            raise SubjectError(f"the heads of this model differ from layer to layer: {name} has {each}")
     return {name: torch.stack([layer[name].cpu() for layer in layers if name in layer], 1) for name in names}
 
 
