@@ -136,8 +136,9 @@ def mixer_of(layer: nn.Module) -> nn.Module:
 
 
 def output_projection(layer: nn.Module) -> nn.Module:
-    """The module whose weight is W_O."""
-    return child(attention_of(layer), OUTPUT, "output projection")
+    """The module whose weight is W_O; inside of one that clips what it reads and writes (Gemma 4's tower)."""
+    found = child(attention_of(layer), OUTPUT, "output projection")
+    return found if hasattr(found, "weight") else getattr(found, "linear", found)
 
 
 def attention_writer(layer: nn.Module) -> nn.Module:

@@ -83,17 +83,12 @@ HYBRID: dict[str, dict[str, Any]] = {
     | {"linear_num_heads": 2, "linear_head_dim": 8}
     | {"num_key_value_heads": 4, "mlp_layer_types": ["dense", "sparse", "sparse"]},
 }
-GEMMA4 = SHAPE | {
-    "sliding_window": 4,
-    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
-    "global_head_dim": 16,
-    "num_global_key_value_heads": 1,
-    "hidden_size_per_layer_input": 8,
-    "vocab_size_per_layer_input": VOCAB,
-}
-# What is added to the residual is not what the named modules write.
+# What is added to the residual is not what the named modules write, or layers differ in shape.
 ODD: dict[str, dict[str, Any]] = {
-    "gemma4_text": GEMMA4 | {"num_kv_shared_layers": 0, "attention_k_eq_v": False},
+    "gemma4_text": SHAPE
+    | {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention", "full_attention"]}
+    | {"global_head_dim": 16, "attention_k_eq_v": True, "num_global_key_value_heads": 1, "num_kv_shared_layers": 1}
+    | {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCAB},
     "granitemoehybrid": SHAPE
     | STATES
     | {"num_local_experts": 4, "num_experts_per_tok": 2, "shared_intermediate_size": 16, "residual_multiplier": 0.3}
@@ -109,7 +104,12 @@ ODD: dict[str, dict[str, Any]] = {
     | {"num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8}
     | {"v_head_dim": 8, "scale_depth": 1.4},
     "beam": SHAPE | EXPERTS,
-    "doge": SHAPE,
+    "laguna": SHAPE | EXPERTS | {"num_attention_heads_per_layer": [4, 8, 4], "sliding_window": 4},
+    "deepseek_v32": SHAPE
+    | {"num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8}
+    | {"v_head_dim": 8, "index_topk": 3, "index_head_dim": 16, "index_n_heads": 16, "n_routed_experts": 4}
+    | {"moe_intermediate_size": 16, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "n_shared_experts": 1}
+    | {"mlp_layer_types": ["dense", "sparse", "sparse"]},
 }
 REFUSED: dict[str, dict[str, Any]] = {
     "falcon": {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4},
