@@ -123,7 +123,8 @@ def _written(base: Recording, donor: Recording, until: int) -> Iterator[Float[Te
     subject = base.subject
     yield (donor.layers[0].resid_pre - base.layers[0].resid_pre).float()[None]
     for i, (ours, theirs) in enumerate(zip(base.layers[: until + 1], donor.layers, strict=False)):
-        mlp = (theirs.site("mlp_out") - ours.site("mlp_out")).float() * anatomy.multiplier(subject.layers[i])
+        mlp = (theirs.site("mlp_out") - ours.site("mlp_out")).float()
+        mlp = anatomy.times(mlp, anatomy.gain(subject.layers[i], "mlp_out"))
         yield torch.cat([_heads_apart(subject, i, ours.site("z"), theirs.site("z")), mlp[None]])
 
 

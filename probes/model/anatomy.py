@@ -6,10 +6,8 @@ other names or a different order is refused and never read wrongly.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from weakref import WeakKeyDictionary, WeakSet
 
-import torch
 from torch import Tensor, nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
@@ -45,8 +43,6 @@ ATTENTION_POST = ("post_self_attn_layernorm",)
 SILENT: WeakSet[nn.Module] = WeakSet()
 # Query heads and KV heads by attention module, as they were in a forward.
 HEADS: WeakKeyDictionary[nn.Module, tuple[int, int]] = WeakKeyDictionary()
-# What the head's output is multiplied with where the configuration does not say so; measured by `block_sums`.
-LOGIT_SCALES: WeakKeyDictionary[nn.Module, float] = WeakKeyDictionary()
 FEED_FORWARD_POST = ("post_mlp_layernorm", "post_feedforward_layernorm")
 
 
@@ -233,8 +229,8 @@ def multiplier(layer: nn.Module) -> float:
 
 
 def gain(layer: nn.Module, part: str) -> Gain:
-    """What the last writer of "attn_out", "mlp_out" or "beside_out" is multiplied with before it is added: `multiplier`,
-    a learned vector [d] (InternVL's tower), or what the layer itself was seen to multiply it with.
+    """What the last writer of a part ("attn_out", …) is multiplied with before it is added: `multiplier`, a learned
+    vector [d] (InternVL's tower), or what the layer itself was seen to multiply it with.
     """
     if layer in TOLD:
         return TOLD[layer].part(part).gains[-1]
@@ -243,7 +239,7 @@ def gain(layer: nn.Module, part: str) -> Gain:
 
 
 def carries(layer: nn.Module) -> tuple[Gain, Gain]:
-    """What the residual is multiplied with on its way to resid_mid, and from there to resid_post; 1 in most families."""
+    """What the residual is multiplied with on its way to resid_mid, and from there to resid_post; mostly 1."""
     return (TOLD[layer].into_mid, TOLD[layer].past_mid) if layer in TOLD else (1.0, 1.0)
 
 
@@ -255,6 +251,11 @@ def mid_reader(layer: nn.Module) -> nn.Module | None:
 def is_one(gain: Gain) -> bool:
     """Whether a factor changes nothing."""
     return isinstance(gain, float) and gain == 1.0
+
+
+def times(tensor: Tensor, gain: Gain) -> Tensor:
+    """The tensor times a factor, itself where that is 1."""
+    return tensor if is_one(gain) else tensor * (gain.to(tensor) if isinstance(gain, Tensor) else gain)
 
 
 def is_parallel(layer: nn.Module) -> bool:
@@ -286,58 +287,10 @@ def final_norm(decoder: nn.Module) -> nn.Module:
     return child(decoder, FINAL_NORM, "final norm")
 
 
-def unembedding(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """A function from normed states to logits: head, bias, logit scale and soft cap as the model applies them."""
-    head = model.get_output_embeddings()  # pyright: ignore[reportCallIssue]
-    if head is None:
-        raise SubjectError(f"{type(model).__name__} has no language-model head: name a causal language model")
-    scale, cap = logit_scale(model), _logit_cap(model)
-
-    def unembed(states: Tensor) -> Tensor:
-        logits = head(states.to(head.weight.dtype)) * scale
-        return logits if cap is None else torch.tanh(logits / cap) * cap
-
-    return unembed
-
-
-def linear_head(model: nn.Module) -> tuple[Tensor, Tensor | None, float] | None:
-    """Weight [vocab, d], bias and scale of `unembedding`; None where a soft cap bends the logits."""
-    return None if _logit_cap(model) is not None else head_parts(model)
-
-
-def unembedding_weight(model: nn.Module) -> tuple[Tensor, Tensor | None]:
-    """W_U [vocab, d] and the head's bias, the logit scale in both; before the soft cap where the model has one."""
-    weight, bias, scale = head_parts(model)
-    weight, bias = weight.detach(), None if bias is None else bias.detach() * scale
-    return weight if scale == 1.0 else weight * scale, bias
-
-
 def output_bias(layer: nn.Module) -> Tensor | None:
     """What the output projection adds beside its heads."""
     projection = output_projection(layer)
     return None if getattr(projection, "bias", None) is None else fetched(projection, "bias").detach()
-
-
-def head_parts(model: nn.Module) -> tuple[Tensor, Tensor | None, float]:
-    """The head's weight [vocab, d] and bias as they are kept, and the logit scale, without a soft cap."""
-    head = model.get_output_embeddings()  # pyright: ignore[reportCallIssue]
-    bias = fetched(head, "bias") if getattr(head, "bias", None) is not None else None
-    return fetched(head), bias, logit_scale(model)
-
-
-def logit_scale(model: nn.Module) -> float:
-    """Cohere multiplies by the model's `logit_scale`, Granite divides by the configured `logits_scaling`; of others it
-    was measured.
-    """
-    if model in LOGIT_SCALES:
-        return LOGIT_SCALES[model]
-    text_config = model.config.get_text_config()  # pyright: ignore
-    scale = getattr(model, "logit_scale", None)  # None is 1, 0 is 0
-    return (1.0 if scale is None else float(scale)) / float(getattr(text_config, "logits_scaling", None) or 1.0)
-
-
-def _logit_cap(model: nn.Module) -> float | None:
-    return getattr(model.config.get_text_config(), "final_logit_softcapping", None)  # pyright: ignore
 
 
 def children_named(module: nn.Module, names: tuple[str, ...]) -> list[nn.Module]:

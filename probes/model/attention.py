@@ -22,6 +22,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import sdpa_mask
 
 from ...data.errors import SubjectError
+from . import chosen_keys
 
 NAME = "crosslens"
 # Elements of a score tensor that is alive at once where scores are computed explicitly (64 MB in float32).
@@ -332,9 +333,9 @@ def _attention(
         dropout=dropout,
     )
     if indices is not None:
-        call = _indexed(call, _chosen(indices, key))
+        call = _indexed(call, chosen_keys.by_number(indices, key.shape[2]))
     if block_indices is not None:
-        call = _indexed(call, _chosen_blocks(module, block_indices, query, key))
+        call = _indexed(call, chosen_keys.by_block(block_indices, module.indexer.block_size, query.shape[1], key.shape[2]))
     attend = _replay.get() or ACTING.get(module, AttentionCall.output)
     z = attend(call)
     # Families may view z as a matrix, as they can their own attention's.
@@ -346,22 +347,6 @@ def _indexed(call: AttentionCall, chosen: Bool[Tensor, "b heads q k"]) -> Attent
     if call.mask is not None and call.mask.dtype != torch.bool:
         return call.edited(mask=call.mask.masked_fill(~chosen, torch.finfo(call.mask.dtype).min), indexed=True)
     return call.edited(mask=call.allowed() & chosen, indexed=True)
-
-
-def _chosen(indices: Int[Tensor, "b q n"], key: Tensor) -> Bool[Tensor, "b 1 q k"]:
-    """Keys given by their numbers (DeepSeek V3.2)."""
-    chosen = torch.zeros(*indices.shape[:2], key.shape[2], dtype=torch.bool, device=key.device)
-    return chosen.scatter(-1, indices.long(), True)[:, None]
-
-
-def _chosen_blocks(module: Any, blocks: Int[Tensor, "b g q n"], query: Tensor, key: Tensor) -> Bool[Tensor, "b h q k"]:
-    """Keys given by the numbers of their blocks, for each group of heads; -1 is none (MiniMax M3)."""
-    size = module.indexer.block_size
-    count = -(-key.shape[2] // size)
-    chosen = torch.zeros(*blocks.shape[:3], count + 1, dtype=torch.bool, device=key.device)
-    chosen.scatter_(-1, blocks.masked_fill(blocks < 0, count), True)
-    keys = chosen[..., :count].repeat_interleave(size, -1)[..., : key.shape[2]]
-    return keys.repeat_interleave(query.shape[1] // blocks.shape[1], 1)
 
 
 def _unknown(module: torch.nn.Module, names: list[str]) -> str:

@@ -7,7 +7,7 @@ all of it. `check` proves it on other inputs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -16,31 +16,29 @@ import torch
 from torch import Tensor, nn
 
 from ...data.errors import SubjectError
-from . import anatomy, vision_inputs
-from .attention import AttentionCall, replaying
+from . import anatomy
+from .head import NEAR
 from .residual_parts import TOLD, Gain, Part, Parts
 
 # Children that are part of the sum: they change nothing outside of training.
 TRANSPARENT = (nn.Dropout, nn.Identity)
-# Two ways to the same factor in float32.
-NEAR = 1e-5
 
 
 class _NoSum(Exception):
     """A block that is no sum of its children's outputs with fixed factors."""
 
 
-def tell_parts(model: Any, layers: Sequence[nn.Module]) -> None:
-    """Notes the parts of each layer whose named modules are not what it adds: one forward of a few words.
+def tell_parts(layers: Sequence[nn.Module], run: Callable[[], Any]) -> None:
+    """Notes the parts of each layer whose named modules are not what it adds, in the forward that `run` makes.
 
-    And how many heads each layer has, and the logit scale where the configuration does not say it. SubjectError: layers that keep several residual streams.
+    SubjectError: layers that keep several residual streams.
     """
     watched = [_Block(layer) for layer in layers]
-    with ExitStack() as hooks, torch.no_grad(), replaying(_note_heads):
+    with ExitStack() as hooks:
         for block in watched:
             for handle in block.hooks():
                 hooks.callback(handle.remove)
-        _tell_scale(model, hooks)
+        run()
     for index, block in enumerate(watched):
         TOLD.pop(block.layer, None)
         if block.streams > 1:
@@ -50,48 +48,6 @@ def tell_parts(model: Any, layers: Sequence[nn.Module]) -> None:
             )
         if block.parts is not None and not _as_named(block.layer, block.parts):
             TOLD[block.layer] = block.parts
-
-
-def _note_heads(call: AttentionCall) -> None:
-    anatomy.HEADS[call.module] = call.query.shape[1], call.key.shape[1]
-
-
-def _tell_scale(model: Any, hooks: ExitStack) -> None:
-    """Runs the model, and notes the logit scale where the configuration does not say it."""
-    head, norms = model.get_output_embeddings(), anatomy.children_named(anatomy.find_decoder(model), anatomy.FINAL_NORM)
-    seen: list[Tensor] = []  # what the norm wrote, what the head read, what it wrote
-
-    def widened(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        seen.append(output.to(torch.promote_types(output.dtype, torch.float32)))
-        return seen[-1]
-
-    def narrowed(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
-        seen.append(args[0])
-        return (args[0].to(module.weight.dtype),)
-
-    if head is not None and norms:
-        hooks.callback(norms[0].register_forward_hook(widened).remove)
-        hooks.callback(head.register_forward_pre_hook(narrowed).remove)
-        hooks.callback(head.register_forward_hook(widened).remove)
-    anatomy.LOGIT_SCALES.pop(model, None)
-    try:
-        logits = model(**vision_inputs.few_words(model), use_cache=False).logits
-    except SubjectError:
-        raise
-    except Exception:  # a family that needs more than words: its check says so
-        return
-    if len(seen) == 3:
-        scale = _ratio(seen[1], seen[0]) * _ratio(logits, seen[2])
-        if abs(scale - anatomy.logit_scale(model)) > NEAR * abs(scale):
-            anatomy.LOGIT_SCALES[model] = scale
-
-
-def _ratio(found: Tensor, of: Tensor) -> float:
-    """The number that one tensor is of the other, NaN where it is none."""
-    if found.shape != of.shape:
-        return torch.nan
-    ratio = float((found.double() * of.double()).sum() / of.double().square().sum())
-    return ratio if _near(found, of * ratio) else torch.nan
 
 
 class _Call(NamedTuple):
@@ -279,4 +235,5 @@ def _as_named(layer: nn.Module, parts: Parts) -> bool:
         writers, gains = getattr(parts, name)
         if writers != (module,) or not _near(torch.as_tensor(gains[0]), torch.as_tensor(anatomy.gain(layer, name))):
             return False
-    return anatomy.is_one(parts.into_mid) and anatomy.is_one(parts.past_mid) and not parts.beside_out.writers and (parts.mid_reader is None) == anatomy.is_parallel(layer)
+    carried = anatomy.is_one(parts.into_mid) and anatomy.is_one(parts.past_mid)
+    return carried and not parts.beside_out.writers and (parts.mid_reader is None) == anatomy.is_parallel(layer)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...data.errors import SubjectError
 from ..sites import Site, SiteError
-from . import anatomy, block_sums, hybrid
+from . import anatomy, first_forward, hybrid
 from .attention import NAME
 from .residual_parts import TOLD
 
@@ -117,7 +117,7 @@ def decoder_stack(model: Any) -> Stack:
     own._attn_implementation = NAME
     hybrid.tell_attention(model, layers)
     _keep_all_rows(decoder)
-    block_sums.tell_parts(model, layers)
+    first_forward.tell(model, layers)
     if not any(map(anatomy.attends, layers)):
         anatomy.attention_of(layers[0])
     for layer in layers:

@@ -128,15 +128,15 @@ class Layer:
     def resid_mid(self) -> Float[Tensor, "b p d"]:
         """The residual between attention and MLP; SiteError in parallel blocks, which have none."""
         self.stack.require(self.index, SITES["resid_mid"])
-        return _carried(self.resid_pre, anatomy.carries(self.module)[0]) + self.attn_out
+        return anatomy.times(self.resid_pre, anatomy.carries(self.module)[0]) + self.attn_out
 
     def sum_of_parts(self) -> Float[Tensor, "b p d"]:
         """What leaves the layer, as its parts say: carried · resid_pre, attn_out, mlp_out and beside_out; float32."""
         into_mid, past_mid = anatomy.carries(self.module)
-        total = _carried(self.resid_pre.float(), into_mid)
+        total = anatomy.times(self.resid_pre.float(), into_mid)
         for name in PARTS:
             if name == "mlp_out":
-                total = _carried(total, past_mid)
+                total = anatomy.times(total, past_mid)
             if self.stack.has(self.index, SITES[name]):
                 total = total + self[name].float()
         return total
@@ -169,15 +169,11 @@ class Layer:
 
     def _of_module(self, row: Site) -> Tensor:
         tensor = self.written(row.name)
-        return _carried(tensor, anatomy.gain(self.module, row.name)) if row.name in PARTS else tensor
+        return anatomy.times(tensor, anatomy.gain(self.module, row.name)) if row.name in PARTS else tensor
 
     def _attended(self, name: str) -> Tensor:
         calls = self.calls if len(self.calls) > 1 else [self.attention]
         return _joined([getattr(call, name).transpose(1, 2) for call in calls])
-
-
-def _carried(tensor: Tensor, gain: anatomy.Gain) -> Tensor:
-    return tensor if anatomy.is_one(gain) else tensor * (gain if isinstance(gain, float) else gain.to(tensor))
 
 
 def by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -135,6 +135,9 @@ def enliven(model: Any) -> Any:
             else:
                 noise = torch.randn_like(parameter) * 0.1
                 parameter.add_(noise if "sinks" not in name else 10 * noise)
+        for name, buffer in model.named_buffers():
+            if name.endswith("layer_scalar"):  # Gemma 4's, saved with the weights
+                buffer.add_(torch.rand_like(buffer) - 0.5)
     return model
 
 

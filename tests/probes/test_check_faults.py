@@ -13,7 +13,7 @@ import torch
 from crosslens import Subject
 from crosslens.data.errors import SubjectError
 from crosslens.probes.check import layer_checks, subject_checks
-from crosslens.probes.model import anatomy, attention
+from crosslens.probes.model import anatomy, attention, head
 from crosslens.probes.model import subject as subject_module
 from crosslens.probes.model.attention import AttentionCall
 from crosslens.probes.observe import tracing as trace
@@ -243,12 +243,12 @@ def test_final_norm_is_missing():
 
 @pytest.mark.parametrize("family", ["granite", "cohere2"])
 def test_logit_scale_is_ignored(monkeypatch, family):
-    monkeypatch.setattr(anatomy, "logit_scale", lambda model: 1.0)
+    monkeypatch.setattr(head, "logit_scale", lambda model: 1.0)
     caught(family, LENS, "norm and unembed")
 
 
 def test_final_soft_cap_is_ignored(monkeypatch):
-    monkeypatch.setattr(anatomy, "_logit_cap", lambda model: None)
+    monkeypatch.setattr(head, "_logit_cap", lambda model: None)
     caught("gemma2", LENS, "norm and unembed")
 
 

@@ -9,15 +9,17 @@ from contextlib import ExitStack
 
 import pytest
 import torch
-from crosslens import Subject, capture, logit_difference, patch_sweep
+from crosslens import Subject, capture, patch_sweep
 from crosslens.data.errors import SubjectError
-from crosslens.probes.model import anatomy, attention, block_sums
+from crosslens.probes.intervene.measures import logit_difference
+from crosslens.probes.model import anatomy, block_sums, chosen_keys, head
 from crosslens.probes.model.residual_parts import TOLD, Part
 from crosslens.probes.observe.tracing import tracing
-from crosslens.probes.sites import SITES, SiteError
+from crosslens.probes.sites import SiteError
 from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from ..helpers.families import HYBRID, ODD, TEXT, build, prompts
+from ..helpers.families import HYBRID, ODD, SHAPE, TEXT, VOCAB, build, prompts
 from .test_families import assert_close, positions
 
 PARTS = "parts sum to the residual"
@@ -40,20 +42,6 @@ def carried(family: str, layer: nn.Module, index: int) -> tuple[float, float]:
         before, behind = 2 * (index + 1), 2 * (index + 1) + 1
         return ((before - 1) / before) ** 0.5, ((behind - 1) / behind) ** 0.5
     return 1.0, float(layer.layer_scalar) if family == "gemma4_text" else 1.0
-
-
-@pytest.fixture(autouse=True)
-def _layers_have_scalars(monkeypatch):
-    """Gemma 4's layer scalars are saved buffers, 1 in a new model."""
-
-    def scaled(family, *args, _build=build, **kwargs):
-        model = _build(family, *args, **kwargs)
-        for index, layer in enumerate(anatomy.find_decoder(model).layers):
-            if family == "gemma4_text":
-                layer.layer_scalar.fill_(0.7 + 0.2 * index)
-        return model
-
-    monkeypatch.setitem(globals(), "build", scaled)
 
 
 @torch.no_grad()
@@ -108,13 +96,13 @@ def test_parts_equal_differences_of_the_residual(family):
             assert_close(found[name, i][real], tensor[real], f"{family} {name} {i}", slack=3)
 
 
-@pytest.mark.parametrize("site", ["attn_out", "mlp_out", "beside_out"])
-@pytest.mark.parametrize("family", MID)
+@pytest.mark.parametrize(
+    ("family", "site"),
+    [(family, site) for family in MID for site in ("attn_out", "mlp_out")] + [(one, "beside_out") for one in BESIDE],
+)
 def test_what_is_added_to_a_part_moves_the_residual_by_itself(family, site):
     """attn_out moves resid_mid by the vector, mlp_out and a third addend the residual behind the layer."""
     given, subject = prompts("right"), Subject(build(family))
-    if not subject.decoder.has(1, SITES[site]):
-        pytest.skip("no such part")
     vector = torch.randn(32, generator=torch.Generator().manual_seed(3))
     gain = anatomy.gain(subject.layers[1], site)
     seen = {}
@@ -143,7 +131,7 @@ def edited_by_hand(family, given, site, vector):
     """Logits of an eager forward in which one more vector is added to the residual in layer 1."""
     model = build(family, implementation="eager")
     layer, moves = anatomy.find_decoder(model).layers[1], vector
-    into_mid, past_mid = carried(family, layer, 1)
+    _, past_mid = carried(family, layer, 1)
     mid, beside = layer.get_submodule(MID[family]), BESIDE.get(family)
     stack = ExitStack()
     if site == "attn_out":  # the skip connection goes by the module that reads resid_mid
@@ -173,7 +161,7 @@ def test_check_passes(family, dtype):
 def test_named_families_keep_their_modules():
     subjects = [Subject(build(family)) for family in (*TEXT, *HYBRID)]
     assert [s.family for s in subjects if any(layer in TOLD for layer in s.layers)] == []
-    assert [s.family for s in subjects if s.model in anatomy.LOGIT_SCALES] == []
+    assert [s.family for s in subjects if s.model in head.LOGIT_SCALES] == []
 
 
 def test_layers_of_one_part_have_no_other():
@@ -249,17 +237,17 @@ def test_a_layers_own_sum_is_not_looked_at(monkeypatch):
 
 def test_a_measured_logit_scale_is_forgotten():
     subject = Subject(build("falcon_h1"))
-    del anatomy.LOGIT_SCALES[subject.model]
-    subject.unembed = anatomy.unembedding(subject.model)
+    del head.LOGIT_SCALES[subject.model]
+    subject.unembed = head.unembedding(subject.model)
     with pytest.raises(SubjectError, match="the last lens equals the logits fails"):
         subject.check()
 
 
 def test_an_indexers_choice_is_ignored(monkeypatch):
-    def all_keys(indices, key):
-        return torch.ones(*indices.shape[:2], key.shape[2], dtype=torch.bool)[:, None]
+    def all_keys(chosen, keys):
+        return torch.ones(*chosen.shape[:2], keys, dtype=torch.bool)[:, None]
 
-    monkeypatch.setattr(attention, "_chosen", all_keys)
+    monkeypatch.setattr(chosen_keys, "by_number", all_keys)
     caught("deepseek_v32", "patterns equal eager attention's", lambda subject: None)
 
 
@@ -291,16 +279,8 @@ def test_widths_by_layer_have_their_own_shapes():
     assert cache["pattern", 2].shape == (3, 4, 9, 9)  # of shared keys too, whatever logits are asked for
 
 
-@pytest.mark.parametrize("family", ["gemma3n_text"])
-def test_several_residual_streams_are_refused_by_name(family):
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.for_model(family, **families_shape(family))
-    with pytest.raises(SubjectError, match=f"{family} cannot be opened: layer 0 keeps 4 residual streams"):
-        Subject(AutoModelForCausalLM.from_config(config))
-
-
-def families_shape(family):
-    from ..helpers.families import SHAPE
-
-    return SHAPE | {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 61, "num_kv_shared_layers": 0}
+def test_several_residual_streams_are_refused_by_name():
+    more = {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCAB, "num_kv_shared_layers": 0}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gemma3n_text", **SHAPE | more))
+    with pytest.raises(SubjectError, match="gemma3n_text cannot be opened: layer 0 keeps 4 residual streams"):
+        Subject(model)

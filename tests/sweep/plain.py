@@ -39,7 +39,7 @@ class Plain:
             if hasattr(config, "_attn_implementation"):
                 config._attn_implementation = "plain"
 
-    def attention(self, module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **more: Any) -> Any:
+    def attention(self, module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask, **more: Any) -> Any:
         """The family's own eager attention, with an edit of its mask."""
         layer, mask = self.owner.get(id(module)), attention_mask
         if layer in self.masks:
