@@ -335,7 +335,8 @@ def _attention(
     if indices is not None:
         call = _indexed(call, chosen_keys.by_number(indices, key.shape[2]))
     if block_indices is not None:
-        call = _indexed(call, chosen_keys.by_block(block_indices, module.indexer.block_size, query.shape[1], key.shape[2]))
+        indexer: Any = module.indexer
+        call = _indexed(call, chosen_keys.by_block(block_indices, indexer.block_size, query.shape[1], key.shape[2]))
     attend = _replay.get() or ACTING.get(module, AttentionCall.output)
     z = attend(call)
     # Families may view z as a matrix, as they can their own attention's.
