@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..model import anatomy
+from ..model.head import find_head
 from ..observe.layer import Layer
 from ..observe.tracing import tracing
 from .recording import Recording, record
@@ -36,7 +37,7 @@ def in_float32(subject: Subject, *, head: bool = False) -> Iterator[None]:
         for module in _between(subject):
             stack.enter_context(_widened(module, deep=False))
             stack.callback(module.register_forward_pre_hook(_widening, with_kwargs=True).remove)
-        unembedding = subject.model.get_output_embeddings()
+        unembedding = find_head(subject.model)
         if head:
             stack.enter_context(_widened(unembedding))
         else:

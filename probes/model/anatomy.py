@@ -22,7 +22,7 @@ MIXERS = ("linear_attn", "mamba", "conv", "temporal_block")
 # A layer's only part, whether attention, another mixer or an MLP (Nemotron-H).
 ANY_MIXER = "mixer"
 OUTPUT = ("o_proj", "out_proj", "c_proj", "dense", "proj", "projection_layer")
-FEED_FORWARD = ("mlp", "feed_forward", "block_sparse_moe", "fc2", "shared_mlp")
+FEED_FORWARD = ("mlp", "feed_forward", "block_sparse_moe", "ffn", "fc2", "shared_mlp")
 # Inside an MLP: the expert that all tokens share, and the projections into and out of its neurons.
 SHARED = ("shared_expert", "shared_experts", "shared_mlp")
 GATE = ("gate_proj", "w1")
@@ -34,7 +34,7 @@ ACTIVATION = ("act_fn", "activation_fn", "act")
 TOWER = ("vision_tower", "visual", "vision_model")
 ENCODER = ("encoder", "transformer", "vision_model", "model")
 TOWER_LAYERS = (*LAYERS, "layer")
-FINAL_NORM = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "embedding_norm", "norm_f")
+FINAL_NORM = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "embedding_norm", "norm_f", "layer_norm")
 # Buffers of quantised layers.
 PACKED = ("qweight", "weight_packed", "weight_int")
 # Norms applied to a part's output before it is added to the residual, where the family has them.
@@ -80,11 +80,13 @@ def find_decoder(model: nn.Module) -> nn.Module:
     return decoder
 
 
-def find_layers(decoder: nn.Module, n_layers: int) -> list[nn.Module]:
-    """The decoder's blocks, in order."""
+def find_layers(decoder: nn.Module, n_layers: int | None) -> list[nn.Module]:
+    """The decoder's blocks, in order; all where None says how many."""
     layers = child(decoder, LAYERS, "list of layers")
-    if not isinstance(layers, nn.ModuleList) or len(layers) < n_layers:
-        raise SubjectError(f"{type(decoder).__name__}: {n_layers} layers expected, found {type(layers).__name__}")
+    if not isinstance(layers, nn.ModuleList):
+        raise SubjectError(f"{type(decoder).__name__} has a {type(layers).__name__} where its list of layers should be")
+    if len(layers) < (n_layers or 1):
+        raise SubjectError(f"its configuration says {n_layers} layers, but {type(decoder).__name__} has {len(layers)}")
     return list(layers)[:n_layers]
 
 
@@ -299,7 +301,7 @@ def children_named(module: nn.Module, names: tuple[str, ...]) -> list[nn.Module]
 
 
 def _first_of(module: nn.Module, names: tuple[str, ...]) -> nn.Module | None:
-    return next((getattr(module, name) for name in names if getattr(module, name, None) is not None), None)
+    return next(iter(children_named(module, names)), None)
 
 
 def _sandwich_norm(layer: nn.Module) -> nn.Module | None:

@@ -319,12 +319,13 @@ def _attention(
     unknown = [name for name, value in kwargs.items() if value is not None and name not in _HARMLESS]
     if unknown:
         raise SubjectError(_unknown(module, unknown))
+    mask, position_bias = _without_addends(attention_mask, position_bias)
     call = AttentionCall(
         module,
         query,
         key,
         value,
-        attention_mask,
+        mask,
         scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
         causal=getattr(module, "is_causal", True) if is_causal is None else is_causal,
         softcap=softcap,
@@ -341,6 +342,15 @@ def _attention(
     z = attend(call)
     # Families may view z as a matrix, as they can their own attention's.
     return (call.output() if z is None else z).contiguous(), None
+
+
+def _without_addends(mask: Tensor | None, bias: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """A mask that adds more than "seen" or "not seen" to the scores (Doge), as Bool, and a bias that edits keep."""
+    if mask is None or mask.dtype == torch.bool:
+        return mask, bias
+    seen = mask > torch.finfo(mask.dtype).min
+    addends = mask.where(seen, 0.0)
+    return (seen, addends if bias is None else addends + bias) if bool(addends.any()) else (mask, bias)
 
 
 def _indexed(call: AttentionCall, chosen: Bool[Tensor, "b heads q k"]) -> AttentionCall:

@@ -20,11 +20,18 @@ LOGIT_SCALES: WeakKeyDictionary[nn.Module, float] = WeakKeyDictionary()
 NEAR = 1e-5
 
 
+def find_head(model: nn.Module) -> nn.Module:
+    """The language-model head, of the language model where one is wrapped. SubjectError: there is none."""
+    for owner in (model, getattr(model, "language_model", None)):
+        head = owner.get_output_embeddings() if hasattr(owner, "get_output_embeddings") else None  # pyright: ignore
+        if head is not None:
+            return head
+    raise SubjectError(f"{type(model).__name__} has no language-model head: name a causal language model")
+
+
 def unembedding(model: nn.Module) -> Callable[[Tensor], Tensor]:
     """A function from normed states to logits: head, bias, logit scale and soft cap as the model applies them."""
-    head = model.get_output_embeddings()  # pyright: ignore[reportCallIssue]
-    if head is None:
-        raise SubjectError(f"{type(model).__name__} has no language-model head: name a causal language model")
+    head: Any = find_head(model)
     scale, cap = logit_scale(model), _logit_cap(model)
 
     def unembed(states: Tensor) -> Tensor:
@@ -48,7 +55,7 @@ def unembedding_weight(model: nn.Module) -> tuple[Tensor, Tensor | None]:
 
 def head_parts(model: nn.Module) -> tuple[Tensor, Tensor | None, float]:
     """The head's weight [vocab, d] and bias as they are kept, and the logit scale, without a soft cap."""
-    head = model.get_output_embeddings()  # pyright: ignore[reportCallIssue]
+    head: Any = find_head(model)
     bias = fetched(head, "bias") if getattr(head, "bias", None) is not None else None
     return fetched(head), bias, logit_scale(model)
 
@@ -77,8 +84,8 @@ class HeadWatch:
     def __init__(self, model: Any, hooks: ExitStack) -> None:
         self.model, self.seen = model, []  # what the norm wrote, what the head read, what it wrote
         norms = anatomy.children_named(anatomy.find_decoder(model), anatomy.FINAL_NORM)
-        head = model.get_output_embeddings()
-        if head is not None and norms:
+        head = find_head(model)
+        if norms:
             hooks.callback(norms[0].register_forward_hook(self._widened).remove)
             hooks.callback(head.register_forward_pre_hook(self._narrowed).remove)
             hooks.callback(head.register_forward_hook(self._widened).remove)

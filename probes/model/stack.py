@@ -111,13 +111,13 @@ def decoder_stack(model: Any) -> Stack:
     """The language model's layers. SubjectError: parts that are not found."""
     config = model.config.get_text_config()
     decoder = anatomy.find_decoder(model)
-    layers = anatomy.find_layers(decoder, config.num_hidden_layers)
+    layers = anatomy.find_layers(decoder, getattr(config, "num_hidden_layers", None))
     # The decoder's attention alone: a vision tower keeps its own until a block of `tracing` asks for it.
     own: Any = decoder.config
     own._attn_implementation = NAME
-    hybrid.tell_attention(model, layers)
     _keep_all_rows(decoder)
     first_forward.tell(model, layers)
+    hybrid.tell_attention(model, layers)
     if not any(map(anatomy.attends, layers)):
         anatomy.attention_of(layers[0])
     for layer in layers:

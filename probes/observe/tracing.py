@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from inspect import signature
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -152,10 +153,11 @@ class _Hooks:
         if is_replaying():
             return None
         self.running[get_ident(), index] = layer = Layer(self.subject, self.stack, index)
-        entering = args[0] if args else kwargs["hidden_states"]
+        name = "hidden_states" if "hidden_states" in kwargs else next(iter(signature(module.forward).parameters))
+        entering = args[0] if args else kwargs[name]
         layer.resid_pre = _with_batch(entering)
         changed = self._rewritten(layer, "resid_pre", entering)
-        args, kwargs = ((changed, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": changed})
+        args, kwargs = ((changed, *args[1:]), kwargs) if args else (args, kwargs | {name: changed})
         layer.resid_pre, layer._called = _with_batch(changed), (args, kwargs)
         return args, kwargs
 
