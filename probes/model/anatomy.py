@@ -111,13 +111,19 @@ def block(layer: nn.Module) -> nn.Module:
 
 def attention_of(layer: nn.Module) -> nn.Module:
     """The block's attention module. SubjectError: a layer with a mixer of another kind, or none that is known."""
-    attention = _first_of(layer, ATTENTION)
+    attention = _first_of(layer, ATTENTION) or _caller(layer)
     if attention is not None and attention not in SILENT:
         return attention
     mixer = attention or _first_of(layer, MIXERS)
     if mixer is not None:
         raise SubjectError(f"the layer has a mixer of another kind, {type(mixer).__name__}, which has no pattern")
     return child(layer, ATTENTION, "attention (layers of other kinds, such as linear attention, cannot be read)")
+
+
+def _caller(layer: nn.Module) -> nn.Module | None:
+    """The one module of the layer that was seen to call the attention interface, whatever its name."""
+    callers = [module for module in layer.modules() if module in HEADS]
+    return callers[0] if len(callers) == 1 else None
 
 
 def attends(layer: nn.Module) -> bool:
@@ -130,7 +136,7 @@ def attends(layer: nn.Module) -> bool:
 
 def mixer_of(layer: nn.Module) -> nn.Module:
     """What mixes positions in the block: its attention, or what it has in its place."""
-    return _first_of(layer, (*ATTENTION, *MIXERS)) or attention_of(layer)
+    return _first_of(layer, ATTENTION) or _caller(layer) or _first_of(layer, MIXERS) or attention_of(layer)
 
 
 def output_projection(layer: nn.Module) -> nn.Module:

@@ -189,6 +189,8 @@ def _kinds(block: _Block, leaves: list[Tensor], added: list[int]) -> dict[int, s
         "mlp_out": [*anatomy.children_named(block.layer, anatomy.FEED_FORWARD), *block.pointwise],
         "attn_out": anatomy.children_named(block.layer, (*anatomy.ATTENTION, *anatomy.MIXERS)),
     }
+    known["attn_out"] += [child for child in _held(block.layer) if any(m in anatomy.HEADS for m in child.modules())]
+    other = "beside_out" if known["mlp_out"] else "mlp_out"
     kinds = {}
     for i in added:
         behind, waiting = {i}, [i]
@@ -197,7 +199,7 @@ def _kinds(block: _Block, leaves: list[Tensor], added: list[int]) -> dict[int, s
             behind |= new
             waiting += new
         own = [modules[j] for j in behind]
-        kinds[i] = next((name for name, found in known.items() if any(m in found for m in own)), "beside_out")
+        kinds[i] = next((name for name, found in known.items() if any(m in found for m in own)), other)
     return kinds
 
 

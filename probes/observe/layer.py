@@ -76,8 +76,8 @@ class Layer:
         if not self.calls:
             self.stack.require(self.index, SITES["pattern"])
             raise SubjectError(
-                f"{self.stack.family}: layer {self.index} does not call the attention interface of transformers, "
-                "so its heads cannot be read; this family is not supported"
+                f"{self.stack.family}: {self.stack.prefix}layer {self.index} does not call transformers' attention "
+                "interface: its attention is written in its own code, so its patterns cannot be read or edited"
             )
         if len(self.calls) > 1:
             raise SubjectError(f"{self.stack.family} attends to one image or window after the other: read layer.calls")
