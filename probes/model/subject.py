@@ -65,12 +65,19 @@ class Subject:
         self.norm: nn.Module = anatomy.final_norm(anatomy.find_decoder(self.model))
         self.unembed = head.unembedding(self.model)
         self.d_head: int = self.decoder.d_head
+        self.tower_fault = ""  # what `check` finds wrong with the vision tower
         self._hashed: tuple[object, str] | None = None
         self.text_config: Any = self.decoder.config
 
-    @cached_property
+    @property
     def vision(self) -> Stack | None:
-        """The vision tower's layers, None without one. SubjectError: a tower whose parts are not found."""
+        """The vision tower's layers, None without one. SubjectError: a tower that cannot be read, with the reason."""
+        if self.tower_fault:
+            raise SubjectError(f"{self.family}: its vision tower cannot be read: {self.tower_fault}")
+        return self._vision
+
+    @cached_property
+    def _vision(self) -> Stack | None:
         return vision_stack(self.model)
 
     def stack(self, name: str) -> Stack:
