@@ -13,7 +13,7 @@ from ...data.errors import SubjectError
 from ..model import anatomy, vision_inputs
 from ..model.tolerance import TOLERANCE
 from ..observe.tracing import Layer, first
-from ..sites import SITES
+from ..sites import PARTS, SITES
 from .findings import IMAGE, Findings
 
 if TYPE_CHECKING:
@@ -57,12 +57,24 @@ def check_parts(findings: Findings, layer: Layer, real: Tensor, keep: dict[str, 
     where = f"layer {layer.index}"
     if layer.attends:
         check_heads(findings, layer, keep)
-    findings.close("parts sum to the residual", where, layer.sum_of_parts()[real], layer.resid_post[real].float())
+    parts, whole = layer.sum_of_parts()[real], layer.resid_post[real].float()
+    findings.close("parts sum to the residual", where, parts, whole, why=_besides(layer))
     if f"{layer.index}.mid" in keep:
         findings.close("the MLP's side reads resid_mid", where, layer.resid_mid, keep[f"{layer.index}.mid"])
     if layer.index:
         check_between(findings, layer, keep["resid"])
     keep["resid"] = layer.resid_post
+
+
+def _besides(layer: Layer) -> str:
+    """What the layer has beside its known parts, for whoever is told that they do not sum to its residual."""
+    module = layer.module
+    known = [mixer for mixer in (anatomy.mixer_of(module), anatomy.mid_reader(module)) if mixer is not None]
+    for name in filter(lambda name: has(layer, name), PARTS):
+        known += [layer.stack.module(layer.index, SITES[name])]
+        known += [writer for writer, _ in anatomy.earlier_writers(module, name)]
+    others = [name for name, child in module.named_children() if all(child is not one for one in known)]
+    return f"; beside the modules of these parts it has {', '.join(others)}" if others else ""
 
 
 def check_between(findings: Findings, layer: Layer, written: Tensor) -> None:

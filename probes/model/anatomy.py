@@ -34,7 +34,17 @@ ACTIVATION = ("act_fn", "activation_fn", "act")
 TOWER = ("vision_tower", "visual", "vision_model")
 ENCODER = ("encoder", "transformer", "vision_model", "model")
 TOWER_LAYERS = (*LAYERS, "layer")
-FINAL_NORM = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "final_norm", "embedding_norm", "norm_f", "layer_norm", "layernorm")
+FINAL_NORM = (
+    "norm",
+    "ln_f",
+    "final_layer_norm",
+    "final_layernorm",
+    "final_norm",
+    "embedding_norm",
+    "norm_f",
+    "layer_norm",
+    "layernorm",
+)
 # Buffers of quantised layers.
 PACKED = ("qweight", "weight_packed", "weight_int")
 # Norms applied to a part's output before it is added to the residual, where the family has them.

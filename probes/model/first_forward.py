@@ -51,4 +51,6 @@ def _require_calls(layers: list[nn.Module], calls: list[nn.Module]) -> None:
         )
     for index, own in enumerate(inside):
         if len(own) > len(set(own)):
-            raise SubjectError(f"layer {index} calls its attention {len(own)} times, and which pattern is whose is not known")
+            raise SubjectError(
+                f"layer {index} calls its attention {len(own)} times, and which pattern is whose is not known"
+            )

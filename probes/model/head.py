@@ -72,7 +72,9 @@ def logit_scale(model: nn.Module) -> float:
 
 
 def _logit_cap(model: nn.Module) -> float | None:
-    return getattr(model.config.get_text_config(), "final_logit_softcapping", None)  # pyright: ignore
+    text_config = model.config.get_text_config()  # pyright: ignore
+    caps = (getattr(text_config, name, None) for name in ("final_logit_softcapping", "logits_soft_cap"))
+    return next((cap for cap in caps if cap is not None), None)
 
 
 class HeadWatch:
@@ -104,8 +106,10 @@ class HeadWatch:
         if len(self.seen) != 3:
             return
         normed, read, written = self.seen
-        scale = _ratio(read, normed) * _ratio(logits, written)
-        if abs(scale - logit_scale(self.model)) > NEAR * abs(scale):
+        cap = _logit_cap(self.model)
+        uncapped = logits if cap is None else torch.atanh(logits.double() / cap) * cap
+        scale = _ratio(read, normed) * _ratio(uncapped, written)
+        if abs(scale - logit_scale(self.model)) > 10 * NEAR * abs(scale):
             LOGIT_SCALES[self.model] = scale
 
 

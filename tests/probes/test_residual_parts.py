@@ -204,12 +204,12 @@ def caught(family, proof, fault):
     with pytest.raises(SubjectError) as error:
         subject.check()
     assert f"{subject.family} ({subject.name}): {proof} fails at layer 0" in str(error.value)
+    return str(error.value)
 
 
 @pytest.mark.parametrize(
     ("family", "forgotten"),
     [
-        ("gemma4_text", {"beside_out": Part()}),
         ("gemma4_text", {"past_mid": 1.0}),
         ("beam", {"into_mid": 1.0}),
         ("granitemoehybrid", {"mlp_out": "last"}),
@@ -217,7 +217,7 @@ def caught(family, proof, fault):
     ],
 )
 def test_what_is_forgotten_is_caught(family, forgotten):
-    """A per-layer input, a layer's scalar, a scaled skip connection, a writer beside another."""
+    """A layer's scalar, a scaled skip connection, a writer beside another."""
 
     def fault(subject):
         told = TOLD[subject.layers[0]]
@@ -228,6 +228,13 @@ def test_what_is_forgotten_is_caught(family, forgotten):
         TOLD[subject.layers[0]] = told._replace(**changes)
 
     caught(family, PARTS, fault)
+
+
+def test_a_forgotten_addend_is_named():
+    def fault(subject):
+        TOLD[subject.layers[0]] = TOLD[subject.layers[0]]._replace(beside_out=Part())
+
+    assert "post_per_layer_input_norm" in caught("gemma4_text", PARTS, fault)
 
 
 def test_a_layers_own_sum_is_not_looked_at(monkeypatch):
