@@ -184,6 +184,15 @@ _ROWS = (
         writable=True,
     ),
     Site(
+        "beside_out",
+        "hook_beside_out",
+        RESIDUAL,
+        ("output", "beside_writer"),
+        "what is added beside attention and MLP: Gemma 4's per-layer input",
+        "parts sum to the residual",
+        writable=True,
+    ),
+    Site(
         "resid_post",
         "hook_resid_post",
         RESIDUAL,
@@ -196,6 +205,8 @@ _ROWS = (
 # In the order in which a layer computes them, by short name.
 SITES: dict[str, Site] = {row.name: row for row in _ROWS}
 BY_HOOK: dict[str, Site] = {row.hook: row for row in _ROWS}
+# What a layer adds to the residual stream, in that order.
+PARTS = ("attn_out", "mlp_out", "beside_out")
 # Sites that a rewrite, a patch or an ablation may change.
 WRITABLE: tuple[str, ...] = tuple(name for name, row in SITES.items() if row.writable)
 

@@ -32,7 +32,8 @@ class Findings:
     slack: float = 1.0
     added: Tensor = field(default_factory=lambda: torch.zeros(0))
 
-    def close(self, check: str, where: str, found: Tensor, expected: Tensor, slack: float = 1.0) -> None:
+    def close(self, check: str, where: str, found: Tensor, expected: Tensor, slack: float = 1.0, why: str = "") -> None:
+        """why: what is said behind a failure."""
         if found.shape != expected.shape:
             self.fail(check, where + self.side, f"shape {tuple(found.shape)}, expected {tuple(expected.shape)}")
         # Layers may lie on different devices.
@@ -40,17 +41,17 @@ class Findings:
         scale = float(expected.abs().max()) or 1.0
         error = float((found - expected).abs().max()) / scale
         limit = self.slack * slack * TOLERANCE
-        self.true(check, where, error <= limit, error, limit)
+        self.true(check, where, error <= limit, error, limit, why)
 
     def likely(self, check: str, where: str, found: Tensor, expected: Tensor) -> None:
         """`close` as a note: a family may have its own way behind a site that is read rightly."""
         error = float((found.float() - expected.float()).abs().max()) / (float(expected.abs().max()) or 1.0)
         self.note(check, where, error <= self.slack * TOLERANCE, error, self.slack * TOLERANCE)
 
-    def true(self, check: str, where: str, passed: bool, value: float, limit: float) -> None:
+    def true(self, check: str, where: str, passed: bool, value: float, limit: float, why: str = "") -> None:
         self.note(check, where, passed, value, limit)
         if not passed:
-            self.fail(check, where + self.side, f"{value:.3g}, allowed {limit:.3g}")
+            self.fail(check, where + self.side, f"{value:.3g}, allowed {limit:.3g}{why}")
 
     def note(self, check: str, where: str, passed: bool, value: float, limit: float) -> None:
         """A proof that may fail without the subject being refused."""

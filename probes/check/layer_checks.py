@@ -13,7 +13,7 @@ from ...data.errors import SubjectError
 from ..model import anatomy, vision_inputs
 from ..model.tolerance import TOLERANCE
 from ..observe.tracing import Layer, first
-from ..sites import SITES, SiteError
+from ..sites import PARTS, SITES
 from .findings import IMAGE, Findings
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def check_attention(
 ) -> None:
     """The proofs that need one layer's queries, keys, values and mask. rows: Int[b, n], the pattern's, None for all."""
     where, z, pattern = f"layer {layer.index}", layer.attn_z, layer.pattern(rows)
-    heads = layer.stack.n_heads
+    heads = layer.stack.heads(layer.index)
     findings.close("z is what W_O reads", where, layer.z.flatten(2), layer.as_batch(keep[f"{layer.index}.o_in"]))
     asked = real if rows is None else real.gather(1, rows)
     sums = pattern.sum(-1)[asked[:, None].expand(-1, pattern.shape[1], -1)]
@@ -44,7 +44,7 @@ def check_attention(
 
 def check_heads(findings: Findings, layer: Layer, keep: dict[str, Tensor]) -> None:
     """z, head by head through W_O, is what the attention's output projection writes."""
-    where, z, heads = f"layer {layer.index}", layer.z, layer.stack.n_heads
+    where, z, heads = f"layer {layer.index}", layer.z, layer.stack.heads(layer.index)
     weight = layer.stack.W_O(layer.index).to(z.device)
     findings.true("z has one row per head", where, z.shape[2:] == (heads, weight.shape[1]), z.shape[2], heads)
     heads_out = torch.einsum("bphd,hdm->bpm", z.float(), weight.float()) + keep[f"{layer.index}.o_bias"].to(z.device)
@@ -57,11 +57,24 @@ def check_parts(findings: Findings, layer: Layer, real: Tensor, keep: dict[str, 
     where = f"layer {layer.index}"
     if layer.attends:
         check_heads(findings, layer, keep)
-    parts = layer.resid_pre.float() + layer.attn_out.float() + layer.mlp_out.float()
-    findings.close("parts sum to the residual", where, parts[real], layer.resid_post[real].float())
+    parts, whole = layer.sum_of_parts()[real], layer.resid_post[real].float()
+    findings.close("parts sum to the residual", where, parts, whole, why=_besides(layer))
+    if f"{layer.index}.mid" in keep:
+        findings.close("the MLP's side reads resid_mid", where, layer.resid_mid, keep[f"{layer.index}.mid"])
     if layer.index:
         check_between(findings, layer, keep["resid"])
     keep["resid"] = layer.resid_post
+
+
+def _besides(layer: Layer) -> str:
+    """What the layer has beside its known parts, for whoever is told that they do not sum to its residual."""
+    module = layer.module
+    known = [mixer for mixer in (anatomy.mixer_of(module), anatomy.mid_reader(module)) if mixer is not None]
+    for name in filter(lambda name: has(layer, name), PARTS):
+        known += [layer.stack.module(layer.index, SITES[name])]
+        known += [writer for writer, _ in anatomy.earlier_writers(module, name)]
+    others = [name for name, child in module.named_children() if all(child is not one for one in known)]
+    return f"; beside the modules of these parts it has {', '.join(others)}" if others else ""
 
 
 def check_between(findings: Findings, layer: Layer, written: Tensor) -> None:
@@ -96,11 +109,7 @@ def check_modules(findings: Findings, layer: Layer, real: Tensor, keep: dict[str
 
 def has(layer: Layer, name: str) -> bool:
     """Whether a layer has a site of the table."""
-    try:
-        layer.stack.require(layer.index, SITES[name])
-    except SiteError:
-        return False
-    return True
+    return layer.stack.has(layer.index, SITES[name])
 
 
 def _activated(layer: Layer) -> Tensor:
@@ -123,6 +132,8 @@ def module_outputs(stack: Stack, keep: dict[str, Tensor], *, projections: bool =
         for index, layer in enumerate(stack.layers):
             if index in stack.attending:
                 hooks.callback(anatomy.output_projection(layer).register_forward_hook(_heads(keep, index)).remove)
+            if (reader := anatomy.mid_reader(layer)) is not None:
+                hooks.callback(reader.register_forward_pre_hook(_mid(keep, index)).remove)
             if projections:
                 for name, module in _projections(layer):
                     hooks.callback(module.register_forward_hook(_kept(keep, index, name, layer)).remove)
@@ -152,18 +163,29 @@ def _heads(keep: dict[str, Tensor], index: int) -> Callable[..., None]:
     return hook
 
 
-def _kept(keep: dict[str, Tensor], index: int, name: str, layer: nn.Module) -> Callable[..., None]:
-    mixture = hasattr(anatomy.child(layer, anatomy.FEED_FORWARD, "MLP"), "experts")
+def _mid(keep: dict[str, Tensor], index: int) -> Callable[..., None]:
+    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        keep[f"{index}.mid"] = args[0]
 
+    return hook
+
+
+def _kept(keep: dict[str, Tensor], index: int, name: str, layer: nn.Module) -> Callable[..., None]:
     def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         keep[f"{index}.{name}"] = args[0] if name == "mlp_post" else output
-        if name == "mlp_post" and not mixture:
+        if name == "mlp_post" and not _is_mixture(layer):
             keep[f"{index}.mlp_out"] = _through(layer, output) * anatomy.gain(layer, "mlp_out")
 
     return hook
 
 
+def _is_mixture(layer: nn.Module) -> bool:
+    """Whether the MLP is a sum of experts or of several modules."""
+    several = anatomy.earlier_writers(layer, "mlp_out")
+    return bool(several) or any(hasattr(module, "experts") for module in (layer, anatomy.mlp_of(layer)))
+
+
 def _through(layer: nn.Module, output: Tensor) -> Tensor:
     """What becomes of the down projection's output before it is added: a norm's, where the family has one there."""
     writer = anatomy.feed_forward_writer(layer)
-    return output if writer is anatomy.child(layer, anatomy.FEED_FORWARD, "MLP") else writer(output)
+    return output if writer is anatomy.mlp_of(layer) else writer(output)

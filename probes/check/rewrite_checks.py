@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..model.tolerance import TOLERANCE
-from ..observe.tracing import tracing
-from ..sites import SITES, WRITABLE, SiteError
+from ..observe.tracing import Layer, tracing
+from ..sites import PARTS, SITES, WRITABLE
 from .findings import Findings
 
 if TYPE_CHECKING:
@@ -45,6 +45,30 @@ def check_rewrites(findings: Findings, inputs: dict[str, Any], logits: Tensor, i
         findings.close("a rewritten resid_post is the next resid_pre", where, written, read, slack=10)
 
 
+def check_added(findings: Findings, inputs: dict[str, Any]) -> None:
+    """What is added to the parts of all layers at once is in the residual of each, as its parts without it are."""
+    subject, real = findings.subject, inputs["attention_mask"].bool()
+    stack, rewritten = subject.decoder, {}
+
+    def add(place: tuple[int, str], tensor: Tensor) -> Tensor:
+        noise = torch.randn(tensor.shape[-1], generator=torch.Generator().manual_seed(0))
+        rewritten[place] = tensor + noise.to(tensor) * tensor.float().square().mean().sqrt().to(tensor)
+        return rewritten[place]
+
+    def note(layer: Layer) -> None:
+        where, here = f"layer {layer.index}", real.to(layer.resid_post.device)
+        for name in PARTS:
+            if (layer.index, name) in rewritten:
+                added = rewritten[layer.index, name]
+                findings.close("what is added to a part stays there", f"{where} {name}", layer.written(name), added)
+        found, expected = layer.sum_of_parts()[here], layer.resid_post[here].float()
+        findings.close("what is added to a part is in the residual", where, found, expected)
+
+    places = [(i, name) for i in range(stack.n_layers) for name in PARTS if stack.has(i, SITES[name])]
+    with tracing(subject, note, rewrites={place: partial(add, place) for place in places}):
+        subject.forward(inputs)
+
+
 def _scaled(factor: float, tensor: Tensor) -> Tensor:
     """Times `factor` at its last number and 2 - factor at its first: a norm takes back what is the same for all."""
     return tensor * torch.linspace(2 - factor, factor, tensor.shape[-1]).to(tensor)
@@ -52,11 +76,4 @@ def _scaled(factor: float, tensor: Tensor) -> Tensor:
 
 def writable(subject: Subject, index: int) -> list[str]:
     """The sites of a layer that rewrites may change."""
-    names = []
-    for name in WRITABLE:
-        try:
-            subject.decoder.require(index, SITES[name])
-            names.append(name)
-        except SiteError:
-            continue
-    return names
+    return [name for name in WRITABLE if subject.decoder.has(index, SITES[name])]

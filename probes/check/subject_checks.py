@@ -25,10 +25,11 @@ from ..model.tolerance import TOLERANCE, block_error, block_limit
 from ..model.vision_inputs import PER_TOKEN
 from ..observe.tracing import Edit, Layer, tracing
 from ..prompts.image_ablation import hide_image
+from ..sites import PARTS, SITES
 from .findings import IMAGE, Findings
 from .inputs import image_inputs, padded_left, small_inputs
 from .layer_checks import check_attention, check_modules, check_parts, module_outputs
-from .rewrite_checks import check_rewrites
+from .rewrite_checks import check_added, check_rewrites
 from .tokenizer import check_tokenizer
 from .tower_checks import check_tower
 
@@ -67,6 +68,7 @@ def check_text(findings: Findings, inputs: dict[str, Any]) -> None:
     attending = subject.decoder.attending
     check_edits(findings, inputs, logits, (attending[0], attending[len(attending) // 2], attending[-1]))
     check_rewrites(findings, inputs, logits, subject.n_layers // 2)
+    check_added(findings, inputs)
     check_replay(findings, inputs)
 
 
@@ -126,7 +128,7 @@ def check_eager(findings: Findings, inputs: dict[str, Tensor], logits: Tensor, k
         eager = subject.model(**subject.prepare(inputs), use_cache=False, output_attentions=bool(keep))
     shown = [pattern for pattern in eager.attentions or () if pattern is not None]  # of layers with attention
     for index, reference in zip(subject.decoder.attending, shown, strict=bool(shown)):
-        rows = real[:, None].expand(-1, subject.n_heads, -1).cpu()
+        rows = real[:, None].expand(-1, reference.shape[1], -1).cpu()
         found, expected = keep[f"{index}.pattern"].cpu()[rows], reference.float().cpu()[rows]
         # Two correct forwards drift apart over the layers: massive activations leave few digits for the others.
         found = _as_shown(found, expected)
@@ -262,7 +264,7 @@ def _computed(
 
     def keep(layer: Layer) -> None:
         states.append(layer.resid_pre)
-        parts.append((layer.attn_out, layer.mlp_out, layer.resid_post))
+        parts.append((*(layer[name] for name in PARTS if layer.stack.has(layer.index, SITES[name])), layer.resid_post))
 
     forced = {(i, "resid_pre"): partial(_instead, state) for i, state in enumerate(entering)}
     with tracing(subject, keep, rewrites=forced):

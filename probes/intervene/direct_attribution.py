@@ -11,6 +11,7 @@ from torch import Tensor
 from ...data.errors import SubjectError, UserError
 from ..model import anatomy
 from ..model.frozen_norms import affine, written_by_heads
+from ..model.head import head_parts
 from .positions import at_last
 from .recording import Recording
 
@@ -44,7 +45,7 @@ def direct_attribution(subject: Subject, base: Recording, measure: Any) -> Parts
 
 
 def _attributed(subject: Subject, base: Recording, measure: Any) -> Parts:
-    weight, bias, scale = anatomy.head_parts(subject.model)
+    weight, bias, scale = head_parts(subject.model)
     direction, norm = measure.direction(weight).to(base.resid.device).float(), affine(subject.norm, base.resid)
     read = norm.pull(direction) / norm.scale(base.resid)
 
@@ -59,7 +60,7 @@ def _attributed(subject: Subject, base: Recording, measure: Any) -> Parts:
             heads.append(along(written_by_heads(subject, i, z)[0].transpose(0, 1)))
         else:
             heads.append(torch.full((subject.n_heads, len(base.last)), torch.nan))
-        mlps.append(along(mlp * anatomy.multiplier(subject.layers[i])))
+        mlps.append(along(anatomy.times(mlp, anatomy.gain(subject.layers[i], "mlp_out"))))
     total = (subject.norm(base.resid).float() * direction).sum(-1).cpu()
     if bias is not None:
         total = total + measure.direction(bias[:, None])[:, 0].float().cpu()

@@ -134,7 +134,8 @@ def _written(base: Recording, donor: Recording, until: int) -> Iterator[Float[Te
     subject = base.subject
     yield (donor.layers[0].resid_pre - base.layers[0].resid_pre).float()[None]
     for i, (ours, theirs) in enumerate(zip(base.layers[: until + 1], donor.layers, strict=False)):
-        mlp = (theirs.site("mlp_out") - ours.site("mlp_out")).float() * anatomy.multiplier(subject.layers[i])
+        mlp = (theirs.site("mlp_out") - ours.site("mlp_out")).float()
+        mlp = anatomy.times(mlp, anatomy.gain(subject.layers[i], "mlp_out"))
         yield torch.cat([*_mixed_apart(subject, i, ours, theirs), mlp[None]])
 
 
@@ -146,7 +147,8 @@ def _mixed_apart(
         return [_heads_apart(subject, layer, ours.site("z"), theirs.site("z"))]
     if ours.mixed is None or theirs.mixed is None:
         return []
-    return [((theirs.mixed - ours.mixed).float() * anatomy.gain(subject.layers[layer], "attn_out"))[None]]
+    mixed = (theirs.mixed - ours.mixed).float()
+    return [anatomy.times(mixed, anatomy.gain(subject.layers[layer], "attn_out"))[None]]
 
 
 def _heads_apart(

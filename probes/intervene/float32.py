@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..model import anatomy
+from ..model.head import find_head
 from ..observe.layer import Layer
 from ..observe.tracing import tracing
 from .recording import Recording, record
@@ -18,8 +19,7 @@ from .recording import Recording, record
 if TYPE_CHECKING:
     from ..model.subject import Subject
 
-# Stays as it is: a mask's lowest value means "not seen" in its own dtype alone.
-_KEPT = "attention_mask"
+_MASK = "attention_mask"
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def in_float32(subject: Subject, *, head: bool = False) -> Iterator[None]:
         for module in _between(subject):
             stack.enter_context(_widened(module, deep=False))
             stack.callback(module.register_forward_pre_hook(_widening, with_kwargs=True).remove)
-        unembedding = subject.model.get_output_embeddings()
+        unembedding = find_head(subject.model)
         if head:
             stack.enter_context(_widened(unembedding))
         else:
@@ -84,7 +84,14 @@ def with_wide_layer(base: Recording, index: int) -> Recording:
 
 
 def _wide_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
-    return {name: value if name == _KEPT else widen(value) for name, value in arguments.items()}
+    return {name: _wide_mask(value) if name == _MASK else widen(value) for name, value in arguments.items()}
+
+
+def _wide_mask(mask: Any) -> Any:
+    """A mask's lowest value means "not seen", in its own dtype alone."""
+    wide = widen(mask)
+    unseen = None if wide is mask else mask == torch.finfo(mask.dtype).min
+    return mask if unseen is None else wide.masked_fill(unseen, torch.finfo(wide.dtype).min)
 
 
 def _between(subject: Subject) -> list[nn.Module]:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...data.errors import UserError
-from ..model import anatomy
+from ..model.head import linear_head
 from .intervening import full_forward
 from .interventions import Variant
 from .measures import Measure
@@ -53,7 +53,7 @@ def bytes_per_variant(base: Recording, where: Positions) -> int:
 def measured(base: Recording, resid: Float[Tensor, "v b d"], measure: Measure, budget: int) -> Float[Tensor, "v b ..."]:
     """Final norm, then the measure's direction where it has one, else logits, a few variants at a time."""
     subject, b = base.subject, resid.shape[1]
-    head = anatomy.linear_head(subject.model) if hasattr(measure, "direction") else None
+    head = linear_head(subject.model) if hasattr(measure, "direction") else None
     if head is not None:
         return _along(subject.norm(resid), head, measure)
     vocabulary = subject.model.get_input_embeddings().weight.shape[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -165,8 +165,7 @@ def record(subject: Subject, inputs: Mapping[str, Any] | Batch, sites: Iterable[
         if written and not torch.equal(layer.resid_pre, written[0].to(layer.resid_pre.device)):
             added = layer.resid_pre - written[0].to(layer.resid_pre.device)
         written[:] = [layer.resid_post]
-        lacks = {"resid_pre"} | (set() if call else {site for site in sites if SITES[site].of_attention})
-        held = {site: layer.written(site) for site in sites if site not in lacks}
+        held = {s: layer.written(s) for s in sites if s != "resid_pre" and not layer.lacks(SITES[s])}
         key, value = (own_storage(call.key), own_storage(call.value)) if call else (torch.zeros(0), torch.zeros(0))
         whole = hybrid.runs_whole(layer.module)
         mixed = None if call else _mixed(layer)
@@ -209,10 +208,13 @@ def _obstacle(layer: Layer, call: AttentionCall | None) -> str:
     masks = {name for name in layer.arguments if is_mask(name)} if hybrid.runs_whole(layer.module) else {MASK}
     tensors = [name for name, value in layer.arguments.items() if isinstance(value, Tensor)]
     strange = set(tensors) - {"hidden_states", *masks, *PER_POSITION}
+    strange |= {name for name, value in layer.arguments.items() if isinstance(value, MutableMapping) and value}
     if strange:
         return f"its layers take {', '.join(sorted(strange))}"
     if layer.resid_pre.ndim != 3:
         return "its residual stream has more than three axes"
+    if call is not None and call.indexed:
+        return "an indexer chooses which keys its attention reads, from all rows"
     if call is not None and (call.bias is not None or (call.mask is not None and call.mask.dtype != torch.bool)):
         return "its attention adds a bias to the scores"
     return ""

@@ -220,7 +220,7 @@ class _Replay:
         observed = site == "z" and self.observe is not None
         if site not in self.sites and not observed and all(change.site != site for _, change in changes):
             return tensor
-        heads = [self.recording.subject.n_heads] if site == "z" else []
+        heads = [self.recording.subject.decoder.heads(index)] if site == "z" else []
         unfolded = tensor.reshape(*self.entering.shape[:-1], *heads, -1).clone()
         self._change_at_rows(site, index, changes, unfolded)
         return unfolded.reshape(tensor.shape)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...data.errors import UserError
 from ..prompts.batch import Batch
-from ..sites import SITES, WRITABLE
+from ..sites import PARTS, SITES, WRITABLE
 from .acting import acting_positions
 from .interventions import EDGES, Intervention, Knockout, Variant, with_positions
 from .measures import Measure
@@ -195,12 +195,16 @@ def _values_at(
     heads = range(base.subject.n_heads) if by_head else [None]
     moved = [i for i, where in acting.items() if bool((where & positions).any())]
     values = clean.expand(len(by_layer), len(heads), *clean.shape).clone()
+    there = {i: base.subject.decoder.heads(i) if by_head else 1 for i in by_layer}
+    for row, i in enumerate(by_layer):
+        values[row, there[i] :] = torch.nan
     if moved:
         where = torch.stack([acting[i] for i in moved]).any(0) & positions
         narrowed = {i: _narrowed(by_layer[i], where) for i in moved}
-        variants = [{i: (_of_head(narrowed[i], head),)} for i in moved for head in heads]
+        variants = [{i: (_of_head(narrowed[i], head),)} for i in moved for head in heads[: there[i]]]
         read = read_variants(base, affected_positions(base, where), variants, measure, budget)
-        values[[list(by_layer).index(i) for i in moved]] = read.unflatten(0, (len(moved), len(heads)))
+        rows = torch.tensor([(list(by_layer).index(i), head) for i in moved for head in range(there[i])])
+        values[rows[:, 0], rows[:, 1]] = read
     missing = ~positions.any(1).to(values.device)
     values = values.masked_fill(missing.reshape(-1, *[1] * (clean.ndim - 1)), torch.nan)
     return values if by_head else values[:, 0]
@@ -218,9 +222,11 @@ def _of_head(change: Any, head: int | None) -> Any:
 
 
 def layers_with(subject: Subject, sites: Collection[str]) -> Sequence[int]:
-    """All layers, but of the attention's sites those that have attention."""
+    """All layers, but of the attention's sites those that have attention, and of a part those that add it."""
     inside = any(site == EDGES or SITES[site].of_attention for site in sites)
-    return subject.decoder.attending if inside else range(subject.n_layers)
+    layers = subject.decoder.attending if inside else range(subject.n_layers)
+    parts = [SITES[site] for site in sites if site in PARTS]
+    return [i for i in layers if all(subject.decoder.has(i, part) for part in parts)] or layers
 
 
 def in_all_layers(sweep: Sweep, layers: Sequence[int], n: int) -> Sweep:

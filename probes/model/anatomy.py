@@ -6,22 +6,23 @@ other names or a different order is refused and never read wrongly.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
-import torch
 from torch import Tensor, nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from ...data.errors import SubjectError
 from .fingerprint import fetched
+from .residual_parts import TOLD, Gain, Part
 
 LAYERS = ("layers", "h", "blocks")
-ATTENTION = ("self_attn", "attention", "attn")
+ATTENTION = ("self_attn", "attention", "attn", "mixer")
 # What mixes positions in layers without attention: gated delta nets, state spaces, convolutions.
 MIXERS = ("linear_attn", "mamba", "conv", "temporal_block")
+# A layer's only part, whether attention, another mixer or an MLP (Nemotron-H).
+ANY_MIXER = "mixer"
 OUTPUT = ("o_proj", "out_proj", "c_proj", "dense", "proj", "projection_layer")
-FEED_FORWARD = ("mlp", "feed_forward", "block_sparse_moe", "fc2", "shared_mlp")
+FEED_FORWARD = ("mlp", "feed_forward", "block_sparse_moe", "ffn", "fc2", "shared_mlp")
 # Inside an MLP: the expert that all tokens share, and the projections into and out of its neurons.
 SHARED = ("shared_expert", "shared_experts", "shared_mlp")
 GATE = ("gate_proj", "w1")
@@ -33,13 +34,25 @@ ACTIVATION = ("act_fn", "activation_fn", "act")
 TOWER = ("vision_tower", "visual", "vision_model")
 ENCODER = ("encoder", "transformer", "vision_model", "model")
 TOWER_LAYERS = (*LAYERS, "layer")
-FINAL_NORM = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "embedding_norm")
+FINAL_NORM = (
+    "norm",
+    "ln_f",
+    "final_layer_norm",
+    "final_layernorm",
+    "final_norm",
+    "embedding_norm",
+    "norm_f",
+    "layer_norm",
+    "layernorm",
+)
 # Buffers of quantised layers.
 PACKED = ("qweight", "weight_packed", "weight_int")
 # Norms applied to a part's output before it is added to the residual, where the family has them.
 ATTENTION_POST = ("post_self_attn_layernorm",)
 # Mixers with an attention's name that do not call the attention interface; told by a forward, in `hybrid`.
 SILENT: WeakSet[nn.Module] = WeakSet()
+# Query heads and KV heads by attention module, as they were in a forward.
+HEADS: WeakKeyDictionary[nn.Module, tuple[int, int]] = WeakKeyDictionary()
 FEED_FORWARD_POST = ("post_mlp_layernorm", "post_feedforward_layernorm")
 
 
@@ -77,11 +90,13 @@ def find_decoder(model: nn.Module) -> nn.Module:
     return decoder
 
 
-def find_layers(decoder: nn.Module, n_layers: int) -> list[nn.Module]:
-    """The decoder's blocks, in order."""
+def find_layers(decoder: nn.Module, n_layers: int | None) -> list[nn.Module]:
+    """The decoder's blocks, in order; all where None says how many."""
     layers = child(decoder, LAYERS, "list of layers")
-    if not isinstance(layers, nn.ModuleList) or len(layers) < n_layers:
-        raise SubjectError(f"{type(decoder).__name__}: {n_layers} layers expected, found {type(layers).__name__}")
+    if not isinstance(layers, nn.ModuleList):
+        raise SubjectError(f"{type(decoder).__name__} has a {type(layers).__name__} where its list of layers should be")
+    if len(layers) < (n_layers or 1):
+        raise SubjectError(f"its configuration says {n_layers} layers, but {type(decoder).__name__} has {len(layers)}")
     return list(layers)[:n_layers]
 
 
@@ -106,13 +121,19 @@ def block(layer: nn.Module) -> nn.Module:
 
 def attention_of(layer: nn.Module) -> nn.Module:
     """The block's attention module. SubjectError: a layer with a mixer of another kind, or none that is known."""
-    attention = _first_of(layer, ATTENTION)
+    attention = _first_of(layer, ATTENTION) or _caller(layer)
     if attention is not None and attention not in SILENT:
         return attention
     mixer = attention or _first_of(layer, MIXERS)
     if mixer is not None:
         raise SubjectError(f"the layer has a mixer of another kind, {type(mixer).__name__}, which has no pattern")
     return child(layer, ATTENTION, "attention (layers of other kinds, such as linear attention, cannot be read)")
+
+
+def _caller(layer: nn.Module) -> nn.Module | None:
+    """The one module of the layer that was seen to call the attention interface, whatever its name."""
+    callers = [module for module in layer.modules() if module in HEADS]
+    return callers[0] if len(callers) == 1 else None
 
 
 def attends(layer: nn.Module) -> bool:
@@ -125,22 +146,47 @@ def attends(layer: nn.Module) -> bool:
 
 def mixer_of(layer: nn.Module) -> nn.Module:
     """What mixes positions in the block: its attention, or what it has in its place."""
-    return _first_of(layer, (*ATTENTION, *MIXERS)) or attention_of(layer)
+    return _first_of(layer, ATTENTION) or _caller(layer) or _first_of(layer, MIXERS) or attention_of(layer)
 
 
 def output_projection(layer: nn.Module) -> nn.Module:
-    """The module whose weight is W_O."""
-    return child(attention_of(layer), OUTPUT, "output projection")
+    """The module whose weight is W_O; inside of one that clips what it reads and writes (Gemma 4's tower)."""
+    found = child(attention_of(layer), OUTPUT, "output projection")
+    return found if hasattr(found, "weight") else getattr(found, "linear", found)
 
 
 def attention_writer(layer: nn.Module) -> nn.Module:
-    """The module whose output, times `multiplier`, the attention, or another mixer, adds to the residual."""
+    """The last module whose output, times `gain`, the attention, or another mixer, adds to the residual."""
+    if layer in TOLD:
+        return TOLD[layer].part("attn_out").writers[-1]
     return _first_of(layer, ATTENTION_POST) or _sandwich_norm(layer) or mixer_of(layer)
 
 
 def feed_forward_writer(layer: nn.Module) -> nn.Module:
-    """The module whose output, times `multiplier`, the MLP adds to the residual."""
-    return _first_of(layer, FEED_FORWARD_POST) or child(layer, FEED_FORWARD, "MLP")
+    """The last module whose output, times `gain`, the MLP adds to the residual."""
+    if layer in TOLD:
+        return TOLD[layer].part("mlp_out").writers[-1]
+    return _first_of(layer, FEED_FORWARD_POST) or mlp_of(layer)
+
+
+def mlp_of(layer: nn.Module) -> nn.Module:
+    """The block's MLP or its experts, the first where it has several."""
+    if layer in TOLD and _first_of(layer, FEED_FORWARD) is None:
+        return TOLD[layer].part("mlp_out").writers[0]
+    return child(layer, FEED_FORWARD, "MLP")
+
+
+def beside_writer(layer: nn.Module) -> nn.Module:
+    """The last module whose output, times `gain`, is added beside attention and MLP (Gemma 4's per-layer input)."""
+    if layer not in TOLD:
+        raise SubjectError("the layer adds nothing beside attention and MLP")
+    return TOLD[layer].part("beside_out").writers[-1]
+
+
+def earlier_writers(layer: nn.Module, part: str) -> list[tuple[nn.Module, Gain]]:
+    """The modules that write the same part before its last one does, and what their outputs are worth of its own."""
+    told: Part = getattr(TOLD[layer], part) if layer in TOLD else Part()
+    return [(writer, gain / told.gains[-1]) for writer, gain in list(zip(*told, strict=True))[:-1]]
 
 
 def query_projection(layer: nn.Module) -> nn.Module:
@@ -169,7 +215,7 @@ def dense_mlp(layer: nn.Module) -> nn.Module:
 
     SubjectError: a mixture of experts that share none, whose neurons differ from token to token.
     """
-    mlp = child(layer, FEED_FORWARD, "MLP")
+    mlp = mlp_of(layer)
     if mlp is getattr(layer, "fc2", None):  # OPT keeps its projections in the block itself
         return layer
     shared = _first_of(mlp, SHARED)
@@ -200,16 +246,40 @@ def multiplier(layer: nn.Module) -> float:
     return float(getattr(layer, "residual_multiplier", 1.0))
 
 
-def gain(layer: nn.Module, part: str) -> float | Tensor:
-    """What "attn_out" or "mlp_out" is multiplied with before it is added: `multiplier`, or a learned vector [d]
-    (InternVL's tower), by which the writer's output is that far from what the residual gets.
+def gain(layer: nn.Module, part: str) -> Gain:
+    """What the last writer of a part ("attn_out", …) is multiplied with before it is added: `multiplier`, a learned
+    vector [d] (InternVL's tower), or what the layer itself was seen to multiply it with.
     """
+    if layer in TOLD:
+        return TOLD[layer].part(part).gains[-1]
     learned = getattr(layer, {"attn_out": "lambda_1", "mlp_out": "lambda_2"}[part], None)
     return multiplier(layer) if learned is None else learned.detach()
 
 
+def carries(layer: nn.Module) -> tuple[Gain, Gain]:
+    """What the residual is multiplied with on its way to resid_mid, and from there to resid_post; mostly 1."""
+    return (TOLD[layer].into_mid, TOLD[layer].past_mid) if layer in TOLD else (1.0, 1.0)
+
+
+def mid_reader(layer: nn.Module) -> nn.Module | None:
+    """What reads the residual between attention and MLP, where the layer itself was asked."""
+    return TOLD[layer].mid_reader if layer in TOLD else None
+
+
+def is_one(gain: Gain) -> bool:
+    """Whether a factor changes nothing."""
+    return isinstance(gain, float) and gain == 1.0
+
+
+def times(tensor: Tensor, gain: Gain) -> Tensor:
+    """The tensor times a factor, itself where that is 1."""
+    return tensor if is_one(gain) else tensor * (gain.to(tensor) if isinstance(gain, Tensor) else gain)
+
+
 def is_parallel(layer: nn.Module) -> bool:
     """Whether attention and MLP read the same residual, so that there is no state between them."""
+    if layer in TOLD:
+        return TOLD[layer].mid_reader is None
     if hasattr(layer, "use_parallel_residual"):
         return bool(layer.use_parallel_residual)
     norms = [name for name, module in layer.named_children() if "norm" in name.lower() or name.startswith("ln_")]
@@ -235,58 +305,19 @@ def final_norm(decoder: nn.Module) -> nn.Module:
     return child(decoder, FINAL_NORM, "final norm")
 
 
-def unembedding(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """A function from normed states to logits: head, bias, logit scale and soft cap as the model applies them."""
-    head = model.get_output_embeddings()  # pyright: ignore[reportCallIssue]
-    if head is None:
-        raise SubjectError(f"{type(model).__name__} has no language-model head: name a causal language model")
-    scale, cap = _logit_scale(model), _logit_cap(model)
-
-    def unembed(states: Tensor) -> Tensor:
-        logits = head(states.to(head.weight.dtype)) * scale
-        return logits if cap is None else torch.tanh(logits / cap) * cap
-
-    return unembed
-
-
-def linear_head(model: nn.Module) -> tuple[Tensor, Tensor | None, float] | None:
-    """Weight [vocab, d], bias and scale of `unembedding`; None where a soft cap bends the logits."""
-    return None if _logit_cap(model) is not None else head_parts(model)
-
-
-def unembedding_weight(model: nn.Module) -> tuple[Tensor, Tensor | None]:
-    """W_U [vocab, d] and the head's bias, the logit scale in both; before the soft cap where the model has one."""
-    weight, bias, scale = head_parts(model)
-    weight, bias = weight.detach(), None if bias is None else bias.detach() * scale
-    return weight if scale == 1.0 else weight * scale, bias
-
-
 def output_bias(layer: nn.Module) -> Tensor | None:
     """What the output projection adds beside its heads."""
     projection = output_projection(layer)
     return None if getattr(projection, "bias", None) is None else fetched(projection, "bias").detach()
 
 
-def head_parts(model: nn.Module) -> tuple[Tensor, Tensor | None, float]:
-    """The head's weight [vocab, d] and bias as they are kept, and the logit scale, without a soft cap."""
-    head = model.get_output_embeddings()  # pyright: ignore[reportCallIssue]
-    bias = fetched(head, "bias") if getattr(head, "bias", None) is not None else None
-    return fetched(head), bias, _logit_scale(model)
-
-
-def _logit_scale(model: nn.Module) -> float:
-    """Cohere multiplies by the model's `logit_scale`, Granite divides by the configured `logits_scaling`."""
-    text_config = model.config.get_text_config()  # pyright: ignore
-    scale = getattr(model, "logit_scale", None)  # None is 1, 0 is 0
-    return (1.0 if scale is None else float(scale)) / float(getattr(text_config, "logits_scaling", None) or 1.0)
-
-
-def _logit_cap(model: nn.Module) -> float | None:
-    return getattr(model.config.get_text_config(), "final_logit_softcapping", None)  # pyright: ignore
+def children_named(module: nn.Module, names: tuple[str, ...]) -> list[nn.Module]:
+    """The children of these names that there are."""
+    return [getattr(module, name) for name in names if isinstance(getattr(module, name, None), nn.Module)]
 
 
 def _first_of(module: nn.Module, names: tuple[str, ...]) -> nn.Module | None:
-    return next((getattr(module, name) for name in names if getattr(module, name, None) is not None), None)
+    return next(iter(children_named(module, names)), None)
 
 
 def _sandwich_norm(layer: nn.Module) -> nn.Module | None:

@@ -22,6 +22,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import sdpa_mask
 
 from ...data.errors import SubjectError
+from . import chosen_keys
 
 NAME = "crosslens"
 # Elements of a score tensor that is alive at once where scores are computed explicitly (64 MB in float32).
@@ -58,6 +59,7 @@ class AttentionCall:
     bias: added to the scores. head_scale: [b or 1, h, q or 1], multiplies z.
     pattern_edit: a function of pattern rows [b, h, n, k], their numbers Int[b, n] and the slice of examples, to the
     rows that are used instead. edited_rows: Int[b, n], the rows that it may change (None: any); the others keep z.
+    indexed: an indexer of the model chose the keys that each query reads: its choice is in the mask.
     """
 
     module: torch.nn.Module
@@ -74,6 +76,7 @@ class AttentionCall:
     head_scale: Tensor | None = None
     pattern_edit: PatternEdit | None = None
     edited_rows: Tensor | None = None
+    indexed: bool = False
     _memo: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     def edited(self, **changes: Any) -> AttentionCall:
@@ -309,17 +312,20 @@ def _attention(
     softcap: float | None = None,
     s_aux: Tensor | None = None,
     position_bias: Tensor | None = None,
+    indices: Tensor | None = None,
+    block_indices: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     unknown = [name for name, value in kwargs.items() if value is not None and name not in _HARMLESS]
     if unknown:
         raise SubjectError(_unknown(module, unknown))
+    mask, position_bias = _without_addends(attention_mask, position_bias)
     call = AttentionCall(
         module,
         query,
         key,
         value,
-        attention_mask,
+        mask,
         scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
         causal=getattr(module, "is_causal", True) if is_causal is None else is_causal,
         softcap=softcap,
@@ -327,10 +333,31 @@ def _attention(
         bias=position_bias,
         dropout=dropout,
     )
+    if indices is not None:
+        call = _indexed(call, chosen_keys.by_number(indices, key.shape[2]))
+    if block_indices is not None:
+        indexer: Any = module.indexer
+        call = _indexed(call, chosen_keys.by_block(block_indices, indexer.block_size, query.shape[1], key.shape[2]))
     attend = _replay.get() or ACTING.get(module, AttentionCall.output)
     z = attend(call)
     # Families may view z as a matrix, as they can their own attention's.
     return (call.output() if z is None else z).contiguous(), None
+
+
+def _without_addends(mask: Tensor | None, bias: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """A mask that adds more than "seen" or "not seen" to the scores (Doge), as Bool, and a bias that edits keep."""
+    if mask is None or mask.dtype == torch.bool:
+        return mask, bias
+    seen = mask > torch.finfo(mask.dtype).min
+    addends = mask.where(seen, 0.0)
+    return (seen, addends if bias is None else addends + bias) if bool(addends.any()) else (mask, bias)
+
+
+def _indexed(call: AttentionCall, chosen: Bool[Tensor, "b heads q k"]) -> AttentionCall:
+    """The call with the keys that an indexer of the model chose, which the model masks for eager and SDPA alone."""
+    if call.mask is not None and call.mask.dtype != torch.bool:
+        return call.edited(mask=call.mask.masked_fill(~chosen, torch.finfo(call.mask.dtype).min), indexed=True)
+    return call.edited(mask=call.allowed() & chosen, indexed=True)
 
 
 def _unknown(module: torch.nn.Module, names: list[str]) -> str:

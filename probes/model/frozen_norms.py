@@ -87,8 +87,11 @@ def value_weight(subject: Any, layer: int) -> Float[Tensor, "h d d_head"]:
     SubjectError: a family whose value projection is neither its own module nor a known part of a fused one.
     """
     attention: Any = anatomy.attention_of(subject.layers[layer])
-    heads, width = subject.n_heads, subject.n_kv_heads * subject.d_head
-    if hasattr(attention, "v_proj"):
+    stack, d_head = subject.decoder, subject.W_O(layer).shape[1]
+    heads, width = stack.heads(layer), stack.kv_heads(layer) * d_head
+    if getattr(attention, "v_norm", None) is not None:
+        raise SubjectError(f"{subject.family}: the values of layer {layer} are normed, so no weight alone gives them")
+    if getattr(attention, "v_proj", None) is not None:
         weight = fetched(attention.v_proj).T
     elif hasattr(attention, "c_attn"):  # GPT-2: queries, keys, values side by side, kept as [in, out]
         weight = fetched(attention.c_attn)[:, -subject.d_model :]
@@ -99,15 +102,17 @@ def value_weight(subject: Any, layer: int) -> Float[Tensor, "h d d_head"]:
         weight = fused.reshape(len(fused), heads, 3, -1)[:, :, 2].flatten(1)
     else:
         raise SubjectError(f"{subject.family}: no value projection was found in {type(attention).__name__}")
-    parts = weight.detach().reshape(len(weight), -1, subject.d_head).transpose(0, 1)
+    parts = weight.detach().reshape(len(weight), -1, d_head).transpose(0, 1)
     return parts.repeat_interleave(heads // len(parts), 0)
 
 
 def written_by_heads(subject: Any, layer: int, z: Float[Tensor, "n h d_head"]) -> tuple[Tensor, Tensor]:
     """What each head of a layer adds to the residual [n, h, d], and what biases add [n, d]; they sum to attn_out.
 
-    A norm behind the output projection is held at the scale that it has for the sum. float32.
+    A norm behind the output projection is held at the scale that it has for the sum. float32. SubjectError: a layer
+    where something else is added with the heads, or behind which the residual stream is scaled.
     """
+    _require_own_shares(subject, layer)
     block = subject.layers[layer]
     heads = torch.einsum("nhd,hdm->nhm", z.float(), subject.W_O(layer).detach().float())
     bias = anatomy.output_bias(block)
@@ -115,4 +120,13 @@ def written_by_heads(subject: Any, layer: int, z: Float[Tensor, "n h d_head"]) -
     if (tail := attention_tail(block)) is not None:
         held, whole = affine(tail, z.new_zeros(heads.shape[-1])), (heads.sum(1) + bias).to(z.dtype)
         heads, bias = held.share(heads, whole[:, None]), held.share(bias, whole) + held.bias
-    return heads * anatomy.multiplier(block), bias * anatomy.multiplier(block)
+    gain = anatomy.gain(block, "attn_out")
+    return anatomy.times(heads, gain), anatomy.times(bias, gain)
+
+
+def _require_own_shares(subject: Any, layer: int) -> None:
+    if anatomy.earlier_writers(subject.layers[layer], "attn_out"):
+        raise SubjectError(f"in layer {layer} another mixer is added to what the heads write")
+    for i, block in enumerate(subject.layers[layer:], layer):
+        if not all(map(anatomy.is_one, anatomy.carries(block))):
+            raise SubjectError(f"layer {i} scales the whole residual stream, and with it what was written before")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from inspect import signature
 from typing import Any
 
 from jaxtyping import Float
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 
 from ...data.errors import SubjectError
 from ..sites import Site, SiteError
-from . import anatomy, hybrid
+from . import anatomy, first_forward, hybrid
 from .attention import NAME
+from .residual_parts import TOLD
 
 DECODER, VISION = "decoder", "vision"
 
@@ -22,7 +24,7 @@ class Stack:
     """The layers of one transformer, with what their heads are.
 
     name: "decoder" or "vision". prefix: what the names of its sites begin with, "" or "vision.". config: the
-    transformer's own, whose attention implementation its layers ask for.
+    transformer's own, whose attention implementation its layers ask for. n_heads, n_kv_heads: the most of any layer.
     """
 
     name: str
@@ -51,11 +53,24 @@ class Stack:
 
     @property
     def d_head(self) -> int:
+        """The width of a head, of the first layer that has heads: in some families (Gemma 4) others are wider."""
         return self.W_O(self.attending[0]).shape[1]
 
     def W_O(self, layer: int) -> Float[Tensor, "h d_head d"]:
         """The output projection of a layer's heads; biases are not part of it."""
-        return anatomy.output_weight(self.layers[layer], self.n_heads)
+        return anatomy.output_weight(self.layers[layer], self.heads(layer))
+
+    def heads(self, layer: int) -> int:
+        """The query heads of a layer; `n_heads` in nearly all families."""
+        return self._told(layer, (self.n_heads, self.n_kv_heads))[0]
+
+    def kv_heads(self, layer: int) -> int:
+        """The heads of a layer's keys and values; `n_kv_heads` in nearly all families."""
+        return self._told(layer, (self.n_heads, self.n_kv_heads))[1]
+
+    def _told(self, layer: int, usual: tuple[int, int]) -> tuple[int, int]:
+        attention = anatomy.attention_of(self.layers[layer]) if layer in self.attending else None
+        return usual if attention is None else anatomy.HEADS.get(attention, usual)
 
     def module(self, layer: int, site: Site) -> nn.Module:
         """The module that reads or writes a site. SiteError: this layer has none, with the reason."""
@@ -76,6 +91,14 @@ class Stack:
         if site.name == "resid_mid" and anatomy.is_parallel(self.layers[layer]):
             raise SiteError(f"{self.family} adds attention and MLP in parallel: there is no resid_mid")
 
+    def has(self, layer: int, site: Site) -> bool:
+        """Whether a layer has a site."""
+        try:
+            self.require(layer, site)
+        except SiteError:
+            return False
+        return True
+
     def __repr__(self) -> str:
         weight = next(self.layers[0].parameters())
         shape = f"{self.n_layers} layers × {self.n_heads} heads × {self.d_head}, d_model {self.d_model}"
@@ -87,20 +110,44 @@ class Stack:
 def decoder_stack(model: Any) -> Stack:
     """The language model's layers. SubjectError: parts that are not found."""
     config = model.config.get_text_config()
-    decoder, n_heads = anatomy.find_decoder(model), config.num_attention_heads
-    layers = anatomy.find_layers(decoder, config.num_hidden_layers)
+    decoder = anatomy.find_decoder(model)
+    layers = anatomy.find_layers(decoder, getattr(config, "num_hidden_layers", None))
     # The decoder's attention alone: a vision tower keeps its own until a block of `tracing` asks for it.
     own: Any = decoder.config
     own._attn_implementation = NAME
+    _keep_all_rows(decoder)
+    first_forward.tell(model, layers)
     hybrid.tell_attention(model, layers)
     if not any(map(anatomy.attends, layers)):
         anatomy.attention_of(layers[0])
     for layer in layers:
         if anatomy.attends(layer):
             anatomy.output_projection(layer)
-        anatomy.feed_forward_writer(layer)
-    kv_heads = getattr(config, "num_key_value_heads", None) or n_heads
-    return Stack(DECODER, model.config.model_type, layers, decoder.config, n_heads, kv_heads)
+        if layer not in TOLD:
+            anatomy.feed_forward_writer(layer)
+    n_heads, n_kv_heads = _most_heads(config, layers)
+    return Stack(DECODER, model.config.model_type, layers, decoder.config, n_heads, n_kv_heads)
+
+
+def _most_heads(config: Any, layers: list[nn.Module]) -> tuple[int, int]:
+    """Query heads and KV heads as the configuration says, or the most of any layer where they differ."""
+    told = [anatomy.HEADS.get(anatomy.attention_of(layer)) for layer in layers if anatomy.attends(layer)]
+    seen = [heads for heads in told if heads is not None]
+    if len(set(seen)) > 1:
+        return max(heads for heads, _ in seen), max(kv_heads for _, kv_heads in seen)
+    n_heads = config.num_attention_heads
+    return n_heads, getattr(config, "num_key_value_heads", None) or n_heads
+
+
+def _keep_all_rows(decoder: nn.Module) -> None:
+    """Decoders that drop rows on their way, where layers share keys (Gemma 4), keep them: they are read and changed."""
+    drops = "logits_to_keep" in signature(decoder.forward).parameters
+    if drops and _all_rows not in decoder._forward_pre_hooks.values():
+        decoder.register_forward_pre_hook(_all_rows, with_kwargs=True)
+
+
+def _all_rows(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    return args, kwargs | {"logits_to_keep": 0}
 
 
 def vision_stack(model: Any) -> Stack | None:

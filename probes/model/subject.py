@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ...data.errors import SubjectError, UserError
 from ...data.example import Example
-from . import anatomy, rotary, vision_inputs
+from . import anatomy, head, rotary, vision_inputs
 from .edits import Block, active_edits
 from .fingerprint import execution_device, weights_fingerprint, weights_state
 from .naming import location_of, name_of
@@ -64,14 +64,21 @@ class Subject:
         self.n_kv_heads: int = self.decoder.n_kv_heads
         self.d_model: int = self.model.config.get_text_config().hidden_size
         self.norm: nn.Module = anatomy.final_norm(anatomy.find_decoder(self.model))
-        self.unembed = anatomy.unembedding(self.model)
+        self.unembed = head.unembedding(self.model)
         self.d_head: int = self.decoder.d_head
+        self.tower_fault = ""  # what `check` finds wrong with the vision tower
         self._hashed: tuple[object, str] | None = None
         self.text_config: Any = self.decoder.config
 
-    @cached_property
+    @property
     def vision(self) -> Stack | None:
-        """The vision tower's layers, None without one. SubjectError: a tower whose parts are not found."""
+        """The vision tower's layers, None without one. SubjectError: a tower that cannot be read, with the reason."""
+        if self.tower_fault:
+            raise SubjectError(f"{self.family}: its vision tower cannot be read: {self.tower_fault}")
+        return self._vision
+
+    @cached_property
+    def _vision(self) -> Stack | None:
         return vision_stack(self.model)
 
     def stack(self, name: str) -> Stack:
@@ -111,12 +118,12 @@ class Subject:
     @property
     def W_U(self) -> Float[Tensor, "vocab d"]:
         """The unembedding, logit scale included: logits before a soft cap are W_U · norm(x) + b_U."""
-        return anatomy.unembedding_weight(self.model)[0]
+        return head.unembedding_weight(self.model)[0]
 
     @property
     def b_U(self) -> Float[Tensor, "vocab"] | None:
         """The head's bias, scaled alike; None in most families."""
-        return anatomy.unembedding_weight(self.model)[1]
+        return head.unembedding_weight(self.model)[1]
 
     def batch(
         self,

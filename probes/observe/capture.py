@@ -34,7 +34,7 @@ def capture(
 
     sites: short names for all layers ("z", "pattern", "resid_pre", ...) or full ones ("blocks.3.attn.hook_z"); of the
     vision tower with "vision." before them ("vision.z", "vision.blocks.3.attn.hook_z").
-    In hybrids a short name of the heads' sites means the layers that have attention.
+    In hybrids a short name of the heads' sites, or of a part, means the layers that have it.
     queries: limits patterns to those rows. Returns full name -> tensor: z, q, rot_q [b, p, h, d_head]; k, rot_k,
     v [b, p, kv, d_head]; pattern [b, h, q, k] (or [b, h, n, k]), float32; residuals and outputs [b, p, d]; mlp_pre,
     mlp_pre_linear and mlp_post [b, p, d_mlp]; attn_out and mlp_out are what is added to the residual. In a vision tower
@@ -48,7 +48,7 @@ def capture(
 
     def keep(layer: Layer) -> None:
         for place in places:
-            if place.layer is None and place.site.of_attention and not layer.attends:
+            if place.layer is None and layer.lacks(place.site):
                 continue
             if place.stack == layer.stack.name and place.layer in (None, layer.index):
                 value = layer.pattern(queries) if place.site.name == "pattern" else layer[place.site.name]

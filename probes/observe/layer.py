@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ...data.errors import SubjectError
 from ..model import anatomy
 from ..model.attention import AttentionCall
-from ..sites import SITES, Site, SiteError, site
+from ..sites import PARTS, SITES, Site, SiteError, site
 
 if TYPE_CHECKING:
     from ..model.stack import Stack
@@ -64,14 +64,20 @@ class Layer:
         """Whether it has attention: in hybrids, layers with a mixer of another kind have no pattern and no heads."""
         return self.index in self.stack.attending
 
+    def lacks(self, row: Site) -> bool:
+        """Whether other layers of the stack have a site that this one has not: heads, or a part of the residual."""
+        if not (row.of_attention or row.name in PARTS) or self.stack.has(self.index, row):
+            return False
+        return any(self.stack.has(other, row) for other in range(self.stack.n_layers))
+
     @property
     def attention(self) -> AttentionCall:
         """The call of the attention function; SubjectError where this layer did not go through it, or several times."""
         if not self.calls:
             self.stack.require(self.index, SITES["pattern"])
             raise SubjectError(
-                f"{self.stack.family}: layer {self.index} does not call the attention interface of transformers, "
-                "so its heads cannot be read; this family is not supported"
+                f"{self.stack.family}: {self.stack.prefix}layer {self.index} does not call transformers' attention "
+                "interface: its attention is written in its own code, so its patterns cannot be read or edited"
             )
         if len(self.calls) > 1:
             raise SubjectError(f"{self.stack.family} attends to one image or window after the other: read layer.calls")
@@ -122,14 +128,25 @@ class Layer:
     def resid_mid(self) -> Float[Tensor, "b p d"]:
         """The residual between attention and MLP; SiteError in parallel blocks, which have none."""
         self.stack.require(self.index, SITES["resid_mid"])
-        return self.resid_pre + self.attn_out
+        return anatomy.times(self.resid_pre, anatomy.carries(self.module)[0]) + self.attn_out
+
+    def sum_of_parts(self) -> Float[Tensor, "b p d"]:
+        """What leaves the layer, as its parts say: carried · resid_pre, attn_out, mlp_out and beside_out; float32."""
+        into_mid, past_mid = anatomy.carries(self.module)
+        total = anatomy.times(self.resid_pre.float(), into_mid)
+        for name in PARTS:
+            if name == "mlp_out":
+                total = anatomy.times(total, past_mid)
+            if self.stack.has(self.index, SITES[name]):
+                total = total + self[name].float()
+        return total
 
     def pattern(self, rows: Int[Tensor, "b n"] | None = None) -> Float[Tensor, "b h n k"]:
         """Attention after the softmax, all query rows or those of `rows`; float32."""
         return self.attention.pattern(rows) if len(self.calls) < 2 else _blocks(self.calls, rows)
 
     def written(self, name: str) -> Tensor:
-        """A site as rewrites get it: attn_out and mlp_out as their module writes them, before `anatomy.gain`."""
+        """A site as rewrites get it: parts of the residual as their last writer gives them, before `anatomy.gain`."""
         row = site(name)
         if not row.in_module or row.reads[1] == "block":
             return self[name]
@@ -143,7 +160,7 @@ class Layer:
         tensor, axis = self.as_batch(tensor), site(name).axes[2]
         if axis not in ("head", "kv_head"):
             return tensor
-        heads = self.stack.n_heads if axis == "head" else self.stack.n_kv_heads
+        heads = self.stack.heads(self.index) if axis == "head" else self.stack.kv_heads(self.index)
         return tensor.reshape(*tensor.shape[:2], heads, -1)
 
     def as_batch(self, tensor: Tensor) -> Tensor:
@@ -152,10 +169,7 @@ class Layer:
 
     def _of_module(self, row: Site) -> Tensor:
         tensor = self.written(row.name)
-        if row.name not in ("attn_out", "mlp_out"):
-            return tensor
-        gain = anatomy.gain(self.module, row.name)
-        return tensor if isinstance(gain, float) and gain == 1.0 else tensor * gain
+        return anatomy.times(tensor, anatomy.gain(self.module, row.name)) if row.name in PARTS else tensor
 
     def _attended(self, name: str) -> Tensor:
         calls = self.calls if len(self.calls) > 1 else [self.attention]

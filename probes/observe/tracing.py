@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from inspect import signature
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from ..model import anatomy
 from ..model.attention import ACTING, NAME, AttentionCall, Edit, is_replaying
 from ..model.edits import OPEN, Block, Rewrite
 from ..model.stack import DECODER, VISION, Stack
-from ..sites import SITES, require_writable, site
+from ..sites import PARTS, SITES, Site, require_writable, site
 from .layer import Layer
 
 if TYPE_CHECKING:
@@ -132,14 +133,10 @@ class _Hooks:
     def _hook(self, index: int, layer: nn.Module) -> None:
         self.handles.append(layer.register_forward_pre_hook(partial(self._begin, index), with_kwargs=True))
         for row in _HOOKED:
-            side, finder = row.reads
             try:
-                module = getattr(anatomy, finder)(layer)
+                self.handles += _on_site(layer, row, partial(self._pass, index, row.name))
             except SubjectError:  # a site that this family lacks: refused by name when it is asked for
                 continue
-            # transformers keeps a tower's states by hooks on its blocks, which have to see what is used.
-            hook = _on_side(module, side, partial(self._pass, index, row.name), first_of_all=module is layer)
-            self.handles.append(hook)
         self.handles.append(layer.register_forward_hook(partial(self._end, index)))
 
     def _rewritten(self, layer: Layer, name: str, tensor: Tensor) -> Tensor:
@@ -156,10 +153,11 @@ class _Hooks:
         if is_replaying():
             return None
         self.running[get_ident(), index] = layer = Layer(self.subject, self.stack, index)
-        entering = args[0] if args else kwargs["hidden_states"]
+        name = "hidden_states" if "hidden_states" in kwargs else next(iter(signature(module.forward).parameters))
+        entering = args[0] if args else kwargs[name]
         layer.resid_pre = _with_batch(entering)
         changed = self._rewritten(layer, "resid_pre", entering)
-        args, kwargs = ((changed, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": changed})
+        args, kwargs = ((changed, *args[1:]), kwargs) if args else (args, kwargs | {name: changed})
         layer.resid_pre, layer._called = _with_batch(changed), (args, kwargs)
         return args, kwargs
 
@@ -192,7 +190,7 @@ class _Hooks:
         if not any((layer.index, "resid_mid") in block.rewrites for block in self.blocks):
             return written
         gain, own = anatomy.gain(layer.module, "attn_out"), layer.as_batch(written)
-        mid = layer.resid_pre.to(own.device) + own * gain
+        mid = layer.resid_pre.to(own.device) * anatomy.carries(layer.module)[0] + own * gain
         moved = self._rewritten(layer, "resid_mid", mid) - mid
         return (own + moved / gain).reshape(written.shape)
 
@@ -217,8 +215,35 @@ def rewrite_output(stack: ExitStack, layer: nn.Module, name: str, change: Rewrit
 
     name: attn_out, mlp_out, mlp_pre, mlp_pre_linear, mlp_post; resid_pre and resid_post are the block's own.
     """
-    side, finder = SITES[name].reads
-    stack.callback(_on_side(getattr(anatomy, finder)(layer), side, change).remove)
+    for handle in _on_site(layer, SITES[name], change):
+        stack.callback(handle.remove)
+
+
+def _on_site(layer: nn.Module, row: Site, change: Rewrite) -> list[RemovableHandle]:
+    """`change` acts on a site in a module of the layer. SubjectError: the layer has no such module."""
+    side, finder = row.reads
+    module = getattr(anatomy, finder)(layer)
+    earlier = anatomy.earlier_writers(layer, row.name) if row.name in PARTS else []
+    if earlier:
+        return _on_writers(earlier, module, change)
+    # transformers keeps a tower's states by hooks on its blocks, which have to see what is used.
+    return [_on_side(module, side, change, first_of_all=module is layer)]
+
+
+def _on_writers(earlier: list[tuple[nn.Module, Any]], last: nn.Module, change: Rewrite) -> list[RemovableHandle]:
+    """`change` acts on what several modules write together, in units of the last one, which gives the difference."""
+    before: dict[int, Tensor] = {}  # by thread
+
+    def note(share: Any, module: nn.Module, args: Any, output: Any) -> None:
+        before[get_ident()] = before.get(get_ident(), 0) + first(output) * share
+
+    def whole(own: Tensor) -> Tensor:
+        together = own + before.pop(get_ident())
+        changed = change(together)
+        return own if changed is together else own + (changed - together)
+
+    handles = [writer.register_forward_hook(partial(note, share)) for writer, share in earlier]
+    return [*handles, _on_side(last, "output", whole)]
 
 
 def _on_side(module: nn.Module, side: str, change: Rewrite, *, first_of_all: bool = False) -> RemovableHandle:

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ...data.errors import SubjectError
 from ...data.example import Example
 from ...data.tokens import labels
 from ..observe.tracing import Layer, tracing
@@ -118,14 +119,21 @@ def observe(subject: Subject, batch: Batch, analyses: Mapping[str, tuple[Any, An
 
 
 def stack_layers(layers: Sequence[Mapping[str, Tensor | None]]) -> dict[str, Tensor]:
-    """[{name: [b, ...]}] per layer -> {name: [b, layers, ...]}, of the layers that have the name; NaN for None."""
+    """[{name: [b, ...]}] per layer -> {name: [b, layers, ...]}, of the layers that have the name; NaN for None.
+
+    SubjectError: tensors that are not of one shape.
+    """
     names = dict.fromkeys(name for layer in layers for name in layer)
-    return {name: _stacked([layer[name] for layer in layers if name in layer]) for name in names}
+    return {name: _stacked(name, [layer[name] for layer in layers if name in layer]) for name in names}
 
 
-def _stacked(parts: list[Tensor | None]) -> Tensor:
-    like = next(part for part in parts if part is not None)
-    return torch.stack([(torch.full_like(like, torch.nan) if part is None else part).cpu() for part in parts], 1)
+def _stacked(name: str, parts: list[Tensor | None]) -> Tensor:
+    there = [part for part in parts if part is not None]
+    shapes = {part.shape[1:] for part in there}
+    if len(shapes) > 1:
+        each = " and ".join(str(list(shape)) for shape in sorted(shapes))
+        raise SubjectError(f"the heads of this model differ from layer to layer: {name} has {each}")
+    return torch.stack([(torch.full_like(there[0], torch.nan) if part is None else part).cpu() for part in parts], 1)
 
 
 def merge(shards: Iterable[dict[str, Tensor]], conditions: list[str], examples: list[Example]) -> Rows:

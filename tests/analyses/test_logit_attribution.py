@@ -15,7 +15,8 @@ from crosslens.analyses.common.controls import HEADS
 from crosslens.analyses.lenses import _attention_lens, _attribution, _value_circuit, logit_attribution
 from crosslens.analyses.lenses.logit_attribution import Options, attribute
 from crosslens.data.errors import UserError
-from crosslens.probes.model import anatomy, frozen_norms
+from crosslens.probes.model import frozen_norms
+from crosslens.probes.model.head import _logit_cap
 from crosslens.probes.observe.tracing import tracing
 from crosslens.probes.runs.results import How, observe
 from crosslens.probes.runs.run import Settings, run
@@ -47,7 +48,7 @@ def test_parts_sum_to_the_models_logit(family, padding):
     found = attribute(subject, kept, subject.W_U[ids][:, None], bias)
     whole = found["heads"].sum((2, 3)) + found["attention bias"].sum(2) + found["mlp"].sum(2)
     whole = (whole + found["embedding"] + found["final bias"])[:, 0]
-    cap = anatomy._logit_cap(subject.model)
+    cap = _logit_cap(subject.model)
     logit = whole if cap is None else cap * torch.tanh(whole / cap)
     assert_close(logit, subject.last_logits(batch)[torch.arange(3), ids], family)
     assert_close(found["logit"][:, 0], whole, family)

@@ -83,6 +83,34 @@ HYBRID: dict[str, dict[str, Any]] = {
     | {"linear_num_heads": 2, "linear_head_dim": 8}
     | {"num_key_value_heads": 4, "mlp_layer_types": ["dense", "sparse", "sparse"]},
 }
+# What is added to the residual is not what the named modules write, or layers differ in shape.
+ODD: dict[str, dict[str, Any]] = {
+    "gemma4_text": SHAPE
+    | {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention", "full_attention"]}
+    | {"global_head_dim": 16, "attention_k_eq_v": True, "num_global_key_value_heads": 1, "num_kv_shared_layers": 1}
+    | {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCAB},
+    "granitemoehybrid": SHAPE
+    | STATES
+    | {"num_local_experts": 4, "num_experts_per_tok": 2, "shared_intermediate_size": 16, "residual_multiplier": 0.3}
+    | {"layer_types": ["linear_attention", "full_attention", "full_attention"]},
+    "falcon_h1": SHAPE
+    | STATES
+    | {"mamba_d_ssm": 64, "ssm_out_multiplier": 0.6, "attention_out_multiplier": 0.7, "lm_head_multiplier": 0.5},
+    "nemotron_h": SHAPE
+    | {"layers_block_type": ["mamba", "attention", "moe"], "mamba_num_heads": 4, "mamba_head_dim": 16}
+    | {"ssm_state_size": 8, "n_groups": 2, "chunk_size": 4, "n_routed_experts": 4, "num_experts_per_tok": 2}
+    | {"moe_intermediate_size": 16, "moe_shared_expert_intermediate_size": 16},
+    "minicpm3": SHAPE
+    | {"num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8}
+    | {"v_head_dim": 8, "scale_depth": 1.4},
+    "beam": SHAPE | EXPERTS,
+    "laguna": SHAPE | EXPERTS | {"num_attention_heads_per_layer": [4, 8, 4], "sliding_window": 4},
+    "deepseek_v32": SHAPE
+    | {"num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8}
+    | {"v_head_dim": 8, "index_topk": 3, "index_head_dim": 16, "index_n_heads": 16, "n_routed_experts": 4}
+    | {"moe_intermediate_size": 16, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "n_shared_experts": 1}
+    | {"mlp_layer_types": ["dense", "sparse", "sparse"]},
+}
 REFUSED: dict[str, dict[str, Any]] = {
     "falcon": {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4},
     "bloom": {"vocab_size": VOCAB, "hidden_size": 32, "n_layer": 3, "n_head": 4},
@@ -93,7 +121,7 @@ REFUSED: dict[str, dict[str, Any]] = {
 def build(family: str, seed: int = 0, implementation: str | None = None) -> Any:
     """A tiny model of a family. The same seed gives the same weights under every attention implementation."""
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(family, **(TEXT | HYBRID | REFUSED)[family])
+    config = AutoConfig.for_model(family, **(TEXT | HYBRID | ODD | REFUSED)[family])
     model = AutoModelForCausalLM.from_config(config, attn_implementation=implementation)
     return enliven(model).eval()
 
@@ -107,6 +135,9 @@ def enliven(model: Any) -> Any:
             else:
                 noise = torch.randn_like(parameter) * 0.1
                 parameter.add_(noise if "sinks" not in name else 10 * noise)
+        for name, buffer in model.named_buffers():
+            if name.endswith("layer_scalar"):  # Gemma 4's, saved with the weights
+                buffer.add_(torch.rand_like(buffer) - 0.5)
     return model
 
 

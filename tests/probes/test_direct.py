@@ -13,6 +13,7 @@ from crosslens.probes.intervene.readout import clean_values
 from crosslens.probes.intervene.recording import record
 from crosslens.probes.model import anatomy
 from crosslens.probes.model.frozen_norms import Affine, affine, attention_tail, written_by_heads
+from crosslens.probes.model.head import linear_head
 
 from ..helpers import by_hand
 
@@ -31,7 +32,7 @@ def attributed(family, padding="left"):
 def test_parts_sum_to_the_measure(family):
     subject, base, parts = attributed(family)
     total = parts.heads.sum((0, 1)) + parts.mlps.sum(0) + parts.rest
-    if anatomy.linear_head(subject.model) is not None:  # else a cap bends them
+    if linear_head(subject.model) is not None:  # else a cap bends them
         torch.testing.assert_close(total, clean_values(base, MEASURE), atol=1e-4, rtol=1e-4)
     logits = subject.norm(base.resid) @ subject.W_U.T + (0 if subject.b_U is None else subject.b_U)
     expected = logits.gather(1, MEASURE.correct[:, None]) - logits.gather(1, MEASURE.wrong[:, None])

@@ -25,7 +25,7 @@ def lacking_by_hand(family: str, stack: str) -> set[str]:
     own = modules(family, stack)
     lacks = {name for name in ("mlp_pre", "mlp_pre_linear", "mlp_post") if name not in own}
     fused = {"q", "k"} if (family, stack) in FUSED_HEADS else set()
-    return lacks | fused | (set() if "mid" in own else {"resid_mid"})
+    return lacks | {"beside_out"} | fused | (set() if "mid" in own else {"resid_mid"})
 
 
 @pytest.mark.parametrize(("family", "stack"), STACKS)

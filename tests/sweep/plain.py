@@ -39,9 +39,9 @@ class Plain:
             if hasattr(config, "_attn_implementation"):
                 config._attn_implementation = "plain"
 
-    def attention(self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **more: Any) -> Any:
+    def attention(self, module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask, **more: Any) -> Any:
         """The family's own eager attention, with an edit of its mask."""
-        layer = self.owner.get(id(module))
+        layer, mask = self.owner.get(id(module)), attention_mask
         if layer in self.masks:
             mask = self.masks[layer](mask)
         if more.get("indices") is not None and mask is not None:
