@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...data.errors import SubjectError
+from ..model.anatomy import first_line
 from ..model.attention import AttentionCall
 from ..model.stack import VISION
 from ..model.tolerance import TOLERANCE, block_limit
@@ -22,22 +23,20 @@ PATCHES = 16
 def check_tower(findings: Findings, inputs: dict[str, Any], logits: Tensor) -> None:
     """Two forwards of a prompt with an image: the tower watched, and without the heads of its first layer.
 
-    logits: of the same prompt. A tower keeps its dtype, and so has the limits of a block in it. A tower whose parts are
-    not found is a note: its decoder can be read all the same.
+    logits: of the same prompt. A tower keeps its dtype, and so has the limits of a block in it. A tower that is not
+    proved, or whose parts are not found, is refused alone: its decoder can be read all the same.
     """
-    findings.side, findings.slack = TOWER, max(1.0, block_limit(findings.subject.dtype) / TOLERANCE)
-    if _is_found(findings):
-        _check_watched(findings, inputs, logits)
-        _check_edited(findings, inputs, logits)
-    findings.side, findings.slack = IMAGE, 1.0
-
-
-def _is_found(findings: Findings) -> bool:
+    subject = findings.subject
+    subject.tower_obstacle = ""
+    findings.side, findings.slack = TOWER, max(1.0, block_limit(subject.dtype) / TOLERANCE)
     try:
-        return findings.subject.vision is not None
-    except SubjectError as error:
-        findings.note(f"the tower's parts are found ({error})", "model", False, 0, 0)
-        return False
+        if subject.vision is not None:
+            _check_watched(findings, inputs, logits)
+            _check_edited(findings, inputs, logits)
+    except Exception as error:  # whatever a tower never seen lacks, its name and that are the answer
+        subject.tower_obstacle = str(error) if isinstance(error, SubjectError) else first_line(error)
+        findings.note(f"the tower can be read ({subject.tower_obstacle})", "model", False, 0, 0)
+    findings.side, findings.slack = IMAGE, 1.0
 
 
 def _check_watched(findings: Findings, inputs: dict[str, Any], logits: Tensor) -> None:

@@ -20,7 +20,7 @@ LAYERS = ("layers", "h", "blocks")
 ATTENTION = ("self_attn", "attention", "attn")
 # What mixes positions in layers without attention: gated delta nets, state spaces, convolutions.
 MIXERS = ("linear_attn", "mamba", "conv", "temporal_block")
-OUTPUT = ("o_proj", "out_proj", "c_proj", "dense", "proj", "projection_layer")
+OUTPUT = ("o_proj", "out_proj", "c_proj", "dense", "proj", "projection_layer", "projection")
 FEED_FORWARD = ("mlp", "feed_forward", "block_sparse_moe", "fc2", "shared_mlp")
 # Inside an MLP: the expert that all tokens share, and the projections into and out of its neurons.
 SHARED = ("shared_expert", "shared_experts", "shared_mlp")
@@ -72,8 +72,11 @@ def child(module: nn.Module, names: tuple[str, ...], what: str) -> nn.Module:
 def find_decoder(model: nn.Module) -> nn.Module:
     """The language model's stack of layers, whatever wraps it."""
     decoder = model.get_decoder()  # pyright: ignore[reportCallIssue]
-    while not any(hasattr(decoder, name) for name in LAYERS) and hasattr(decoder, "model"):
-        decoder = decoder.model
+    while not any(hasattr(decoder, name) for name in LAYERS):
+        inner = _first_of(decoder, ("model", "decoder"))
+        if inner is None:
+            break
+        decoder = inner
     return decoder
 
 

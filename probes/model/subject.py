@@ -65,12 +65,19 @@ class Subject:
         self.norm: nn.Module = anatomy.final_norm(anatomy.find_decoder(self.model))
         self.unembed = anatomy.unembedding(self.model)
         self.d_head: int = self.decoder.d_head
+        self.tower_obstacle = ""  # why the vision tower cannot be read, once `check` has found it out
         self._hashed: tuple[object, str] | None = None
         self.text_config: Any = self.decoder.config
 
-    @cached_property
+    @property
     def vision(self) -> Stack | None:
-        """The vision tower's layers, None without one. SubjectError: a tower whose parts are not found."""
+        """The vision tower's layers, None without one. SubjectError: a tower whose parts are not found or not proved."""
+        if self.tower_obstacle:
+            raise SubjectError(f"{self.family}: its vision tower cannot be read: {self.tower_obstacle}")
+        return self._tower
+
+    @cached_property
+    def _tower(self) -> Stack | None:
         return vision_stack(self.model)
 
     def stack(self, name: str) -> Stack:

@@ -50,8 +50,29 @@ def image_positions(model: Any, input_ids: Int[Tensor, "b p"]) -> Bool[Tensor, "
     return torch.zeros_like(input_ids, dtype=torch.bool) if image is None else input_ids == image
 
 
+def required(model: Any) -> list[str]:
+    """Inputs without which the model cannot be called (BLIP-2: pixel_values); of most families none."""
+    parameters = signature(model.forward).parameters.values()
+    return [one.name for one in parameters if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD]
+
+
+def made_up(model: Any, words: Int[Tensor, "b p"]) -> dict[str, Tensor]:
+    """A picture of noise in front of each prompt, for a model that reads none without: `required` says which."""
+    tower, generator = model.config.vision_config, torch.Generator().manual_seed(0)
+    noise = torch.randn(len(words), 3, tower.image_size, tower.image_size, generator=generator)
+    given = {"pixel_values": noise.to(words.device)}
+    if "qformer_input_ids" in required(model):  # InstructBLIP's other reader of the prompt
+        given["qformer_input_ids"] = words[:, :4]
+    with torch.no_grad():
+        features = model.get_image_features(**given).pooler_output
+    return given | {"input_ids": torch.cat([words.new_full(features.shape[:2], placeholder_id(model) or 0), words], 1)}
+
+
 def complete(model: Any, arguments: dict[str, Any]) -> None:
     """Adds the token types that follow from the ids. UserError: something is missing that only the caller knows."""
+    lacking = [name for name in required(model) if arguments.get(name) is None]
+    if lacking:
+        raise UserError(f"{_family(model)} needs {' and '.join(lacking)}: it reads no prompt without an image")
     ids = arguments.get("input_ids")
     if ids is None or placeholder_id(model) is None:
         return
@@ -149,9 +170,9 @@ def counted(model: Any, arguments: Mapping[str, Any]) -> Iterator[None]:
     The models compare totals of the batch only: 5 + 3 placeholders for 4 + 4 features would shift one image into
     another's prompt.
     """
-    inner: Any = getattr(model, "model", None)
+    inner = _reader(model)
     ids = arguments.get("input_ids")
-    if arguments.get("pixel_values") is None or ids is None or not hasattr(inner, "get_image_features"):
+    if arguments.get("pixel_values") is None or ids is None or inner is None:
         yield
         return
     original, shown = inner.get_image_features, image_positions(model, ids)
@@ -171,6 +192,12 @@ def counted(model: Any, arguments: Mapping[str, Any]) -> Iterator[None]:
         del inner.get_image_features
         if own:
             inner.get_image_features = original
+
+
+def _reader(model: Any) -> Any:
+    """The module that makes features of images, None where there is none: the wrapped model, or the model itself."""
+    owners = (getattr(model, "model", None), model)
+    return next((owner for owner in owners if hasattr(owner, "get_image_features")), None)
 
 
 def _compare(shown: Bool[Tensor, "b p"], features: Any) -> None:
@@ -194,7 +221,7 @@ def _listed(numbers: list[int]) -> str:
 
 def _needed(model: Any) -> tuple[str, ...]:
     """Which of GRIDS the model cannot do without."""
-    features = getattr(getattr(model, "model", None), "get_image_features", None)
+    features = getattr(_reader(model), "get_image_features", None)
     known = signature(features).parameters if features is not None else {}
     return tuple(n for n in GRIDS if n in known and (n == "image_grid_thw" or known[n].default is known[n].empty))
 

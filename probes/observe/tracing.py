@@ -20,7 +20,7 @@ from ..model.attention import ACTING, NAME, AttentionCall, Edit, is_replaying
 from ..model.edits import OPEN, Block, Rewrite
 from ..model.stack import DECODER, VISION, Stack
 from ..sites import SITES, require_writable, site
-from .layer import Layer
+from .layer import Layer, by_name
 
 if TYPE_CHECKING:
     from ..model.subject import Subject
@@ -156,10 +156,11 @@ class _Hooks:
         if is_replaying():
             return None
         self.running[get_ident(), index] = layer = Layer(self.subject, self.stack, index)
-        entering = args[0] if args else kwargs["hidden_states"]
+        name = "" if args else next(iter(by_name(module, (None,), {})))  # families call their states differently
+        entering = args[0] if args else kwargs[name]
         layer.resid_pre = _with_batch(entering)
         changed = self._rewritten(layer, "resid_pre", entering)
-        args, kwargs = ((changed, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": changed})
+        args, kwargs = ((changed, *args[1:]), kwargs) if args else (args, kwargs | {name: changed})
         layer.resid_pre, layer._called = _with_batch(changed), (args, kwargs)
         return args, kwargs
 
