@@ -93,6 +93,22 @@ def complete(model: Any, arguments: dict[str, Any]) -> None:
             arguments[name] = image_positions(model, ids).long()
 
 
+def positions_of_images(model: Any, arguments: Mapping[str, Any]) -> Int[Tensor, "axes b p"] | None:
+    """Positions of families with an axis for an image's number (HunYuan-VL), each prompt's images counted from 0.
+
+    The models number the images of a whole batch, so that a prompt's place in it would change what it reads. None:
+    another family, or no image.
+    """
+    axes = (getattr(model.config.get_text_config(), "rope_parameters", None) or {}).get("mrope_section") or ()
+    kinds, grids = arguments.get("mm_token_type_ids"), arguments.get("image_grid_thw")
+    if len(axes) < 4 or kinds is None or grids is None:
+        return None
+    shown = torch.nn.functional.pad((kinds == 1).int(), (1, 0)).diff().clamp(min=0).sum(1).tolist()
+    mask = arguments.get("attention_mask", torch.ones_like(kinds))
+    rows = zip(arguments["input_ids"].split(1), kinds.split(1), grids.split(shown), mask.split(1), strict=True)
+    return torch.cat([_reader(model).get_rope_index(*row)[0] for row in rows], 1)
+
+
 def _require_pixels(model: Any, ids: Tensor, arguments: Mapping[str, Any]) -> None:
     for kind, inputs in MEDIA.items():
         token = placeholder_id(model, kind)

@@ -45,7 +45,7 @@ def expand(
     if getattr(subject.processor, "image_token", None) is None:
         raise UserError(f"{subject.name} was opened without a processor for images: Subject(model, processor)")
     encoded, pixels = zip(*(_expand(subject, example, template, bos) for example in examples), strict=True)
-    return list(encoded), joined(pixels)
+    return list(encoded), joined(subject.model, pixels)
 
 
 def _expand(subject: Subject, example: Example, template: str, bos: bool) -> tuple[Encoded, dict[str, Tensor]]:

@@ -81,12 +81,17 @@ def _check(subject: Subject, given: dict[str, Tensor], with_image: bool) -> None
 
 
 def _example(given: dict[str, Tensor], i: int) -> dict[str, Tensor]:
-    """One example of a batch whose examples have equally many images."""
-    shares = {name: len(tensor) // len(given["input_ids"]) for name, tensor in given.items()}
-    own = {name: tensor[i * shares[name] : (i + 1) * shares[name]] for name, tensor in given.items()}
+    """One example of a batch whose examples have equally many images, without positions made for the whole batch."""
+    n = len(given["input_ids"])
+    own = {name: tensor.chunk(n, _axis(tensor, n))[i] for name, tensor in given.items() if name != "position_ids"}
     if "image_token_pooling" in own:  # Molmo 2 numbers the patches of all images of a batch
         own["image_token_pooling"] = own["image_token_pooling"] - own["image_token_pooling"].min()
     return own
+
+
+def _axis(tensor: Tensor, n: int) -> int:
+    """Where the shares of `n` examples lie: behind each other in the last axis where a family packs its images."""
+    return 0 if len(tensor) >= n else -1
 
 
 def _errors(one: Type, subject: Subject, given: dict, donor: dict) -> tuple[dict[str, float], str]:
@@ -162,7 +167,7 @@ def _put(read: Tensor, lent: Tensor, columns: slice) -> Tensor:
 
 def _padding(subject: Subject, plain: Plain, given: dict) -> float:
     """A batch with one prompt padded on the left beside plain forwards of each example alone."""
-    padded = dict(given)
+    padded = {name: tensor for name, tensor in given.items() if name != "position_ids"}
     for name in set(PER_TOKEN) & set(given):
         moved = given[name].clone()
         moved[1, 1:], moved[1, 0] = given[name][1, :-1], 0  # a word less at the end, a place of padding before
