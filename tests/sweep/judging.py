@@ -15,23 +15,30 @@ from crosslens.probes.check import subject_checks
 from crosslens.probes.intervene.proofs import obstacle_of
 from crosslens.probes.intervene.recording import record
 from crosslens.probes.model import anatomy
+from crosslens.probes.model.tolerance import block_limit
 from torch import Tensor
 
 from .building import Type, build, inputs
 from .plain import Plain, logits_of
 
-EXACT = 1e-3  # share of the largest value: float32, weights five times as large, sweeps in other orders
+# Share of the largest value: weights five times as large, sweeps in other orders. In half precision: share of the
+# length, which is what a block's roundings may come to in the check.
+EXACT = {torch.float32: 1e-3, torch.bfloat16: block_limit(torch.bfloat16)}
 PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 SWEPT_WORDS = (5, 9)  # the logit difference that the sweeps measure
 
 
 class Verdict(NamedTuple):
-    """verdict: exact, in part (exact where layers have a pattern), refused, wrong, traceback, or not built."""
+    """verdict: exact, in part (exact where layers have a pattern), refused, wrong, traceback, or not built.
+
+    images: "yes", or why none were given. tower: "yes", or why the vision tower cannot be read.
+    """
 
     verdict: str
     reason: str
     replay: str = ""
     images: str = ""
+    tower: str = ""
 
 
 def judge(one: Type) -> Verdict:
@@ -49,15 +56,22 @@ def judge(one: Type) -> Verdict:
         images = "" if one[0] == "text" else without or "yes"
         _check(subject, given, images == "yes")
         errors, lacking = _errors(one, subject, given, donor)
-        replay = obstacle_of(record(subject, given))
+        seen = obstacle_of(record(subject, given)), images, _tower(subject) if images == "yes" else ""
     except (SubjectError, UserError) as error:
         return Verdict("refused", " ".join(str(error).split()))
     except Exception as error:
         return Verdict("traceback", _said(error))
-    off = {name: f"{error:.1g}" for name, error in errors.items() if not error <= EXACT}
+    off = {name: f"{error:.1g}" for name, error in errors.items() if not error <= EXACT[subject.dtype]}
     if off:
-        return Verdict("wrong", ", ".join(f"{name} {error} off" for name, error in off.items()), replay, images)
-    return Verdict("in part" if lacking else "exact", lacking, replay, images)
+        return Verdict("wrong", ", ".join(f"{name} {error} off" for name, error in off.items()), *seen)
+    return Verdict("in part" if lacking else "exact", lacking, *seen)
+
+
+def _tower(subject: Subject) -> str:
+    """ "yes", or why the vision tower is not read: the check has proved it, or refused it alone."""
+    if subject.tower_obstacle:
+        return subject.tower_obstacle
+    return "yes" if subject.vision is not None else "not found"
 
 
 def _said(error: Exception) -> str:
@@ -137,7 +151,8 @@ def _knockout(subject: Subject, plain: Plain, given: dict, layers: list[int]) ->
         plain.masks = {i: cut}
         expected.append(_difference(plain.logits(given)))
     plain.masks = {}
-    return _effects_off(found.values[layers] - found.clean, torch.stack(expected) - _difference(plain.logits(given)))
+    clean = plain.logits(given)
+    return _effects_off(found.values[layers] - found.clean, torch.stack(expected) - _difference(clean), clean)
 
 
 def _patch(subject: Subject, plain: Plain, given: dict, donor: dict, z: dict[int, Tensor]) -> float:
@@ -154,8 +169,8 @@ def _patch(subject: Subject, plain: Plain, given: dict, donor: dict, z: dict[int
             change = partial(_put, lent=lent[i], columns=slice(h * width, (h + 1) * width))
             expected.append(_difference(plain.logits(given, {i: change})))
             values.append(found.values[i, h])
-    clean = _difference(plain.logits(given))
-    return _effects_off(torch.stack(values) - found.clean, torch.stack(expected) - clean)
+    clean = plain.logits(given)
+    return _effects_off(torch.stack(values) - found.clean, torch.stack(expected) - _difference(clean), clean)
 
 
 def _put(read: Tensor, lent: Tensor, columns: slice) -> Tensor:
@@ -193,13 +208,20 @@ def _lowest(mask: Tensor) -> float:
     return torch.finfo(mask.dtype).min
 
 
-def _effects_off(found: Tensor, expected: Tensor) -> float:
-    """The largest difference as a share of the largest effect."""
-    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
+def _effects_off(found: Tensor, expected: Tensor, logits: Tensor) -> float:
+    """The largest difference as a share of the largest effect; in half precision of the largest logit, whose roundings
+    effects are made of.
+    """
+    scale = expected.abs().max() if logits.dtype == torch.float32 else logits.float().abs().max()
+    return float((found - expected).abs().max() / scale.clamp(min=1e-30))
 
 
 def _off(found: Tensor, expected: Tensor) -> float:
-    """The largest difference as a share of the largest value; infinite where shapes differ or values are not finite."""
+    """The largest difference as a share of the largest value, in half precision the length of the difference as a share
+    of the length; infinite where shapes differ or values are not finite.
+    """
     if found.shape != expected.shape or not bool(torch.isfinite(found).all()):
         return float("inf")
-    return float((found.float() - expected.float()).abs().max() / expected.float().abs().max().clamp(min=1e-30))
+    off, whole = (found.float() - expected.float()).flatten(), expected.float().flatten()
+    order = float("inf") if expected.dtype == torch.float32 else 2
+    return float(off.norm(order) / whole.norm(order).clamp(min=1e-30))
