@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ...data.errors import SubjectError, UserError
 from ..intervene.float32 import in_float32, is_half
 from ..intervene.proofs import REPLAY, replay_error
 from ..intervene.recording import record
@@ -72,7 +73,12 @@ def check_text(findings: Findings, inputs: dict[str, Any]) -> None:
 
 def check_image(findings: Findings) -> None:
     """The same proofs on a prompt with an image; patterns are not kept, an image may be a thousand tokens."""
-    subject, inputs = findings.subject, image_inputs(findings.subject)
+    subject = findings.subject
+    try:
+        inputs = image_inputs(subject)
+    except (UserError, SubjectError) as error:  # whoever asks for a prompt with a picture is told the same
+        findings.note(f"a picture can be put into a prompt ({error})", "processor", False, 0, 0)
+        return
     if inputs is None:
         return
     findings.side = IMAGE

@@ -81,11 +81,16 @@ def find_decoder(model: nn.Module) -> nn.Module:
 
 
 def find_layers(decoder: nn.Module, n_layers: int) -> list[nn.Module]:
-    """The decoder's blocks, in order."""
+    """The decoder's blocks, in order, without those that run with an image alone."""
     layers = child(decoder, LAYERS, "list of layers")
     if not isinstance(layers, nn.ModuleList) or len(layers) < n_layers:
         raise SubjectError(f"{type(decoder).__name__}: {n_layers} layers expected, found {type(layers).__name__}")
-    return list(layers)[:n_layers]
+    return [layer for layer in list(layers)[:n_layers] if not reads_image(layer)]
+
+
+def reads_image(layer: nn.Module) -> bool:
+    """Whether a block reads an image and nothing else (Llama 3.2 Vision): prompts without one leave it out."""
+    return hasattr(layer, "cross_attn") and _first_of(layer, ATTENTION) is None
 
 
 def find_tower(model: nn.Module) -> nn.Module | None:

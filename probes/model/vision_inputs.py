@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from ...data.errors import UserError
+from ...data.errors import SubjectError, UserError
+from . import anatomy
 from .fingerprint import execution_device
 
 # Placeholder ids of the config, and the input that fills them.
@@ -57,7 +58,12 @@ def required(model: Any) -> list[str]:
 
 
 def made_up(model: Any, words: Int[Tensor, "b p"]) -> dict[str, Tensor]:
-    """A picture of noise in front of each prompt, for a model that reads none without: `required` says which."""
+    """A picture of noise in front of each prompt, for a model that reads none without: `required` says which.
+
+    SubjectError: a model that wants several pictures (a video).
+    """
+    if not hasattr(model, "get_image_features"):
+        raise SubjectError(f"{_family(model)} reads no prompt without a picture, and not one picture alone")
     tower, generator = model.config.vision_config, torch.Generator().manual_seed(0)
     noise = torch.randn(len(words), 3, tower.image_size, tower.image_size, generator=generator)
     given = {"pixel_values": noise.to(words.device)}
@@ -73,6 +79,7 @@ def complete(model: Any, arguments: dict[str, Any]) -> None:
     lacking = [name for name in required(model) if arguments.get(name) is None]
     if lacking:
         raise UserError(f"{_family(model)} needs {' and '.join(lacking)}: it reads no prompt without an image")
+    _refuse_cross_attention(model, arguments)
     ids = arguments.get("input_ids")
     if ids is None or placeholder_id(model) is None:
         return
@@ -91,6 +98,16 @@ def complete(model: Any, arguments: dict[str, Any]) -> None:
     for name in token_type_names(model):
         if arguments.get(name) is None:
             arguments[name] = image_positions(model, ids).long()
+
+
+def _refuse_cross_attention(model: Any, arguments: Mapping[str, Any]) -> None:
+    given = [name for name in ("pixel_values", "cross_attention_states") if arguments.get(name) is not None]
+    between = [module for module in model.modules() if anatomy.reads_image(module)] if given else []
+    if between:
+        raise UserError(
+            f"{_family(model)} reads an image in {len(between)} layers of cross-attention between the others, which "
+            "crosslens does not see: prompts with an image are refused, texts are read"
+        )
 
 
 def positions_of_images(model: Any, arguments: Mapping[str, Any]) -> Int[Tensor, "axes b p"] | None:

@@ -77,11 +77,14 @@ def _state() -> str:
 def table(verdicts: dict[Type, Verdict]) -> str:
     """The page: counts, then a line a type, what is wrong first."""
     rows = sorted(verdicts.items(), key=lambda item: (ORDER.index(item[1].verdict), item[0]))
-    return HEAD.format(version=transformers.__version__, counts=_counts(verdicts)) + "".join(
-        f"| {' '.join(filter(None, one[1:]))} | {one[0]} | {found.verdict} | {_cell(found.reason)} | "
-        f"{_cell(found.replay and f'whole forwards: {found.replay}')} | {_cell(found.images)} | {_cell(found.tower)} |\n"
-        for one, found in rows
-    )
+    lines = "".join(_line(*item) for item in rows)
+    return HEAD.format(version=transformers.__version__, counts=_counts(verdicts)) + lines
+
+
+def _line(one: Type, found: Verdict) -> str:
+    sweeps = found.replay and f"whole forwards: {found.replay}"
+    cells = [" ".join(filter(None, one[1:])), one[0], found.verdict, found.reason, sweeps, found.images, found.tower]
+    return f"| {' | '.join(map(_cell, cells))} |\n"
 
 
 def _cell(text: str) -> str:

@@ -18,7 +18,7 @@ from crosslens.probes.model import anatomy
 from crosslens.probes.model.tolerance import block_limit
 from torch import Tensor
 
-from .building import Type, build, inputs
+from .building import Type, build, inputs, text_inputs
 from .plain import Plain, logits_of
 
 # Share of the largest value: weights five times as large, sweeps in other orders. In half precision: share of the
@@ -53,7 +53,9 @@ def judge(one: Type) -> Verdict:
         obstacle = _plain_obstacle(plain, given)
         if obstacle:
             return Verdict("not built", obstacle)
-        images = "" if one[0] == "text" else without or "yes"
+        images = "" if one[0] == "text" else without or _refused(subject, given) or "yes"
+        if images.startswith("refused"):
+            given, donor = text_inputs(0), text_inputs(1)
         _check(subject, given, images == "yes")
         errors, lacking = _errors(one, subject, given, donor)
         seen = obstacle_of(record(subject, given)), images, _tower(subject) if images == "yes" else ""
@@ -65,6 +67,15 @@ def judge(one: Type) -> Verdict:
     if off:
         return Verdict("wrong", ", ".join(f"{name} {error} off" for name, error in off.items()), *seen)
     return Verdict("in part" if lacking else "exact", lacking, *seen)
+
+
+def _refused(subject: Subject, given: dict[str, Tensor]) -> str:
+    """Why a family's prompts with images are refused; "" where they are not."""
+    try:
+        subject.prepare(given)
+    except UserError as error:
+        return f"refused: {error}"
+    return ""
 
 
 def _tower(subject: Subject) -> str:

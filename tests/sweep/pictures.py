@@ -305,8 +305,7 @@ def instructblipvideo(model: Any, seed: int) -> dict[str, Any]:
 
 def hunyuan_vl(model: Any, seed: int) -> dict[str, Any]:
     """With each prompt's images numbered from 0, as the family says; the model itself numbers those of a batch."""
-    form = next(candidates(model, seed)) | {"pixel_values": noise(seed, 16 * N, 3, 4, 4)}
-    given = _with_features(model, seed, form)
+    given = _with_features(model, seed, next(candidates(model, seed)))
     rows = [{name: tensor.chunk(N)[i] for name, tensor in given.items()} for i in range(N)]
     names = ("input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")
     positions = [model.model.get_rope_index(*(row[name] for name in names))[0] for row in rows]
