@@ -23,33 +23,38 @@ PATCHES = 16
 def check_tower(findings: Findings, inputs: dict[str, Any], logits: Tensor) -> None:
     """Two forwards of a prompt with an image: the tower watched, and without the heads of its first layer.
 
-    logits: of the same prompt. A tower keeps its dtype, and so has the limits of a block in it. A tower that is not
-    proved, or whose parts are not found, is refused alone: its decoder can be read all the same.
+    logits: of the same prompt. A tower keeps its dtype, and so has the limits of a block in it. A tower that fails is a
+    note: its decoder can be read all the same, and whoever asks for the tower is told why it cannot.
     """
     subject = findings.subject
-    subject.tower_obstacle = ""
     findings.side, findings.slack = TOWER, max(1.0, block_limit(subject.dtype) / TOLERANCE)
     try:
-        if subject.vision is not None:
-            _check_watched(findings, inputs, logits)
+        if subject.vision is not None and _check_watched(findings, inputs, logits):
             _check_edited(findings, inputs, logits)
-    except Exception as error:  # whatever a tower never seen lacks, its name and that are the answer
-        subject.tower_obstacle = str(error) if isinstance(error, SubjectError) else first_line(error)
-        findings.note(f"the tower can be read ({subject.tower_obstacle})", "model", False, 0, 0)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        subject.tower_fault = str(error) if isinstance(error, SubjectError) else first_line(error)
+        findings.note(f"the tower is read as it computes ({subject.tower_fault})", "model", False, 0, 0)
     findings.side, findings.slack = IMAGE, 1.0
 
 
-def _check_watched(findings: Findings, inputs: dict[str, Any], logits: Tensor) -> None:
-    """The proofs of every layer, and that a watched tower computes what it did by itself."""
+def _check_watched(findings: Findings, inputs: dict[str, Any], logits: Tensor) -> bool:
+    """The proofs of every layer, and that a watched tower computes what it did by itself; whether it has patterns."""
     stack, keep = findings.subject.stack(VISION), {}
     seen: list[int] = []
+    calls: list[AttentionCall] = []
 
     def on_layer(layer: Layer) -> None:
         findings.true("every layer is seen once, in order", f"layer {layer.index}", layer.index == len(seen), 0, 0)
         seen.append(layer.index)
         patches = torch.ones(layer.z.shape[:2], dtype=torch.bool, device=layer.z.device)
         rows = torch.arange(patches.shape[1], device=patches.device)[:: max(1, patches.shape[1] // PATCHES)]
-        check_attention(findings, layer, patches, keep, rows.expand(len(patches), -1))
+        calls.extend(layer.calls[:1])
+        if layer.calls:
+            check_attention(findings, layer, patches, keep, rows.expand(len(patches), -1))
+        else:  # its patterns are refused by name when they are asked for
+            findings.note("attention goes through transformers' interface", f"layer {layer.index}", False, 0, 0)
         check_parts(findings, layer, patches, keep)
         check_modules(findings, layer, patches, keep)
         for name in [name for name in keep if name.startswith(f"{layer.index}.")]:
@@ -59,6 +64,7 @@ def _check_watched(findings: Findings, inputs: dict[str, Any], logits: Tensor) -
         watched = findings.subject.forward(inputs, keep=0)
     findings.true("every layer is seen once, in order", "tower", len(seen) == stack.n_layers, len(seen), 0)
     findings.close("logits equal those of the tower by itself", "model", watched, logits, slack=10)
+    return len(calls) == stack.n_layers
 
 
 def _check_edited(findings: Findings, inputs: dict[str, Any], logits: Tensor) -> None:

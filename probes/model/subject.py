@@ -65,19 +65,19 @@ class Subject:
         self.norm: nn.Module = anatomy.final_norm(anatomy.find_decoder(self.model))
         self.unembed = anatomy.unembedding(self.model)
         self.d_head: int = self.decoder.d_head
-        self.tower_obstacle = ""  # why the vision tower cannot be read, once `check` has found it out
+        self.tower_fault = ""  # what `check` finds wrong with the vision tower
         self._hashed: tuple[object, str] | None = None
         self.text_config: Any = self.decoder.config
 
     @property
     def vision(self) -> Stack | None:
-        """The vision tower's layers, None without one. SubjectError: its parts are not found, or not proved."""
-        if self.tower_obstacle:
-            raise SubjectError(f"{self.family}: its vision tower cannot be read: {self.tower_obstacle}")
-        return self._tower
+        """The vision tower's layers, None without one. SubjectError: a tower that cannot be read, with the reason."""
+        if self.tower_fault:
+            raise SubjectError(f"{self.family}: its vision tower cannot be read: {self.tower_fault}")
+        return self._vision
 
     @cached_property
-    def _tower(self) -> Stack | None:
+    def _vision(self) -> Stack | None:
         return vision_stack(self.model)
 
     def stack(self, name: str) -> Stack:

@@ -37,11 +37,13 @@ def media_ids(model: Any) -> list[int]:
 
 
 def few_words(model: Any) -> dict[str, Tensor]:
-    """Inputs of four tokens, none an image's: what a small forward reads, to tell how a model is made."""
+    """Inputs of four words: what a small forward reads, to tell how a model is made. No image, if one is not needed."""
     embeddings, media = model.get_input_embeddings(), media_ids(model)
     words = [i for i in range(len(embeddings.weight)) if i not in media][-4:]
-    ids = torch.tensor([words], device=execution_device(embeddings) or model.device)
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    inputs = {"input_ids": torch.tensor([words], device=execution_device(embeddings) or model.device)}
+    if required(model):
+        inputs = made_up(model, inputs["input_ids"])
+    inputs["attention_mask"] = torch.ones_like(ids := inputs["input_ids"])
     return inputs | ({"token_type_ids": torch.zeros_like(ids)} if has_prefix(model) else {})
 
 
@@ -52,9 +54,10 @@ def image_positions(model: Any, input_ids: Int[Tensor, "b p"]) -> Bool[Tensor, "
 
 
 def required(model: Any) -> list[str]:
-    """Inputs without which the model cannot be called (BLIP-2: pixel_values); of most families none."""
+    """Inputs beside the tokens without which the model cannot be called (BLIP-2: pixel_values); of most none."""
     parameters = signature(model.forward).parameters.values()
-    return [one.name for one in parameters if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD]
+    named = [one for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD and one.name not in PER_TOKEN]
+    return [one.name for one in named if one.default is one.empty]
 
 
 def made_up(model: Any, words: Int[Tensor, "b p"]) -> dict[str, Tensor]:

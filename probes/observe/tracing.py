@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from inspect import signature
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from ..model.attention import ACTING, NAME, AttentionCall, Edit, is_replaying
 from ..model.edits import OPEN, Block, Rewrite
 from ..model.stack import DECODER, VISION, Stack
 from ..sites import SITES, require_writable, site
-from .layer import Layer, by_name
+from .layer import Layer
 
 if TYPE_CHECKING:
     from ..model.subject import Subject
@@ -156,7 +157,7 @@ class _Hooks:
         if is_replaying():
             return None
         self.running[get_ident(), index] = layer = Layer(self.subject, self.stack, index)
-        name = "" if args else next(iter(by_name(module, (None,), {})))  # families call their states differently
+        name = "hidden_states" if "hidden_states" in kwargs else next(iter(signature(module.forward).parameters))
         entering = args[0] if args else kwargs[name]
         layer.resid_pre = _with_batch(entering)
         changed = self._rewritten(layer, "resid_pre", entering)

@@ -43,8 +43,8 @@ With images of noise, as `python -m crosslens.tests.sweep` judges every type tha
 states, patterns, z, knockouts and patches of all heads, and padding equal plain eager forwards, *in part* where some
 layers have no pattern. A vision tower that is not proved is refused alone, and its decoder can be read all the same.
 
-| family | decoder | vision tower |
-|---|---|---|
+| family | decoder | with images | vision tower |
+|---|---|---|---|
 """
 PROCESSORS_HEAD = """
 ## Processors
@@ -91,8 +91,8 @@ def wrapper_row(family: str) -> str:
     """One line of the table of more families with images."""
     found = judge(("vision", family, ""))
     decoder = ": ".join(filter(None, (found.verdict, found.reason.removeprefix(family).strip(" :"))))
-    tower = {"yes": "yes", "": ""}.get(found.tower, f"refused: {found.tower}")
-    return f"| {family} | {decoder} | {tower} |"
+    said = "" if found.tower in ("", "yes") or found.tower.startswith("all but") else "refused: "
+    return f"| {family} | {decoder} | {found.images} | {said}{found.tower} |"
 
 
 def processor_rows() -> str:

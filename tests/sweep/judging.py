@@ -8,10 +8,12 @@ from functools import partial
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
+import pandas as pd
 import torch
 from crosslens import Subject, capture, knockout_sweep, measures, patch_sweep
 from crosslens.data.errors import SubjectError, UserError
 from crosslens.probes.check import subject_checks
+from crosslens.probes.check.findings import TOWER
 from crosslens.probes.intervene.proofs import obstacle_of
 from crosslens.probes.intervene.recording import record
 from crosslens.probes.model import anatomy
@@ -78,10 +80,13 @@ def _refused(subject: Subject, given: dict[str, Tensor]) -> str:
     return ""
 
 
-def _tower(subject: Subject) -> str:
-    """ "yes", or why the vision tower is not read: the check has proved it, or refused it alone."""
-    if subject.tower_obstacle:
-        return subject.tower_obstacle
+def _tower(subject: Subject, proofs: pd.DataFrame) -> str:
+    """ "yes", or why the vision tower is not read, or not in whole: the check has proved it, or refused it alone."""
+    if subject.tower_fault:
+        return subject.tower_fault.removeprefix(f"{subject.family} ({subject.name}): ")
+    own = proofs["check"].str.startswith("attention goes through") & proofs["where"].str.endswith(TOWER)
+    if own.any():
+        return "all but patterns and their edits: its attention is written in its own code"
     return "yes" if subject.vision is not None else "not found"
 
 
@@ -98,11 +103,11 @@ def _plain_obstacle(model: Any, given: dict[str, Tensor]) -> str:
         return f"a plain forward fails: {_said(error)}"
 
 
-def _check(subject: Subject, given: dict[str, Tensor], with_image: bool) -> None:
+def _check(subject: Subject, given: dict[str, Tensor], with_image: bool) -> pd.DataFrame:
     """The check, with its proofs on an image too: the one at hand instead of a processor's."""
     image = _example(given, 0) if with_image else None
     with patch.object(subject_checks, "image_inputs", lambda subject: image):
-        subject.check()
+        return subject.check()
 
 
 def _example(given: dict[str, Tensor], i: int) -> dict[str, Tensor]:
