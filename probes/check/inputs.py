@@ -18,14 +18,19 @@ if TYPE_CHECKING:
 
 
 def small_inputs(subject: Subject) -> dict[str, Tensor]:
-    """Two prompts of random tokens, none an image's, the second three tokens shorter and padded on the right."""
+    """Two prompts of random tokens, none an image's, the second three tokens shorter and padded on the right.
+
+    Of a model that reads no prompt without an image each has one of noise in front of its words.
+    """
     words = torch.ones(subject.model.get_input_embeddings().weight.shape[0], dtype=torch.bool)
     words[[i for i in vision_inputs.media_ids(subject.model) if i < len(words)]] = False
     known = words.nonzero()[:, 0]
     ids = known[torch.randint(len(known), (2, 12), generator=torch.Generator().manual_seed(0))]
-    mask = torch.ones_like(ids)
-    mask[1, 9:] = 0
-    inputs = {"input_ids": ids.to(subject.device), "attention_mask": mask.to(subject.device)}
+    inputs = {"input_ids": ids.to(subject.device)}
+    if vision_inputs.required(subject.model):
+        inputs = vision_inputs.made_up(subject.model, inputs["input_ids"])
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    inputs["attention_mask"][1, -3:] = 0
     if vision_inputs.has_prefix(subject.model):
         inputs["token_type_ids"] = (torch.arange(12) >= 6).long().expand(2, -1).to(subject.device)
     return inputs

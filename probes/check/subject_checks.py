@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ...data.errors import SubjectError, UserError
 from ..intervene.float32 import in_float32, is_half
 from ..intervene.proofs import REPLAY, replay_error
 from ..intervene.recording import record
@@ -74,7 +75,12 @@ def check_text(findings: Findings, inputs: dict[str, Any]) -> None:
 
 def check_image(findings: Findings) -> None:
     """The same proofs on a prompt with an image; patterns are not kept, an image may be a thousand tokens."""
-    subject, inputs = findings.subject, image_inputs(findings.subject)
+    subject = findings.subject
+    try:
+        inputs = image_inputs(subject)
+    except (UserError, SubjectError) as error:  # whoever asks for a prompt with a picture is told the same
+        findings.note(f"a picture can be put into a prompt ({error})", "processor", False, 0, 0)
+        return
     if inputs is None:
         return
     findings.side = IMAGE
@@ -126,7 +132,8 @@ def check_eager(findings: Findings, inputs: dict[str, Tensor], logits: Tensor, k
     subject, real = findings.subject, inputs["attention_mask"].bool()
     with _eager_attention(subject):
         eager = subject.model(**subject.prepare(inputs), use_cache=False, output_attentions=bool(keep))
-    shown = [pattern for pattern in eager.attentions or () if pattern is not None]  # of layers with attention
+    inner = getattr(eager, "language_model_outputs", eager)  # BLIP-2 wraps them
+    shown = [pattern for pattern in inner.attentions or () if pattern is not None]  # of layers with attention
     for index, reference in zip(subject.decoder.attending, shown, strict=bool(shown)):
         rows = real[:, None].expand(-1, reference.shape[1], -1).cpu()
         found, expected = keep[f"{index}.pattern"].cpu()[rows], reference.float().cpu()[rows]
@@ -157,7 +164,8 @@ def _eager_attention(subject: Subject) -> Iterator[None]:
 def check_called(findings: Findings, inputs: dict[str, Any], logits: Tensor) -> None:
     """The model called as its users call it: eager, one prompt, unpadded, without what `prepare` adds."""
     for row, real in enumerate(inputs["attention_mask"].bool()):
-        plain = {name: t[row : row + 1, real] if name in PER_TOKEN else t for name, t in inputs.items()}
+        shares = {name: t.chunk(len(inputs["attention_mask"]))[row] for name, t in inputs.items()}
+        plain = {name: share[:, real] if name in PER_TOKEN else share for name, share in shares.items()}
         with _eager_attention(findings.subject):
             found = findings.subject.model(**plain, use_cache=False).logits
         findings.close("logits equal those of a plain call", f"prompt {row}", logits[row, real], found[0], slack=10)

@@ -21,7 +21,7 @@ ATTENTION = ("self_attn", "attention", "attn", "mixer")
 MIXERS = ("linear_attn", "mamba", "conv", "temporal_block")
 # A layer's only part, whether attention, another mixer or an MLP (Nemotron-H).
 ANY_MIXER = "mixer"
-OUTPUT = ("o_proj", "out_proj", "c_proj", "dense", "proj", "projection_layer")
+OUTPUT = ("o_proj", "out_proj", "c_proj", "dense", "proj", "projection_layer", "projection")
 FEED_FORWARD = ("mlp", "feed_forward", "block_sparse_moe", "ffn", "fc2", "shared_mlp")
 # Inside an MLP: the expert that all tokens share, and the projections into and out of its neurons.
 SHARED = ("shared_expert", "shared_experts", "shared_mlp")
@@ -85,19 +85,27 @@ def child(module: nn.Module, names: tuple[str, ...], what: str) -> nn.Module:
 def find_decoder(model: nn.Module) -> nn.Module:
     """The language model's stack of layers, whatever wraps it."""
     decoder = model.get_decoder()  # pyright: ignore[reportCallIssue]
-    while not any(hasattr(decoder, name) for name in LAYERS) and hasattr(decoder, "model"):
-        decoder = decoder.model
+    while not any(hasattr(decoder, name) for name in LAYERS):
+        inner = _first_of(decoder, ("model", "decoder"))
+        if inner is None:
+            break
+        decoder = inner
     return decoder
 
 
 def find_layers(decoder: nn.Module, n_layers: int | None) -> list[nn.Module]:
-    """The decoder's blocks, in order; all where None says how many."""
+    """The decoder's blocks, in order, without those that run with an image alone; all where None says how many."""
     layers = child(decoder, LAYERS, "list of layers")
     if not isinstance(layers, nn.ModuleList):
         raise SubjectError(f"{type(decoder).__name__} has a {type(layers).__name__} where its list of layers should be")
     if len(layers) < (n_layers or 1):
         raise SubjectError(f"its configuration says {n_layers} layers, but {type(decoder).__name__} has {len(layers)}")
-    return list(layers)[:n_layers]
+    return [layer for layer in list(layers)[:n_layers] if not reads_image(layer)]
+
+
+def reads_image(layer: nn.Module) -> bool:
+    """Whether a block reads an image and nothing else (Llama 3.2 Vision): prompts without one leave it out."""
+    return hasattr(layer, "cross_attn") and _first_of(layer, ATTENTION) is None
 
 
 def find_tower(model: nn.Module) -> nn.Module | None:

@@ -100,12 +100,19 @@ def _call(subject: Subject, text: str, pictures: Sequence[Image], where: str) ->
     return Processed([piece["replacement"] for piece in replaced[0]], pixels, text, made["input_ids"][0].tolist())
 
 
-def joined(several: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+def joined(model: Any, several: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """The pixels of several prompts as those of one batch: one behind the other, smaller ones padded with zeros, as
     the processors themselves pad tiles and pictures.
     """
     names = dict.fromkeys(name for pixels in several for name in pixels)
-    return {name: _stack([pixels[name] for pixels in several if name in pixels]) for name in names}
+    shares = {name: [pixels[name] for pixels in several if name in pixels] for name in names}
+    return {name: torch.cat(own, -1) if _is_strip(model, own[0]) else _stack(own) for name, own in shares.items()}
+
+
+def _is_strip(model: Any, pixels: Tensor) -> bool:
+    """Whether the patches of all pictures lie in one row of a patch's height (MiniCPM-V)."""
+    patch = getattr(getattr(model.config, "vision_config", None), "patch_size", None)
+    return pixels.ndim == 4 and pixels.shape[0] == 1 and pixels.shape[2] == patch
 
 
 def _stack(tensors: Sequence[Tensor]) -> Tensor:

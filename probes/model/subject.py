@@ -180,7 +180,10 @@ class Subject:
         if mask is None and arguments.get("position_ids") is not None and "input_ids" in arguments:
             # Without a mask, transformers takes a gap between positions for the start of another prompt in the row.
             arguments["attention_mask"] = torch.ones_like(arguments["input_ids"])
-        if mask is not None and "position_ids" not in arguments and self._counts_positions:
+        own = None if "position_ids" in arguments else vision_inputs.positions_of_images(self.model, arguments)
+        if own is not None:
+            arguments["position_ids"] = own
+        if mask is not None and "position_ids" not in arguments and self._needs_positions(mask, arguments):
             arguments["position_ids"] = (mask.long().cumsum(-1) - 1).clamp(min=0)
         return arguments
 
@@ -189,9 +192,14 @@ class Subject:
         """Whether the model computes some logits alone; of the others all are computed, and those asked for taken."""
         return "logits_to_keep" in signature(self.model.forward).parameters
 
+    def _needs_positions(self, mask: Tensor, arguments: Mapping[str, Any]) -> bool:
+        """Families with image grids compute their own, of texts alone without a look at what stands before them."""
+        behind_padding = arguments.get("pixel_values") is None and not bool(mask[:, 0].all())
+        return self._counts_positions or behind_padding
+
     @cached_property
     def _counts_positions(self) -> bool:
-        """Whether the model takes plain positions; families with image grids compute their own."""
+        """Whether the model takes plain positions."""
         inner = self.model.base_model
         return not any(hasattr(module, "get_rope_index") for module in (self.model, inner))
 

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from ...data.errors import UserError
+from ...data.errors import SubjectError, UserError
+from . import anatomy
 from .fingerprint import execution_device
 
 # Placeholder ids of the config, and the input that fills them.
@@ -36,11 +37,13 @@ def media_ids(model: Any) -> list[int]:
 
 
 def few_words(model: Any) -> dict[str, Tensor]:
-    """Inputs of four tokens, none an image's: what a small forward reads, to tell how a model is made."""
+    """Inputs of four words: what a small forward reads, to tell how a model is made. No image, if one is not needed."""
     embeddings, media = model.get_input_embeddings(), media_ids(model)
     words = [i for i in range(len(embeddings.weight)) if i not in media][-4:]
-    ids = torch.tensor([words], device=execution_device(embeddings) or model.device)
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    inputs = {"input_ids": torch.tensor([words], device=execution_device(embeddings) or model.device)}
+    if required(model):
+        inputs = made_up(model, inputs["input_ids"])
+    inputs["attention_mask"] = torch.ones_like(ids := inputs["input_ids"])
     return inputs | ({"token_type_ids": torch.zeros_like(ids)} if has_prefix(model) else {})
 
 
@@ -50,8 +53,36 @@ def image_positions(model: Any, input_ids: Int[Tensor, "b p"]) -> Bool[Tensor, "
     return torch.zeros_like(input_ids, dtype=torch.bool) if image is None else input_ids == image
 
 
+def required(model: Any) -> list[str]:
+    """Inputs beside the tokens without which the model cannot be called (BLIP-2: pixel_values); of most none."""
+    parameters = signature(model.forward).parameters.values()
+    named = [one for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD and one.name not in PER_TOKEN]
+    return [one.name for one in named if one.default is one.empty]
+
+
+def made_up(model: Any, words: Int[Tensor, "b p"]) -> dict[str, Tensor]:
+    """A picture of noise in front of each prompt, for a model that reads none without: `required` says which.
+
+    SubjectError: a model that wants several pictures (a video).
+    """
+    if not hasattr(model, "get_image_features"):
+        raise SubjectError(f"{_family(model)} reads no prompt without a picture, and not one picture alone")
+    tower, generator = model.config.vision_config, torch.Generator().manual_seed(0)
+    noise = torch.randn(len(words), 3, tower.image_size, tower.image_size, generator=generator)
+    given = {"pixel_values": noise.to(words.device)}
+    if "qformer_input_ids" in required(model):  # InstructBLIP's other reader of the prompt
+        given["qformer_input_ids"] = words[:, :4]
+    with torch.no_grad():
+        features = model.get_image_features(**given).pooler_output
+    return given | {"input_ids": torch.cat([words.new_full(features.shape[:2], placeholder_id(model) or 0), words], 1)}
+
+
 def complete(model: Any, arguments: dict[str, Any]) -> None:
     """Adds the token types that follow from the ids. UserError: something is missing that only the caller knows."""
+    lacking = [name for name in required(model) if arguments.get(name) is None]
+    if lacking:
+        raise UserError(f"{_family(model)} needs {' and '.join(lacking)}: it reads no prompt without an image")
+    _refuse_cross_attention(model, arguments)
     ids = arguments.get("input_ids")
     if ids is None or placeholder_id(model) is None:
         return
@@ -70,6 +101,32 @@ def complete(model: Any, arguments: dict[str, Any]) -> None:
     for name in token_type_names(model):
         if arguments.get(name) is None:
             arguments[name] = image_positions(model, ids).long()
+
+
+def _refuse_cross_attention(model: Any, arguments: Mapping[str, Any]) -> None:
+    given = [name for name in ("pixel_values", "cross_attention_states") if arguments.get(name) is not None]
+    between = [module for module in model.modules() if anatomy.reads_image(module)] if given else []
+    if between:
+        raise UserError(
+            f"{_family(model)} reads an image in {len(between)} layers of cross-attention between the others, which "
+            "crosslens does not see: prompts with an image are refused, texts are read"
+        )
+
+
+def positions_of_images(model: Any, arguments: Mapping[str, Any]) -> Int[Tensor, "axes b p"] | None:
+    """Positions of families with an axis for an image's number (HunYuan-VL), each prompt's images counted from 0.
+
+    The models number the images of a whole batch, so that a prompt's place in it would change what it reads. None:
+    another family, or no image.
+    """
+    axes = (getattr(model.config.get_text_config(), "rope_parameters", None) or {}).get("mrope_section") or ()
+    kinds, grids = arguments.get("mm_token_type_ids"), arguments.get("image_grid_thw")
+    if len(axes) < 4 or kinds is None or grids is None:
+        return None
+    shown = torch.nn.functional.pad((kinds == 1).int(), (1, 0)).diff().clamp(min=0).sum(1).tolist()
+    mask = arguments.get("attention_mask", torch.ones_like(kinds))
+    rows = zip(arguments["input_ids"].split(1), kinds.split(1), grids.split(shown), mask.split(1), strict=True)
+    return torch.cat([_reader(model).get_rope_index(*row)[0] for row in rows], 1)
 
 
 def _require_pixels(model: Any, ids: Tensor, arguments: Mapping[str, Any]) -> None:
@@ -149,9 +206,9 @@ def counted(model: Any, arguments: Mapping[str, Any]) -> Iterator[None]:
     The models compare totals of the batch only: 5 + 3 placeholders for 4 + 4 features would shift one image into
     another's prompt.
     """
-    inner: Any = getattr(model, "model", None)
+    inner = _reader(model)
     ids = arguments.get("input_ids")
-    if arguments.get("pixel_values") is None or ids is None or not hasattr(inner, "get_image_features"):
+    if arguments.get("pixel_values") is None or ids is None or inner is None:
         yield
         return
     original, shown = inner.get_image_features, image_positions(model, ids)
@@ -171,6 +228,12 @@ def counted(model: Any, arguments: Mapping[str, Any]) -> Iterator[None]:
         del inner.get_image_features
         if own:
             inner.get_image_features = original
+
+
+def _reader(model: Any) -> Any:
+    """The module that makes features of images, None where there is none: the wrapped model, or the model itself."""
+    owners = (getattr(model, "model", None), model)
+    return next((owner for owner in owners if hasattr(owner, "get_image_features")), None)
 
 
 def _compare(shown: Bool[Tensor, "b p"], features: Any) -> None:
@@ -194,7 +257,7 @@ def _listed(numbers: list[int]) -> str:
 
 def _needed(model: Any) -> tuple[str, ...]:
     """Which of GRIDS the model cannot do without."""
-    features = getattr(getattr(model, "model", None), "get_image_features", None)
+    features = getattr(_reader(model), "get_image_features", None)
     known = signature(features).parameters if features is not None else {}
     return tuple(n for n in GRIDS if n in known and (n == "image_grid_thw" or known[n].default is known[n].empty))
 

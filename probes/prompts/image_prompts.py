@@ -45,7 +45,7 @@ def expand(
     if getattr(subject.processor, "image_token", None) is None:
         raise UserError(_no_images(subject))
     encoded, pixels = zip(*(_expand(subject, example, template, bos) for example in examples), strict=True)
-    return list(encoded), joined(pixels)
+    return list(encoded), joined(subject.model, pixels)
 
 
 def _no_images(subject: Subject) -> str:

@@ -256,7 +256,7 @@ def test_final_soft_cap_is_ignored(monkeypatch):
 
 
 def test_padding_is_counted_in_positions(monkeypatch):
-    monkeypatch.setattr(Subject, "_counts_positions", False)
+    monkeypatch.setattr(Subject, "_needs_positions", lambda *given: False)
     caught("gpt2", "the padding side changes nothing", "model, padded on the left")
 
 

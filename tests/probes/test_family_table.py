@@ -5,6 +5,7 @@ python -m crosslens.tests.probes.test_family_table > FAMILIES.md
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,14 @@ from crosslens.probes.model.stack import Stack
 from crosslens.probes.observe.tracing import tracing
 from crosslens.probes.sites import SITES, SiteError, markdown
 
-from ..helpers import by_hand, families, vision
+from ..helpers import by_hand, families, processor_checkpoints, vision
 from ..helpers.site_errors import read_errors, rewrite_errors
+from ..sweep.judging import judge
 
 FAMILIES = [*families.TEXT, *families.HYBRID, *vision.VISION, *families.REFUSED]
+# Other ways to read images, judged as the sweep over all types judges them.
+WRAPPERS = ("llama4", "qwen3_5", "qwen3_vl_moe", "gemma4", "cohere2_vision", "lfm2_vl", "minicpmv4_6", "idefics2")
+WRAPPERS += ("deepseek_vl", "hunyuan_vl", "got_ocr2", "blip-2", "instructblip", "mllama", "chameleon", "kosmos-2")
 FILE = Path(__file__).parents[2] / "FAMILIES.md"
 HEAD = """# Families
 
@@ -30,6 +35,27 @@ refused by `crosslens check MODEL` on the weights in hand.
 
 | family | capture | pattern rows | edits | replay in sweeps | sites read and rewritten | in the vision tower |
 |---|---|---|---|---|---|---|
+"""
+WRAPPERS_HEAD = """
+## More families with images
+
+With images of noise, as `python -m crosslens.tests.sweep` judges every type that transformers registers: *exact* where
+states, patterns, z, knockouts and patches of all heads, and padding equal plain eager forwards, *in part* where some
+layers have no pattern. A vision tower that is not proved is refused alone, and its decoder can be read all the same.
+
+| family | decoder | with images | vision tower |
+|---|---|---|---|
+"""
+PROCESSORS_HEAD = """
+## Processors
+
+A checkpoint's processor, opened from a directory where torchvision is not installed: pictures go through Pillow. Where
+transformers itself would ask for torchvision (and, for SmolVLM, for num2words) to build the processor's video part,
+that part is left out. README.md (Torchvision) says how to install torchvision. Families that are not listed take the
+processor that their checkpoint names.
+
+| without torchvision | families |
+|---|---|
 """
 SITES_HEAD = """
 ## Sites
@@ -59,6 +85,18 @@ def row(family: str) -> str:
     cells.append(_by_mixer(subject) if family in families.HYBRID else _sites(family, "decoder", given))
     cells.append(f"{subject.vision.family}: {_sites(family, 'vision', given)}" if subject.vision else "")
     return f"| {family} | {' | '.join(cells)} |"
+
+
+def wrapper_row(family: str) -> str:
+    """One line of the table of more families with images."""
+    found = judge(("vision", family, ""))
+    decoder = ": ".join(filter(None, (found.verdict, found.reason.removeprefix(family).strip(" :"))))
+    said = "" if found.tower in ("", "yes") or found.tower.startswith("all but") else "refused: "
+    return f"| {family} | {decoder} | {found.images} | {said}{found.tower} |"
+
+
+def processor_rows() -> str:
+    return "".join(f"| {one} | {', '.join(names)} |\n" for one, names in processor_checkpoints.groups().items())
 
 
 def _capture(subject: Subject, given: dict, plain: torch.Tensor) -> str:
@@ -120,12 +158,26 @@ def _yes(found: torch.Tensor, expected: torch.Tensor) -> str:
 
 
 def table() -> str:
-    return HEAD + "\n".join(map(row, FAMILIES)) + "\n" + SITES_HEAD + markdown()
+    rows, wrappers = "\n".join(map(row, FAMILIES)), "\n".join(map(wrapper_row, WRAPPERS))
+    processors = PROCESSORS_HEAD + processor_rows()
+    return HEAD + rows + "\n" + WRAPPERS_HEAD + wrappers + "\n" + processors + SITES_HEAD + markdown()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_file_says_what_is_found(family):
     assert row(family) in FILE.read_text("utf-8").splitlines()
+
+
+@pytest.mark.parametrize("family", WRAPPERS)
+def test_the_file_says_what_is_found_of_more_families(family):
+    assert wrapper_row(family) in FILE.read_text("utf-8").splitlines()
+
+
+@pytest.mark.skipif(find_spec("torchvision") is not None, reason="torchvision is here")
+def test_the_file_says_which_processors_open_without_torchvision():
+    found = processor_checkpoints.groups()
+    assert sorted(family for names in found.values() for family in names) == sorted(processor_checkpoints.FAMILIES)
+    assert processor_rows() in FILE.read_text("utf-8")
 
 
 if __name__ == "__main__":

@@ -32,10 +32,13 @@ Every type registered for causal language models (text) or for image-text-to-tex
 the type's own wiring: opened, checked, and compared with plain eager forwards (`tests/sweep`). *exact*: states, z and
 patterns, a knockout and a patch of every head, and padding. *in part*: exact where layers have a pattern.
 
+Types marked bfloat16 are compared with eager bfloat16, within its roundings. *vision tower*: whether its own sites
+are proved as well; where not, it is refused alone.
+
 {counts}
 
-| type | kind | verdict | reason | sweeps | images |
-|---|---|---|---|---|---|
+| type | kind | verdict | reason | sweeps | images | vision tower |
+|---|---|---|---|---|---|---|
 """
 
 
@@ -74,11 +77,14 @@ def _state() -> str:
 def table(verdicts: dict[Type, Verdict]) -> str:
     """The page: counts, then a line a type, what is wrong first."""
     rows = sorted(verdicts.items(), key=lambda item: (ORDER.index(item[1].verdict), item[0]))
-    return HEAD.format(version=transformers.__version__, counts=_counts(verdicts)) + "".join(
-        f"| {' '.join(filter(None, one[1:]))} | {one[0]} | {found.verdict} | {_cell(found.reason)} | "
-        f"{_cell(found.replay and f'whole forwards: {found.replay}')} | {_cell(found.images)} |\n"
-        for one, found in rows
-    )
+    lines = "".join(_line(*item) for item in rows)
+    return HEAD.format(version=transformers.__version__, counts=_counts(verdicts)) + lines
+
+
+def _line(one: Type, found: Verdict) -> str:
+    sweeps = found.replay and f"whole forwards: {found.replay}"
+    cells = [" ".join(filter(None, one[1:])), one[0], found.verdict, found.reason, sweeps, found.images, found.tower]
+    return f"| {' | '.join(map(_cell, cells))} |\n"
 
 
 def _cell(text: str) -> str:

@@ -8,30 +8,39 @@ from functools import partial
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
+import pandas as pd
 import torch
 from crosslens import Subject, capture, knockout_sweep, measures, patch_sweep
 from crosslens.data.errors import SubjectError, UserError
 from crosslens.probes.check import subject_checks
+from crosslens.probes.check.findings import TOWER
 from crosslens.probes.intervene.proofs import obstacle_of
 from crosslens.probes.intervene.recording import record
 from crosslens.probes.model import anatomy
+from crosslens.probes.model.tolerance import block_limit
 from torch import Tensor
 
-from .building import Type, build, inputs
+from .building import Type, build, inputs, text_inputs
 from .plain import Plain, logits_of
 
-EXACT = 1e-3  # share of the largest value: float32, weights five times as large, sweeps in other orders
+# Share of the largest value: weights five times as large, sweeps in other orders. In half precision: share of the
+# length, which is what a block's roundings may come to in the check.
+EXACT = {torch.float32: 1e-3, torch.bfloat16: block_limit(torch.bfloat16)}
 PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 SWEPT_WORDS = (5, 9)  # the logit difference that the sweeps measure
 
 
 class Verdict(NamedTuple):
-    """verdict: exact, in part (exact where layers have a pattern), refused, wrong, traceback, or not built."""
+    """verdict: exact, in part (exact where layers have a pattern), refused, wrong, traceback, or not built.
+
+    images: "yes", or why none were given. tower: "yes", or why the vision tower cannot be read.
+    """
 
     verdict: str
     reason: str
     replay: str = ""
     images: str = ""
+    tower: str = ""
 
 
 def judge(one: Type) -> Verdict:
@@ -46,18 +55,39 @@ def judge(one: Type) -> Verdict:
         obstacle = _plain_obstacle(plain, given)
         if obstacle:
             return Verdict("not built", obstacle)
-        images = "" if one[0] == "text" else without or "yes"
+        images = "" if one[0] == "text" else without or _refused(subject, given) or "yes"
+        if images.startswith("refused"):
+            given, donor = text_inputs(0), text_inputs(1)
         _check(subject, given, images == "yes")
         errors, lacking = _errors(one, subject, given, donor)
-        replay = obstacle_of(record(subject, given))
+        seen = obstacle_of(record(subject, given)), images, _tower(subject) if images == "yes" else ""
     except (SubjectError, UserError) as error:
         return Verdict("refused", " ".join(str(error).split()))
     except Exception as error:
         return Verdict("traceback", _said(error))
-    off = {name: f"{error:.1g}" for name, error in errors.items() if not error <= EXACT}
+    off = {name: f"{error:.1g}" for name, error in errors.items() if not error <= EXACT[subject.dtype]}
     if off:
-        return Verdict("wrong", ", ".join(f"{name} {error} off" for name, error in off.items()), replay, images)
-    return Verdict("in part" if lacking else "exact", lacking, replay, images)
+        return Verdict("wrong", ", ".join(f"{name} {error} off" for name, error in off.items()), *seen)
+    return Verdict("in part" if lacking else "exact", lacking, *seen)
+
+
+def _refused(subject: Subject, given: dict[str, Tensor]) -> str:
+    """Why a family's prompts with images are refused; "" where they are not."""
+    try:
+        subject.prepare(given)
+    except UserError as error:
+        return f"refused: {error}"
+    return ""
+
+
+def _tower(subject: Subject, proofs: pd.DataFrame) -> str:
+    """ "yes", or why the vision tower is not read, or not in whole: the check has proved it, or refused it alone."""
+    if subject.tower_fault:
+        return subject.tower_fault.removeprefix(f"{subject.family} ({subject.name}): ")
+    own = proofs["check"].str.startswith("attention goes through") & proofs["where"].str.endswith(TOWER)
+    if own.any():
+        return "all but patterns and their edits: its attention is written in its own code"
+    return "yes" if subject.vision is not None else "not found"
 
 
 def _said(error: Exception) -> str:
@@ -73,20 +103,25 @@ def _plain_obstacle(model: Any, given: dict[str, Tensor]) -> str:
         return f"a plain forward fails: {_said(error)}"
 
 
-def _check(subject: Subject, given: dict[str, Tensor], with_image: bool) -> None:
+def _check(subject: Subject, given: dict[str, Tensor], with_image: bool) -> pd.DataFrame:
     """The check, with its proofs on an image too: the one at hand instead of a processor's."""
     image = _example(given, 0) if with_image else None
     with patch.object(subject_checks, "image_inputs", lambda subject: image):
-        subject.check()
+        return subject.check()
 
 
 def _example(given: dict[str, Tensor], i: int) -> dict[str, Tensor]:
-    """One example of a batch whose examples have equally many images."""
-    shares = {name: len(tensor) // len(given["input_ids"]) for name, tensor in given.items()}
-    own = {name: tensor[i * shares[name] : (i + 1) * shares[name]] for name, tensor in given.items()}
+    """One example of a batch whose examples have equally many images, without positions made for the whole batch."""
+    n = len(given["input_ids"])
+    own = {name: tensor.chunk(n, _axis(tensor, n))[i] for name, tensor in given.items() if name != "position_ids"}
     if "image_token_pooling" in own:  # Molmo 2 numbers the patches of all images of a batch
         own["image_token_pooling"] = own["image_token_pooling"] - own["image_token_pooling"].min()
     return own
+
+
+def _axis(tensor: Tensor, n: int) -> int:
+    """Where the shares of `n` examples lie: behind each other in the last axis where a family packs its images."""
+    return 0 if len(tensor) >= n else -1
 
 
 def _errors(one: Type, subject: Subject, given: dict, donor: dict) -> tuple[dict[str, float], str]:
@@ -132,7 +167,8 @@ def _knockout(subject: Subject, plain: Plain, given: dict, layers: list[int]) ->
         plain.masks = {i: cut}
         expected.append(_difference(plain.logits(given)))
     plain.masks = {}
-    return _effects_off(found.values[layers] - found.clean, torch.stack(expected) - _difference(plain.logits(given)))
+    clean = plain.logits(given)
+    return _effects_off(found.values[layers] - found.clean, torch.stack(expected) - _difference(clean), clean)
 
 
 def _patch(subject: Subject, plain: Plain, given: dict, donor: dict, z: dict[int, Tensor]) -> float:
@@ -149,8 +185,8 @@ def _patch(subject: Subject, plain: Plain, given: dict, donor: dict, z: dict[int
             change = partial(_put, lent=lent[i], columns=slice(h * width, (h + 1) * width))
             expected.append(_difference(plain.logits(given, {i: change})))
             values.append(found.values[i, h])
-    clean = _difference(plain.logits(given))
-    return _effects_off(torch.stack(values) - found.clean, torch.stack(expected) - clean)
+    clean = plain.logits(given)
+    return _effects_off(torch.stack(values) - found.clean, torch.stack(expected) - _difference(clean), clean)
 
 
 def _put(read: Tensor, lent: Tensor, columns: slice) -> Tensor:
@@ -162,7 +198,7 @@ def _put(read: Tensor, lent: Tensor, columns: slice) -> Tensor:
 
 def _padding(subject: Subject, plain: Plain, given: dict) -> float:
     """A batch with one prompt padded on the left beside plain forwards of each example alone."""
-    padded = dict(given)
+    padded = {name: tensor for name, tensor in given.items() if name != "position_ids"}
     for name in set(PER_TOKEN) & set(given):
         moved = given[name].clone()
         moved[1, 1:], moved[1, 0] = given[name][1, :-1], 0  # a word less at the end, a place of padding before
@@ -188,13 +224,20 @@ def _lowest(mask: Tensor) -> float:
     return torch.finfo(mask.dtype).min
 
 
-def _effects_off(found: Tensor, expected: Tensor) -> float:
-    """The largest difference as a share of the largest effect."""
-    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
+def _effects_off(found: Tensor, expected: Tensor, logits: Tensor) -> float:
+    """The largest difference as a share of the largest effect; in half precision of the largest logit, whose roundings
+    effects are made of.
+    """
+    scale = expected.abs().max() if logits.dtype == torch.float32 else logits.float().abs().max()
+    return float((found - expected).abs().max() / scale.clamp(min=1e-30))
 
 
 def _off(found: Tensor, expected: Tensor) -> float:
-    """The largest difference as a share of the largest value; infinite where shapes differ or values are not finite."""
+    """The largest difference as a share of the largest value, in half precision the length of the difference as a share
+    of the length; infinite where shapes differ or values are not finite.
+    """
     if found.shape != expected.shape or not bool(torch.isfinite(found).all()):
         return float("inf")
-    return float((found.float() - expected.float()).abs().max() / expected.float().abs().max().clamp(min=1e-30))
+    off, whole = (found.float() - expected.float()).flatten(), expected.float().flatten()
+    order = float("inf") if expected.dtype == torch.float32 else 2
+    return float(off.norm(order) / whole.norm(order).clamp(min=1e-30))

@@ -303,6 +303,15 @@ def instructblipvideo(model: Any, seed: int) -> dict[str, Any]:
     }
 
 
+def hunyuan_vl(model: Any, seed: int) -> dict[str, Any]:
+    """With each prompt's images numbered from 0, as the family says; the model itself numbers those of a batch."""
+    given = _with_features(model, seed, next(candidates(model, seed)))
+    rows = [{name: tensor.chunk(N)[i] for name, tensor in given.items()} for i in range(N)]
+    names = ("input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")
+    positions = [model.model.get_rope_index(*(row[name] for name in names))[0] for row in rows]
+    return given | {"position_ids": torch.cat(positions, 1)}
+
+
 def idefics(model: Any, seed: int) -> dict[str, Any]:
     given = prompt(model, 0, seed)
     return given | {
@@ -322,6 +331,7 @@ BY_HAND: dict[str, Any] = {
     "minicpmv4_6": minicpmv,
     "minicpmv4_7": minicpmv,
     "minicpm_ocr": minicpmv,
+    "hunyuan_vl": hunyuan_vl,
     "molmo2": molmo2,
     "nemotron_h_omni": nemotron_h_omni,
     "mllama": mllama,

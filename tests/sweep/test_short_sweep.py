@@ -15,7 +15,8 @@ from .building import all_types
 from .judging import Verdict
 
 EXACT = ("text:gemma3_text", "text:gpt_oss", "text:deepseek_v3", "text:granite", "text:cohere2")
-SEES = ("vision:llava", "vision:qwen2_5_vl", "vision:idefics3", "vision:gemma3")
+SEES = ("vision:llava", "vision:qwen2_5_vl", "vision:idefics3", "vision:gemma3", "vision:instructblip")
+HALF = ("text:llama:bfloat16", "vision:qwen3_vl:bfloat16")
 REFUSED = ("text:bert", "text:bart", "text:mamba")
 
 
@@ -24,21 +25,22 @@ def verdicts(tmp_path_factory):
     """type -> verdict, and the table."""
     out = tmp_path_factory.mktemp("sweep") / "families.md"
     command = [sys.executable, "-m", "crosslens.tests.sweep", "--out", str(out), "--jobs", "1", "--only"]
-    subprocess.run([*command, *EXACT, *SEES, *REFUSED], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    subprocess.run([*command, *EXACT, *SEES, *HALF, *REFUSED], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     judged = sweep.read_verdicts(out.with_suffix(".json"))
     return {":".join(filter(None, one)): verdict for one, verdict in judged.items()}, out.read_text("utf-8")
 
 
 def test_no_traceback_and_nothing_wrong(verdicts):
     found, _ = verdicts
-    assert len(found) == len(EXACT + SEES + REFUSED)
+    assert len(found) == len(EXACT + SEES + HALF + REFUSED)
     off = {name: one for name, one in found.items() if one.verdict not in ("exact", "in part", "refused")}
     assert not off
 
 
-@pytest.mark.parametrize("name", EXACT + SEES)
+@pytest.mark.parametrize("name", EXACT + SEES + HALF)
 def test_what_is_exact_stays_exact(verdicts, name):
-    assert verdicts[0][name] == Verdict("exact", "", "", "yes" if name in SEES else "")
+    seen = "yes" if name.startswith("vision") else ""
+    assert verdicts[0][name] == Verdict("exact", "", "", images=seen, tower=seen)
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -51,8 +53,13 @@ def test_what_is_out_of_reach_is_refused_in_one_line(verdicts, name):
 
 def test_the_table_has_a_line_a_type_and_counts(verdicts):
     found, table = verdicts
-    assert "9 exact, 3 refused" in table
-    assert all(f"| {name.split(':')[1]} | {name.split(':')[0]} |" in table for name in found)
+    assert "12 exact, 3 refused" in table
+    assert all(_cells(name) in table for name in found)
+
+
+def _cells(name):
+    kind, *rest = name.split(":")
+    return f"| {' '.join(rest)} | {kind} |"
 
 
 def test_a_killed_sweep_goes_on(tmp_path, monkeypatch):
@@ -98,6 +105,21 @@ def test_an_unnamed_exception_is_a_traceback(monkeypatch):
     monkeypatch.setattr(judging.Subject, "check", lambda subject: {}["no such thing"])
     found = judging.judge(("text", "llama", ""))
     assert found == Verdict("traceback", "KeyError: 'no such thing'")
+
+
+@pytest.mark.parametrize(
+    ("family", "tower"),
+    [("got_ocr2", "all but patterns and their edits: "), ("minicpmv4_6", "a layer reads what the one before wrote")],
+)
+def test_a_tower_that_is_not_proved_is_told_beside_its_decoder(family, tower):
+    """SAM's tower attends by its own code, MiniCPM's has a merger between two layers."""
+    found = judging.judge(("vision", family, ""))
+    assert found.verdict in ("exact", "in part")
+    assert found.tower.startswith(tower)
+
+
+def test_at_least_twenty_types_are_judged_in_bfloat16():
+    assert sum(variant == "bfloat16" for _, _, variant in all_types()) >= 20
 
 
 def test_every_registered_type_is_there():
