@@ -238,9 +238,11 @@ def _on_writers(earlier: list[tuple[nn.Module, Any]], last: nn.Module, change: R
         before[get_ident()] = before.get(get_ident(), 0) + first(output) * share
 
     def whole(own: Tensor) -> Tensor:
-        together = own + before.pop(get_ident())
+        others = before.pop(get_ident())
+        together = own + others
         changed = change(together)
-        return own if changed is together else own + (changed - together)
+        # A gradient is asked of what they write together, so it has to lie on the way to the residual.
+        return own if changed is together and not together.requires_grad else changed - others
 
     handles = [writer.register_forward_hook(partial(note, share)) for writer, share in earlier]
     return [*handles, _on_side(last, "output", whole)]
