@@ -14,6 +14,7 @@ from plotly.offline import get_plotlyjs
 from ...data.errors import ReportError
 from . import dictionary, gallery, page, recipes
 from .runs import Run, read_runs
+from .unchanged import NOTE, remember, unchanged
 
 __all__ = ["ReportError", "build", "show_page", "write_file"]
 
@@ -25,9 +26,12 @@ def build(out: Path, *, static: bool = False) -> list[Path]:
     `out/recipes/*.json` (a paper's figures in its order); beside them plotly.min.js (no page asks the network for
     anything) and downloads/<run>/ with every table as CSV and parquet.
     static: also every figure as PNG (slow; needs kaleido and a Chromium).
-    The same runs give the same bytes. Raises ReportError without runs or where `out` cannot be written.
+    The same runs give the same bytes; where nothing has changed since the last time, nothing is drawn. Raises
+    ReportError without runs or where `out` cannot be written.
     """
     out = Path(out)
+    if pages := unchanged(out, static):
+        return pages
     runs, notes = read_runs(out / "runs")
     drawn = {run.name: page.run_figures(run) for run in runs}
     images = {run.name: _images(run.name, drawn[run.name][0], out) if static else {} for run in runs}
@@ -47,6 +51,7 @@ def build(out: Path, *, static: bool = False) -> list[Path]:
         write_file(out / "downloads" / f"{found.name}.csv", dictionary.to_csv(found))
     for name, text in written.items():
         write_file(out / name, text.encode())
+    write_file(out / NOTE, remember(out, static, written))
     return [out / name for name in written]
 
 

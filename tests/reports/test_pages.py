@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from crosslens.data.errors import ReportError
 from crosslens.reports import charts
 from crosslens.reports.charts import style
 from crosslens.reports.figures import default, lenses
+from crosslens.reports.pages import page, unchanged
 from crosslens.reports.pages.build import build, show_page
 from crosslens.reports.pages.page import drawer, in_words, unique_slugs
 from crosslens.reports.pages.runs import read_run
@@ -162,6 +164,31 @@ def test_a_second_build_replaces_nothing_that_is_the_same(tmp_path):
     build(tmp_path)
     assert [path.stat().st_mtime_ns for path in written] == before
     assert not list(tmp_path.rglob(".*"))
+
+
+@pytest.mark.parametrize("changed", ["a table", "a page is gone", "a page was edited", "a run more", "static code"])
+def test_nothing_is_drawn_twice_unless_something_changed(tmp_path, monkeypatch, changed):
+    out = small(tmp_path)
+    pages, drawn, plain = build(out), [], page.run_figures
+    monkeypatch.setattr(page, "run_figures", lambda run: (drawn.append(run.name), plain(run))[1])
+    before = {path: path.read_bytes() for path in pages}
+    assert build(out) == pages
+    assert drawn == []
+    if changed == "a table":
+        os.utime(next(out.glob("runs/*/tables/*.parquet")))
+    elif changed == "a page is gone":
+        (out / "claims.html").unlink()
+    elif changed == "a page was edited":
+        (out / "claims.html").write_text("mine")
+    elif changed == "a run more":
+        (first,) = list(out.glob("runs/*"))[:1]
+        shutil.copytree(first, first.with_name("another"))
+    else:
+        monkeypatch.setattr(unchanged, "PACKAGE", tmp_path)
+    build(out)
+    assert drawn
+    if changed != "a run more":
+        assert {path: path.read_bytes() for path in pages} == before
 
 
 def evil(value):
