@@ -1,8 +1,8 @@
-"""A hybrid with a known route, set by hand: a convolution, then two layers of attention; all else says next to nothing.
+"""A hybrid with a known route, set by hand: a convolution, then two layers of attention; all else is all but mute.
 
 The task is A B … A, answer B. The convolution (layer 0) carries each token to the next position; head 1.0 finds where
-its own token stands BEFORE and writes what stands there into OUT; layer 2 has nothing to do with it. No hybrid with real
-weights is at hand, so this one's answers are known because they were planted, not because they were found elsewhere.
+its own token stands BEFORE and writes what stands there into OUT; layer 2 has nothing to do with it. No hybrid with
+real weights is at hand: this one's answers are known because they were planted, not because they were found elsewhere.
 """
 
 from __future__ import annotations
