@@ -91,7 +91,8 @@ def _places(axes: Mapping[str, Sequence[Any]], shape: tuple[int, ...]) -> dict[s
 
 def of_heads(values: np.ndarray) -> np.ndarray:
     """[n, layers, heads] without the layers that have no heads, where all is NaN: what is summed or averaged over."""
-    return values[:, ~np.isnan(values).all((0, 2))]
+    there = ~np.isnan(values).all((0, 2))
+    return values if there.all() else np.ascontiguousarray(values[:, there])
 
 
 def middle(n_layers: int) -> slice:
