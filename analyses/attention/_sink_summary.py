@@ -71,7 +71,7 @@ def shuffled(rows: Rows, chosen: np.ndarray) -> np.ndarray:
 
 def asked_about(rows: Rows) -> np.ndarray:
     """The tokens that are asked about, Bool [n, p]."""
-    return np.isfinite(rows["column_mean"]).any(1)
+    return np.asarray(np.isfinite(rows["column_mean"]).any(1))
 
 
 def agreement(rows: Rows, by_phi: np.ndarray, by_attention: np.ndarray) -> np.ndarray:

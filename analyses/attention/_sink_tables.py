@@ -78,7 +78,7 @@ def _by_position(rows: Rows, values: np.ndarray, unit: str, **columns: Any) -> p
 
 
 def _tokens(rows: Rows, how: How) -> pd.DataFrame:
-    bare = np.isnan(rows["received"]).all((0, 2))  # states that a layer without heads reads
+    bare = np.asarray(np.isnan(rows["received"]).all((0, 2)))  # states that a layer without heads reads
     uniform = np.where(bare[:, None], np.nan, np.repeat(rows["uniform"][:, None], len(bare), 1))
     energy = metrics.energy_share(torch.from_numpy(rows["phi"]), rows["magnitude_first"].shape[1]).numpy()
     by_phi, by_attention = criteria(rows, how)

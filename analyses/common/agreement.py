@@ -74,7 +74,8 @@ def _maps(rows: Any, *names: str) -> tuple[tuple[np.ndarray, np.ndarray], dict[s
     Cells that no example has are those of layers without heads.
     """
     maps = np.stack([rows[name].reshape(len(rows.examples), -1) for name in names], 1)
-    maps = maps[:, :, ~np.isnan(maps).all((0, 1))]
+    missing = np.isnan(maps).all((0, 1))
+    maps = np.ascontiguousarray(maps[:, :, ~missing]) if missing.any() else maps
     there = ~np.isnan(maps).any((1, 2))
     groups = rows.examples["group"].to_numpy()[there]
     return (maps[there], groups), {"n": len(groups), "n_groups": len(np.unique(groups))}

@@ -91,8 +91,8 @@ def _places(axes: Mapping[str, Sequence[Any]], shape: tuple[int, ...]) -> dict[s
 
 def of_heads(values: np.ndarray) -> np.ndarray:
     """[n, layers, heads] without the layers that have no heads, where all is NaN: what is summed or averaged over."""
-    bare = np.isnan(values).all((0, 2))
-    return values[:, ~bare] if bare.any() else values  # a copy would be summed in another order
+    there = ~np.isnan(values).all((0, 2))
+    return values if there.all() else np.ascontiguousarray(values[:, there])
 
 
 def middle(n_layers: int) -> slice:

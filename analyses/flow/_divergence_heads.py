@@ -134,7 +134,8 @@ def _halves(rows: Rows) -> tuple[Rows, np.ndarray]:
 def _flat(rows: Rows, name: str) -> np.ndarray:
     """[n, layer, head] -> [n, heads], of the layers that have heads."""
     bare = np.isnan(rows[f"{name.partition('|')[0]}|l2"]).all((0, 2))
-    return rows[name][:, ~bare].reshape(len(rows.examples), -1)
+    maps = np.ascontiguousarray(rows[name][:, ~bare]) if bare.any() else rows[name]
+    return maps.reshape(len(rows.examples), -1)
 
 
 def _leading(rows: Rows, name: str) -> np.ndarray:

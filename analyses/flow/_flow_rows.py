@@ -95,7 +95,7 @@ def flow_rows(
             found[name + RESAMPLED] = swept(flow.source, there, replace=twins)
     if flow.drawn is not None and bool(flow.drawn[2].any()):
         control, sources, there = flow.drawn
-        centres = range(0, subject.n_layers, options.stride)
+        centres = subject.decoder.attending[:: options.stride]
         drawn = swept(sources, there, centres=centres).mean(1)
         whole = torch.full((len(drawn), subject.n_layers, drawn.shape[-1]), torch.nan)
         whole[:, list(centres)] = drawn

@@ -33,9 +33,10 @@ class Calibrated:
     sinks: dict[int, Bool[Tensor, "b h n"]] = field(default_factory=dict)
 
 
-def default_heads(n_layers: int, n_heads: int) -> list[Head]:
+def default_heads(subject: Any) -> list[Head]:
     """All heads of the layers 2 … L−2."""
-    return [(layer, head) for layer in range(2, n_layers - 1) for head in range(n_heads)]
+    layers = [layer for layer in subject.decoder.attending if layer in range(2, subject.n_layers - 1)]
+    return [(layer, head) for layer in layers for head in range(subject.n_heads)]
 
 
 @contextmanager
@@ -65,7 +66,7 @@ def act(
         raise UserError(f"beta = {beta} is outside 0…1")
     if columns not in ("sinks", "random"):
         raise ValueError(f"columns are 'sinks' or 'random', not {columns!r}")
-    pairs = set(default_heads(subject.n_layers, subject.n_heads) if heads is None else heads)
+    pairs = set(default_heads(subject) if heads is None else heads)
     if any(not (0 <= a < subject.n_layers and 0 <= b < subject.n_heads) for a, b in pairs):
         raise UserError(f"heads are (layer, head) pairs within {subject.n_layers} × {subject.n_heads}")
     found = Calibrated()
@@ -130,7 +131,7 @@ def act_effects(
     One forward is kept; the heads ride as variants from their own layer on (`probes.replay`). A head without a hidden
     sink in these prompts changes nothing and costs nothing. heads: by default all of layers 2 … L−2.
     """
-    pairs = sorted(default_heads(subject.n_layers, subject.n_heads) if heads is None else heads)
+    pairs = sorted(default_heads(subject) if heads is None else heads)
     recording = record(subject, inputs, ("attn_z",))
     real, replaced = recording.mask, {}
 

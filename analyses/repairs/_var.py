@@ -76,7 +76,8 @@ def var(
     _refuse(dimensions, rule)
     if columns not in ("sinks", "random") or without_visual_sinks not in ("leave", "move"):
         raise ValueError(f"unknown columns {columns!r} or without_visual_sinks {without_visual_sinks!r}")
-    chosen = default_layers(subject.n_layers) if layers is None else list(layers)
+    by_default = [layer for layer in default_layers(subject.n_layers) if layer in subject.decoder.attending]
+    chosen = by_default if layers is None else list(layers)
     found, columns_of = Redistributed(), dict[int, metrics.SinkColumns]()
 
     def entering(index: int, resid: Tensor) -> Tensor:

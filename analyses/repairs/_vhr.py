@@ -67,7 +67,9 @@ def vhr(
     """
     if heads not in CHOICES or image not in ("dropped", "masked") or positions not in ("last", "all"):
         raise ValueError(f"unknown heads {heads!r}, image {image!r} or positions {positions!r}")
-    chosen_layers = default_layers(subject.n_layers) if layers is None else list(layers)
+    attending = subject.decoder.attending
+    by_default = [layer for layer in default_layers(subject.n_layers) if layer in attending]
+    chosen_layers = by_default if layers is None else list(layers)
     if any(not 0 <= layer < subject.n_layers for layer in chosen_layers):
         raise UserError(f"layers {chosen_layers} are not all in 0…{subject.n_layers - 1}")
     made = Reinforced()
@@ -83,7 +85,7 @@ def vhr(
             for index in chosen_layers
         }
         hide = hide_image(branches.hidden)
-        hiding = dict.fromkeys(range(subject.n_layers), hide) if image == "masked" else None
+        hiding = dict.fromkeys(attending, hide) if image == "masked" else None
         with tracing(subject, edits=hiding), tracing(subject, edits=edits):
             subject.forward(branches.inputs)
 

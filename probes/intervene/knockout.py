@@ -69,12 +69,13 @@ def knockout_sweep(
             base, where, [{layer: k[layer]} for k, at in zip(knockouts, deepest, strict=True) if at == layer]
         )
     variants = [{i: knockout[i] for i in span} for knockout in knockouts for span in spans if span]
-    read = read_variants(base, where, variants, measure, budget).unflatten(0, (len(flows), sum(cut)))
-    values = read.new_full((len(flows), len(spans), *read.shape[2:]), torch.nan)
-    values[:, cut] = read
+    clean = clean_values(base, measure)
+    values = clean.new_full((len(flows), len(spans), *clean.shape), torch.nan)
+    if variants:
+        values[:, cut] = read_variants(base, where, variants, measure, budget).unflatten(0, (len(flows), sum(cut)))
     width = torch.tensor([len(span) for span in spans])
     axes = ("flow", "layer", "example") if several else ("layer", "example")
-    return Sweep(values if several else values[0], clean_values(base, measure), width, notes=notes, axes=axes)
+    return Sweep(values if several else values[0], clean, width, notes=notes, axes=axes)
 
 
 def _flows(base: Recording, source: Tensor, target: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -20,6 +20,7 @@ from torch import Tensor
 from ...data.errors import InterventionError, UserError
 from ..model import anatomy
 from ..model.attention import replaying
+from ..model.hybrid import named
 from ..observe.tracing import first, rewrite_output
 from .float32 import in_float32, is_half, recorded_again
 from .intervening import full_forward
@@ -129,7 +130,8 @@ def _receivers(base: Recording, receivers: str | Sequence[Receiver]) -> tuple[Re
     subject = base.subject
     for layer, head, part in receivers:
         if not (layer in subject.decoder.attending and 0 <= head < subject.n_heads and part in ("q", "k", "v")):
-            raise UserError(f"no receiver {(layer, head, part)} in {subject.n_layers} × {subject.n_heads} heads")
+            heads = f"the {subject.n_heads} heads of {named(subject.decoder.attending)}"
+            raise UserError(f"no receiver {(layer, head, part)} in {heads}")
     return tuple(Receiver(*receiver) for receiver in receivers)
 
 

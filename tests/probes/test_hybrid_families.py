@@ -16,6 +16,7 @@ from crosslens.probes.intervene.direct_attribution import direct_attribution
 from crosslens.probes.intervene.knockout import knockout_sweep
 from crosslens.probes.intervene.measures import logit_difference
 from crosslens.probes.intervene.patching import ablation_sweep, patch_sweep
+from crosslens.probes.intervene.paths import Receiver, path_sweep
 from crosslens.probes.intervene.recording import record
 from crosslens.probes.model import anatomy
 from crosslens.probes.observe.tracing import tracing
@@ -150,6 +151,8 @@ def test_heads_of_a_layer_without_attention_are_refused_by_name(family):
         pass
     with pytest.raises(UserError, match="in layer 0"):
         patch_sweep(subject, given, prompts("right", 1), "z", positions="each", measure=logits_of, layers=[0])
+    with pytest.raises(UserError, match=r"no receiver \(0, 0, 'q'\) in the 4 heads of layer 1"):
+        path_sweep(subject, given, prompts("right", 1), [Receiver(0, 0, "q")], measure=logits_of)
 
 
 def test_attributions_have_nan_where_there_are_no_heads():

@@ -7,10 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 from crosslens import Subject
-from crosslens.probes.intervene.attribution import attribution_sweeps
+from crosslens.data.errors import UserError
+from crosslens.probes.intervene.attribution import attribution_sweep, attribution_sweeps
+from crosslens.probes.intervene.edge_attribution import edge_attribution
 from crosslens.probes.intervene.intervening import full_forward
 from crosslens.probes.intervene.interventions import Add, Knockout, Patch, PatchQKV, Scale
 from crosslens.probes.intervene.measures import logit_difference
+from crosslens.probes.intervene.paths import path_sweep
 from crosslens.probes.intervene.positions import Positions, affected_positions
 from crosslens.probes.intervene.proofs import obstacle_of
 from crosslens.probes.intervene.readout import bytes_per_variant, read_variants
@@ -137,3 +140,40 @@ def test_chunks_of_variants_keep_the_budget(family):
 def test_half_precision(family):
     base, _ = recorded(family, "left", dtype=torch.bfloat16)
     assert obstacle_of(base) == ""
+
+
+@pytest.mark.parametrize("mlps", ["recomputed", "frozen"])
+@pytest.mark.parametrize("family", HYBRID)
+def test_paths_hold_what_mixers_write(family, mlps):
+    """The path from a head to the output is a whole forward in which all else, mixers too, says what it said."""
+    base, donor = recorded(family, "left", ("z", "mlp_out"))
+    found = path_sweep(base.subject, base, donor, measure=MEASURE, mlps=mlps)
+    assert found.values[[0, 2]].isnan().all()
+    held = {i: [Patch("attn_out", base.mask, base.layers[i].mixed)] for i in (0, 2)}
+    held[1] = [Patch("z", base.mask, base.layers[1].site("z")), Patch("z", base.mask, donor.layers[1].site("z"), (2,))]
+    if mlps == "frozen":
+        held = {i: [*held[i], Patch("mlp_out", base.mask, base.layers[i].site("mlp_out"))] for i in held}
+    logits = base.subject.unembed(base.subject.norm(full_forward(base, held)))
+    torch.testing.assert_close(found.values[1, 2], MEASURE(logits, torch.arange(3)), rtol=1e-4, atol=1e-4)
+    assert (found.values[1, 2] - found.clean).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("family", ["olmo_hybrid", "lfm2", "bamba", "jamba", "kimi_linear"])
+def test_edges_of_mixers_complete_the_gradient(family):
+    """What all readers hear of the embeddings is the whole gradient there: a mixer is a reader like heads and MLPs."""
+    base, donor = recorded(family, "right", ("z", "mlp_out"))
+    edges = edge_attribution(base.subject, base, donor, measure=MEASURE)
+    assert [(r.kind, r.layer) for r in edges.readers if r.kind == "mixer"] == [("mixer", 0), ("mixer", 2)]
+    whole = attribution_sweep(base.subject, base, donor, "resid_pre", positions=base.mask, measure=MEASURE)
+    torch.testing.assert_close(edges.values[:, 0].sum(0), whole.effects[:, 0], rtol=1e-3, atol=1e-3)
+    mixer = [w.kind for w in edges.writers].index("mixer")
+    readers = [i for i, reader in enumerate(edges.readers) if reader.kind == "final"]
+    assert edges.values[readers, mixer].abs().min() > 0
+
+
+def test_a_mixer_beside_heads_is_not_held_in_paths():
+    base, donor = recorded("falcon_h1", "right", ("z", "mlp_out"))
+    for sweep in (path_sweep, edge_attribution):
+        with pytest.raises(UserError, match=r"another mixer stands beside the heads.*layer 0") as caught:
+            sweep(base.subject, base, donor, measure=MEASURE)
+        assert "\n" not in str(caught.value)
