@@ -46,11 +46,11 @@ def _require_calls(layers: list[nn.Module], calls: list[nn.Module]) -> None:
     inside = [[module for module in calls if module in set(layer.modules())] for layer in layers]
     if not any(inside):
         raise SubjectError(
-            "none of its layers calls transformers' attention interface: its attention, where it has one, is written in "
-            "its own code, so its patterns cannot be read or edited"
+            "none of its layers calls transformers' attention interface: its attention, where it has one, is written "
+            "in its own code, so its patterns cannot be read or edited"
         )
     for index, own in enumerate(inside):
         if len(own) > len(set(own)):
             raise SubjectError(
-                f"layer {index} calls its attention {len(own)} times, and which pattern is whose is not known"
+                f"layer {index} calls its attention {len(own)} times: which pattern is whose is not known"
             )
