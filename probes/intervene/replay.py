@@ -227,8 +227,9 @@ class _Replay:
 
     def _through_mid(self, index: int, changes: list[RowChange], written: Tensor) -> Tensor:
         """What the attention has to write for the residual behind it to be what changes of resid_mid make of it."""
-        gain = anatomy.gain(self.recording.subject.layers[index], "attn_out")
-        mid = self.entering + written.reshape(self.entering.shape) * gain
+        layer = self.recording.subject.layers[index]
+        gain = anatomy.gain(layer, "attn_out")
+        mid = anatomy.times(self.entering, anatomy.carries(layer)[0]) + written.reshape(self.entering.shape) * gain
         moved = self._rewritten("resid_mid", index, changes, mid) - mid
         return written + (moved / gain).reshape(written.shape)
 

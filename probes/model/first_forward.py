@@ -43,7 +43,8 @@ def tell(model: Any, layers: list[nn.Module]) -> None:
 
 
 def _require_calls(layers: list[nn.Module], calls: list[nn.Module]) -> None:
-    inside = [[module for module in calls if module in set(layer.modules())] for layer in layers]
+    within = [set(layer.modules()) for layer in layers]
+    inside = [[module for module in calls if module in modules] for modules in within]
     if not any(inside):
         raise SubjectError(
             "none of its layers calls transformers' attention interface: its attention, where it has one, is written "
@@ -52,5 +53,5 @@ def _require_calls(layers: list[nn.Module], calls: list[nn.Module]) -> None:
     for index, own in enumerate(inside):
         if len(own) > len(set(own)):
             raise SubjectError(
-                f"layer {index} calls its attention {len(own)} times, and which pattern is whose is not known"
+                f"layer {index} calls its attention {len(own)} times: which pattern is whose is not known"
             )

@@ -190,7 +190,8 @@ class _Hooks:
         if not any((layer.index, "resid_mid") in block.rewrites for block in self.blocks):
             return written
         gain, own = anatomy.gain(layer.module, "attn_out"), layer.as_batch(written)
-        mid = layer.resid_pre.to(own.device) * anatomy.carries(layer.module)[0] + own * gain
+        gain = gain.to(own) if isinstance(gain, Tensor) else gain
+        mid = anatomy.times(layer.resid_pre.to(own.device), anatomy.carries(layer.module)[0]) + own * gain
         moved = self._rewritten(layer, "resid_mid", mid) - mid
         return (own + moved / gain).reshape(written.shape)
 

@@ -104,6 +104,7 @@ ODD: dict[str, dict[str, Any]] = {
     | {"num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8}
     | {"v_head_dim": 8, "scale_depth": 1.4},
     "beam": SHAPE | EXPERTS,
+    "doge": SHAPE,
     "laguna": SHAPE | EXPERTS | {"num_attention_heads_per_layer": [4, 8, 4], "sliding_window": 4},
     "deepseek_v32": SHAPE
     | {"num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8}

@@ -162,8 +162,8 @@ def test_an_unknown_argument_of_an_attention_names_family_and_layer():
     subject = Subject(build("llama"))
     attention = subject.layers[1].self_attn
     forward = attention.forward
-    attention.forward = lambda *args, **kwargs: forward(*args, **kwargs, choices=torch.zeros(1))
-    with pytest.raises(SubjectError, match="llama: layer 1: LlamaAttention passes choices to its attention"):
+    attention.forward = lambda *args, **kwargs: forward(*args, **kwargs, sinks=torch.zeros(1))
+    with pytest.raises(SubjectError, match="llama: layer 1: LlamaAttention passes sinks to its attention"):
         subject.check()
     with pytest.raises(SubjectError, match="llama: layer 1"):
         capture(subject, prompts("right"), ["z"])

@@ -6,6 +6,7 @@ Expected values are read by plain hooks on eager models, from module names writt
 from __future__ import annotations
 
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from crosslens.probes.observe.tracing import tracing
 from crosslens.probes.sites import SiteError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.models.minimax_m3_vl.modeling_minimax_m3_vl import MiniMaxM3VLIndexer
 
 from ..helpers.families import HYBRID, ODD, SHAPE, TEXT, VOCAB, build, prompts
 from .test_families import assert_close, positions
@@ -264,6 +266,23 @@ def test_a_chosen_key_alone_is_read():
     pattern = capture(subject, given, ["pattern"])["pattern", 1]
     assert ((pattern > 0).sum(-1) <= 3).all()
     assert ((pattern > 0).sum(-1)[:, :, 3:] == 3).all()
+
+
+def test_chosen_blocks_are_masked_as_the_family_masks_them():
+    blocks, places = (
+        torch.tensor([[[[0, -1]] * 2 + [[0, 1]] * 3, [[0, -1]] * 2 + [[1, -1]] * 3]]),
+        torch.arange(5)[None],
+    )
+    own = SimpleNamespace(block_size=2, config=SimpleNamespace(num_attention_heads=4))
+    mask = MiniMaxM3VLIndexer.build_block_mask(own, blocks, None, 5, torch.float32, blocks.device, places)
+    found = chosen_keys.by_block(blocks, 2, 4, 5) & torch.ones(5, 5, dtype=torch.bool).tril()
+    assert torch.equal(found, mask == 0)
+
+
+def test_attention_that_is_called_twice_is_refused_by_name():
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("diffllama", **SHAPE))
+    with pytest.raises(SubjectError, match="diffllama cannot be opened: layer 0 calls its attention 2 times"):
+        Subject(model)
 
 
 def test_heads_by_layer_have_their_own_shapes():
