@@ -176,3 +176,8 @@ def test_a_checkpoint_whose_processor_cannot_be_followed_opens_from_its_director
     proofs = load(tmp_path).check()
     told = "a picture can be put into a prompt (blip-2: its processor does not tell"
     assert proofs["check"].str.contains(told, regex=False).any()
+
+
+def test_a_projector_with_cross_attention_is_no_layer_of_the_decoder():
+    opened, shown = subject("aria"), given("aria")
+    assert torch.isfinite(opened.forward(shown)).all()
