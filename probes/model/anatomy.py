@@ -31,7 +31,7 @@ PLAIN_UP = ("c_fc", "fc1", "dense_h_to_4h", "linear_fc1")
 DOWN = ("down_proj", "w2", "c_proj", "fc2", "dense_4h_to_h", "linear_fc2")
 ACTIVATION = ("act_fn", "activation_fn", "act")
 # Vision towers, and what may stand between a tower and its layers.
-TOWER = ("vision_tower", "visual", "vision_model")
+TOWER = ("vision_tower", "visual", "vision_model", "vision_encoder", "image_tower")
 ENCODER = ("encoder", "transformer", "vision_model", "model")
 TOWER_LAYERS = (*LAYERS, "layer")
 FINAL_NORM = (

@@ -105,7 +105,8 @@ def complete(model: Any, arguments: dict[str, Any]) -> None:
 
 def _refuse_cross_attention(model: Any, arguments: Mapping[str, Any]) -> None:
     given = [name for name in ("pixel_values", "cross_attention_states") if arguments.get(name) is not None]
-    between = [module for module in model.modules() if anatomy.reads_image(module)] if given else []
+    layers = anatomy.child(anatomy.find_decoder(model), anatomy.LAYERS, "list of layers").children() if given else ()
+    between = [layer for layer in layers if anatomy.reads_image(layer)]
     if between:
         raise UserError(
             f"{_family(model)} reads an image in {len(between)} layers of cross-attention between the others, which "

@@ -90,7 +90,7 @@ def _pictures(example: Example) -> list[Image]:
 def _refuse_stray(subject: Subject, example: Example, text: str) -> None:
     """A placeholder in the text would take another image's place."""
     wanted = sum(not isinstance(segment.content, str) for segment in example.segments)
-    holder = subject.processor.image_token
+    holder = str(subject.processor.image_token)
     image = vision_inputs.placeholder_id(subject.model)
     filled = holder if image is None else subject.tokenizer.convert_ids_to_tokens(image)
     for token, there in ((holder, wanted), (filled, wanted if filled == holder else 0)):
@@ -113,7 +113,7 @@ def _has_inner_bos(subject: Subject, processed: Processed, name: str) -> bool:
 
 def _with_inner_bos(subject: Subject, prompt: Prompt) -> Prompt:
     """PaliGemma's layout: a BOS behind the last image, a newline behind the prompt."""
-    holder, bos = subject.processor.image_token, subject.tokenizer.bos_token or ""
+    holder, bos = str(subject.processor.image_token), subject.tokenizer.bos_token or ""
     at = prompt.text.rfind(holder) + len(holder)
     return Prompt(
         prompt.text[:at] + bos + prompt.text[at:] + "\n",
@@ -127,7 +127,7 @@ def _fill(subject: Subject, prompt: Prompt, blocks: Sequence[str], frame: tuple[
     around each block and is not there yet.
     """
     text, roles, marks, shown = prompt.text, prompt.roles, prompt.marks, []
-    holder, at = subject.processor.image_token, 0
+    holder, at = str(subject.processor.image_token), 0
     for block in blocks:
         start = text.index(holder, at)
         end = start + len(holder)

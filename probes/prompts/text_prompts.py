@@ -73,7 +73,7 @@ def render(subject: Subject, example: Example, template: str) -> tuple[str, list
 
     Where an image stands, the string has the processor's placeholder.
     """
-    holder = getattr(subject.processor, "image_token", "")
+    holder = str(getattr(subject.processor, "image_token", ""))  # BLIP-2 keeps an AddedToken
     texts = [segment.content if isinstance(segment.content, str) else holder for segment in example.segments]
     if template == "raw":
         text, places = "".join(texts), _in_a_row(texts)

@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from crosslens import Subject, capture
+from crosslens import Subject, capture, load
 from crosslens.data.errors import SubjectError, UserError
 from crosslens.data.example import Example, Segment
+from crosslens.probes.check import subject_checks
 from crosslens.probes.model.processing import joined
 from crosslens.probes.model.processors import NoVideo, images_only
 from transformers import AutoModelForImageTextToText
 
-from ..helpers import vision, vision_subjects
+from ..helpers import processor_checkpoints, vision, vision_subjects
 from ..sweep.building import build, enlivened, inputs, text_inputs
 from ..sweep.exceptions import exceptions
 from ..sweep.judging import _check, _example
@@ -165,3 +166,18 @@ def test_a_processor_that_cannot_be_followed_leaves_the_decoder_open(monkeypatch
     assert proofs["check"].str.contains("a picture can be put into a prompt (llava: its processor", regex=False).any()
     with pytest.raises(SubjectError, match="does not tell what it puts in place of an image"):
         opened.batch([pictured(0, (30, 30))])
+
+
+def test_a_checkpoint_whose_processor_cannot_be_followed_opens_from_its_directory(tmp_path, monkeypatch):
+    """BLIP-2 writes an image's tokens before the prompt, wherever its placeholder stands."""
+    processor_checkpoints.opened("blip-2", tmp_path)
+    build(("vision", "blip-2", "")).save_pretrained(tmp_path)
+    monkeypatch.setattr(subject_checks, "check_tokenizer", lambda findings: None)  # 50 words give no sentence back
+    proofs = load(tmp_path).check()
+    told = "a picture can be put into a prompt (blip-2: its processor does not tell"
+    assert proofs["check"].str.contains(told, regex=False).any()
+
+
+def test_a_projector_with_cross_attention_is_no_layer_of_the_decoder():
+    opened, shown = subject("aria"), given("aria")
+    assert torch.isfinite(opened.forward(shown)).all()

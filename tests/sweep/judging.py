@@ -58,9 +58,9 @@ def judge(one: Type) -> Verdict:
         images = "" if one[0] == "text" else without or _refused(subject, given) or "yes"
         if images.startswith("refused"):
             given, donor = text_inputs(0), text_inputs(1)
-        _check(subject, given, images == "yes")
+        proofs = _check(subject, given, images == "yes")
         errors, lacking = _errors(one, subject, given, donor)
-        seen = obstacle_of(record(subject, given)), images, _tower(subject) if images == "yes" else ""
+        seen = obstacle_of(record(subject, given)), images, _tower(subject, proofs) if images == "yes" else ""
     except (SubjectError, UserError) as error:
         return Verdict("refused", " ".join(str(error).split()))
     except Exception as error:
@@ -147,7 +147,16 @@ def _captures(subject: Subject, plain: Plain, given: dict, z: dict[int, Tensor])
     yield "z", max(_off(tensor.flatten(2), plain.reads[i].flatten(2)) for i, tensor in z.items())
     for site, expected in (("resid_pre", plain.states), ("pattern", plain.patterns)):
         found = capture(subject, given, [site])
-        yield site, max(_off(tensor, expected[_layer(name)]) for name, tensor in found.items())
+        pairs = [(tensor, expected[_layer(name)]) for name, tensor in found.items()]
+        yield site, max(_off(_as_shown(*pair) if site == "pattern" else pair[0], pair[1]) for pair in pairs)
+
+
+def _as_shown(found: Tensor, expected: Tensor) -> Tensor:
+    """Pattern rows as the eager attention of some families (Granite with sinks) returns them: without a sink's share,
+    which z and logits hold.
+    """
+    whole = float((expected.float().sum(-1) - 1).abs().max()) < 1e-3
+    return found / found.sum(-1, keepdim=True) if whole and found.dtype == expected.dtype else found
 
 
 def _knockout(subject: Subject, plain: Plain, given: dict, layers: list[int]) -> float:

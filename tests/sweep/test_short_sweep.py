@@ -15,7 +15,7 @@ from .building import all_types
 from .judging import Verdict
 
 EXACT = ("text:gemma3_text", "text:gpt_oss", "text:deepseek_v3", "text:granite", "text:cohere2")
-SEES = ("vision:llava", "vision:qwen2_5_vl", "vision:idefics3", "vision:gemma3", "vision:instructblip")
+SEES = ("vision:llava", "vision:qwen2_5_vl", "vision:idefics3", "vision:gemma3")
 HALF = ("text:llama:bfloat16", "vision:qwen3_vl:bfloat16")
 REFUSED = ("text:bert", "text:bart", "text:mamba")
 
@@ -53,7 +53,7 @@ def test_what_is_out_of_reach_is_refused_in_one_line(verdicts, name):
 
 def test_the_table_has_a_line_a_type_and_counts(verdicts):
     found, table = verdicts
-    assert "12 exact, 3 refused" in table
+    assert "11 exact, 3 refused" in table
     assert all(_cells(name) in table for name in found)
 
 
@@ -107,15 +107,11 @@ def test_an_unnamed_exception_is_a_traceback(monkeypatch):
     assert found == Verdict("traceback", "KeyError: 'no such thing'")
 
 
-@pytest.mark.parametrize(
-    ("family", "tower"),
-    [("got_ocr2", "all but patterns and their edits: "), ("minicpmv4_6", "a layer reads what the one before wrote")],
-)
-def test_a_tower_that_is_not_proved_is_told_beside_its_decoder(family, tower):
-    """SAM's tower attends by its own code, MiniCPM's has a merger between two layers."""
-    found = judging.judge(("vision", family, ""))
-    assert found.verdict in ("exact", "in part")
-    assert found.tower.startswith(tower)
+def test_a_tower_that_is_not_proved_is_told_beside_its_decoder():
+    """SAM's tower attends by its own code."""
+    found = judging.judge(("vision", "got_ocr2", ""))
+    assert found[:4] == ("exact", "", "", "yes")
+    assert "own code" in found.tower or "layer 0" in found.tower
 
 
 def test_at_least_twenty_types_are_judged_in_bfloat16():
