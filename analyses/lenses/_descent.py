@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...data.errors import UserError
+from ...data.progress import tracked
 from ...probes.runs import store
 
 Weights = dict[str, Tensor]

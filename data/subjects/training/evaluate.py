@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ...example import Objects
 from ...object_words import Counts, count
+from ...progress import tracked
 from ...world import questions, world
 from ...world.questions import KINDS, POPE, Question
 from ...world.world import Scene
