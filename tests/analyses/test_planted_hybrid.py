@@ -21,7 +21,8 @@ from crosslens.probes.intervene.knockout import knockout_sweep
 from crosslens.probes.intervene.patching import patch_sweep
 from crosslens.probes.intervene.paths import path_sweep
 from crosslens.probes.runs import store
-from crosslens.probes.runs.run import Settings, preview, run
+from crosslens.probes.runs.preview import preview
+from crosslens.probes.runs.run import Settings, run
 from crosslens.reports.pages.build import build
 
 from ..helpers import planted_hybrid
