@@ -61,7 +61,7 @@ test: $(READY) browser ## all tests
 
 # Goes on where it was killed, with the same code and transformers.
 families: $(READY) ## every model type of the installed transformers: exact, in part or refused (10 minutes)
-	$(BIN)/python -m crosslens.tests.sweep --out $(OUT)/families.md
+	$(BIN)/python -m crosslens.tests.sweep
 
 check: $(READY) ## lint, types, import contracts
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -67,8 +67,10 @@ def refuse(model: nn.Module) -> None:
     """SubjectError: a model that is no decoder by itself, or whose weights are packed into few bits."""
     if model.config.is_encoder_decoder:  # pyright: ignore
         raise SubjectError(f"{type(model).__name__} is an encoder with a decoder: name a causal language model")
-    if {kind.__name__ for kind in type(model).__mro__} & set(MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()):
-        raise SubjectError(f"{type(model).__name__} is an encoder, which reads both ways: name a causal language model")
+    if model.config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:  # pyright: ignore
+        raise SubjectError(
+            f"{type(model).__name__} is of a family of encoders, which read both ways: name a causal language model"
+        )
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if not tensor.is_floating_point() and (isinstance(tensor, nn.Parameter) or name.endswith(PACKED)):
             raise SubjectError(f"its weights are packed ({name}: {tensor.dtype}): open the checkpoint that is not")

@@ -219,7 +219,9 @@ class Subject:
             raise
         except Exception as error:  # the proofs run what they do not know: a family that breaks them is refused
             told = anatomy.first_line(error)
-            raise SubjectError(f"{self.family} ({self.name}): the proofs cannot be made: {told}") from error
+            raise SubjectError(
+                f"{self.family} ({self.name}): a forward of the check fails, so nothing is proved: {told}"
+            ) from error
 
 
 def refuse_under_edit(subject: Subject, what: str) -> None:

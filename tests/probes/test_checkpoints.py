@@ -138,7 +138,8 @@ def test_proofs_that_break_name_the_family(monkeypatch):
     opened = tiny.subject()
     monkeypatch.setattr(opened.layers[1].mlp, "forward", lambda states: states.no_such_thing)
     with pytest.raises(
-        SubjectError, match=r"llama .tiny-llama.: the proofs cannot be made: AttributeError: .*no_such"
+        SubjectError,
+        match=r"llama .tiny-llama.: a forward of the check fails, so nothing is proved: AttributeError: .*no_such",
     ) as e:
         opened.check()
     assert isinstance(e.value.__cause__, AttributeError)

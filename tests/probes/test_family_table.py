@@ -32,7 +32,8 @@ HEAD = """# Families
 
 What each instrument can do on each family, as `tests/probes/test_family_table.py` finds it on tiny random models:
 compared with plain Hugging Face eager forwards, with images where a family takes them. Any other family is proved or
-refused by `crosslens check MODEL` on the weights in hand.
+refused by `crosslens check MODEL` on the weights in hand. The verdict on every type that the installed transformers
+registers, on tiny random models again, is in [tests/sweep/verdicts.md](tests/sweep/verdicts.md).
 
 | family | capture | pattern rows | edits | replay in sweeps | sites read and rewritten | in the vision tower |
 |---|---|---|---|---|---|---|

@@ -1,7 +1,7 @@
 """python -m crosslens.tests.sweep: the table of all types of the installed transformers; goes on where it was killed.
 
 --only llama vision:gemma3 text:gemma4_text:31B   these types alone (all variants of a bare name)
---out reports/out/families.md                      the table; the verdicts lie beside it as families.json
+--out tests/sweep/verdicts.md                      the table, as it is kept; beside it the verdicts as verdicts.json
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main() -> None:
     """Judge what is not judged yet, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=[])
-    parser.add_argument("--out", type=Path, default=Path("reports/out/families.md"))
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("verdicts.md"))
     parser.add_argument("--jobs", type=int, default=2)
     asked = parser.parse_args()
     torch.set_num_threads(1)

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,7 @@ EXACT = ("text:gemma3_text", "text:gpt_oss", "text:deepseek_v3", "text:granite",
 SEES = ("vision:llava", "vision:qwen2_5_vl", "vision:idefics3", "vision:gemma3")
 HALF = ("text:llama:bfloat16", "vision:qwen3_vl:bfloat16")
 REFUSED = ("text:bert", "text:bart", "text:mamba")
+KEPT = Path(sweep.__file__).with_name("verdicts.md")  # of the whole sweep: make families
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +51,12 @@ def test_what_is_out_of_reach_is_refused_in_one_line(verdicts, name):
     assert found.verdict == "refused"
     assert "cannot be opened" in found.reason
     assert "\n" not in found.reason
+
+
+@pytest.mark.parametrize("name", EXACT + SEES + HALF + REFUSED)
+def test_the_kept_table_says_the_same(verdicts, name):
+    (line,) = (line for line in verdicts[1].splitlines() if line.startswith(_cells(name)))
+    assert line in KEPT.read_text("utf-8").splitlines()
 
 
 def test_the_table_has_a_line_a_type_and_counts(verdicts):
