@@ -19,6 +19,7 @@ from ..model import anatomy
 from ..model.attention import replaying
 from ..model.frozen_norms import attention_tail, written_by_heads
 from ..model.subject import refuse_under_edit
+from ..observe.gates import require_no_gate_of_the_residual
 from ..observe.layer import Layer
 from ..observe.tracing import first, rewrite_output
 from .attribution import GradientRun, frozen_weights, path_shares, recorded_pair, run_with_gradient
@@ -72,13 +73,14 @@ def edge_attribution(
     Readers are the inputs (before the norm) of every head's query, of every KV head's key and value, of every mixer in
     the place of heads, of every MLP, and the final residual. readers: these alone; positions: what they read there
     alone. Where a norm stands between heads and residual, each run's scale is held as it is. UserError: such a norm
-    behind an output bias, whose part would be nobody's; a mixer beside heads; an edit around it; a reader that does not
-    exist; prompts of other lengths; fewer than one step.
+    behind an output bias, whose part would be nobody's; heads with a gate (GateError), whose reading is no edge; a
+    mixer beside heads; an edit around it; a reader that does not exist; prompts of other lengths; fewer than one step.
     """
     refuse_under_edit(subject, "edge attribution")
     attending = [subject.layers[i] for i in subject.decoder.attending]
     if any(attention_tail(layer) is not None and anatomy.output_bias(layer) is not None for layer in attending):
         raise UserError(f"{subject.family} norms its heads and a bias together: heads have no edges of their own")
+    require_no_gate_of_the_residual(subject, "edge attribution")
     clean, other = recorded_pair(subject, base, donor, ("z", "mlp_out"))
     if beside := [i for i in subject.decoder.attending if clean.layers[i].whole]:
         raise UserError(

@@ -21,6 +21,7 @@ from crosslens.probes.intervene.recording import record
 from crosslens.probes.intervene.replay import replay
 from crosslens.probes.intervene.state_memory import state_bytes
 from crosslens.probes.intervene.sweep import swept
+from crosslens.probes.observe.gates import GateError
 
 from ..helpers.families import HYBRID, SHAPE, build, prompts
 
@@ -169,6 +170,14 @@ def test_edges_of_mixers_complete_the_gradient(family):
     mixer = [w.kind for w in edges.writers].index("mixer")
     readers = [i for i, reader in enumerate(edges.readers) if reader.kind == "final"]
     assert edges.values[readers, mixer].abs().min() > 0
+
+
+@pytest.mark.parametrize("family", ["qwen3_next", "qwen3_5_text"])
+def test_a_gate_that_reads_the_residual_has_no_edge(family):
+    """Readers without the gate's would hear less than the whole gradient."""
+    base, donor = recorded(family, "right", ("z", "mlp_out"))
+    with pytest.raises(GateError, match=r"layer 1 .* a gate that reads the residual stream"):
+        edge_attribution(base.subject, base, donor, measure=MEASURE)
 
 
 def test_a_mixer_beside_heads_is_not_held_in_paths():
