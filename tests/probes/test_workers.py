@@ -64,7 +64,8 @@ def test_workers_give_the_bits_of_one_process_also_when_they_are_killed(subject,
         for again in range(KILLS):
             require_same(lens_run(subject, tmp_path / f"killed-{again}", workers), expected)
         assert len(killed) == KILLS
-    assert not actors(), "nobody is left"
+    _, left = psutil.wait_procs(actors(), timeout=20)
+    assert not left
 
 
 def kill_at_random(monkeypatch):
