@@ -4,29 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 
-from . import anatomy, vision_inputs
-from .attention import AttentionCall, replaying
+from . import anatomy
 
 if TYPE_CHECKING:
     from .stack import Stack
 
 
-def tell_attention(model: Any, layers: list[nn.Module]) -> None:
-    """Notes which mixers with an attention's name are none, where mixers differ: one forward of a few words.
-
-    The decoder must ask for crosslens' attention already.
+def tell_attention(layers: list[nn.Module]) -> None:
+    """Notes which mixers with an attention's name are none, where mixers differ: those that did not call the attention
+    interface in the first forward.
     """
     mixers = [anatomy.mixer_of(layer) for layer in layers]
-    if len({type(mixer) for mixer in mixers}) == 1:
+    if len({type(mixer) for mixer in mixers}) == 1 or not any(mixer in anatomy.HEADS for mixer in mixers):
         return
-    callers = _callers(model)
     for mixer in mixers:
-        if mixer in callers:
+        if mixer in anatomy.HEADS:
             anatomy.SILENT.discard(mixer)
         else:
             anatomy.SILENT.add(mixer)
@@ -65,16 +61,3 @@ def named(layers: Iterable[int]) -> str:
     runs = [[i for _, i in run] for _, run in groupby(enumerate(layers), lambda pair: pair[1] - pair[0])]
     parts = [str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs]
     return f"layer{'s' * (len(layers) > 1)} {', '.join(parts)}"
-
-
-@torch.no_grad()
-def _callers(model: Any) -> set[nn.Module]:
-    """The modules that call the attention interface in a forward."""
-    callers: set[nn.Module] = set()
-
-    def note(call: AttentionCall) -> None:
-        callers.add(call.module)
-
-    with replaying(note):
-        model(**vision_inputs.few_words(model), use_cache=False)
-    return callers

@@ -117,7 +117,7 @@ def decoder_stack(model: Any) -> Stack:
     own._attn_implementation = NAME
     _keep_all_rows(decoder)
     first_forward.tell(model, layers)
-    hybrid.tell_attention(model, layers)
+    hybrid.tell_attention(layers)
     if not any(map(anatomy.attends, layers)):
         anatomy.attention_of(layers[0])
     for layer in layers:

@@ -12,7 +12,7 @@ from ..intervene.proofs import replay_notes
 from . import store
 from .finish import finish
 from .job import Job
-from .rows import compute_rows, threads
+from .rows import compute_rows
 from .workers import Work, Workers
 
 if TYPE_CHECKING:
@@ -61,8 +61,7 @@ def work(
 
 
 def _here(subject: Subject, todo: Sequence[int], of: Callable[[int], Work]) -> Iterator[tuple[int, Any]]:
-    """The rows of all shards, one after the other, in this process."""
+    """The rows of all shards, one after the other, in this process, whose threads `run` has set."""
     for index in todo:
-        examples, form, count, riding = of(index)
-        with threads(count):
-            yield index, compute_rows(subject, subject.batch(list(examples), **form), riding)
+        examples, form, _, riding = of(index)
+        yield index, compute_rows(subject, subject.batch(list(examples), **form), riding)
