@@ -6,6 +6,8 @@ BIN    := $(VENV)/bin
 OUT    ?= reports/out
 TORCH  ?= torch==2.13.0
 READY  := $(VENV)/.ready
+TOOLS  := $(VENV)/.tools
+JOBS   ?= logical
 PAPER  ?= vhd
 CROSSLENS := $(BIN)/crosslens
 
@@ -15,13 +17,18 @@ CROSSLENS := $(BIN)/crosslens
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-setup: $(READY) ## the environment in .venv
+setup: $(TOOLS) ## the environment in .venv, with what tests and lint need
 
-# torch first and alone, so that no other package chooses its build.
+# torch first and alone, so that no other package chooses its build. Python compiles what it imports when it does;
+# pip would compile all packages, most of which nothing here imports, and take longer than the download.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q -c constraints.txt $(TORCH)
-	$(BIN)/pip install -q -c constraints.txt -e ".[dev,static]"
+	$(BIN)/pip install -q --no-compile -c constraints.txt $(TORCH)
+	$(BIN)/pip install -q --no-compile -c constraints.txt -e .
+	@touch $@
+
+$(TOOLS): $(READY)
+	$(BIN)/pip install -q --no-compile -c constraints.txt -e ".[dev,static]"
 	@touch $@
 
 # A recipe runs what is missing of its runs, and then builds the report (analyses/recipes/).
@@ -56,22 +63,23 @@ browser:
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium \
 	  >/dev/null; } || echo "no chromium: the tests that open pages are skipped"
 
-test: $(READY) browser ## all tests
-	$(BIN)/python -m pytest
+# A process per core (JOBS), each with its part of the threads.
+test: $(TOOLS) browser ## all tests
+	$(BIN)/python -m pytest -n $(JOBS) --maxprocesses 8 --dist worksteal
 
 # Goes on where it was killed, with the same code and transformers.
-families: $(READY) ## every model type of the installed transformers: exact, in part or refused (10 minutes)
+families: $(TOOLS) ## every model type of the installed transformers: exact, in part or refused (10 minutes)
 	$(BIN)/python -m crosslens.tests.sweep
 
-check: $(READY) ## lint, types, import contracts
+check: $(TOOLS) ## lint, types, import contracts
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	cd / && $(CURDIR)/$(BIN)/lint-imports --config $(CURDIR)/pyproject.toml --no-cache
 
-bench: $(READY) ## times and memory as ratios to plain forwards
+bench: $(TOOLS) ## times and memory as ratios to plain forwards
 	$(BIN)/python tests/bench.py
 
-notebooks: $(READY) ## run the notebooks in place
+notebooks: $(TOOLS) ## run the notebooks in place
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace reports/notebooks/*.ipynb
 
 clean: ## delete environment, runs and pages (the model stays in the cache)
