@@ -12,7 +12,7 @@ PAPER  ?= vhd
 CROSSLENS := $(BIN)/crosslens
 
 .DEFAULT_GOAL := help
-.PHONY: help setup figures figures-full paper card report scenes-model scenes-prior browser test families check bench notebooks clean
+.PHONY: help setup figures figures-full paper card report scenes-model scenes-prior browser test families check bench notebooks docs clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -81,6 +81,10 @@ bench: $(TOOLS) ## times and memory as ratios to plain forwards
 
 notebooks: $(TOOLS) ## run the notebooks in place
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace reports/notebooks/*.ipynb
+
+docs: $(TOOLS) ## pages of all functions: $(OUT)/api/index.html
+	cd / && $(CURDIR)/$(BIN)/pdoc -d markdown --no-show-source -o $(abspath $(OUT))/api \
+	  crosslens.data crosslens.probes crosslens.analyses crosslens.reports
 
 clean: ## delete environment, runs and pages (the model stays in the cache)
 	rm -rf $(VENV) $(OUT) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -15,8 +15,11 @@ from .helpers import synthetic
 README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+COMING_FROM = (Path(__file__).parents[1] / "COMING_FROM.md").read_text("utf-8")
+
+
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 def test_every_command_can_be_read():
@@ -70,3 +73,15 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
         exec(block, space)
     assert "Rome" in capsys.readouterr().out
     assert space["sweep"].values.shape == (30, 16)
+
+
+@pytest.mark.real
+def test_the_python_of_coming_from_runs(capsys):
+    space: dict = {}
+    for block in blocks("python", COMING_FROM):
+        exec(block, space)
+    batch, subject, pattern = space["batch"], space["subject"], space["pattern"]
+    assert pattern.shape[:2] == (len(batch.examples), subject.n_heads)
+    assert space["sweep"].values.shape == (subject.n_layers, subject.n_heads, len(batch.examples))
+    assert not space["without"].isnan().any()
+    assert len(space["at_image"]) == int(space["image"].sum()) > 0
