@@ -14,6 +14,7 @@ from torch import Tensor
 from ...data.errors import UserError
 from ...data.tasks import open_task
 from ...probes import VERSION as PROBES
+from ...probes.model.head import rows_at_once, vocabulary
 from ...probes.model.hybrid import named
 from ...probes.runs import lens_store, store
 from ...probes.runs.activations import Activations, cached_together
@@ -21,6 +22,7 @@ from ...probes.runs.activations import Options as Kept
 from ...probes.runs.job import PACKAGES
 from . import _attention_lens, _tuned_lens
 from ._descent import Descent, Weights, require_batch
+from ._lens_words import choose, fitting
 
 LEARNING = 1  # raised when the same training gives other lenses
 SAMPLE = 4096  # positions that the mean output is taken over
@@ -66,12 +68,14 @@ def learn(subject: Any, training: Training) -> str:
         return directory.name
     with store.locked(directory):
         text, deep = _activations(subject, training)
-        parts = [*_attention(subject, training, text, directory), *_tuned(subject, training, deep, directory)]
+        shared = _marginal(subject, text)
+        attention = _attention(subject, training, text, directory, shared["marginal"])
+        parts = [*attention, *_tuned(subject, training, deep, directory)]
         weights = {f"{what}.{name}": t for what, part, _ in parts for name, t in part.items()}
         losses = {what: found for what, _, found in parts}
         corpus = {"ids": sorted(set(text.examples["id"])), "groups": sorted(set(text.examples["group"]))}
         record = {**facts, **corpus, "key": key, "name": directory.name, "losses": losses}
-        lens_store.save(directory, weights | _marginal(subject, text), record)
+        lens_store.save(directory, weights | shared, record)
     for part in directory.glob("part-*"):
         part.unlink()
     return directory.name
@@ -79,7 +83,8 @@ def learn(subject: Any, training: Training) -> str:
 
 def _facts(subject: Any, training: Training) -> dict[str, Any]:
     task = open_task(training.corpus)
-    return {
+    words = fitting(subject, layers_of(subject.decoder.attending, training.layers))
+    return ({"words": words} if words else {}) | {
         "subject": lens_store.identity(subject),
         "dtype": str(subject.dtype),
         "corpus": {"name": task.name, "version": task.module.VERSION, "options": task.options},
@@ -122,19 +127,21 @@ def _activations(subject: Any, training: Training) -> tuple[Activations, Activat
 
 
 def _attention(
-    subject: Any, training: Training, kept: Activations, directory: Path
+    subject: Any, training: Training, kept: Activations, directory: Path, marginal: Tensor
 ) -> list[tuple[str, Weights, list[float]]]:
     descent = Descent(training.steps, training.batch, training.rate, training.seed)
     layers = layers_of(subject.decoder.attending, training.layers)
     final = kept.tokens(final_site(subject)) if layers else torch.empty(0)
     if layers:
         require_batch(len(final), descent, "attention lens")
+    count = fitting(subject, layers)
+    chosen = choose(subject, count, marginal, final) if count else None
     found = []
     for layer in layers:
 
         def train(checkpoint: Path, layer: int = layer) -> tuple[Weights, list[float]]:
             z = kept.tokens(f"blocks.{layer}.attn.hook_z")
-            return _attention_lens.train(subject, layer, z, final, descent, checkpoint)
+            return _attention_lens.train(subject, layer, z, final, descent, checkpoint, chosen)
 
         found.append((f"attention.{layer}", *_once(directory, f"attention-{layer}", train)))
     return found
@@ -175,19 +182,21 @@ def _marginal(subject: Any, kept: Activations) -> Weights:
     """The model's mean distribution over the corpus (some 4,096 positions of it), and its most frequent tokens."""
     final = kept.tokens(final_site(subject))
     final = final[:: max(1, len(final) // SAMPLE)]
-    parts = final.split(256)
+    parts = final.split(min(256, rows_at_once(vocabulary(subject.model))))
     mean = sum(subject.unembed(subject.norm(x)).float().softmax(-1).sum(0) for x in parts) / len(final)
     assert isinstance(mean, Tensor)
     return {"marginal": mean, "frequent": mean.topk(min(COARSE, len(mean))).indices}
 
 
 PARTS = {"attention": ("weight", "bias"), "tuned": ("A", "b")}
+FEW_WORDS = ("words", "map", "shift")  # beside them where not all words have maps
 
 
 def open_lens(subject: Any, name: str, kind: str, place: int) -> Weights:
     """One lens: kind "attention" of a layer or "tuned" of a state. UserError as `learned.read`."""
-    found, _ = lens_store.read(name, subject, [f"{kind}.{place}.{part}" for part in PARTS[kind]])
-    return {part: found[f"{kind}.{place}.{part}"] for part in PARTS[kind]}
+    parts = PARTS[kind] if kind == "tuned" or not lens_store.record_of(name).get("words") else PARTS[kind] + FEW_WORDS
+    found, _ = lens_store.read(name, subject, [f"{kind}.{place}.{part}" for part in parts])
+    return {part: found[f"{kind}.{place}.{part}"] for part in parts}
 
 
 def lens_names(record: dict[str, Any], kind: str) -> list[int]:
