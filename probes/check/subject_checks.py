@@ -133,8 +133,8 @@ def check_forward(findings: Findings, inputs: dict[str, Any], rows: int = 0) -> 
 def check_eager(findings: Findings, inputs: dict[str, Tensor], logits: Tensor, keep: dict[str, Tensor]) -> None:
     """Hugging Face's own eager attention gives the same logits and the same patterns."""
     subject, real = findings.subject, inputs["attention_mask"].bool()
-    rows = logits.shape[1]
-    few = {"logits_to_keep": rows} if rows < real.shape[1] and subject._keeps_logits else {}
+    last = logits.shape[1]
+    few = {"logits_to_keep": last} if last < real.shape[1] and subject._keeps_logits else {}
     with _eager_attention(subject):
         eager = subject.model(**subject.prepare(inputs), use_cache=False, output_attentions=bool(keep), **few)
     inner = getattr(eager, "language_model_outputs", eager)  # BLIP-2 wraps them
@@ -145,7 +145,7 @@ def check_eager(findings: Findings, inputs: dict[str, Tensor], logits: Tensor, k
         # Two correct forwards drift apart over the layers: massive activations leave few digits for the others.
         found = _as_shown(found, expected)
         findings.close("patterns equal eager attention's", f"layer {index}", found, expected, 1.0 + index)
-    there, expected = real[:, -rows:].to(logits.device), eager.logits[:, -rows:]
+    there, expected = real[:, -last:].to(logits.device), eager.logits[:, -last:]
     findings.close("logits equal eager attention's", "model", logits[there], expected[there], slack=10)
 
 

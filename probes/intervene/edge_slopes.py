@@ -79,31 +79,29 @@ class _Ran:
     def __init__(
         self, base: Recording, where: Positions, index: int, state: Tensor, slope: Tensor, visible: Any
     ) -> None:
-        self.given = base, where, index
-        self.state, self.slope_behind, self.visible = state.detach().requires_grad_(), slope.to(state.device), visible
+        self.state, self.slope_behind = state.detach().requires_grad_(), slope.to(state.device)
         with torch.enable_grad():
-            leaving, self.read = _through(*self.given, self.state, visible)
+            leaving, self.read = _through(base, where, index, self.state, visible)
         slopes = torch.autograd.grad(leaving, [*self.read, self.state], self.slope_behind, retain_graph=True)
         *self.slopes, self.entering_slope = slopes
 
     def slope(self, reader: Reader) -> Float[Tensor, "b s d"]:
         """The gradient at a reader's own input."""
-        if reader.kind == "mlp":
-            with torch.enable_grad():
-                leaving, _ = _through(*self.given, self.state, self.visible, held=True)
-            return pulled(leaving, self.state, self.slope_behind) - self.slope_behind.float()
+        if reader.kind == "mlp":  # of all that the state is heard by, neither heads or mixer nor the residual itself
+            around = pulled(self.read, self.state, self.slopes) if self.read else 0
+            return self.entering_slope.float() - around - self.slope_behind.float()
         if reader.kind == "mixer":
-            return pulled(self.read[0], self.state, self.slopes[0])
+            return pulled(self.read, self.state, self.slopes)
         part = "qkv".index(reader.kind)
-        return pulled(self.read[part][:, reader.head], self.state, self.slopes[part][:, reader.head])
+        return pulled([self.read[part][:, reader.head]], self.state, [self.slopes[part][:, reader.head]])
 
 
 def _through(
-    base: Recording, where: Positions, index: int, state: Tensor, visible: Any, held: bool = False
+    base: Recording, where: Positions, index: int, state: Tensor, visible: Any
 ) -> tuple[Float[Tensor, "b s d"], list[Tensor]]:
     """What leaves a layer at the rows, and what its heads read with, or what a mixer in their place writes.
 
-    held: what heads or mixer write is a constant. The rows read the recorded keys and values of all others.
+    The rows read the recorded keys and values of all others.
     """
     block, record = base.subject.layers[index], base.layers[index]
     read: list[Tensor] = []
@@ -115,8 +113,8 @@ def _through(
         return replay_attention.attend(call, record, record.key, record.value, where, [], visible).flatten(0, 1)
 
     def written(tensor: Tensor) -> Tensor:
-        read.extend([] if record.attends else [tensor])
-        return tensor.detach() if held else tensor
+        read.append(tensor)
+        return tensor
 
     if record.whole:
         arguments = arguments_of_all(base, record.arguments, 1)
@@ -124,13 +122,14 @@ def _through(
         arguments = arguments_at(base, where, record.arguments, 1)
     rows = where.put_each(state[None], record.resid_pre.to(state)[None].clone())[0] if record.whole else state
     with ExitStack() as stack:
-        if record.mixed is not None or (held and record.attends):
+        if record.mixed is not None:
             rewrite_output(stack, block, "attn_out", written)
         stack.enter_context(replaying(attend))
         leaving = first(block(**arguments | {"hidden_states": rows})).reshape(rows.shape)
     return where.take(leaving) if record.whole else leaving, read
 
 
-def pulled(output: Tensor, state: Tensor, slope: Tensor) -> Tensor:
-    """A gradient at `output` pulled back to `state`."""
-    return torch.autograd.grad(output, state, slope.to(output), retain_graph=True)[0].detach().float()
+def pulled(outputs: Sequence[Tensor], state: Tensor, slopes: Sequence[Tensor]) -> Tensor:
+    """Gradients at `outputs` pulled back to `state`."""
+    slopes = [slope.to(output) for output, slope in zip(outputs, slopes, strict=True)]
+    return torch.autograd.grad(outputs, state, slopes, retain_graph=True)[0].detach().float()

@@ -52,12 +52,12 @@ def _reader_slopes(
         for reader in readers:
             if reader.kind != "mlp":
                 tensor, slope = read[reader.kind]
-                yield pulled(tensor[:, reader.head], state, slope[:, reader.head])
+                yield pulled([tensor[:, reader.head]], state, [slope[:, reader.head]])
                 continue
             written = anatomy.output_projection(block)(layer.z.detach().flatten(2)).detach()
             with replaying(), instead_of(anatomy.attention_of(block), written):
                 leaving = first(block(**arguments))
-            yield pulled(leaving, state, leaving_slope) - leaving_slope
+            yield pulled([leaving], state, [leaving_slope]) - leaving_slope
 
 
 def _slopes_without_heads(
@@ -77,6 +77,6 @@ def _slopes_without_heads(
                 rewrite_output(stack, block, "attn_out", keep)
             leaving = first(block(**arguments))
             if reader.kind == "mixer":
-                yield pulled(mixed[0], state, mixer_slopes[0])
+                yield pulled(mixed[:1], state, mixer_slopes[:1])
             else:
-                yield pulled(leaving, state, leaving_slope) - leaving_slope
+                yield pulled([leaving], state, [leaving_slope]) - leaving_slope

@@ -77,9 +77,9 @@ def test_rows_before_the_twins_part_are_not_run(monkeypatch):
     rows = []
     through = edge_slopes._through
 
-    def counted(base, where, index, state, visible, held=False):
+    def counted(base, where, index, state, visible):
         rows.append(state.shape[1])
-        return through(base, where, index, state, visible, held)
+        return through(base, where, index, state, visible)
 
     monkeypatch.setattr(edge_slopes, "_through", counted)
     given, other = twins("llama", "left")

@@ -1,4 +1,4 @@
-"""What the cache holds is listed with size, age and owner; what a finished run was made with is not deleted silently."""
+"""What the cache holds is listed with size, age and owner; what a finished run was made with stays, and is named."""
 
 from __future__ import annotations
 
