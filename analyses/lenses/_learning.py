@@ -69,10 +69,9 @@ def learn(subject: Any, training: Training) -> str:
     with store.locked(directory):
         text, deep = _activations(subject, training)
         shared = _marginal(subject, text)
-        attention = _attention(subject, training, text, directory, shared["marginal"])
-        parts = [*attention, *_tuned(subject, training, deep, directory)]
-        weights = {f"{what}.{name}": t for what, part, _ in parts for name, t in part.items()}
-        losses = {what: found for what, _, found in parts}
+        _attention(subject, training, text, directory, shared["marginal"])
+        _tuned(subject, training, deep, directory)
+        weights, losses = _together(directory, _planned(subject, training))
         corpus = {"ids": sorted(set(text.examples["id"])), "groups": sorted(set(text.examples["group"]))}
         record = {**facts, **corpus, "key": key, "name": directory.name, "losses": losses}
         lens_store.save(directory, weights | shared, record)
@@ -126,9 +125,7 @@ def _activations(subject: Any, training: Training) -> tuple[Activations, Activat
     return text, deep
 
 
-def _attention(
-    subject: Any, training: Training, kept: Activations, directory: Path, marginal: Tensor
-) -> list[tuple[str, Weights, list[float]]]:
+def _attention(subject: Any, training: Training, kept: Activations, directory: Path, marginal: Tensor) -> None:
     descent = Descent(training.steps, training.batch, training.rate, training.seed)
     layers = layers_of(subject.decoder.attending, training.layers)
     final = kept.tokens(final_site(subject)) if layers else torch.empty(0)
@@ -136,45 +133,55 @@ def _attention(
         require_batch(len(final), descent, "attention lens")
     count = fitting(subject, layers)
     chosen = choose(subject, count, marginal, final) if count else None
-    found = []
     for layer in layers:
 
         def train(checkpoint: Path, layer: int = layer) -> tuple[Weights, list[float]]:
             z = kept.tokens(f"blocks.{layer}.attn.hook_z")
             return _attention_lens.train(subject, layer, z, final, descent, checkpoint, chosen)
 
-        found.append((f"attention.{layer}", *_once(directory, f"attention-{layer}", train)))
-    return found
+        _once(directory, f"attention.{layer}", train)
 
 
-def _tuned(
-    subject: Any, training: Training, kept: Activations, directory: Path
-) -> list[tuple[str, Weights, list[float]]]:
+def _tuned(subject: Any, training: Training, kept: Activations, directory: Path) -> None:
     if training.states != "all":
-        return []
+        return
     descent = Descent(training.tuned_steps, training.tuned_batch, training.tuned_rate, training.seed)
     final = kept.tokens(final_site(subject))
     require_batch(len(final), descent, "tuned lens")
-    found = []
     for state in range(subject.n_layers):
 
         def train(checkpoint: Path, state: int = state) -> tuple[Weights, list[float]]:
             states = kept.tokens(f"blocks.{state}.hook_resid_pre")
             return _tuned_lens.train(subject, state, states, final, training.start, descent, checkpoint)
 
-        found.append((f"tuned.{state}", *_once(directory, f"tuned-{state}", train)))
-    return found
+        _once(directory, f"tuned.{state}", train)
 
 
-def _once(directory: Path, name: str, train: Any) -> tuple[Weights, list[float]]:
-    """A finished lens is read, not learned again."""
-    path = directory / f"part-{name}.safetensors"
+def _planned(subject: Any, training: Training) -> list[str]:
+    """The names of all lenses of a training."""
+    layers = layers_of(subject.decoder.attending, training.layers)
+    states = range(subject.n_layers if training.states == "all" else 0)
+    return [*(f"attention.{layer}" for layer in layers), *(f"tuned.{state}" for state in states)]
+
+
+def _once(directory: Path, name: str, train: Any) -> None:
+    """A finished lens is not learned again; it waits on disk."""
+    path = _part(directory, name)
     if not path.exists():
-        weights, losses = train(directory / f"part-{name}.checkpoint")
+        weights, losses = train(path.with_suffix(".checkpoint"))
         text = torch.tensor(losses, dtype=torch.float64)
         store.save_rows(path, {**weights, "losses": text}, name, ())
-    weights = store.read_rows(path, name, ())
-    return weights, weights.pop("losses").tolist()
+
+
+def _together(directory: Path, names: Sequence[str]) -> tuple[Weights, dict[str, list[float]]]:
+    """The weights of all finished lenses, "attention.7.weight", and the losses of each."""
+    parts = {name: store.read_rows(_part(directory, name), name, ()) for name in names}
+    losses = {name: part.pop("losses").tolist() for name, part in parts.items()}
+    return {f"{name}.{weight}": tensor for name, part in parts.items() for weight, tensor in part.items()}, losses
+
+
+def _part(directory: Path, name: str) -> Path:
+    return directory / f"part-{name.replace('.', '-')}.safetensors"
 
 
 @torch.no_grad()
