@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ...data.errors import UserError
+from ...data.progress import tracked
 from ...probes.intervene.edge_attribution import Edges, Reader, edge_attribution, every_reader, every_writer
 from ...probes.intervene.paths import FINAL, Receiver, path_sweep
 from ...probes.prompts.batch import Batch
@@ -117,7 +118,7 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
 
 def _strongest(subject: Any, batches: Sequence[Batch], count: int) -> tuple[list[str], list[float]]:
     """The names and estimated effects of the strongest edges by five steps."""
-    asked = [_by_five_steps(subject, batch) for batch in batches]
+    asked = [_by_five_steps(subject, batch) for batch in tracked(batches, "the strongest edges of held-out examples")]
     mean = torch.cat([edges.values for edges in asked], -1).mean(-1)
     size = mean.abs().nan_to_num(-1.0).flatten()  # NaN: the writer does not come before the reader
     places = size.topk(min(count, int((size > 0).sum()))).indices

@@ -18,7 +18,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ...probes.model.head import along_words, few_words, head_parts, in_rows, of_words
+from ...data.progress import tracked
+from ...probes.model.head import along_words, few_words, head_parts, of_words, rows_at_once, vocabulary
 from ._descent import Weights
 
 BUDGET = 2**29  # bytes of maps, gradients and moments of one layer
@@ -59,17 +60,16 @@ def fitting(subject: Any, layers: list[int]) -> int:
     """For how many words maps are learned, 0 for all: by the widest of the layers."""
     width = max((subject.W_O(layer).shape[:2].numel() for layer in layers), default=1)
     count = BUDGET // (4 * 4 * width)
-    return 0 if count >= len(head_parts(subject.model)[0]) else count
+    return 0 if count >= vocabulary(subject.model) else count
 
 
 @torch.no_grad()
 def choose(subject: Any, count: int, marginal: Float[Tensor, " vocab"], final: Float[Tensor, "n d"]) -> Chosen:
     """The `count` likeliest words of the model's mean output."""
-
-    def log_sums(states: Tensor) -> Tensor:
-        return subject.unembed(subject.norm(states)).float().logsumexp(-1)
-
-    return Chosen(marginal.topk(count).indices.sort().values, in_rows(log_sums, subject.model, final))
+    parts = final.split(rows_at_once(vocabulary(subject.model)))
+    said = (subject.unembed(subject.norm(x)) for x in tracked(parts, "the corpus over the whole vocabulary", "parts"))
+    log_sums = torch.cat([logits.float().logsumexp(-1) for logits in said])
+    return Chosen(marginal.topk(count).indices.sort().values, log_sums)
 
 
 def with_others(subject: Any, weights: Weights, z: Float[Tensor, "n h d_head"]) -> Weights:
