@@ -66,4 +66,5 @@ def _most_raised(subject: Any, mean: Tensor, count: int, seen: Tensor) -> dict[s
 def _mean_word(subject: Any) -> Tensor:
     """The mean row of W_U [d], float32."""
     weight, _, scale = head_parts(subject.model)
-    return sum(part.detach().float().sum(0) for part in few_words(weight)) / len(weight) * scale
+    sums = torch.stack([part.float().sum(0) for part in few_words(weight)])
+    return sums.sum(0) / len(weight) * scale

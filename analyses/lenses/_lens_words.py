@@ -78,7 +78,7 @@ def with_others(subject: Any, weights: Weights, z: Float[Tensor, "n h d_head"]) 
     logits = _of_all(subject, weights, mean[None])[0]
     share, (weight, _, scale) = logits.softmax(-1), head_parts(subject.model)
     parts = zip(share.split(len(few_words(weight)[0])), few_words(weight), strict=True)
-    direction = torch.stack([some @ rows.detach().float() for some, rows in parts]).sum(0) * scale
+    direction = torch.stack([some @ rows.float() for some, rows in parts]).sum(0) * scale
     column = weights["map"] @ direction
     bias = logits.logsumexp(-1) - (column * mean).sum()
     grown = {"weight": torch.cat([weights["weight"], column[..., None]], -1)}

@@ -46,7 +46,7 @@ def promoted(subject: Any, directions: int, words: int) -> dict[str, Tensor]:
 
     W_E = subject.model.get_input_embeddings().weight
     # The norm in front of a layer takes a word's length away.
-    length = torch.cat([part.detach().float().norm(dim=-1) for part in few_words(W_E)]).clamp_min(1e-12)
+    length = torch.cat([part.float().norm(dim=-1) for part in few_words(W_E)]).clamp_min(1e-12)
     norm = frozen_norms.affine(subject.norm, head_parts(subject.model)[0][0].detach())
     # [d, d], from what is written to what is read, over the whole vocabulary.
     between = norm.pull(_between(subject.model, W_E).T).T
@@ -71,8 +71,10 @@ def promoted(subject: Any, directions: int, words: int) -> dict[str, Tensor]:
 def _between(model: Any, W_E: Tensor) -> Float[Tensor, "d d"]:
     """W_Uᵀ · W_E, float32, a few words at a time."""
     weight, _, scale = head_parts(model)
-    parts = zip(few_words(weight), few_words(W_E), strict=True)
-    return sum(unembedding.detach().float().T @ embedding.detach().float() for unembedding, embedding in parts) * scale
+    total = torch.zeros(weight.shape[1], W_E.shape[1], device=weight.device)
+    for unembeddings, embeddings in zip(few_words(weight), few_words(W_E), strict=True):
+        total += unembeddings.float().T @ embeddings.float()
+    return total * scale
 
 
 def _words_along(

@@ -71,10 +71,9 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
 
 
 def _readings(subject: Any, groups: Mapping[str, Any], drawn: Mapping[str, Any], states: Tensor) -> dict[str, Tensor]:
-    states = states.unbind(1)
-    final = metrics.logit_lens(states[-1], subject.norm, subject.unembed)
+    final = metrics.logit_lens(states[:, -1], subject.norm, subject.unembed)
     read: dict[str, list[Tensor]] = {}
-    for state in states:
+    for state in states.unbind(1):
         logits = metrics.logit_lens(state, subject.norm, subject.unembed)
         p = logits.float().softmax(-1)
         read.setdefault("kl", []).append(metrics.kl_divergence(final, logits))

@@ -137,7 +137,7 @@ def times_words(x: Tensor, weight: Tensor) -> Tensor:
 
 def few_words(weight: Tensor) -> tuple[Tensor, ...]:
     """weight [words, d] in parts that are at most LOGITS bytes in float32."""
-    return weight.split(max(1, LOGITS // (4 * weight.shape[1])))
+    return weight.detach().split(max(1, LOGITS // (4 * weight.shape[1])))
 
 
 class HeadWatch:
