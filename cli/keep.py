@@ -1,18 +1,21 @@
-"""Commands that keep things on disk: cache (activations), export (an embedded subject)."""
+"""Commands that keep things on disk: cache (activations, lenses, converted files), export (an embedded subject)."""
 
 from __future__ import annotations
 
 import shutil
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, subcommand
 
 from ..data.errors import UserError
-from .model import ModelFlags, crew
+from ..data.progress import duration
+from .model import OUT, ModelFlags, crew
+
+if TYPE_CHECKING:
+    from ..probes.runs.kept import Kept
 
 ACTIONS = ("fill", "list", "prune")
 
@@ -48,33 +51,44 @@ class Fill(ModelFlags):
 
 @dataclass(frozen=True)
 class Listed:
-    """Show what is kept, and how large it is."""
+    """Show what is kept (activations, learned lenses, converted GGUF files): how large, how old, of what."""
 
     def __call__(self) -> None:
-        from ..probes.runs.activations import home
+        from ..probes.runs.kept import kept
 
-        for directory in sorted(home().glob("runs/*")):
-            print(f"{_megabytes(directory):8.1f} MB  {directory}")
+        for one in kept():
+            print(_line(one))
 
 
 @dataclass(frozen=True)
 class Prune:
-    """Delete activations that were not used lately."""
+    """Delete what was not written lately: activations, learned lenses, converted GGUF files; all can be made again.
+
+    What a finished run in --out was made with stays, and is named.
+    """
 
     keep_days: float = 30.0  # days that a directory has to be untouched
+    out: Path = OUT
+    named: bool = False  # also what finished runs name; they can then be proved no more until it is made again
 
     def __call__(self) -> None:
-        from ..probes.runs.activations import home
+        from ..probes.runs.kept import finished_runs, kept
 
-        for directory in sorted(home().glob("runs/*")):
-            if time.time() - directory.stat().st_mtime > self.keep_days * 86400:
-                print(f"{_megabytes(directory):8.1f} MB  deleted {directory}")
-                shutil.rmtree(directory)
+        runs = list(finished_runs(self.out))
+        for one in kept():
+            if one.seconds <= self.keep_days * 86400:
+                continue
+            users = [name for name, record in runs if one.is_named_in(record)]
+            stays = bool(users) and not self.named
+            said = f": {len(users)} finished runs name it, {users[0]} first" if users else ""
+            print(f"{_line(one)}  {'stays' if stays else 'deleted'}{said}{'; --named deletes it too' if stays else ''}")
+            if not stays:
+                shutil.rmtree(one.directory)
 
 
 @dataclass(frozen=True)
 class Cache:
-    """Keep chosen activations of a task on disk, list them, or delete old ones."""
+    """Keep chosen activations of a task on disk; list what the cache holds, or delete what is old."""
 
     action: OmitArgPrefixes[
         Annotated[Fill, subcommand("fill", prefix_name=False)]
@@ -101,5 +115,5 @@ class Export:
         print(export(self.subject, Path(self.directory)))
 
 
-def _megabytes(directory: Path) -> float:
-    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file()) / 1e6
+def _line(one: Kept) -> str:
+    return f"{one.megabytes:8.1f} MB  {duration(one.seconds):>7}  {one.kind}  {one.of}  {one.directory}"

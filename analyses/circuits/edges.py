@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ...data.errors import UserError
+from ...data.progress import tracked
 from ...probes.intervene.edge_attribution import Edges, Reader, edge_attribution, every_reader, every_writer
 from ...probes.intervene.paths import FINAL, Receiver, path_sweep
 from ...probes.prompts.batch import Batch
@@ -39,6 +40,7 @@ VERSION = 2
 QUESTION = "Which heads speak to which, and do gradients tell?"
 PAPER = "arXiv 2310.10348 (edge attribution patching), 2403.17806 (with integrated gradients), 2211.00593 (exact paths)"
 FIT_EXAMPLES = 32
+_AT_ONCE = 2**29  # bytes of the recordings of prompts and twins that are alive at once
 
 CLAIMS = (
     Statement(
@@ -108,6 +110,7 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
     if heads is not None and edges is not None:
         return Learned([list(head) for head in heads], list(edges))
     half, groups = chosen_half(subject, batches, "edges")
+    half = [part for batch in half for part in _parts(subject, batch)]
     heads = movers(subject, half, options.movers) if heads is None else heads
     names, strengths = _strongest(subject, half, options.strongest) if edges is None else (list(edges), [])
     return Learned([list(head) for head in heads], names, strengths, groups)
@@ -115,8 +118,7 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
 
 def _strongest(subject: Any, batches: Sequence[Batch], count: int) -> tuple[list[str], list[float]]:
     """The names and estimated effects of the strongest edges by five steps."""
-    found = [contrast(subject, batch) for batch in batches]
-    asked = [edge_attribution(subject, f.base, f.donor, measure=f.measure, steps=ESTIMATES[FIVE]) for f in found]
+    asked = [_by_five_steps(subject, batch) for batch in tracked(batches, "the strongest edges of held-out examples")]
     mean = torch.cat([edges.values for edges in asked], -1).mean(-1)
     size = mean.abs().nan_to_num(-1.0).flatten()  # NaN: the writer does not come before the reader
     places = size.topk(min(count, int((size > 0).sum()))).indices
@@ -125,8 +127,28 @@ def _strongest(subject: Any, batches: Sequence[Batch], count: int) -> tuple[list
     return names, mean.flatten()[places].tolist()
 
 
+def _by_five_steps(subject: Any, batch: Batch) -> Edges:
+    found = contrast(subject, batch)
+    return edge_attribution(subject, found.base, found.donor, measure=found.measure, steps=ESTIMATES[FIVE])
+
+
+def _parts(subject: Any, batch: Batch) -> list[Batch]:
+    """The batch in parts whose recordings fit into _AT_ONCE, of both twins: residual, z, MLP, keys and values."""
+    numbers = 2 * 5 * subject.n_layers * subject.d_model * batch.mask.shape[1]
+    step = max(1, _AT_ONCE // (numbers * torch.finfo(subject.dtype).bits // 8))
+    if step >= len(batch.examples):
+        return [batch]
+    examples = list(batch.examples)
+    return [subject.batch(examples[at : at + step], **batch.form) for at in range(0, len(examples), step)]
+
+
 def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
     """The chosen edges by each estimate [b, edge]; into each receiver, of every head, [b, layer, head]."""
+    rows = [_measured(subject, part, how) for part in _parts(subject, batch)]
+    return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+
+
+def _measured(subject: Any, batch: Batch, how: How) -> dict[str, Tensor]:
     found = contrast(subject, batch)
     last, both = found.base.final, {"measure": found.measure}
     chosen = how.learned.edges

@@ -11,6 +11,7 @@ from ...probes.intervene.knockout import knockout_sweep
 from ...probes.intervene.measures import probability
 from ...probes.intervene.patching import causal_trace
 from ...probes.intervene.recording import Recording, record
+from ...probes.model.head import in_rows
 from ...probes.prompts.batch import Batch
 from ...probes.runs.answers import own_answers
 from .. import metrics
@@ -111,9 +112,14 @@ def by_state(subject: Any, base: Recording, own: Tensor, norm: str) -> Tensor:
     rows = torch.arange(len(base.last))
     states = [kept.resid_pre[rows, base.last] for kept in base.layers]
     chosen = subject.norm if norm == NORMS[0] else None
-    read = [metrics.logit_lens(state.to(subject.device), chosen, subject.unembed) for state in states]
-    read.append(metrics.logit_lens(base.resid.to(subject.device), subject.norm, subject.unembed))
-    return torch.stack([metrics.answer_probability(logits, own.to(logits.device)) for logits in read], 1)
+
+    def read(ids: Tensor, *some: Tensor) -> Tensor:
+        norms = [*[chosen] * (len(some) - 1), subject.norm]
+        lenses = (metrics.logit_lens(x, norm, subject.unembed) for x, norm in zip(some, norms, strict=True))
+        return torch.stack([metrics.answer_probability(logits, ids) for logits in lenses], 1)
+
+    each = [tensor.to(subject.device) for tensor in (own, *states, base.resid)]
+    return in_rows(read, subject.model, *each)
 
 
 def traced_rows(subject: Any, base: Recording, twins: Recording, batch: Batch, options: Any) -> dict[str, Tensor]:

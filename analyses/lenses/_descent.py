@@ -53,24 +53,34 @@ def descend(
     descent: Descent,
     checkpoint: Path,
     what: str = "training",
+    at_once: int | None = None,
 ) -> tuple[Weights, list[float]]:
     """Weights after all steps, and the loss of each. loss(weights, rows): mean over the rows of a minibatch.
 
-    checkpoint: a file that a stopped call leaves and the next one goes on from; deleted at the end.
+    checkpoint: a file that a stopped call leaves and the next one goes on from; deleted at the end. at_once: rows whose
+    graph is alive at once, None for the whole minibatch; the gradient is the same sum.
     """
     require_batch(n, descent, what)
     state, losses = _resume(checkpoint, weights, descent)
     leaves = {name: tensor.requires_grad_() for name, tensor in state["weights"].items()}
     steps = range(len(losses), descent.steps)
     for step in tracked(steps, what, "steps", done=len(losses)):
-        value = loss(leaves, chosen_rows(n, step, descent))
-        value.backward()
-        losses.append(float(value.detach()))
+        losses.append(sum(_backward(leaves, loss, chosen_rows(n, step, descent), at_once or descent.batch)))
         _adam(leaves, state["mean"], state["square"], step, descent.rate * (1 - step / descent.steps))
         if (step + 1) % EVERY == 0 and step + 1 < descent.steps:
             _keep(checkpoint, state, losses, descent)
     checkpoint.unlink(missing_ok=True)
     return {name: tensor.detach() for name, tensor in leaves.items()}, losses
+
+
+def _backward(
+    leaves: Weights, loss: Callable[[Weights, Tensor], Tensor], rows: Tensor, at_once: int
+) -> Iterator[float]:
+    """Adds the loss's gradient to the leaves, a few rows at a time, and gives each part's share of the loss."""
+    for part in rows.split(at_once):
+        value = loss(leaves, part) * (len(part) / len(rows))
+        value.backward()
+        yield float(value.detach())
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from torch import Tensor
 from ...data.errors import UserError
 from ...data.tasks import open_task
 from ...probes import VERSION as PROBES
+from ...probes.model.head import rows_at_once, vocabulary
 from ...probes.model.hybrid import named
 from ...probes.runs import lens_store, store
 from ...probes.runs.activations import Activations, cached_together
@@ -21,6 +22,7 @@ from ...probes.runs.activations import Options as Kept
 from ...probes.runs.job import PACKAGES
 from . import _attention_lens, _tuned_lens
 from ._descent import Descent, Weights, require_batch
+from ._lens_words import choose, fitting
 
 LEARNING = 1  # raised when the same training gives other lenses
 SAMPLE = 4096  # positions that the mean output is taken over
@@ -66,12 +68,13 @@ def learn(subject: Any, training: Training) -> str:
         return directory.name
     with store.locked(directory):
         text, deep = _activations(subject, training)
-        parts = [*_attention(subject, training, text, directory), *_tuned(subject, training, deep, directory)]
-        weights = {f"{what}.{name}": t for what, part, _ in parts for name, t in part.items()}
-        losses = {what: found for what, _, found in parts}
+        shared = _marginal(subject, text)
+        _attention(subject, training, text, directory, shared["marginal"])
+        _tuned(subject, training, deep, directory)
+        weights, losses = _together(directory, _planned(subject, training))
         corpus = {"ids": sorted(set(text.examples["id"])), "groups": sorted(set(text.examples["group"]))}
         record = {**facts, **corpus, "key": key, "name": directory.name, "losses": losses}
-        lens_store.save(directory, weights | _marginal(subject, text), record)
+        lens_store.save(directory, weights | shared, record)
     for part in directory.glob("part-*"):
         part.unlink()
     return directory.name
@@ -79,7 +82,8 @@ def learn(subject: Any, training: Training) -> str:
 
 def _facts(subject: Any, training: Training) -> dict[str, Any]:
     task = open_task(training.corpus)
-    return {
+    words = fitting(subject, layers_of(subject.decoder.attending, training.layers))
+    return ({"words": words} if words else {}) | {
         "subject": lens_store.identity(subject),
         "dtype": str(subject.dtype),
         "corpus": {"name": task.name, "version": task.module.VERSION, "options": task.options},
@@ -121,53 +125,63 @@ def _activations(subject: Any, training: Training) -> tuple[Activations, Activat
     return text, deep
 
 
-def _attention(
-    subject: Any, training: Training, kept: Activations, directory: Path
-) -> list[tuple[str, Weights, list[float]]]:
+def _attention(subject: Any, training: Training, kept: Activations, directory: Path, marginal: Tensor) -> None:
     descent = Descent(training.steps, training.batch, training.rate, training.seed)
     layers = layers_of(subject.decoder.attending, training.layers)
     final = kept.tokens(final_site(subject)) if layers else torch.empty(0)
     if layers:
         require_batch(len(final), descent, "attention lens")
-    found = []
+    count = fitting(subject, layers)
+    chosen = choose(subject, count, marginal, final) if count else None
     for layer in layers:
 
         def train(checkpoint: Path, layer: int = layer) -> tuple[Weights, list[float]]:
             z = kept.tokens(f"blocks.{layer}.attn.hook_z")
-            return _attention_lens.train(subject, layer, z, final, descent, checkpoint)
+            return _attention_lens.train(subject, layer, z, final, descent, checkpoint, chosen)
 
-        found.append((f"attention.{layer}", *_once(directory, f"attention-{layer}", train)))
-    return found
+        _once(directory, f"attention.{layer}", train)
 
 
-def _tuned(
-    subject: Any, training: Training, kept: Activations, directory: Path
-) -> list[tuple[str, Weights, list[float]]]:
+def _tuned(subject: Any, training: Training, kept: Activations, directory: Path) -> None:
     if training.states != "all":
-        return []
+        return
     descent = Descent(training.tuned_steps, training.tuned_batch, training.tuned_rate, training.seed)
     final = kept.tokens(final_site(subject))
     require_batch(len(final), descent, "tuned lens")
-    found = []
     for state in range(subject.n_layers):
 
         def train(checkpoint: Path, state: int = state) -> tuple[Weights, list[float]]:
             states = kept.tokens(f"blocks.{state}.hook_resid_pre")
             return _tuned_lens.train(subject, state, states, final, training.start, descent, checkpoint)
 
-        found.append((f"tuned.{state}", *_once(directory, f"tuned-{state}", train)))
-    return found
+        _once(directory, f"tuned.{state}", train)
 
 
-def _once(directory: Path, name: str, train: Any) -> tuple[Weights, list[float]]:
-    """A finished lens is read, not learned again."""
-    path = directory / f"part-{name}.safetensors"
+def _planned(subject: Any, training: Training) -> list[str]:
+    """The names of all lenses of a training."""
+    layers = layers_of(subject.decoder.attending, training.layers)
+    states = range(subject.n_layers if training.states == "all" else 0)
+    return [*(f"attention.{layer}" for layer in layers), *(f"tuned.{state}" for state in states)]
+
+
+def _once(directory: Path, name: str, train: Any) -> None:
+    """A finished lens is not learned again; it waits on disk."""
+    path = _part(directory, name)
     if not path.exists():
-        weights, losses = train(directory / f"part-{name}.checkpoint")
+        weights, losses = train(path.with_suffix(".checkpoint"))
         text = torch.tensor(losses, dtype=torch.float64)
         store.save_rows(path, {**weights, "losses": text}, name, ())
-    weights = store.read_rows(path, name, ())
-    return weights, weights.pop("losses").tolist()
+
+
+def _together(directory: Path, names: Sequence[str]) -> tuple[Weights, dict[str, list[float]]]:
+    """The weights of all finished lenses, "attention.7.weight", and the losses of each."""
+    parts = {name: store.read_rows(_part(directory, name), name, ()) for name in names}
+    losses = {name: part.pop("losses").tolist() for name, part in parts.items()}
+    return {f"{name}.{weight}": tensor for name, part in parts.items() for weight, tensor in part.items()}, losses
+
+
+def _part(directory: Path, name: str) -> Path:
+    return directory / f"part-{name.replace('.', '-')}.safetensors"
 
 
 @torch.no_grad()
@@ -175,19 +189,21 @@ def _marginal(subject: Any, kept: Activations) -> Weights:
     """The model's mean distribution over the corpus (some 4,096 positions of it), and its most frequent tokens."""
     final = kept.tokens(final_site(subject))
     final = final[:: max(1, len(final) // SAMPLE)]
-    parts = final.split(256)
+    parts = final.split(min(256, rows_at_once(vocabulary(subject.model))))
     mean = sum(subject.unembed(subject.norm(x)).float().softmax(-1).sum(0) for x in parts) / len(final)
     assert isinstance(mean, Tensor)
     return {"marginal": mean, "frequent": mean.topk(min(COARSE, len(mean))).indices}
 
 
 PARTS = {"attention": ("weight", "bias"), "tuned": ("A", "b")}
+FEW_WORDS = ("words", "map", "shift")  # beside them where not all words have maps
 
 
 def open_lens(subject: Any, name: str, kind: str, place: int) -> Weights:
     """One lens: kind "attention" of a layer or "tuned" of a state. UserError as `learned.read`."""
-    found, _ = lens_store.read(name, subject, [f"{kind}.{place}.{part}" for part in PARTS[kind]])
-    return {part: found[f"{kind}.{place}.{part}"] for part in PARTS[kind]}
+    parts = PARTS[kind] if kind == "tuned" or not lens_store.record_of(name).get("words") else PARTS[kind] + FEW_WORDS
+    found, _ = lens_store.read(name, subject, [f"{kind}.{place}.{part}" for part in parts])
+    return {part: found[f"{kind}.{place}.{part}"] for part in parts}
 
 
 def lens_names(record: dict[str, Any], kind: str) -> list[int]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...probes.model import frozen_norms
+from ...probes.model.head import along_words, in_rows
 from ...probes.runs.results import How
 from .. import metrics
 from . import _attention_lens, _tuned_lens
@@ -23,12 +25,21 @@ def said_by_heads(subject: Any, z: Tensor, how: How) -> dict[str, Tensor]:
         weights = {k: w.to(mine.device) for k, w in open_lens(subject, how.learned.lens, "attention", layer).items()}
         W_O = subject.W_O(layer).detach().float()
         for head in range(mine.shape[1]):
-            plain = mine[:, head] @ W_O[head] @ subject.W_U.float().T
-            for way, logits in ((LEARNED, _attention_lens.head_logits(weights, mine, head)), (HEAD_ALONE, plain)):
-                top = logits.topk(min(how.options.words, logits.shape[-1]), -1)
-                said.setdefault(f"{way}|ids", []).append(top.indices.int().cpu())
-                said.setdefault(f"{way}|logits", []).append(top.values.cpu())
+            likeliest = partial(_likeliest, subject, weights, W_O[head], head, how.options.words)
+            for name, values in in_rows(likeliest, subject.model, mine).items():
+                said.setdefault(name, []).append(values)
     return {name: torch.stack(x, 1).unflatten(1, (len(layers), -1)) for name, x in said.items()}
+
+
+def _likeliest(subject: Any, weights: Any, W_O: Tensor, head: int, count: int, z: Tensor) -> dict[str, Tensor]:
+    """The likeliest tokens of one head, z [n, h, d_head]; by its learned map among the words that have one."""
+    learned = _attention_lens.head_logits(weights, z, head)
+    plain, found = along_words(subject.model, z[:, head] @ W_O), {}
+    for way, logits in ((LEARNED, learned), (HEAD_ALONE, plain)):
+        top = logits.topk(min(count, logits.shape[-1]), -1)
+        ids = weights["words"][top.indices] if way == LEARNED and "words" in weights else top.indices
+        found |= {f"{way}|ids": ids.int().cpu(), f"{way}|logits": top.values.cpu()}
+    return found
 
 
 class Places(NamedTuple):
@@ -71,9 +82,10 @@ def head_logits(subject: Any, way: str, layer: int, z: Tensor, written: Tensor, 
     """What the heads of a layer say together. written: what attention adds to the residual."""
     if way == LEARNED:
         weights = open_lens(subject, learned, "attention", layer)
-        return _attention_lens.logits({name: w.to(z.device) for name, w in weights.items()}, z)
+        return _attention_lens.logits({name: w.to(z.device) for name, w in weights.items()}, z, subject)
     if way == "direct effect":
         norm = frozen_norms.affine(subject.norm, final)
-        logits = (norm.centered(written.float()) * norm.gain / norm.scale(final) + norm.bias) @ subject.W_U.float().T
+        states = norm.centered(written.float()) * norm.gain / norm.scale(final) + norm.bias
+        logits = along_words(subject.model, states)
         return logits if subject.b_U is None else logits + subject.b_U.float()
     return unembedded(subject, written, norm=way == "final norm")

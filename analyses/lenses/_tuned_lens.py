@@ -13,7 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ...probes.model.head import rows_at_once, vocabulary
 from ._descent import Descent, Weights, descend, frozen, kl_to
+from ._lens_words import whole_target
 
 RIDGE = 1e-3  # penalty, in units of the mean diagonal of the Gram matrix
 
@@ -52,12 +54,13 @@ def train(
     checkpoint: Path,
 ) -> tuple[Weights, list[float]]:
     """The translator of one state, and the loss of every step. begin: "ridge" or "identity"."""
+    at_once = rows_at_once(vocabulary(subject.model))
     first = ridge(states, final) if begin == "ridge" else identity(states.shape[-1])
 
+    target = whole_target(subject, final)
+
     def loss(weights: Weights, rows: Tensor) -> Tensor:
-        with torch.no_grad():
-            target = subject.unembed(subject.norm(final[rows])).float().log_softmax(-1)
-        return kl_to(target, logits(subject, weights, states[rows]))
+        return kl_to(target(rows), logits(subject, weights, states[rows]))
 
     with frozen(subject.model):
-        return descend(first, loss, len(states), descent, checkpoint, f"tuned lens, state {state}")
+        return descend(first, loss, len(states), descent, checkpoint, f"tuned lens, state {state}", at_once)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ...data.word_groups import token_groups
+from ...probes.model.head import in_rows, vocabulary
 from ...probes.observe.tracing import Layer
 from ...probes.prompts.batch import Batch
 from ...probes.runs.results import How, Rows
@@ -57,14 +59,21 @@ def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor]:
 
 
 def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
-    """Rows: "<group>" and "<group>|random" [b, states], "kl" [b, states]; one state's logits are alive at a time."""
+    """Rows: "<group>" and "<group>|random" [b, states], "kl" [b, states]; one state's logits are alive at a time,
+    of a few examples.
+    """
     groups = token_groups(batch.tokenizer, how.options.groups)
     taken = frozenset(i for ids in groups.values() for i in ids)
-    states = torch.cat([kept["resid"], kept["final"]], 1).to(subject.device).unbind(1)
-    final = metrics.logit_lens(states[-1], subject.norm, subject.unembed)
-    drawn = {g: random_words(batch.tokenizer, tuple(ids), taken, final.shape[-1]) for g, ids in groups.items()}
+    size = vocabulary(subject.model)
+    drawn = {g: random_words(batch.tokenizer, tuple(ids), taken, size) for g, ids in groups.items()}
+    states = torch.cat([kept["resid"], kept["final"]], 1).to(subject.device)
+    return in_rows(partial(_readings, subject, groups, drawn), subject.model, states)
+
+
+def _readings(subject: Any, groups: Mapping[str, Any], drawn: Mapping[str, Any], states: Tensor) -> dict[str, Tensor]:
+    final = metrics.logit_lens(states[:, -1], subject.norm, subject.unembed)
     read: dict[str, list[Tensor]] = {}
-    for state in states:
+    for state in states.unbind(1):
         logits = metrics.logit_lens(state, subject.norm, subject.unembed)
         p = logits.float().softmax(-1)
         read.setdefault("kl", []).append(metrics.kl_divergence(final, logits))

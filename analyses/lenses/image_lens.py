@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor
 from ...data.errors import UserError
 from ...data.example import is_single_token
 from ...data.tokens import ids_in_text
+from ...probes.model.head import in_rows
 from ...probes.observe.tracing import Layer
 from ...probes.prompts.batch import Batch
 from ...probes.prompts.patches import grids
@@ -86,20 +88,26 @@ def _read(subject: Any, batch: Batch, states: Tensor, options: Options) -> dict[
     places = _places(batch, options)
     found: list[dict[str, Tensor]] = []
     for row, example in enumerate(batch.examples):
-        logits = metrics.logit_lens(states[row], subject.norm, subject.unembed).float()
-        answers = _options(batch.tokenizer, example)
-        measured = {"entropy": metrics.entropy(logits)}
-        if answers is not None:
-            ids = torch.tensor(answers, device=logits.device)
-            measured["agreement"] = (logits[:, ids].argmax(-1) == 0).float()
-            measured["named"] = (logits.argmax(-1) == ids[0]).float()
-        top = logits.softmax(-1).topk(options.words, -1)
-        whole = {"ids": top.indices.int().cpu(), "probability": top.values.cpu()}
+        read = partial(_words, subject, options.words, _options(batch.tokenizer, example))
+        measured = in_rows(read, subject.model, states[row])
+        whole = {"ids": measured["ids"].int().cpu(), "probability": measured["probability"].cpu()}
         for name in ("entropy", "agreement", "named"):
             values = measured.get(name, torch.full_like(measured["entropy"], torch.nan)).cpu()
             whole |= {f"{name}|{place}": values[mask[row]].mean() for place, mask in places.items()}
         found.append(whole)
     return {name: torch.stack([f[name] for f in found]) for name in found[0]}
+
+
+def _words(subject: Any, count: int, answers: list[int] | None, states: Tensor) -> dict[str, Tensor]:
+    """What some image tokens [n, d] say; "agreement" and "named" where there are answers."""
+    logits = metrics.logit_lens(states, subject.norm, subject.unembed).float()
+    top = logits.softmax(-1).topk(count, -1)
+    measured = {"entropy": metrics.entropy(logits), "ids": top.indices, "probability": top.values}
+    if answers is None:
+        return measured
+    ids = torch.tensor(answers, device=logits.device)
+    named = {"agreement": logits[:, ids].argmax(-1) == 0, "named": logits.argmax(-1) == ids[0]}
+    return measured | {name: there.float() for name, there in named.items()}
 
 
 def _places(batch: Batch, options: Options) -> dict[str, Tensor]:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
 from torch import Tensor
 
+from ...probes.model.head import in_rows
 from ...probes.observe.tracing import Layer
 from ...probes.prompts.batch import Batch
 from ...probes.runs import lens_store
@@ -48,7 +50,9 @@ class Options(Training):
 
 
 class Learned(NamedTuple):
-    """lens: the name of the lenses; the others: how they were trained, as in `Training`, layers written out."""
+    """lens: the name of the lenses; the others: how they were trained, as in `Training`, layers written out. words:
+    so many have maps of their own in the Attention Lens, 0 for all.
+    """
 
     lens: str = ""
     corpus: str = "passages:split=train"
@@ -65,6 +69,7 @@ class Learned(NamedTuple):
     tuned_batch: int = 128
     tuned_rate: float = 1e-3
     seed: int = 0
+    words: int = 0
 
 
 def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) -> str:
@@ -75,11 +80,16 @@ def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) ->
         f"the last state, from {'ridge regression' if learned.start == 'ridge' else 'the identity'} by "
         f"{learned.tuned_steps} steps on KL to the model's output. Attention Lens: per head a map from its output "
         f"(d_head) to the vocabulary, from W_U · W_O with the final norm's gain and mean scale folded in, by "
-        f"{learned.steps} steps on KL to the sum over the layer's heads. Measured: KL of the model's output to each "
-        f"lens, mean over {options.measured} positions of each example. Controls: the constant that says the corpus's "
-        "mean output at every position; for the heads the plain unembedding of their sum, with the final norm and "
-        "without."
+        f"{learned.steps} steps on KL to the sum over the layer's heads{_of_words(learned.words)}. Measured: KL of "
+        f"the model's output to each lens, mean over {options.measured} positions of each example. Controls: the "
+        "constant that says the corpus's mean output at every position; for the heads the plain unembedding of their "
+        "sum, with the final norm and without."
     )
+
+
+def _of_words(count: int) -> str:
+    others = "words likeliest in the mean output; all others have one for their sum and keep the start's shares of it"
+    return f", of the {count:,} {others}" if count else ""
 
 
 def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
@@ -89,7 +99,8 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
     _, record = lens_store.read(name, subject, ["frequent"])
     layers = ",".join(map(str, lens_names(record, "attention"))) or "none"
     states = "all" if lens_names(record, "tuned") else "none"
-    return Learned(**{**record["training"], "lens": name, "layers": layers, "states": states})
+    words = record.get("words", 0)
+    return Learned(**{**record["training"], "lens": name, "layers": layers, "states": states, "words": words})
 
 
 def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor]:
@@ -113,23 +124,34 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
     if how.options.measured == "last":
         kept = {name: tensor.unsqueeze(2) for name, tensor in kept.items()}
     places = Places(~kept["resid"][:, 0, :, 0].isnan())
-    states = [places.pick(x).to(subject.device) for x in (*kept["resid"].unbind(1), kept["post"][:, -1])]
-    final = unembedded(subject, states[-1]).log_softmax(-1)
-    constant = shared["marginal"].to(subject.device).clamp_min(1e-30).log().expand_as(final)
-    rows = {"constant|kl": places.mean(metrics.kl_divergence(final, constant))}
-    for lens in LENSES[: 1 if how.learned.states == "none" else 2]:
-        read = [
-            read_lens(state_logits(subject, lens, i, x, how.learned.lens), final, shared) for i, x in enumerate(states)
-        ]
-        rows |= {f"{lens}|{name}": torch.stack([places.mean(r[name]) for r in read], 1) for name in read[0]}
-    for way in (LEARNED, *PLAIN) if "z" in kept else ():
-        kl = []
-        for at, layer in enumerate(layers_of(subject.decoder.attending, how.learned.layers)):
-            z, written = (places.pick(kept[name][:, at]).to(subject.device) for name in ("z", "attn_out"))
-            logits = head_logits(subject, way, layer, z, written, states[-1], how.learned.lens)
-            kl.append(places.mean(metrics.kl_divergence(final, logits)))
-        rows[f"{way}|heads"] = torch.stack(kl, 1)
+    names = [name for name in ("z", "attn_out") if name in kept]
+    states = torch.cat([kept["resid"], kept["post"][:, -1:]], 1)
+    parts = [places.pick(tensor.transpose(1, 2)) for tensor in (states, *(kept[name] for name in names))]
+    read = in_rows(partial(_readings, subject, how, shared), subject.model, *parts)
+    rows = {name: places.mean(values) for name, values in read.items()}
     return rows | ({} if last_z is None else said_by_heads(subject, last_z, how))
+
+
+def _readings(subject: Any, how: How, shared: dict[str, Tensor], *kept: Tensor) -> dict[str, Tensor]:
+    """The rows of some tokens: kept [tokens, states or layers, ...], the states and, where there are any, z and what
+    the heads write.
+    """
+    resid, *of_heads = (tensor.to(subject.device).unbind(1) for tensor in kept)
+    final = unembedded(subject, resid[-1]).log_softmax(-1)
+    constant = shared["marginal"].to(subject.device).clamp_min(1e-30).log().expand_as(final)
+    rows = {"constant|kl": metrics.kl_divergence(final, constant)}
+    for lens in LENSES[: 1 if how.learned.states == "none" else 2]:
+        logits = (state_logits(subject, lens, i, x, how.learned.lens) for i, x in enumerate(resid))
+        read = [read_lens(one, final, shared) for one in logits]
+        rows |= {f"{lens}|{name}": torch.stack([r[name] for r in read], 1) for name in read[0]}
+    layers = layers_of(subject.decoder.attending, how.learned.layers)
+    for way in (LEARNED, *PLAIN) if of_heads else ():
+        kl = []
+        for layer, z, written in zip(layers, *of_heads, strict=True):
+            logits = head_logits(subject, way, layer, z, written, resid[-1], how.learned.lens)
+            kl.append(metrics.kl_divergence(final, logits))
+        rows[f"{way}|heads"] = torch.stack(kl, 1)
+    return rows
 
 
 def row_size(subject: Any, positions: int, options: Options) -> int:

@@ -6,8 +6,9 @@ norm. Tables: lens, accuracy; for a single prompt (`show`): grid.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ...data.tokens import labels
+from ...probes.model.head import in_rows
 from ...probes.observe.capture import capture
 from ...probes.observe.tracing import Layer
 from ...probes.prompts.batch import Batch
@@ -58,16 +60,21 @@ def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor]:
 
 
 def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
-    """Every kept state through the lens; one state's logits are alive at a time.
+    """Every kept state through the lens; one state's logits are alive at a time, of a few examples.
 
     Rows: "<site>|<norm>|<measure>" [b, states] (probability and rank [b, states, 2]: answer, wrong answer), and
     "logit_difference" [b].
     """
-    sites, states = how.options.sites, {"resid": torch.cat([kept["resid"], kept["resid_post"][:, -1:]], 1)}
-    states |= {site: kept[site] for site in sites if site != "resid"}
-    final = subject.unembed(subject.norm(states["resid"][:, -1].to(subject.device))).float()
-    reference = (final.softmax(-1), metrics.entropy(final))
-    ids = torch.stack([batch.answers, batch.wrong], 1).to(final.device)
+    sites, resid = how.options.sites, torch.cat([kept["resid"], kept["resid_post"][:, -1:]], 1)
+    states = [resid, *(kept[site] for site in sites if site != "resid")]
+    ids = torch.stack([batch.answers, batch.wrong], 1)
+    return in_rows(partial(_readings, subject, sites), subject.model, ids, *states)
+
+
+def _readings(subject: Any, sites: Sequence[str], ids: Tensor, resid: Tensor, *others: Tensor) -> dict[str, Tensor]:
+    states = {"resid": resid} | dict(zip([site for site in sites if site != "resid"], others, strict=True))
+    final = subject.unembed(subject.norm(resid[:, -1].to(subject.device))).float()
+    reference, ids = (final.softmax(-1), metrics.entropy(final)), ids.to(final.device)
     rows = {"logit_difference": final.gather(1, ids)[:, 0] - final.gather(1, ids)[:, 1]}
     for site in sites:
         for norm in NORMS:
@@ -134,17 +141,22 @@ def show(subject: Any, batch: Batch, options: Options) -> dict[str, pd.DataFrame
 
 
 def _grid(subject: Any, batch: Batch, ids: Tensor, states: Tensor, state: int, example: str) -> pd.DataFrame:
-    with torch.no_grad():
-        probability, top = subject.unembed(subject.norm(states)).float().softmax(-1).max(-1)
-    words, tops = labels(batch.tokenizer, ids), labels(batch.tokenizer, top)
+    said = in_rows(partial(_said, subject), subject.model, states)
+    words, tops = labels(batch.tokenizer, ids), labels(batch.tokenizer, said["top"])
     return pd.DataFrame(
         {
             "example": example,
             "state": state,
             "position": range(len(ids)),
-            "value": probability.cpu().numpy(),
+            "value": said["value"].cpu().numpy(),
             "unit": "probability",
             "token": words,
             "top": tops,
         }
     )
+
+
+@torch.no_grad()
+def _said(subject: Any, states: Tensor) -> dict[str, Tensor]:
+    value, top = subject.unembed(subject.norm(states)).float().softmax(-1).max(-1)
+    return {"value": value, "top": top}

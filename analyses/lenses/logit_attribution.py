@@ -21,6 +21,7 @@ from torch import Tensor
 from ...data.errors import UserError
 from ...data.example import is_single_token
 from ...data.tokens import ids_in_text, labels
+from ...probes.model.head import word_directions
 from ...probes.observe.gates import GateError
 from ...probes.observe.tracing import Layer
 from ...probes.prompts.batch import Batch
@@ -92,13 +93,17 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
     [b, 2]: for the answer and for the difference; "word_ids", "word_logits" [b, layers, heads, words]. Where mixers
     stand in the place of attention also "mixer" [b, 2, layers].
     """
-    W_U = subject.W_U.float()
-    answer, wrong = batch.answers.to(W_U.device), batch.wrong.to(W_U.device)
-    b_U = torch.zeros(len(W_U), device=W_U.device) if subject.b_U is None else subject.b_U.float()
-    directions = torch.stack([W_U[answer], W_U[answer] - W_U[wrong]], 1)
-    bias = torch.stack([b_U[answer], b_U[answer] - b_U[wrong]], 1)
+    answer, wrong = (word_directions(subject.model, ids) for ids in (batch.answers, batch.wrong))
+    b_answer, b_wrong = (_word_bias(subject, ids) for ids in (batch.answers, batch.wrong))
+    directions = torch.stack([answer, answer - wrong], 1)
+    bias = torch.stack([b_answer, b_answer - b_wrong], 1)
     found = attribute(subject, kept, directions, bias)
     return found | (head_words(subject, kept, how.options.words) if how.options.words else {})
+
+
+def _word_bias(subject: Any, ids: Tensor) -> Tensor:
+    """The head's bias of some words, float32; 0 where it has none."""
+    return torch.zeros(len(ids), device=subject.device) if subject.b_U is None else subject.b_U.float()[ids]
 
 
 def weights(subject: Any, options: Options) -> dict[str, Tensor]:
@@ -135,9 +140,8 @@ def show(subject: Any, batch: Batch, options: Options) -> dict[str, pd.DataFrame
     own = subject.last_logits(batch).argmax(-1)
     asked = ids_in_text(batch.tokenizer, options.token) if options.token else []
     ids = torch.full_like(own, asked[0]) if asked else own
-    W_U, b_U = subject.W_U.float(), subject.b_U
-    bias = torch.zeros(len(ids), 1, device=W_U.device) if b_U is None else b_U.float()[ids][:, None]
-    found = {n: v.cpu().numpy() for n, v in attribute(subject, kept, W_U[ids][:, None], bias).items()}
+    directions, bias = word_directions(subject.model, ids)[:, None], _word_bias(subject, ids)[:, None]
+    found = {n: v.cpu().numpy() for n, v in attribute(subject, kept, directions, bias).items()}
     measure = f"logit of {labels(batch.tokenizer, ids[:1])[0]!r}"
     return _shown(found, measure)
 

@@ -115,20 +115,20 @@ def _slopes(
         shapes = {site: [layer.site(site).shape for layer in base.layers if layer.holds(site)] for site in sites}
         slopes = {site: run.gradients(run.sites[site]) for site in sites}  # some families fold batch and positions
         return {site: [g.reshape(shape) for g, shape in zip(slopes[site], shapes[site], strict=True)] for site in sites}
-    start = _between(base, donor, share)
+    start = between(base, donor, share)
     variant = {0: (Patch("resid_pre", where.chosen, start),)}
     resid, tensors = replay_with_gradient(base, where, variant, sites)
-    value = _measured(base, resid, measure)
+    value = measured_sum(base, resid, measure)
     gradients = iter(torch.autograd.grad(value, [tensor for site in sites for tensor in tensors[site]]))
     return {site: [next(gradients)[0].float() for _ in tensors[site]] for site in sites}
 
 
-def _between(base: Recording, donor: Recording, share: float) -> Float[Tensor, "b p d"]:
+def between(base: Recording, donor: Recording, share: float) -> Float[Tensor, "b p d"]:
     ours, theirs = base.layers[0].resid_pre, donor.layers[0].resid_pre
     return (ours + share * (theirs - ours)).detach().requires_grad_()
 
 
-def _measured(base: Recording, resid: Float[Tensor, "b d"], measure: Measure) -> Tensor:
+def measured_sum(base: Recording, resid: Float[Tensor, "b d"], measure: Measure) -> Tensor:
     """The measure's sum over examples."""
     with torch.enable_grad():
         logits = base.subject.unembed(base.subject.norm(resid)).float()
@@ -212,7 +212,7 @@ def run_with_gradient(
         return tensor
 
     def start(_: Tensor) -> Tensor:
-        begun = _between(base, donor, share)
+        begun = between(base, donor, share)
         return remember("resid_pre", begun) if "resid_pre" in sites else begun
 
     held = [(i, site) for i, layer in enumerate(base.layers) for site in sites if layer.holds(site)]
@@ -220,5 +220,5 @@ def run_with_gradient(
     rewrites |= {(0, "resid_pre"): start}
     with tracing(base.subject, run.layers.append, rewrites=rewrites):
         base.subject.forward(base.inputs, gradient=True)
-    run.value = _measured(base, at_last(run.layers[-1].resid_post, base.last), measure)
+    run.value = measured_sum(base, at_last(run.layers[-1].resid_post, base.last), measure)
     return run

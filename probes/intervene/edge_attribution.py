@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack
-from itertools import groupby
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,15 +15,15 @@ from torch import Tensor
 
 from ...data.errors import UserError
 from ..model import anatomy
-from ..model.attention import replaying
 from ..model.frozen_norms import attention_tail, written_by_heads
 from ..model.subject import refuse_under_edit
 from ..observe.gates import require_no_gate_of_the_residual
-from ..observe.layer import Layer
-from ..observe.tracing import first, rewrite_output
-from .attribution import GradientRun, frozen_weights, path_shares, recorded_pair, run_with_gradient
-from .layer_parts import instead_of, reading
+from .attribution import frozen_weights, path_shares, recorded_pair
+from .edge_slopes import Reader, slopes_at_rows
+from .edge_slopes_whole import slopes_of_forward
 from .measures import Measure
+from .positions import Positions, diverging_positions
+from .proofs import obstacle_of
 from .recording import LayerRecord, Recording
 from .sweep import Inputs
 
@@ -32,18 +31,14 @@ if TYPE_CHECKING:
     from ..model.subject import Subject
 
 
+# Bytes of the gradients of a layer's readers that are held at once.
+BUDGET = 2**28
+
+
 class Writer(NamedTuple):
     """What writes into the residual stream: kind "embed" (layer −1), "head", "mixer" (in the place of heads) or "mlp";
     head is −1 but for heads.
     """
-
-    kind: str
-    layer: int
-    head: int
-
-
-class Reader(NamedTuple):
-    """What reads the residual stream: kind "q", "k", "v" (of a query or KV head), "mixer", "mlp", "final" (layer L)."""
 
     kind: str
     layer: int
@@ -89,23 +84,43 @@ def edge_attribution(
     chosen = [r for r in every_reader(clean) if readers is None or r in readers]
     if missing := set(readers or ()) - set(chosen):
         raise UserError(f"no reader {next(iter(missing))} in {subject.family} ({subject.name})")
-    where = (clean.mask if positions is None else positions.to(clean.mask.device) & clean.mask)[..., None]
     writers = list(every_writer(clean))
-    total = torch.zeros(len(chosen), len(writers), len(where))
-    for share in path_shares(steps):
-        with frozen_weights(subject.model):
-            run = run_with_gradient(clean, other, measure, share, ("resid_pre",))
-            behind = run.behind()
-            for layer, group in groupby(enumerate(chosen), key=lambda place: place[1].layer):
-                places, here = zip(*group, strict=True)
-                each = [slope.to(where.device) for slope in _reader_slopes(run, behind, layer, here)]
-                slopes = torch.stack(each) * where
-                # One layer's writers at a time: all of them would be as large as a few hundred residual streams.
-                parts = _written(clean, other, layer)
-                written = [torch.einsum("rbpd,wbpd->rwb", slopes, w.to(where.device)).cpu() for w in parts]
-                total[list(places), : sum(w.shape[1] for w in written)] += torch.cat(written, 1) / steps
+    total = torch.zeros(len(chosen), len(writers), len(clean.mask))
+    with frozen_weights(subject.model):
+        for share in path_shares(steps):
+            _add_edges(total, clean, other, measure, share, chosen, clean.mask if positions is None else positions)
     before = torch.tensor([[_before(w, r, subject) for w in writers] for r in chosen])
-    return Edges(total.masked_fill(~before[..., None], torch.nan), chosen, writers)
+    return Edges((total / steps).masked_fill(~before[..., None], torch.nan), chosen, writers)
+
+
+def _add_edges(
+    total: Float[Tensor, "reader writer b"],
+    base: Recording,
+    donor: Recording,
+    measure: Measure,
+    share: float,
+    readers: Sequence[Reader],
+    positions: Bool[Tensor, "b p"],
+) -> None:
+    """Adds the effects that the gradient at one point of the way says, a few readers at a time.
+
+    Where both runs are the same, writers say the same: only the rows where they part are read.
+    """
+    whole = bool(obstacle_of(base))
+    where = base.everywhere if whole else diverging_positions(base, donor)
+    asked = where.take(positions.to(where.real.device) & base.mask) & where.real
+    places = {layer: [i for i, r in enumerate(readers) if r.layer == layer] for layer in {r.layer for r in readers}}
+    by_layer = {layer: [readers[i] for i in here] for layer, here in sorted(places.items())}
+    slopes = (slopes_of_forward if whole else slopes_at_rows)(base, donor, where, measure, share, by_layer)
+    step = max(1, BUDGET // (4 * asked.numel() * base.subject.d_model))
+    for layer, each in slopes:
+        pairs = zip(places[layer], each, strict=True)
+        while some := list(islice(pairs, step)):
+            read = torch.stack([slope.to(asked.device) for _, slope in some]) * asked[..., None]
+            # One layer's writers at a time: all of them would be as large as a few hundred residual streams.
+            parts = _written(base, donor, where, layer)
+            heard = torch.cat([torch.einsum("rbsd,wbsd->rwb", read, w.to(read.device)).cpu() for w in parts], 1)
+            total[[place for place, _ in some], : heard.shape[1]] += heard
 
 
 def every_writer(base: Recording) -> Iterator[Writer]:
@@ -128,95 +143,47 @@ def every_reader(base: Recording) -> Iterator[Reader]:
     yield Reader("final", len(base.layers), -1)
 
 
-def _written(base: Recording, donor: Recording, until: int) -> Iterator[Float[Tensor, "writer b p d"]]:
-    """What the embeddings, then each layer's heads and MLP, add in the donor's run and not in the base's.
+def _written(
+    base: Recording, donor: Recording, where: Positions, until: int
+) -> Iterator[Float[Tensor, "writer b s d"]]:
+    """What the embeddings, then each layer's heads and MLP, add at the rows in the donor's run and not in the base's.
 
     until: the layer of the readers, whose own writers are the last that any of them can hear.
     """
     subject = base.subject
-    yield (donor.layers[0].resid_pre - base.layers[0].resid_pre).float()[None]
+    yield _apart(where, base.layers[0].resid_pre, donor.layers[0].resid_pre).float()[None]
     for i, (ours, theirs) in enumerate(zip(base.layers[: until + 1], donor.layers, strict=False)):
-        mlp = (theirs.site("mlp_out") - ours.site("mlp_out")).float()
+        mlp = _apart(where, ours.site("mlp_out"), theirs.site("mlp_out")).float()
         mlp = anatomy.times(mlp, anatomy.gain(subject.layers[i], "mlp_out"))
-        yield torch.cat([*_mixed_apart(subject, i, ours, theirs), mlp[None]])
+        yield torch.cat([*_mixed_apart(subject, i, where, ours, theirs), mlp[None]])
+
+
+def _apart(where: Positions, ours: Tensor, theirs: Tensor) -> Tensor:
+    """The difference of two runs at the rows."""
+    return where.take(theirs) - where.take(ours)
 
 
 def _mixed_apart(
-    subject: Subject, layer: int, ours: LayerRecord, theirs: LayerRecord
-) -> list[Float[Tensor, "writer b p d"]]:
+    subject: Subject, layer: int, where: Positions, ours: LayerRecord, theirs: LayerRecord
+) -> list[Float[Tensor, "writer b s d"]]:
     """What a layer's heads, or its mixer, write in one run and not in the other."""
     if ours.attends:
-        return [_heads_apart(subject, layer, ours.site("z"), theirs.site("z"))]
+        return [_heads_apart(subject, layer, where.take(ours.site("z")), where.take(theirs.site("z")))]
     if ours.mixed is None or theirs.mixed is None:
         return []
-    mixed = (theirs.mixed - ours.mixed).float()
+    mixed = _apart(where, ours.mixed, theirs.mixed).float()
     return [anatomy.times(mixed, anatomy.gain(subject.layers[layer], "attn_out"))[None]]
 
 
 def _heads_apart(
-    subject: Subject, layer: int, ours: Float[Tensor, "b p h e"], theirs: Float[Tensor, "b p h e"]
-) -> Float[Tensor, "h b p d"]:
+    subject: Subject, layer: int, ours: Float[Tensor, "b s h e"], theirs: Float[Tensor, "b s h e"]
+) -> Float[Tensor, "h b s d"]:
     """What the heads write in one run and not in the other."""
     if attention_tail(subject.layers[layer]) is None:  # linear: small differences keep their digits
         heads = written_by_heads(subject, layer, (theirs - ours).flatten(0, 1))[0]
     else:
         heads = torch.sub(*(written_by_heads(subject, layer, z.flatten(0, 1))[0] for z in (theirs, ours)))
     return heads.unflatten(0, ours.shape[:2]).permute(2, 0, 1, 3)
-
-
-def _reader_slopes(
-    run: GradientRun, behind: list[list[Tensor]], i: int, readers: Sequence[Reader]
-) -> Iterator[Float[Tensor, "b p d"]]:
-    """The gradient at the own input of each of these readers of layer i."""
-    if i == len(run.layers):
-        yield behind[-1][-1]
-        return
-    block, layer = run.subject.layers[i], run.layers[i]
-    state = layer.resid_pre.detach().requires_grad_()
-    arguments = layer.arguments | {"hidden_states": state}
-    if not layer.attends:
-        yield from _slopes_without_heads(block, arguments, layer, behind[i], readers)
-        return
-    with torch.enable_grad():
-        again = reading(block, arguments)
-        *slopes, leaving_slope = behind[i]
-        read = dict(zip("qkv", zip((again.query, again.key, again.value), slopes, strict=True), strict=True))
-        for reader in readers:
-            if reader.kind != "mlp":
-                tensor, slope = read[reader.kind]
-                yield _pulled(tensor[:, reader.head], state, slope[:, reader.head])
-                continue
-            written = anatomy.output_projection(block)(layer.z.detach().flatten(2)).detach()
-            with replaying(), instead_of(anatomy.attention_of(block), written):
-                leaving = first(block(**arguments))
-            yield _pulled(leaving, state, leaving_slope) - leaving_slope
-
-
-def _slopes_without_heads(
-    block: Any, arguments: dict[str, Any], layer: Layer, behind: list[Tensor], readers: Sequence[Reader]
-) -> Iterator[Float[Tensor, "b p d"]]:
-    """The same of a layer with a mixer in the place of heads: of the mixer, or of the MLP with the mixer held."""
-    state, (*mixer_slopes, leaving_slope) = arguments["hidden_states"], behind
-    for reader in readers:
-        mixed: list[Tensor] = []
-
-        def keep(written: Tensor, reader: Reader = reader, mixed: list[Tensor] = mixed) -> Tensor:
-            mixed.append(written)
-            return written.detach() if reader.kind == "mlp" else written
-
-        with torch.enable_grad(), replaying(), ExitStack() as stack:
-            if mixer_slopes:
-                rewrite_output(stack, block, "attn_out", keep)
-            leaving = first(block(**arguments))
-            if reader.kind == "mixer":
-                yield _pulled(mixed[0], state, mixer_slopes[0])
-            else:
-                yield _pulled(leaving, state, leaving_slope) - leaving_slope
-
-
-def _pulled(output: Tensor, state: Tensor, slope: Tensor) -> Tensor:
-    """A gradient at `output` pulled back to `state`."""
-    return torch.autograd.grad(output, state, slope.to(output), retain_graph=True)[0].detach().float()
 
 
 def _before(writer: Writer, reader: Reader, subject: Subject) -> bool:

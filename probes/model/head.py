@@ -18,6 +18,8 @@ from .fingerprint import fetched
 LOGIT_SCALES: WeakKeyDictionary[nn.Module, float] = WeakKeyDictionary()
 # Two ways to the same factor in float32.
 NEAR = 1e-5
+# Bytes of logits, or of a copy of W_U, that are held at once; readers make some more as large.
+LOGITS = 96 * 2**20
 
 
 def find_head(model: nn.Module) -> nn.Module:
@@ -75,6 +77,67 @@ def _logit_cap(model: nn.Module) -> float | None:
     text_config = model.config.get_text_config()  # pyright: ignore
     caps = (getattr(text_config, name, None) for name in ("final_logit_softcapping", "logits_soft_cap"))
     return next((cap for cap in caps if cap is not None), None)
+
+
+def vocabulary(model: nn.Module) -> int:
+    """How many words the logits are over."""
+    return head_parts(model)[0].shape[0]
+
+
+def rows_at_once(words: int, budget: int = LOGITS) -> int:
+    """For how many rows logits over so many words, float32, fit into `budget` bytes."""
+    return max(1, budget // (4 * words))
+
+
+def in_rows(read: Callable[..., Any], model: nn.Module, *tensors: Tensor, budget: int = LOGITS) -> Any:
+    """read(*tensors) [n, ...] (a tensor, or a dictionary of them), a few rows of `tensors` [n, ...] at a time: so many
+    that their logits, float32, fit into `budget` bytes.
+    """
+    step = rows_at_once(vocabulary(model), budget)
+    if len(tensors[0]) <= step:
+        return read(*tensors)
+    found = [read(*parts) for parts in zip(*(tensor.split(step) for tensor in tensors), strict=True)]
+    if isinstance(found[0], Tensor):
+        return torch.cat(found)
+    return {name: torch.cat([one[name] for one in found]) for name in found[0]}
+
+
+def of_words(model: nn.Module, words: Tensor) -> Callable[[Tensor], Tensor]:
+    """`unembedding` of some words alone, [n, d] -> [n, words], float32: their rows are copied once."""
+    weight, bias, scale = head_parts(model)
+    weight, cap = weight.detach()[words].float(), _logit_cap(model)
+    bias = None if bias is None else bias.detach()[words].float()
+
+    def unembed(states: Tensor) -> Tensor:
+        logits = nn.functional.linear(states.float(), weight, bias) * scale
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+    return unembed
+
+
+def word_directions(model: nn.Module, words: Tensor) -> Tensor:
+    """The rows of W_U [..., d] of some words, float32, logit scale included."""
+    weight, _, scale = head_parts(model)
+    return weight.detach()[words.to(weight.device)].float() * scale
+
+
+def along_words(model: nn.Module, x: Tensor) -> Tensor:
+    """x · W_Uᵀ in float32 [..., d] -> [..., vocab], logit scale included; no copy of W_U is larger than LOGITS."""
+    weight, _, scale = head_parts(model)
+    return times_words(x, weight) * scale
+
+
+def times_words(x: Tensor, weight: Tensor) -> Tensor:
+    """x · weightᵀ in float32, [..., d] -> [..., words]; what is not float32 is widened a few words at a time."""
+    x, weight = x.float(), weight.detach()
+    if weight.dtype == torch.float32:
+        return x @ weight.T
+    return torch.cat([x @ part.float().T for part in few_words(weight)], -1)
+
+
+def few_words(weight: Tensor) -> tuple[Tensor, ...]:
+    """weight [words, d] in parts that are at most LOGITS bytes in float32."""
+    return weight.detach().split(max(1, LOGITS // (4 * weight.shape[1])))
 
 
 class HeadWatch:

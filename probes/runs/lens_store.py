@@ -40,15 +40,24 @@ def is_saved(directory: Path) -> bool:
     return store.read_record(directory) is not None
 
 
+def record_of(name: str | Path) -> dict[str, Any]:
+    """What the weights of `home()/name` or of a directory were learned from. UserError: not there."""
+    record = store.read_record(_place(name))
+    if record is None:
+        raise UserError(f"no learned lens {name} in {home()}: run the command that learns it again")
+    return record
+
+
+def _place(name: str | Path) -> Path:
+    return Path(name) if Path(name).is_dir() else home() / name
+
+
 def read(name: str | Path, subject: Subject, names: Iterable[str] = ()) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Weights (or those of `names`) and record of `home()/name` or of a directory.
 
     UserError: not there, broken, or learned from another model or revision.
     """
-    directory = Path(name) if Path(name).is_dir() else home() / name
-    record = store.read_record(directory)
-    if record is None:
-        raise UserError(f"no learned lens {name} in {home()}: run the command that learns it again")
+    record, directory = record_of(name), _place(name)
     for what in ("fingerprint", "revision"):
         made, mine = record["subject"][what], getattr(subject, what)
         if made != mine:

@@ -108,6 +108,13 @@ def test_batches_and_padding_change_nothing(found, tmp_path, settings):
         pd.testing.assert_frame_equal(other[name], found[name], rtol=1e-3, atol=1e-5)
 
 
+def test_recordings_of_a_few_examples_at_a_time_change_nothing(found, tmp_path, monkeypatch):
+    monkeypatch.setattr(edges, "_AT_ONCE", 1)
+    other = analyse(tmp_path)
+    for name in ("edges", "into", "task"):
+        pd.testing.assert_frame_equal(other[name], found[name], rtol=1e-3, atol=1e-5)
+
+
 def test_a_family_that_norms_what_its_attention_writes_has_edges(tmp_path):
     """Short windows: nothing that differs reaches the last position through layer 0, and that is no error."""
     made = analyse(tmp_path, tiny.subject("gemma2"))
