@@ -68,12 +68,14 @@ class Verify:
         if "joined" in record:
             raise UserError(f"{self.run} is made of other runs: verify those ({', '.join(record['joined'])})")
         (module,) = modules_of([record["analysis"]]).values()
-        was = record["subject"]
+        was, again = record["subject"], record.get("reopen", {})
         subject = load(
-            self.subject or record.get("location") or was["name"],
+            self.subject or record.get("location") or again.get("name") or was["name"],
             revision=None if self.subject else was["revision"],
             device=self.device or was["device"],
             dtype=was["dtype"],
+            quantize=again.get("quantize"),
+            adapter=again.get("adapter"),
             trust_remote_code=self.trust_remote_code,
         )
         verify(Path(self.run), subject, task_of(record), module, sample=self.sample, seed=self.seed)

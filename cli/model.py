@@ -36,6 +36,8 @@ class ModelFlags:
     revision: str | None = None  # of a hub id
     device: str = "auto"  # auto: a GPU where there is one; map: spread over several; or torch's name
     dtype: str = "auto"  # auto: the checkpoint's on a GPU, float32 on a CPU; or torch's name
+    quantize: Literal["int8", "nf4"] | None = None  # linear layers' weights in 8 or 4 bits; needs crosslens[quantized]
+    adapter: str | None = None  # a directory or hub id of peft's, put into the model; needs crosslens[adapters]
     trust_remote_code: bool = False  # whether code in a checkpoint may run
 
     def open(self, name: str) -> Subject:

@@ -16,6 +16,18 @@ def name_of(where: str) -> str:
     return where
 
 
+def called(where: str, quantize: str | None = None, adapter: str | Path | None = None) -> str:
+    """A subject's name, with what makes it another model: "tiny int8 + lora"."""
+    name = where if where in EMBEDDED else name_of(where)
+    packed = f" {quantize}" if quantize else ""
+    return name + packed + (f" + {name_of(str(adapter))}" if adapter else "")
+
+
+def place_of(where: str) -> str:
+    """The whole path of what lies here, a hub id as it is."""
+    return location_of(where) or where
+
+
 def location_of(where: str) -> str | None:
     """The whole path of a local model, None of a hub id."""
     path = Path(where).expanduser()

@@ -62,12 +62,21 @@ def start(
         "machine": machine(subject.device),
         "command": settings.command,
         **({"location": subject.location} if subject.location else {}),
+        **_reopening(subject),
         "started": store.now(),
         "notes": [*job.notes, *_common_groups(held_out, examples)],
     }
     if hasattr(job.module, "weights"):
         store.save_rows(job.weights_path, job.module.weights(subject, job.options), job.record["key"], ())
     store.write_record(job.directory, job.record)
+
+
+def _reopening(subject: Subject) -> dict[str, Any]:
+    """What `verify` needs beside name and place, where the model is quantised or adapted."""
+    opened = subject.opened or {}
+    if not (opened.get("quantize") or opened.get("adapter")):
+        return {}
+    return {"reopen": {name: opened[name] for name in ("name", "quantize", "adapter")}}
 
 
 def layer_notes(subject: Subject) -> list[str]:
