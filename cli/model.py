@@ -19,7 +19,7 @@ from ..analyses.reading import Source, read_analyses
 from ..data.errors import UserError
 from ..data.subjects import EMBEDDED
 from ..data.tasks import open_task
-from ..probes.runs.remembered import prove_once, remember_subject
+from ..probes.runs.remembered import is_proved, prove_once, remember_subject
 
 if TYPE_CHECKING:
     from ..probes.model.subject import Subject
@@ -115,7 +115,7 @@ class Run(ModelFlags):
         directories: list[Path] = []
         for task in map(open_task, self.task):
             if self.plan:
-                print("\n".join(preview(subject, task, analyses, self._settings(line))))
+                print("\n".join(preview(subject, task, analyses, self._settings(line), proved=is_proved(subject))))
                 continue
             for directory in run_analyses(subject, task, analyses, self._settings(line), before=prove, workers=workers):
                 if why := (read_record(directory) or {}).get("nothing"):

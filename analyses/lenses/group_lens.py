@@ -17,6 +17,7 @@ from torch import Tensor
 from ...data.word_groups import token_groups
 from ...probes.observe.tracing import Layer
 from ...probes.prompts.batch import Batch
+from ...probes.runs import costs
 from ...probes.runs.results import How, Rows
 from .. import metrics
 from ..common.controls import DRAWS, NEAR, random_words
@@ -77,6 +78,11 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
 def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold: the plan's estimate of the files."""
     return (subject.n_layers + 1) * (1 + 8 * len(options.groups))
+
+
+def memory(subject: Any, batch: int, positions: int, options: Options) -> int:
+    """Bytes beyond the shared forward: one state's logits with what is read of them."""
+    return costs.logits(subject, batch, 8)
 
 
 def _groups(rows: Rows, how: How) -> pd.DataFrame:

@@ -24,6 +24,7 @@ from ...data.tokens import ids_in_text, labels
 from ...probes.observe.gates import GateError
 from ...probes.observe.tracing import Layer
 from ...probes.prompts.batch import Batch
+from ...probes.runs import costs
 from ...probes.runs.results import How
 from ...probes.runs.results import observe as ride
 from ..common.claims import Claim
@@ -114,6 +115,12 @@ def weights(subject: Any, options: Options) -> dict[str, Tensor]:
 def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold: the plan's estimate of the files."""
     return 2 * subject.n_layers * (subject.n_heads * (1 + options.words) + 2) + 6
+
+
+def memory(subject: Any, batch: int, positions: int, options: Options) -> int:
+    """Bytes beyond the shared forward: the unembedding in float32, twice where words are asked for; a head's words."""
+    wide = 4 * costs.head_size(subject) * (2 if options.words else 1)
+    return wide + costs.logits(subject, batch * subject.n_heads, 2)
 
 
 # ---------------------------------------------------------------- claims

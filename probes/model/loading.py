@@ -22,6 +22,7 @@ from ...data.cached import cache_root
 from ...data.errors import SubjectError, UserError
 from ...data.subjects import EMBEDDED
 from ...data.subjects.gguf import gguf_to_directory, refuse_incomplete
+from ...data.subjects.gguf_parts import parts_of
 from .adapters import adapt
 from .checkpoint_files import settings_in
 from .fingerprint import weights_of
@@ -104,10 +105,9 @@ def _find(name: str, revision: str | None) -> tuple[str, str | None]:
         return str(home.directory()), home.revision()
     path = Path(name).expanduser()
     if path.is_file() and path.suffix == ".gguf":
-        stat = path.stat()
-        return str(
-            gguf_to_directory(path, cache_root() / f"gguf-{path.stem}-{stat.st_size}-{stat.st_mtime_ns}")
-        ), revision
+        stats = [part.stat() for part in parts_of(path)]
+        told = f"{sum(s.st_size for s in stats)}-{max(s.st_mtime_ns for s in stats)}"
+        return str(gguf_to_directory(path, cache_root() / f"gguf-{path.stem}-{told}")), revision
     return (str(path), revision) if path.is_dir() else (name, revision)
 
 
@@ -142,8 +142,8 @@ def _refuse_unreadable(name: str, config: Any, sees: bool) -> None:
     if packed:
         method = packed.get("quant_method") if isinstance(packed, dict) else getattr(packed, "quant_method", None)
         raise UserError(
-            f"{name}: its weights are packed ({method or 'quantization_config'}): take the checkpoint that is not (with "
-            "--quantize int8 or nf4 where it has to be small), or a GGUF file, which is unpacked"
+            f"{name}: its weights are packed ({method or 'quantization_config'}): take the checkpoint that is not, "
+            "with --quantize int8 or nf4 where it has to be small, or a GGUF file, which is unpacked"
         )
     foreign = getattr(config, "auto_map", None)
     if config.is_encoder_decoder or not (sees or foreign or type(config) in MODEL_FOR_CAUSAL_LM_MAPPING):

@@ -6,12 +6,17 @@ from pathlib import Path
 
 from ...data.errors import UserError
 from ...data.subjects import EMBEDDED
+from ...data.subjects.gguf_parts import PART
 
 
 def name_of(where: str) -> str:
-    """A directory's or file's own name ("/models/tiny" -> "tiny", "tiny.gguf" -> "tiny"); others as they are."""
+    """A directory's or file's own name ("/models/tiny", "tiny.gguf", "tiny-00001-of-00002.gguf" -> "tiny"); others as
+    they are.
+    """
     path = Path(where).expanduser()
     if where and path.exists():
+        if part := PART.fullmatch(path.name):
+            return part[1]
         return path.stem if path.is_file() else path.resolve().name
     return where
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from ... import probes
 from ...data.cached import keep_fact, kept_fact
+from ...data.subjects.gguf_parts import parts_of
 
 
 def remember_subject(subject: Any, where: str, flags: dict[str, Any]) -> None:
@@ -51,7 +52,7 @@ def _files(where: str, revision: str | None, file: str = "config.json") -> list[
     place = Path(where).expanduser()
     if not place.exists():
         place = _snapshot(where, revision, file)
-    found = [place] if place.is_file() else sorted(place.iterdir()) if place.is_dir() else []
+    found = parts_of(place) if place.is_file() else sorted(place.iterdir()) if place.is_dir() else []
     return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in found if file.is_file()]
 
 
@@ -72,12 +73,17 @@ def prove_once(subject: Any) -> None:
 
     Whose tokenizer cannot be told apart, or whose code came with the checkpoint, is proved every time.
     """
-    name = _proof(subject)
-    if name is not None and kept_fact(name) == "proved":
+    if is_proved(subject):
         return
     subject.check()
-    if name is not None:
+    if (name := _proof(subject)) is not None:
         keep_fact(name, "proved")
+
+
+def is_proved(subject: Any) -> bool:
+    """Whether `prove_once` has nothing to do."""
+    name = _proof(subject)
+    return name is not None and kept_fact(name) == "proved"
 
 
 def _proof(subject: Any) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -143,6 +144,6 @@ def test_a_run_is_named_by_its_adapter_and_verified(base, tmp_path, capsys):
     words = ["--task", "passages:tokens=24", "--subject", str(base), "--limit", "4", "--out", str(tmp_path / "out")]
     cli.main(["run", "sinks", *words, "--adapter", str(place)])
     directory = capsys.readouterr().out.strip()
-    assert json.loads(open(f"{directory}/record.json").read())["subject"]["name"] == "base + lora"
+    assert json.loads(Path(directory, "record.json").read_text())["subject"]["name"] == "base + lora"
     cli.main(["verify", directory])
     assert "base + lora: weights" in capsys.readouterr().out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -120,9 +121,9 @@ def test_runs_tell_it_from_the_plain_model_and_are_verified(directory, tmp_path,
     for more in ([], ["--quantize", "nf4"]):
         cli.main([*words, "--out", str(tmp_path / "out"), *more])
     plain, packed = map(str.strip, capsys.readouterr().out.splitlines())
-    record = json.loads(open(f"{packed}/record.json").read())
+    record = json.loads(Path(packed, "record.json").read_text())
     assert record["subject"]["name"] == "model nf4"
-    assert record["key"] != json.loads(open(f"{plain}/record.json").read())["key"]
+    assert record["key"] != json.loads(Path(plain, "record.json").read_text())["key"]
     cli.main(["verify", packed])
     assert "model nf4: weights" in capsys.readouterr().out
     cli.main(["report", "--out", str(tmp_path / "out")])
