@@ -52,6 +52,16 @@ class ModelFlags:
             remember_subject(subject, name, self.model_flags)
         return subject
 
+    def is_too_large(self, name: str) -> bool:
+        """Whether the weights alone are more than what is free, with one line on stderr that says so."""
+        from ..probes.model.loading import shortage
+        from ..probes.model.naming import require_subject
+
+        require_subject(name)
+        if line := shortage(name, **self.model_flags):
+            print(f"crosslens: {line}", file=sys.stderr)
+        return bool(line)
+
     @property
     def model_flags(self) -> dict[str, Any]:
         """How a model is opened, by name."""
@@ -83,6 +93,8 @@ class Run(ModelFlags):
 
     def __call__(self, line: str) -> None:
         self.require_names()
+        if self.is_too_large(self.subject) and self.plan:
+            return  # that line is the plan
         with crew(self.workers, self.ray) as workers:
             subject = self.open(self.subject)
             self.on(subject, line, lambda: prove_once(subject), workers)

@@ -179,7 +179,7 @@ def row_size(subject: Any, positions: int, options: Options) -> int:
 
 def memory(subject: Any, batch: int, positions: int, options: Options) -> int:
     """Bytes beyond the shared forward: the keys and values of generation, and a pass of every variant in turn."""
-    cache = 2 * subject.n_layers * batch * positions * subject.n_kv_heads * subject.d_head * costs.item(subject)
+    cache = costs.keys_and_values(subject, batch, positions)
     return 2 * cache + 2 * costs.forward(subject, batch, positions) + costs.logits(subject, batch, 4)
 
 

@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from transformers import (
     AutoConfig,
@@ -24,7 +25,7 @@ from ...data.subjects import EMBEDDED
 from ...data.subjects.gguf import gguf_to_directory, refuse_incomplete
 from ...data.subjects.gguf_parts import parts_of
 from .adapters import adapt
-from .checkpoint_files import settings_in
+from .checkpoint_files import settings_in, weight_bytes
 from .fingerprint import weights_of
 from .naming import called, location_of, place_of, require_subject
 from .processors import open_processor
@@ -81,6 +82,26 @@ def load(
     if check:
         subject.check()
     return subject
+
+
+def shortage(name: str, *, revision: str | None, device: str, dtype: str, quantize: str | None, **_: Any) -> str:
+    """One line where a model's weights alone are more than what is free, else "": told before anything is opened.
+
+    Arguments as in `load`. Nothing is told of embedded subjects, GGUF files, and models spread over several devices.
+    """
+    gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    if name in EMBEDDED or Path(name).suffix == ".gguf" or device == "map":
+        return ""
+    asked = _dtype(dtype, "cuda" if gpu else "cpu")
+    item = asked.itemsize if isinstance(asked, torch.dtype) else None
+    needed = weight_bytes(name, revision, item, {"int8": 1.0, "nf4": 0.5625}.get(quantize or ""))
+    free = torch.cuda.mem_get_info()[0] if gpu else psutil.virtual_memory().available
+    if needed <= free:
+        return ""
+    return (
+        f"this machine is too small: the weights of {name} take {needed / 1e9:,.1f} GB, {free / 1e9:,.1f} GB are free; "
+        "take --dtype bfloat16, --quantize, --device map, or another machine"
+    )
 
 
 def export(name: str, target: Path) -> Path:

@@ -62,9 +62,8 @@ def logits(subject: Subject, rows: int, copies: int = 2) -> int:
 
 def recording(subject: Subject, batch: int, positions: int, sites: Collection[str] = ()) -> int:
     """A clean pass with residuals, keys, values and `sites` of all layers, and what positions may read."""
-    widths = {"z": subject.n_heads * subject.d_head, "mlp_post": inner(subject)}
     kept = subject.d_model + 2 * subject.n_kv_heads * subject.d_head
-    kept += sum(widths.get(site, subject.d_model) for site in sites)
+    kept += sum(width(subject, site) for site in sites)
     return subject.n_layers * batch * positions * kept * item(subject) + 4 * batch * positions**2
 
 
@@ -84,6 +83,19 @@ def gradient(subject: Subject, batch: int, positions: int) -> int:
     per_position = (14 * subject.d_model + 5 * inner(subject)) * item(subject)
     patterns = 3 * 4 * subject.n_heads * positions
     return subject.n_layers * batch * positions * (per_position + patterns) + logits(subject, batch, 5)
+
+
+def keys_and_values(subject: Subject, batch: int, positions: int) -> int:
+    """The cache of generation."""
+    return 2 * subject.n_layers * batch * positions * subject.n_kv_heads * subject.d_head * item(subject)
+
+
+def width(subject: Subject, site: str) -> int:
+    """Numbers of a site at one position of a layer."""
+    heads, kv_heads = subject.n_heads * subject.d_head, subject.n_kv_heads * subject.d_head
+    own = {"rot_k": kv_heads, "v": kv_heads} | dict.fromkeys(("z", "attn_z", "rot_q"), heads)
+    neurons = dict.fromkeys(("mlp_pre", "mlp_pre_linear", "mlp_post"), inner(subject))
+    return (own | neurons).get(site, subject.d_model)
 
 
 def item(subject: Subject) -> int:

@@ -191,7 +191,7 @@ def write_gguf(path, tokenizer, pre="gpt-2", add_bos=None, parts=None):
 def test_part_of_a_gguf_is_refused_before_anything_is_built(tmp_path, monkeypatch):
     monkeypatch.setattr(gguf, "_load", lambda path: pytest.fail("built"))
     path = write_gguf(tmp_path / "m-00002-of-00003.gguf", byte_level(), parts=3)
-    with pytest.raises(UserError, match="one of 3 parts, and m-00001.* does not lie beside it"):
+    with pytest.raises(UserError, match=r"one of 3 parts, and m-00001.* does not lie beside it"):
         gguf.gguf_to_directory(path, tmp_path / "out")
     renamed = path.rename(tmp_path / "m.gguf")
     with pytest.raises(UserError, match="one of 3 parts of a model: give the parts their names back"):
