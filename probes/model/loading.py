@@ -94,7 +94,10 @@ def shortage(name: str, *, revision: str | None, device: str, dtype: str, quanti
         return ""
     asked = _dtype(dtype, "cuda" if gpu else "cpu")
     item = asked.itemsize if isinstance(asked, torch.dtype) else None
-    needed = weight_bytes(name, revision, item, {"int8": 1.0, "nf4": 0.5625}.get(quantize or ""))
+    try:
+        needed = weight_bytes(name, revision, item, {"int8": 1.0, "nf4": 0.5625}.get(quantize or ""))
+    except (OSError, ValueError, KeyError):  # no such model, or broken files: `load` says so
+        return ""
     free = torch.cuda.mem_get_info()[0] if gpu else psutil.virtual_memory().available
     if needed <= free:
         return ""
