@@ -55,6 +55,7 @@ class Verify:
     sample: int = 3  # shards that are computed again
     seed: int = 0  # of the sample
     subject: str | None = None  # where the model lies now, if it was moved
+    adapter: str | None = None  # where its adapter lies now
     device: str | None = None
     trust_remote_code: bool = False
 
@@ -75,7 +76,7 @@ class Verify:
             device=self.device or was["device"],
             dtype=was["dtype"],
             quantize=again.get("quantize"),
-            adapter=again.get("adapter"),
+            adapter=self.adapter or again.get("adapter"),
             trust_remote_code=self.trust_remote_code,
         )
         verify(Path(self.run), subject, task_of(record), module, sample=self.sample, seed=self.seed)

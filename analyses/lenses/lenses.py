@@ -91,7 +91,7 @@ def row_size(subject: Any, positions: int, options: Options) -> int:
 
 def memory(subject: Any, batch: int, positions: int, options: Options) -> int:
     """Bytes beyond the shared forward: one state's logits with what is read of them, beside the final ones."""
-    return costs.logits(subject, batch, 8)
+    return costs.logits(subject, batch, 6)
 
 
 CLAIMS = (

@@ -44,18 +44,18 @@ def checking(subject: Subject) -> int:
 
 
 def forward(subject: Subject, batch: int, positions: int) -> int:
-    """One observed layer, with a chunk of patterns in float32 and its scores; the logits at the last position.
+    """One observed layer, with a chunk of patterns in float32 and what is made of them; the last position's logits.
 
     Per position: residuals, attention and MLP outputs, queries, keys, values, z (ten times d_model) and the MLP's
     inner states.
     """
     one = subject.n_heads * positions**2
-    patterns = 3 * 4 * min(batch * one, max(one, SCORES_BUDGET // 8))
+    patterns = 6 * 4 * min(batch * one, max(one, SCORES_BUDGET // 8))
     per_position = (10 * subject.d_model + 3 * inner(subject)) * item(subject)
-    return batch * positions * per_position + patterns + logits(subject, batch)
+    return batch * positions * per_position + patterns + logits(subject, batch, 1)
 
 
-def logits(subject: Subject, rows: int, copies: int = 2) -> int:
+def logits(subject: Subject, rows: int, copies: int) -> int:
     """So many rows of the whole vocabulary in float32, in as many copies as are alive together."""
     return copies * 4 * rows * vocabulary(subject)
 
@@ -74,8 +74,10 @@ def variants(subject: Subject, count: int, batch: int, rows: int, positions: int
 
 
 def read_logits(subject: Subject, count: int, batch: int) -> int:
-    """The logits of a sweep's variants, for measures that are no direction, within the budget."""
-    return min(logits(subject, count * batch, 4), max(BUDGET, logits(subject, batch, 4)))
+    """The logits of a sweep's variants and their softmax, for measures that are no direction: of what the budget counts
+    (four copies), three are alive together.
+    """
+    return min(logits(subject, count * batch, 3), max(BUDGET * 3 // 4, logits(subject, batch, 3)))
 
 
 def gradient(subject: Subject, batch: int, positions: int) -> int:

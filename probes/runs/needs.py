@@ -18,17 +18,19 @@ Stages = dict[str, dict[str, int]]
 def memory_of(subject: Subject, jobs: Sequence[tuple[Job, Sizes]], *, proved: bool = True, answers: int = 0) -> Stages:
     """What each stage of a run needs beside what is held already: stage -> part -> bytes.
 
-    proved: whether the check of the instruments is behind. answers: tokens of the model's own answers. Batches: one
-    forward, the rows of all that observe it, and what the analyses hold beyond it, one after the other.
+    proved: whether the check of the instruments is behind. answers: tokens of the model's own answers. What an analysis
+    holds beyond the shared forward comes behind it; the rows of all that observe are held meanwhile.
     """
     stages: Stages = {} if proved or not jobs else {"the check of the instruments": {"": costs.checking(subject)}}
     for b, p in sorted({size for _, sizes in jobs for size in sizes}):
-        parts = {"a forward": costs.forward(subject, b, p)}
-        parts["rows"] = sum(2 * 4 * b * _numbers(subject, job, p) for job, _ in jobs)
-        parts |= {"answers": costs.keys_and_values(subject, b, p + answers)} if answers else {}
-        own = {job.name: job.module.memory(subject, b, p, job.options) for job, _ in jobs if _says(job)}
-        largest = max(own, key=own.__getitem__, default="")
-        stages[f"a batch of {b} examples × {p} positions"] = parts | ({largest: own[largest]} if own else {})
+        batch = f"a batch of {b} examples × {p} positions"
+        rows = {"rows": sum(2 * 4 * b * _numbers(subject, job, p) for job, _ in jobs)}
+        stages[batch] = {"a forward": costs.forward(subject, b, p)} | rows
+        stages |= {
+            f"{job.name}, {batch}": {job.name: own} | rows for job, _ in jobs if (own := _own(subject, job, b, p))
+        }
+        if answers:
+            stages[f"answers, {batch}"] = {"keys and values": costs.keys_and_values(subject, b, p + answers)}
     # Shards are read and joined, then sorted: twice all rows, of one analysis after the other.
     rows = [2 * sum(row_bytes(subject, job, sizes)) for job, sizes in jobs]
     return stages | ({"the tables": {"": max(rows)}} if rows else {})
@@ -64,8 +66,8 @@ def size_said(count: int) -> str:
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"
 
 
-def _says(job: Job) -> bool:
-    return hasattr(job.module, "memory")
+def _own(subject: Subject, job: Job, batch: int, positions: int) -> int:
+    return job.module.memory(subject, batch, positions, job.options) if hasattr(job.module, "memory") else 0
 
 
 def _numbers(subject: Subject, job: Job, positions: int) -> int:

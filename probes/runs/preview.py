@@ -57,14 +57,20 @@ def _memory_lines(subject: Subject, stages: Mapping[str, Mapping[str, int]], wid
     held, weights = costs.held(subject), costs.weights(subject)
     stage, needed = peak_of(stages)
     kept = f"{size_said(weights)} of weights, {size_said(max(0, held - weights))} held beside them"
-    lines = [
-        f"about {size_said(held + needed)} at most: {kept}" + (f", {size_said(needed)} for {stage}" if stage else "")
-    ]
-    batch = max((s for s in stages if s.startswith("a batch")), key=lambda s: sum(stages[s].values()), default="")
-    if batch:
-        lines.append(f"{batch}: " + ", ".join(f"{size_said(n)} {part}" for part, n in stages[batch].items()))
+    most = f", {size_said(needed)} for {stage}" if stage else ""
+    lines = [f"about {size_said(held + needed)} at most: {kept}{most}"]
+    for one in _largest_of_each(stages):
+        lines.append(f"{one}: " + ", ".join(f"{size_said(n)} {part}" for part, n in stages[one].items()).rstrip())
     lines += [line] if (line := shortage(subject, needed)) else []
     return [f"{'' if i else 'memory':{width}s} {line}" for i, line in enumerate(lines)]
+
+
+def _largest_of_each(stages: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Of the stages that differ in their batch alone, the one that needs most."""
+    largest: dict[str, str] = {}
+    for stage in sorted(stages, key=lambda one: sum(stages[one].values())):
+        largest[stage.partition("a batch")[0]] = stage
+    return sorted(largest.values(), key=[*stages].index)
 
 
 def _answer_lines(count: int, settings: Settings, width: int) -> list[str]:

@@ -88,7 +88,7 @@ def test_every_part_grows_with_its_batch_and_the_vocabulary():
         lambda b: costs.recording(subject, b, 9, ("z", "mlp_out")),
         lambda b: costs.gradient(subject, b, 9),
         lambda b: costs.variants(subject, 5, b, 3, 9),
-        lambda b: costs.logits(subject, b),
+        lambda b: costs.logits(subject, b, 1),
         lambda b: costs.read_logits(subject, 5, b),
         lambda b: costs.keys_and_values(subject, b, 9),
     ]
