@@ -118,9 +118,8 @@ def row_size(subject: Any, positions: int, options: Options) -> int:
 
 
 def memory(subject: Any, batch: int, positions: int, options: Options) -> int:
-    """Bytes beyond the shared forward: the unembedding in float32, twice where words are asked for; a head's words."""
-    wide = 4 * costs.head_size(subject) * (2 if options.words else 1)
-    return wide + costs.logits(subject, batch * subject.n_heads, 2)
+    """Bytes beyond the shared forward: the unembedding in float32, and what all heads of a layer say of every word."""
+    return costs.wide_head(subject) + (costs.logits(subject, batch * subject.n_heads, 4) if options.words else 0)
 
 
 # ---------------------------------------------------------------- claims

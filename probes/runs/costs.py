@@ -39,7 +39,7 @@ def weights(subject: Subject) -> int:
 
 def checking(subject: Subject) -> int:
     """The check of the instruments: of half precision float32 copies of the head and of one layer; its small batch."""
-    wide = (head_size(subject) + layer_size(subject)) * 4 if is_half(subject) else 0
+    wide = wide_head(subject) + (4 * layer_size(subject) if is_half(subject) else 0)
     return wide + 24 * subject.n_layers * (12 * subject.d_model + 3 * inner(subject)) * 4 + 4 * 24 * vocabulary(subject)
 
 
@@ -117,6 +117,11 @@ def vocabulary(subject: Subject) -> int:
 def head_size(subject: Subject) -> int:
     """Numbers in the unembedding."""
     return vocabulary(subject) * subject.d_model
+
+
+def wide_head(subject: Subject) -> int:
+    """The unembedding in float32: a copy, where it is kept in less."""
+    return 4 * head_size(subject) if is_half(subject) else 0
 
 
 def layer_size(subject: Subject) -> int:
