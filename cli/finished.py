@@ -55,6 +55,7 @@ class Verify:
     sample: int = 3  # shards that are computed again
     seed: int = 0  # of the sample
     subject: str | None = None  # where the model lies now, if it was moved
+    adapter: str | None = None  # where its adapter lies now
     device: str | None = None
     trust_remote_code: bool = False
 
@@ -68,12 +69,14 @@ class Verify:
         if "joined" in record:
             raise UserError(f"{self.run} is made of other runs: verify those ({', '.join(record['joined'])})")
         (module,) = modules_of([record["analysis"]]).values()
-        was = record["subject"]
+        was, again = record["subject"], record.get("reopen", {})
         subject = load(
-            self.subject or record.get("location") or was["name"],
+            self.subject or record.get("location") or again.get("name") or was["name"],
             revision=None if self.subject else was["revision"],
             device=self.device or was["device"],
             dtype=was["dtype"],
+            quantize=again.get("quantize"),
+            adapter=self.adapter or again.get("adapter"),
             trust_remote_code=self.trust_remote_code,
         )
         verify(Path(self.run), subject, task_of(record), module, sample=self.sample, seed=self.seed)

@@ -30,14 +30,20 @@ class Fill(ModelFlags):
     seed: int = 0
     sites: tuple[str, ...] = ("resid_pre",)  # short names (all layers), or one layer: blocks.3.attn.hook_z
     positions: str = "last"  # last, all, a role, a mark, or a number: so many of every example
+    plan: bool = False  # only say what would be done
     workers: int | None = None  # so many processes (or GPUs) share the batches; needs crosslens[cluster]
     ray: str | None = None  # the address of a Ray cluster whose nodes the workers are on
 
     def __call__(self) -> None:
         from ..data.tasks import open_task
-        from ..probes.runs.activations import Options, cached, home, size_of
+        from ..probes.runs.activations import Options, cached, home, planned, size_of
+        from ..probes.runs.run import Settings
 
         task, subject = open_task(self.task), self.open(self.subject)
+        if self.plan:
+            asked = Options(self.sites, self.positions), Settings(limit=self.limit, seed=self.seed)
+            print("\n".join(planned(subject, task, *asked)))
+            return
         size = size_of(subject, task, Options(self.sites, self.positions), self.limit, self.seed)
         print(f"at most {size / 1e6:,.1f} MB in {home()}", file=sys.stderr)
         try:

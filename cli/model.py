@@ -19,7 +19,7 @@ from ..analyses.reading import Source, read_analyses
 from ..data.errors import UserError
 from ..data.subjects import EMBEDDED
 from ..data.tasks import open_task
-from ..probes.runs.remembered import prove_once, remember_subject
+from ..probes.runs.remembered import is_proved, prove_once, remember_subject
 
 if TYPE_CHECKING:
     from ..probes.model.subject import Subject
@@ -36,6 +36,8 @@ class ModelFlags:
     revision: str | None = None  # of a hub id
     device: str = "auto"  # auto: a GPU where there is one; map: spread over several; or torch's name
     dtype: str = "auto"  # auto: the checkpoint's on a GPU, float32 on a CPU; or torch's name
+    quantize: Literal["int8", "nf4"] | None = None  # linear layers' weights in 8 or 4 bits; needs crosslens[quantized]
+    adapter: str | None = None  # a directory or hub id of peft's, put into the model; needs crosslens[adapters]
     trust_remote_code: bool = False  # whether code in a checkpoint may run
 
     def open(self, name: str) -> Subject:
@@ -49,6 +51,16 @@ class ModelFlags:
         if name not in EMBEDDED:  # whose weights are known
             remember_subject(subject, name, self.model_flags)
         return subject
+
+    def is_too_large(self, name: str) -> bool:
+        """Whether the weights alone are more than what is free, with one line on stderr that says so."""
+        from ..probes.model.loading import shortage
+        from ..probes.model.naming import require_subject
+
+        require_subject(name)
+        if line := shortage(name, **self.model_flags):
+            print(f"crosslens: {line}", file=sys.stderr)
+        return bool(line)
 
     @property
     def model_flags(self) -> dict[str, Any]:
@@ -81,6 +93,8 @@ class Run(ModelFlags):
 
     def __call__(self, line: str) -> None:
         self.require_names()
+        if self.is_too_large(self.subject) and self.plan:
+            return  # that line is the plan
         with crew(self.workers, self.ray) as workers:
             subject = self.open(self.subject)
             self.on(subject, line, lambda: prove_once(subject), workers)
@@ -113,7 +127,7 @@ class Run(ModelFlags):
         directories: list[Path] = []
         for task in map(open_task, self.task):
             if self.plan:
-                print("\n".join(preview(subject, task, analyses, self._settings(line))))
+                print("\n".join(preview(subject, task, analyses, self._settings(line), proved=is_proved(subject))))
                 continue
             for directory in run_analyses(subject, task, analyses, self._settings(line), before=prove, workers=workers):
                 if why := (read_record(directory) or {}).get("nothing"):

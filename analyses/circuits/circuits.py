@@ -22,11 +22,12 @@ from ...probes.intervene.direct_attribution import direct_attribution
 from ...probes.intervene.paths import path_sweep
 from ...probes.observe.tracing import Layer, tracing
 from ...probes.prompts.batch import Batch
+from ...probes.runs import costs
 from ...probes.runs.results import How, stack_layers
 from .. import metrics
 from ..common.agreement import ESTIMATES, exact_and_estimates
 from ..common.claims import Claim, Statement
-from ..common.contrast import contrast, task_rows
+from ..common.contrast import PARTS, contrast, task_rows
 from ..common.selection import chosen_half
 from ..common.tested import judged
 from ._circuit_tables import ATTENTION, DIRECT, EXACT, LOGITS, MOVERS, TABLES
@@ -164,6 +165,13 @@ def _attention(subject: Any, batch: Batch) -> dict[str, Tensor]:
 def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold: the plan's estimate of the files."""
     return 10 * subject.n_layers * (subject.n_heads + 1) + 5
+
+
+def memory(subject: Any, batch: int, positions: int, options: Options) -> int:
+    """Bytes beyond the shared forward: both runs recorded, and what asks most of heads in turn and gradients."""
+    heads = costs.variants(subject, subject.n_layers * subject.n_heads, batch, 1, positions)
+    gradients = costs.gradient(subject, batch, positions) if options.steps else 0
+    return 2 * costs.recording(subject, batch, positions, PARTS.values()) + max(heads, gradients)
 
 
 # ---------------------------------------------------------------- claims

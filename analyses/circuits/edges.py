@@ -24,10 +24,11 @@ from ...data.progress import tracked
 from ...probes.intervene.edge_attribution import Edges, Reader, edge_attribution, every_reader, every_writer
 from ...probes.intervene.paths import FINAL, Receiver, path_sweep
 from ...probes.prompts.batch import Batch
+from ...probes.runs import costs
 from ...probes.runs.results import How
 from ..common.agreement import ESTIMATES, FIVE
 from ..common.claims import Claim, Statement
-from ..common.contrast import contrast, task_rows
+from ..common.contrast import PARTS, contrast, task_rows
 from ..common.selection import chosen_half
 from ..common.tested import judged
 from ._edge_names import EXACT, edge_name, reader_name, receivers_of
@@ -196,6 +197,14 @@ def _from_heads(edges: Edges, reader: Reader, subject: Any) -> Tensor:
 def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold: the plan's estimate of the files."""
     return 3 * (1 + options.movers) * subject.n_layers * subject.n_heads + 2 * options.strongest + 5
+
+
+def memory(subject: Any, batch: int, positions: int, options: Options) -> int:
+    """Bytes beyond the shared forward: both runs recorded, a graph with all of its layers, and every edge's value."""
+    n, heads = subject.n_layers, subject.n_heads
+    edges = 4 * batch * (n * (3 * heads + 1) + 1) * (n * (heads + 1) + 1)
+    recordings = 2 * costs.recording(subject, batch, positions, PARTS.values())
+    return recordings + 2 * costs.gradient(subject, batch, positions) + edges
 
 
 def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ...probes.intervene.patching import patch_sweep
 from ...probes.prompts.batch import Batch
+from ...probes.runs import costs
 from ...probes.runs.results import How
 from .. import metrics
 from ..common.agreement import exact_and_estimates
@@ -150,6 +151,13 @@ def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold: the plan's estimate of the files."""
     named = 5  # positions, about
     return (4 + named) * subject.n_layers * (subject.n_heads + 2) + 2 * (options.draws + 1) * len(SHARES)
+
+
+def memory(subject: Any, batch: int, positions: int, options: Options) -> int:
+    """Bytes beyond the shared forward: both runs recorded, twice, and what asks most of sweeps and gradients."""
+    heads = costs.variants(subject, subject.n_layers * subject.n_heads, batch, positions, positions)
+    recorded = sum(costs.recording(subject, batch, positions, sites) for sites in (SITES, ("z",)))
+    return 2 * recorded + max(heads, costs.gradient(subject, batch, positions))
 
 
 # ---------------------------------------------------------------- claims

@@ -24,6 +24,7 @@ from ...probes.intervene.paths import path_sweep
 from ...probes.intervene.recording import Recording
 from ...probes.intervene.sweep import variant_sweep
 from ...probes.prompts.batch import Batch
+from ...probes.runs import costs
 from ...probes.runs.results import How
 from .. import metrics
 from ..common import stats
@@ -232,6 +233,12 @@ def _random_tokens(batch: Batch, base: Recording, targets: Tensor, draw: int) ->
 def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold: the plan's estimate of the files."""
     return 2 * len(SETS) * (1 + 2 * options.draws) + 8
+
+
+def memory(subject: Any, batch: int, positions: int, options: Options) -> int:
+    """Bytes beyond the shared forward: both runs recorded, and a vector in every layer in turn."""
+    several = costs.variants(subject, subject.n_layers, batch, positions, positions)
+    return 2 * costs.recording(subject, batch, positions) + several
 
 
 def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:

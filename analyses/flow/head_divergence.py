@@ -20,6 +20,7 @@ from torch import Tensor
 from ...probes.observe.tracing import Layer
 from ...probes.prompts.batch import Batch
 from ...probes.prompts.image_ablation import image_columns, predicting
+from ...probes.runs import costs
 from ...probes.runs.results import How
 from ..common.claims import Claim, Statement, judge, one_row
 from ._answer_words import answer_words
@@ -131,6 +132,12 @@ def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold: the plan's estimate of the files."""
     passes = len(options.ways) + bool(options.question)
     return passes * len(SUMMED) * subject.n_layers * subject.n_heads + (passes + 4) * positions
+
+
+def memory(subject: Any, batch: int, positions: int, options: Options) -> int:
+    """Bytes beyond the shared forward: z of all layers at the answer's positions, kept, stacked and compared."""
+    width = subject.n_layers * subject.n_heads * subject.d_head
+    return 3 * 4 * batch * positions * width + costs.forward(subject, batch, positions)
 
 
 def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:

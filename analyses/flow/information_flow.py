@@ -16,6 +16,7 @@ from torch import Tensor
 from ...probes.intervene.readout import clean_values
 from ...probes.intervene.recording import record
 from ...probes.prompts.batch import Batch
+from ...probes.runs import costs
 from ...probes.runs.results import How
 from ._flow_claims import CLAIMS, claims
 from ._flow_rows import BUCKETS, NORMS, READ, by_state, flow_rows, reading_of, record_twins, right_answers, traced_rows
@@ -92,3 +93,14 @@ def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold: the plan's estimate of the files."""
     flows, controls = 7, 3
     return subject.n_layers * (flows * controls * len(READ) + 2 + len(BUCKETS)) + 10
+
+
+def memory(subject: Any, batch: int, positions: int, options: Options) -> int:
+    """Bytes beyond the shared forward: both runs recorded; windows with their draws, or the logits of all of them; or
+    what every state says.
+    """
+    count = subject.n_layers * max(1, options.draws // options.stride)
+    swept = costs.variants(subject, count, batch, positions, positions)
+    read = costs.read_logits(subject, count, batch)
+    states = costs.logits(subject, batch * (subject.n_layers + 1), 1)
+    return 2 * costs.recording(subject, batch, positions) + max(swept, read, states)

@@ -19,6 +19,7 @@ from ...data.word_groups import token_groups
 from ...probes.model.head import in_rows, vocabulary
 from ...probes.observe.tracing import Layer
 from ...probes.prompts.batch import Batch
+from ...probes.runs import costs
 from ...probes.runs.results import How, Rows
 from .. import metrics
 from ..common.controls import DRAWS, NEAR, random_words
@@ -86,6 +87,11 @@ def _readings(subject: Any, groups: Mapping[str, Any], drawn: Mapping[str, Any],
 def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold: the plan's estimate of the files."""
     return (subject.n_layers + 1) * (1 + 8 * len(options.groups))
+
+
+def memory(subject: Any, batch: int, positions: int, options: Options) -> int:
+    """Bytes beyond the shared forward: one state's logits with what is read of them."""
+    return costs.logits(subject, batch, 8)
 
 
 def _groups(rows: Rows, how: How) -> pd.DataFrame:

@@ -23,6 +23,7 @@ from ...probes.model.head import in_rows
 from ...probes.observe.tracing import Layer
 from ...probes.prompts.batch import Batch
 from ...probes.prompts.patches import grids
+from ...probes.runs import costs
 from ...probes.runs.activations import take
 from ...probes.runs.results import How, Rows
 from .. import metrics
@@ -129,6 +130,11 @@ def _options(tokenizer: Any, example: Any) -> list[int] | None:
 def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold: the plan's estimate of the files."""
     return (subject.n_layers + 1) * (9 + 2 * options.words * positions) + SIDE * SIDE
+
+
+def memory(subject: Any, batch: int, positions: int, options: Options) -> int:
+    """Bytes beyond the shared forward: the logits of a few positions at a time."""
+    return costs.logits(subject, batch * min(positions, 64), 3)
 
 
 def _agreement(rows: Rows, how: How) -> pd.DataFrame | None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from ...probes.model.head import in_rows
 from ...probes.observe.tracing import Layer
 from ...probes.prompts.batch import Batch
-from ...probes.runs import lens_store
+from ...probes.runs import costs, lens_store
 from ...probes.runs.activations import take
 from ...probes.runs.results import How
 from .. import metrics
@@ -158,6 +158,24 @@ def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold: the plan's estimate of the files."""
     by_head = 4 * options.words * subject.n_heads * len(layers_of(subject.decoder.attending, options.layers))
     return 1 + len(LENSES) * (subject.n_layers + 1) * (2 + COARSE) + (1 + len(PLAIN)) * subject.n_layers + by_head
+
+
+def memory(subject: Any, batch: int, positions: int, options: Options) -> int:
+    """Bytes beyond the shared forward: states and heads at the measured positions with their logits, or, before any
+    batch, what learning holds: the lenses learned so far, one with its gradient, both of Adam's means and a
+    deviation, a step's logits, and the positions that it is learned from.
+    """
+    kept = batch * int(options.measured if options.measured.isdigit() else positions)
+    measured = 4 * kept * (2 * subject.n_layers + 4) * subject.d_model + costs.logits(subject, kept, 8)
+    return measured if options.lens else max(measured, _learning(subject, positions, options))
+
+
+def _learning(subject: Any, positions: int, options: Options) -> int:
+    layers = layers_of(subject.decoder.attending, options.layers)
+    one = 4 * subject.n_heads * subject.d_head * costs.vocabulary(subject)
+    each = positions if options.positions == "all" else int(options.positions) if options.positions.isdigit() else 1
+    corpus = 4 * (options.passages or 1000) * each * subject.d_model
+    return (len(layers) + 5) * one * bool(layers) + costs.logits(subject, options.batch, 6) + 3 * corpus
 
 
 CLAIMS = (

@@ -20,6 +20,7 @@ from ...probes.model.head import in_rows
 from ...probes.observe.capture import capture
 from ...probes.observe.tracing import Layer
 from ...probes.prompts.batch import Batch
+from ...probes.runs import costs
 from ...probes.runs.results import How
 from .. import metrics
 from ..common.claims import Claim, Statement, judge, one_row, unsolved
@@ -93,6 +94,11 @@ def _read(subject: Any, state: Tensor, norm: str, ids: Tensor, reference: tuple[
 def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold: the plan's estimate of the files."""
     return 1 + len(options.sites) * len(NORMS) * (len(MEASURES) + 2) * (subject.n_layers + 1)
+
+
+def memory(subject: Any, batch: int, positions: int, options: Options) -> int:
+    """Bytes beyond the shared forward: one state's logits with what is read of them, beside the final ones."""
+    return costs.logits(subject, batch, 6)
 
 
 CLAIMS = (

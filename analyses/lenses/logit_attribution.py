@@ -25,6 +25,7 @@ from ...probes.model.head import word_directions
 from ...probes.observe.gates import GateError
 from ...probes.observe.tracing import Layer
 from ...probes.prompts.batch import Batch
+from ...probes.runs import costs
 from ...probes.runs.results import How
 from ...probes.runs.results import observe as ride
 from ..common.claims import Claim
@@ -119,6 +120,11 @@ def weights(subject: Any, options: Options) -> dict[str, Tensor]:
 def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold: the plan's estimate of the files."""
     return 2 * subject.n_layers * (subject.n_heads * (1 + options.words) + 2) + 6
+
+
+def memory(subject: Any, batch: int, positions: int, options: Options) -> int:
+    """Bytes beyond the shared forward: the unembedding in float32, and what all heads of a layer say of every word."""
+    return costs.wide_head(subject) + (costs.logits(subject, batch * subject.n_heads, 4) if options.words else 0)
 
 
 # ---------------------------------------------------------------- claims

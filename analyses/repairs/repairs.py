@@ -27,6 +27,7 @@ from ...data.progress import tracked
 from ...probes.intervene.measures import Measure, logit_difference
 from ...probes.prompts.batch import Batch
 from ...probes.prompts.image_ablation import image_columns
+from ...probes.runs import costs
 from ...probes.runs.plan import first_condition
 from ...probes.runs.results import How, Rows
 from ..common.frames import held_out
@@ -174,6 +175,12 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
 def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold: the plan's estimate of the files."""
     return sum(v.draws for v in variants(options, Learned())) * 5 + subject.n_layers * subject.n_heads
+
+
+def memory(subject: Any, batch: int, positions: int, options: Options) -> int:
+    """Bytes beyond the shared forward: the keys and values of generation, and a pass of every variant in turn."""
+    cache = costs.keys_and_values(subject, batch, positions)
+    return 2 * cache + 2 * costs.forward(subject, batch, positions) + costs.logits(subject, batch, 4)
 
 
 def _of_variants(make: Callable[[Rows, Sequence[Variant]], pd.DataFrame | None]) -> Any:

@@ -4,51 +4,71 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..cached import build_once
 from ..errors import UserError
+from .gguf_parts import COUNT, parts_of, write_whole
 from .gguf_tokenizer import KEYS, Facts, facts, restore
 
-SPLIT = "split.count"
+# What is written at a time: a file's tensors are copied before they reach the disk.
+SHARD = "1GB"
 
 
 def gguf_to_directory(gguf: Path, target: Path) -> Path:
-    """Dequantise `gguf` to float32 safetensors in `target`; does nothing when `target` is already there.
+    """Dequantise `gguf`, or the model that it is a part of, to float32 safetensors in `target`; nothing is done when
+    `target` is already there.
 
-    Raises UserError for a file that is missing, cut or of an unknown architecture, or a target that
-    cannot be written.
+    Raises UserError for a file or a part that is missing, cut or of an unknown architecture, or a target that cannot
+    be written.
     """
     gguf, target = Path(gguf), Path(target)
     return build_once(target, lambda scratch: _convert(gguf, scratch))
 
 
 def _convert(gguf: Path, scratch: Path) -> None:
-    facts = _facts(gguf)
-    model, tokenizer = _load(gguf)
-    _plain(model).save_pretrained(scratch)
+    parts = parts_of(gguf)
+    facts = _facts(parts)
+    model, tokenizer = _load_parts(parts)
+    _plain(model).save_pretrained(scratch, max_shard_size=SHARD)
     restore(tokenizer, facts)
     tokenizer.model_max_length = model.config.max_position_embeddings
     tokenizer.save_pretrained(scratch)
 
 
-def _facts(gguf: Path) -> Facts:
+def _facts(parts: list[Path]) -> Facts:
     """What the file says of itself, before anything is built. UserError: no GGUF file, a part of one, no tokenizer."""
     from gguf import GGUFReader
 
+    gguf = parts[0]
     if not gguf.is_file():
         raise UserError(f"{gguf}: no such file")
     try:
         fields = GGUFReader(gguf).fields
-        said = {name: fields[name].contents() for name in (*KEYS, SPLIT) if name in fields}
+        said = {name: fields[name].contents() for name in (*KEYS, COUNT) if name in fields}
     except Exception as error:  # the reader has no error of its own: a cut file fails wherever it ends
         raise UserError(f"{gguf} is no GGUF file, or cut short; get it again") from error
-    if said.get(SPLIT, 1) > 1:
+    if said.get(COUNT, 1) != len(parts):
         raise UserError(
-            f"{gguf} is one of {said[SPLIT]} parts of a model: join them first "
-            "(llama-gguf-split --merge FIRST-PART WHOLE.gguf)"
+            f"{gguf} is one of {said[COUNT]} parts of a model: give the parts their names back (…-00001-of-0000"
+            f"{said[COUNT]}.gguf), or join them (llama-gguf-split --merge)"
         )
     return facts(gguf, said)
+
+
+def _load_parts(parts: list[Path]) -> tuple[Any, Any]:
+    """Model and tokenizer; of several parts through one file that is deleted behind."""
+    if len(parts) == 1:
+        return _load(parts[0])
+    with TemporaryDirectory(prefix="crosslens-") as scratch:
+        try:
+            whole = write_whole(parts, Path(scratch) / parts[0].name)
+        except OSError as error:
+            raise UserError(f"cannot join the parts of {parts[0]}: {error.strerror or error}") from error
+        except Exception as error:  # the reader has no error of its own
+            raise UserError(f"a part of {parts[0]} is no GGUF file, or cut short; get all again") from error
+        return _load(whole)
 
 
 def _load(gguf: Path) -> tuple[Any, Any]:
@@ -89,12 +109,15 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _plain(loaded: Any) -> Any:
-    """The same weights in a fresh model: one loaded from GGUF counts as quantised and refuses to be saved."""
+    """The same weights, not copied, in a fresh model: one loaded from GGUF counts as quantised and is not saved."""
+    import torch
     from transformers import AutoModelForCausalLM
 
     if hasattr(loaded.config, "quantization_config"):
         del loaded.config.quantization_config
-    fresh = AutoModelForCausalLM.from_config(loaded.config)
-    fresh.load_state_dict(loaded.state_dict())
+    with torch.device("meta"):
+        fresh = AutoModelForCausalLM.from_config(loaded.config)
+    fresh.load_state_dict(loaded.state_dict(), assign=True)
+    fresh.tie_weights()
     fresh.generation_config = loaded.generation_config
     return fresh

@@ -13,6 +13,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 
 from ...data.errors import SubjectError
 from .fingerprint import fetched
+from .quantized import is_opened
 from .residual_parts import TOLD, Gain, Part
 
 LAYERS = ("layers", "h", "blocks")
@@ -71,9 +72,14 @@ def refuse(model: nn.Module) -> None:
         raise SubjectError(
             f"{type(model).__name__} is of a family of encoders, which read both ways: name a causal language model"
         )
+    opened = {id(layer.weight) for layer in model.modules() if is_opened(layer)}
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if not tensor.is_floating_point() and (isinstance(tensor, nn.Parameter) or name.endswith(PACKED)):
-            raise SubjectError(f"its weights are packed ({name}: {tensor.dtype}): open the checkpoint that is not")
+        packed = not tensor.is_floating_point() and (isinstance(tensor, nn.Parameter) or name.endswith(PACKED))
+        if packed and id(tensor) not in opened:
+            raise SubjectError(
+                f"its weights are packed ({name}: {tensor.dtype}): open the checkpoint that is not, "
+                "with load(…, quantize=) where it has to be small"
+            )
 
 
 def child(module: nn.Module, names: tuple[str, ...], what: str) -> nn.Module:
@@ -303,11 +309,14 @@ def counts_from_cache(layers: list[nn.Module]) -> bool:
 
 def output_weight(layer: nn.Module, n_heads: int) -> Tensor:
     """W_O as [h, d_head, d]."""
-    projection = output_projection(layer)
-    weight = fetched(projection)
-    # GPT-2's Conv1D keeps [in, out], nn.Linear keeps [out, in].
-    weight = weight if type(projection).__name__ == "Conv1D" else weight.T
+    weight = weight_in_out(output_projection(layer))
     return weight.reshape(n_heads, -1, weight.shape[1])
+
+
+def weight_in_out(projection: nn.Module) -> Tensor:
+    """A linear layer's weight as [in, out]: GPT-2's Conv1D keeps it so, nn.Linear keeps [out, in]."""
+    weight = fetched(projection)
+    return weight if type(projection).__name__ == "Conv1D" else weight.T
 
 
 def final_norm(decoder: nn.Module) -> nn.Module:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from .quantized import is_opened, weight_of
+
 
 def weights_fingerprint(model: nn.Module) -> str:
     """sha256 over names, shapes, dtypes and bytes of all parameters and buffers that are saved.
@@ -26,16 +28,19 @@ def weights_state(model: nn.Module) -> tuple[object, ...]:
     """What differs once weights have changed, for the price of reading them: a sixth of their hash.
 
     Version counters miss what is written through `.data`; the sum of all bits does not. Of offloaded weights neither
-    is known.
+    is known. What a packed layer writes anew for every dictionary has no lasting place.
     """
-    return tuple((name, *_state(tensor)) for name, tensor in model.state_dict().items())
+    named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    lasting = {name for name, _ in named}
+    return tuple((name, *_state(tensor, name in lasting)) for name, tensor in model.state_dict().items())
 
 
-def _state(tensor: Tensor) -> tuple[object, ...]:
+def _state(tensor: Tensor, lasting: bool) -> tuple[object, ...]:
     if tensor.is_meta:
         return tensor.shape, tensor.dtype
+    place = tensor.data_ptr() if lasting else 0
     version = 0 if tensor.is_inference() else tensor._version
-    return tensor.shape, tensor.dtype, tensor.data_ptr(), version, _sum_of_bits(tensor.detach().reshape(-1))
+    return tensor.shape, tensor.dtype, place, version, _sum_of_bits(tensor.detach().reshape(-1))
 
 
 def _sum_of_bits(flat: Tensor) -> float:
@@ -52,7 +57,9 @@ def weights_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def fetched(module: nn.Module, name: str = "weight") -> Tensor:
-    """A module's own parameter, also where accelerate offloaded it to the CPU or to disk."""
+    """A module's own parameter, also where accelerate offloaded it to the CPU or to disk, or bitsandbytes packed it."""
+    if name == "weight" and is_opened(module):
+        return weight_of(module)
     if not getattr(module, name).is_meta:
         return getattr(module, name)
     from accelerate.utils import align_module_device

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from ...data.errors import SubjectError
 from . import anatomy
-from .fingerprint import fetched
 
 INPUT_NORM = ("input_layernorm", "ln_1", "self_attn_layer_norm")
 
@@ -92,13 +91,13 @@ def value_weight(subject: Any, layer: int) -> Float[Tensor, "h d d_head"]:
     if getattr(attention, "v_norm", None) is not None:
         raise SubjectError(f"{subject.family}: the values of layer {layer} are normed, so no weight alone gives them")
     if getattr(attention, "v_proj", None) is not None:
-        weight = fetched(attention.v_proj).T
-    elif hasattr(attention, "c_attn"):  # GPT-2: queries, keys, values side by side, kept as [in, out]
-        weight = fetched(attention.c_attn)[:, -subject.d_model :]
+        weight = anatomy.weight_in_out(attention.v_proj)
+    elif hasattr(attention, "c_attn"):  # GPT-2: queries, keys, values side by side
+        weight = anatomy.weight_in_out(attention.c_attn)[:, -subject.d_model :]
     elif hasattr(attention, "qkv_proj"):  # Phi-3
-        weight = fetched(attention.qkv_proj).T[:, -width:]
+        weight = anatomy.weight_in_out(attention.qkv_proj)[:, -width:]
     elif hasattr(attention, "query_key_value"):  # GPT-NeoX: per head its query, key, value
-        fused = fetched(attention.query_key_value).T
+        fused = anatomy.weight_in_out(attention.query_key_value)
         weight = fused.reshape(len(fused), heads, 3, -1)[:, :, 2].flatten(1)
     else:
         raise SubjectError(f"{subject.family}: no value projection was found in {type(attention).__name__}")

@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from transformers import (
     AutoConfig,
@@ -22,10 +23,13 @@ from ...data.cached import cache_root
 from ...data.errors import SubjectError, UserError
 from ...data.subjects import EMBEDDED
 from ...data.subjects.gguf import gguf_to_directory, refuse_incomplete
-from .checkpoint_files import settings_in
+from ...data.subjects.gguf_parts import parts_of
+from .adapters import adapt
+from .checkpoint_files import settings_in, weight_bytes
 from .fingerprint import weights_of
-from .naming import location_of, name_of, require_subject
+from .naming import called, location_of, place_of, require_subject
 from .processors import open_processor
+from .quantized import open_packed, packing
 from .subject import Subject
 
 
@@ -35,6 +39,8 @@ def load(
     revision: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    quantize: str | None = None,
+    adapter: str | Path | None = None,
     check: bool = True,
     trust_remote_code: bool = False,
 ) -> Subject:
@@ -43,30 +49,62 @@ def load(
     name: an embedded subject ("smollm2", "scenes", "scenes_prior"), a local directory, a GGUF file, or a hub id
     "owner/name" (the only case that may use the network). device: "auto" (a GPU where there is one), "map" (spread by
     accelerate), or torch's name. dtype: "auto" (the checkpoint's on a GPU, float32 on a CPU), or torch's name.
+    quantize: "int8" or "nf4" packs the weights of linear layers into 8 or 4 bits while they are read (bitsandbytes);
+    what they stand for is computed with in `dtype`. adapter: a directory or hub id of peft's; it is shown to act.
     check: run `Subject.check`.
     Weights are read from safetensors alone; code in a checkpoint runs only with `trust_remote_code`.
-    Raises UserError (unknown name, broken files; missing, spare, NaN or packed weights) and SubjectError (a family that
-    cannot be read).
+    Raises UserError (unknown name, broken files; missing, spare, NaN or packed weights; an adapter of another model)
+    and SubjectError (a family that cannot be read, an adapter that changes nothing).
     """
     opened: dict[str, Any] = {"name": str(name), "revision": revision, "device": device, "dtype": dtype}
+    opened |= {"quantize": quantize, "adapter": adapter and place_of(str(adapter))}
     opened["trust_remote_code"] = trust_remote_code
+    where: dict[str, Any] = packing(quantize)
     path, revision = _find(str(name), revision)
-    where: dict[str, Any] = {"device_map": "auto"} if device == "map" else {}
+    spread = {"device_map": "auto"} if device == "map" else {}
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device in ("auto", "map") else device
+    # Packed weights are made where they stay.
+    where |= spread or ({"device_map": {"": device}} if quantize else {})
     where["trust_remote_code"] = trust_remote_code
     if not Path(path).exists():
         where["revision"] = revision
     model, processor = _read(str(name), path, where, _dtype(dtype, device))
     if "device_map" not in where:
         model = _to(model, device)
+    if quantize:
+        open_packed(model)
+    if adapter:
+        adapt(model, getattr(processor, "tokenizer", processor), str(adapter), str(name))
     _refuse_nan(str(name), model)
-    embedded = str(name) in EMBEDDED
-    subject = Subject(model, processor, name=str(name) if embedded else name_of(str(name)), revision=revision)
-    subject.location = None if embedded else location_of(str(name))
+    subject = Subject(model, processor, name=called(str(name), quantize, adapter), revision=revision)
+    subject.location = None if str(name) in EMBEDDED else location_of(str(name))
     subject.opened = opened
     if check:
         subject.check()
     return subject
+
+
+def shortage(name: str, *, revision: str | None, device: str, dtype: str, quantize: str | None, **_: Any) -> str:
+    """One line where a model's weights alone are more than what is free, else "": told before anything is opened.
+
+    Arguments as in `load`. Nothing is told of embedded subjects, GGUF files, and models spread over several devices.
+    """
+    gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    if name in EMBEDDED or Path(name).suffix == ".gguf" or device == "map":
+        return ""
+    asked = _dtype(dtype, "cuda" if gpu else "cpu")
+    item = asked.itemsize if isinstance(asked, torch.dtype) else None
+    try:
+        needed = weight_bytes(name, revision, item, {"int8": 1.0, "nf4": 0.5625}.get(quantize or ""))
+    except (OSError, ValueError, KeyError):  # no such model, or broken files: `load` says so
+        return ""
+    free = torch.cuda.mem_get_info()[0] if gpu else psutil.virtual_memory().available
+    if needed <= free:
+        return ""
+    return (
+        f"this machine is too small: the weights of {name} take {needed / 1e9:,.1f} GB, {free / 1e9:,.1f} GB are free; "
+        "take --dtype bfloat16, --quantize, --device map, or another machine"
+    )
 
 
 def export(name: str, target: Path) -> Path:
@@ -91,15 +129,14 @@ def _find(name: str, revision: str | None) -> tuple[str, str | None]:
         return str(home.directory()), home.revision()
     path = Path(name).expanduser()
     if path.is_file() and path.suffix == ".gguf":
-        stat = path.stat()
-        return str(
-            gguf_to_directory(path, cache_root() / f"gguf-{path.stem}-{stat.st_size}-{stat.st_mtime_ns}")
-        ), revision
+        stats = [part.stat() for part in parts_of(path)]
+        told = f"{sum(s.st_size for s in stats)}-{max(s.st_mtime_ns for s in stats)}"
+        return str(gguf_to_directory(path, cache_root() / f"gguf-{path.stem}-{told}")), revision
     return (str(path), revision) if path.is_dir() else (name, revision)
 
 
 def _read(name: str, path: str, where: dict[str, Any], dtype: torch.dtype | str) -> tuple[Any, Any]:
-    reading = {key: value for key, value in where.items() if key != "device_map"}
+    reading = {key: value for key, value in where.items() if key in ("revision", "trust_remote_code")}
     try:
         config = AutoConfig.from_pretrained(path, **reading)
         sees = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
@@ -129,8 +166,8 @@ def _refuse_unreadable(name: str, config: Any, sees: bool) -> None:
     if packed:
         method = packed.get("quant_method") if isinstance(packed, dict) else getattr(packed, "quant_method", None)
         raise UserError(
-            f"{name}: its weights are packed ({method or 'quantization_config'}): take the checkpoint that is not, or "
-            "a GGUF file, which is unpacked"
+            f"{name}: its weights are packed ({method or 'quantization_config'}): take the checkpoint that is not, "
+            "with --quantize int8 or nf4 where it has to be small, or a GGUF file, which is unpacked"
         )
     foreign = getattr(config, "auto_map", None)
     if config.is_encoder_decoder or not (sees or foreign or type(config) in MODEL_FOR_CAUSAL_LM_MAPPING):

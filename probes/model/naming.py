@@ -6,14 +6,31 @@ from pathlib import Path
 
 from ...data.errors import UserError
 from ...data.subjects import EMBEDDED
+from ...data.subjects.gguf_parts import PART
 
 
 def name_of(where: str) -> str:
-    """A directory's or file's own name ("/models/tiny" -> "tiny", "tiny.gguf" -> "tiny"); others as they are."""
+    """A directory's or file's own name ("/models/tiny", "tiny.gguf", "tiny-00001-of-00002.gguf" -> "tiny"); others as
+    they are.
+    """
     path = Path(where).expanduser()
     if where and path.exists():
+        if part := PART.fullmatch(path.name):
+            return part[1]
         return path.stem if path.is_file() else path.resolve().name
     return where
+
+
+def called(where: str, quantize: str | None = None, adapter: str | Path | None = None) -> str:
+    """A subject's name, with what makes it another model: "tiny int8 + lora"."""
+    name = where if where in EMBEDDED else name_of(where)
+    packed = f" {quantize}" if quantize else ""
+    return name + packed + (f" + {name_of(str(adapter))}" if adapter else "")
+
+
+def place_of(where: str) -> str:
+    """The whole path of what lies here, a hub id as it is."""
+    return location_of(where) or where
 
 
 def location_of(where: str) -> str | None:

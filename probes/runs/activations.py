@@ -26,8 +26,9 @@ from ..observe.tracing import Layer, tracing
 from ..prompts.batch import Batch
 from ..prompts.bos import conditions
 from ..sites import SITES, SiteError
-from . import store
+from . import costs, store
 from .plan import plan_from_json
+from .preview import preview
 from .results import How, condition_of
 from .run import Settings, run
 from .workers import Workers
@@ -134,6 +135,12 @@ def cached_together(
     return [_opened(found[name], options, groups) for name, options in zip(names, wanted, strict=True)]
 
 
+def planned(subject: Subject, task: Task, options: Options, settings: Settings) -> list[str]:
+    """What `cached` would run, need and write, in lines."""
+    name = f"{NAME}-{store.key_of(asdict(options))[:8]}"
+    return preview(subject, task, {name: (_ANALYSIS, options)}, replace(settings, out=home()))
+
+
 def _opened(directory: Path, options: Options, groups: Mapping[str, str]) -> Activations:
     ids = [(i, shard.bos) for shard in plan_from_json(_record(directory)["plan"]["shards"]) for i in shard.ids]
     rows = [{"id": i, "group": groups[i], "condition": condition_of(bos)} for i, bos in ids]
@@ -170,6 +177,14 @@ def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor | None]:
 def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
     """Sites of one layer without the layer axis."""
     return {name: value if name in SITES else value.squeeze(1) for name, value in kept.items()}
+
+
+def row_size(subject: Any, positions: int, options: Options) -> int:
+    """Numbers that one example's activations hold at most, as the plan counts them."""
+    places = [parse_site(subject, site) for site in options.sites]
+    each = sum(costs.width(subject, one.site.name) * (subject.n_layers if one.layer is None else 1) for one in places)
+    asked = options.positions
+    return each * (1 if asked == "last" else min(positions, int(asked)) if asked.isdigit() else positions)
 
 
 def chosen_positions(batch: Batch, positions: str) -> Tensor:
@@ -225,6 +240,7 @@ _ANALYSIS: Any = SimpleNamespace(
     methods=lambda options, learned, fitted_on: "",
     observe=observe,
     measure=measure,
+    row_size=row_size,
 )
 
 

@@ -6,10 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from ...data.example import Example
-from ..model.attention import SCORES_BUDGET
 from ..model.rotary import crosses
 from ..prompts.encode import encode
 
@@ -89,18 +86,3 @@ def shapes(
         (len(shard.ids), max(len(encode(subject, known[i], template, shard.bos).ids) for i in shard.ids))
         for shard in shards
     ]
-
-
-def activation_bytes(subject: Subject, batch: int, positions: int) -> int:
-    """An estimate of what one layer keeps alive while it is observed, and of the logits at the last position.
-
-    Per position: residuals, attention and MLP outputs, queries, keys, values, z (ten times d_model) and the MLP's
-    inner states; besides, a chunk of patterns in float32 with its scores.
-    """
-    config = subject.text_config
-    inner = getattr(config, "intermediate_size", None) or getattr(config, "ffn_dim", None) or 4 * subject.d_model
-    item = torch.finfo(subject.dtype).bits // 8
-    one = subject.n_heads * positions**2
-    patterns = 3 * 4 * min(batch * one, max(one, SCORES_BUDGET // 8))
-    vocabulary = subject.model.get_input_embeddings().weight.shape[0]
-    return batch * positions * (10 * subject.d_model + 3 * inner) * item + patterns + 2 * 4 * batch * vocabulary

@@ -15,11 +15,12 @@ from typing import Any
 
 from ... import probes
 from ...data.cached import keep_fact, kept_fact
+from ...data.subjects.gguf_parts import parts_of
 
 
 def remember_subject(subject: Any, where: str, flags: dict[str, Any]) -> None:
     """Keep who was opened from `where` with these flags (revision, device, dtype …)."""
-    files = _files(where, flags.get("revision"))
+    files = _read(where, flags)
     if files:
         facts = {
             "name": subject.name,
@@ -34,27 +35,34 @@ def remember_subject(subject: Any, where: str, flags: dict[str, Any]) -> None:
 def recall_subject(where: str, flags: dict[str, Any]) -> dict[str, Any] | None:
     """Name, revision, fingerprint, dtype, device; None where no subject was opened so, or its files have changed."""
     kept = kept_fact(_hash("subject", where, flags))
-    if not isinstance(kept, dict) or not kept["files"] or kept["files"] != _files(where, flags.get("revision")):
+    if not isinstance(kept, dict) or not kept["files"] or kept["files"] != _read(where, flags):
         return None
     return kept["subject"]
 
 
-def _files(where: str, revision: str | None) -> list[list[Any]]:
+def _read(where: str, flags: dict[str, Any]) -> list[list[Any]]:
     """Name, size and time of all files that a subject is read from; none where that is not known."""
+    model, adapter = _files(where, flags.get("revision")), flags.get("adapter")
+    beside = _files(adapter, None, "adapter_config.json") if adapter else [[]]
+    return [*model, *beside] if model and beside else []
+
+
+def _files(where: str, revision: str | None, file: str = "config.json") -> list[list[Any]]:
+    """The same of a model's or an adapter's directory; file: one that there has to be."""
     place = Path(where).expanduser()
     if not place.exists():
-        place = _snapshot(where, revision)
-    found = [place] if place.is_file() else sorted(place.iterdir()) if place.is_dir() else []
+        place = _snapshot(where, revision, file)
+    found = parts_of(place) if place.is_file() else sorted(place.iterdir()) if place.is_dir() else []
     return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in found if file.is_file()]
 
 
-def _snapshot(where: str, revision: str | None) -> Path:
+def _snapshot(where: str, revision: str | None, file: str) -> Path:
     """Where the hub's copy of a model lies on this machine; nowhere if it was never fetched."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
-        found = try_to_load_from_cache(where, "config.json", revision=revision or "main")
+        found = try_to_load_from_cache(where, file, revision=revision or "main")
     except HFValidationError:
         found = None
     return Path(found).parent if isinstance(found, str) else Path("/nowhere")
@@ -65,12 +73,17 @@ def prove_once(subject: Any) -> None:
 
     Whose tokenizer cannot be told apart, or whose code came with the checkpoint, is proved every time.
     """
-    name = _proof(subject)
-    if name is not None and kept_fact(name) == "proved":
+    if is_proved(subject):
         return
     subject.check()
-    if name is not None:
+    if (name := _proof(subject)) is not None:
         keep_fact(name, "proved")
+
+
+def is_proved(subject: Any) -> bool:
+    """Whether `prove_once` has nothing to do."""
+    name = _proof(subject)
+    return name is not None and kept_fact(name) == "proved"
 
 
 def _proof(subject: Any) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,8 @@ from ..model.hybrid import without_heads
 from ..prompts.yes_no import spelled_like
 from . import store
 from .job import Job, Settings, keyed_options
-from .plan import Shard, make_plan, plan_to_json
+from .needs import memory_of, peak_of, shortage
+from .plan import Shard, make_plan, plan_to_json, shapes
 from .results import condition_of
 from .sums import folds_of
 
@@ -34,6 +36,7 @@ def start(
     bos = [condition == condition_of(True) for condition in facts["conditions"]]
     template = facts["task"]["template"]
     shards = plan_of(job, subject, examples, template, bos, settings)
+    _warn(job, subject, examples, shards, template)
     held_out = _held_out(job, subject, task, examples, settings.seed)
     job.record["fitted"] = _fit(job, subject, held_out, template, bos, settings)
     learned_on = {"examples": len(held_out), "groups": len({e.group for e in held_out})}
@@ -62,12 +65,28 @@ def start(
         "machine": machine(subject.device),
         "command": settings.command,
         **({"location": subject.location} if subject.location else {}),
+        **_reopening(subject),
         "started": store.now(),
         "notes": [*job.notes, *_common_groups(held_out, examples)],
     }
     if hasattr(job.module, "weights"):
         store.save_rows(job.weights_path, job.module.weights(subject, job.options), job.record["key"], ())
     store.write_record(job.directory, job.record)
+
+
+def _warn(job: Job, subject: Subject, examples: Sequence[Example], shards: Sequence[Shard], template: str) -> None:
+    """One line on stderr before a run that needs more memory than is free, by its shortest and longest prompts."""
+    sizes = shapes(subject, examples, [shards[0], shards[-1]], template)
+    if line := shortage(subject, peak_of(memory_of(subject, [(job, sizes)]))[1]):
+        print(f"{job.name}: {line}", file=sys.stderr)
+
+
+def _reopening(subject: Subject) -> dict[str, Any]:
+    """What `verify` needs beside name and place, where the model is quantised or adapted."""
+    opened = subject.opened or {}
+    if not (opened.get("quantize") or opened.get("adapter")):
+        return {}
+    return {"reopen": {name: opened[name] for name in ("name", "quantize", "adapter")}}
 
 
 def layer_notes(subject: Subject) -> list[str]:

@@ -216,7 +216,7 @@ def _flat(value: Any, name: str = ""):
     if isinstance(value, dict) and value:
         for key, part in value.items():
             yield from _flat(part, f"{name}.{key}" if name else str(key))
-    elif name not in ("title", "question", "methods", "notes", "command", "location"):
+    elif name not in ("title", "question", "methods", "notes", "command", "location") and "reopen." not in name:
         text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
         text = text if len(text) <= LONG else f"{text[:LONG]} … (record.json has it all)"
         text = portable(text)

@@ -10,7 +10,7 @@ import torch
 from crosslens import Subject, SubjectError, load
 from crosslens.data.errors import UserError
 from crosslens.data.subjects import gguf
-from gguf import GGUFWriter
+from gguf import GGUFReader, GGUFWriter
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
@@ -191,8 +191,46 @@ def write_gguf(path, tokenizer, pre="gpt-2", add_bos=None, parts=None):
 def test_part_of_a_gguf_is_refused_before_anything_is_built(tmp_path, monkeypatch):
     monkeypatch.setattr(gguf, "_load", lambda path: pytest.fail("built"))
     path = write_gguf(tmp_path / "m-00002-of-00003.gguf", byte_level(), parts=3)
-    with pytest.raises(UserError, match="one of 3 parts of a model: join them first"):
+    with pytest.raises(UserError, match=r"one of 3 parts, and m-00001.* does not lie beside it"):
         gguf.gguf_to_directory(path, tmp_path / "out")
+    renamed = path.rename(tmp_path / "m.gguf")
+    with pytest.raises(UserError, match="one of 3 parts of a model: give the parts their names back"):
+        gguf.gguf_to_directory(renamed, tmp_path / "out")
+
+
+def split(whole, folder, count):
+    """A GGUF file in parts, as llama-gguf-split writes it: the fields in the first, tensors in all."""
+    reader, names = GGUFReader(whole), [f"m-{i + 1:05d}-of-{count:05d}.gguf" for i in range(count)]
+    for i, name in enumerate(names):
+        writer = GGUFWriter(folder / name, "llama")
+        for field in reader.fields.values() if i == 0 else ():
+            if not field.name.startswith("GGUF.") and field.name != "general.architecture":
+                writer.add_key_value(field.name, field.contents(), field.types[0], *field.types[1:][-1:])
+        writer.add_uint16("split.no", i)
+        writer.add_uint16("split.count", count)
+        for tensor in reader.tensors[i::count]:
+            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    return [folder / name for name in names]
+
+
+def test_a_split_gguf_is_the_whole_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("CROSSLENS_CACHE", str(tmp_path / "cache"))
+    whole = write_gguf(tmp_path / "m.gguf", byte_level())
+    parts = split(whole, tmp_path, 3)
+    for named in parts[:2]:
+        opened = load(named, check=False)
+        assert opened.fingerprint == load(whole, check=False).fingerprint
+        assert opened.name == "m"
+        assert opened.tokenizer("I think").input_ids == load(whole, check=False).tokenizer("I think").input_ids
+    (tmp_path / "cache").rename(tmp_path / "elsewhere")
+    parts[1].write_bytes(parts[1].read_bytes()[:300])
+    with pytest.raises(UserError, match="cut short") as error:
+        load(parts[0], check=False)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(("pre", "message"), [("nobodys", "unknown pre-tokenizer 'nobodys'"), (None, "does not name")])
