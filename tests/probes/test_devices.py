@@ -8,26 +8,19 @@ import pandas as pd
 import pytest
 import torch
 from accelerate import cpu_offload, disk_offload, dispatch_model
-from crosslens import Subject, ablation_sweep, capture, causal_trace, knockout_sweep, patch_sweep, record
+from crosslens import Subject, capture, knockout_sweep
 from crosslens.analyses.attention import sinks
 from crosslens.analyses.lenses import lenses
 from crosslens.data.errors import UserError
 from crosslens.data.tasks import open_task
-from crosslens.probes.intervene.intervening import full_forward
-from crosslens.probes.intervene.interventions import Patch
-from crosslens.probes.intervene.measures import logit_difference
-from crosslens.probes.intervene.paths import Receiver, path_sweep
-from crosslens.probes.intervene.sweep import Sweep, variant_sweep
 from crosslens.probes.model.loading import _refuse_nan, load
 from crosslens.probes.runs.run import Settings, run
 from crosslens.probes.runs.verify import verify
 
 from ..helpers import tiny
-from ..helpers.elsewhere import TwoDevices, fetching, move
 from ..helpers.families import build, prompts
 
 SITES = ["z", "rot_q", "v", "pattern", "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"]
-SWEPT = ("z", "resid_pre", "attn_out", "mlp_out")
 ANALYSES = {
     "sinks": (sinks, sinks.Options(dimensions=(3, 5), tau=1.5)),
     "lenses": (lenses, lenses.Options()),
@@ -195,54 +188,3 @@ def test_bfloat16_on_smollm2(smollm2, tmp_path):
             for subject in (half, smollm2)
         )
         assert_near(found, expected, 1.0)
-
-
-# --- two devices
-
-
-@pytest.mark.parametrize("kind", ["patch", "ablation", "trace", "put", "cut", "resample", "path", "heard"])
-def test_sweeps_with_layers_on_two_devices(kind):
-    """As on one; masks of positions come from the batch and lie on the CPU."""
-    given, other = prompts("left"), prompts("left", seed=1)
-    last = torch.zeros(3, 9, dtype=torch.bool)
-    last[:, -1] = True
-
-    def swept(subject):
-        base, donor = record(subject, given, SWEPT), record(subject, other, SWEPT)
-        asked = {"measure": logit_difference(torch.tensor([3, 4, 5]), torch.tensor([6, 7, 8]))}
-        near = last.roll(-2, 1)
-        if kind == "patch":
-            sweeps = [patch_sweep(subject, base, donor, site, positions=near, **asked) for site in SWEPT]
-        elif kind == "ablation":
-            ways = [(site, by) for site in SWEPT for by in ("zero", "mean")]
-            sweeps = [ablation_sweep(subject, base, site, positions=near, by=by, **asked) for site, by in ways]
-        elif kind == "trace":
-            sweeps = [causal_trace(subject, base, donor, **asked)]
-        elif kind == "put":
-            puts = [{i: (Patch(site, near, donor.layers[i].site(site)),)} for i in range(3) for site in SWEPT]
-            sweeps = [variant_sweep(base, [put], near, **asked) for put in puts]
-            for put in puts:
-                expected = asked["measure"](
-                    subject.unembed(subject.norm(full_forward(base, put))).cpu(), torch.arange(3)
-                )
-                sweeps.append(Sweep(expected, base.resid))
-        elif kind in ("cut", "resample"):
-            replace = donor if kind == "resample" else None
-            sweeps = [knockout_sweep(subject, base, near, last, window=2, replace=replace, **asked)]
-        elif kind == "path":
-            sweeps = [path_sweep(subject, base, donor, **asked)]
-        else:
-            sweeps = [path_sweep(subject, base, donor, [Receiver(2, 1, "q"), Receiver(1, 0, "v")], **asked)]
-        assert all(not sweep.notes for sweep in sweeps)
-        return [sweep.values for sweep in sweeps]
-
-    expected = swept(Subject(build("llama")))
-    model = build("llama")
-    with TwoDevices(), torch.no_grad():
-        move(model.model.layers[1])
-        for module in (model.model.layers[0], model.model.layers[2], model.model.norm):
-            fetching(module, torch.device("cpu"))
-        found = swept(Subject(model))
-    for a, b in zip(found, expected, strict=True):
-        assert a.device.type == "cpu"
-        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4, equal_nan=True)
