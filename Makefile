@@ -10,7 +10,7 @@ PAPER  ?= vhd
 CROSSLENS := $(BIN)/crosslens
 
 .DEFAULT_GOAL := help
-.PHONY: help setup figures figures-full paper card report scenes-model scenes-prior browser test families check bench notebooks clean
+.PHONY: help setup figures figures-full paper card report scenes-model scenes-prior browser test families check bench bench-short notebooks clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -70,6 +70,9 @@ check: $(READY) ## lint, types, import contracts
 
 bench: $(READY) ## times and memory as ratios to plain forwards
 	$(BIN)/python tests/bench.py
+
+bench-short: $(READY) ## whether a forward through an opened subject costs what a plain one does
+	$(BIN)/python tests/bench.py --short
 
 notebooks: $(READY) ## run the notebooks in place
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace reports/notebooks/*.ipynb

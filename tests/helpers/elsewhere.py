@@ -112,7 +112,7 @@ def _waits(name: str, args: Any, kwargs: Any, devices: set[torch.device], there:
     if name.startswith("aten::index"):  # by a mask, whose true places are counted first, or by numbers brought there
         return elsewhere and (any(value.dtype == torch.bool for value in given[1:]) or len(devices) > 1)
     if name.startswith(MOVES):
-        return len(devices) > 1 or bool(devices) and there != elsewhere
+        return len(devices) > 1 or (bool(devices) and there != elsewhere)
     return elsewhere and name.startswith(ASKS)
 
 

@@ -143,7 +143,9 @@ def repaired(a: Asked) -> list[Tensor]:
 
 
 def seen(a: Asked) -> list[Tensor]:
-    found = capture(a.subject, a.given, ["pattern", "z", "resid_mid", "vision.z"], queries=a.mask.int().argmax(1)[:, None])
+    found = capture(
+        a.subject, a.given, ["pattern", "z", "resid_mid", "vision.z"], queries=a.mask.int().argmax(1)[:, None]
+    )
     return [*found.values(), torch.tensor(a.subject.check()["passed"].astype(bool).tolist())]
 
 
@@ -174,7 +176,8 @@ def test_every_sweep_and_repair(kind: Callable[[Asked], list[Tensor]], where):
     model = by_hand.build(FAMILY).requires_grad_(False)
     with nullcontext() if where == "cuda" else TwoDevices():
         subject, place = brought(model, where)
-        found = [tensor.inner if isinstance(tensor, Elsewhere) else tensor.cpu() for tensor in kind(Asked(subject, place))]
+        tensors = kind(Asked(subject, place))
+        found = [tensor.inner if isinstance(tensor, Elsewhere) else tensor.cpu() for tensor in tensors]
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-4, equal_nan=True)
 
