@@ -14,8 +14,10 @@ from crosslens.analyses.lenses import lenses
 from crosslens.data.errors import UserError
 from crosslens.data.tasks import open_task
 from crosslens.probes.model.loading import _refuse_nan, load
+from crosslens.probes.model.tolerance import rows_limit
+from crosslens.probes.runs.results import How, observe
 from crosslens.probes.runs.run import Settings, run
-from crosslens.probes.runs.verify import verify
+from crosslens.probes.runs.verify import _difference, verify
 
 from ..helpers import tiny
 from ..helpers.families import build, prompts
@@ -165,6 +167,26 @@ def test_batches_of_two_sizes_in_half_precision(tmp_path, dtype, share):
         run(subject, tiny.task(), ANALYSES, Settings(limit=10, size=size, out=tmp_path / str(size))) for size in (2, 5)
     )
     assert_near(few, many, share)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_rows_of_any_batch_size(dtype):
+    """1, 2 and 8 prompts at a time, of one length: the README's limit, which follows from dtype and depth."""
+    subject, rows = Subject(build("llama").to(dtype), tiny.tokenizer(), name="tiny-llama"), []
+    every = tiny.examples(120, tokenizer=subject.tokenizer)
+    lengths = [len(subject.tokenizer(example.text).input_ids) for example in every]
+    same = max(set(lengths), key=lengths.count)
+    examples = [example for example, length in zip(every, lengths, strict=True) if length == same][:8]
+    ways = {"sinks": How(ANALYSES["sinks"][1], sinks.Learned((3, 5), 1.5)), "lenses": How(ANALYSES["lenses"][1])}
+    asked = {name: (ANALYSES[name][0], how) for name, how in ways.items()}
+    for size in (1, 2, 8):
+        found = [observe(subject, subject.batch(examples[i : i + size]), asked) for i in range(0, 8, size)]
+        names = [(analysis, name) for analysis, own in found[0].items() for name in own]
+        rows.append({(a, name): torch.cat([one[a][name] for one in found]) for a, name in names})
+    limit = rows_limit(dtype, subject.n_layers)
+    for other in rows[1:]:
+        for name, expected in rows[0].items():
+            assert _difference(other[name], expected, counts_flip=dtype != torch.float32) <= limit, name
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -29,9 +30,11 @@ from crosslens.probes.intervene.measures import kl, logit_difference, probabilit
 from crosslens.probes.intervene.paths import Receiver
 from crosslens.probes.intervene.sweep import intervention_sweep, variant_sweep
 from crosslens.probes.model import anatomy
+from crosslens.probes.model.attention import NAME
 from crosslens.probes.observe.tracing import tracing
 from crosslens.probes.runs.results import How, observe
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ..helpers import by_hand, tiny
@@ -195,7 +198,8 @@ def deep(layers: int) -> Subject:
 
 def works(subject: Subject) -> dict[str, Callable[[], Any]]:
     """What runs layer by layer."""
-    batch, twins = (subject.batch(tiny.examples(3, seed, tokenizer=subject.tokenizer)) for seed in (0, 1))
+    batch = subject.batch(tiny.examples(3, tokenizer=subject.tokenizer))
+    twins = batch.inputs | {"input_ids": (batch.inputs["input_ids"] + 7) % 50 + 1}
     base, donor = (record(subject, one, ("z", "mlp_out")) for one in (batch, twins))
     last, near = batch.final, batch.final.roll(-2, 1)
     at, every = {"positions": last, "measure": MEASURE}, {"source": near, "target": last, "window": 2}
@@ -242,3 +246,28 @@ def test_no_layer_is_waited_for():
                 counts[-1][name] = dict(WAITS)
     assert counts[0] == counts[1]
     assert counts[0]["a forward"] == counts[0]["watched"]
+
+
+class Operations(TorchDispatchMode):
+    """Counts what is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.counts[func.name()] += 1
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text"])
+def test_an_opened_model_at_rest_computes_nothing_more(family):
+    """The operations of a forward are those of Hugging Face's own SDPA."""
+    subject, given = Subject(by_hand.build(family)), by_hand.inputs(family, "left")
+    counted = []
+    for implementation in ("sdpa", NAME):
+        subject.text_config._attn_implementation = implementation
+        with Operations() as operations:
+            subject.forward(given)
+        counted.append(operations.counts)
+    assert counted[0] == counted[1]
