@@ -12,7 +12,7 @@ PAPER  ?= vhd
 CROSSLENS := $(BIN)/crosslens
 
 .DEFAULT_GOAL := help
-.PHONY: help setup figures figures-full paper card report scenes-model scenes-prior browser test families check bench notebooks docs clean
+.PHONY: help setup figures figures-full paper card report scenes-model scenes-prior browser test families check bench bench-short notebooks docs clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -78,6 +78,9 @@ check: $(TOOLS) ## lint, types, import contracts
 
 bench: $(TOOLS) ## times and memory as ratios to plain forwards
 	$(BIN)/python tests/bench.py
+
+bench-short: $(TOOLS) ## whether a forward through an opened subject costs what a plain one does
+	$(BIN)/python tests/bench.py --short
 
 notebooks: $(TOOLS) ## run the notebooks in place
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace reports/notebooks/*.ipynb

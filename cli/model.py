@@ -185,15 +185,21 @@ class Check(ModelFlags):
     """Prove the instruments on a model: every proof, how far it was from failing, and a page of them."""
 
     subject: Positional[str] = "smollm2"
+    layers: bool = False  # a table of all layers besides: the proof that came closest to failing in each
     out: Path = OUT
 
     def __call__(self, line: str) -> None:
         from ..probes.runs.store import safe_name
-        from ..reports.pages.checks import check_page, summary
+        from ..reports.pages.checks import by_layer, check_page, summary
 
         subject = self.open(self.subject)
         proofs = subject.check()
         print(summary(proofs).to_string(index=False))
+        each = by_layer(proofs)
+        if self.layers:
+            print(each.to_string(index=False))
+        worst = each.loc[each["share"].idxmax()]
+        print(f"closest to its limit: {worst['where']}: {worst['check']}, {worst['value']:.2g} of {worst['limit']:.2g}")
         kind = f"{subject.family}, {subject.n_layers} layers, {subject.dtype} on {subject.device}"
         note = f"{kind}, weights {subject.fingerprint}"
         path = self.out / f"check-{safe_name(subject.name, 80)}.html"

@@ -103,7 +103,7 @@ def test_a_run_is_named_by_its_model_not_by_the_place(tmp_path, model_dir):
     words = ["--task", "passages:tokens=24", "--limit", "6", "--sinks.dimensions", "3", "--sinks.tau", "1.5"]
     cli.main(["run", "sinks", *words, "--subject", str(place / "my-model"), "--out", str(out)])
     cli.main(["report", "--out", str(out)])
-    cli.main(["check", str(place / "my-model"), "--out", str(out)])
+    cli.main(["check", str(place / "my-model"), "--layers", "--out", str(out)])
     (run,) = (out / "runs").iterdir()
     assert run.name.startswith("sinks.my-model.passages.")
     assert (out / "check-my-model.html").is_file()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...data.errors import SubjectError
-from ..model.tolerance import TOLERANCE
+from ..model.tolerance import TOLERANCE, through_limit
 
 if TYPE_CHECKING:
     from ..model.subject import Subject
@@ -42,6 +42,10 @@ class Findings:
         error = float((found - expected).abs().max()) / scale
         limit = self.slack * slack * TOLERANCE
         self.true(check, where, error <= limit, error, limit, why)
+
+    def through(self, check: str, where: str, found: Tensor, expected: Tensor, why: str = "") -> None:
+        """`close` of what went through all layers."""
+        self.close(check, where, found, expected, through_limit(self.subject.n_layers) / TOLERANCE, why)
 
     def likely(self, check: str, where: str, found: Tensor, expected: Tensor) -> None:
         """`close` as a note: a family may have its own way behind a site that is read rightly."""

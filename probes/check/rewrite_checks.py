@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..model.tolerance import TOLERANCE
+from ..model.tolerance import through_limit
 from ..observe.tracing import Layer, tracing
 from ..sites import PARTS, SITES, WRITABLE
 from .findings import Findings
@@ -25,7 +25,7 @@ def check_rewrites(findings: Findings, inputs: dict[str, Any], logits: Tensor, i
     returns move the logits, and what a layer is made to write is what the next one is made to read.
     """
     subject, real, where = findings.subject, inputs["attention_mask"].bool(), f"layer {index}"
-    names, limit = writable(subject, index), 10 * TOLERANCE
+    names, limit = writable(subject, index), through_limit(subject.n_layers)
     spread = float(logits[real].max() - logits[real].min())
 
     def rewritten(*places: tuple[int, str], factor: float = 1.5) -> Tensor:
@@ -42,7 +42,7 @@ def check_rewrites(findings: Findings, inputs: dict[str, Any], logits: Tensor, i
         written, read = rewritten((index, "resid_post")), rewritten((index + 1, "resid_pre"))
         shift = float((written - logits[real]).abs().max()) / spread
         findings.true("a rewrite moves the logits", f"{where} resid_post", shift > floor, shift, floor)
-        findings.close("a rewritten resid_post is the next resid_pre", where, written, read, slack=10)
+        findings.through("a rewritten resid_post is the next resid_pre", where, written, read)
 
 
 def check_added(findings: Findings, inputs: dict[str, Any]) -> None:

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from ...data.errors import SubjectError, UserError
 from ..intervene.float32 import in_float32, is_half
-from ..intervene.proofs import REPLAY, replay_error
+from ..intervene.proofs import replay_error
 from ..intervene.recording import record
 from ..model import hybrid, vision_inputs
 from ..model.attention import NAME, AttentionCall
-from ..model.tolerance import TOLERANCE, block_error, block_limit
+from ..model.tolerance import TOLERANCE, block_error, block_limit, through_limit
 from ..model.vision_inputs import PER_TOKEN
 from ..observe.tracing import Edit, Layer, tracing
 from ..prompts.image_ablation import hide_image
@@ -126,7 +126,7 @@ def check_forward(findings: Findings, inputs: dict[str, Any], rows: int = 0) -> 
     last = (real * torch.arange(real.shape[1], device=real.device)).argmax(1)  # not by the function that is proved
     place = last.to(logits.device) - (real.shape[1] - logits.shape[1])
     expected = logits[torch.arange(len(last), device=logits.device), place]
-    findings.close("the last logits are the last token's", "model", subject.last_logits(inputs), expected, slack=10)
+    findings.through("the last logits are the last token's", "model", subject.last_logits(inputs), expected)
     return logits, keep
 
 
@@ -146,7 +146,7 @@ def check_eager(findings: Findings, inputs: dict[str, Tensor], logits: Tensor, k
         found = _as_shown(found, expected)
         findings.close("patterns equal eager attention's", f"layer {index}", found, expected, 1.0 + index)
     there, expected = real[:, -last:].to(logits.device), eager.logits[:, -last:]
-    findings.close("logits equal eager attention's", "model", logits[there], expected[there], slack=10)
+    findings.through("logits equal eager attention's", "model", logits[there], expected[there])
 
 
 def _as_shown(found: Tensor, expected: Tensor) -> Tensor:
@@ -174,7 +174,7 @@ def check_called(findings: Findings, inputs: dict[str, Any], logits: Tensor) -> 
         plain = {name: share[:, real] if name in PER_TOKEN else share for name, share in shares.items()}
         with _eager_attention(findings.subject):
             found = findings.subject.model(**plain, use_cache=False).logits
-        findings.close("logits equal those of a plain call", f"prompt {row}", logits[row, real], found[0], slack=10)
+        findings.through("logits equal those of a plain call", f"prompt {row}", logits[row, real], found[0])
 
 
 def check_padding(findings: Findings, inputs: dict[str, Any], logits: Tensor) -> None:
@@ -184,13 +184,14 @@ def check_padding(findings: Findings, inputs: dict[str, Any], logits: Tensor) ->
     left = padded_left(inputs)
     found, _ = check_forward(findings, left)
     moved = left["attention_mask"].bool()
-    same = torch.allclose(found[moved], logits[real], rtol=0, atol=10 * TOLERANCE * float(logits[real].abs().max()))
+    atol = through_limit(findings.subject.n_layers) * float(logits[real].abs().max())
+    same = torch.allclose(found[moved], logits[real], rtol=0, atol=atol)
     why = "" if same else _padded_by_itself(findings.subject, inputs, left)
-    findings.close("the padding side changes nothing", "model", found[moved], logits[real], slack=10, why=why)
+    findings.through("the padding side changes nothing", "model", found[moved], logits[real], why=why)
     findings.side = ", without padding"
     found, _ = check_forward(findings, inputs | {"attention_mask": torch.ones_like(inputs["attention_mask"])})
     whole = real.all(1)
-    findings.close("padding changes nothing", "model", found[whole], logits[whole], slack=10)
+    findings.through("padding changes nothing", "model", found[whole], logits[whole])
     findings.side = ""
 
 
@@ -199,7 +200,7 @@ def _padded_by_itself(subject: Subject, *batches: dict[str, Any]) -> str:
     with _eager_attention(subject):
         outputs = [subject.model(**subject.prepare(one), use_cache=False).logits for one in batches]
     own = [logits[one["attention_mask"].bool()] for logits, one in zip(outputs, batches, strict=True)]
-    moves = float((own[0] - own[1]).abs().max()) > 10 * TOLERANCE * float(own[0].abs().max())
+    moves = float((own[0] - own[1]).abs().max()) > through_limit(subject.n_layers) * float(own[0].abs().max())
     return "; with eager attention it changes them too: the family's own forward depends on the side" if moves else ""
 
 
@@ -233,7 +234,7 @@ def check_edits(findings: Findings, inputs: dict[str, Any], logits: Tensor, laye
         with tracing(subject, note, {index: edit}):
             return float((subject.forward(inputs, keep=0) - logits)[real].abs().max()) / spread
 
-    limit = 10 * TOLERANCE
+    limit = through_limit(subject.n_layers)
     for index in sorted(set(layers)):
         where = f"layer {index}"
         still = moved(_scaled(1.0), index)
@@ -253,7 +254,8 @@ def check_replay(findings: Findings, inputs: dict[str, Any]) -> None:
     cost = hybrid.on_all_rows(findings.subject.decoder)
     where = f"layers, or whole forwards ({base.obstacle})" if base.obstacle else f"all layers{cost and f' ({cost})'}"
     error = float("nan") if base.obstacle else replay_error(base)
-    findings.note("an edited replay equals the edited forward", where, error <= REPLAY, error, REPLAY)
+    limit = through_limit(findings.subject.n_layers)
+    findings.note("an edited replay equals the edited forward", where, error <= limit, error, limit)
 
 
 def check_precision(findings: Findings, inputs: dict[str, Any]) -> None:

@@ -145,19 +145,20 @@ def _changes(
 ) -> Float[Tensor, "layer ... b"]:
     """(donor − base) · slope, [layer(, head), b], or [layer(, head), pos, b] with "each"."""
     each = isinstance(positions, str)
-    chosen = (base.mask if isinstance(positions, str) else positions.to(base.mask.device) & base.mask).cpu()
-    index, real = where.index.cpu(), where.real.cpu()
+    device = base.mask.device  # moved from it once, behind all layers
+    chosen = base.mask if isinstance(positions, str) else positions.to(device) & base.mask
+    index, real = where.index, where.real
     by_layer = []
     pairs = [(a, b) for a, b in zip(base.layers, donor.layers, strict=True) if a.holds(site)]
     for slope, (ours, theirs) in zip(slopes, pairs, strict=True):
         moved = (where.take(theirs.site(site)) - where.take(ours.site(site))).float()
-        change = (moved * slope).sum(-1).cpu()
+        change = (moved * slope).sum(-1).to(device)
         axes = [1] * (change.ndim - 2)
         change = change * real.reshape(*real.shape, *axes)
-        everywhere = torch.zeros(*chosen.shape, *change.shape[2:])
+        everywhere = change.new_zeros(*chosen.shape, *change.shape[2:])
         everywhere.scatter_add_(1, index.reshape(*index.shape, *axes).expand(change.shape), change)
         by_layer.append(everywhere.where(chosen.reshape(*chosen.shape, *axes), torch.nan if each else 0.0))
-    effects = torch.stack(by_layer)  # [layer, b, p(, head)]
+    effects = torch.stack(by_layer).cpu()  # [layer, b, p(, head)]
     effects = effects.transpose(1, -1) if each else effects.sum(2).movedim(1, -1)
     everywhere = effects.new_full((len(base.layers), *effects.shape[1:]), torch.nan)  # but in layers without the site
     everywhere[[i for i, layer in enumerate(base.layers) if layer.holds(site)]] = effects

@@ -79,8 +79,11 @@ def ablation_sweep(
         raise UserError(f"ablation by {by!r}: 'zero' or 'mean' (to resample, use patch_sweep)")
     chosen = layers_with(subject, (site,))
     sites = {i: base.layers[i].site(site) for i in chosen}
-    means = {i: t[base.mask.to(t.device)].mean(0)[None, None] for i, t in sites.items()}
-    values = means if by == "mean" else {i: torch.zeros_like(mean) for i, mean in means.items()}
+    if by == "mean":
+        real = base.mask.nonzero(as_tuple=True)  # once: whoever asks which are true waits for the device
+        values = {i: t[tuple(at.to(t.device) for at in real)].mean(0)[None, None] for i, t in sites.items()}
+    else:
+        values = {i: t.new_zeros(1, 1, *t.shape[2:]) for i, t in sites.items()}
     return in_all_layers(_patched(base, site, values, positions, measure, budget), chosen, subject.n_layers)
 
 

@@ -21,6 +21,7 @@ from ...data.errors import InterventionError, UserError
 from ..model import anatomy
 from ..model.attention import replaying
 from ..model.hybrid import named
+from ..model.tolerance import through_limit
 from ..observe.tracing import first, rewrite_output
 from .float32 import in_float32, is_half, recorded_again
 from .intervening import full_forward
@@ -28,7 +29,7 @@ from .interventions import Patch, PatchQKV, Variant
 from .layer_parts import arguments_at, instead_of, reading
 from .measures import Measure
 from .positions import Positions, affected_positions, positions_of
-from .proofs import FACTOR, IDENTITY, ROUNDING, cost_notes, obstacle_of
+from .proofs import FACTOR, ROUNDING, cost_notes, obstacle_of
 from .readout import BUDGET, bytes_per_variant, clean_values, measured
 from .recording import Recording
 from .replay import replay
@@ -85,7 +86,8 @@ def path_sweep(
     if all(torch.equal(clean.layers[i].site("z"), other.layers[i].site("z")) for i in attending):
         raise UserError("path patching: the donor's activations equal the base's: nothing to patch")
     chosen = () if receivers == FINAL else _receivers(clean, receivers)
-    where = clean.final if receivers == FINAL else clean.mask if positions is None else positions & clean.mask
+    heard = clean.mask if positions is None else positions.to(clean.mask.device) & clean.mask
+    where = clean.final if receivers == FINAL else heard
     senders = [Sender(i, h, other.layers[i].site("z")) for i in attending for h in range(subject.n_heads)]
     nothing = _saying_nothing(clean)
     paths = _Paths(clean, positions_of(where, clean.last), where, chosen, mlps == "frozen")
@@ -171,7 +173,7 @@ def _prove(base: Recording, moved: Tensor) -> None:
     """The identity, sent down the same path, does nothing; the strongest sender does a hundred times more."""
     still, strongest = float(moved[0]), float(moved[1:].max())
     place = f"{base.subject.family} ({base.subject.name}), path patching"
-    if not still <= IDENTITY:
+    if not still <= through_limit(len(base.layers)):
         raise InterventionError(f"{place}: the identity edit moves the residual by {still:.2g} of its range")
     if not strongest > max(FACTOR * still, ROUNDING * torch.finfo(torch.float32).eps):
         raise InterventionError(f"{place}: no sender moves anything ({strongest:.2g})")

@@ -68,9 +68,10 @@ def members(chosen: Sequence[int], n: int, what: str, tensor: Tensor) -> Bool[Te
     unknown = [i for i in chosen if i not in range(n)]
     if unknown:
         raise UserError(f"no {what} {unknown[0]}: there are 0…{n - 1}")
-    members = torch.zeros(n, dtype=torch.bool)
-    members[list(chosen)] = True
-    return members.to(tensor.device)
+    members = torch.zeros(n, dtype=torch.bool, device=tensor.device)
+    for i in chosen:  # a list of numbers would be brought to the device, which waits for it
+        members[i] = True
+    return members
 
 
 def one_line(self: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -51,8 +52,14 @@ class Positions:
 
     def put_each(self, rows: Tensor, stacked: Tensor) -> Tensor:
         """The rows [v, b, s, ...] in their places of `stacked` [v, b, p, ...], which is changed and given back."""
-        stacked[:, self.chosen.to(stacked.device)] = rows[:, self.real.to(stacked.device)]
+        places, rows_of_them = (tuple(at.to(stacked.device) for at in some) for some in self._places)
+        stacked[:, *places] = rows[:, *rows_of_them]
         return stacked
+
+    @cached_property
+    def _places(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Example and position of each, and example and row: told once, since a GPU has to be waited for."""
+        return self.chosen.nonzero(as_tuple=True), self.real.nonzero(as_tuple=True)
 
 
 def positions_of(chosen: Bool[Tensor, "b p"], last: Int[Tensor, " b"]) -> Positions:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...data.errors import InterventionError
 from ..model import hybrid
-from ..model.tolerance import TOLERANCE, block_error, block_limit
+from ..model.tolerance import TOLERANCE, block_error, block_limit, through_limit
 from .acting import acting_positions
 from .float32 import in_float32, is_half, recorded_again, with_wide_layer
 from .intervening import full_forward
@@ -24,11 +24,9 @@ from .recording import Recording
 from .replay import first_layer, replay, replay_each_layer, replay_first_layer
 
 # The identity edit moves a layer's rows by less than this share of their length, the real one by this many times more.
-IDENTITY, FACTOR = 1e-4, 100
+IDENTITY, FACTOR = 10 * TOLERANCE, 100
 # Equal variants of one stack may still differ by rounding, since they lie at other places of a matrix: in units of eps.
 ROUNDING = 4
-# An edited replay may differ from the edited forward by this share of the last state's length.
-REPLAY = 10 * TOLERANCE
 
 
 def obstacle_of(base: Recording) -> str:
@@ -52,7 +50,7 @@ def obstacle_of(base: Recording) -> str:
 def _failed_proof(base: Recording) -> str:
     with in_float32(base.subject):
         error = replay_error(recorded_again(base))
-    if not error <= REPLAY:
+    if not error <= through_limit(len(base.layers)):
         return f"a replay differs from the forward by {error:.1g}"
     for layer, error in enumerate(replay_roundings(base) if is_half(base.subject) else []):
         if not error <= block_limit(base.subject.dtype):

@@ -161,9 +161,10 @@ def record(subject: Subject, inputs: Mapping[str, Any] | Batch, sites: Iterable[
             _, allowed = masks.setdefault(None, (None, _all_before(real)))
         else:
             _, allowed = masks.setdefault(_same_mask(call), (call.mask, call.allowed()))
-        added = None
-        if written and not torch.equal(layer.resid_pre, written[0].to(layer.resid_pre.device)):
-            added = layer.resid_pre - written[0].to(layer.resid_pre.device)
+        before = written[0].to(layer.resid_pre.device) if written else layer.resid_pre
+        # In nearly all families it is the same tensor, and a GPU need not be waited for to compare.
+        same = before is layer.resid_pre or torch.equal(before, layer.resid_pre)
+        added = None if same else layer.resid_pre - before
         written[:] = [layer.resid_post]
         held = {s: layer.written(s) for s in sites if s != "resid_pre" and not layer.lacks(SITES[s])}
         key, value = (own_storage(call.key), own_storage(call.value)) if call else (torch.zeros(0), torch.zeros(0))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # What rows may read of clean columns and of each other, by the mask and the rows it comes from.
 Visible = dict[tuple[int, int], tuple[Tensor, Tensor]]
 # Bytes of attention scores that are computed at a time: about a core's cache; elsewhere a few large steps.
+# On a CPU columns that nobody reads are left out, too: elsewhere every layer would wait to be told which.
 IN_CACHE, ON_DEVICE = 2**22, 2**28
 
 
@@ -71,7 +72,8 @@ def _few(
         seen.insert(-1, visible_donor)
     readable = _joined(seen)
     parts = []
-    for part in _parts(where, [knockout for _, knockout in knockouts]):
+    on_cpu = call.query.device.type == "cpu"
+    for part in _parts(where, [knockout for _, knockout in knockouts]) if on_cpu else [slice(None)]:
         few = call.edited(query=call.query[:, :, part])
         parts.append(_shared_attention(few, key, value, readable[:, :, :, part]))
     # A row that is left without keys reads nothing: z is 0 there, as in a whole forward.
@@ -120,7 +122,8 @@ def _removed(
 def _donor_visible(where: Positions, n: int, knockouts: Knockouts, record: LayerRecord) -> tuple[Tensor, Tensor]:
     """Which donor columns the rows read, [b, 1 or h, v, s, m], and their positions Int[m]."""
     device = record.allowed.device
-    index = torch.stack([c.source for _, c in knockouts]).flatten(0, 1).any(0).nonzero()[:, 0].to(device)
+    sources = torch.stack([c.source for _, c in knockouts]).flatten(0, 1).any(0)
+    index = sources.nonzero()[:, 0].to(device) if device.type == "cpu" else torch.arange(len(sources), device=device)
     at_rows = where.take(record.allowed.transpose(1, 2)).transpose(1, 2)[..., index]
     lent = torch.zeros(at_rows.shape[0], 1, n, *at_rows.shape[2:], dtype=torch.bool, device=device)
     for v, knockout in knockouts:
@@ -137,7 +140,7 @@ def _shared_attention(
 ) -> Float[Tensor, "v b s h e"]:
     """z of queries [v·b, h, s, e] that read shared keys and their own, [v·b, kv, r, e]; k = m + r columns in all."""
     used = seen[..., : key.shape[2]].flatten(0, 3).any(0)
-    if not bool(used.all()):
+    if used.device.type == "cpu" and not bool(used.all()):
         seen = torch.cat([seen[..., : key.shape[2]][..., used], seen[..., key.shape[2] :]], -1)
         key, value = key[:, :, used], value[:, :, used]
     b, heads = len(key), call.query.shape[1]

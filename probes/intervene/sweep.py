@@ -9,7 +9,7 @@ is swept, in whole forwards.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -132,10 +132,11 @@ def swept(
     """`intervention_sweep` of a recorded run; the deepest layer in which there is something to do is proved."""
     require_layers(base, by_layer)
     one = _require_axes(base, by_layer, over)
+    by_layer = _brought(base, by_layer)
     acting = {i: acting_positions(base, i, change) for i, change in by_layer.items()}
     chosen = _chosen(base, by_layer)
     columns = _columns(chosen) if "position" in over else [chosen]
-    deepest = max((i for i, where in acting.items() if bool(where.any())), default=None)
+    deepest = max(_somewhere(acting, base.mask), default=None)
     if deepest is None:
         raise UserError(f"{one.describe()}: it leaves everything as it is in every layer: nothing to patch or change")
     notes = verify_edit(base, affected_positions(base, chosen), [{deepest: (by_layer[deepest],)}])
@@ -193,7 +194,7 @@ def _values_at(
     Layers and positions at which there is nothing to do, such as those before two prompts diverge, are not run.
     """
     heads = range(base.subject.n_heads) if by_head else [None]
-    moved = [i for i, where in acting.items() if bool((where & positions).any())]
+    moved = _somewhere(acting, positions)
     values = clean.expand(len(by_layer), len(heads), *clean.shape).clone()
     there = {i: base.subject.decoder.heads(i) if by_head else 1 for i in by_layer}
     for row, i in enumerate(by_layer):
@@ -208,6 +209,30 @@ def _values_at(
     missing = ~positions.any(1).to(values.device)
     values = values.masked_fill(missing.reshape(-1, *[1] * (clean.ndim - 1)), torch.nan)
     return values if by_head else values[:, 0]
+
+
+def _somewhere(acting: Mapping[int, Tensor], positions: Bool[Tensor, "b p"]) -> list[int]:
+    """The layers in which there is something to do at these positions; a GPU is asked once."""
+    there = torch.stack([where & positions for where in acting.values()]).flatten(1).any(1).tolist()
+    return [i for i, anywhere in zip(acting, there, strict=True) if anywhere]
+
+
+def _brought(base: Recording, by_layer: Mapping[int, Any]) -> dict[int, Any]:
+    """The same with what they hold where it acts, masks beside the base's: brought there once, not at every use."""
+    kept: dict[tuple[int, torch.device], Tensor] = {}
+
+    def brought(value: Any, layer: int) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        device = base.mask.device if value.dtype == torch.bool else base.layers[layer].resid_pre.device
+        if (id(value), device) not in kept:
+            kept[id(value), device] = value.to(device)
+        return kept[id(value), device]
+
+    return {
+        i: replace(change, **{one.name: brought(getattr(change, one.name), i) for one in fields(change)})
+        for i, change in by_layer.items()
+    }
 
 
 def _narrowed(change: Any, where: Bool[Tensor, "b p"]) -> Any:

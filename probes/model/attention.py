@@ -190,7 +190,9 @@ class AttentionCall:
         if allowed is None:
             return pattern
         empty = ~allowed.any(-1, keepdim=True)
-        return pattern.masked_fill(empty, 0.0) if bool(empty.any()) else pattern
+        # A GPU would have to be waited for to be asked: there it is filled at once.
+        none = pattern.device.type == "cpu" and not bool(empty.any())
+        return pattern if none else pattern.masked_fill(empty, 0.0)
 
     def _sdpa_output(self) -> Tensor:
         # What it asks of a module; heads that hear something of their own have keys and values of their own.

@@ -44,6 +44,7 @@ def capture(
     vision tower of inputs without an image.
     """
     places = [parse_site(subject, site) for site in sites]
+    queries = None if queries is None else queries.to(subject.device)  # once, not in every layer
     cache = ActivationCache()
 
     def keep(layer: Layer) -> None:

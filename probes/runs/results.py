@@ -128,12 +128,14 @@ def stack_layers(layers: Sequence[Mapping[str, Tensor | None]]) -> dict[str, Ten
 
 
 def _stacked(name: str, parts: list[Tensor | None]) -> Tensor:
-    there = [part for part in parts if part is not None]
-    shapes = {part.shape[1:] for part in there}
+    found = [part for part in parts if part is not None]
+    shapes = {part.shape[1:] for part in found}
     if len(shapes) > 1:
         each = " and ".join(str(list(shape)) for shape in sorted(shapes))
         raise SubjectError(f"the heads of this model differ from layer to layer: {name} has {each}")
-    return torch.stack([(torch.full_like(there[0], torch.nan) if part is None else part).cpu() for part in parts], 1)
+    there = found[-1].device  # moved together, since a GPU is waited for every time
+    nothing = torch.full_like(found[0], torch.nan)
+    return torch.stack([(nothing if part is None else part).to(there) for part in parts], 1).cpu()
 
 
 def merge(shards: Iterable[dict[str, Tensor]], conditions: list[str], examples: list[Example]) -> Rows:

@@ -30,14 +30,26 @@ def inputs(family, padding, seed=0, lengths=None):
 
 
 @cache
-def _eager(family):
-    """One model of a family for all forwards made by hand."""
-    return build(family, "eager")
+def _eager(family, dtype=torch.float32):
+    """One model of a family and dtype for all forwards made by hand."""
+    return build(family, "eager").to(dtype)
 
 
 @torch.no_grad()
-def logits(family, given, *, masks=None, attn_z=None, z=None, states=None, outputs=None, lent=None, reads=None):
-    """Logits [b, p, vocab] of an eager forward.
+def logits(
+    family,
+    given,
+    *,
+    masks=None,
+    attn_z=None,
+    z=None,
+    states=None,
+    outputs=None,
+    lent=None,
+    reads=None,
+    dtype=torch.float32,
+):
+    """Logits [b, p, vocab] of an eager forward in a dtype.
 
     masks: layer -> Bool[b, q, k], edges that are removed, or [b, h, q, k]. lent: layer -> (key, value) read at them.
     attn_z, z: functions on what a layer's attention gives [b, p, h, d_head], or on what W_O reads. states, outputs: on
@@ -47,7 +59,7 @@ def logits(family, given, *, masks=None, attn_z=None, z=None, states=None, outpu
     masks, attn_z, z, states, outputs, lent, reads = (
         some or {} for some in (masks, attn_z, z, states, outputs, lent, reads)
     )
-    model = _eager(family)
+    model = _eager(family, dtype)
     decoder = anatomy.find_decoder(model)
     layers = anatomy.find_layers(decoder, 3)
     index = {id(anatomy.attention_of(layer)): i for i, layer in enumerate(layers) if anatomy.attends(layer)}

@@ -8,26 +8,21 @@ import pandas as pd
 import pytest
 import torch
 from accelerate import cpu_offload, disk_offload, dispatch_model
-from crosslens import Subject, ablation_sweep, capture, causal_trace, knockout_sweep, patch_sweep, record
+from crosslens import Subject, capture, knockout_sweep
 from crosslens.analyses.attention import sinks
 from crosslens.analyses.lenses import lenses
 from crosslens.data.errors import UserError
 from crosslens.data.tasks import open_task
-from crosslens.probes.intervene.intervening import full_forward
-from crosslens.probes.intervene.interventions import Patch
-from crosslens.probes.intervene.measures import logit_difference
-from crosslens.probes.intervene.paths import Receiver, path_sweep
-from crosslens.probes.intervene.sweep import Sweep, variant_sweep
 from crosslens.probes.model.loading import _refuse_nan, load
+from crosslens.probes.model.tolerance import rows_limit
+from crosslens.probes.runs.results import How, observe
 from crosslens.probes.runs.run import Settings, run
-from crosslens.probes.runs.verify import verify
+from crosslens.probes.runs.verify import _difference, verify
 
 from ..helpers import tiny
-from ..helpers.elsewhere import TwoDevices, fetching, move
 from ..helpers.families import build, prompts
 
 SITES = ["z", "rot_q", "v", "pattern", "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"]
-SWEPT = ("z", "resid_pre", "attn_out", "mlp_out")
 ANALYSES = {
     "sinks": (sinks, sinks.Options(dimensions=(3, 5), tau=1.5)),
     "lenses": (lenses, lenses.Options()),
@@ -174,6 +169,26 @@ def test_batches_of_two_sizes_in_half_precision(tmp_path, dtype, share):
     assert_near(few, many, share)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_rows_of_any_batch_size(dtype):
+    """1, 2 and 8 prompts at a time, of one length: the README's limit, which follows from dtype and depth."""
+    subject, rows = Subject(build("llama").to(dtype), tiny.tokenizer(), name="tiny-llama"), []
+    every = tiny.examples(120, tokenizer=subject.tokenizer)
+    lengths = [len(subject.tokenizer(example.text).input_ids) for example in every]
+    same = max(set(lengths), key=lengths.count)
+    examples = [example for example, length in zip(every, lengths, strict=True) if length == same][:8]
+    ways = {"sinks": How(ANALYSES["sinks"][1], sinks.Learned((3, 5), 1.5)), "lenses": How(ANALYSES["lenses"][1])}
+    asked = {name: (ANALYSES[name][0], how) for name, how in ways.items()}
+    for size in (1, 2, 8):
+        found = [observe(subject, subject.batch(examples[i : i + size]), asked) for i in range(0, 8, size)]
+        names = [(analysis, name) for analysis, own in found[0].items() for name in own]
+        rows.append({(a, name): torch.cat([one[a][name] for one in found]) for a, name in names})
+    limit = rows_limit(dtype, subject.n_layers)
+    for other in rows[1:]:
+        for name, expected in rows[0].items():
+            assert _difference(other[name], expected, counts_flip=dtype != torch.float32) <= limit, name
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_patterns_are_float32_whatever_the_model_is(dtype):
     found = capture(Subject(build("gemma2").to(dtype)), prompts("left"), ["pattern", "z"])
@@ -195,54 +210,3 @@ def test_bfloat16_on_smollm2(smollm2, tmp_path):
             for subject in (half, smollm2)
         )
         assert_near(found, expected, 1.0)
-
-
-# --- two devices
-
-
-@pytest.mark.parametrize("kind", ["patch", "ablation", "trace", "put", "cut", "resample", "path", "heard"])
-def test_sweeps_with_layers_on_two_devices(kind):
-    """As on one; masks of positions come from the batch and lie on the CPU."""
-    given, other = prompts("left"), prompts("left", seed=1)
-    last = torch.zeros(3, 9, dtype=torch.bool)
-    last[:, -1] = True
-
-    def swept(subject):
-        base, donor = record(subject, given, SWEPT), record(subject, other, SWEPT)
-        asked = {"measure": logit_difference(torch.tensor([3, 4, 5]), torch.tensor([6, 7, 8]))}
-        near = last.roll(-2, 1)
-        if kind == "patch":
-            sweeps = [patch_sweep(subject, base, donor, site, positions=near, **asked) for site in SWEPT]
-        elif kind == "ablation":
-            ways = [(site, by) for site in SWEPT for by in ("zero", "mean")]
-            sweeps = [ablation_sweep(subject, base, site, positions=near, by=by, **asked) for site, by in ways]
-        elif kind == "trace":
-            sweeps = [causal_trace(subject, base, donor, **asked)]
-        elif kind == "put":
-            puts = [{i: (Patch(site, near, donor.layers[i].site(site)),)} for i in range(3) for site in SWEPT]
-            sweeps = [variant_sweep(base, [put], near, **asked) for put in puts]
-            for put in puts:
-                expected = asked["measure"](
-                    subject.unembed(subject.norm(full_forward(base, put))).cpu(), torch.arange(3)
-                )
-                sweeps.append(Sweep(expected, base.resid))
-        elif kind in ("cut", "resample"):
-            replace = donor if kind == "resample" else None
-            sweeps = [knockout_sweep(subject, base, near, last, window=2, replace=replace, **asked)]
-        elif kind == "path":
-            sweeps = [path_sweep(subject, base, donor, **asked)]
-        else:
-            sweeps = [path_sweep(subject, base, donor, [Receiver(2, 1, "q"), Receiver(1, 0, "v")], **asked)]
-        assert all(not sweep.notes for sweep in sweeps)
-        return [sweep.values for sweep in sweeps]
-
-    expected = swept(Subject(build("llama")))
-    model = build("llama")
-    with TwoDevices(), torch.no_grad():
-        move(model.model.layers[1])
-        for module in (model.model.layers[0], model.model.layers[2], model.model.norm):
-            fetching(module, torch.device("cpu"))
-        found = swept(Subject(model))
-    for a, b in zip(found, expected, strict=True):
-        assert a.device.type == "cpu"
-        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4, equal_nan=True)

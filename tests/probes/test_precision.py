@@ -23,7 +23,7 @@ from crosslens.probes.intervene.replay import replay
 from crosslens.probes.intervene.sweep import variant_sweep
 from crosslens.probes.model.attention import AttentionCall
 from crosslens.probes.model.loading import load
-from crosslens.probes.model.tolerance import block_limit
+from crosslens.probes.model.tolerance import TOLERANCE, block_limit, rows_limit, through_limit
 from torch import nn
 
 from ..helpers import by_hand, families
@@ -198,6 +198,23 @@ def test_float64_is_replayed(family):
     assert obstacle_of(base) == ""
     assert replay_error(base) < 1e-11
     assert subject.check()["passed"].all()
+    last = last_of(base.mask)
+    near = last.roll(-1, 1)
+    sweep = knockout_sweep(subject, base, near, last, window=1, measure=lambda logits, rows: logits)
+    given = families.prompts("left")
+    for layer in range(3):
+        edges = {layer: last[:, :, None] & near[:, None]}
+        expected = by_hand.logits(family, given, masks=edges, dtype=torch.float64)[:, -1].float()
+        torch.testing.assert_close(sweep.values[layer], expected, rtol=0, atol=TOLERANCE * float(expected.abs().max()))
+
+
+def test_limits_follow_from_dtype_and_depth():
+    assert pytest.approx(1e-5, rel=0.01) == TOLERANCE
+    assert through_limit(3) == through_limit(32) == 10 * TOLERANCE
+    assert through_limit(128) == pytest.approx(2 * through_limit(32)), "as a random walk"
+    assert block_limit(torch.bfloat16) == 8 * block_limit(torch.float16)
+    assert rows_limit(torch.float32, 30) == 10 * TOLERANCE < rows_limit(torch.float16, 30)
+    assert rows_limit(torch.bfloat16, 36) == 2 * rows_limit(torch.bfloat16, 9)
 
 
 class Convolution(nn.Module):
