@@ -33,7 +33,7 @@ from ..common.frames import held_out
 from ..common.massive import learn_sinks
 from . import _tables
 from ._act import act, act_effects
-from ._answers import Cost, answered_under, asks_captions, chosen_heads, cost
+from ._answers import Cost, answered, asks_captions, chosen_heads, cost
 from ._tables import CALIBRATED, STATEMENTS, WITH_SINK, Variant, claims
 from ._var import var
 from ._variants import variants
@@ -160,8 +160,8 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
     if how.learned.pictures:
         image_columns(subject, batch.inputs, batch.example_ids)
     found: dict[str, Tensor] = {}
-    for variant in variants(how.options, how.learned):
-        found[variant.key], made = answered_under(subject, batch, variant, how.options)
+    for variant, said, made in answered(subject, batch, variants(how.options, how.learned), how.options):
+        found[variant.key] = said
         if variant.key == f"VHR|{how.options.alphas[0]:g}|":
             found["heads"] = chosen_heads(subject, batch, made)
         if variant.repair == "VAR" and made.visual:
