@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...probes.intervene.measures import logit_difference
+from ...probes.intervene.measures import Measure, logit_difference
 from ...probes.intervene.readout import clean_values
 from ...probes.intervene.recording import Recording, record
 from ...probes.intervene.sweep import variant_sweep
@@ -49,13 +49,9 @@ def _read(base: Recording, batch: Batch, variants: list[Variant]) -> Iterator[tu
     """One repair at all of its strengths, with its controls."""
     copies = len(base.mask) // len(batch.examples)
     measure = logit_difference(batch.answers.repeat(copies), batch.wrong.repeat(copies))
-    if variants[0].repair == NONE:
-        yield variants[0], clean_values(base, measure)[:, None], None
-        return
     drawn = [(v, draw) for v in variants for draw in range(v.draws)]
     made = [_interventions(base, v, example_keys(batch.example_ids, draw)) for v, draw in drawn]
-    positions = torch.stack([_positions(base, edits) for edits, _ in made]).any(0)
-    values = variant_sweep(base, [edits for edits, _ in made], positions, measure=measure).values
+    values = _values(base, [edits for edits, _ in made], measure)
     start = 0
     for variant in variants:
         end = start + variant.draws
@@ -64,13 +60,23 @@ def _read(base: Recording, batch: Batch, variants: list[Variant]) -> Iterator[tu
 
 
 def _interventions(base: Recording, variant: Variant, seed: list[str]) -> tuple[Any, Any]:
+    if variant.repair == NONE:
+        return {}, None
     how = {name: value for name, value in variant.how.items() if name != "image"}
     return MADE[variant.repair[:3]](base, seed=seed, **how)
+
+
+def _values(base: Recording, variants: list[Any], measure: Measure) -> Tensor:
+    """The measure of every variant [v, b], the clean one where nothing is edited (no head to calibrate)."""
+    values = clean_values(base, measure).expand(len(variants), -1).clone()
+    if acting := [i for i, edits in enumerate(variants) if edits]:
+        edited = [variants[i] for i in acting]
+        positions = torch.stack([_positions(base, edits) for edits in edited]).any(0)
+        values[acting] = variant_sweep(base, edited, positions, measure=measure).values
+    return values
 
 
 def _positions(base: Recording, edits: Any) -> Tensor:
     """Where a variant acts."""
     masks = [change.positions for changes in edits.values() for change in changes]
-    if any(mask is None for mask in masks):
-        return base.mask
-    return torch.stack([torch.zeros_like(base.mask), *masks]).any(0)
+    return base.mask if any(mask is None for mask in masks) else torch.stack(masks).any(0)

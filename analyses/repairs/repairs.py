@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ...data.progress import tracked
 from ...probes.intervene.measures import Measure, logit_difference
-from ...probes.prompts.batch import Batch
+from ...probes.prompts.batch import Batch, one_by_one
 from ...probes.prompts.image_ablation import image_columns
 from ...probes.runs.plan import first_condition
 from ...probes.runs.results import How, Rows
@@ -130,9 +130,9 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
         massive = learn_sinks(subject, batches, options.dimensions, options.tau)
         learned = learned._replace(dimensions=massive.dimensions or None, tau=massive.tau)
     if not asks_captions(batches[0]):
-        effects = [
-            _act_effects(subject, one, options) for one in tracked(first_condition(batches), "calibrating heads")
-        ]
+        # Prompts have sinks in other heads: each alone runs its own.
+        singles = [one for batch in first_condition(batches) for one in one_by_one(subject, batch)]
+        effects = [_act_effects(subject, one, options) for one in tracked(singles, "calibrating heads")]
         joined = {pair: torch.cat([one[pair] for one in effects]) for pair in effects[0]}
         helped = [list(pair) for pair, value in joined.items() if bool(value.any()) and value.mean() >= 0]
         learned = learned._replace(heads=helped)

@@ -82,12 +82,15 @@ def attend_edited(
 
 def _of_variants(call: AttentionCall, variants: list[int], b: int) -> AttentionCall:
     """The calls of some of the stacked variants."""
-    parts = (torch.cat([tensor[v * b : (v + 1) * b] for v in variants]) for tensor in (call.query, call.key, call.value))
-    return call.edited(**dict(zip(("query", "key", "value"), parts, strict=True)))
+
+    def few(tensor: Tensor) -> Tensor:
+        return tensor.unflatten(0, (-1, b))[variants].flatten(0, 1)
+
+    return call.edited(query=few(call.query), key=few(call.key), value=few(call.value))
 
 
 def whole_call(call: AttentionCall, record: LayerRecord, key: Tensor, value: Tensor, where: Positions) -> AttentionCall:
-    """One variant's call as a forward has it: queries at the rows; keys and values of all positions, its own at them."""
+    """One variant's call as a forward has it: queries at the rows; keys and values everywhere, there its own."""
     keys, values = (_with_own(own, clean, where) for own, clean in ((call.key, key), (call.value, value)))
     allowed = where.take(record.allowed.transpose(1, 2)).transpose(1, 2)
     return call.edited(key=keys, value=values, mask=allowed)

@@ -147,9 +147,7 @@ def swept(
     return Sweep(together, clean, notes=notes, axes=(*axes, "example"))
 
 
-def _require_axes(
-    base: Recording, by_layer: Mapping[int, Change], over: Collection[str]
-) -> Change:
+def _require_axes(base: Recording, by_layer: Mapping[int, Change], over: Collection[str]) -> Change:
     """One of the interventions. UserError: no layer, or axes that cannot be swept with these."""
     if isinstance(over, str) or "layer" not in over or set(over) - {*AXES}:
         raise UserError(f"over {over!r}: 'layer', and 'head' or 'position' beside it")
