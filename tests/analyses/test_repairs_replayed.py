@@ -85,7 +85,8 @@ def test_stacked_variants_equal_the_repair_in_a_whole_forward(family, repair, pa
         slow = full_forward(base, edits)
         slow = measure(subject.unembed(subject.norm(slow)).float(), torch.arange(len(base.mask)))[:3]
         assert_close(slow, alone, f"the same interventions in a whole forward: {family} {repair} {how}")
-    assert family == "mistral3" or max(moved) > 1e-4  # a window of 4 hides the image
+    # A window of 4 hides the image from most rows; where all see all, no column is a hidden sink.
+    assert family in ("mistral3", "paligemma") or max(moved) > 1e-4
 
 
 def test_only_the_rows_that_a_repair_reaches_are_computed():
