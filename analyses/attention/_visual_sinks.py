@@ -18,7 +18,7 @@ from ...probes.intervene.measures import logit_difference
 from ...probes.intervene.recording import record
 from ...probes.intervene.sweep import variant_sweep
 from ...probes.observe.tracing import Layer
-from ...probes.prompts.batch import Batch
+from ...probes.prompts.batch import Batch, one_by_one
 from ...probes.runs.results import How, Rows
 from .. import metrics
 from ..common import stats
@@ -113,27 +113,37 @@ def masked(subject: Any, batch: Batch, phi: Tensor, taus: Sequence[float], draws
     when as many of the other image tokens are: [b, taus, 1 + draws]. phi: of the image tokens in order, at the middle
     state.
     """
-    image = batch.where("patches")
-    recording = record(subject, batch)
-    measure = logit_difference(batch.answers, batch.wrong)
-    outside = batch.mask & ~batch.where("image")
-    placed = torch.full(image.shape, -torch.inf)
-    placed[image] = phi.cpu()[phi.cpu().isfinite()]
-    variants, counts = [], []
+    singles = zip(one_by_one(subject, batch), phi.cpu(), strict=True)
+    found = [_masked(subject, one, own[own.isfinite()], taus, draws) for one, own in singles]
+    values, counts, plain = (torch.stack(part) for part in zip(*found, strict=True))
+    return {
+        "masked|right": (values > 0).float(),
+        "masked|difference": values,
+        "masked|count": counts,
+        "masked|plain": plain,
+    }
+
+
+def _masked(
+    subject: Any, batch: Batch, phi: Tensor, taus: Sequence[float], draws: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One example's differences [taus, 1 + draws], counts [taus] and its plain difference.
+
+    Thresholds often choose the same tokens, and draws from few are alike: every set is run once.
+    """
+    image, outside = batch.where("patches"), batch.mask & ~batch.where("image")
+    placed = torch.full(image.shape, -torch.inf).masked_scatter(image, phi)
+    sets: list[Tensor] = []
     for tau in taus:
         chosen = placed >= tau
-        counts.append(chosen.sum(1).float())
         keys = (example_keys(batch.example_ids, draw) for draw in range(draws))
-        sets = [chosen, *(random_positions(chosen, image, one) for one in keys)]
-        variants += [dict.fromkeys(subject.decoder.attending, (Knockout(outside, columns),)) for columns in sets]
-    sweep = variant_sweep(recording, variants, outside, measure=measure)
-    values = sweep.values.unflatten(0, (len(taus), 1 + draws))
-    return {
-        "masked|right": (values > 0).float().permute(2, 0, 1),
-        "masked|difference": values.permute(2, 0, 1),
-        "masked|count": torch.stack(counts, 1),
-        "masked|plain": sweep.clean,
-    }
+        sets += [chosen, *(random_positions(chosen, image, one) for one in keys)]
+    distinct, which = torch.cat(sets).unique(dim=0, return_inverse=True)
+    variants = [dict.fromkeys(subject.decoder.attending, (Knockout(outside, one[None]),)) for one in distinct]
+    measure = logit_difference(batch.answers, batch.wrong)
+    sweep = variant_sweep(record(subject, batch), variants, outside, measure=measure)
+    counts = torch.stack([columns.sum() for columns in sets[:: 1 + draws]]).float()
+    return sweep.values[which, 0].unflatten(0, (len(taus), 1 + draws)), counts, sweep.clean[0]
 
 
 def _visual(rows: Rows, how: How) -> pd.DataFrame | None:

@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ...data.errors import UserError
-from ...probes.intervene.interventions import Patch
+from ...probes.intervene.interventions import EditAttention, Patch, Variant
 from ...probes.intervene.measures import Measure
-from ...probes.intervene.recording import record
+from ...probes.intervene.positions import Positions
+from ...probes.intervene.recording import Recording, record
 from ...probes.intervene.sweep import variant_sweep
 from ...probes.model.attention import AttentionCall, Edit
 from ...probes.observe.decode_tracking import following
 from ...probes.observe.tracing import Layer, tracing
+from ...probes.prompts.image_ablation import real_positions
 from .. import metrics
 from ..common.columns import column_counts
 from ..common.controls import layer_keys, random_positions
@@ -62,6 +64,49 @@ def act(
     generated row alone and spares the first column that it finds, whatever that is; here the prompt's sinks are kept
     and the first token is spared. UserError: as `following`.
     """
+    by_layer = _by_layer(subject, beta, heads, columns)
+    found, rule = Calibrated(), _Rule(threshold, per_token, columns, seed)
+
+    def edit_of(index: int) -> Edit:
+        def edit(call: AttentionCall) -> AttentionCall:
+            if shown.asleep:
+                return call
+            if shown.prompt:
+                found.sinks[index] = rule.sinks(call, shown.real, index, by_layer[index])
+            return calibrating(call, found.sinks[index][:, :, shown.offset(call) :], beta)
+
+        return edit
+
+    with following(subject, needs_image=False) as shown, tracing(subject, edits={i: edit_of(i) for i in by_layer}):
+        yield found
+
+
+def act_variant(
+    base: Recording,
+    *,
+    beta: float = 0.4,
+    threshold: float = 0.1,
+    per_token: float | None = None,
+    heads: Collection[Head] | None = None,
+    columns: str = "sinks",
+    seed: int | Sequence[str] = 0,
+) -> tuple[Variant, Calibrated]:
+    """What `act` does to recorded prompts, as interventions by layer. Column means are over all rows: all are run."""
+    by_layer = _by_layer(base.subject, beta, heads, columns)
+    found, rule = Calibrated(), _Rule(threshold, per_token, columns, seed)
+
+    def edit_of(index: int) -> EditAttention:
+        def edit(call: AttentionCall, rows: Positions) -> AttentionCall:
+            found.sinks[index] = rule.sinks(call, base.mask, index, by_layer[index])
+            return calibrating(call, found.sinks[index], beta)
+
+        return EditAttention(None, edit, every_row=True)
+
+    return {index: (edit_of(index),) for index in by_layer}, found
+
+
+def _by_layer(subject: Any, beta: float, heads: Collection[Head] | None, columns: str) -> dict[int, Bool[Tensor, " h"]]:
+    """The chosen heads of each layer that has some. UserError: beta or a head out of range."""
     if not 0 <= beta <= 1:
         raise UserError(f"beta = {beta} is outside 0…1")
     if columns not in ("sinks", "random"):
@@ -69,27 +114,29 @@ def act(
     pairs = set(default_heads(subject) if heads is None else heads)
     if any(not (0 <= a < subject.n_layers and 0 <= b < subject.n_heads) for a, b in pairs):
         raise UserError(f"heads are (layer, head) pairs within {subject.n_layers} × {subject.n_heads}")
-    found = Calibrated()
+    chosen = {layer: torch.zeros(subject.n_heads, dtype=torch.bool) for layer in sorted({layer for layer, _ in pairs})}
+    for layer, head in pairs:
+        chosen[layer][head] = True
+    return chosen
 
-    def edit_of(index: int) -> Edit:
-        mine = torch.tensor([(index, head) in pairs for head in range(subject.n_heads)])
 
-        def edit(call: AttentionCall) -> AttentionCall:
-            if shown.asleep:
-                return call
-            if shown.prompt:
-                sinks, eligible = hidden_columns(call, shown.real, threshold, per_token)
-                sinks = sinks & mine.to(sinks.device)[:, None]
-                if columns == "random":
-                    sinks = random_positions(sinks, eligible, layer_keys(seed, len(sinks), index))
-                found.sinks[index] = sinks
-            return calibrating(call, found.sinks[index][:, :, shown.offset(call) :], beta)
+class _Rule(NamedTuple):
+    """Which columns are calibrated; see `act`."""
 
-        return edit
+    threshold: float
+    per_token: float | None
+    columns: str
+    seed: int | Sequence[str]
 
-    edits = {i: edit_of(i) for i in sorted({layer for layer, _ in pairs})}
-    with following(subject, needs_image=False) as shown, tracing(subject, edits=edits):
-        yield found
+    def sinks(
+        self, call: AttentionCall, real: Bool[Tensor, "b n"], index: int, heads: Bool[Tensor, " h"]
+    ) -> Bool[Tensor, "b h n"]:
+        """The columns of a layer's chosen heads, by what its call reads."""
+        sinks, eligible = hidden_columns(call, real, self.threshold, self.per_token)
+        sinks = sinks & heads.to(sinks.device)[:, None]
+        if self.columns == "random":
+            return random_positions(sinks, eligible, layer_keys(self.seed, len(sinks), index))
+        return sinks
 
 
 def hidden_columns(
@@ -132,8 +179,8 @@ def act_effects(
     sink in these prompts changes nothing and costs nothing. heads: by default all of layers 2 … L−2.
     """
     pairs = sorted(default_heads(subject) if heads is None else heads)
-    recording = record(subject, inputs, ("attn_z",))
-    real, replaced = recording.mask, {}
+    given = subject.prepare(inputs)
+    real, replaced = real_positions(given), {}
 
     def keep(layer: Layer) -> None:
         mine = [head for index, head in pairs if index == layer.index]
@@ -143,7 +190,7 @@ def act_effects(
                 replaced[layer.index] = (calibrating(layer.attention, sinks, beta).output(), sinks.any(2).any(0))
 
     with tracing(subject, keep):
-        subject.forward(recording.inputs)
+        recording = record(subject, given, ("attn_z",))
     moved = [(index, head) for index, head in pairs if index in replaced and bool(replaced[index][1][head])]
     variants = [{index: (Patch("attn_z", real, replaced[index][0], (head,)),)} for index, head in moved]
     found = {pair: torch.zeros(len(real)) for pair in pairs}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -16,6 +17,7 @@ from ...probes.prompts.batch import Batch
 from ...probes.runs.results import How
 from ..common import hallucination
 from ..common.controls import example_keys
+from ._replayed import differences
 from ._tables import NONE, Variant
 from ._variants import variants
 
@@ -67,8 +69,21 @@ def asks_captions(batch: Batch) -> bool:
     return kinds.pop()
 
 
+def answered(
+    subject: Any, batch: Batch, variants: Sequence[Variant], options: Any
+) -> Iterator[tuple[Variant, Tensor, Any]]:
+    """Every variant's numbers [b, draws, m], and what its last draw's repair has found."""
+    read = not asks_captions(batch) and options.pope == "logits"
+    replayed = [v for v in variants if read and v.how.get("image") != "masked"]
+    for variant, gap, made in differences(subject, batch, replayed):
+        yield variant, _said(batch, gap), made
+    for variant in variants:
+        if variant not in replayed:
+            yield variant, *answered_under(subject, batch, variant, options)
+
+
 def answered_under(subject: Any, batch: Batch, variant: Variant, options: Any) -> tuple[Tensor, Any]:
-    """[b, draws, m], and what the last draw's repair has found."""
+    """The same of one variant, a whole forward or a generation a draw."""
     measure = _captioned if asks_captions(batch) else _read if options.pope == "generated" else _answered
     parts, made = [], None
     for draw in range(variant.draws):
@@ -88,12 +103,17 @@ def chosen_heads(subject: Any, batch: Batch, made: Any) -> Tensor:
 def _answered(subject: Any, batch: Batch, options: Any) -> Tensor:
     """[b, 2]: right, yes; by the logits of the two answers."""
     logits = subject.last_logits(batch).float().cpu()
-    right = logits.gather(1, batch.answers[:, None]) > logits.gather(1, batch.wrong[:, None])
-    yes = []
-    for example, good in zip(batch.examples, right[:, 0].tolist(), strict=True):
-        said = (example.answer if good else example.wrong[0]).strip().lower()
-        yes.append(float(said == "yes") if {example.answer.strip().lower(), said} <= {"yes", "no"} else np.nan)
-    return torch.stack([right[:, 0].float(), torch.tensor(yes)], 1)
+    gap = logits.gather(1, batch.answers[:, None]) - logits.gather(1, batch.wrong[:, None])
+    return _said(batch, gap)[:, 0]
+
+
+def _said(batch: Batch, gap: Tensor) -> Tensor:
+    """[b, draws, 2]: right, yes (NaN where it is neither yes nor no); gap: right logit − wrong logit, [b, draws]."""
+    yes = {"yes": 1.0, "no": 0.0}
+    right = gap > 0
+    words = [[word.strip().lower() for word in (example.answer, example.wrong[0])] for example in batch.examples]
+    told = torch.tensor([[yes.get(a, np.nan), yes.get(b, np.nan) if a in yes else np.nan] for a, b in words])
+    return torch.stack([right.float(), torch.where(right, told[:, :1], told[:, 1:])], 2)
 
 
 def _read(subject: Any, batch: Batch, options: Any) -> Tensor:

@@ -34,7 +34,7 @@ STATEMENTS = tuple(
 
 class Variant(NamedTuple):
     """One way to run the model. draws: how many times it is drawn. open: (subject, seed) -> what is active; the seed is
-    a number, or a key for each prompt.
+    a number, or a key for each prompt. how: what the repair is called with beside its seed.
     """
 
     repair: str
@@ -42,6 +42,7 @@ class Variant(NamedTuple):
     control: str
     draws: int
     open: Callable[[Any, int | Sequence[str]], AbstractContextManager[Any]]
+    how: Mapping[str, Any] = {}
 
     @property
     def key(self) -> str:

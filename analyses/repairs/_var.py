@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
+import torch
 from jaxtyping import Bool
 from torch import Tensor
 
 from ...data.errors import UserError
+from ...probes.intervene.interventions import EditAttention, Variant
+from ...probes.intervene.positions import Positions
+from ...probes.intervene.recording import Recording
 from ...probes.model.attention import AttentionCall, Edit
-from ...probes.observe.decode_tracking import Shown, following
+from ...probes.observe.decode_tracking import Shown, behind_image, following
 from ...probes.observe.tracing import tracing
+from ...probes.prompts.image_ablation import image_columns
 from .. import metrics
 from ..common.controls import layer_keys, random_positions
 
@@ -73,32 +78,110 @@ def var(
     UserError: no dimensions, numbers out of range, and as `following`.
     """
     rule = Rule(p, rho, mass)
+    chosen = _require(subject, dimensions, rule, layers, columns, without_visual_sinks)
+    columns_of = _Columns(Redistributed(), columns, without_visual_sinks, seed)
+
+    def entering(index: int, resid: Tensor) -> Tensor:
+        if shown.prompt and not shown.asleep:
+            columns_of.find(index, metrics.sink_values(resid, list(dimensions)) >= tau, shown.image, shown.real)
+        return resid
+
+    def edit_of(index: int) -> Edit:
+        return lambda call: call if shown.asleep else _following(call, shown, columns_of.made[index], rule)
+
+    reading = {(i, "resid_pre"): partial(entering, i) for i in chosen}
+    with following(subject) as shown, tracing(subject, edits={i: edit_of(i) for i in chosen}, rewrites=reading):
+        yield columns_of.found
+
+
+def var_variant(
+    base: Recording,
+    *,
+    dimensions: Sequence[int],
+    tau: float,
+    p: float = 0.4,
+    rho: float = 0.5,
+    mass: float = 0.2,
+    without_visual_sinks: str = "leave",
+    layers: Sequence[int] | None = None,
+    columns: str = "sinks",
+    seed: int | Sequence[str] = 0,
+) -> tuple[Variant, Redistributed]:
+    """What `var` does to recorded prompts, as interventions by layer: only the rows behind the image are edited."""
+    rule = Rule(p, rho, mass)
+    chosen = _require(base.subject, dimensions, rule, layers, columns, without_visual_sinks)
+    columns_of = _Columns(Redistributed(), columns, without_visual_sinks, seed)
+    image = image_columns(base.subject, base.inputs)
+    behind = behind_image(image, base.mask)
+
+    def changes(index: int) -> tuple[Any, EditAttention]:
+        def entering(rows: Tensor, where: Positions) -> None:
+            clean = metrics.sink_values(base.layers[index].resid_pre, list(dimensions)) >= tau
+            own = metrics.sink_values(rows, list(dimensions)) >= tau
+            columns_of.find(index, where.put_each(own[None], clean[None].clone())[0], image, base.mask)
+
+        def edit(call: AttentionCall, rows: Positions) -> AttentionCall:
+            return _redistributing(call, columns_of.made[index], rule, rows.take(behind.to(call.query.device)))
+
+        return _Reading(torch.zeros_like(behind), entering), EditAttention(behind, edit)
+
+    return {index: changes(index) for index in chosen}, columns_of.found
+
+
+@dataclass(frozen=True, eq=False)
+class _Reading:
+    """An intervention that changes nothing, at no position: it reads what enters a layer."""
+
+    positions: Bool[Tensor, "b p"]
+    read: Callable[[Tensor, Positions], None]
+    site: str = "resid_pre"
+
+    def apply(self, tensor: Tensor, where: Positions) -> Tensor:
+        self.read(tensor, where)
+        return tensor
+
+    def identity(self, base: Recording, layer: int) -> _Reading:
+        return self
+
+    def describe(self) -> str:
+        return "reading what enters a layer"
+
+
+@dataclass(frozen=True, eq=False)
+class _Columns:
+    """Which columns give, and which take, in every layer of the last prompt; see `var`."""
+
+    found: Redistributed
+    columns: str
+    without_visual_sinks: str
+    seed: int | Sequence[str]
+    made: dict[int, metrics.SinkColumns] = field(default_factory=dict)
+
+    def find(self, index: int, massive: Tensor, image: Tensor, real: Tensor) -> None:
+        """massive: Bool[b, n], the positions with φ ≥ τ."""
+        image, real = image.to(massive.device), real.to(massive.device)
+        sinks = givers = massive & real
+        if self.columns == "random":
+            givers = random_positions(sinks, real, layer_keys(self.seed, len(sinks), index))
+        self.found.sinks[index], self.found.visual[index] = sinks, (sinks & image).any(1)
+        self.found.givers[index] = givers
+        self.made[index] = metrics.sink_columns(image, sinks, givers, without_visual_sinks=self.without_visual_sinks)
+
+
+def _require(
+    subject: Any,
+    dimensions: Sequence[int],
+    rule: Rule,
+    layers: Sequence[int] | None,
+    columns: str,
+    without_visual_sinks: str,
+) -> list[int]:
+    """The layers that are edited. UserError: no dimensions, or a number out of range."""
     _refuse(dimensions, rule)
     if columns not in ("sinks", "random") or without_visual_sinks not in ("leave", "move"):
         raise ValueError(f"unknown columns {columns!r} or without_visual_sinks {without_visual_sinks!r}")
     by_default = [layer for layer in default_layers(subject.n_layers) if layer in subject.decoder.attending]
-    chosen = by_default if layers is None else list(layers)
-    found, columns_of = Redistributed(), dict[int, metrics.SinkColumns]()
-
-    def entering(index: int, resid: Tensor) -> Tensor:
-        if shown.prompt and not shown.asleep:
-            image, real = shown.image.to(resid.device), shown.real.to(resid.device)
-            sinks = (metrics.sink_values(resid, list(dimensions)) >= tau) & real
-            found.sinks[index], found.visual[index] = sinks, (sinks & image).any(1)
-            found.givers[index] = sinks
-            if columns == "random":
-                found.givers[index] = random_positions(sinks, real, layer_keys(seed, len(sinks), index))
-            columns_of[index] = metrics.sink_columns(
-                image, sinks, found.givers[index], without_visual_sinks=without_visual_sinks
-            )
-        return resid
-
-    def edit_of(index: int) -> Edit:
-        return lambda call: call if shown.asleep else _redistributing(call, shown, columns_of[index], rule)
-
-    reading = {(i, "resid_pre"): partial(entering, i) for i in chosen}
-    with following(subject) as shown, tracing(subject, edits={i: edit_of(i) for i in chosen}, rewrites=reading):
-        yield found
+    return by_default if layers is None else list(layers)
 
 
 def _refuse(dimensions: Sequence[int], rule: Rule) -> None:
@@ -109,15 +192,23 @@ def _refuse(dimensions: Sequence[int], rule: Rule) -> None:
             raise UserError(f"{name} = {value} is outside 0…1")
 
 
-def _redistributing(call: AttentionCall, shown: Shown, columns: metrics.SinkColumns, rule: Rule) -> AttentionCall:
-    """The call with its pattern edited in the rows behind the image."""
-    device, offset, queries = call.query.device, shown.offset(call), call.query.shape[2]
-    read, write, editable = (x.to(device) for x in columns)
-    seen = metrics.SinkColumns(read[:, :, offset:], write[..., offset:], editable)
+def _following(call: AttentionCall, shown: Shown, columns: metrics.SinkColumns, rule: Rule) -> AttentionCall:
+    """The call of a forward that is followed, at the prompt or a generated token."""
+    offset, queries = shown.offset(call), call.query.shape[2]
+    seen = metrics.SinkColumns(columns.read[:, :, offset:], columns.write[..., offset:], columns.editable)
+    # A generated token is behind the image, even one that has the placeholder's id.
+    behind = None if queries == 1 else shown.behind.to(call.query.device)[:, -queries:]
+    return _redistributing(call, seen, rule, behind)
+
+
+def _redistributing(
+    call: AttentionCall, columns: metrics.SinkColumns, rule: Rule, behind: Bool[Tensor, "b q"] | None
+) -> AttentionCall:
+    """The call with its pattern edited in the rows behind the image (None: all)."""
+    seen = metrics.SinkColumns(*(x.to(call.query.device) for x in columns))
     how: dict[str, Any] = rule._asdict()
-    if queries == 1:  # a generated token is behind the image, even one that has the placeholder's id
+    if behind is None or bool(behind.all()):
         return call.edited(pattern_edit=lambda x, rows, part: metrics.redistribute_centric(x, seen.of(part), **how))
-    behind = shown.behind.to(device)[:, -queries:]
 
     def edit(pattern: Tensor, rows: Tensor, part: slice) -> Tensor:
         return metrics.redistribute_centric(pattern, seen.of(part), active=behind[part].gather(1, rows), **how)

@@ -57,4 +57,4 @@ def _with_random(name: str, setting: float, options: Any, first: bool, repair: A
 
 
 def _variant(name: str, setting: float, repair: Any, *, control: str = "", draws: int = 1, **how: Any) -> Variant:
-    return Variant(name, setting, control, draws, lambda subject, seed: repair(subject, seed=seed, **how))
+    return Variant(name, setting, control, draws, lambda subject, seed: repair(subject, seed=seed, **how), how)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
 from ...data.errors import UserError
+from ...probes.intervene.interventions import EditAttention, Variant
+from ...probes.intervene.positions import Positions
+from ...probes.intervene.recording import Recording
 from ...probes.model.attention import AttentionCall, Edit
 from ...probes.model.subject import last_positions
 from ...probes.observe.decode_tracking import Shown, following
@@ -65,25 +68,20 @@ def vhr(
     3.2 can be read as every position of the prompt.
     UserError: as `following`.
     """
-    if heads not in CHOICES or image not in ("dropped", "masked") or positions not in ("last", "all"):
-        raise ValueError(f"unknown heads {heads!r}, image {image!r} or positions {positions!r}")
-    attending = subject.decoder.attending
-    by_default = [layer for layer in default_layers(subject.n_layers) if layer in attending]
-    chosen_layers = by_default if layers is None else list(layers)
-    if any(not 0 <= layer < subject.n_layers for layer in chosen_layers):
-        raise UserError(f"layers {chosen_layers} are not all in 0…{subject.n_layers - 1}")
-    made = Reinforced()
+    chosen_layers, attending = _require(subject, layers, image, heads, positions), subject.decoder.attending
+    made, choice = Reinforced(), _Choice(alpha, heads, positions, filter, blind_too, seed)
 
     def scale(index: int) -> Tensor:
         return torch.where(made.heads[index], alpha, 1.0)
 
     def choose(shown: Shown) -> None:
         made.heads.clear()
-        branches = _branches(subject, shown, image)
-        edits = {
-            index: _choosing(subject, made, index, branches, (alpha, heads, positions, filter, blind_too, seed))
-            for index in chosen_layers
-        }
+        branches = branches_of(subject, shown.inputs, image)
+
+        def choosing(index: int) -> Edit:
+            return lambda call: _choosing(subject, made, index, choice, call, branches.last)
+
+        edits = {index: choosing(index) for index in chosen_layers}
         hide = hide_image(branches.hidden)
         hiding = dict.fromkeys(attending, hide) if image == "masked" else None
         with tracing(subject, edits=hiding), tracing(subject, edits=edits):
@@ -102,6 +100,42 @@ def vhr(
         yield made
 
 
+def vhr_variant(
+    both: Recording,
+    *,
+    alpha: float = 2.0,
+    layers: Sequence[int] | None = None,
+    heads: str = "reinforced",
+    positions: str = "last",
+    filter: bool = True,
+    blind_too: bool = True,
+    seed: int | Sequence[str] = 0,
+) -> tuple[Variant, Reinforced]:
+    """What `vhr` does to recorded `branches_of` prompts, as interventions by layer: at the last position alone, or at
+    all. The second half of the examples, those without image, is there to choose by.
+    """
+    made, choice = Reinforced(), _Choice(alpha, heads, positions, filter, blind_too, seed)
+
+    def edit_of(index: int) -> EditAttention:
+        def edit(call: AttentionCall, rows: Positions) -> AttentionCall:
+            return _choosing(both.subject, made, index, choice, call, rows.last)
+
+        return EditAttention(both.final if positions == "last" else None, edit)
+
+    return {index: (edit_of(index),) for index in _require(both.subject, layers, "dropped", heads, positions)}, made
+
+
+def _require(subject: Any, layers: Sequence[int] | None, image: str, heads: str, positions: str) -> list[int]:
+    """The layers that are edited. UserError: one that does not exist."""
+    if heads not in CHOICES or image not in ("dropped", "masked") or positions not in ("last", "all"):
+        raise ValueError(f"unknown heads {heads!r}, image {image!r} or positions {positions!r}")
+    by_default = [layer for layer in default_layers(subject.n_layers) if layer in subject.decoder.attending]
+    chosen_layers = by_default if layers is None else list(layers)
+    if any(not 0 <= layer < subject.n_layers for layer in chosen_layers):
+        raise UserError(f"layers {chosen_layers} are not all in 0…{subject.n_layers - 1}")
+    return chosen_layers
+
+
 @dataclass(frozen=True, eq=False)
 class _Branches:
     """The prompts with image, then without, as one batch; the last real position of each; columns to hide."""
@@ -111,10 +145,11 @@ class _Branches:
     hidden: Tensor
 
 
-def _branches(subject: Any, shown: Shown, image: str) -> _Branches:
-    whole = {k: v for k, v in shown.inputs.items() if isinstance(v, Tensor) and k not in _OF_THE_FORWARD}
+def branches_of(subject: Any, inputs: Mapping[str, Any], image: str) -> _Branches:
+    """Prompts as they are given to the model, and the same without what they show."""
+    whole = {k: v for k, v in inputs.items() if isinstance(v, Tensor) and k not in _OF_THE_FORWARD}
     whole["attention_mask"] = real_positions(whole).long()
-    seen = shown.inputs.get("mm_encoder_outputs")  # `generate` runs the vision tower before the first forward
+    seen = inputs.get("mm_encoder_outputs")  # `generate` runs the vision tower before the first forward
     blind = drop_image(subject, whole)[0] if image == "dropped" else {k: whole[k] for k in PER_TOKEN if k in whole}
     width = whole["input_ids"].shape[1]
     joined: dict[str, Any] = {
@@ -128,7 +163,7 @@ def _branches(subject: Any, shown: Shown, image: str) -> _Branches:
         seen = {kind: _twice(output) for kind, output in seen.items()} if seen else None
     if seen:
         joined["mm_encoder_outputs"] = seen
-    places = shown.inputs.get("position_ids")
+    places = inputs.get("position_ids")
     if places is not None:
         texts = (joined["attention_mask"][len(hidden) // 2 :].cumsum(1) - 1).clamp(min=0).expand_as(places)
         joined["position_ids"] = torch.cat([places, places if image == "masked" else texts], -2)
@@ -151,23 +186,32 @@ def _twice(output: Any) -> Any:
     return double
 
 
-def _choosing(subject: Any, made: Reinforced, index: int, branches: _Branches, how: tuple[Any, ...]) -> Edit:
-    """At one layer of the joint forward: compare the branches, choose the heads, scale them."""
-    alpha, heads, positions, filter, blind_too, seed = how
+class _Choice(NamedTuple):
+    """Which heads are scaled, and where; see `vhr`."""
 
-    def edit(call: AttentionCall) -> AttentionCall:
-        last = branches.last.to(call.query.device)
-        z = call.output()[torch.arange(len(last), device=last.device), last].float()
-        seeing, blind = z.chunk(2)
-        vhd = metrics.head_divergence(seeing, blind)
-        best = metrics.reinforced_heads(vhd, blind.norm(dim=-1), filter=filter)
-        made.divergence[index] = vhd
-        made.heads[index] = _control(heads, best, vhd, layer_keys(seed, len(best), index))
-        scale = torch.where(made.heads[index], alpha, 1.0)
-        both = torch.cat([scale, scale if blind_too else torch.ones_like(scale)])
-        return _scaled(subject, index, call, both, last if positions == "last" else None, heads == "spread")
+    alpha: float
+    heads: str
+    positions: str
+    filter: bool
+    blind_too: bool
+    seed: int | Sequence[str]
 
-    return edit
+
+def _choosing(
+    subject: Any, made: Reinforced, index: int, choice: _Choice, call: AttentionCall, last: Int[Tensor, " b"]
+) -> AttentionCall:
+    """At one layer of both branches: compare them at their last rows, choose the heads, scale them."""
+    alpha, heads, positions, filter, blind_too, seed = choice
+    last = last.to(call.query.device)
+    z = call.output()[torch.arange(len(last), device=last.device), last].float()
+    seeing, blind = z.chunk(2)
+    vhd = metrics.head_divergence(seeing, blind)
+    best = metrics.reinforced_heads(vhd, blind.norm(dim=-1), filter=filter)
+    made.divergence[index] = vhd
+    made.heads[index] = _control(heads, best, vhd, layer_keys(seed, len(best), index))
+    scale = torch.where(made.heads[index], alpha, 1.0)
+    both = torch.cat([scale, scale if blind_too else torch.ones_like(scale)])
+    return _scaled(subject, index, call, both, last if positions == "last" else None, heads == "spread")
 
 
 def _control(heads: str, best: Tensor, vhd: Tensor, keys: Sequence[str]) -> Tensor:

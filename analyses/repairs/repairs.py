@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ...data.progress import tracked
 from ...probes.intervene.measures import Measure, logit_difference
-from ...probes.prompts.batch import Batch
+from ...probes.prompts.batch import Batch, one_by_one
 from ...probes.prompts.image_ablation import image_columns
 from ...probes.runs import costs
 from ...probes.runs.plan import first_condition
@@ -34,7 +34,7 @@ from ..common.frames import held_out
 from ..common.massive import learn_sinks
 from . import _tables
 from ._act import act, act_effects
-from ._answers import Cost, answered_under, asks_captions, chosen_heads, cost
+from ._answers import Cost, answered, asks_captions, chosen_heads, cost
 from ._tables import CALIBRATED, STATEMENTS, WITH_SINK, Variant, claims
 from ._var import var
 from ._variants import variants
@@ -131,9 +131,9 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
         massive = learn_sinks(subject, batches, options.dimensions, options.tau)
         learned = learned._replace(dimensions=massive.dimensions or None, tau=massive.tau)
     if not asks_captions(batches[0]):
-        effects = [
-            _act_effects(subject, one, options) for one in tracked(first_condition(batches), "calibrating heads")
-        ]
+        # Prompts have sinks in other heads: each alone runs its own.
+        singles = [one for batch in first_condition(batches) for one in one_by_one(subject, batch)]
+        effects = [_act_effects(subject, one, options) for one in tracked(singles, "calibrating heads")]
         joined = {pair: torch.cat([one[pair] for one in effects]) for pair in effects[0]}
         helped = [list(pair) for pair, value in joined.items() if bool(value.any()) and value.mean() >= 0]
         learned = learned._replace(heads=helped)
@@ -161,8 +161,8 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
     if how.learned.pictures:
         image_columns(subject, batch.inputs, batch.example_ids)
     found: dict[str, Tensor] = {}
-    for variant in variants(how.options, how.learned):
-        found[variant.key], made = answered_under(subject, batch, variant, how.options)
+    for variant, said, made in answered(subject, batch, variants(how.options, how.learned), how.options):
+        found[variant.key] = said
         if variant.key == f"VHR|{how.options.alphas[0]:g}|":
             found["heads"] = chosen_heads(subject, batch, made)
         if variant.repair == "VAR" and made.visual:

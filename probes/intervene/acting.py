@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from .interventions import EDGES, Intervention, Knockout
+from .interventions import EDGES, Change
 from .recording import Recording
 
 
-def acting_positions(base: Recording, layer: int, change: Intervention | Knockout) -> Bool[Tensor, "b p"]:
+def acting_positions(base: Recording, layer: int, change: Change) -> Bool[Tensor, "b p"]:
     """The real positions at which a change makes something else of a recorded layer: other values, or edges removed.
 
-    Of a site that was not recorded: those where it acts at all.
+    Of a site that was not recorded, and of an edit of the attention: those where it acts at all.
     """
     record, rows = base.layers[layer], change.positions
     own: Any = change
+    if rows is not None and not bool(rows.any()):  # it only reads
+        return torch.zeros_like(base.mask)
     if change.site == EDGES:
         rows = own.cut_rows(record)
     elif record.holds(change.site):

@@ -16,17 +16,21 @@ from torch.nn.functional import pad
 from ...data.errors import UserError
 from ..model.attention import AttentionCall, Edit
 from ..model.edits import Rewrite
+from ..model.subject import last_positions
 from ..observe.layer import Layer
 from ..observe.tracing import tracing
 from ..prompts.batch import Batch
 from ..sites import SITES
-from .interventions import EDGES, QKV, Knockout, Variant, with_positions
+from .interventions import CALL, EDGES, QKV, Knockout, Variant, with_positions
 from .layer_parts import with_changed_qkv
 from .positions import Positions, at_last, positions_of
 from .recording import Recording
 
 if TYPE_CHECKING:
     from ..model.subject import Subject
+
+# What is changed inside the attention, not in a site's tensor.
+INSIDE = (CALL, EDGES, *QKV.values())
 
 
 @contextmanager
@@ -37,9 +41,13 @@ def intervening(
 
     inputs: the batch that the interventions' positions are of. generated: whether the tokens generated behind it count
     as positions where they act; then values must be the same at every position. A generated token is never a source of
-    a knockout. UserError: a layer or site that does not exist; a forward of other prompts, or of a part of them.
+    a knockout, and an edit of the attention acts on the prompts alone. UserError: a layer or site that does not exist;
+    a forward of other prompts, or of a part of them.
     """
-    forward = _Forward(positions_of_all(subject.prepare(inputs)["input_ids"]), generated)
+    read = subject.prepare(inputs)
+    last = last_positions(read["input_ids"], read.get("attention_mask"))
+    everywhere = torch.ones_like(read["input_ids"], dtype=torch.bool)
+    forward = _Forward(positions_of(everywhere, last), generated)
     handle = subject.model.register_forward_pre_hook(forward.begin, with_kwargs=True)
     try:
         with tracing(subject, edits=_edits(interventions, forward), rewrites=_rewrites(interventions, forward)):
@@ -133,7 +141,7 @@ def _rewrites(interventions: Variant, forward: _Forward) -> dict[tuple[int, str]
     places: dict[tuple[int, str], list[Any]] = {}
     for layer, changes in interventions.items():
         for change in changes:
-            if change.site != EDGES and change.site not in QKV.values():
+            if change.site not in INSIDE:
                 places.setdefault((layer, change.site), []).append(change)
     return {place: partial(_rewritten, changes, forward, place[1]) for place, changes in places.items()}
 
@@ -149,16 +157,19 @@ def _rewritten(changes: Sequence[Any], forward: _Forward, site: str, tensor: Ten
 
 def _edits(interventions: Variant, forward: _Forward) -> dict[int, Edit]:
     """Changes inside the attention, for `tracing`."""
-    inside = {i: [c for c in changes if c.site in (EDGES, *QKV.values())] for i, changes in interventions.items()}
+    inside = {i: [c for c in changes if c.site in INSIDE] for i, changes in interventions.items()}
     return {layer: partial(_attending, changes, forward) for layer, changes in inside.items() if changes}
 
 
 def _attending(changes: Sequence[Any], forward: _Forward, call: AttentionCall) -> AttentionCall:
-    """The call with what heads read instead, and with edges removed."""
-    reading = [(0, change) for change in changes if change.site != EDGES]
+    """The call with what heads read instead, with edges removed, and as edits make it while the prompt is read."""
+    reading = [(0, change) for change in changes if change.site in QKV.values()]
     knockouts = [change for change in changes if change.site == EDGES]
     call = with_changed_qkv(call, reading, len(call.query), forward.apply) if reading else call
-    return _knocked_out(call, knockouts, forward) if knockouts else call
+    call = _knocked_out(call, knockouts, forward) if knockouts else call
+    for change in changes if forward.total == forward.prompt.chosen.shape[1] else ():
+        call = change.function(call, forward.prompt) if change.site == CALL else call
+    return call
 
 
 def _knocked_out(call: AttentionCall, knockouts: Sequence[Knockout], forward: _Forward) -> AttentionCall:

@@ -19,6 +19,7 @@ from .placing import at_positions, members, one_line, require_place, spread
 from .positions import Positions
 
 if TYPE_CHECKING:
+    from ..model.attention import AttentionCall
     from .recording import LayerRecord, Recording
 
 Heads = tuple[int, ...] | None  # of z; None: all
@@ -26,6 +27,8 @@ Heads = tuple[int, ...] | None  # of z; None: all
 QKV = {"q": "rot_q", "k": "rot_k", "v": "v"}
 # Which columns a row may read: changed by `Knockout` alone.
 EDGES = "edges"
+# A layer's attention as it is called: changed by `EditAttention` alone.
+CALL = "attention"
 
 
 class Intervention(Protocol):
@@ -302,7 +305,36 @@ class Knockout:
     __repr__ = one_line
 
 
-Variant = Mapping[int, Sequence[Intervention | Knockout]]  # by layer
+@dataclass(frozen=True, eq=False, repr=False)
+class EditAttention:
+    """A layer's attention computes what `function` makes of its call, as edits of `tracing` do.
+
+    function: (call, rows) -> the call that is computed. The call's queries are those of the rows (`Positions`) that are
+    computed, its keys, values and columns those of all positions. It may choose by what the call reads, so what it does
+    may depend on the layers below; rows outside of `positions` it leaves as they are.
+    every_row: whether it looks at all rows (column means): then all are computed, whoever reads them.
+    It has no `apply`, since no site's tensor says all that an attention reads.
+    """
+
+    positions: Bool[Tensor, "b p"] | None
+    function: Callable[[AttentionCall, Positions], AttentionCall]
+    every_row: bool = False
+
+    @property
+    def site(self) -> str:
+        return CALL
+
+    def identity(self, base: Recording, layer: int) -> EditAttention:
+        return replace(self, function=lambda call, rows: call)
+
+    def describe(self) -> str:
+        return "editing the attention"
+
+    __repr__ = one_line
+
+
+Change = Intervention | Knockout | EditAttention
+Variant = Mapping[int, Sequence[Change]]  # by layer
 
 
 def _near(own: Float[Tensor, "b kv p e"], other: Float[Tensor, "b kv p e"]) -> Bool[Tensor, "b p"]:

@@ -18,7 +18,7 @@ from ..model.tolerance import TOLERANCE, block_error, block_limit, through_limit
 from .acting import acting_positions
 from .float32 import in_float32, is_half, recorded_again, with_wide_layer
 from .intervening import full_forward
-from .interventions import EDGES, QKV, Knockout, Patch, Variant
+from .interventions import CALL, EDGES, QKV, Knockout, Patch, Variant
 from .positions import Positions, affected_positions
 from .recording import Recording
 from .replay import first_layer, replay, replay_each_layer, replay_first_layer
@@ -153,7 +153,7 @@ def _moved_replayed(base: Recording, where: Positions, variants: Sequence[Varian
 def _moved_whole(base: Recording, variants: Sequence[Variant], layer: int) -> list[float]:
     """The same, in whole forwards."""
     sites = {change.site for variant in variants for change in variant[layer]}
-    names = {"z" if site == EDGES or site in QKV.values() else site for site in sites} - {"resid_pre"}
+    names = {"z" if site in (CALL, EDGES, *QKV.values()) else site for site in sites} - {"resid_pre"}
     parts: list[list[Tensor]] = []
 
     def keep(seen: Any) -> None:

@@ -23,7 +23,7 @@ from ..model.memory import keep_freed_memory
 from ..observe.tracing import first, rewrite_output
 from ..sites import SITES
 from . import replay_attention
-from .interventions import EDGES, QKV, Intervention, Knockout, Variant
+from .interventions import CALL, EDGES, QKV, Change, Variant
 from .layer_parts import arguments_at, arguments_of_all, with_changed_qkv
 from .positions import Positions
 from .recording import LayerRecord, Recording
@@ -33,7 +33,7 @@ Observer = Callable[[int, str, Tensor], Any]
 # Sites that are what a module inside of the block reads or writes.
 IN_MODULES = {name for name, row in SITES.items() if row.in_module and row.reads[1] != "block"}
 # An intervention of one layer and the row of the stack that it changes.
-RowChange = tuple[int, Intervention | Knockout]
+RowChange = tuple[int, Change]
 
 
 @torch.no_grad()
@@ -105,8 +105,8 @@ def first_layer(variant: Variant) -> int:
 
 def require_sweepable(recording: Recording, layer: int, site: str) -> None:
     """UserError: a site that this layer does not have, with the reason."""
-    if site in SITES or site == EDGES:
-        recording.subject.decoder.require(layer, SITES["pattern" if site == EDGES else site])
+    if site in SITES or site in (EDGES, CALL):
+        recording.subject.decoder.require(layer, SITES[site if site in SITES else "pattern"])
 
 
 class _Replay:
@@ -211,7 +211,9 @@ class _Replay:
             groups = call.key.shape[1] // key.shape[1]
             key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
         knockouts: Any = [(row, c) for row, c in changes if c.site == EDGES]
-        z = replay_attention.attend(call, record, key, value, rows, knockouts, self.visible)
+        edits: Any = [(row, c) for row, c in changes if c.site == CALL]
+        attend = replay_attention.attend_edited if edits else replay_attention.attend
+        z = attend(call, record, key, value, rows, [*knockouts, *edits], self.visible)
         self._change_at_rows("attn_z", index, changes, z)
         return z.flatten(0, 1)
 

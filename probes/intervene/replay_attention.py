@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ...data.errors import UserError
 from ..model.attention import AttentionCall, grouped_matmul
+from .interventions import CALL
 
 if TYPE_CHECKING:
-    from .interventions import Knockout
+    from .interventions import EditAttention, Knockout
     from .positions import Positions
     from .recording import LayerRecord
 
     Knockouts = list[tuple[int, Knockout]]  # (variant, what it removes in this layer)
+    Edits = list[tuple[int, Knockout | EditAttention]]
 
 # What rows may read of clean columns and of each other, by the mask and the rows it comes from.
 Visible = dict[tuple[int, int], tuple[Tensor, Tensor]]
@@ -45,6 +48,58 @@ def attend(
         here = [(v - at, c) for v, c in knockouts if at <= v < at + step]
         parts.append(_few(few, record, key, value, where, here, visible))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def attend_edited(
+    call: AttentionCall,
+    record: LayerRecord,
+    key: Tensor,
+    value: Tensor,
+    where: Positions,
+    edits: Edits,
+    visible: Visible,
+) -> Float[Tensor, "v b s h e"]:
+    """The same where some variants edit the attention: each of these computes its own call, the others go together.
+
+    UserError: a variant that removes edges and edits the attention of one layer.
+    """
+    b = len(where.index)
+    own: dict[int, list[Any]] = {v: [c for w, c in edits if w == v] for v, c in edits if c.site == CALL}
+    if any(c.site != CALL for changes in own.values() for c in changes):
+        raise UserError("one variant removes edges and edits the attention of one layer: let the edit remove them")
+    together = [v for v in range(len(call.query) // b) if v not in own]
+    z: dict[int, Tensor] = {}
+    if together:
+        few = _of_variants(call, together, b)
+        knockouts: Any = [(together.index(v), c) for v, c in edits if v not in own]
+        z |= zip(together, attend(few, record, key, value, where, knockouts, visible), strict=True)
+    for v, changes in own.items():
+        alone = whole_call(_of_variants(call, [v], b), record, key, value, where)
+        for change in changes:
+            alone = change.function(alone, where)
+        z[v] = alone.output()
+    return torch.stack([z[v] for v in range(len(z))])
+
+
+def _of_variants(call: AttentionCall, variants: list[int], b: int) -> AttentionCall:
+    """The calls of some of the stacked variants."""
+
+    def few(tensor: Tensor) -> Tensor:
+        return tensor.unflatten(0, (-1, b))[variants].flatten(0, 1)
+
+    return call.edited(query=few(call.query), key=few(call.key), value=few(call.value))
+
+
+def whole_call(call: AttentionCall, record: LayerRecord, key: Tensor, value: Tensor, where: Positions) -> AttentionCall:
+    """One variant's call as a forward has it: queries at the rows; keys and values everywhere, there its own."""
+    keys, values = (_with_own(own, clean, where) for own, clean in ((call.key, key), (call.value, value)))
+    allowed = where.take(record.allowed.transpose(1, 2)).transpose(1, 2)
+    return call.edited(key=keys, value=values, mask=allowed)
+
+
+def _with_own(own: Float[Tensor, "b kv s e"], clean: Float[Tensor, "b kv p e"], where: Positions) -> Tensor:
+    stacked = clean.to(own).transpose(1, 2).clone()[None]
+    return where.put_each(own.transpose(1, 2)[None], stacked)[0].transpose(1, 2)
 
 
 def _few(

@@ -20,10 +20,10 @@ from ...data.errors import UserError
 from ..prompts.batch import Batch
 from ..sites import PARTS, SITES, WRITABLE
 from .acting import acting_positions
-from .interventions import EDGES, Intervention, Knockout, Variant, with_positions
+from .interventions import CALL, EDGES, Change, Variant, with_positions
 from .measures import Measure
 from .placing import require_place
-from .positions import affected_positions
+from .positions import Positions, affected_positions
 from .proofs import verify_edit
 from .readout import BUDGET, clean_values, read_variants
 from .recording import Recording, record
@@ -68,7 +68,7 @@ class Sweep:
 def intervention_sweep(
     subject: Subject,
     inputs: Inputs,
-    intervention: Intervention | Knockout | Callable[[int], Intervention | Knockout],
+    intervention: Change | Callable[[int], Change],
     *,
     measure: Measure,
     over: Collection[str] = ("layer",),
@@ -113,8 +113,9 @@ def variant_sweep(
     require_layers(base, {layer for variant in variants for layer in variant})
     for layer, change in ((i, c) for variant in variants for i, changes in variant.items() for c in changes):
         require_sweepable(base, layer, change.site)
-    where = affected_positions(base, positions)
-    parts = ((i, variant[i]) for variant in variants for i in sorted(variant))
+    where = _rows(base, positions, [c for variant in variants for changes in variant.values() for c in changes])
+    # What an edit of the attention does shows only while it runs.
+    parts = ((i, v[i]) for v in variants for i in sorted(v) if all(c.site != CALL for c in v[i]))
     acting = ({i: part} for i, part in parts if any(bool(acting_positions(base, i, c).any()) for c in part))
     proved = next(acting, None)
     notes = () if proved is None else verify_edit(base, where, [proved])
@@ -124,7 +125,7 @@ def variant_sweep(
 
 def swept(
     base: Recording,
-    by_layer: Mapping[int, Intervention | Knockout],
+    by_layer: Mapping[int, Change],
     measure: Measure,
     over: Collection[str] = ("layer",),
     budget: int = BUDGET,
@@ -139,7 +140,7 @@ def swept(
     deepest = max(_somewhere(acting, base.mask), default=None)
     if deepest is None:
         raise UserError(f"{one.describe()}: it leaves everything as it is in every layer: nothing to patch or change")
-    notes = verify_edit(base, affected_positions(base, chosen), [{deepest: (by_layer[deepest],)}])
+    notes = verify_edit(base, _rows(base, chosen, [by_layer[deepest]]), [{deepest: (by_layer[deepest],)}])
     clean = clean_values(base, measure)
     values = [_values_at(base, by_layer, acting, column, clean, "head" in over, measure, budget) for column in columns]
     axes = tuple(axis for axis in AXES if axis in over)
@@ -147,9 +148,7 @@ def swept(
     return Sweep(together, clean, notes=notes, axes=(*axes, "example"))
 
 
-def _require_axes(
-    base: Recording, by_layer: Mapping[int, Intervention | Knockout], over: Collection[str]
-) -> Intervention | Knockout:
+def _require_axes(base: Recording, by_layer: Mapping[int, Change], over: Collection[str]) -> Change:
     """One of the interventions. UserError: no layer, or axes that cannot be swept with these."""
     if isinstance(over, str) or "layer" not in over or set(over) - {*AXES}:
         raise UserError(f"over {over!r}: 'layer', and 'head' or 'position' beside it")
@@ -164,7 +163,7 @@ def _require_axes(
     return next(iter(by_layer.values()))
 
 
-def _chosen(base: Recording, by_layer: Mapping[int, Intervention | Knockout]) -> Bool[Tensor, "b p"]:
+def _chosen(base: Recording, by_layer: Mapping[int, Change]) -> Bool[Tensor, "b p"]:
     """The real positions at which any of them acts. UserError: an example without one."""
     masks = [base.mask if c.positions is None else c.positions.to(base.mask.device) for c in by_layer.values()]
     chosen = torch.stack([mask.expand(base.mask.shape) for mask in masks]).any(0) & base.mask
@@ -203,7 +202,7 @@ def _values_at(
         where = torch.stack([acting[i] for i in moved]).any(0) & positions
         narrowed = {i: _narrowed(by_layer[i], where) for i in moved}
         variants = [{i: (_of_head(narrowed[i], head),)} for i in moved for head in heads[: there[i]]]
-        read = read_variants(base, affected_positions(base, where), variants, measure, budget)
+        read = read_variants(base, _rows(base, where, [by_layer[i] for i in moved]), variants, measure, budget)
         rows = torch.tensor([(list(by_layer).index(i), head) for i in moved for head in range(there[i])])
         values[rows[:, 0], rows[:, 1]] = read
     missing = ~positions.any(1).to(values.device)
@@ -235,6 +234,12 @@ def _brought(base: Recording, by_layer: Mapping[int, Any]) -> dict[int, Any]:
     }
 
 
+def _rows(base: Recording, positions: Bool[Tensor, "b p"], changes: Sequence[Change]) -> Positions:
+    """The rows that are computed: all where a change looks at all of them, else those that changes at these reach."""
+    every = any(getattr(change, "every_row", False) for change in changes)
+    return base.everywhere if every else affected_positions(base, positions)
+
+
 def _narrowed(change: Any, where: Bool[Tensor, "b p"]) -> Any:
     """The same at those of its positions that lie in `where`."""
     positions = where if change.positions is None else where & change.positions.to(where.device)
@@ -248,7 +253,7 @@ def _of_head(change: Any, head: int | None) -> Any:
 
 def layers_with(subject: Subject, sites: Collection[str]) -> Sequence[int]:
     """All layers, but of the attention's sites those that have attention, and of a part those that add it."""
-    inside = any(site == EDGES or SITES[site].of_attention for site in sites)
+    inside = any(site in (CALL, EDGES) or SITES[site].of_attention for site in sites)
     layers = subject.decoder.attending if inside else range(subject.n_layers)
     parts = [SITES[site] for site in sites if site in PARTS]
     return [i for i in layers if all(subject.decoder.has(i, part) for part in parts)] or layers

@@ -40,7 +40,7 @@ class Shown:
     @property
     def behind(self) -> Bool[Tensor, "b n"]:
         """The real positions behind the last image: the question, and everything that is generated."""
-        return self.real & (self.image.flip(1).cumsum(1).flip(1) == 0)
+        return behind_image(self.image, self.real)
 
     @property
     def last(self) -> Tensor:
@@ -74,6 +74,11 @@ class Shown:
         self.inputs = {}
         self.image = torch.cat([self.image[:, :past], image], 1)
         self.real = torch.cat([self.real[:, :past], real], 1)
+
+
+def behind_image(image: Bool[Tensor, "b n"], real: Bool[Tensor, "b n"]) -> Bool[Tensor, "b n"]:
+    """The real positions behind the last image."""
+    return real & (image.flip(1).cumsum(1).flip(1) == 0)
 
 
 @contextmanager

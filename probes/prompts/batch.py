@@ -179,6 +179,11 @@ def make_batch(
     return replace(batch, form={"template": template, "bos": with_bos, "padding": padding})
 
 
+def one_by_one(subject: Subject, batch: Batch) -> list[Batch]:
+    """A batch of each example alone: where every example has other variants to run, none waits for its neighbours'."""
+    return [subject.batch([example], **batch.form) for example in batch.examples]
+
+
 def corrupt_twins(subject: Subject, batch: Batch) -> Batch:
     """The corrupt twins of a batch's examples in the same form. UserError: an example without one, or a longer one."""
     for example in batch.examples:
