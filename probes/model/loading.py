@@ -89,7 +89,7 @@ def shortage(name: str, *, revision: str | None, device: str, dtype: str, quanti
 
     Arguments as in `load`. Nothing is told of embedded subjects, GGUF files, and models spread over several devices.
     """
-    gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    gpu = torch.cuda.is_available() and device.startswith(("cuda", "auto"))
     if name in EMBEDDED or Path(name).suffix == ".gguf" or device == "map":
         return ""
     asked = _dtype(dtype, "cuda" if gpu else "cpu")

@@ -40,7 +40,7 @@ def weights(subject: Subject) -> int:
 def checking(subject: Subject) -> int:
     """The check of the instruments: of half precision float32 copies of the head and of one layer; its small batch."""
     wide = wide_head(subject) + (4 * layer_size(subject) if is_half(subject) else 0)
-    return wide + 24 * subject.n_layers * (12 * subject.d_model + 3 * inner(subject)) * 4 + 4 * 24 * vocabulary(subject)
+    return wide + 24 * subject.n_layers * (12 * subject.d_model + 3 * inner(subject)) * 4 + logits(subject, 24, 6)
 
 
 def forward(subject: Subject, batch: int, positions: int) -> int:
