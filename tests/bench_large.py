@@ -2,6 +2,8 @@
 
     python tests/bench_large.py         32 layers: 18 GB of free memory are needed
     python tests/bench_large.py 1       so many layers
+
+Peaks are the process's high-water mark so far, weights included.
 """
 
 from __future__ import annotations
