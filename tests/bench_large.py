@@ -1,7 +1,9 @@
 """A LLaVA of 7B's shape with random weights in bfloat16: seconds and memory of one prompt, beside the memory planned.
 
-python tests/bench_large.py         32 layers: 16 GB, and an hour on two cores
-python tests/bench_large.py 1       so many layers
+    python tests/bench_large.py         32 layers: 18 GB of free memory are needed
+    python tests/bench_large.py 1       so many layers
+
+Peaks are the process's high-water mark so far, weights included.
 """
 
 from __future__ import annotations

@@ -198,10 +198,10 @@ def test_float64_is_replayed(family):
     assert obstacle_of(base) == ""
     assert replay_error(base) < 1e-11
     assert subject.check()["passed"].all()
-    last = last_of(base.mask)
+    given = families.prompts("none")  # eager attention's own rows of padding are NaN in float64
+    last = last_of(given["attention_mask"].bool())
     near = last.roll(-1, 1)
-    sweep = knockout_sweep(subject, base, near, last, window=1, measure=lambda logits, rows: logits)
-    given = families.prompts("left")
+    sweep = knockout_sweep(subject, given, near, last, window=1, measure=lambda logits, rows: logits)
     for layer in range(3):
         edges = {layer: last[:, :, None] & near[:, None]}
         expected = by_hand.logits(family, given, masks=edges, dtype=torch.float64)[:, -1].float()
