@@ -16,6 +16,7 @@ from .. import VERSION
 from ..model.hybrid import without_heads
 from ..prompts.yes_no import spelled_like
 from . import store
+from .described import described, shown_example
 from .job import Job, Settings, keyed_options
 from .plan import Shard, make_plan, plan_to_json
 from .results import condition_of
@@ -39,6 +40,7 @@ def start(
     learned_on = {"examples": len(held_out), "groups": len({e.group for e in held_out})}
     job.record |= {
         **facts,
+        "subject": facts["subject"] | described(subject),
         "title": (job.module.__doc__ or job.name).strip().splitlines()[0],
         "question": job.module.QUESTION,
         "paper": job.module.PAPER,
@@ -62,6 +64,7 @@ def start(
         "machine": machine(subject.device),
         "command": settings.command,
         **({"location": subject.location} if subject.location else {}),
+        "example": shown_example(subject, examples, template, bos[0]),
         "started": store.now(),
         "notes": [*job.notes, *_common_groups(held_out, examples)],
     }
