@@ -91,7 +91,7 @@ def _hidden(tables: Tables) -> Finding | None:
         return None
     return say(
         "The first token is not the only sink: in a prompt {value:.0%} {span:.0%} of the heads have another",
-        "Whether other tokens than the first are sinks is not decided: in a prompt {value:.0%} {span:.0%} of the heads "
+        "It is not shown that other tokens than the first are sinks: in a prompt {value:.0%} {span:.0%} of the heads "
         "have one",
         row,
         about="hidden sinks",

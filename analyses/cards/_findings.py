@@ -54,7 +54,7 @@ def _basic(row: pd.Series) -> Finding:
 def _made_up(row: pd.Series) -> Finding:
     return say(
         "In captions of hard scenes {value:.0%} {span:.0%} of the object words are made up",
-        "Whether captions of hard scenes make things up is not decided: {value:.0%} {span:.0%} of their object words",
+        "It is not shown that captions of hard scenes make things up: {value:.0%} {span:.0%} of their object words",
         row,
         about="hallucinated words",
         figure="captions",

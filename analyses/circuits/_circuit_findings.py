@@ -12,10 +12,11 @@ import pandas as pd
 
 from ..common.claims import one_row
 from ..common.findings import Finding, clears, mean_of, minus, place, rows_with, say, tested, turned
-from ._circuit_tables import ATTENTION, DIRECT, EXACT, MOVERS
+from ._circuit_tables import ATTENTION, DIRECT, EXACT, MOVERS, SPARSE
 
 Tables = Mapping[str, pd.DataFrame]
 
+SHOWN = 6  # heads that a sentence names
 OTHERS = "the other heads of its layer"
 ABOUT = "which heads carry the task"
 HELPS = {
@@ -39,7 +40,7 @@ HINDERS = {
 def findings(tables: Tables) -> list[Finding]:
     """The strongest head of each stage, each head once, and the share of the effect that a few heads hold."""
     sparse = tested(tables, "sparse")
-    made = [] if sparse["row"] is None else [_few(sparse)]
+    made = [] if sparse["row"] is None else [_few(tables, sparse)]
     if sparse.get("untestable"):
         return made
     seen: set[str] = set()
@@ -51,15 +52,19 @@ def findings(tables: Tables) -> list[Finding]:
     return made
 
 
-def _few(sparse: dict[str, Any]) -> Finding:
+def _few(tables: Tables, sparse: dict[str, Any]) -> Finding:
+    members = rows_with(tables.get("circuit"), stage=EXACT, measure=EXACT).sort_values("rank")
+    count = max(1, round(SPARSE * len(rows_with(tables.get("effects"), part="head", measure=EXACT))))
+    named = [place(row) for _, row in members.iterrows()] if len(members) == count else []  # the circuit's own share
     return say(
-        "A few heads carry the task: the strongest 2 % hold {value:.0%} {span:.0%} of all heads' effect, "
-        "{control} {beside:.0%}",
+        "A few heads carry the task: {told} hold {value:.0%} {span:.0%} of all heads' effect, {control} {beside:.0%}",
         "No few heads stand out: the strongest 2 % hold {value:.0%} {span:.0%} of all heads' effect, {control} "
         "{beside:.0%} (difference {gap:+.0%} {gap_span:+.0%})",
         about=ABOUT,
         figure="effects",
         side="above",
+        heads=" ".join(named),
+        told=", ".join(named[:SHOWN]) + ", …" * (len(named) > SHOWN) if named else "the strongest 2 %",
         **sparse,
     )
 

@@ -19,7 +19,7 @@ def findings(tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
         say(
             "The strongest edges are the task's, not the prompts': in other groups they keep {value:.0%} {span:.0%} of "
             "the effect that they were chosen by",
-            "Whether the strongest edges are the same in other groups is not decided: they keep {value:.0%} {span:.0%} "
+            "It is not shown that the strongest edges are the same in other groups: they keep {value:.0%} {span:.0%} "
             "of the effect that they were chosen by",
             about=ABOUT,
             figure="strongest",
@@ -29,7 +29,7 @@ def findings(tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
         say(
             "One gradient finds the heads that write to the output: its ranking correlates with that of exact paths by "
             "{value:.2f} {span:.2f}",
-            "One gradient does not rank the heads that write to the output: {value:.2f} {span:.2f} with exact paths",
+            "It is not shown that one gradient ranks the heads that write to the output: {value:.2f} {span:.2f} with exact paths",
             about="how well gradients find edges",
             figure="agreement",
             side="above",

@@ -28,7 +28,7 @@ def findings(tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
         say(
             "Gradients find the circuit: their top 5 % of heads hold {value:.0%} {span:.0%} of the effect of the exact "
             "top 5 %",
-            "Whether gradients find the circuit is not decided: their top 5 % of heads hold {value:.0%} {span:.0%} of "
+            "It is not shown that gradients find the circuit: their top 5 % of heads hold {value:.0%} {span:.0%} of "
             "the effect of the exact top 5 %",
             about="how well gradients find the circuit",
             figure="agreement",

@@ -24,42 +24,57 @@ def findings(tables: Tables) -> list[Finding]:
     """The flows that cost most when they are cut, each at its strongest window; and on text the tracing."""
     solved = unsolved(one_row(tables.get("accuracy"), measure="accuracy − guessing", subset="all"))
     flows = rows_with(tables.get("flows"), measure="change", subset="all")
-    cut = flows[(flows["control"] == "") & (flows["flow"] != SELF)] if len(flows) else flows
-    if cut.empty:
+    if flows.empty:
         return []
-    strongest = cut.groupby("flow", sort=False)["value"].min().sort_values(kind="stable").index[:SHOWN]
-    made = [_flow(flows, str(name), len(cut), solved) for name in strongest]
+    cuts = [_Cut(rows) for name, rows in flows.groupby("flow", sort=False) if name != SELF]
+    cuts = sorted((cut for cut in cuts if len(cut.windows)), key=lambda cut: cut.row["value"])
+    among = sum(len(cut.windows) for cut in cuts)
+    made = [_flow(cut, among, solved) for cut in cuts[:SHOWN]]
     trace = rows_with(tables.get("trace"))
     return made if trace.empty else [*made, *_traced(trace, solved)]
 
 
-def _flow(flows: pd.DataFrame, name: str, among: int, solved: str) -> Finding:
-    """The window of the flow that costs most, among those at which its random control was measured, if it has one."""
-    mine = flows[flows["flow"] == name]
-    cut, drawn = mine[mine["control"] == ""], mine[mine["control"].isin((PATCHES, POSITIONS))]
-    at = cut[cut["layer"].isin(drawn["layer"])] if len(drawn) else cut
-    row = at.loc[at["value"].idxmin()]
-    beside = one_row(drawn, layer=row["layer"])
-    source, _, target = name.partition(" → ")
+class _Cut:
+    """One flow's rows. windows: those at which its random control was measured, all where it has none; row: the one
+    that costs most; beside: the control there.
+    """
+
+    def __init__(self, rows: pd.DataFrame) -> None:
+        self.cut = rows[rows["control"] == ""]
+        self.drawn = rows[rows["control"].isin((PATCHES, POSITIONS))]
+        self.windows = self.cut[self.cut["layer"].isin(self.drawn["layer"])] if len(self.drawn) else self.cut
+
+    @property
+    def row(self) -> pd.Series:
+        return self.windows.loc[self.windows["value"].idxmin()]
+
+    @property
+    def beside(self) -> pd.Series | None:
+        return one_row(self.drawn, layer=self.row["layer"])
+
+
+def _flow(asked: _Cut, among: int, solved: str) -> Finding:
+    row, beside, first_last = asked.row, asked.beside, _range(asked.cut, asked.row)
+    source, _, target = str(row["flow"]).partition(" → ")
     control = {} if beside is None else {"margin": minus(row, beside), "control": beside["control"]}
     behind = "no other positions could be cut in its place" if beside is None else "{control}: {beside:.0f} %"
     numbers = f"cut around layer {{layer}}, the answer's probability changes by {{value:.0f}} % {{span:.0f}} ({behind})"
     return say(
         f"{{target}} reads {{source}} in layers {{first}}–{{last}}: {numbers}",
-        f"Whether {{end}} needs {{source}} is not decided: {numbers}",
+        f"It is not shown that {{end}} needs {{source}}: {numbers}",
         row,
         about=f"what {_place(target)} reads of {_place(source)}",
         figure="flows",
         side="below",
         among=among,
         untestable=solved,
-        heads=" ".join(f"L{layer}" for layer in _range(cut, row)),
+        heads=" ".join(f"L{layer}" for layer in first_last),
         target=_place(target)[:1].upper() + _place(target)[1:],
         end=_place(target),
         source=_place(source),
         layer=int(row["layer"]),
-        first=_range(cut, row)[0],
-        last=_range(cut, row)[1],
+        first=first_last[0],
+        last=first_last[1],
         **control,
     )
 

@@ -32,8 +32,8 @@ def _nearer(tuned: pd.Series, constant: pd.Series) -> Finding:
         "In the middle half of the states the tuned lens is {times:.2g} times as near to the output as the logit lens "
         "(KL × {value:.2f} {span:.2f}), and {ahead:.2g} times as near as {control}, which is {already:.2g} times as "
         "near itself",
-        "The tuned lens' KL is {value:.2f} {span:.2f} of the logit lens', but {share:.2f} of that of {control}, which "
-        "knows nothing of the prompt",
+        "It is not shown that the tuned lens reads more: its KL is {value:.2f} {span:.2f} of the logit lens', and "
+        "{share:.2f} of that of {control}, which knows nothing of the prompt",
         tuned,
         about="how much a learned lens reads",
         figure="kl",
@@ -52,7 +52,7 @@ def _bias(row: pd.Series) -> Finding:
     return say(
         "The logit lens is biased, the tuned lens less: the KL of its mean output to the model's is {value:.2f} "
         "{span:.2f} of the logit lens'",
-        "Whether the tuned lens is less biased is not decided: {value:.2f} {span:.2f} of the logit lens' marginal KL",
+        "It is not shown that the tuned lens is less biased: {value:.2f} {span:.2f} of the logit lens' marginal KL",
         row,
         about="the bias of lenses",
         figure="bias",

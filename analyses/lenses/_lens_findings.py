@@ -82,7 +82,7 @@ def _late(tables: Tables, row: pd.Series, solved: str) -> Finding:
     return say(
         "The stream gives the answer late: half of its final probability is read at state {half} of {last}, "
         "{value:.0%} {span:.0%} of it two thirds up",
-        "Whether the answer is readable late is not decided: two thirds up the lens gives it {value:.0%} {span:.0%} of "
+        "It is not shown that the answer is readable late: two thirds up the lens gives it {value:.0%} {span:.0%} of "
         "its final probability",
         row,
         about="when the answer becomes readable",

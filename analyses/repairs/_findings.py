@@ -37,7 +37,7 @@ def _repaired(tables: Tables, found: pd.DataFrame, repair: str, measure: str) ->
     left = "{repair} changed no answer of {n:.0f}: less than one in {n:.0f} cannot be seen" if still else moved
     return say(
         f"{{repair}} {'helps' if better else 'harms'}: {moved}",
-        left if still else f"Whether {{repair}} helps is not decided: {left}",
+        left if still else f"It is not shown that {{repair}} helps: {left}",
         row,
         about=f"what {repair} does",
         figure="differences",
