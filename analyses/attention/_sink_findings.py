@@ -1,4 +1,4 @@
-"""What `sinks` found in this model: how much attention the first token takes, what marks a sink, and sinks in images."""
+"""What `sinks` found in this model: how much attention the first token takes, what marks a sink, sinks in images."""
 
 from __future__ import annotations
 

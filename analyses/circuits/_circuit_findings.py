@@ -53,7 +53,7 @@ def findings(tables: Tables) -> list[Finding]:
 
 
 def _few(tables: Tables, sparse: dict[str, Any]) -> Finding:
-    members = rows_with(tables.get("circuit"), stage=EXACT, measure=EXACT).sort_values("rank")
+    members = rows_with(tables.get("circuit"), stage=EXACT, measure=EXACT)  # in the order of their ranks
     count = max(1, round(SPARSE * len(rows_with(tables.get("effects"), part="head", measure=EXACT))))
     named = [place(row) for _, row in members.iterrows()] if len(members) == count else []  # the circuit's own share
     return say(

@@ -1,4 +1,4 @@
-"""A finding: one sentence about this model, made from numbers of its tables; it never says more than its control allows.
+"""A finding: one sentence about this model, made from numbers of its tables, that says no more than its control allows.
 
 An analysis' `findings(tables)` hands `say` a row of its tables and two sentences: what may be said where the interval
 decides, and what is left to say where it does not. A run keeps them best first as its table `findings`.
@@ -145,7 +145,7 @@ def place(head: Mapping[Any, Any] | pd.Series) -> str:
 def rows_with(table: pd.DataFrame | None, **where: Any) -> pd.DataFrame:
     """The rows with these values in these columns and a number, in order; none without a table."""
     if table is None or not {"value", *where} <= set(table.columns):
-        return pd.DataFrame(columns=["value"])
+        return pd.DataFrame(columns=["value", *where])
     kept = np.logical_and.reduce([table["value"].notna(), *(table[column] == value for column, value in where.items())])
     return table[kept].reset_index(drop=True)
 

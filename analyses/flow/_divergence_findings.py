@@ -20,7 +20,8 @@ NAMED = 5  # heads and layers that a sentence names at most
 
 def findings(tables: Tables) -> list[Finding]:
     """Of the first way of taking the image away."""
-    ways = [way for way in rows_with(tables.get("heads"))["way"].unique() if not control_of(way)]
+    heads = rows_with(tables.get("heads"))
+    ways = [way for way in heads["way"].unique() if not control_of(way)] if len(heads) else []
     if not ways:
         return []
     way = str(ways[0])

@@ -1,4 +1,4 @@
-"""What `image_lens` found in this model: whether image tokens decode to what they show, before and behind its layers."""
+"""What `image_lens` found in this model: whether image tokens decode to what they show, before and in its layers."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def _inside(row: pd.Series, margin: pd.Series) -> Finding:
     return say(
         "Image tokens decode to their object inside the model: at state {state} the lens names it {value:.0%} "
         "{span:.0%} more often than chance, and {gap:.0%} {gap_span:.0%} more often than at {control}",
-        "It is not shown that image tokens decode to their object inside the model: at state {state} the lens names it {value:+.0%} "
-        "{span:+.0%} beside chance, {gap:+.0%} {gap_span:+.0%} beside {control}",
+        "It is not shown that image tokens decode to their object inside the model: at state {state} the lens names it "
+        "{value:+.0%} {span:+.0%} beside chance, {gap:+.0%} {gap_span:+.0%} beside {control}",
         row,
         about="what image tokens decode to",
         figure="agreement",
@@ -44,8 +44,8 @@ def _first(row: pd.Series, other: pd.Series, chance: pd.Series) -> Finding:
     return say(
         "As they enter the first layer, image tokens decode to their object in {share:.0%} of its patches (chance "
         "{chance:.0%}, {control} {other:.0%})",
-        "It is not shown that image tokens decode to their object as they enter the first layer: {share:.0%} of its patches, chance "
-        "{chance:.0%}, {control} {other:.0%}",
+        "It is not shown that image tokens decode to their object as they enter the first layer: {share:.0%} of its "
+        "patches, chance {chance:.0%}, {control} {other:.0%}",
         minus(row, chance),
         about="what image tokens decode to before the first layer",
         figure="agreement",
