@@ -29,8 +29,8 @@ def findings(tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
         say(
             "One gradient finds the heads that write to the output: its ranking correlates with that of exact paths by "
             "{value:.2f} {span:.2f}",
-            "It is not shown that one gradient ranks the heads that write to the output: {value:.2f} {span:.2f} with exact "
-            "paths",
+            "It is not shown that one gradient ranks the heads that write to the output: {value:.2f} {span:.2f} with "
+            "exact paths",
             about="how well gradients find edges",
             figure="agreement",
             side="above",
