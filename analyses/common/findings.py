@@ -79,7 +79,7 @@ def say(
     why = untestable or _missing(row, margin, control)
     if why or row is None:
         text = f"Nothing can be said of {about}: {why}."
-        return Finding(text, figure, UNTESTABLE, threshold=threshold, control=control, heads=heads, reason=why)
+        return Finding(text, figure, UNTESTABLE, threshold=threshold, control=control, reason=why)
     own, ahead = widened(row, among), None if margin is None else widened(margin, among)
     up = own[0] > threshold if side == "either" else side == "above"
     distances = [_clearance(own, threshold, up), *([] if ahead is None else [_clearance(ahead, 0.0, up)])]

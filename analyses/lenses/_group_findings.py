@@ -14,12 +14,13 @@ ENGLISH, TARGET = "English", "target"
 
 
 def findings(tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
-    """The strongest group, and where a target language is named, whether English comes before it."""
+    """Where a target language is named, whether English comes before it; else the group that stands out most."""
     latent = rows_with(tables.get("latent"))
-    made = [] if latent.empty else [_before(latent)]
+    if len(latent):
+        return [_before(latent)]
     groups = rows_with(tables.get("groups"), subset="all", control="")
     others = rows_with(tables.get("groups"), subset="all", control="random tokens")
-    return made if groups.empty or others.empty else [*made, _strongest(groups, others)]
+    return [] if groups.empty or others.empty else [_strongest(groups, others)]
 
 
 def _strongest(groups: pd.DataFrame, others: pd.DataFrame) -> Finding:
