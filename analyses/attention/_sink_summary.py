@@ -134,6 +134,11 @@ def separates_nothing(row: pd.Series | None) -> str:
     return f"τ separates nothing: the first token is above it in {row['value']:+.0%} more states than other tokens"
 
 
+def blunt_tau(threshold: pd.DataFrame, separated: pd.Series | None) -> str:
+    """Why φ ≥ τ names no sinks here: no τ, or one that separates nothing; or ""."""
+    return _without_tau(threshold) or separates_nothing(separated)
+
+
 def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:
     """Every statement that this run asks about, each judged on its own row."""
 
@@ -141,7 +146,7 @@ def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:
         return one_row(tables["summary"], measure=measure, against=against)
 
     known = {statement.name: statement for statement in STATEMENTS}
-    blunt = _without_tau(tables["threshold"]) or separates_nothing(row(SEPARATION))
+    blunt = blunt_tau(tables["threshold"], row(SEPARATION))
     silent = blunt or _absent(row(AGREE), "neither criterion names a token")
     headless = _absent(row(FIRST), "no layer of the middle half has heads")
     shallow = _absent(row(HIDDEN), "this model has no layers 2 … L−2")

@@ -28,13 +28,14 @@ from ..common.frames import held_out
 from ..common.massive import image_phi, learn_sinks
 from ..common.thumbnails import thumbnail
 from . import _visual_sinks
+from ._sink_findings import findings
 from ._sink_summary import (
     STATEMENTS,
     claims,
 )
 from ._sink_tables import TABLES
 
-__all__ = ["CLAIMS", "TABLES", "claims"]
+__all__ = ["CLAIMS", "TABLES", "claims", "findings"]
 
 VERSION = 3
 CLAIMS = STATEMENTS

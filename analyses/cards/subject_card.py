@@ -28,7 +28,10 @@ from ..common import controls
 from ..common.claims import Claim
 from . import _tables
 from ._claims import STATEMENTS, make_claims
+from ._findings import findings
 from ._text_ability import text_ability
+
+__all__ = ["findings"]
 
 VERSION = 3
 QUESTION = "What does this model see, what does it make up, and what has it kept of its language?"

@@ -30,10 +30,11 @@ from ..common.claims import Claim, Statement
 from ..common.contrast import PARTS, contrast, task_rows
 from ..common.selection import chosen_half
 from ..common.tested import judged
+from ._circuit_findings import findings
 from ._circuit_tables import ATTENTION, DIRECT, EXACT, LOGITS, MOVERS, TABLES
 from ._movers import listed, movers, queries_of
 
-__all__ = ["TABLES", "claims"]
+__all__ = ["TABLES", "claims", "findings"]
 
 VERSION = 4
 QUESTION = "Which heads and MLPs carry the task, and what does each of them do?"

@@ -31,11 +31,12 @@ from ..common.claims import Claim, Statement
 from ..common.contrast import PARTS, contrast, task_rows
 from ..common.selection import chosen_half
 from ..common.tested import judged
+from ._edge_findings import findings
 from ._edge_names import EXACT, edge_name, reader_name, receivers_of
 from ._edge_tables import TABLES
 from ._movers import listed, movers
 
-__all__ = ["TABLES", "claims"]
+__all__ = ["TABLES", "claims", "findings"]
 
 VERSION = 2
 QUESTION = "Which heads speak to which, and do gradients tell?"

@@ -30,10 +30,11 @@ from ..common.controls import DRAWS, Head
 from ..common.selection import chosen_half, measured
 from ..common.tested import judged
 from ._curves import curve_points
+from ._faithfulness_findings import findings
 from ._faithfulness_tables import EXACT, RANKINGS, SHARES, TABLES
 from ._positions import SITES, effects_by_position
 
-__all__ = ["TABLES", "claims"]
+__all__ = ["TABLES", "claims", "findings"]
 
 VERSION = 4
 QUESTION = "Does the circuit alone do the task, and would gradients have found it?"

@@ -14,9 +14,10 @@ import pandas as pd
 
 from ..common.claims import Claim, Statement, judge
 from ._circuit_tables import DIRECT
+from ._overlap_findings import findings
 from ._overlap_tables import CLAIMED, TABLES
 
-__all__ = ["TABLES", "claims"]
+__all__ = ["TABLES", "claims", "findings"]
 
 VERSION = 2
 NEEDS = ("circuits",)

@@ -25,6 +25,8 @@ Row = Mapping[str, Any] | pd.Series
 class Statement(NamedTuple):
     """What is claimed of one number: name (unique in its analysis), the sentence with its threshold in words, the
     source (a paper, or "this project's bar"), and on which side of the threshold the number has to lie.
+
+    paper: the number that the source reports, in the row's unit and on its own models; None where it gives none.
     """
 
     name: str
@@ -32,13 +34,15 @@ class Statement(NamedTuple):
     source: str
     threshold: float = 0.0
     side: Literal["above", "below"] = "above"
+    paper: float | None = None
 
 
 class Claim(NamedTuple):
     """A statement judged. numbers: the evidence in words. p_value: of this number against the threshold (and of the
     margin over its control, the larger of the two); p_page: Holm's, among all claims of the page.
 
-    detectable: half the interval's width, the smallest distance from the threshold that n can show.
+    detectable: half the interval's width, the smallest distance from the threshold that n can show. control_name: what
+    the number is held against, "" without a control; control: its value, value − margin. paper: the paper's number.
     """
 
     text: str
@@ -58,6 +62,9 @@ class Claim(NamedTuple):
     detectable: float = np.nan
     p_value: float = np.nan
     p_page: float = np.nan
+    control_name: str = ""
+    control: float = np.nan
+    paper: float = np.nan
 
     @staticmethod
     def corrected(claims: Sequence[Claim]) -> list[Claim]:
@@ -88,14 +95,14 @@ def judge(
     if row is None or untestable:
         reason = untestable or "not measured here"
         return Claim(*_said(statement), _sentence(note, reason), UNTESTABLE, **_target(statement))
-    value, lower, upper = _bounds(row)
+    value, lower, upper = bounds(row)
     passes, misses = _sides(statement, lower, upper)
     p = _p(value, lower, upper, statement.threshold, row["n_groups"]) if p_value is None else p_value
     if p_value is not None:
         passes = p_value <= 1 - LEVEL
     verdict = HOLDS if passes else FAILS if misses else UNDECIDED
     if verdict == HOLDS and margin is not None:
-        ahead = _bounds(margin)
+        ahead = bounds(margin)
         verdict = HOLDS if _sides(statement._replace(threshold=0.0), *ahead[1:])[0] else CONTROL_TOO
         p = max(p, _p(*ahead, 0.0, margin["n_groups"])) if verdict == HOLDS else p
     numbers = _sentence(note, _evidence(row, value, lower, upper), _against(margin, control), _doubt(row, verdict))
@@ -107,9 +114,10 @@ def judge(
         *(float(value), float(lower), float(upper), str(row.get("unit", "")), row["n"], row["n_groups"]),
         threshold=float(statement.threshold),
         side=statement.side,
-        margin=float(margin["value"]) if margin is not None else np.nan,
+        **_control(value, margin, control),
         detectable=float(max(upper - value, value - lower)),
         p_value=float(p),
+        paper=_paper(statement),
     )
 
 
@@ -141,7 +149,7 @@ def _holm(p: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------- the row
 
 
-def _bounds(row: Row) -> tuple[float, float, float]:
+def bounds(row: Row) -> tuple[float, float, float]:
     """value, lower, upper; NaN bounds where nothing varied, but for shares of 0 or 1, whose exact bound groups give."""
     value, lower, upper = (float(row[name]) for name in ("value", "lower", "upper"))
     if not upper - lower <= 1e-12 * abs(value):
@@ -181,7 +189,19 @@ def _said(statement: Statement) -> tuple[str, str]:
 
 
 def _target(statement: Statement) -> dict[str, Any]:
-    return {"name": statement.name, "threshold": float(statement.threshold), "side": statement.side}
+    of = {"threshold": float(statement.threshold), "side": statement.side, "paper": _paper(statement)}
+    return {"name": statement.name} | of
+
+
+def _paper(statement: Statement) -> float:
+    return np.nan if statement.paper is None else float(statement.paper)
+
+
+def _control(value: float, margin: Row | None, control: str) -> dict[str, Any]:
+    if margin is None:
+        return {}
+    ahead = float(margin["value"])
+    return {"margin": ahead, "control_name": control or "the control", "control": value - ahead}
 
 
 def _sentence(*parts: str) -> str:

@@ -24,6 +24,7 @@ from ...probes.runs import costs
 from ...probes.runs.results import How
 from ..common.claims import Claim, Statement, judge, one_row
 from ._answer_words import answer_words
+from ._divergence_findings import findings
 from ._divergence_heads import (
     ANOTHER_IMAGE,
     ANOTHER_QUESTION,
@@ -35,7 +36,7 @@ from ._divergence_tables import TABLES
 from ._divergence_words import STRATIFIED
 from ._passes import SUMMED, WAYS, compare, passes_of, z_at
 
-__all__ = ["TABLES", "claims"]
+__all__ = ["TABLES", "claims", "findings"]
 
 VERSION = 2
 QUESTION = "Which heads read the image, and do hallucinated words read it less than correct ones?"

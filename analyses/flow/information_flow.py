@@ -19,11 +19,12 @@ from ...probes.prompts.batch import Batch
 from ...probes.runs import costs
 from ...probes.runs.results import How
 from ._flow_claims import CLAIMS, claims
+from ._flow_findings import findings
 from ._flow_rows import BUCKETS, NORMS, READ, by_state, flow_rows, reading_of, record_twins, right_answers, traced_rows
 from ._flow_tables import TABLES
 from ._flows import flows_of
 
-__all__ = ["CLAIMS", "TABLES", "claims"]
+__all__ = ["CLAIMS", "TABLES", "claims", "findings"]
 
 VERSION = 2
 QUESTION = "Through which edges of attention, and in which layers, does the answer reach the last position?"

@@ -24,6 +24,9 @@ LEARNED, HEAD_ALONE = "Attention Lens", "z · W_O · W_U"
 TUNED_RATIO, BIAS_RATIO = "tuned / logit lens, middle half", "marginal KL, tuned / logit lens, middle half"
 
 
+CONSTANT_RATIO = "tuned lens / constant, middle half"
+
+
 BEST_GAP = f"{LEARNED} − best plain way of each example"
 
 
@@ -113,7 +116,7 @@ def _compared(rows: Rows, how: How) -> pd.DataFrame | None:
         frames.append(frame.assign(measure=TUNED_RATIO, control=""))
         frames.append(_bias_ratio(rows, middle).assign(measure=BIAS_RATIO, control=""))
         frame = summarise(tuned, groups, {}, "ratio", denominators=rows["constant|kl"])
-        frames.append(frame.assign(measure="tuned lens / constant, middle half", control=""))
+        frames.append(frame.assign(measure=CONSTANT_RATIO, control=""))
     layers = _layers(rows, how)
     for way in (*PLAIN, "constant") if layers else ():
         other = rows[f"{way}|heads"] if way in PLAIN else np.repeat(rows["constant|kl"][:, None], len(layers), 1)

@@ -24,6 +24,9 @@ from ...probes.runs.results import How, Rows
 from .. import metrics
 from ..common.controls import DRAWS, NEAR, random_words
 from ..common.frames import summarise
+from ._group_findings import findings
+
+__all__ = ["findings"]
 
 VERSION = 2
 QUESTION = "In which state do the words of a language, or of another group, become probable?"

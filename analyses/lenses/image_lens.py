@@ -31,6 +31,9 @@ from ..common import stats
 from ..common.claims import Claim, Statement, judge, one_row
 from ..common.frames import summarise
 from ..common.thumbnails import SIDE, first_of_groups, picture_table, thumbnail, unmapped
+from ._image_findings import OVER_CHANCE, OVER_OTHER, findings
+
+__all__ = ["findings"]
 
 VERSION = 2
 QUESTION = "What does the logit lens read from each image token, and is it what the picture shows there?"
@@ -178,9 +181,6 @@ def _grid(rows: Rows, how: How) -> pd.DataFrame:
     return frame[np.isfinite(frame["value"])].reset_index(drop=True)
 
 
-_OVER_CHANCE, _OVER_OTHER = "asked object − chance", "asked object − other objects"
-
-
 def _pictures(rows: Rows, how: How) -> pd.DataFrame:
     return picture_table(rows, first_of_groups(rows, how.options.shown))
 
@@ -199,7 +199,7 @@ def _chosen(rows: Rows, how: How) -> pd.DataFrame | None:
     half = [values[there] for values in (asked, other, rows["chance"])]
     state, measured = stats.chosen_on(half[0], groups[there], lambda some: late + some[:, late:].mean(0).argmax())
     here, elsewhere, chance = half[0][measured, state], half[1][measured, state], half[2][measured]
-    gaps = {_OVER_CHANCE: here - chance, _OVER_OTHER: here - elsewhere}
+    gaps = {OVER_CHANCE: here - chance, OVER_OTHER: here - elsewhere}
     frames = [
         summarise(gap, groups[there][measured], {}, "share").assign(measure=measure, state=int(state), control="")
         for measure, gap in gaps.items()
@@ -232,7 +232,7 @@ CLAIMS = (
 def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:
     """What the papers say of image tokens, of one condition's tables; nothing where no object is asked for."""
     chosen = tables.get("chosen")
-    row, margin = (one_row(chosen, measure=measure) for measure in (_OVER_CHANCE, _OVER_OTHER))
+    row, margin = (one_row(chosen, measure=measure) for measure in (OVER_CHANCE, OVER_OTHER))
     if row is None:
         return []
     note = f"state {row['state']}"

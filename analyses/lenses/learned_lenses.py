@@ -22,11 +22,12 @@ from ...probes.runs.activations import take
 from ...probes.runs.results import How
 from .. import metrics
 from ..common.claims import Claim, Statement, judge, one_row
+from ._learned_findings import findings
 from ._learned_tables import BEST_GAP, BIAS_RATIO, LEARNED, LENSES, PLAIN, TABLES, TUNED_RATIO
 from ._learning import COARSE, Training, layers_of, learn, lens_names
 from ._lens_logits import Places, head_logits, read_lens, said_by_heads, state_logits, unembedded
 
-__all__ = ["TABLES", "claims"]
+__all__ = ["TABLES", "claims", "findings"]
 
 VERSION = 2
 QUESTION = (

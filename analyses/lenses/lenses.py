@@ -24,9 +24,10 @@ from ...probes.runs import costs
 from ...probes.runs.results import How
 from .. import metrics
 from ..common.claims import Claim, Statement, judge, one_row, unsolved
+from ._lens_findings import findings
 from ._lens_tables import FALLING, MEASURES, NORM_GAIN, NORMS, READ_BEFORE, SITES, TABLES
 
-__all__ = ["TABLES", "claims"]
+__all__ = ["TABLES", "claims", "findings"]
 
 VERSION = 2
 QUESTION = "In which layer does the answer become readable, and which part writes it?"

@@ -31,10 +31,11 @@ from ...probes.runs.results import observe as ride
 from ..common.claims import Claim
 from ..common.tested import judged
 from ._attribution import attribute, head_words
+from ._attribution_findings import findings
 from ._attribution_tables import CLAIMS, RUN_TABLES, TABLES
 from ._value_circuit import promoted
 
-__all__ = ["CLAIMS", "RUN_TABLES", "TABLES", "claims"]
+__all__ = ["CLAIMS", "RUN_TABLES", "TABLES", "claims", "findings"]
 
 VERSION = 4
 QUESTION = "Which heads and MLPs write the answer into the last residual, and which words does each head promote?"

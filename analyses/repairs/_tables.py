@@ -19,6 +19,7 @@ COUNTS = ("named", "hallucinated", "found", "there", "length")
 ABOVE_CHANCE, WITH_SINK, CALIBRATED = "accuracy − guessing", "layers with a visual sink", "heads that ACT calibrates"
 F1 = hallucination.POPE.index("F1")
 Ratios = dict[str, tuple[np.ndarray, np.ndarray]]  # variant -> numerators and denominators [n, draws]
+REPORTED = {"VHR lowers CHAIR_I": 0.0971 - 0.1432}  # LLaVA-1.5
 SOURCES = {"VHR": "arXiv 2412.13949", "VAR": "arXiv 2503.03321", "ACT": "arXiv 2406.15765"}
 STATEMENTS = tuple(
     Statement(
@@ -26,6 +27,7 @@ STATEMENTS = tuple(
         f"{repair} {way} {measure} against the plain model, and by more than its random control.",
         source,
         side="above" if way == "raises" else "below",
+        paper=REPORTED.get(f"{repair} {way} {measure}"),
     )
     for way, measure in (("raises", "accuracy"), ("lowers", "CHAIR_I"))
     for repair, source in SOURCES.items()
@@ -222,11 +224,11 @@ def _claim(statement: Statement, found: pd.DataFrame, tables: dict[str, pd.DataF
     first = mine[mine["setting"] == mine["setting"].iloc[0]]
     random = next((name for name in first["against"] if name.startswith("random")), "")
     margin = one_row(first, against=random) if random else None
-    why = _untestable(repair, tables.get("preconditions"))
+    why = untestable(repair, tables.get("preconditions"))
     return judge(statement, one_row(first, against="plain"), margin=margin, control=random, untestable=why)
 
 
-def _untestable(repair: str, needed: pd.DataFrame | None) -> str:
+def untestable(repair: str, needed: pd.DataFrame | None) -> str:
     """Why nothing can be said of a repair, "" where something can."""
     chance, visual, heads = (
         one_row(needed, subset="all", measure=name) for name in (ABOVE_CHANCE, WITH_SINK, CALIBRATED)

@@ -35,12 +35,13 @@ from ..common.massive import learn_sinks
 from . import _tables
 from ._act import act, act_effects
 from ._answers import Cost, answered, asks_captions, chosen_heads, cost
+from ._findings import findings
 from ._tables import CALIBRATED, STATEMENTS, WITH_SINK, Variant, claims
 from ._var import var
 from ._variants import variants
 from ._vhr import vhr
 
-__all__ = ["CLAIMS", "act", "act_effects", "claims", "var", "vhr"]
+__all__ = ["CLAIMS", "act", "act_effects", "claims", "findings", "var", "vhr"]
 
 VERSION = 2
 CLAIMS = STATEMENTS

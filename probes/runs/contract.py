@@ -12,7 +12,7 @@ from ...data.errors import UserError
 REQUIRED = ("VERSION", "QUESTION", "PAPER", "Options", "methods")
 OPTIONAL = (
     *("Learned", "FIT_EXAMPLES", "fit", "observe", "measure", "weights", "SUMS", "row_size", "memory"),
-    *("TABLES", "RUN_TABLES", "CLAIMS", "claims", "NEEDS", "RETIRED", "show"),
+    *("TABLES", "RUN_TABLES", "CLAIMS", "claims", "findings", "NEEDS", "RETIRED", "show"),
 )
 # What is there only together with another name.
 TOGETHER = {"fit": ("Learned", "FIT_EXAMPLES"), "Learned": ("fit",), "FIT_EXAMPLES": ("fit",), "claims": ("CLAIMS",)}

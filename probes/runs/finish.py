@@ -11,7 +11,7 @@ from ...data.errors import NothingToMeasure
 from ...data.example import Example
 from . import store
 from .job import Job
-from .judged import judged
+from .judged import said_of
 from .results import Rows, condition_of, merge
 from .sums import FoldSums
 from .tables import tables_of
@@ -30,12 +30,11 @@ def finish(job: Job, examples: Mapping[str, Example]) -> None:
 
 
 def make_tables(job: Job, examples: Mapping[str, Example]) -> dict[str, pd.DataFrame]:
-    """All tables of a job whose shards are there, claims included, with the leading columns."""
+    """All tables of a job whose shards are there, claims and findings included, with the leading columns."""
     rows = read_run(job, examples)
     try:
         tables = tables_of(job.module, rows, job.how)
-        if hasattr(job.module, "claims"):
-            tables["claims"] = judged(job.module, tables, job.record["conditions"])
+        tables |= said_of(job.module, tables, job.record["conditions"])
     except NothingToMeasure as nothing:
         tables, job.nothing = nothing.tables, str(nothing)
     first = {

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 PACKAGES = ("crosslens", "torch", "transformers")
+DESCRIBED = ("parameters", "kind", "origin")  # of the subject, for its pages; the key does not follow from them
 
 
 @dataclass(frozen=True)
@@ -158,5 +159,6 @@ def keyed_options(module: Any, options: Any) -> dict[str, Any]:
 def identity(facts: Mapping[str, Any], name: str, options: dict[str, Any], analysis: int, probes: int) -> str:
     """The key: everything that a run's numbers depend on. `facts` may be a record, which holds more."""
     shared = {part: facts[part] for part in ("subject", "task", "conditions")}
+    shared["subject"] = {fact: value for fact, value in facts["subject"].items() if fact not in DESCRIBED}
     shared["versions"] = {package: facts["versions"][package] for package in PACKAGES}
     return store.key_of({**shared, "analysis": name, "options": options, "VERSION": analysis, "probes": probes})

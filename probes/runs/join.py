@@ -13,7 +13,7 @@ import pandas as pd
 from ...data.errors import UserError
 from . import store
 from .contract import check
-from .judged import judged, rows_of
+from .judged import rows_of, said_of
 from .results import How
 from .tables import of_condition
 from .verify import open_run
@@ -102,7 +102,7 @@ def join(
     with store.locked(directory):
         parts = {n: rows_of(_tables(p, r), condition) for n, p, r in zip(labels, runs, records, strict=True)}
         tables = of_condition(module, parts, How(options), condition)
-        tables["claims"] = judged(module, tables, [condition])
+        tables |= said_of(module, tables, [condition])
         for table in tables.values():
             leading = {"subject": subject["name"], "task": " + ".join(labels), "analysis": name}
             for at, (column, value) in enumerate(leading.items()):

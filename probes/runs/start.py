@@ -17,6 +17,7 @@ from .. import VERSION
 from ..model.hybrid import without_heads
 from ..prompts.yes_no import spelled_like
 from . import store
+from .described import described, shown_example
 from .job import Job, Settings, keyed_options
 from .needs import memory_of, peak_of, shortage
 from .plan import Shard, make_plan, plan_to_json, shapes
@@ -42,6 +43,7 @@ def start(
     learned_on = {"examples": len(held_out), "groups": len({e.group for e in held_out})}
     job.record |= {
         **facts,
+        "subject": facts["subject"] | described(subject),
         "title": (job.module.__doc__ or job.name).strip().splitlines()[0],
         "question": job.module.QUESTION,
         "paper": job.module.PAPER,
@@ -66,6 +68,7 @@ def start(
         "command": settings.command,
         **({"location": subject.location} if subject.location else {}),
         **_reopening(subject),
+        "example": shown_example(subject, examples, template, bos[0]),
         "started": store.now(),
         "notes": [*job.notes, *_common_groups(held_out, examples)],
     }

@@ -1,0 +1,275 @@
+"""Planted tables of findings: for every analysis what is found, what its control does as well, what is at chance.
+
+CASES_OF: analysis -> name -> a function that gives (tables, words of the sentence, its state).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from crosslens.analyses.attention import sinks as sinks_analysis
+from crosslens.analyses.circuits import circuits as circuits_analysis
+from crosslens.analyses.circuits import edges as edges_analysis
+from crosslens.analyses.circuits import steering as steering_analysis
+from crosslens.analyses.circuits._circuit_tables import EXACT
+from crosslens.analyses.common.findings import FOUND, OPEN, UNTESTABLE
+from crosslens.analyses.flow import head_divergence as divergence_analysis
+from crosslens.analyses.lenses import group_lens, logit_attribution
+from crosslens.probes.runs.results import Rows
+
+from ..helpers.makers import tables_from, tables_from_runs
+from .claims import (
+    circuits,
+    edges,
+    faithfulness,
+    head_divergence,
+    image_lens,
+    information_flow,
+    learned_lenses,
+    lenses,
+    overlap,
+    repairs,
+    rows_of,
+    sinks,
+    steering,
+    subject_card,
+)
+from .claims import logit_attribution as attribution
+
+Tables = dict[str, pd.DataFrame]
+Case = Callable[[], tuple[Tables, str, str]]
+
+OPTIONS: dict[str, Any] = {
+    "faithfulness": faithfulness.OPTIONS,
+    "steering": steering_analysis.Options(draws=steering.DRAWS),
+    "logit_attribution": logit_attribution.Options(words=0),
+}
+
+
+def learned(analysis: str) -> dict[str, Any]:
+    return {"edges": edges.LEARNED, "faithfulness": faithfulness.LEARNED}.get(analysis, {})
+
+
+def at_chance(rows: Rows) -> Rows:
+    """The same rows of a task that is not solved."""
+    rows.values["right"] = np.zeros(len(rows.examples))
+    return rows
+
+
+@cache
+def of_circuits(kind: str) -> Tables:
+    rows = circuits.rows()
+    if kind == "alike":
+        exact = rows[f"head|{EXACT}"]
+        exact[:] = -1 + np.random.default_rng(1).normal(0, 0.5, exact.shape)
+    return tables_from(circuits_analysis, at_chance(rows) if kind == "chance" else rows)
+
+
+@cache
+def of_edges(kind: str) -> Tables:
+    rows = edges.rows()
+    if kind == "null":
+        rng = np.random.default_rng(1)
+        rows.values["edges|5 steps"][:] = rng.normal(0, 0.5, rows["edges|5 steps"].shape)
+    return tables_from(edges_analysis, at_chance(rows) if kind == "chance" else rows, **edges.LEARNED)
+
+
+@cache
+def of_faithfulness(kind: str) -> Tables:
+    rows = faithfulness.rows(own=0.6, random=0.7) if kind == "null" else faithfulness.rows()
+    effects = np.random.default_rng(1).normal(0, 0.1, (len(rows.examples), 5)) - 3 * (np.arange(5) == 2)
+    rows.values["position|mlp_out|subject"] = effects
+    return faithfulness.made(at_chance(rows) if kind == "chance" else rows)
+
+
+@cache
+def of_steering(**how: Any) -> Tables:
+    return tables_from(steering_analysis, steering.rows(**how), OPTIONS["steering"])
+
+
+def of_steering_without_ioi() -> Tables:
+    return tables_from(steering_analysis, steering.rows(), OPTIONS["steering"], ioi=False)
+
+
+@cache
+def of_overlap(kind: str) -> Tables:
+    runs, chance = {}, kind == "chance"
+    heads = {"a": overlap.SOME, "b": overlap.OTHERS if kind == "null" else overlap.SOME}
+    for seed, (task, some) in enumerate(heads.items()):
+        runs[task] = overlap.tables_of(overlap.effects_of(some, 3 * seed))
+        reason = "the task is not solved here" if chance else ""
+        runs[task]["tested"] = pd.DataFrame({"claim": ["sparse"], "untestable": [reason], "condition": ["no BOS"]})
+    return tables_from_runs(runs)
+
+
+@cache
+def of_attribution(kind: str) -> Tables:
+    rows = attribution.rows()
+    if kind == "null":  # no head does more than another
+        rng = np.random.default_rng(1)
+        rows.values["heads"] = np.stack([1 + rng.normal(0, 3, (attribution.N, *attribution.SHAPE))] * 2, 1)
+        rows.values["logit"] = rows["heads"].sum((2, 3))
+    if kind == "chance":
+        rows.values["logit"] = -rows["logit"]
+    return tables_from(logit_attribution, rows, OPTIONS["logit_attribution"])
+
+
+def of_divergence(**how: Any) -> Tables:
+    return tables_from(divergence_analysis, head_divergence.rows(**how), head_divergence.OPTIONS)
+
+
+@cache
+def of_image_lens(asked: float, other: float) -> Tables:
+    rng = np.random.default_rng(0)
+    shape = (image_lens.N, image_lens.STATES)
+    made = [np.clip(mean + 0.1 * rng.normal(size=shape), 0, 1) for mean in (asked, other)]
+    return image_lens.tables_of(*made)
+
+
+@cache
+def of_sinks(**how: Any) -> Tables:
+    return tables_from(sinks_analysis, rows_of(sinks.values(**how), sinks.GROUPS), sinks.OPTIONS, **sinks.LEARNED)
+
+
+def of_sinks_without_tau() -> Tables:
+    rows = rows_of(sinks.values(), sinks.GROUPS)
+    return tables_from(sinks_analysis, rows, sinks.OPTIONS, **sinks.LEARNED | {"tau": None})
+
+
+@cache
+def of_group_lens(words: float, random: float) -> Tables:
+    """The probability of English in the states of 20 prompts, beside random words."""
+    rng = np.random.default_rng(0)
+    values = {name: mean * rng.uniform(0.8, 1.2, (20, 5)) for name, mean in (("English", words), ("kl", 1.0))}
+    values["English|random"] = random * rng.uniform(0.5, 1.5, (20, 5))
+    return tables_from(group_lens, rows_of(values, groups=10))
+
+
+@cache
+def of_flow(kind: str) -> Tables:
+    tables = dict(information_flow.planted("", True))
+    if kind == "null":  # random positions cost what the subject costs
+        flows = tables["flows"]
+        cut = flows[flows["control"] == ""]
+        tables["flows"] = pd.concat([cut, cut.assign(control="random positions")], ignore_index=True)
+    if kind == "chance":
+        tables["accuracy"] = not_above(tables["accuracy"], "accuracy − guessing")
+    return tables
+
+
+def not_above(accuracy: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """The table of a task that is not solved."""
+    made = accuracy.copy()
+    made.loc[made["measure"] == measure, ["value", "lower", "upper"]] = (0.0, -0.1, 0.1)
+    return made
+
+
+@cache
+def of_lenses(holds: bool, solved: bool = True) -> Tables:
+    tables = dict(lenses.planted("", holds))
+    if not solved:
+        tables["accuracy"] = not_above(tables["accuracy"], "pair accuracy − guessing")
+    return tables
+
+
+def case(made: Callable[[], Tables], begins: str, state: str) -> Case:
+    return lambda: (made(), begins, state)
+
+
+CASES_OF: dict[str, dict[str, Case]] = {
+    "circuits": {
+        "a head": case(partial(of_circuits, ""), "Head 1.2 carries the answer", FOUND),
+        "few": case(partial(of_circuits, ""), "A few heads carry the task", FOUND),
+        "all alike": case(partial(of_circuits, "alike"), "No few heads stand out", OPEN),
+        "at chance": case(partial(of_circuits, "chance"), "which heads carry the task", UNTESTABLE),
+    },
+    "edges": {
+        "an edge": case(partial(of_edges, ""), "The edge 0.1 → q of 1.0 helps", FOUND),
+        "again": case(partial(of_edges, ""), "The strongest edges are the task's", FOUND),
+        "luck": case(partial(of_edges, "null"), "leads where edges were chosen", OPEN),
+        "at chance": case(partial(of_edges, "chance"), "which edges carry the task", UNTESTABLE),
+    },
+    "faithfulness": {
+        "a tenth": case(partial(of_faithfulness, ""), "A tenth of the heads does", FOUND),
+        "a place": case(partial(of_faithfulness, ""), "MLP 2 does most before the last position", FOUND),
+        "any tenth": case(partial(of_faithfulness, "null"), "which is not more than", OPEN),
+        "at chance": case(partial(of_faithfulness, "chance"), "what the circuit does alone", UNTESTABLE),
+    },
+    "steering": {
+        "repaired": case(of_steering, "Steering the heads that IOI uses repairs", FOUND),
+        "harmed": case(partial(of_steering, steered=0.1), "Steering the heads that IOI uses harms", FOUND),
+        "any head": case(partial(of_steering, control=0.95), "Steering the heads that IOI uses is not told", OPEN),
+        "no IOI": case(of_steering_without_ioi, "whether steering the heads that IOI uses", UNTESTABLE),
+    },
+    "overlap": {
+        "the same": case(partial(of_overlap, ""), "a and b share 4 of 4 heads", FOUND),
+        "others": case(partial(of_overlap, "null"), "not more than depth alone gives", OPEN),
+        "at chance": case(partial(of_overlap, "chance"), "what a and b share", UNTESTABLE),
+    },
+    "logit_attribution": {
+        "a head": case(partial(of_attribution, ""), "writes most for the answer", FOUND),
+        "few": case(partial(of_attribution, ""), "Ten heads, ", FOUND),
+        "copies": case(partial(of_attribution, ""), "copy what they attend to", FOUND),
+        "all alike": case(partial(of_attribution, "null"), "No few heads stand out", OPEN),
+        "at chance": case(partial(of_attribution, "chance"), "which heads write the answer", UNTESTABLE),
+    },
+    "lenses": {
+        "late": case(partial(of_lenses, True), "The stream gives the answer late", FOUND),
+        "early": case(partial(of_lenses, False), "It is not shown that the answer is readable late", OPEN),
+        "at chance": case(partial(of_lenses, True, False), "when the answer becomes readable", UNTESTABLE),
+    },
+    "learned_lenses": {
+        "nearer": case(lambda: learned_lenses.planted("", True), "In the middle half of the states the tuned", FOUND),
+        "farther": case(lambda: learned_lenses.planted("", False), "It is not shown that the tuned lens reads", OPEN),
+    },
+    "group_lens": {
+        "words": case(partial(of_group_lens, 0.3, 0.01), "Words of the group English are most probable", FOUND),
+        "any words": case(partial(of_group_lens, 0.3, 0.29), "No group of words is told from", OPEN),
+    },
+    "image_lens": {
+        "its object": case(partial(of_image_lens, 0.8, 0.3), "Image tokens decode to their object inside", FOUND),
+        "any object": case(
+            partial(of_image_lens, 0.8, 0.8), "It is not shown that image tokens decode to their object inside", OPEN
+        ),
+    },
+    "information_flow": {
+        "read": case(partial(of_flow, ""), "The last position reads the subject", FOUND),
+        "any word": case(partial(of_flow, "null"), "It is not shown that the last position needs the subject", OPEN),
+        "at chance": case(partial(of_flow, "chance"), "what the last position reads of the subject", UNTESTABLE),
+    },
+    "head_divergence": {
+        "heads": case(partial(of_divergence, relative=2.0), "heads react to the image more than", FOUND),
+        "no head": case(of_divergence, "No head is sure to react", OPEN),
+        "words": case(partial(of_divergence, words=2.0), "tells hallucinated words from correct ones", FOUND),
+        "any image": case(partial(of_divergence, words=2.0, control_words=2.0), "does not tell hallucinated", OPEN),
+        "few": case(partial(of_divergence, maps=head_divergence.FEW), "A tenth of the heads holds", FOUND),
+        "few of any": case(
+            partial(of_divergence, maps=head_divergence.FEW, control=head_divergence.FEW), "That a tenth of", OPEN
+        ),
+    },
+    "repairs": {
+        "mends": case(lambda: repairs.made({"VHR": 0.5}), "VHR helps", FOUND),
+        "harms": case(lambda: repairs.made({"VHR": -0.5}), "VHR harms", FOUND),
+        "any heads": case(lambda: repairs.made({"VHR": 0.5}, controls=0.5), "It is not shown that VHR helps", OPEN),
+        "nothing": case(lambda: repairs.made({"VHR": 0.5}), "VAR changed no answer of 120", OPEN),
+        "at chance": case(lambda: repairs.made({"VHR": 0.5}, solved=0.4), "what VHR does", UNTESTABLE),
+    },
+    "sinks": {
+        "first": case(of_sinks, "The first token takes 6", FOUND),
+        "uniform": case(partial(of_sinks, first=0.1), "The first token takes no more attention", OPEN),
+        "in images": case(of_sinks, "of the image tokens are sinks", FOUND),
+        "masked": case(of_sinks, "Visual sinks carry less", FOUND),
+        "masked like any": case(partial(of_sinks, harm=0.27), "is not told from masking random", OPEN),
+        "no τ": case(of_sinks_without_tau, "sinks in images", UNTESTABLE),
+    },
+    "subject_card": {
+        "seen": case(lambda: subject_card.planted("swapped", True), "The answers come from the image", FOUND),
+        "blind": case(lambda: subject_card.planted("swapped", False), "The answers do not come from the image", OPEN),
+        "made up": case(lambda: subject_card.planted("CHAIR hard", True), "In captions of hard scenes", FOUND),
+    },
+}
+CASES = [(analysis, name) for analysis, cases in CASES_OF.items() for name in cases]
