@@ -45,10 +45,10 @@ def heat_map(
     value if negative). scale: (least, greatest) colour value; default from all panels of views of one kind, without
     single cells that would swallow it (see `colours`).
     """
-    view, frame = (view, frame) if view else ("view", frame.assign(view=""))
     check_rows(frame, (view, panel, x, y))
+    view, frame = (view, frame) if view else ("view", frame.assign(view=""))
     rows = _range(frame[y]) if pd.api.types.is_numeric_dtype(frame[y]) else list(frame[y].unique())
-    axes = _range(frame[x]), rows
+    axes = _range(frame[x], in_steps=x == "state"), rows
     names = [name for name, _ in parts(frame, panel)]
     figure = panels(names, stacked=True, gap=_gap(len(names), len(rows)))
     views = list(frame[view].unique())
@@ -142,10 +142,10 @@ def _gap(count: int, rows: int) -> float:
     return 0.0 if count == 1 else min(34 / (_height(count, rows) - 110), 1 / (count - 1) - 0.01)
 
 
-def _range(values: pd.Series) -> list[int]:
-    """Every whole number from the least to the greatest, in steps where they come in steps (every third state): a
-    layer without rows stays visible as missing.
+def _range(values: pd.Series, in_steps: bool = False) -> list[int]:
+    """Every whole number from the least to the greatest: a layer without rows stays visible as missing. States that
+    were measured in steps (every third) are columns side by side.
     """
     known = np.unique(values.to_numpy()).astype(int)
-    step = int(np.gcd.reduce(np.diff(known))) if len(known) > 1 else 1
+    step = int(np.gcd.reduce(np.diff(known))) if in_steps and len(known) > 1 else 1
     return list(range(int(known[0]), int(known[-1]) + 1, step))

@@ -1,4 +1,4 @@
-"""Charts over pictures: one cell per image token, laid over the picture that it comes from. Pictures keep their shape."""
+"""Charts over pictures, which keep their shape: one cell per image token, laid over what it comes from."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def figures(tables: Tables) -> dict[str, go.Figure]:
 
 
 def helps(rows: pd.DataFrame) -> pd.DataFrame:
-    """Effects as what the twin's output takes away, so that whatever helps is above 0; what is written has that sign."""
+    """Effects as what the twin's output takes away, so that helps is above 0; what is written has that sign already."""
     written = rows["measure"].eq(LOGITS) | rows["measure"].str.startswith(ATTENTION)
     return turned(rows, ~written)
 

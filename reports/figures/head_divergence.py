@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from ..charts import dots, head_map, lines, shaded_words
 from .drawing import Drawing, Tables, draw_all
-from .views import MEASURED, views
+from .views import DIFFERENCE, MEASURED, views
 
 Draw = Callable[[pd.DataFrame, Tables], go.Figure | None]
 
@@ -20,13 +20,20 @@ def figures(tables: Tables) -> dict[str, go.Figure]:
     return draw_all(FIGURES, tables)
 
 
-def heads(rows: pd.DataFrame, _: Tables) -> go.Figure:
+def heads(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
     """A view for each way and control, on one scale; grey: not told from a control."""
-    ways = rows.loc[rows["control"] == "", "way"].unique()
-    alone = [views(rows[(rows["way"] == way) | (rows["control"] != "")]) for way in ways]
-    named = [shown.assign(view=shown["view"].replace({MEASURED: f"image {w}"})) for shown, w in zip(alone, ways)]
-    joined = pd.concat(named, ignore_index=True).drop_duplicates(["condition", "view", "layer", "head"])
-    return head_map(joined[~joined["view"].str.contains("−")], panel="condition", view="view")
+    control = rows["control"] != ""
+    shown = [_of_way(rows[control | (rows["way"] == way)], way) for way in rows.loc[~control, "way"].unique()]
+    if not shown:
+        return None
+    joined = pd.concat(shown, ignore_index=True).drop_duplicates(["condition", "view", "layer", "head"])
+    return head_map(joined, panel="condition", view="view")
+
+
+def _of_way(rows: pd.DataFrame, way: str) -> pd.DataFrame:
+    """One way of taking the image away beside the controls; the differences are a figure of their own, with p."""
+    shown = views(rows)
+    return shown[shown["view"] != DIFFERENCE].assign(view=lambda r: r["view"].replace({MEASURED: f"image {way}"}))
 
 
 def excess(rows: pd.DataFrame, _: Tables) -> go.Figure:

@@ -111,8 +111,8 @@ FLOWS = Drawing(
     "How much of the answer's probability each cut takes away",
     by_flow(LOST),
     f"Share of the probability of the model's own first answer token that is lost, mean over correct answers. {WINDOW}",
-    "Above 0 the answer needs this flow at this depth; 100 % is all of it. An n in the legend: these flows were measured "
-    "on different examples.",
+    "Above 0 the answer needs this flow at this depth; 100 % is all of it. An n in the legend: these flows "
+    "were measured on different examples.",
     interval="Bands",
 )
 KINDS = Drawing(

@@ -118,7 +118,8 @@ FIGURES = [
         {"measure": "difference", "control": ""},
         "Attention and MLP, layer by layer",
         by_layer,
-        "What all heads of a layer together (biases included), and its MLP, add to logit[answer] − logit[wrong answer].",
+        "What all heads of a layer together (biases included), and its MLP, add to logit[answer] − logit[wrong "
+        "answer].",
         "Above 0 towards the answer. Embedding and final bias have no layer: they are in the table.",
         interval="Bands",
     ),

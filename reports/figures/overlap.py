@@ -102,11 +102,21 @@ def matrix(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
         text[i, j] = text[j, i] = said
     figure = go.Figure()
     labels = [plain(name) for name in names]
+    bar = {"title": {"text": "share in<br>common", "side": "top"}, "thickness": 12}
     figure.add_heatmap(
-        z=[digits(line) for line in z], x=labels, y=labels, text=text.tolist(), texttemplate="%{text}", zmin=0, zmax=1, colorscale=UNSIGNED,
-        colorbar={"title": {"text": "share in<br>common", "side": "top"}, "thickness": 12}, xgap=2, ygap=2,
+        z=[digits(line) for line in z],
+        x=labels,
+        y=labels,
+        text=text.tolist(),
+        texttemplate="%{text}",
+        zmin=0,
+        zmax=1,
+        colorscale=UNSIGNED,
+        colorbar=bar,
+        xgap=2,
+        ygap=2,
         hovertemplate="%{x}, %{y}: %{z:.0%}<extra></extra>",
-    )  # fmt: skip
+    )
     figure.update_layout(template=TEMPLATE, plot_bgcolor=MISSING)
     figure.update_yaxes(autorange="reversed")
     return sized(figure, 180 + 62 * len(names), 160 + 90 * len(names))
