@@ -52,7 +52,7 @@ def word_pictures(frame: pd.DataFrame, pictures: pd.DataFrame) -> go.Figure:
     starts = dict(zip(shapes.index, np.cumsum([0, *(shapes["column"] + 1)]).tolist(), strict=False))
     frame = frame.assign(at=frame["column"] + frame["example"].map(starts))
     figure = go.Figure()
-    states = _few(sorted(frame["state"].unique()), len(frame[frame["rank"] == 1]))
+    states = _few(sorted(int(state) for state in frame["state"].unique()), len(frame[frame["rank"] == 1]))
     for state in states:
         for trace in _words(frame[frame["state"] == state], state == states[-1]):
             figure.add_trace(trace)

@@ -27,6 +27,18 @@ def maps(rows: pd.DataFrame, _: Tables) -> go.Figure:
 NULL, CEILING = "heads of the same layers at random", "ceiling: two samples of one task"
 
 
+def overlap(rows: pd.DataFrame, tables: Tables) -> go.Figure | None:
+    """All stages of one pair of tasks; of several pairs the paths to the output."""
+    if rows["pair"].nunique() == 1:
+        return curve(rows.assign(pair=rows["measure"]), tables)
+    rows = rows[rows["measure"] == STAGES[1]]
+    return None if rows.empty else curve(rows, tables)
+
+
+def other_stage(rows: pd.DataFrame, tables: Tables) -> go.Figure | None:
+    return curve(rows, tables) if rows["pair"].nunique() > 1 else None
+
+
 def curve(rows: pd.DataFrame, _: Tables) -> go.Figure:
     """Observed overlap, the null's band and mean, and the ceiling, a panel per pair; the share logarithmic."""
     keep = ["pair", "share", "n", "n_groups", "unit"]
@@ -122,19 +134,18 @@ def matrix(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
     return sized(figure, 180 + 62 * len(names), 160 + 90 * len(names))
 
 
-def _curve(number: int, stage: str, theme: str) -> Drawing:
+SHARED = (
+    "Share of the k strongest heads that both tasks have in common, over k. Dotted: what heads of the same layers at "
+    "random would share, with its exact 95 % range; the ceiling: what two samples of one task would share.",
+    "Above the dotted band the tasks share more than depth alone explains; at the ceiling as much as can be seen. The "
+    "table has p and q, also the hypergeometric p that ignores depth.",
+)
+
+
+def _curve(number: int, stage: str) -> Drawing:
+    title = f"How many of the strongest heads two tasks share: {stage}"
     return Drawing(
-        f"curve-{number}",
-        "overlap",
-        {"measure": stage},
-        f"How many of the strongest heads two tasks share: {stage}",
-        curve,
-        "Share of the k strongest heads that both tasks have in common, over k. Dotted: what heads of the same layers "
-        "at random would share, with its exact 95 % range; the ceiling: what two samples of one task would share.",
-        "Above the dotted band the tasks share more than depth alone explains; at the ceiling as much as can be seen. "
-        "The table has p and q, also the hypergeometric p that ignores depth.",
-        theme,
-        "Bands",
+        *(f"curve-{number}", "overlap", {"measure": stage}, title, other_stage, *SHARED, "other stages", "Bands"),
         select=first_condition,
     )
 
@@ -168,7 +179,11 @@ def _scatter(name: str, stage: str, theme: str) -> Drawing:
 
 
 FIGURES = [
-    _curve(1, STAGES[1], "main"),
+    Drawing(
+        *("overlap", "overlap", {}, "How many of the strongest heads two tasks share", overlap, *SHARED),
+        interval="Bands",
+        select=first_condition,
+    ),
     _scatter("scatter", STAGES[1], "main"),
     Drawing(
         "correlation",
@@ -216,8 +231,8 @@ FIGURES = [
         "variants",
         select=first_condition,
     ),
-    _curve(2, STAGES[0], "other stages"),
-    _curve(3, STAGES[2], "other stages"),
+    _curve(2, STAGES[0]),
+    _curve(3, STAGES[2]),
     _scatter("scatter-last", STAGES[0], "other stages"),
     _maps(1, STAGES[1]),
     _maps(2, STAGES[0]),
