@@ -107,7 +107,8 @@ def _is_drawn(analysis: str, figure: str) -> bool:
     path = FIGURES / f"{analysis}.py"
     if not path.is_file():
         return figure.partition("-")[0] in _tables_of(analysis)
-    tree = ast.parse(path.read_text("utf-8"))
+    files = [path, *FIGURES.glob(f"*_{analysis}.py")]  # what did not fit into one
+    tree = ast.parse("\n".join(file.read_text("utf-8") for file in files))
     texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     if figure in texts:
         return True

@@ -1,16 +1,17 @@
 """Charts: plotly figures from tables, in one look. Each takes a DataFrame and returns a Figure."""
 
-from .bars import bars
 from .curves import lines, spectrum, spikes
-from .maps import head_map, heat_map, token_grid
-from .pictures import picture_maps
+from .dots import dots
+from .grids import token_grid
+from .maps import head_map, heat_map
+from .pictures import picture_maps, word_pictures
 from .scatter import scatter
 from .style import captioned, sample, token_label
 from .words import shaded_words
 
 __all__ = [
-    "bars",
     "captioned",
+    "dots",
     "head_map",
     "heat_map",
     "lines",
@@ -22,4 +23,5 @@ __all__ = [
     "spikes",
     "token_grid",
     "token_label",
+    "word_pictures",
 ]

@@ -1,36 +1,28 @@
-"""Heat maps: heads by layer, anything by state, tokens by state and position."""
+"""Heat maps: heads by layer, anything by state; switches between what is measured and its control."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from .style import (
-    MISSING,
-    SIGNED,
-    TEMPLATE,
-    UNSIGNED,
-    axis_title,
-    check_rows,
-    common_unit,
-    hover,
-    panels,
-    parts,
-    plain,
-    sized,
-    token_label,
-)
+from .colours import colours
+from .hovers import fixed, template
+from .style import INK, MISSING, axis_title, check_rows, common_unit, digits, panels, parts, plain, sized
 
 CELL = 15  # px, the height of a row
+UNCLEAR = "rgba(196, 196, 196, 0.85)"  # over a cell that is not told from its control
+HEAD = {"kind": "head"}  # of a map whose cells are heads: their `customdata` is "12.3"
 
 
 def head_map(frame: pd.DataFrame, value: str = "value", **options: Any) -> go.Figure:
     """Layer × head heat map of a table with columns layer, head and `value`; options as in `heat_map`."""
-    return heat_map(frame, "layer", "head", value, **options)
+    figure = heat_map(frame, "layer", "head", value, **options)
+    return figure.update_layout(meta={**figure.layout.meta, "address": HEAD})
 
 
 def heat_map(
@@ -39,71 +31,106 @@ def heat_map(
     y: str,
     value: str = "value",
     *,
-    signed: bool = False,
+    signed: bool | Collection[str] = False,
     panel: str | None = None,
+    view: str | None = None,
     scale: tuple[float, float] | None = None,
     unit: str | None = None,
 ) -> go.Figure:
     """Rows of a table as a map, one panel under the other per value of `panel`, all on one colour scale.
 
-    Depth (`x`: layer or state) runs from left to right as in every line figure. A missing cell is grey.
-    signed: diverging colours, symmetric about 0; otherwise cividis from 0 (or the least value if negative).
-    scale: (least, greatest) colour value; default from the data of all panels.
+    Depth (`x`: layer or state) runs from left to right as in every line figure. A missing cell has no colour; rows
+    whose column `unclear` is true are grey. view: a column; one of its values is shown at a time, chosen by buttons.
+    signed: diverging colours, symmetric about 0 (of all views, or of those named); otherwise from 0 (or the least
+    value if negative). scale: (least, greatest) colour value; default from all panels of views of one kind, without
+    single cells that would swallow it (see `colours`).
     """
-    check_rows(frame, (panel, x, y))
-    split = parts(frame, panel)
-    rows, columns = list(frame[y].unique()), _range(frame[x])
-    if pd.api.types.is_numeric_dtype(frame[y]):
-        rows = _range(frame[y])
-    gap = _gap(len(split), len(rows))
-    figure = panels([name for name, _ in split], stacked=True, gap=gap)
-    colours = _colours(frame[value], signed, scale, common_unit(frame, "") if unit is None else unit)
-    for row, (name, part) in enumerate(split, start=1):
-        keys = ([panel] if panel else []) + [x, y]
-        cells = _cells(part, x, y, value, keys, columns, rows)
-        figure.add_heatmap(**cells, **colours, showscale=row == 1, name=plain(name), row=row, col=1)
-    return _map_axes(figure, x, y, rows, len(split))
+    check_rows(frame, (view, panel, x, y))
+    view, frame = (view, frame) if view else ("view", frame.assign(view=""))
+    rows = _range(frame[y]) if pd.api.types.is_numeric_dtype(frame[y]) else list(frame[y].unique())
+    axes = _range(frame[x], in_steps=x == "state"), rows
+    names = [name for name, _ in parts(frame, panel)]
+    figure = panels(names, stacked=True, gap=_gap(len(names), len(rows)))
+    views = list(frame[view].unique())
+    kinds = {name: signed if isinstance(signed, bool) else name in signed for name in views}
+    for name in views:
+        alike = frame[frame[view].map(kinds) == kinds[name]]
+        told = common_unit(alike, "") if unit is None else unit
+        look = colours(alike[value], kinds[name], scale, told)
+        look |= {"visible": name == views[0], "meta": str(name)}
+        for row, shown in enumerate(names, start=1):
+            part = frame[(frame[view] == name) & ((frame[panel] == shown) if len(names) > 1 else True)]
+            if len(part):
+                trace = _cells(part, (x, y, value), axes, [fixed(name), fixed(shown)])
+                figure.add_heatmap(**trace, **look, showscale=row == 1, row=row, col=1)
+            if "unclear" in part and part["unclear"].any():
+                over = _grey(part, (x, y), axes)
+                figure.add_heatmap(**over, visible=look["visible"], meta=look["meta"], row=row, col=1)
+    figure = _axes(figure, x, y, rows, len(names))
+    return switch(figure, views) if len(views) > 1 else figure
 
 
-def _cells(part: pd.DataFrame, x: str, y: str, value: str, keys: list[str], columns: list, rows: list) -> dict:
-    """z [rows, columns] with NaN where the table has no row, and the hover text of each cell."""
-    z = np.full((len(rows), len(columns)), math.nan)
-    text = np.full(z.shape, "", dtype=object)
-    where_x, where_y = {c: i for i, c in enumerate(columns)}, {r: i for i, r in enumerate(rows)}
-    for record in part.to_dict("records"):
-        at = where_y[record[y]], where_x[record[x]]
-        z[at], text[at] = record[value], hover(record, keys, value)
-    return {
-        "z": z,
-        "x": columns,
-        "y": list(range(len(rows))),
-        "hovertext": text.tolist(),
-        "hovertemplate": "%{hovertext}<extra></extra>",
-        "xgap": 1,
-        "ygap": 1,
-    }
+def switch(figure: go.Figure, names: Sequence[str]) -> go.Figure:
+    """Buttons above the plot: each shows the traces whose `meta` is its name and hides the others."""
+    owners = [trace.meta for trace in figure.data]
+    buttons = [
+        {"label": plain(name), "method": "restyle", "args": [{"visible": [owner == name for owner in owners]}]}
+        for name in names
+    ]
+    look = {"type": "buttons", "direction": "right", "showactive": True, "font": {"size": 11.5, "color": INK}}
+    place = {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"b": 22, "t": 0}}
+    return figure.update_layout(updatemenus=[{"buttons": buttons, "bordercolor": "#b5b5b5", **look, **place}])
 
 
-def _colours(values: pd.Series, signed: bool, scale: tuple[float, float] | None, unit: str) -> dict:
-    known = values.dropna()
-    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
-    if signed:
-        reach = max(abs(low), abs(high)) if scale is None else max(abs(scale[0]), abs(scale[1]))
-        ends = {"zmin": -(reach or 1.0), "zmax": reach or 1.0, "zmid": 0}
+def _cells(part: pd.DataFrame, names: tuple[str, str, str], axes: tuple[list, list], told: list[str]) -> dict:
+    """The map of one panel, z [rows, columns] with None where the table has no row."""
+    x, y, value = names
+    said = [*told, f"{x} %{{x}}", f"{y.removesuffix('_label')} %{{y}}"]
+    hover = template([part for part in said if part], "z", part, "text")
+    cells = {"z": _laid(part, (x, y), axes, digits(part[value])), **_place(axes), **hover, "hoverongaps": False}
+    if "text" in hover:
+        cells["text"] = _laid(part, (x, y), axes, hover["text"])
+    if (x, y) == ("layer", "head"):
+        heads = [f"{int(a)}.{int(b)}" for a, b in zip(part[x], part[y], strict=True)]
+        cells["customdata"] = _laid(part, (x, y), axes, heads)
+    return cells
+
+
+def _grey(part: pd.DataFrame, names: tuple[str, str], axes: tuple[list, list]) -> dict:
+    """Grey over the cells that are unclear; what lies under it stays under the mouse."""
+    grey = _laid(part, names, axes, [1 if unclear else None for unclear in part["unclear"]])
+    look = {"colorscale": [[0, UNCLEAR], [1, UNCLEAR]], "showscale": False, "hoverinfo": "skip"}
+    return {"z": grey, **_place(axes), **look}
+
+
+def _laid(part: pd.DataFrame, names: tuple[str, str], axes: tuple[list, list], values: list) -> list[list]:
+    """Values as they lie in the map, [rows, columns]; None in cells without a row."""
+    columns, rows = ({name: i for i, name in enumerate(axis)} for axis in axes)
+    cells = np.full((len(rows), len(columns)), None, dtype=object)
+    for a, b, told in zip(part[names[0]], part[names[1]], values, strict=True):
+        cells[rows[b], columns[a]] = told
+    return cells.tolist()
+
+
+def _place(axes: tuple[list, list]) -> dict[str, Any]:
+    columns, rows = axes
+    return {"x": columns, "y": rows if _numbers(rows) else list(range(len(rows))), "xgap": 1, "ygap": 1}
+
+
+def _numbers(rows: list) -> bool:
+    return all(isinstance(row, (int, np.integer)) for row in rows)
+
+
+def _axes(figure: go.Figure, x: str, y: str, rows: list, count: int) -> go.Figure:
+    if _numbers(rows):
+        shown = rows[:: max(1, math.ceil(len(rows) / 12))]
+        ticks = {"tickvals": shown, "ticktext": [str(row) for row in shown]}
     else:
-        low, high = scale or (min(low, 0.0), high)
-        ends = {"zmin": low, "zmax": high if high > low else low + 1}
-    bar = {"title": {"text": plain(unit), "side": "right"}, "thickness": 12, "outlinewidth": 0, "x": 1.01}
-    return {"colorscale": SIGNED if signed else UNSIGNED, "colorbar": bar, **ends}
-
-
-def _map_axes(figure: go.Figure, x: str, y: str, rows: list, count: int) -> go.Figure:
-    step = max(1, math.ceil(len(rows) / 12)) if all(isinstance(r, (int, np.integer)) for r in rows) else 1
-    ticks = {"tickvals": list(range(0, len(rows), step)), "ticktext": [plain(r) for r in rows[::step]]}
+        ticks = {"tickvals": list(range(len(rows))), "ticktext": [plain(row) for row in rows]}
     figure.update_yaxes(**ticks, showgrid=False, title_text=plain(y.replace("_label", "")))
     figure.update_xaxes(showgrid=False)
     figure.update_xaxes(title_text=axis_title(x), row=count, col=1)
-    figure.update_layout(plot_bgcolor=MISSING, margin_r=90)
+    figure.update_layout(plot_bgcolor=MISSING, margin_r=90, meta={**(figure.layout.meta or {}), "x": x})
     return sized(figure, _height(count, len(rows)))
 
 
@@ -115,53 +142,10 @@ def _gap(count: int, rows: int) -> float:
     return 0.0 if count == 1 else min(34 / (_height(count, rows) - 110), 1 / (count - 1) - 0.01)
 
 
-def _range(values: pd.Series) -> list[int]:
-    """Every whole number from the least to the greatest: a layer without rows stays visible as missing."""
-    return list(range(int(values.min()), int(values.max()) + 1))
-
-
-def token_grid(frame: pd.DataFrame, *, value: str = "value", text: str = "top", unit: str = "probability") -> go.Figure:
-    """State × position map of one prompt: colour is `value` (0 to 1), the cell's text the token in `text`.
-
-    Columns: state, position, token (what is read at that position), `text`, `value`. Positions are
-    numbered, so two equal tokens stay two columns; every token is escaped (see `token_label`).
+def _range(values: pd.Series, in_steps: bool = False) -> list[int]:
+    """Every whole number from the least to the greatest: a layer without rows stays visible as missing. States that
+    were measured in steps (every third) are columns side by side.
     """
-    check_rows(frame, ("position", "state"))
-    columns, rows = sorted(frame["position"].unique()), sorted(frame["state"].unique())
-    z = np.full((len(rows), len(columns)), math.nan)
-    shown, texts = (np.full(z.shape, "", dtype=object) for _ in range(2))
-    for record in frame.to_dict("records"):
-        at = rows.index(record["state"]), columns.index(record["position"])
-        z[at], shown[at], texts[at] = record[value], _short(record[text]), _token_hover(record, text, value)
-    figure = go.Figure()
-    look = {**_colours(frame[value], False, (0, 1), unit), "xgap": 1, "ygap": 1}
-    cells = {"z": z, "x": columns, "y": rows, "hovertext": texts.tolist()}
-    figure.add_heatmap(**cells, **look, hovertemplate="%{hovertext}<extra></extra>")
-    figure.add_trace(_words(shown, z, columns, rows))
-    tokens = frame.drop_duplicates("position").set_index("position")["token"]
-    labels = [_short(tokens[column], 14) for column in columns]
-    figure.update_xaxes(tickvals=columns, ticktext=labels, tickangle=-40, showgrid=False)
-    figure.update_xaxes(title_text="token at the position", range=[columns[0] - 0.5, columns[-1] + 0.5])
-    figure.update_yaxes(title_text=axis_title("state"), range=[rows[0] - 0.5, rows[-1] + 0.5])
-    figure.update_yaxes(showgrid=False, dtick=5 if len(rows) > 12 else 1)
-    figure.update_layout(template=TEMPLATE, plot_bgcolor=MISSING, margin_r=90)
-    return sized(figure, 150 + 19 * len(rows), 180 + 66 * len(columns))
-
-
-def _words(shown: np.ndarray, z: np.ndarray, columns: list, rows: list) -> go.Scatter:
-    """The cells' words, white on the dark half of cividis and black on the light one."""
-    colours = np.where(z >= 0.5, "#000000", "#ffffff")
-    across, up = np.meshgrid(columns, rows)
-    place = {"x": across.ravel().tolist(), "y": up.ravel().tolist(), "text": shown.ravel().tolist()}
-    font = {"color": colours.ravel().tolist(), "size": 11}
-    return go.Scatter(**place, mode="text", textfont=font, hoverinfo="skip", showlegend=False)
-
-
-def _short(token: str, length: int = 9) -> str:
-    return token_label(token if len(token) <= length else token[: length - 1] + "…")
-
-
-def _token_hover(record: dict, text: str, value: str) -> str:
-    said = {**record, "unit": "probability", text: token_label(record[text])}
-    place = f"state {said['state']}, position {said['position']}, token “{token_label(said['token'])}”"
-    return f"{place}<br>most likely next: “{said[text]}”<br><b>{record[value]:.3g}</b> probability"
+    known = np.unique(values.to_numpy()).astype(int)
+    step = int(np.gcd.reduce(np.diff(known))) if in_steps and len(known) > 1 else 1
+    return list(range(int(known[0]), int(known[-1]) + 1, step))

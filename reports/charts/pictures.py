@@ -1,11 +1,20 @@
-"""Charts over pictures: one cell per image token, laid over the picture that it comes from."""
+"""Charts over pictures, which keep their shape: one cell per image token, laid over what it comes from."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from .style import COLOURS, UNSIGNED, grid_of, hover, panels, place, plain, sized
+from .colours import colours
+from .hovers import FORMAT
+from .style import COLOURS, INK, TEMPLATE, axis_title, digits, grid_of, panels, place, plain, sized, token_label
+
+CELLS = 8000  # image tokens of all states together that one figure holds; more are shown at fewer states
+VEIL = [[0, "rgba(255,255,255,0.55)"], [1, "rgba(230,159,0,0.9)"]]  # over a picture: words stay legible on it
+SIDE = 430  # px, of a picture
 
 
 def picture_maps(frame: pd.DataFrame, pictures: pd.DataFrame, *, flag: str, unit: str) -> go.Figure:
@@ -13,29 +22,97 @@ def picture_maps(frame: pd.DataFrame, pictures: pd.DataFrame, *, flag: str, unit
 
     frame: example row column value and the flag. pictures: example png.
     """
-    figure = panels(list(pictures["example"]), stacked=False, gap=0.03, share_values=False)
+    count = len(pictures)
+    figure = panels([f"picture {i}" for i in range(1, count + 1)], stacked=False, gap=0.03, share_values=False)
+    scale = colours(frame["value"], False, unit=unit)
+    look = {"coloraxis": {**{f"c{end[1:]}": scale[end] for end in ("zmin", "zmax")}, "colorscale": scale["colorscale"]}}
     for index, (example, png) in enumerate(zip(pictures["example"], pictures["png"], strict=True), 1):
         part = frame[frame["example"] == example]
-        shape = part["row"].max() + 1, part["column"].max() + 1
-        on_grid(figure, png, shape, index, len(pictures))
-        text = [hover(record, ["row", "column", flag], "value") for record in part.to_dict("records")]
-        where = {"x": part["column"], "y": part["row"], **place(index, len(pictures))}
-        figure.add_heatmap(
-            **where,
-            z=part["value"],
-            text=text,
-            hoverinfo="text",
-            name=plain(example),
-            opacity=0.5,
-            coloraxis="coloraxis",
-        )
+        on_grid(figure, png, (part["row"].max() + 1, part["column"].max() + 1), index, count)
+        where = {"x": part["column"].tolist(), "y": part["row"].tolist(), **place(index, count)}
+        said = f"{plain(example)}<br>row %{{y}}, column %{{x}}<br><b>%{{z:{FORMAT}}}</b> {plain(unit)}<extra></extra>"
+        cells = {"z": digits(part["value"]), "hovertemplate": said, "opacity": 0.5, "coloraxis": "coloraxis"}
+        figure.add_heatmap(**where, **cells, name=plain(example))
         framed = part[part[flag]]
         marker = {"symbol": "square-open", "size": 16, "color": COLOURS[1], "line": {"width": 3}}
-        where |= {"x": framed["column"], "y": framed["row"]}
+        where |= {"x": framed["column"].tolist(), "y": framed["row"].tolist()}
         figure.add_scatter(**where, mode="markers", marker=marker, hoverinfo="skip", showlegend=False)
-    bar = {"title": {"text": plain(unit)}, "thickness": 12}
-    figure.update_layout(coloraxis={"colorscale": UNSIGNED, "cmin": 0, "colorbar": bar}, margin_r=90)
-    return sized(figure, 330 * grid_of(len(pictures))[0], 900)
+    look["coloraxis"]["colorbar"] = scale["colorbar"]
+    figure.update_layout(**look, margin_r=90)
+    return sized(figure, 330 * grid_of(count)[0], 900)
+
+
+def word_pictures(frame: pd.DataFrame, pictures: pd.DataFrame) -> go.Figure:
+    """The likeliest word of every image token, over its picture; buttons choose the picture, a slider the state.
+
+    frame: example state row column rank token value (a probability). pictures: example png. One trace a state holds
+    all pictures side by side, and the buttons move the window over them. It begins with the last state.
+    """
+    shapes = frame.groupby("example")[["row", "column"]].max() + 1
+    starts = dict(zip(shapes.index, np.cumsum([0, *(shapes["column"] + 1)]).tolist(), strict=False))
+    frame = frame.assign(at=frame["column"] + frame["example"].map(starts))
+    figure = go.Figure()
+    states = _few(sorted(int(state) for state in frame["state"].unique()), len(frame[frame["rank"] == 1]))
+    for state in states:
+        for trace in _words(frame[frame["state"] == state], state == states[-1]):
+            figure.add_trace(trace)
+    windows = []
+    for example, png in zip(pictures["example"], pictures["png"], strict=True):
+        height, width = (int(n) for n in shapes.loc[example])
+        left = starts[example] - 0.5
+        lies = {"x": left, "y": -0.5, "sizex": width, "sizey": height, "xref": "x", "yref": "y"}
+        figure.add_layout_image(source=f"data:image/png;base64,{png}", sizing="stretch", layer="below", **lies)
+        windows.append({"xaxis.range": [left, left + width], "yaxis.range": [height - 0.5, -0.5]})
+    figure.update_xaxes(range=windows[0]["xaxis.range"], **BARE)
+    figure.update_yaxes(range=windows[0]["yaxis.range"], scaleanchor="x", constrain="domain", **BARE)
+    figure.update_layout(template=TEMPLATE, margin_r=90, sliders=[_slider(states)])
+    if len(windows) > 1:
+        figure.update_layout(updatemenus=[_picker(windows)])
+    return sized(figure, SIDE + 190, 560)
+
+
+BARE: dict[str, Any] = {"showticklabels": False, "ticks": "", "showgrid": False, "zeroline": False, "showline": False}
+
+
+def _few(states: list, cells: int) -> list:
+    """Every state, or as many, evenly, as the figure can hold; the first and the last are among them."""
+    keep = max(3, CELLS * len(states) // max(cells, 1))
+    if keep >= len(states):
+        return states
+    return [states[i] for i in np.unique(np.linspace(0, len(states) - 1, keep).round().astype(int))]
+
+
+def _words(rows: pd.DataFrame, visible: bool) -> list[Any]:
+    """The veil with the probabilities, and the words, of one state."""
+    rows = rows.sort_values("rank")
+    best = rows[rows["rank"] == 1]
+    words = rows.groupby(["row", "at"])["token"].agg(lambda of: ", ".join(f"“{token_label(t)}”" for t in of))
+    said = [words[row, at] for row, at in zip(best["row"], best["at"], strict=True)]
+    where = {"x": best["at"].tolist(), "y": best["row"].tolist(), "visible": visible}
+    hover = f"row %{{y}}<br>%{{customdata}}<br><b>%{{z:{FORMAT}}}</b> probability of the first<extra></extra>"
+    bar = {"title": {"text": "probability", "side": "top", "font": {"size": 11.5}}, "thickness": 12, "outlinewidth": 0}
+    look = {"colorscale": VEIL, "zmin": 0, "zmax": 1, "colorbar": bar, "xgap": 1, "ygap": 1}
+    veil = go.Heatmap(**where, **look, z=digits(best["value"]), customdata=said, hovertemplate=hover)
+    shown = [token_label(token[:9]) for token in best["token"]]
+    font = {"color": "#000000", "size": 12}
+    text = go.Scatter(**where, text=shown, mode="text", textfont=font, hoverinfo="skip", showlegend=False)
+    return [veil, text]
+
+
+def _slider(states: list) -> dict[str, Any]:
+    """A step per state, which shows its two traces and hides the others."""
+    steps = [
+        {"method": "restyle", "label": str(s), "args": ["visible", [other == s for other in states for _ in range(2)]]}
+        for s in states
+    ]
+    current = {"prefix": f"{axis_title('state')}: ", "font": {"size": 13, "color": INK}}
+    return {"active": len(states) - 1, "steps": steps, "currentvalue": current, "pad": {"t": 20}}
+
+
+def _picker(windows: list[dict[str, Any]]) -> dict[str, Any]:
+    buttons = [{"label": f"picture {i}", "method": "relayout", "args": [w]} for i, w in enumerate(windows, start=1)]
+    place = {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"b": 8}}
+    return {"type": "buttons", "direction": "right", "buttons": buttons, "font": {"size": 11.5, "color": INK}, **place}
 
 
 def on_grid(figure: go.Figure, png: str, shape: tuple[int, int], index: int, count: int) -> None:
@@ -43,11 +120,6 @@ def on_grid(figure: go.Figure, png: str, shape: tuple[int, int], index: int, cou
     axis = "" if index == 1 else str(index)
     lies = {"x": -0.5, "y": -0.5, "sizex": shape[1], "sizey": shape[0], "xref": f"x{axis}", "yref": f"y{axis}"}
     figure.add_layout_image(source=f"data:image/png;base64,{png}", sizing="stretch", layer="below", **lies)
-    grid_axes(figure, shape, index, count)
-
-
-def grid_axes(figure: go.Figure, shape: tuple[int, int], index: int, count: int) -> None:
-    """Axes of a grid of cells, without ticks, the first row on top."""
-    bare = {"showticklabels": False, "ticks": "", "showgrid": False, "zeroline": False, **place(index, count)}
-    figure.update_xaxes(range=[-0.5, shape[1] - 0.5], **bare)
-    figure.update_yaxes(range=[shape[0] - 0.5, -0.5], **bare)
+    figure.update_xaxes(range=[-0.5, shape[1] - 0.5], constrain="domain", **BARE, **place(index, count))
+    square = {"scaleanchor": f"x{axis}", "constrain": "domain"}
+    figure.update_yaxes(range=[shape[0] - 0.5, -0.5], **square, **BARE, **place(index, count))

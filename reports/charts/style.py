@@ -15,9 +15,8 @@ from plotly.subplots import make_subplots
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("solid", "dash", "dashdot", "longdash", "longdashdot", "solid", "dash")  # "dot" is the control's
 MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "triangle-down")
-PATTERNS = ("", "/", "x", ".", "\\", "-", "|")
-UNSIGNED, SIGNED = "Cividis", "RdBu_r"
-INK, GREY, MISSING = "#1b1b1b", "#6b6b6b", "#e4e4e4"
+UNSIGNED, SIGNED = "Viridis", "RdBu_r"  # neither has a grey, which means "not told from the control"
+INK, GREY, MISSING = "#1b1b1b", "#6b6b6b", "#f2f2f2"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', Arial, sans-serif"
 
 _AXIS = {
@@ -75,25 +74,9 @@ def number(value: Any) -> str:
     return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.1f}"
 
 
-def hover(row: Mapping[Any, Any], keys: Iterable[str], value: str = "value") -> str:
-    """The hover text of one table row: its keys, the value with unit, the interval, n."""
-    lines = [_place(key, row[key]) for key in keys if str(row.get(key, ""))]
-    lines.append(f"<b>{number(row[value])}</b> {plain(row.get('unit', ''))}".rstrip())
-    low, high = row.get("lower", math.nan), row.get("upper", math.nan)
-    if not (pd.isna(low) or pd.isna(high)):
-        lines.append(f"95 % interval {number(low)} to {number(high)}")
-    if not pd.isna(n := row.get("n", math.nan)):
-        groups = row.get("n_groups", math.nan)
-        lines.append(f"n = {number(n)}" + ("" if pd.isna(groups) else f" in {number(groups)} groups"))
-    return "<br>".join(lines)
-
-
-def _place(key: str, value: Any) -> str:
-    """ "layer 3", "position 16–31", but "no BOS" by itself: a word needs no name before it."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)  # a column of whole numbers, floats since other tables' rows have none there
-    word = isinstance(value, str) and any(c.isalpha() for c in value)
-    return plain(value if word else f"{key.removesuffix('_label')} {value}")
+def digits(values: Iterable[Any]) -> list[float | None]:
+    """Values as a figure keeps them: 5 significant digits; None where there is none."""
+    return [float(f"{v:.5g}") if math.isfinite(v) else None for v in map(float, values)]
 
 
 def sample(frame: pd.DataFrame, interval: str = "") -> str:
@@ -140,14 +123,20 @@ def axis_title(column: str) -> str:
 
 
 def captioned(
-    figure: go.Figure, title: str, caption: str, table: str, where: Mapping[str, Any] | None = None
+    figure: go.Figure,
+    title: str,
+    caption: str,
+    table: str,
+    where: Mapping[str, Any] | None = None,
+    **more: str,
 ) -> go.Figure:
     """The figure with its title, and in `layout.meta` what the page needs: caption, table, rows drawn.
 
     where: column -> value (or list of values) of the table's rows that the figure draws; None: all rows.
+    more: "theme" (the fold that it lies in; "main": open), and the caption in parts: "seen", "read", "sample".
     """
     meta = {**(figure.layout.meta or {}), "title": title, "caption": caption, "table": table}
-    figure.update_layout(title_text=plain(title), meta={**meta, "where": dict(where or {})})
+    figure.update_layout(title_text=plain(title), meta={**meta, "where": dict(where or {}), **more})
     return figure
 
 
@@ -201,8 +190,10 @@ def check_rows(frame: pd.DataFrame, keys: Iterable[str | None]) -> None:
 
 
 def parts(frame: pd.DataFrame, panel: str | None) -> list[tuple[Any, pd.DataFrame]]:
-    """The rows of each panel in the table's order; one nameless panel without `panel`."""
-    return [("", frame)] if panel is None else list(frame.groupby(panel, sort=False, dropna=False))
+    """The rows of each panel in the table's order; one nameless panel without `panel`, or of the one condition."""
+    if panel is None or (panel == "condition" and frame[panel].nunique(dropna=False) == 1):
+        return [("", frame)]
+    return list(frame.groupby(panel, sort=False, dropna=False))
 
 
 def legend_once(figure: go.Figure, series: Sequence[Any]) -> None:
@@ -216,7 +207,14 @@ def legend_once(figure: go.Figure, series: Sequence[Any]) -> None:
         named |= {trace.legendgroup} if trace.showlegend else set()
 
 
+ENTRY = 19  # px, a line of the legend on a phone, where each name has its own
+
+
 def legend_below(figure: go.Figure) -> go.Figure:
-    """The legend under the plot, clear of the axis title whatever the height."""
-    legend = {"yref": "container", "y": 0, "yanchor": "bottom"}
-    return figure.update_layout(legend=legend)
+    """The legend under the plot, clear of the axis title; the figure grows where many names would eat the plot."""
+    traces: Any = figure.data
+    names = [trace for trace in traces if trace.showlegend]
+    if len(names) < 2:
+        figure.update_layout(showlegend=bool(names) and not str(names[0].legendgroup).startswith("series"))
+    legend = {"yref": "container", "y": 0, "yanchor": "bottom", "traceorder": "normal"}
+    return figure.update_layout(legend=legend, height=max(figure.layout.height, 300 + ENTRY * len(names)))

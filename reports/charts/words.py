@@ -8,45 +8,58 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from .style import MISSING, TEMPLATE, UNSIGNED, check_rows, number, plain, sized, token_label
+from .colours import colours
+from .hovers import FORMAT, fixed
+from .style import MISSING, TEMPLATE, check_rows, digits, plain, sized, token_label
 
-PER_LINE = 14  # tokens
+PER_LINE = 12  # tokens
+LETTERS = 10  # of a token, that its cell has room for; the whole one is under the mouse
 
 
-def shaded_words(frame: pd.DataFrame, *, unit: str, marked: str = "") -> go.Figure:
-    """Every example's tokens in lines of PER_LINE cells, coloured by `value`.
+def shaded_words(frame: pd.DataFrame, *, unit: str, marked: str = "", per_line: int = PER_LINE) -> go.Figure:
+    """Every example's tokens in lines of `per_line` cells, coloured by `value`.
 
     Columns: example, position, token, value; tokens whose `kind` is `marked` stand in brackets, followed by ✗.
     """
     check_rows(frame, ("example", "position"))
     lines = [
-        (name if at == 0 else "", part.iloc[at : at + PER_LINE])
+        (name if at == 0 else "", part.iloc[at : at + per_line])
         for name, part in frame.sort_values("position").groupby("example", sort=False)
-        for at in range(0, len(part), PER_LINE)
+        for at in range(0, len(part), per_line)
     ]
-    z = np.full((len(lines), PER_LINE), math.nan)
-    words, hovers = (np.full(z.shape, "", dtype=object) for _ in range(2))
+    z = np.full((len(lines), per_line), math.nan)
+    words, said = (np.full(z.shape, "", dtype=object) for _ in range(2))
     for row, (_, part) in enumerate(lines):
         for column, told in enumerate(part.to_dict("records")):
-            label = token_label(told["token"])
             wrong = bool(marked) and told.get("kind") == marked
-            z[row, column], words[row, column] = told["value"], f"[{label}] ✗" if wrong else label
-            kind = f"<br>{plain(told['kind'])}" if told.get("kind") else ""
-            hovers[row, column] = f"token “{label}”{kind}<br><b>{number(told['value'])}</b> {plain(unit)}"
-    low, high = float(np.nanmin(z)), float(np.nanmax(z))
-    bar = {"title": {"text": plain(unit), "side": "right"}, "thickness": 12, "outlinewidth": 0}
-    look = {"colorscale": UNSIGNED, "zmin": low, "zmax": high if high > low else low + 1, "colorbar": bar}
+            kind = f", {plain(told['kind'])}" if told.get("kind") else ""
+            z[row, column], said[row, column] = told["value"], f"“{token_label(told['token'])}”{kind}"
+            words[row, column] = (
+                f"[{_short(told['token'], LETTERS - 4)}] ✗" if wrong else _short(told["token"], LETTERS)
+            )
     figure = go.Figure()
     rows = list(range(len(lines)))
-    cells = {"z": z, "x": list(range(PER_LINE)), "y": rows, "hovertext": hovers.tolist(), "xgap": 1, "ygap": 3}
-    figure.add_heatmap(**cells, **look, hovertemplate="%{hovertext}<extra></extra>")
-    across, down = np.meshgrid(range(PER_LINE), rows)
-    colours = np.where(z >= (low + high) / 2, "#000000", "#ffffff").ravel().tolist()
+    place = {"z": [digits(line) for line in z], "x": list(range(per_line)), "y": rows, "text": said.tolist()}
+    look = _look(z, unit)
+    hover = f"token %{{text}}<br><b>%{{z:{FORMAT}}}</b> {fixed(unit)}<extra></extra>"
+    figure.add_heatmap(**place, **look, xgap=1, ygap=3, hovertemplate=hover, hoverongaps=False)
+    across, down = np.meshgrid(range(per_line), rows)
+    colour = np.where(z >= (look["zmin"] + look["zmax"]) / 2, "#000000", "#ffffff").ravel().tolist()
     place = {"x": across.ravel().tolist(), "y": down.ravel().tolist(), "text": words.ravel().tolist()}
-    font = {"color": colours, "size": 11}
-    figure.add_scatter(**place, mode="text", textfont=font, hoverinfo="skip", showlegend=False)
-    figure.update_yaxes(tickvals=rows, ticktext=[plain(name) for name, _ in lines], autorange="reversed")
-    figure.update_yaxes(showgrid=False)
-    figure.update_xaxes(showticklabels=False, ticks="", showgrid=False)
+    figure.add_scatter(**place, mode="text", textfont={"color": colour, "size": 11}, hoverinfo="skip", showlegend=False)
+    figure.update_yaxes(tickvals=rows, ticktext=[plain(name) for name, _ in lines], showgrid=False)
+    figure.update_yaxes(range=[len(lines) - 0.5, -0.5])
+    figure.update_xaxes(showticklabels=False, ticks="", showgrid=False, range=[-0.5, per_line - 0.5])
     figure.update_layout(template=TEMPLATE, plot_bgcolor=MISSING, margin_r=90)
-    return sized(figure, 120 + 30 * len(lines), 1000)
+    return sized(figure, 120 + 30 * len(lines), 140 + 76 * per_line)
+
+
+def _look(z: np.ndarray, unit: str) -> dict:
+    """The scale from the least value to the greatest, as `colours` has it."""
+    known = pd.Series(z.ravel()).dropna()
+    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+    return colours(known, False, (low, high), unit)
+
+
+def _short(token: str, letters: int) -> str:
+    return token_label(token if len(token) <= letters else token[: letters - 1] + "…")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from ..charts import bars, head_map, lines, scatter
-from .drawing import Drawing, Tables, draw_all
+from ..charts import dots, head_map, lines, scatter
+from .drawing import Drawing, Tables, draw_all, first_condition, turned
+from .views import unclear
 
 STAGES = ("patched at the last position", "path to the output", "path to the movers' queries")
 LOGITS = "direct logit attribution"
 ATTENTION = "attention on "
 ESTIMATES = ("1 step", "5 steps")
+CHECKS = "checks"
 
 
 def figures(tables: Tables) -> dict[str, go.Figure]:
@@ -19,12 +21,17 @@ def figures(tables: Tables) -> dict[str, go.Figure]:
     return draw_all(FIGURES, tables)
 
 
+def helps(rows: pd.DataFrame) -> pd.DataFrame:
+    """Effects as what the twin's output takes away, so that helps is above 0; what is written has that sign already."""
+    written = rows["measure"].eq(LOGITS) | rows["measure"].str.startswith(ATTENTION)
+    return turned(rows, ~written)
+
+
 def heads_of(part: str, *measures: str):
     """The rows of some measures of heads or MLPs, of the first condition."""
 
     def select(rows: pd.DataFrame) -> pd.DataFrame:
-        rows = rows[(rows["part"] == part) & rows["measure"].isin(measures)]
-        return rows[rows["condition"] == rows["condition"].iloc[0]] if len(rows) else rows
+        return first_condition(rows[(rows["part"] == part) & rows["measure"].isin(measures)])
 
     return select
 
@@ -35,13 +42,12 @@ def label(rows: pd.DataFrame) -> pd.Series:
 
 
 def maps(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    return head_map(rows, signed=True, panel="measure", unit="logits")
+    """A view per stage, all on one scale."""
+    return head_map(unclear(helps(rows)), signed=True, view="measure", unit="logits")
 
 
 def task(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    bar = rows["control"].where(rows["control"] != "", "measured")
-    rows = rows.assign(bar=bar, unit_panel=rows["unit"].replace({"share": "share of prompts"}))
-    return bars(rows, "measure", by="bar", panel="unit_panel")
+    return dots(rows.assign(scale=rows["unit"].replace({"share": "share of prompts"})), "measure", panel="scale")
 
 
 def named_heads(rows: pd.DataFrame) -> pd.Series:
@@ -57,7 +63,7 @@ def known(rows: pd.DataFrame, measures: pd.Series) -> pd.DataFrame:
 
 def circuit(rows: pd.DataFrame, _: Tables) -> go.Figure:
     """Every head that is in some stage's circuit, with its effects in all stages."""
-    return bars(known(rows, rows["measure"].isin(STAGES)), "label", by="measure")
+    return dots(helps(known(rows, rows["measure"].isin(STAGES))), "label", by="measure", zero=True)
 
 
 def attention(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
@@ -66,23 +72,20 @@ def attention(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
     if looked.empty:
         return None
     mark = looked["measure"].str.removeprefix(ATTENTION).str.replace("_", " ")
-    return bars(looked.assign(mark=mark), "label", by="mark")
+    return dots(looked.assign(mark="on the " + mark), "label", by="mark", zero=True)
 
 
 def mlps(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    return lines(rows, "layer", by="measure", y_title="logits")
-
-
-def first_condition(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows[rows["condition"] == rows["condition"].iloc[0]] if len(rows) else rows
+    zero = [(0.0, "", "")]
+    return lines(helps(rows), "layer", by="measure", y_title="logits towards the answer", reference=zero)
 
 
 def estimates(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
     """Exact effect against each estimate of it."""
-    exact = next(m for m in rows["measure"].unique() if m.startswith("patched"))
-    wide = rows.pivot_table(index=["layer", "head"], columns="measure", values="value").reset_index()
+    exact = next((m for m in rows["measure"].unique() if m.startswith("patched")), None)
+    wide = turned(rows).pivot_table(index=["layer", "head"], columns="measure", values="value").reset_index()
     guesses = [c for c in wide if c in ESTIMATES]
-    if not guesses:
+    if not guesses or exact not in wide:
         return None
     long = wide.melt(["layer", "head", exact], guesses, "estimate", "guess")
     long = long.assign(label=label(long))
@@ -92,30 +95,34 @@ def estimates(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
 
 def agreement(rows: pd.DataFrame, _: Tables) -> go.Figure:
     rows = rows.assign(part=rows["part"].replace({"head": "heads", "mlp": "MLPs"}))
-    return bars(rows, "measure", by="estimate", panel="part")
+    low = min(0.0, float(rows["value"].min())) - 0.05  # whiskers of a few groups reach far beyond what a share can be
+    return dots(rows, "measure", by="estimate", panel="part").update_xaxes(range=[low, 1.1])
 
 
-def halves(rows: pd.DataFrame, _: Tables) -> go.Figure:
+def halves(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
     """The effect of every head in the two halves of the groups."""
     keys = ["measure", "layer", "head"]
-    wide = rows.pivot_table(index=keys, columns="half", values="value", sort=False).reset_index()
-    wide = wide.rename(columns={1: "first", 2: "second"}).assign(label=label(wide))
+    wide = turned(rows).pivot_table(index=keys, columns="half", values="value", sort=False).reset_index()
+    wide = wide.rename(columns={1: "first", 2: "second"})
+    if not {"first", "second"} <= set(wide):
+        return None
     titles = ("effect in one half (logits)", "in the other (logits)")
-    return scatter(wide, "first", "second", "label", titles=titles, panel="measure", diagonal=True)
+    return scatter(
+        wide.assign(label=label(wide)), "first", "second", "label", titles=titles, panel="measure", diagonal=True
+    )
 
 
-EFFECT = (
-    "Patched minus clean logit difference, mean over prompts, one cell per head: blue (negative) heads carry the "
-    "answer, red ones work against it. In logits, not divided by anything; the table also has the effect as a share "
-    "of clean − corrupt where that difference is not 0 (normalized) and p, corrected for all heads of a map."
-)
+SIGN = "Above 0 (red): it helps the answer; below 0 (blue): it works against it."
 AGREEMENT = Drawing(
     "agreement",
     "agreement",
     {},
-    "Agreement of the estimates with the exact effects",
-    "Spearman correlation over all heads (MLPs), and which share of the exact top heads is also in the estimate's.",
+    "Do the estimates agree with the exact effects?",
     agreement,
+    "Rank correlation (Spearman) over all heads or MLPs, and which share of the exact top heads is also in the "
+    "estimate's top.",
+    "1: the estimate puts them in the same order.",
+    CHECKS,
     "Whiskers",
     select=first_condition,
 )
@@ -124,11 +131,14 @@ TASK = Drawing(
     "task",
     {},
     "How well the model does the task",
-    "Accuracy: the answer has a higher logit than every wrong option; guessing is its base rate. Clean − corrupt "
-    "is what effects are shares of; where its interval contains 0, nothing is divided by it.",
     task,
+    "Accuracy: the answer has a higher logit than every wrong option. Clean − corrupt: by how much the answer's lead "
+    "differs between a prompt and its twin.",
+    "An accuracy whose interval holds the grey tick (guessing) shows no circuit: nothing on this page explains a "
+    "task that is not solved.",
+    CHECKS,
     "Whiskers",
-    "Hatched",
+    "Grey ticks",
     select=first_condition,
 )
 
@@ -137,24 +147,26 @@ FIGURES = [
         "effects",
         "effects",
         {"part": "head"},
-        "Which heads carry the task",
-        f"{EFFECT} First the head's output at the last position alone; then only its path to the output and to the "
-        "movers' queries, all other heads frozen.",
+        "How much each head helps the answer",
         maps,
+        "Fall of the answer's lead (logit of the answer − logit of the wrong one) when one head's output at the last "
+        "position is that of the twin prompt; the buttons: its whole output, then only its path to the output, and to "
+        "the queries of the movers (the heads with the strongest path to the output), all other heads held.",
+        f"{SIGN} Grey: chance alone shows as much among all heads of the map (p > 0.05).",
         select=heads_of("head", *STAGES),
     ),
-    TASK,
     Drawing(
         "circuit",
         "circuit",
         {},
-        "The heads of the circuit",
-        "Every head that is among the top share of some stage on one half of the groups, with its effect in each stage "
-        "on the other half. The name (mover, negative mover, inhibition) follows from thresholds on attention and "
-        "direct logit attribution, see the options; “not testable” attends to the answer, but what it writes is not "
-        "known.",
+        "The heads of the circuit, one by one",
         circuit,
-        "Whiskers",
+        "Every head that is among the strongest of some stage on one half of the groups, with what it adds to the "
+        "answer's lead in each stage on the other half.",
+        "Above 0 it helps. Names follow from thresholds on attention and direct logit attribution (the options): a "
+        "mover attends to the answer and writes towards it, a negative mover against it, inhibition attends to the "
+        "wrong option; “not testable” attends to the answer, but what it writes is not known.",
+        interval="Whiskers",
         select=first_condition,
     ),
     Drawing(
@@ -162,20 +174,22 @@ FIGURES = [
         "circuit",
         {},
         "What the heads of the circuit attend to",
+        attention,
         "Attention of the last position on the named tokens of the prompt, mean over prompts of the groups that the "
         "heads were not chosen on.",
-        attention,
-        "Whiskers",
+        "A head far to the right looks at that token and at little else.",
+        interval="Whiskers",
         select=first_condition,
     ),
     Drawing(
         "writing",
         "effects",
         {"part": "head", "measure": LOGITS},
-        "What the heads write",
-        "Direct logit attribution: what a head's output at the last position adds to the logit difference through the "
-        "final norm and the unembedding, the norm's scale held. Positive: towards the answer.",
+        "What each head writes towards the answer",
         maps,
+        "Direct logit attribution: what a head's output at the last position adds to the answer's lead through the "
+        "final norm and the unembedding, the norm's scale held.",
+        f"{SIGN} Grey: the interval holds 0.",
         select=heads_of("head", LOGITS),
     ),
     Drawing(
@@ -183,19 +197,25 @@ FIGURES = [
         "effects",
         {"part": "mlp"},
         "MLPs by layer",
-        "The same effect of replacing an MLP's output at the last position, and its direct logit attribution.",
         mlps,
+        "What an MLP adds to the answer's lead: the fall when its output at the last position is the twin's, and what "
+        "it writes by itself (direct logit attribution).",
+        "Above 0 it helps.",
+        "by layer",
         "Bands",
         select=heads_of("mlp", STAGES[0], LOGITS),
     ),
+    TASK,
     Drawing(
         "estimates",
         "effects",
         {"part": "head"},
-        "Would a gradient have found them?",
-        "Every head: its exact effect at the last position against the estimate from one gradient (attribution "
-        "patching) and from five on the way to the twin's embeddings (integrated gradients). Dashed: equal.",
+        "Would a gradient have found the same heads?",
         estimates,
+        "Every head: its exact effect at the last position against the estimate from one gradient (attribution "
+        "patching) and from five on the way to the twin's embeddings (integrated gradients).",
+        "Above 0 it helps. On the dashed line the estimate is exact.",
+        CHECKS,
         select=heads_of("head", STAGES[0], *ESTIMATES),
     ),
     AGREEMENT,
@@ -203,10 +223,12 @@ FIGURES = [
         "halves",
         "stability",
         {},
-        "The same heads in both halves?",
-        "Mean effect of every head on two halves of the groups. The table has the reliability of the whole map "
-        "(correlation of halves, Spearman–Brown).",
+        "The same heads in both halves of the prompts?",
         halves,
+        "Mean effect of every head on two halves of the groups, above 0 where it helps.",
+        "On the dashed line both halves agree. The table has the reliability of the whole map (correlation of halves, "
+        "Spearman–Brown).",
+        CHECKS,
         select=first_condition,
     ),
 ]

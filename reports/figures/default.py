@@ -8,6 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ..charts import captioned, head_map, heat_map, lines, sample
+from .drawing import MAIN, OPEN
 
 KNOWN = {"subject", "task", "analysis", "unit", "measure", "control", "n", "n_groups"}
 FEW = 14  # lines in one figure: seven colours, two dashes
@@ -21,10 +22,12 @@ def figures(tables: dict[str, pd.DataFrame]) -> dict[str, go.Figure]:
             figure = None if name == "claims" or rows.empty else _figure(rows)
             if figure is not None:
                 title = f"{name}: {measure}" if measure else name
-                caption = f"Column value of table {name}. {sample(rows, 'Bands') if figure[1] else sample(rows)}"
+                told = {"seen": f"Column value of table {name}.", "sample": sample(rows, "Bands" if figure[1] else "")}
                 where = {"measure": measure} if measure else {}
                 key = f"{name}-{measure}" if measure else name
-                drawn[key] = captioned(figure[0], title, caption, name, where)
+                theme = MAIN if len(drawn) < OPEN else "more"
+                caption = " ".join(part for part in told.values() if part)
+                drawn[key] = captioned(figure[0], title, caption, name, where, theme=theme, **told)
     return drawn
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from ..charts import bars, head_map, lines
-from .circuits import AGREEMENT, ESTIMATES, TASK, estimates, first_condition, heads_of
-from .drawing import Drawing, Tables, draw_all
+from ..charts import dots, head_map, lines
+from .circuits import AGREEMENT, CHECKS, ESTIMATES, SIGN, TASK, estimates, heads_of
+from .drawing import Drawing, Tables, draw_all, first_condition, turned
+from .views import unclear
 
 EXACT = "patched at every position"
 
@@ -28,18 +29,17 @@ def curve(rows: pd.DataFrame, _: Tables) -> go.Figure:
 
 
 def area(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    bar = rows["control"].where(rows["control"] == "", "control: " + rows["control"])
-    return bars(rows.assign(bar=bar.where(bar != "", "circuit")), "measure", by="bar")
+    return dots(rows, "measure")
 
 
 def maps(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    return head_map(rows, signed=True, panel="measure", unit="logits")
+    return head_map(unclear(turned(rows)), signed=True, view="measure", unit="logits")
 
 
 def places(rows: pd.DataFrame, _: Tables) -> go.Figure:
     names = {"attn_out": "attention output", "mlp_out": "MLP output"}
     rows = rows.assign(site=rows["site"].replace(names), place=rows["position"].str.replace("_", " "))
-    return lines(rows, "layer", by="place", panel="site", y_title="logits")
+    return lines(turned(rows), "layer", by="place", panel="site", y_title="logits", reference=[(0.0, "", "")])
 
 
 def layers_alone(rows: pd.DataFrame) -> pd.DataFrame:
@@ -47,38 +47,29 @@ def layers_alone(rows: pd.DataFrame) -> pd.DataFrame:
     return first_condition(rows[rows["site"] != "z"])
 
 
-def head_places(rows: pd.DataFrame, _: Tables) -> go.Figure:
+def head_places(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
     rows = rows[rows.groupby("position")["value"].transform(lambda v: v.ne(0).any())]
     rows = rows.assign(place=rows["position"].str.replace("_", " "))
-    return head_map(rows, signed=True, panel="place", unit="logits")
+    return None if rows.empty else head_map(unclear(turned(rows)), signed=True, view="place", unit="logits")
 
 
 CURVE = (
-    "The first heads of a ranking are kept (those that help most, or those of largest |effect|), every other head's "
-    "output is the corrupt twin's at all positions; MLPs and embeddings are never resampled. Heads were ranked on one "
-    "half of the groups, the curve is over prompts of the other. A control ends where some layer has too few others."
+    "The first heads of a ranking are kept (those that help most, or those of largest |effect|); every other head's "
+    "output is the twin's at all positions, MLPs and embeddings stay. Heads were ranked on one half of the groups, the "
+    "curve is over prompts of the other."
 )
 FIGURES = [
     Drawing(
         "faithfulness",
         "curve",
         {"measure": "faithfulness"},
-        "How much of the task a circuit does alone",
-        f"{CURVE} 1: as much as the whole model, 0: as much as with no head kept.",
+        "How much of the task so many heads do alone",
         curve,
-        "Bands",
-        "Dotted",
-        select=first_condition,
-    ),
-    Drawing(
-        "logits",
-        "curve",
-        {"measure": "logit difference"},
-        "The same in logits",
-        f"{CURVE} Mean logit difference between the answer and the twin's answer.",
-        curve,
-        "Bands",
-        "Dotted",
+        CURVE,
+        "1: as much as the whole model, 0: as much as with no head kept. A control ends where some layer has too few "
+        "other heads.",
+        interval="Bands",
+        control="Dotted",
         select=first_condition,
     ),
     Drawing(
@@ -86,45 +77,37 @@ FIGURES = [
         "area",
         {},
         "Area under the curve",
-        "CPR: area under the faithfulness curve of the heads that help most (more is better); CMD: area between 1 and "
-        "the curve of the heads of largest |effect| (less is better); on the linear axis and, from 1 % on, per decade "
-        "of the logarithmic one; and beside the control as means over the shares that have one. Circuits of heads "
-        "alone: MLPs and embeddings stay clean, so these numbers cannot stand beside MIB's tables.",
         area,
-        "Whiskers",
-        "Hatched",
+        "CPR: area under the faithfulness curve of the heads that help most; CMD: area between 1 and the curve of the "
+        "heads of largest |effect|; on the linear axis and, from 1 % on, per decade of the logarithmic one; and beside "
+        "the control, means over the shares that have one.",
+        "CPR: more is better; CMD: less is better. Circuits of heads alone: MLPs and embeddings stay clean, so these "
+        "numbers cannot stand beside MIB's tables.",
+        interval="Whiskers",
+        control="Grey ticks",
         select=first_condition,
     ),
     Drawing(
         "effects",
         "effects",
         {"part": "head"},
-        "Effects at all positions, exact and estimated",
-        "Patched minus clean logit difference when a head's output is the twin's at every position; and what one "
-        "gradient or five (integrated gradients) say of it. One scale.",
+        "How much each head helps at all positions",
         maps,
+        "Fall of the answer's lead when a head's output is the twin's at every position (exact); and what one gradient "
+        "or five (integrated gradients) say of it, on the same scale.",
+        f"{SIGN} Grey: not told from chance.",
         select=heads_of("head", EXACT, *ESTIMATES),
     ),
-    Drawing(
-        "estimates",
-        "effects",
-        {"part": "head"},
-        "Exact against estimated",
-        "Every head: its exact effect at all positions against each estimate. Dashed: equal.",
-        estimates,
-        select=heads_of("head", EXACT, *ESTIMATES),
-    ),
-    AGREEMENT,
-    TASK,
     Drawing(
         "places",
         "positions",
         {},
         "Where in the prompt: attention and MLP outputs",
-        "Exact effect of replacing a layer's attention or MLP output at the named tokens alone. “other”: every token "
-        "without a name. 0 where the twins do not differ yet.",
         places,
-        "Bands",
+        "Fall of the answer's lead when a layer's attention or MLP output is the twin's at the named tokens alone. "
+        "“other”: every token without a name.",
+        "Above 0 it helps; 0 where the twins do not differ yet.",
+        interval="Bands",
         select=layers_alone,
     ),
     Drawing(
@@ -132,9 +115,36 @@ FIGURES = [
         "positions",
         {"site": "z"},
         "Where in the prompt: heads",
-        "Exact effect of replacing one head's output at the named tokens alone, on one scale. No panel for tokens "
-        "before the twins part: nothing differs there.",
         head_places,
+        "Fall of the answer's lead when one head's output is the twin's at the named tokens alone, on one scale.",
+        f"{SIGN} Tokens before the twins part are left out: nothing differs there.",
+        "by place",
         select=first_condition,
     ),
+    Drawing(
+        "logits",
+        "curve",
+        {"measure": "logit difference"},
+        "The curve in logits",
+        curve,
+        CURVE,
+        "Mean lead of the answer over the twin's answer.",
+        "variants",
+        "Bands",
+        "Dotted",
+        select=first_condition,
+    ),
+    Drawing(
+        "estimates",
+        "effects",
+        {"part": "head"},
+        "Exact against estimated effects",
+        estimates,
+        "Every head: its exact effect at all positions against each estimate.",
+        "On the dashed line the estimate is exact.",
+        CHECKS,
+        select=heads_of("head", EXACT, *ESTIMATES),
+    ),
+    AGREEMENT,
+    TASK,
 ]

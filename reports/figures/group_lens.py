@@ -6,7 +6,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ..charts import lines
-from .drawing import Drawing, Tables, draw_all
+from .drawing import Drawing, Tables, draw_all, first_condition
+
+LEAST = 1e-4  # nats; below lies the output itself
 
 
 def figures(tables: Tables) -> dict[str, go.Figure]:
@@ -14,20 +16,26 @@ def figures(tables: Tables) -> dict[str, go.Figure]:
     return draw_all(FIGURES, tables)
 
 
-def by_group(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    panel = "condition" if rows["condition"].nunique() > 1 else None
-    return lines(rows, "state", by="group", panel=panel, y_title="summed probability")
+def by_group(y_title: str):
+    """A line per group, a panel per condition."""
+
+    def draw(rows: pd.DataFrame, _: Tables) -> go.Figure:
+        return lines(rows, "state", by="group", panel="condition", y_title=y_title)
+
+    return draw
 
 
 def by_subset(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
-    rows = rows[rows["condition"] == rows["condition"].iloc[0]]
+    rows = first_condition(rows)
     if not 2 <= rows["subset"].nunique() <= 4:
         return None
     return lines(rows, "state", by="group", panel="subset", y_title="summed probability")
 
 
-def kl(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    rows = rows[rows["value"] > 1e-4]
+def kl(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
+    rows = rows[rows["value"] > LEAST]
+    if rows.empty:
+        return None
     return lines(rows, "state", by="condition", log_y=True, y_title="KL to the output (nats)")
 
 
@@ -36,31 +44,35 @@ FIGURES = [
         "groups",
         "groups",
         {"subset": "all"},
-        "Summed probability of each group by state",
-        "The lens probability of a group's tokens, summed, at the last position; mean over prompts. A larger group "
-        "sums more, so each is compared with as many random words of similar frequency. A height that is the same for "
-        "every prompt (a band of no width) is the lens's own bias towards a word, not what the prompt is about.",
-        by_group,
-        "Bands",
-        "Dotted in the same colour",
+        "Summed probability of each group of words, state by state",
+        by_group("summed probability"),
+        "The lens probability of a group's tokens, summed, at the last position; mean over prompts. Dotted: as many "
+        "random words of similar frequency, since a larger group sums more.",
+        "A height that is the same for every prompt (a band of no width) is the lens's own bias towards a word, not "
+        "what the prompt is about.",
+        interval="Bands",
+        control="Dotted in the same colour",
     ),
     Drawing(
         "latent",
         "latent",
         {},
         "English against the target language",
+        by_group("probability above random words"),
         "Probability of English words, and of the words of each prompt's target language, less that of as many random "
-        "words. One frequent word can be most of a language's sum, so this is no test of a latent language.",
-        by_group,
-        "Bands",
+        "words.",
+        "One frequent word can be most of a language's sum, so this is no test of a latent language.",
+        interval="Bands",
     ),
     Drawing(
         "subsets",
         "groups",
         {"control": ""},
-        "The same by kind of prompt",
-        "Summed probability of each group, by kind of prompt; controls are in the table.",
+        "Summed probability by kind of prompt",
         by_subset,
+        "Summed probability of each group, a panel for each kind of prompt.",
+        "Controls are in the table.",
+        "by kind",
         "Bands",
         select=lambda rows: rows[rows["subset"] != "all"],
     ),
@@ -68,9 +80,11 @@ FIGURES = [
         "kl",
         "kl",
         {"subset": "all"},
-        "Distance from the output by state",
-        "KL of the model's output to what the lens reads at the last position; logarithmic.",
+        "Distance of the lens from the output, state by state",
         kl,
+        "KL of the model's output to what the lens reads at the last position; logarithmic.",
+        "Lower is nearer.",
+        "checks",
         "Bands",
     ),
 ]

@@ -7,31 +7,42 @@ from collections.abc import Callable
 import pandas as pd
 import plotly.graph_objects as go
 
-from ..charts import bars, heat_map, lines
-from .drawing import Drawing, Tables, draw_all
+from ..charts import dots, heat_map, lines
+from .drawing import Drawing, Tables, draw_all, turned
 
 Draw = Callable[[pd.DataFrame, Tables], go.Figure | None]
 WINDOW = (
-    "Attention from the target's rows to the source's columns is cut in a window of layers around each layer; "
-    "windows are shorter at both ends (column width)."
+    "Attention from the target's rows to the source's columns is cut in a window of layers around each layer (column "
+    "width of the table; shorter at both ends)."
 )
-CUT = "cut"
+CUT, SWAP, RESAMPLED = "cut", "swap: the twin's keys and values instead", "resampled"
+ZERO = [(0.0, "", "")]
+LOST = "answer's probability lost (%)"
 
 
 def figures(tables: Tables) -> dict[str, go.Figure]:
-    """All flows, each flow with its controls, by kind of question, what is left, the answer by state, the tracing."""
-    flows = tables.get("flows", pd.DataFrame())
-    names = list(flows["flow"].unique()) if len(flows) else []
-    return draw_all([*_overview(), *(one_flow(i, name) for i, name in enumerate(names)), *_rest()], tables)
+    """All flows, by kind of question where there are several, flows beside their controls, the answer by state."""
+    flows = tables.get("flows", pd.DataFrame({"subset": []}))
+    several = flows["subset"].nunique() > 2  # kinds, and all of them together: whose mean can hide opposite ones
+    return draw_all([KINDS, FLOWS, *REST] if several else [FLOWS, KINDS, *REST], tables)
 
 
 def by_flow(y_title: str) -> Draw:
     """A line per flow, a panel per condition."""
 
     def draw(rows: pd.DataFrame, _: Tables) -> go.Figure:
-        return lines(rows, "layer", by="flow", panel="condition", y_title=y_title, reference=[(0.0, "", "")])
+        named = turned(rows).assign(flow=_counted(rows))
+        return lines(named, "layer", by="flow", panel="condition", y_title=y_title, reference=ZERO)
 
     return draw
+
+
+def _counted(rows: pd.DataFrame) -> pd.Series:
+    """The flows' names, with their n where they were measured on other examples."""
+    most = rows.groupby("flow")["n"].max()
+    if most.nunique() == 1:
+        return rows["flow"]
+    return rows["flow"].map({flow: f"{flow} (n = {int(n)})" for flow, n in most.items()})
 
 
 def by_subset(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
@@ -39,14 +50,17 @@ def by_subset(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
     rows = rows[rows["subset"] != "all"]
     if rows["subset"].nunique() < 2:
         return None
-    return lines(rows.assign(kind=_named(rows, "subset")), "layer", by="flow", panel="kind", y_title="change (%)")
+    kinds = turned(rows).assign(kind=_named(rows, "subset"))
+    return lines(kinds, "layer", by="flow", panel="kind", y_title=LOST, reference=ZERO)
 
 
 def with_controls(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    """The cut and each control, every one a series of its own in the legend."""
+    """A panel per flow: the cut, the swap, and what random positions do."""
     control = rows["control"].fillna("")
-    rows = rows.assign(line=("control: " + control).where(control != "", CUT)).drop(columns="control")
-    return lines(rows, "layer", by="line", panel="condition", y_title="change (%)", reference=[(0.0, "", "")])
+    swapped = control == RESAMPLED
+    line = pd.Series(CUT, rows.index).where(~swapped, SWAP)
+    rows = turned(rows).assign(line=line, control=control.where(~swapped, ""), panel=_named(rows, "flow"))
+    return lines(rows, "layer", by="line", panel="panel", y_title=LOST, reference=ZERO, markers=False)
 
 
 def left_over(y_title: str) -> Draw:
@@ -65,110 +79,153 @@ def answer(rows: pd.DataFrame, _: Tables) -> go.Figure:
     return lines(rows, "state", by="norm", panel="condition", y_title="probability")
 
 
+def thirds(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[rows["stage"].isin(["early third", "middle third", "late third"])]
+
+
 def stages(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
     """The three thirds of the layers, flow by flow."""
-    rows = rows[rows["stage"].str.endswith("third") & ~rows["stage"].str.contains("−")]
-    return None if rows.empty else bars(rows, "flow", by="stage", panel="condition")
+    return dots(turned(rows), "flow", by="stage", panel="condition", zero=True, x_title=LOST)
 
 
 def tracing(rows: pd.DataFrame, _: Tables) -> go.Figure:
     """Place × state: where restoring the clean state brings the answer back."""
-    return heat_map(rows, "state", "place", panel="condition", signed=True, unit=str(rows["unit"].iloc[0]))
+    unit = str(rows["unit"].iloc[0])
+    figure = heat_map(rows, "state", "place", panel="condition", signed=True, unit=unit)
+    return figure.update_yaxes(title_text="")
 
 
 def traces(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    return lines(rows, "state", by="place", panel="condition", y_title="probability restored")
+    return lines(rows, "state", by="place", panel="condition", y_title="probability restored", reference=ZERO)
 
 
 def _named(rows: pd.DataFrame, column: str) -> pd.Series:
     return rows[column] + " · " + rows["condition"] if rows["condition"].nunique() > 1 else rows[column]
 
 
-def _overview() -> list[Drawing]:
-    where = {"measure": "change", "subset": "all", "control": ""}
-    return [
-        Drawing(
-            *("flows", "flows", where, "What each cut costs"),
-            "Change in the probability of the model's own first answer token, mean over correct answers of each one's "
-            f"change. {WINDOW}",
-            by_flow("change (%)"),
-            interval="Bands",
-        )
-    ]
-
-
-def one_flow(index: int, name: str) -> Drawing:
-    """One flow beside its controls."""
-    return Drawing(
-        *(f"flow-{index}", "flows", {"measure": "change", "subset": "all", "flow": name}, name),
-        f"The cut and its controls. {WINDOW} Resampled: the edges stay and read the twin's keys and values. Random: "
-        "as many other positions for the same targets, mean over draws.",
+CHANGE = {"measure": "change", "subset": "all", "control": ""}
+FLOWS = Drawing(
+    "flows",
+    "flows",
+    CHANGE,
+    "How much of the answer's probability each cut takes away",
+    by_flow(LOST),
+    f"Share of the probability of the model's own first answer token that is lost, mean over correct answers. {WINDOW}",
+    "Above 0 the answer needs this flow at this depth; 100 % is all of it. An n in the legend: these flows "
+    "were measured on different examples.",
+    interval="Bands",
+)
+KINDS = Drawing(
+    "kinds",
+    "flows",
+    {"measure": "change", "control": ""},
+    "How much each cut takes away, kind by kind of question",
+    by_subset,
+    f"Share of the probability of the model's own answer that is lost, a panel for each kind of question. {WINDOW}",
+    "Above 0 the answer needs this flow at this depth.",
+    interval="Bands",
+    select=lambda rows: rows[rows["subset"] != "all"],
+)
+REST = [
+    Drawing(
+        "controls",
+        "flows",
+        {"measure": "change", "subset": "all"},
+        "Each cut beside its control",
         with_controls,
+        "The cut; the swap, in which the edges stay and read the twin's keys and values; and, dotted, as many other "
+        "positions cut for the same targets, mean over draws.",
+        "A cut above its dotted line takes more than any positions would. A panel without a dotted line has no such "
+        "control: there are not as many other positions.",
         interval="Bands",
-    )
-
-
-def _rest() -> list[Drawing]:
-    where = {"subset": "all", "control": ""}
-    return [
-        Drawing(
-            *("log-p", "flows", {**where, "measure": "delta log p"}, "The same in nats"),
-            "Change in the log probability of the own answer, which does not saturate at −100 %.",
-            by_flow("Δ log p (nats)"),
-            interval="Bands",
-        ),
-        Drawing(
-            *("sums", "flows", {**where, "measure": "change of the sum"}, "The same, sums first"),
-            "Sum of the changes over examples as a share of the sum of their probabilities: examples that the model is "
-            "sure of weigh more than in the mean of each one's change above.",
-            by_flow("change of the sum (%)"),
-            interval="Bands",
-        ),
-        Drawing(
-            *("kinds", "flows", {"measure": "change", "control": ""}, "By kind of question"),
-            f"Change in the probability of the own answer, kind by kind. {WINDOW}",
-            by_subset,
-            interval="Bands",
-            select=lambda rows: rows[rows["subset"] != "all"],
-        ),
-        Drawing(
-            *("mass", "valid", {**where, "measure": "valid mass"}, "Does the model still answer?"),
-            "Probability that is left on the task's options together: where it falls, the cut damages the model "
-            "rather than taking information away.",
-            left_over("probability"),
-            interval="Bands",
-        ),
-        Drawing(
-            *("valid", "valid", {**where, "measure": "valid accuracy"}, "Accuracy among the options"),
-            "How often the right answer is the likeliest of the options; examples answered correctly without the cut.",
-            left_over("share"),
-            interval="Bands",
-        ),
-        Drawing(
-            *("stages", "stages", {"control": ""}, "By third of the layers"),
-            "Mean change over the windows of each third; the paired differences behind the claims are in the table.",
-            stages,
-            interval="Whiskers",
-            select=lambda rows: rows[rows["stage"].isin(["early third", "middle third", "late third"])],
-        ),
-        Drawing(
-            *("answer", "answer", {}, "The answer by state"),
-            "Probability of the own answer that the unembedding reads from the residual at the last position, with the "
-            "final norm and without it (the paper leaves it out in middle layers; the last state is the model's own "
-            "output).",
-            answer,
-            interval="Bands",
-        ),
-        Drawing(
-            *("tracing", "trace", {"measure": "normalised"}, "Causal tracing"),
-            "One state of the clean run put at one place of the twin's run: the share of the lost probability that "
-            "comes back.",
-            tracing,
-        ),
-        Drawing(
-            *("tracing-raw", "trace", {"measure": "restored"}, "Causal tracing, in probability"),
-            "The same, not normalised, with intervals.",
-            traces,
-            interval="Bands",
-        ),
-    ]
+    ),
+    Drawing(
+        "tracing",
+        "trace",
+        {"measure": "normalised"},
+        "Causal tracing: where the answer comes back",
+        tracing,
+        "One state of the clean run put at one place of the twin's run: the share of the lost probability that comes "
+        "back.",
+        "Red: this place holds what the answer needs at that depth.",
+    ),
+    Drawing(
+        "answer",
+        "answer",
+        {},
+        "When the answer can be read at the last position",
+        answer,
+        "Probability of the own answer that the unembedding reads from the residual, with the final norm and without "
+        "it (the paper leaves it out in middle layers).",
+        "Where the line rises, the answer is written. The last state is the model's own output.",
+        interval="Bands",
+    ),
+    Drawing(
+        "stages",
+        "stages",
+        {"control": ""},
+        "By third of the layers",
+        stages,
+        "Mean loss over the windows of each third.",
+        "Right of 0 the answer needs the flow there. The paired differences behind the claims are in the table.",
+        "variants",
+        "Whiskers",
+        select=thirds,
+    ),
+    Drawing(
+        "log-p",
+        "flows",
+        {"subset": "all", "control": "", "measure": "delta log p"},
+        "The cuts in nats",
+        by_flow("log p lost (nats)"),
+        "Loss of the log probability of the own answer.",
+        "Unlike the share it does not saturate at 100 %.",
+        "variants",
+        "Bands",
+    ),
+    Drawing(
+        "sums",
+        "flows",
+        {"subset": "all", "control": "", "measure": "change of the sum"},
+        "The cuts, sums first",
+        by_flow("summed probability lost (%)"),
+        "Sum of the losses over examples as a share of the sum of their probabilities.",
+        "Examples that the model is sure of weigh more than in the mean of each one's loss.",
+        "variants",
+        "Bands",
+    ),
+    Drawing(
+        "tracing-raw",
+        "trace",
+        {"measure": "restored"},
+        "Causal tracing, in probability",
+        traces,
+        "One state of the clean run put at one place of the twin's run: the probability that comes back, not "
+        "normalised.",
+        "Above 0 the state brings the answer back.",
+        "variants",
+        "Bands",
+    ),
+    Drawing(
+        "mass",
+        "valid",
+        {"subset": "all", "control": "", "measure": "valid mass"},
+        "Does the model still answer?",
+        left_over("probability"),
+        "Probability that is left on the task's options together.",
+        "Where it falls, the cut damages the model rather than taking information away.",
+        "checks",
+        "Bands",
+    ),
+    Drawing(
+        "valid",
+        "valid",
+        {"subset": "all", "control": "", "measure": "valid accuracy"},
+        "Accuracy among the options",
+        left_over("share"),
+        "How often the right answer is the likeliest of the options; examples answered correctly without the cut.",
+        "1: the cut changed no answer.",
+        "checks",
+        "Bands",
+    ),
+]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from ..charts import bars, lines, shaded_words
-from .drawing import Drawing, Tables, draw_all
+from ..charts import dots, lines, shaded_words
+from .drawing import Drawing, Tables, draw_all, first_condition
+
+LEAST = 1e-4  # nats; below lies the output itself
 
 
 def figures(tables: Tables) -> dict[str, go.Figure]:
@@ -14,30 +16,26 @@ def figures(tables: Tables) -> dict[str, go.Figure]:
     return draw_all(FIGURES, tables)
 
 
-def _several(rows: pd.DataFrame) -> str | None:
-    """A panel per condition where there are several."""
-    return "condition" if rows["condition"].nunique() > 1 else None
+def by_state(y_title: str):
+    """A line per lens; logarithmic, without the output itself."""
 
+    def draw(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
+        rows = rows[rows["value"] > LEAST]
+        if rows.empty:
+            return None
+        return lines(rows, "state", by="lens", panel="condition", log_y=True, y_title=y_title)
 
-def by_state(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    rows = rows[rows["value"] > 1e-4]
-    return lines(rows, "state", by="lens", panel=_several(rows), log_y=True, y_title="KL to the output (nats)")
+    return draw
 
 
 def top1(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    return lines(rows, "state", by="lens", panel=_several(rows), y_title="share of positions").update_yaxes(
-        range=[0, 1.02]
-    )
+    figure = lines(rows, "state", by="lens", panel="condition", y_title="share of positions")
+    return figure.update_yaxes(range=[0, 1.02])
 
 
 def heads(rows: pd.DataFrame, _: Tables) -> go.Figure:
     rows = rows.assign(place="layer " + rows["layer"].astype(int).astype(str))
-    return bars(rows, "place", by="lens", panel=_several(rows))
-
-
-def bias(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    rows = rows[rows["value"] > 1e-4]
-    return lines(rows, "state", by="lens", panel=_several(rows), log_y=True, y_title="marginal KL (nats)")
+    return dots(rows, "place", by="lens", panel="condition")
 
 
 def words(rows: pd.DataFrame, _: Tables) -> go.Figure:
@@ -52,11 +50,12 @@ FIGURES = [
         "kl",
         "kl",
         {"measure": "kl"},
-        "How far each lens is from the output",
-        "KL of the model's output to what the lens reads, mean over held-out positions; logarithmic. Logit lens and "
-        "tuned lens read the residual; the Attention Lens reads the heads of one layer alone, drawn at the state that "
-        "the layer writes. The last state is the output itself and has no distance.",
-        by_state,
+        "How far each lens is from the model's output",
+        by_state("KL to the output (nats)"),
+        "KL of the model's output to what the lens reads, mean over held-out positions; logarithmic. What reads the "
+        "heads of one layer alone is drawn at the state that the layer writes.",
+        "Lower is nearer; a constant that is as near has learned as much. The last state is the output itself and has "
+        "no distance.",
         interval="Bands",
         control="Dotted",
     ),
@@ -65,39 +64,48 @@ FIGURES = [
         "kl",
         {"measure": "top1"},
         "How often each lens names the model's own next token",
-        "Share of held-out positions at which the most likely token of the lens is the model's.",
         top1,
+        "Share of held-out positions at which the most likely token of the lens is the model's.",
+        "1: at every position.",
         interval="Bands",
+        control="Dotted",
     ),
     Drawing(
         "heads",
         "heads",
         {},
         "What the heads of a layer say together",
-        "KL of the model's output to what is read from the sum of a layer's heads: by the learned maps of the "
-        "Attention Lens, and by three ways without learning: the direct effect (final norm held at the scale of the "
-        "last residual), the unembedding behind the final norm, and the unembedding alone.",
         heads,
+        "KL of the model's output to what is read from the sum of a layer's heads, by each way of reading it that was "
+        "measured: learned maps, or without learning the direct effect (final norm held at the scale of the last "
+        "residual), the unembedding behind the final norm, and the unembedding alone.",
+        "Further left is nearer to the output.",
         interval="Whiskers",
+        control="Grey ticks",
     ),
     Drawing(
         "bias",
         "bias",
         {},
         "Is the lens right on average?",
+        by_state("KL of the means (nats)"),
         "KL of the model's mean output to the lens's mean output, over the 511 most frequent tokens of the training "
         "text and one class for all others, which makes it a lower bound; logarithmic.",
-        bias,
-        interval="Bands",
+        "Lower is less biased. A resampled KL of means is larger than the KL itself, so a band may lie above its line.",
+        "checks",
+        "Bands",
+        "Dotted",
     ),
     Drawing(
         "words",
         "head_words",
         {"rank": 1},
         "What each head says, word by word",
-        "The likeliest token of each head's output at the last position of one prompt, heads from left to right: by "
-        "its learned map, and without learning, z · W_O · W_U. The table has the next words. An illustration, n = 1.",
         words,
-        select=lambda rows: rows[rows["condition"] == rows["condition"].iloc[0]],
+        "The likeliest token of each head's output at the last position of one prompt, heads from left to right, by "
+        "each way of reading it.",
+        "Bright: more logits. The table has the next words. An illustration.",
+        "words",
+        select=first_condition,
     ),
 ]

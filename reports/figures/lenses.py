@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pandas as pd
 import plotly.graph_objects as go
 
-from ..charts import bars, captioned, heat_map, lines, token_grid
+from ..charts import captioned, dots, heat_map, lines, token_grid
 from .drawing import Drawing, Tables, draw_all
 
 Draw = Callable[[pd.DataFrame, Tables], go.Figure | None]
@@ -15,6 +15,7 @@ SITES = {"resid": "residual", "attn_out": "attention output", "mlp_out": "MLP ou
 ACCURACY = {"top1": "top-1 accuracy"}
 GRIDS = 4  # prompts shown as token grids
 FEW = 6  # lines that can still be told apart
+LEAST = 1e-4  # nats; below lies the output itself
 
 
 def figures(tables: Tables) -> dict[str, go.Figure]:
@@ -43,13 +44,24 @@ def ranks(rows: pd.DataFrame, tables: Tables) -> go.Figure | None:
     return None if figure is None else figure.update_yaxes(autorange="reversed")
 
 
+def probability(rows: pd.DataFrame, tables: Tables) -> go.Figure | None:
+    """Down to one in a million: what lies below has no place."""
+    figure = by_state("probability", True)(rows, tables)
+    return None if figure is None else figure.update_yaxes(range=[-6.1, 0.1], dtick=1)
+
+
+def distance(rows: pd.DataFrame, tables: Tables) -> go.Figure | None:
+    """Without the output itself, which is at no distance."""
+    return by_state("KL to the output (nats)", True)(rows[rows["value"] > LEAST], tables)
+
+
 def by_group(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
-    """Lines while they can be told apart; more groups make a map."""
+    """Lines while they can be told apart."""
     return lines(rows, "state", by="line", y_title="probability") if 2 <= rows["line"].nunique() <= FEW else None
 
 
 def map_of_groups(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
-    """The same where the groups are many."""
+    """A map where there are more."""
     if rows["line"].nunique() <= FEW:
         return None
     return heat_map(rows, "state", "line", unit="probability").update_yaxes(title_text="")
@@ -64,15 +76,14 @@ def groups_only(rows: pd.DataFrame) -> pd.DataFrame:
 
 def accuracy(rows: pd.DataFrame, _: Tables) -> go.Figure:
     """All prompts first, then the groups from best to worst by the first measure."""
-    control = rows["control"].fillna("") if "control" in rows else pd.Series("", index=rows.index)
-    bar = ("control: " + control).where(control != "", "measured")
-    rows = rows.assign(group=_group(rows), bar=_with_condition(rows, bar))
-    first = rows[(rows["measure"] == rows["measure"].iloc[0]) & (rows["bar"] == rows["bar"].iloc[0])]
+    rows = rows.assign(group=_group(rows), control=rows["control"].fillna("") if "control" in rows else "")
+    first = rows[(rows["measure"] == rows["measure"].iloc[0]) & (rows["control"] == "")]
     order = first.sort_values("value", ascending=False, kind="stable")["group"].tolist()
     place = {group: index for index, group in enumerate(order)} | {"all": -1}
     rows = rows.sort_values("group", key=lambda c: c.map(place), kind="stable")
-    rows = rows.assign(measure=rows["measure"].replace(ACCURACY))
-    return bars(rows, "group", by="bar", panel="measure")
+    rows = rows[~rows["measure"].str.contains("−")].assign(measure=lambda r: r["measure"].replace(ACCURACY))
+    by = "condition" if "condition" in rows and rows["condition"].nunique() > 1 else None
+    return dots(rows, "group", by=by, panel="measure")
 
 
 def _group(rows: pd.DataFrame) -> pd.Series:
@@ -89,25 +100,26 @@ def _with_condition(rows: pd.DataFrame, name: pd.Series) -> pd.Series:
 def _grids(table: pd.DataFrame) -> dict[str, go.Figure]:
     drawn = {}
     for index, example in enumerate(table["example"].unique()[:GRIDS] if not table.empty else []):
-        figure = token_grid(table[table["example"] == example])
-        title = f"Token grid: {example}"
-        drawn[f"grid-{index}"] = captioned(figure, title, GRID, "grid", {"example": example})
+        rows = table[table["example"] == example]
+        parts = {"seen": GRID, "read": READ, "sample": "n\u00a0=\u00a01: an illustration."}
+        said = {"theme": "main" if index == 0 else "more prompts", **parts}
+        title = f"What the lens reads, word by word: prompt {index + 1}"
+        caption = " ".join(parts.values())
+        drawn[f"grid-{index}"] = captioned(token_grid(rows), title, caption, "grid", {"example": example}, **said)
     return drawn
 
 
-GRID = (
-    "What the logit lens reads at every state above every position of one prompt: the most likely next "
-    "token, coloured by its probability. ␣ is a leading space, ↵ a new line."
-)
+GRID = "The most likely next token that the logit lens reads at every state above every position of one prompt."
+READ = "From below upwards the model makes up its mind. ␣ is a leading space, ↵ a new line."
 PLACE = (
     "Read at the last position from the residual and from what attention and MLP add to it, through the "
     "final norm or without it."
 )
 
 
-def _lens(measure: str, title: str, said: str, draw: Draw) -> Drawing:
+def _lens(measure: str, title: str, seen: str, read: str, draw: Draw, theme: str) -> Drawing:
     return Drawing(
-        *(measure, "lens", {"measure": measure, "subset": "all"}, title, f"{said} {PLACE}", draw),
+        *(measure, "lens", {"measure": measure, "subset": "all"}, title, draw, f"{seen} {PLACE}", read, theme),
         interval="Bands",
         control="Dotted in the same colour",
     )
@@ -115,58 +127,74 @@ def _lens(measure: str, title: str, said: str, draw: Draw) -> Drawing:
 
 FIGURES = [
     _lens(
-        "probability",
-        "Probability of the answer by state",
-        "The probability that the lens gives to the answer, mean over prompts.",
-        by_state("probability"),
-    ),
-    _lens(
         "rank",
-        "Rank of the answer by state",
+        "Rank of the answer among all words, state by state",
         "The median rank of the answer in the whole vocabulary, counted from 1; logarithmic.",
+        "At the top the lens names the answer.",
         ranks,
-    ),
-    _lens(
-        "kl",
-        "Distance from the output by state",
-        "The Kullback–Leibler divergence of the model's own output to the lens, mean over prompts.",
-        by_state("KL to the output (nats)"),
-    ),
-    _lens(
-        "entropy",
-        "Entropy of the lens by state",
-        "The entropy of the lens distribution, mean over prompts.",
-        by_state("entropy (nats)"),
+        "main",
     ),
     _lens(
         "top1",
-        "How often the answer comes first",
+        "How often the lens names the answer",
         "The share of prompts whose answer is the most likely token of the lens.",
+        "1: on every prompt.",
         by_state("share of prompts"),
+        "main",
     ),
     *(
         Drawing(
             name,
             "lens",
             {"measure": "probability", "site": "resid", "norm": "final norm", "control": ""},
-            "The answer by group of prompts",
+            "Probability of the answer by kind of prompt",
+            draw,
             "Mean probability of the answer by relation or template, read from the residual at the last position "
             "through the final norm.",
-            draw,
+            read,
             interval=interval,
             select=groups_only,
         )
-        for name, draw, interval in (("groups", by_group, "Bands"), ("groups-map", map_of_groups, ""))
+        for name, draw, interval, read in (
+            ("groups", by_group, "Bands", "A line that rises earlier: a kind of prompt that is answered earlier."),
+            ("groups-map", map_of_groups, "", "A row that brightens earlier: a kind that is answered earlier."),
+        )
+    ),
+    _lens(
+        "probability",
+        "Probability of the answer, state by state",
+        "The probability that the lens gives to the answer, mean over prompts; logarithmic, down to one in a million.",
+        "Where a line leaves its dotted control (the wrong answer), the lens tells the two apart.",
+        probability,
+        "other measures",
+    ),
+    _lens(
+        "kl",
+        "Distance from the output, state by state",
+        "The Kullback–Leibler divergence of the model's own output to the lens, mean over prompts; logarithmic.",
+        "Lower is nearer; the output itself has no place on this axis.",
+        distance,
+        "other measures",
+    ),
+    _lens(
+        "entropy",
+        "Entropy of the lens, state by state",
+        "The entropy of the lens distribution, mean over prompts.",
+        "Low: the lens is sure, of whatever word.",
+        by_state("entropy (nats)"),
+        "other measures",
     ),
     Drawing(
         "accuracy",
         "accuracy",
         {},
-        "Accuracy of the model itself",
+        "How well the model itself does the task",
+        accuracy,
         "What the model answers, without a lens: how often the answer is its most likely token, how often "
         "it prefers the answer to the wrong one, by how many logits.",
-        accuracy,
+        "What the model does not know, no lens can find.",
+        "checks",
         "Whiskers",
-        "Hatched",
+        "Grey ticks",
     ),
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from ..charts import bars, head_map, lines
+from ..charts import dots, head_map, lines
 from .drawing import Drawing, Tables, draw_all
 
 PLAIN = "plain model"
@@ -17,20 +17,18 @@ def figures(tables: Tables) -> dict[str, go.Figure]:
 
 
 def differences(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    """One bar a comparison, repair by repair: what it changes, what the controls change, what is between them."""
-    control = rows["control"] != ""
-    against_plain = ("control (" + rows["control"] + ") − plain").where(control, "repaired − plain")
-    side = against_plain.where(rows["against"] == "plain", "repaired − control (" + rows["against"] + ")")
-    figure = bars(rows.assign(comparison=rows["repair"] + ": " + side), "comparison", panel="measure")
-    for axis in figure.select_xaxes():
-        axis.update(zeroline=True, zerolinecolor="#1b1b1b", zerolinewidth=1)
-    return figure
+    """What each repair changes, a line each; on it, what its controls change."""
+    return dots(rows, "repair", panel="measure", zero=True)
+
+
+def margins(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    name = rows["repair"] + " − " + rows["against"]
+    return dots(rows.assign(comparison=name), "comparison", panel="measure", zero=True)
 
 
 def measures(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    """The plain model, then every repair above its controls."""
-    name = rows["repair"] + (", control: " + rows["control"]).where(rows["control"] != "", "")
-    return bars(rows.assign(model=name.replace({"none": PLAIN})), "model", panel="measure")
+    """The plain model, then every repair with its controls."""
+    return dots(rows.assign(model=rows["repair"].replace({"none": PLAIN})), "model", panel="measure")
 
 
 def strengths(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
@@ -40,6 +38,8 @@ def strengths(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
     parts = [rows[rows["repair"].isin(neutral)]]
     parts += [plain.assign(repair=name, setting=at) for name, at in neutral.items() if (rows["repair"] == name).any()]
     whole = pd.concat(parts, ignore_index=True).drop(columns="control")
+    if whole.groupby("repair")["setting"].nunique().max() < 3:
+        return None  # one strength beside the plain model: the figure of differences says it
     names = {"VHR": "VHR: α (1 = plain)", "VAR": "VAR: p (0 = plain)", "ACT": "ACT: β (1 = plain)"}
     whole = whole.assign(panel=whole["repair"].map(names))
     figure = lines(whole, "setting", by="measure", panel="panel", y_title="share")
@@ -47,11 +47,11 @@ def strengths(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
 
 
 def preconditions(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    return bars(rows, "measure", panel="unit")
+    return dots(rows, "measure", panel="unit")
 
 
 def cost(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    return bars(rows.assign(repair=rows["repair"].replace({"none": PLAIN})), "repair")
+    return dots(rows.assign(repair=rows["repair"].replace({"none": PLAIN})), "repair")
 
 
 def heads(rows: pd.DataFrame, _: Tables) -> go.Figure:
@@ -63,6 +63,16 @@ def at_first_strength(rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows[rows["subset"] == "all"]
     first = rows.groupby("repair", sort=False)["setting"].transform("first")
     return rows[rows["setting"] == first]
+
+
+def against_plain(rows: pd.DataFrame) -> pd.DataFrame:
+    rows = at_first_strength(rows)
+    return rows[rows["against"] == "plain"]
+
+
+def against_controls(rows: pd.DataFrame) -> pd.DataFrame:
+    rows = at_first_strength(rows)
+    return rows[rows["against"] != "plain"]
 
 
 def without_controls(rows: pd.DataFrame) -> pd.DataFrame:
@@ -77,32 +87,37 @@ FIGURES = [
         "differences",
         {},
         "What each repair changes, and what its controls change",
-        "The measure with the repair minus the plain model's; the controls minus the plain model's; and the repair "
-        f"minus each control, paired by example. {SMALL} Controls with random heads or columns are pooled over draws.",
         differences,
-        "Whiskers",
-        select=at_first_strength,
+        "Each measure with the repair minus the plain model's (dots), and the same for its controls (grey ticks; "
+        f"random heads or columns are pooled over draws), paired by example. {SMALL}",
+        "At 0 nothing changed: where no answer changed, that is undecided, not refuted, since one answer of n is the "
+        "smallest effect that can be seen.",
+        interval="Whiskers",
+        control="Grey ticks",
+        select=against_plain,
     ),
     Drawing(
-        "measures",
-        "measures",
+        "margins",
+        "differences",
         {},
-        "Before, after, control",
-        f"Every measure by itself. {SMALL}",
-        measures,
-        "Whiskers",
-        select=at_first_strength,
+        "What each repair changes beyond its controls",
+        margins,
+        "Each measure with the repair minus the same with its control, paired by example.",
+        "At 0 the control does as well.",
+        interval="Whiskers",
+        select=against_controls,
     ),
     Drawing(
         "strengths",
         "measures",
         {},
         "Every measure by strength",
+        strengths,
         "VHR multiplies chosen heads by α, VAR gives away the share p of the attention on sinks, ACT multiplies hidden "
         "sinks by β. The papers' strengths are α = 2 and β = 0.4; VAR's released configuration keeps 0.6, so p = 0.4 "
-        "moves. An α below 1 lowers the same heads: it has to make things worse.",
-        strengths,
-        "Bands",
+        "moves.",
+        "An α below 1 lowers the same heads: it has to make things worse.",
+        interval="Bands",
         select=without_controls,
     ),
     Drawing(
@@ -110,26 +125,44 @@ FIGURES = [
         "preconditions",
         {"subset": "all"},
         "What the verdicts need",
-        "How far the plain model is above guessing between the two answers, in what share of VAR's layers an example "
-        "has a visual sink (without one the released code changes nothing), and how many heads ACT calibrates.",
         preconditions,
+        "How far the plain model is above guessing between the two answers, in what share of VAR's layers an example "
+        "has a visual sink, and how many heads ACT calibrates.",
+        "Without a visual sink VAR's released code changes nothing.",
+        interval="Whiskers",
+    ),
+    Drawing(
+        "measures",
+        "measures",
+        {},
+        "Before, after, control",
+        measures,
+        f"Every measure by itself. {SMALL}",
+        "A dot on its grey ticks does what the controls do.",
+        "each measure",
         "Whiskers",
+        "Grey ticks",
+        select=at_first_strength,
     ),
     Drawing(
         "cost",
         "cost",
         {},
         "What a repair costs",
-        "Time per token of a short greedy generation, its prompt included, over the plain model's in interleaved "
-        "rounds. Whiskers: quartiles over rounds. VHR reads the prompt three times, once an answer.",
         cost,
+        "Time per token of a short greedy generation, its prompt included, over the plain model's in interleaved "
+        "rounds. Whiskers: quartiles over rounds.",
+        "1: as fast as the plain model. VHR reads the prompt three times, once an answer.",
+        "cost",
     ),
     Drawing(
         "chosen",
         "heads",
         {},
         "Which heads VHR chooses",
-        "Share of the examples in which a head is among those that are reinforced; layers that VHR leaves alone are 0.",
         heads,
+        "Share of the examples in which a head is among those that are reinforced.",
+        "Layers that VHR leaves alone are 0.",
+        "by head",
     ),
 ]

@@ -9,20 +9,33 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from ..charts import head_map, heat_map, lines, picture_maps, scatter, spectrum, spikes
-from .drawing import Drawing, Tables, draw_all, with_panels
+from ..charts import head_map, lines, spectrum, spikes
+from ..charts.positions import position_map
+from .drawing import MAIN, Drawing, Tables, draw_all
+from .views import views
+from .visual_sinks import VISUAL
 
 Draw = Callable[[pd.DataFrame, Tables], go.Figure | None]
+TEXT = "all tokens"  # the fold of the figures of every token, on a page about images
 
 
 def figures(tables: Tables) -> dict[str, go.Figure]:
-    """Every figure whose table is there, in the order of the argument: heads, tokens, dimensions."""
-    return draw_all(FIGURES, tables)
+    """Every figure whose table is there: of images where there are some, then heads, tokens, dimensions."""
+    if tables.get("visual", pd.DataFrame()).empty:
+        return draw_all(FIGURES, tables)
+    others = [item._replace(theme=TEXT) if item.theme == MAIN else item for item in FIGURES]
+    return draw_all([*VISUAL, *others], tables)
 
 
 def heads(unit: str) -> Draw:
-    """One map per condition and control, all on one scale."""
-    return lambda rows, _: head_map(with_panels(rows), panel="panel", unit=unit)
+    """One map per condition on one scale; beside a control, buttons for it and the difference."""
+
+    def draw(rows: pd.DataFrame, _: Tables) -> go.Figure:
+        shown = views(rows)
+        view = "view" if shown["view"].nunique() > 1 else None
+        return head_map(shown, panel="condition", view=view, unit=unit)
+
+    return draw
 
 
 def by_state(rows: pd.DataFrame, tables: Tables, *, y_title: str, log_y: bool = False) -> go.Figure:
@@ -31,15 +44,12 @@ def by_state(rows: pd.DataFrame, tables: Tables, *, y_title: str, log_y: bool = 
     return lines(rows, "state", by="place", panel="condition", y_title=y_title, log_y=log_y, reference=marks)
 
 
-def position_map(rows: pd.DataFrame, unit: str) -> go.Figure:
-    """State × position, one panel per condition."""
-    rows = _ordered(rows)
-    figure = heat_map(rows, "state", "position_label", panel="condition", unit=unit)
-    return figure.update_yaxes(title_text="position")
-
-
 def phi_map(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    return position_map(rows, "φ")
+    return position_map(_ordered(rows), "φ")
+
+
+def hidden_map(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    return position_map(_ordered(rows), "share of heads")
 
 
 def sink_spectrum(rows: pd.DataFrame, _: Tables) -> go.Figure:
@@ -69,13 +79,9 @@ def only_first(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
     return figure.update_yaxes(range=[0, 1.02])
 
 
-def hidden_map(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    return position_map(rows, "share of heads")
-
-
 def massive(rows: pd.DataFrame, _: Tables) -> go.Figure:
     rows = rows.assign(series="dimension " + rows["dimension"].astype(str))
-    panel = "condition" if "condition" in rows and rows["condition"].nunique() > 1 else None
+    panel = "condition" if "condition" in rows else None
     return lines(rows, "state", by="series", panel=panel, log_y=True, y_title="largest |x|")
 
 
@@ -107,279 +113,169 @@ def _ordered(rows: pd.DataFrame) -> pd.DataFrame:
 def _thresholds(tables: Tables) -> list[tuple[float, str, str]]:
     """τ of each condition, for its panel."""
     found = tables.get("threshold", pd.DataFrame({"value": []})).dropna(subset=["value"])
-    return [(float(r["value"]), _name(r), r["condition"]) for r in found.to_dict("records")]
+    alone = len(found) == 1
+    return [(float(r["value"]), _name(r, alone), "" if alone else r["condition"]) for r in found.to_dict("records")]
 
 
-def _name(threshold: dict[Any, Any]) -> str:
+def _name(threshold: dict[Any, Any], alone: bool) -> str:
     blunt = " (separates nothing)" if threshold.get("note") else ""
-    return f"τ = {threshold['value']:.3g}{blunt}"
+    return f"τ = {threshold['value']:.3g}{'' if alone else ', ' + threshold['condition']}{blunt}"
 
 
-def by_token(y_title: str) -> Draw:
-    """A line per kind of token, a panel per condition."""
-    return lambda rows, _: lines(rows, "state", by="token", panel="condition", y_title=y_title)
-
-
-def on_image(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    figure = heat_map(rows, "column", "row", panel="condition", unit="φ")
-    return figure.update_yaxes(autorange="reversed", title_text="row of patches")
-
-
-def on_pictures(rows: pd.DataFrame, tables: Tables) -> go.Figure:
-    first = rows["condition"].iloc[0]
-    pictures = tables["pictures"]
-    return picture_maps(
-        rows[rows["condition"] == first], pictures[pictures["condition"] == first], flag="sink", unit="φ"
-    )
-
-
-def mass_and_ratio(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    """A point per head: how much it looks at the image, and how much of that is on other tokens than sinks."""
-    keys = ["condition", "layer", "head"]
-    wide = rows.pivot_table("value", keys, "measure").dropna().reset_index()
-    third = (wide["layer"] * 3 // (wide["layer"].max() + 1)).map(dict(enumerate(("early", "middle", "late"))))
-    wide = wide.assign(name=wide["layer"].astype(str) + "." + wide["head"].astype(str), layers=third + " third")
-    titles = ("attention on the image", "non-sink ratio")
-    return scatter(wide, "visual mass", "non-sink ratio", "name", titles=titles, by="layers", panel="condition")
-
-
-def masking(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    series = ("control: " + rows["control"]).where(rows["control"] != "", "image tokens with φ ≥ τ")
-    rows = rows.assign(series=series).drop(columns="control")
-    figure = lines(rows, "tau", by="series", panel="condition", y_title="share right")
-    return figure.update_xaxes(title_text="τ: tokens of larger φ are masked")
-
-
-VISUAL = [
-    Drawing(
-        "visual-phi",
-        "visual",
-        {"measure": "φ"},
-        "φ inside the image",
-        "φ of the first token of the prompt, and of the image tokens with the largest and with the median φ. A visual "
-        "sink has a φ near the first token's.",
-        by_token("φ"),
-        "Bands",
-    ),
-    Drawing(
-        "visual-sinks",
-        "visual",
-        {"measure": "sinks"},
-        "How many image tokens are sinks",
-        "Share of the image tokens with φ ≥ τ. Where it is 0, this model has no visual sinks by this criterion.",
-        by_token("share of image tokens"),
-        "Bands",
-    ),
-    Drawing(
-        "visual-place",
-        "visual",
-        {"measure": "on objects"},
-        "Do visual sinks lie on objects?",
-        "Share of the visual sinks that lie on patches of an object.",
-        lambda rows, _: lines(rows, "state", by="token", panel="condition", y_title="share on objects"),
-        "Bands",
-        "Dotted in the same colour",
-    ),
-    Drawing(
-        "patches",
-        "patches",
-        {},
-        "Where φ is large in the image",
-        "Mean φ of the patches at one middle state, laid out as they lie in the image.",
-        on_image,
-    ),
-    Drawing(
-        "on-pictures",
-        "on_pictures",
-        {},
-        "Sinks on the pictures",
-        "φ of every patch of a few pictures at the middle state, laid over them; a patch with φ ≥ τ is framed: "
-        "where no frame is, this picture has no visual sink there. Chosen by their place in the task: illustrations, "
-        "not a measurement.",
-        on_pictures,
-    ),
-    Drawing(
-        "contribution",
-        "visual",
-        {"measure": "contribution"},
-        "What tokens contribute to the last position",
-        "Norm of what one token adds to the last position through all heads of a layer, ‖Σ A·v·W_O‖, mean over the "
-        "tokens of a kind: a sink takes attention and gives little.",
-        by_token("norm of the contribution"),
-        "Bands",
-    ),
-    Drawing(
-        "visual-mass",
-        "visual_heads",
-        {"measure": "visual mass"},
-        "Attention of the last position on the image",
-        "Mean attention that each head of the last position gives to the image.",
-        heads("attention on the image"),
-    ),
-    Drawing(
-        "nonsink",
-        "visual_heads",
-        {"measure": "non-sink ratio"},
-        "How much of that is on other tokens than sinks",
-        "Visual non-sink ratio: attention on image tokens that are no sinks over attention on all image tokens. Heads "
-        "with much visual mass and a large ratio are image-centric.",
-        heads("non-sink ratio"),
-    ),
-    Drawing(
-        "image-centric",
-        "visual_heads",
-        {},
-        "Which heads are image-centric",
-        "Every head of the last position: its mean attention on the image, and the share of it on image tokens that "
-        "are no sinks. Heads up and to the right are image-centric; intervals are in the table.",
-        mass_and_ratio,
-    ),
-    Drawing(
-        "masking",
-        "masking",
-        {"measure": "accuracy"},
-        "Accuracy when image tokens are masked",
-        "Share of right answers when nobody outside of the image reads the image tokens with φ ≥ τ at the middle state "
-        "(in all layers), and when as many random image tokens are masked, over τ.",
-        masking,
-        "Bands",
-    ),
-]
+PHI = "φ is the largest of the massive dimensions over the root mean square of the residual."
 FIGURES = [
-    Drawing(
-        "sink-share",
-        "heads",
-        {"measure": "sink_share"},
-        "Which heads attend to the sinks",
-        "Mean attention that a head gives to the φ-sinks of a passage, one cell per head, with and without "
-        "a BOS token; the control is the attention on as many random visible tokens that are no sinks. One "
-        "colour scale for all panels.",
-        heads("attention on sinks"),
-    ),
-    Drawing(
-        "sink-spectrum",
-        "heads",
-        {"measure": "sink_share"},
-        "How many heads attend to the sinks",
-        "The values of the map above sorted from large to small, each condition and control by itself: a "
-        "head may have another rank in another line.",
-        sink_spectrum,
-        "Bands",
-        "Dotted",
-    ),
     Drawing(
         "phi",
         "tokens",
         {"measure": "phi"},
-        "φ by state and position",
-        "φ, the largest of the massive dimensions over the root mean square of the residual, mean over "
-        "passages. Position 0 is the first token of the prompt: the BOS where there is one. Dashed: the "
-        "threshold τ, from the gap between the first and the median token of held-out passages.",
+        "Which positions are sinks, state by state (φ)",
         partial(by_state, y_title="φ"),
-        "Bands",
+        f"{PHI} Mean over passages, for the first positions and the last.",
+        "A position above the dashed threshold τ (from the gap between the first and the median token of held-out "
+        "passages) is a sink. Position 0 is the first token of the prompt: the BOS where there is one.",
+        interval="Bands",
         select=partial(some_positions, first=4),
     ),
     Drawing(
-        "phi-map",
-        "tokens",
-        {"measure": "phi"},
-        "φ of every position",
-        "The same φ at every position, later ones in bins, on one colour scale for both conditions. A row "
-        "that stays bright is a sink through the model.",
-        phi_map,
-    ),
-    Drawing(
-        "energy",
-        "tokens",
-        {"measure": "energy"},
-        "Energy in the massive dimensions",
-        "φ² / d, the share of the residual's squared norm in the massive dimension. Unlike φ it can be "
-        "compared between models of different width.",
-        partial(by_state, y_title="share of squared norm"),
-        "Bands",
-        select=partial(some_positions, first=4),
-    ),
-    Drawing(
-        "received",
-        "tokens",
-        {"measure": "received"},
-        "Attention received, against uniform attention",
-        "Mean attention that a position gets in the layer that reads this state, over heads and over the "
-        "queries that see it; logarithmic.",
-        partial(by_state, y_title="attention received", log_y=True),
-        "Bands",
-        "Dotted in the same colour",
-        select=partial(some_positions, first=2),
-    ),
-    Drawing(
-        "agreement",
-        "agreement",
-        {},
-        "Do the two criteria name the same tokens?",
-        "Jaccard overlap of the tokens with φ ≥ τ and the tokens that receive more than k/N attention (N: "
-        "tokens of the passage; k: the option receives, 5 by default), mean over passages.",
-        agreement,
-        "Bands",
-        "Dotted in the same colour",
+        "sink-share",
+        "heads",
+        {"measure": "sink_share"},
+        "How much attention each head gives to the sinks",
+        heads("attention on sinks"),
+        "Mean attention that a head gives to the φ-sinks of a passage; the buttons show the control, the attention on "
+        "as many random visible tokens that are no sinks, and the difference.",
+        "Bright: most of the head's attention lies on sinks. Grey: the interval does not clear the control's.",
     ),
     Drawing(
         "counts",
         "agreement",
         {"control": ""},
-        "How many sinks by each criterion",
-        "Mean number of tokens per passage that meet each of the two criteria, and that meet both.",
+        "How many sinks there are, by each criterion",
         counts,
+        "Mean number of tokens per passage whose φ passes τ, that receive more than k/N attention, and that do both.",
+        "1: one sink a passage. Where the lines part, the two criteria mean other tokens.",
+    ),
+    Drawing(
+        "massive",
+        "dimensions",
+        {},
+        "The massive dimensions, state by state",
+        massive,
+        "Largest magnitude of each massive dimension over all tokens, logarithmic.",
+        "A dimension is massive when it passes an absolute bound and a multiple of the median magnitude of its state.",
     ),
     Drawing(
         "only-first",
         "agreement",
         {"control": ""},
         "Is the first token the only sink?",
-        "Share of the tokens with φ ≥ τ that are the first token of their passage.",
         only_first,
+        "Share of the tokens with φ ≥ τ that are the first token of their passage.",
+        "1: no other token is a sink.",
+        "by position",
+    ),
+    Drawing(
+        "phi-map",
+        "tokens",
+        {"measure": "phi"},
+        "φ of every position",
+        phi_map,
+        f"{PHI} Every position, the axis logarithmic, later ones in bins.",
+        "A row that stays bright is a sink through the model.",
+        "by position",
+    ),
+    Drawing(
+        "received",
+        "tokens",
+        {"measure": "received"},
+        "Attention received, against uniform attention",
+        partial(by_state, y_title="attention received", log_y=True),
+        "Mean attention that a position gets in the layer that reads this state, over heads and over the queries that "
+        "see it; logarithmic.",
+        "A line above its dotted one gets more than its even share.",
+        "by position",
+        "Bands",
+        "Dotted in the same colour",
+        select=partial(some_positions, first=2),
     ),
     Drawing(
         "hidden-map",
         "hidden",
         {},
         "Hidden sinks by state and position",
-        "Share of the heads of a layer for which a position is a hidden sink: its mean attention over the "
-        "real queries that see it passes the threshold. Columns seen by fewer than 8 queries are left out.",
         hidden_map,
+        "Share of the heads of a layer for which a position is a hidden sink: its mean attention over the real queries "
+        "that see it passes the threshold. Columns seen by fewer than 8 queries are left out.",
+        "Bright: a sink of many heads.",
+        "by position",
     ),
     Drawing(
-        "hidden-heads",
+        "sink-spectrum",
         "heads",
-        {"measure": "hidden_rate"},
-        "Hidden sinks by head",
-        "Hidden sinks per passage found by the column mean in each head, the first token left out.",
-        heads("sinks per passage"),
+        {"measure": "sink_share"},
+        "How many heads attend to the sinks",
+        sink_spectrum,
+        "The heads' attention on sinks sorted from large to small, each line by itself: a head may have another rank "
+        "in another line.",
+        "A long high shoulder: most heads attend to sinks.",
+        "by head",
+        "Bands",
+        "Dotted",
     ),
     Drawing(
         "first-share",
         "heads",
         {"measure": "first_share"},
         "Attention on the first token",
-        "Mean attention that each head gives to the first token of the prompt.",
         heads("attention on the first token"),
+        "Mean attention that each head gives to the first token of the prompt.",
+        "Bright: most of the head's attention.",
+        "by head",
     ),
     Drawing(
-        "massive",
-        "dimensions",
+        "hidden-heads",
+        "heads",
+        {"measure": "hidden_rate"},
+        "Hidden sinks by head",
+        heads("sinks per passage"),
+        "Hidden sinks per passage found by the column mean in each head, the first token left out.",
+        "Bright: many.",
+        "by head",
+    ),
+    Drawing(
+        "agreement",
+        "agreement",
         {},
-        "Massive dimensions by state",
-        "Largest magnitude of each massive dimension over all tokens, logarithmic. A dimension is massive "
-        "when it passes an absolute bound and a multiple of the median magnitude of its state.",
-        massive,
+        "Do the two criteria name the same tokens?",
+        agreement,
+        "Jaccard overlap of the tokens with φ ≥ τ and the tokens that receive more than k/N attention (N: tokens of "
+        "the passage; k: the option receives, 5 by default), mean over passages.",
+        "1: the same tokens; a mean over states can hide states at which they differ.",
+        "checks",
+        "Bands",
+        "Dotted in the same colour",
+    ),
+    Drawing(
+        "energy",
+        "tokens",
+        {"measure": "energy"},
+        "Energy in the massive dimensions",
+        partial(by_state, y_title="share of squared norm"),
+        "φ² / d, the share of the residual's squared norm in the massive dimension.",
+        "Unlike φ it can be compared between models of different width.",
+        "dimensions",
+        "Bands",
+        select=partial(some_positions, first=4),
     ),
     Drawing(
         "magnitude",
         "magnitude",
         {},
         "A sink beside a median token",
-        "Magnitude of every dimension of the residual at one middle state, for the first token of a prompt and for a "
-        "token of median φ, mean over passages; logarithmic, one scale. Circles: the massive dimensions.",
         magnitude,
+        "Magnitude of every dimension of the residual at one middle state, for the first token of a prompt and for a "
+        "token of median φ, mean over passages; logarithmic, one scale.",
+        "Circles: the massive dimensions.",
+        "dimensions",
     ),
-    *VISUAL,
 ]

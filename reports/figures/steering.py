@@ -5,9 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from ..charts import bars
-from .circuits import first_condition
-from .drawing import Drawing, Tables, draw_all
+from ..charts import dots
+from .drawing import Drawing, Tables, draw_all, first_condition
 
 
 def figures(tables: Tables) -> dict[str, go.Figure]:
@@ -16,17 +15,13 @@ def figures(tables: Tables) -> dict[str, go.Figure]:
 
 
 def repair(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    bar = ("control: " + rows["control"]).where(rows["control"] != "", "steered (oracle)")
-    single = rows["set"].isin(["nothing steered", "guessing"])
-    rows = rows.assign(bar=bar.where(~single, "as it is"))
-    order = {name: i for i, name in enumerate(["as it is", "steered (oracle)"])}
-    rows = rows.sort_values("bar", key=lambda c: c.map(order).fillna(9), kind="stable")
+    """Each set of heads a line; what is not steered comes first."""
     place = {name: i for i, name in enumerate(dict.fromkeys(["guessing", "nothing steered", *rows["set"]]))}
-    return bars(rows.sort_values("set", key=lambda c: c.map(place), kind="stable"), "set", by="bar", panel="measure")
+    return dots(rows.sort_values("set", key=lambda c: c.map(place), kind="stable"), "set", panel="measure")
 
 
 def gain(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    return bars(rows.assign(than="more than with " + rows["than"]), "set", by="than", panel="measure")
+    return dots(rows.assign(than="more than with " + rows["than"]), "set", by="than", panel="measure", zero=True)
 
 
 FIGURES = [
@@ -34,13 +29,13 @@ FIGURES = [
         "repair",
         "repair",
         {},
-        "What steering repairs (an oracle)",
-        "Accuracy among the options and logit difference (answer minus mean of the wrong options) when the chosen "
-        "heads attend at the last position to the wrong options alone: it is told which they are. Controls: the same "
-        "with random heads of the same layers, and the same heads on as many random other tokens, mean over draws.",
+        "What steering some heads repairs (an oracle)",
         repair,
-        "Whiskers",
-        "Hatched",
+        "Accuracy among the options, and logit difference (answer minus mean of the wrong options), when the chosen "
+        "heads attend at the last position to the wrong options alone: it is told which they are.",
+        "A dot to the right of its grey ticks repairs more than the controls, which are means over draws.",
+        interval="Whiskers",
+        control="Grey ticks",
         select=first_condition,
     ),
     Drawing(
@@ -48,10 +43,10 @@ FIGURES = [
         "gain",
         {},
         "Gain over nothing and over the controls",
-        "Differences example by example; against a control, to the mean of its draws. The table's column beats is the "
-        "share of draws below the steered value.",
         gain,
-        "Whiskers",
+        "Differences example by example; against a control, to the mean of its draws.",
+        "Above 0 the steered heads do more. The table's column beats is the share of draws below the steered value.",
+        interval="Whiskers",
         select=first_condition,
     ),
 ]

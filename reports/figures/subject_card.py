@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from ..charts import bars, lines
+from ..charts import dots, lines
 from ..charts.style import COLOURS, plain, sized
 from .drawing import Drawing, Tables, draw_all
 
@@ -55,12 +55,11 @@ def _short(text: str, width: int = 36) -> str:
 
 def by_kind(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
     rows = rows.assign(kind=rows["kind"].replace(NAMES))
-    return bars(rows, "kind", "difficulty").update_xaxes(range=[0, 1])
+    return dots(rows.drop(columns="control"), "kind", "difficulty").update_xaxes(range=[-0.02, 1.02])
 
 
 def controls(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
-    rows = rows.assign(kind=rows["kind"].replace(NAMES), shown=rows["control"].replace({"": "the image"}))
-    return bars(rows.drop(columns="control"), "kind", "shown").update_xaxes(range=[0, 1])
+    return dots(rows.assign(kind=rows["kind"].replace(NAMES)), "kind").update_xaxes(range=[-0.02, 1.02])
 
 
 def with_controls(rows: pd.DataFrame) -> pd.DataFrame:
@@ -70,16 +69,16 @@ def with_controls(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def pope(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
-    return bars(rows, "difficulty", "set").update_xaxes(range=[0, 1])
+    return dots(rows, "difficulty", "set").update_xaxes(range=[-0.02, 1.02])
 
 
 def measured(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
-    return bars(rows, "difficulty", "measure")
+    return dots(rows, "difficulty", "measure")
 
 
 def text(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
     rows = rows.assign(task=rows["source"], panel=rows["measure"])
-    return bars(rows, "task", "norms", panel="panel")
+    return dots(rows, "task", "norms", panel="panel")
 
 
 def losses(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
@@ -98,31 +97,35 @@ def learning(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
 
 FIGURES = [
     Drawing(
-        "pictures",
-        "samples",
-        {},
-        "What it sees and says",
-        "Scenes of the run with a question each; wrong answers where there are some, so it is no fair sample.",
-        pictures,
-    ),
-    Drawing(
         "accuracy",
         "accuracy",
         {"control": ""},
         "Exact answers by kind and difficulty",
-        "Share of answers that are the true one and nothing else.",
         by_kind,
-        "Whiskers",
+        "Share of answers that are the true one and nothing else.",
+        "1: every answer.",
+        interval="Whiskers",
+    ),
+    Drawing(
+        "pictures",
+        "samples",
+        {},
+        "What it sees and says",
+        pictures,
+        "Scenes of the run with a question each; wrong answers where there are some, so it is no fair sample.",
+        "✓ the true answer, ✗ another one.",
     ),
     Drawing(
         "controls",
         "accuracy",
         {},
         "With and without the image",
-        "The same questions with the true image, another scene's, plain grey, and without a model: the best constant "
-        "answer to each wording.",
         controls,
-        "Whiskers",
+        "The same questions with the true image (dots), and with another scene's, with plain grey, and without a "
+        "model: the best constant answer to each wording (ticks).",
+        "A dot right of its ticks answers from the image.",
+        interval="Whiskers",
+        control="Grey ticks",
         select=with_controls,
     ),
     Drawing(
@@ -130,17 +133,20 @@ FIGURES = [
         "pope",
         {"measure": "F1"},
         "Existence, and what is expected to exist (POPE)",
-        "F1 of yes. The sets differ in the absent shapes that they ask for.",
         pope,
-        "Whiskers",
+        "F1 of yes, for three sets that differ in the absent shapes that they ask for.",
+        "1: every yes is right and none is missing.",
+        interval="Whiskers",
     ),
     Drawing(
         "false-alarms",
         "pope",
         {"measure": "false alarms"},
         "Absent, but said to be there",
-        "Share of absent shapes that are affirmed.",
         pope,
+        "Share of absent shapes that are affirmed.",
+        "0: none.",
+        "hallucination",
         "Whiskers",
     ),
     Drawing(
@@ -148,9 +154,11 @@ FIGURES = [
         "captions",
         {"unit": "share"},
         "Captions",
+        measured,
         "CHAIR_I: object words without object; CHAIR_S: captions with one; recall: objects named; object set: captions "
         "that name exactly the coloured objects that are there.",
-        measured,
+        "CHAIR: less is better; the others: more.",
+        "hallucination",
         "Whiskers",
     ),
     Drawing(
@@ -158,8 +166,10 @@ FIGURES = [
         "text",
         {},
         "SmolLM2's own abilities, before and after",
-        "The same prompts with SmolLM2's norms and with those of this subject.",
         text,
+        "The same prompts with SmolLM2's norms and with those of this model.",
+        "Where the two dots lie on each other, nothing was lost.",
+        "text",
         "Whiskers",
         select=lambda rows: rows[rows["norms"] != "change"],
     ),
@@ -168,8 +178,10 @@ FIGURES = [
         "training",
         {},
         "How it was learned",
-        "Exact answers on a few clear validation scenes in the two stages that go through the language model.",
         learning,
+        "Exact answers on a few clear validation scenes in the two stages that go through the language model.",
+        "1: every answer.",
+        "training",
         select=checked,
     ),
     Drawing(
@@ -177,8 +189,10 @@ FIGURES = [
         "training",
         {"measure": "loss"},
         "Losses of all stages",
+        losses,
         "Loss of single steps: patches named by the tower, words put out by the projector, answers, what is expected "
         "behind boards, answers again.",
-        losses,
+        "Lower is better.",
+        "training",
     ),
 ]

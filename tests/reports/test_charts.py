@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from crosslens.reports import charts
-from crosslens.reports.charts.style import hover, number
+from crosslens.reports.charts.hovers import keyed
+from crosslens.reports.charts.marks import mark
+from crosslens.reports.charts.style import number
 from crosslens.reports.figures import default, lenses, sinks
 
 from ..helpers import synthetic
@@ -78,20 +80,78 @@ def test_missing_cells_and_missing_layers_stay_missing():
     assert list(trace.x) == [0, 1, 2]
     assert math.isnan(z[1, 0])
     assert np.isnan(z[:, 1]).all()
-    assert "missing" in trace.hovertext[1][0]
+    assert trace.customdata[0][1] is None
+    assert trace.hoverongaps is False
 
 
 def test_hover_says_layer_head_value_unit_interval_and_n():
     table = heads([[0.123456]], lower=0.1, upper=0.2, n_groups=3)
     (trace,) = maps(charts.head_map(table))
-    said = trace.hovertext[0][0]
-    for part in ("layer 0", "head 0", "0.1235", "logits", "0.1 to 0.2", "n = 5 in 3 groups"):
-        assert part in said.replace("\u00a0", " ")
+    for part in ("layer %{x}", "head %{y}", "%{z:,.4~r}", "logits", "%{text}", "n = 5 in 3 groups"):
+        assert part in trace.hovertemplate
+    assert trace.text[0][0] == "95 %: 0.1 to 0.2"
+    assert trace.z[0][0] == 0.12346  # five digits
+    assert trace.customdata[0][0] == "0.0"  # the address of a head
 
 
-def test_a_whole_number_that_is_a_float_is_said_as_a_whole_one():
-    said = hover({"head": 3.0, "alpha": 0.5, "layer": 2, "value": 1.0}, ["layer", "head", "alpha"])
-    assert said.split("<br>")[:3] == ["layer 2", "head 3", "alpha 0.5"]
+def test_n_is_said_by_every_point_where_it_differs():
+    (trace,) = maps(charts.head_map(heads([[1.0, 2.0]]).assign(n=[5, 6])))
+    assert sorted(trace.text[row][0] for row in range(2)) == ["n = 5", "n = 6"]
+
+
+def test_a_word_needs_no_name_before_it_and_nothing_is_filled_in():
+    assert [keyed("head", 3.0), keyed("alpha", 0.5), keyed("c", "no BOS")] == ["head 3", "alpha 0.5", "no BOS"]
+    assert "%{" not in keyed("token", "%{x}")
+
+
+def test_cells_that_are_not_told_from_the_control_are_grey_and_keep_their_value():
+    table = heads([[1.0, 2.0]]).sort_values("head").assign(unclear=[False, True])
+    measured, grey = maps(charts.head_map(table))
+    assert [row[0] for row in measured.z] == [1.0, 2.0]
+    assert [row[0] for row in grey.z] == [None, 1]
+    assert grey.hoverinfo == "skip"
+
+
+def test_buttons_show_one_view_and_views_of_one_kind_share_a_scale():
+    values = {"measured": [[1.0, 4.0]], "control": [[0.1, 0.2]], "difference": [[-0.5, 3.8]]}
+    table = pd.concat([heads(v, view=name) for name, v in values.items()])
+    figure = charts.head_map(table, view="view", signed={"difference"})
+    assert [t.visible for t in maps(figure)] == [True, False, False]
+    assert [(t.zmin, t.zmax) for t in maps(figure)] == [(0.0, 4.0), (0.0, 4.0), (-3.8, 3.8)]
+    shown = [button.args[0]["visible"] for button in figure.layout.updatemenus[0].buttons]
+    assert shown == np.eye(3, dtype=bool).tolist()
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_one_cell_does_not_swallow_the_range(signed):
+    values = np.linspace(0.1, 1, 400).reshape(20, 20)
+    values[3, 4] = 50.0
+    (trace,) = maps(charts.head_map(heads(values), signed=signed))
+    assert trace.zmax < 2
+    assert trace.colorbar.ticktext[-1].startswith("≥ ")
+    assert trace.z[4][3] == 50.0
+    values[3, 4] = 1.5
+    (trace,) = maps(charts.head_map(heads(values)))
+    assert trace.zmax == 1.5
+    assert not any("≥" in tick for tick in trace.colorbar.ticktext)
+
+
+def test_every_third_state_is_no_barcode():
+    table = pd.DataFrame([{"state": s, "place": p, "value": 1.0} for s in (0, 3, 6, 9) for p in "ab"])
+    (trace,) = maps(charts.heat_map(table, "state", "place"))
+    assert list(trace.x) == [0, 3, 6, 9]
+
+
+def test_heads_and_layers_that_are_spoken_of_are_named():
+    figure = mark(charts.head_map(heads(np.ones((4, 3)))), ["2.1", "9.9", "L3"])
+    assert [note.text for note in figure.layout.annotations if note.text] == ["2.1", "layer 3"]
+    (frame,) = [shape for shape in figure.layout.shapes if shape.type == "rect"]
+    assert (frame.x0, frame.x1, frame.y0, frame.y1) == (1.5, 2.5, 0.5, 1.5)
+    table = heads(np.ones((2, 2))).assign(
+        label=lambda f: f["layer"].astype(str) + "." + f["head"].astype(str) + " mover"
+    )
+    points = mark(charts.scatter(table, "value", "value", "label", titles=("x", "y")), ["1.0"])
+    assert [text for text in points.data[0].text if text] == ["1.0 mover"]
 
 
 def test_two_rows_for_one_place_are_an_error_not_a_silent_choice():
@@ -103,7 +163,7 @@ def test_two_rows_for_one_place_are_an_error_not_a_silent_choice():
     with pytest.raises(ValueError, match="two rows for state 0"):
         charts.lines(both, "state")
     with pytest.raises(ValueError, match="two rows for state 0"):
-        charts.bars(both, "state")
+        charts.dots(both, "state")
 
 
 def test_an_empty_table_is_an_error_not_an_empty_box():
@@ -112,7 +172,7 @@ def test_an_empty_table_is_an_error_not_an_empty_box():
     with pytest.raises(ValueError, match="nothing to draw"):
         charts.lines(curve().iloc[:0], "state")
     with pytest.raises(ValueError, match="nothing to draw"):
-        charts.bars(curve().iloc[:0], "state")
+        charts.dots(curve().iloc[:0], "state")
 
 
 def test_lines_never_differ_by_colour_alone():
@@ -127,7 +187,7 @@ def test_lines_never_differ_by_colour_alone():
 def test_a_band_spans_lower_to_upper():
     table = curve()
     (band,) = bands(charts.lines(table, "state"))
-    assert list(band.y) == [*table["lower"], *table["upper"][::-1], None]
+    assert list(band.y) == pytest.approx([*table["lower"], *table["upper"][::-1], None], nan_ok=True)
 
 
 def test_a_band_breaks_where_the_interval_is_missing():
@@ -142,7 +202,7 @@ def test_a_line_is_sorted_and_keeps_its_gap():
     table.loc[2, "value"] = math.nan
     (line,) = curves(charts.lines(table.sample(frac=1, random_state=1), "state"))
     assert list(line.x) == [0, 1, 2, 3, 4]
-    assert math.isnan(line.y[2])
+    assert line.y[2] is None
 
 
 def test_a_control_has_its_series_colour_and_is_dotted():
@@ -151,7 +211,23 @@ def test_a_control_has_its_series_colour_and_is_dotted():
     measured = [t for t in curves(figure) if t.line.dash != "dot"]
     controls = [t for t in curves(figure) if t.line.dash == "dot"]
     assert [t.line.color for t in measured] == [t.line.color for t in controls]
-    assert [t.name for t in figure.data if t.showlegend] == ["x", "y", "control: chance"]
+    assert {t.name for t in figure.data if t.showlegend} == {"x", "y", "control: chance"}
+
+
+def test_the_control_of_a_single_series_is_grey_and_dotted():
+    table = pd.concat([curve(control=c) for c in ("", "chance", "others")])
+    drawn = curves(charts.lines(table, "state"))
+    assert [t.line.dash for t in drawn] == ["solid", "dot", "dot"]
+    assert drawn[1].line.color == "#6b6b6b"
+    assert len({t.line.color for t in drawn}) == 3
+    assert [t.name for t in drawn if t.showlegend] == ["measured", "control: chance", "control: others"]
+
+
+def test_bands_end_above_zero_on_a_logarithmic_axis():
+    table = curve().assign(lower=[-1.0, 0.0, 1.0, 1.0, 1.0], value=[0.0, 1.0, 2.0, 3.0, 4.0])
+    figure = charts.lines(table, "state", log_y=True)
+    assert min(y for y in bands(figure)[0].y if y is not None) == pytest.approx(0.1)
+    assert list(curves(figure)[0].x) == [1, 2, 3, 4]
 
 
 def test_a_legend_names_a_series_that_only_the_second_panel_has():
@@ -168,17 +244,25 @@ def test_a_spectrum_falls_in_every_series():
     assert all((np.diff(t.y) <= 0).all() for t in drawn)
 
 
-@pytest.mark.parametrize("vertical", [False, True])
-def test_bars_carry_their_interval_and_equal_names_share_a_place(vertical):
+def test_dots_carry_their_interval_and_equal_names_share_a_line():
     table = curve(2).assign(name=["one", "two"])
     table = pd.concat([table.assign(by="x"), table.assign(by="y")])
-    figure = charts.bars(table, "name", by="by", vertical=vertical)
-    axis, error = ("x", "error_y") if vertical else ("y", "error_x")
+    figure = charts.dots(table, "name", by="by")
     for trace in figure.data:
-        assert list(trace[axis]) == [0, 1]
-        assert trace[error].array == pytest.approx([0.2, 0.2])
-        assert trace[error].arrayminus == pytest.approx([0.1, 0.1])
-    assert figure.data[0].marker.pattern.shape != figure.data[1].marker.pattern.shape
+        assert [round(at) for at in trace.y] == [0, 1]
+        assert trace.error_x.array == pytest.approx([0.2, 0.2])
+        assert trace.error_x.arrayminus == pytest.approx([0.1, 0.1])
+    assert figure.data[0].marker.symbol != figure.data[1].marker.symbol
+
+
+def test_a_control_is_a_grey_tick_on_the_line_of_its_dot():
+    table = pd.concat([curve(2, control=c).assign(name=["one", "two"]) for c in ("", "chance")])
+    dot, tick = charts.dots(table, "name").data
+    assert list(dot.y) == list(tick.y)
+    assert (tick.marker.symbol, tick.marker.color) == ("line-ns", "#6b6b6b")
+    assert [dot.name, tick.name] == ["measured", "control: chance"]
+    assert dot.showlegend
+    assert tick.showlegend
 
 
 @pytest.mark.parametrize(
@@ -223,7 +307,7 @@ def test_a_long_token_is_cut_before_it_is_escaped():
     table = pd.DataFrame(synthetic.grid("x", ["<" * 30], np.random.default_rng(0)))
     figure = charts.token_grid(table)
     assert figure.data[1].text[0] == "&lt;" * 8 + "…"
-    assert "&lt;" * 30 in figure.data[0].hovertext[0][0]
+    assert "&lt;" * 30 in figure.data[0].text[0][0]
 
 
 def test_names_of_series_and_panels_are_escaped():
@@ -231,7 +315,7 @@ def test_names_of_series_and_panels_are_escaped():
     figure = charts.lines(table, "state", by="by", panel="panel")
     assert [t.name for t in figure.data if t.showlegend] == ["&lt;b&gt;x&lt;/b&gt;", "&amp;"]
     assert figure.layout.annotations[0].text == "&lt;i&gt;"
-    assert "<b>x" not in hover({"by": "<b>x", "value": 1.0}, ["by"])
+    assert not any("<b>x" in (trace.hovertemplate or "") for trace in figure.data)
 
 
 def test_a_caption_travels_with_its_figure():
@@ -266,7 +350,8 @@ def test_figures_of_sinks_say_n_interval_and_control():
     assert "n = 64 in 12 groups" in said
     assert "95 % interval" in said
     assert "uniform attention" in said
-    assert len(maps(drawn["sink-share"])) == 4  # two conditions and their controls, on one scale
+    views = {trace.meta for trace in maps(drawn["sink-share"])}
+    assert views == {"measured", "control: random tokens", "measured − control"}
 
 
 def test_a_model_without_massive_dimensions_has_no_empty_figures():
@@ -318,7 +403,7 @@ def test_default_figures_follow_the_columns():
 def test_a_series_of_a_later_panel_alone_is_in_the_legend():
     rows = [("a", "p", "first", 1.0), ("a", "q", "second", 2.0), ("b", "q", "first", 3.0)]
     frame = pd.DataFrame(rows, columns=["name", "panel", "series", "value"])
-    figure = charts.bars(frame, "name", by="series", panel="panel")
+    figure = charts.dots(frame, "name", by="series", panel="panel")
     assert [trace.name for trace in figure.data if trace.showlegend] == ["first", "second"]
 
 
@@ -330,7 +415,7 @@ def test_many_panels_go_below_each_other(count):
     for figure in (
         charts.lines(frame, "x", panel="panel"),
         charts.scatter(frame, "x", "value", "name", titles=("x", "y"), panel="panel"),
-        charts.bars(frame, "name", panel="panel"),
+        charts.dots(frame, "name", panel="panel"),
     ):
         axes = [trace.yaxis or "y" for trace in figure.data]
         assert len(set(axes)) == count

@@ -55,8 +55,8 @@ FIGURES = {
     "edges": ["into", "strongest", "estimates", "agreement", "task"],
     "steering": ["repair", "gain"],
     "overlap": [
+        "overlap",
         "maps-1",
-        "curve-1",
         "maps-2",
         "curve-2",
         "scatter",
@@ -76,6 +76,7 @@ def test_every_figure_is_drawn(report, analysis):
     figures, trouble = page.run_figures(read)
     assert trouble == []
     assert set(FIGURES[analysis]) <= set(figures)
+    assert next(iter(figures.values())).layout.meta["theme"] == "main"
     for figure in figures.values():
         assert "n\u00a0=\u00a0" in figure.layout.meta["caption"]
     assert read.claims

@@ -57,7 +57,7 @@ def attribution_tables() -> dict[str, pd.DataFrame]:
 def test_figures_of_attribution():
     tables = attribution_tables()
     drawn = logit_attribution.figures(tables)
-    names = ["heads-difference", "top", "heads-answer", "parts-difference", "parts-answer", "copying"]
+    names = ["heads-difference", "top", "words", "parts-difference", "heads-answer", "parts-answer", "copying"]
     assert list(drawn) == names
     z = np.array(drawn["heads-difference"].data[0].z)
     assert z[0, 0] == -1
@@ -104,21 +104,27 @@ def test_figures_of_groups():
     assert list(group_lens.figures(tables)) == ["groups", "subsets", "kl"]
 
 
-def test_word_grid_has_a_slider_over_states():
+def test_words_lie_over_their_pictures_with_a_slider_over_states():
     file = io.BytesIO()
     Image.new("RGB", (84, 84), "red").save(file, "PNG")
     png = base64.b64encode(file.getvalue()).decode()
     state, row, column = (axis.ravel() for axis in np.indices((3, 2, 2)))
-    grid = pd.DataFrame({"example": "e", "state": state, "row": row, "column": column, "rank": 1})
+    grid = pd.DataFrame({"state": state, "row": row, "column": column, "rank": 1})
     grid = grid.assign(value=0.5, token=[f"<w{i}>" for i in range(12)])
-    drawn = image_lens.figures({"grid": grid, "pictures": pd.DataFrame({"example": ["e"], "png": [png]})})
-    (figure,) = drawn.values()
-    assert [trace.visible for trace in figure.data] == [True, True, False, False, False, False]
+    both = pd.concat([grid.assign(example="e"), grid.assign(example="f")])
+    (figure,) = image_lens.figures(
+        {"grid": both, "pictures": pd.DataFrame({"example": ["e", "f"], "png": [png] * 2})}
+    ).values()
+    assert [trace.visible for trace in figure.data] == [False, False, False, False, True, True]  # the last state
     steps = figure.layout.sliders[0].steps
     assert [step.label for step in steps] == ["0", "1", "2"]
     assert list(steps[2].args[1]) == [False] * 4 + [True] * 2
     assert figure.data[1].text[0] == "&lt;w0&gt;"
-    assert figure.layout.images[0].source.endswith(png)
+    assert figure.layout.yaxis.scaleanchor == "x"
+    for image, button in zip(figure.layout.images, figure.layout.updatemenus[0].buttons, strict=True):
+        assert image.source.endswith(png)
+        assert button.args[0]["xaxis.range"] == [image.x, image.x + image.sizex]
+        assert image.sizex == image.sizey == 2
 
 
 @pytest.fixture
