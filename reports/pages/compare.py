@@ -71,7 +71,7 @@ def _conditions(a: Run, b: Run) -> list[str]:
 
 
 def pairs(runs: Sequence[Run], most: int = MOST) -> list[tuple[Run, Run]]:
-    """The pairs that fit and say something: another model, or another task; the newest `most`, by name within a pair."""
+    """The newest `most` pairs that fit and say something: another model, or another task. Each is in order of names."""
     ordered = sorted(runs, key=lambda run: run.name)
     fit = [(a, b) for a, b in combinations(ordered, 2) if not refusal(a, b) and _says_something(a, b)]
     newest = sorted(fit, key=lambda pair: sorted(_finished(run) for run in pair)[::-1], reverse=True)
@@ -155,6 +155,10 @@ def _notes(a: Run, b: Run) -> list[str]:
     for name, what in (("n", "examples"), ("seed", "seed")):
         if _task(a)[name] != _task(b)[name]:
             notes.append(f"Not the same {what}: {_told(_task(a)[name])} against {_told(_task(b)[name])}.")
+    for run, name in zip((a, b), names(a, b), strict=True):
+        reasons = [str(claim.get("numbers")) for claim in run.claims if claim.get("verdict") == "not testable"]
+        if reasons:
+            notes.insert(0, f"{name}: {len(reasons)} of {len(run.claims)} claims are not testable ({reasons[0]}).")
     dtypes = [str(run.record["subject"].get("dtype")) for run in (a, b)]
     if dtypes[0] != dtypes[1]:
         notes.append(f"Not the same precision: {dtypes[0]} against {dtypes[1]}.")

@@ -7,12 +7,12 @@ from typing import Any
 
 from .runs import Run
 
-WIDTH, EDGE = 180.0, 8.0  # px of a strip, and of its margins
+WIDTH, EDGE = 150.0, 8.0  # px of a strip, and of its margins
 FINDINGS = 6
 
 
 def forest(a: Run, b: Run) -> list[dict[str, Any]]:
-    """The claims that both runs judge, by name and condition: text, both rows, the difference, and places on an axis."""
+    """The claims that both runs judge, by name and condition: text, both sides, their difference, places on an axis."""
     second = {_name(claim): claim for claim in b.claims}
     return [_pair(claim, second[_name(claim)]) for claim in a.claims if _name(claim) in second]
 

@@ -1,4 +1,4 @@
-"""Figures of two runs side by side: heads against each other, maps on one scale, their difference, curves over depth."""
+"""Figures of two runs: heads against each other, maps on one scale, their difference, curves over depth."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..charts.style import number, plain
 from .compare_rows import OUTLIERS, Pair, by_unlikeness, difference
 
 PANELS = 3  # of a figure: the measures that differ most
-MAPS = 3  # measures whose maps are drawn
+MAPS = 2  # measures whose maps are drawn
 DEPTH = "relative depth"
 
 
@@ -70,14 +70,17 @@ def _apart(rows: pd.DataFrame, what: str) -> str:
     if rows[["lower", "upper"]].isna().all(axis=None):
         return "Nothing is said of chance: there are no intervals."
     most = ", ".join(f"{r['label']} ({number(r['value'])})" for r in rows.head(OUTLIERS).to_dict("records"))
-    return f"In the first panel {int(rows['clear'].sum())} of {len(rows)} {what} differ beyond their intervals; most: {most}."
+    clear = int(rows["clear"].sum())
+    return f"In the first panel {clear} of {len(rows)} {what} differ beyond their intervals; most: {most}."
 
 
 def _maps(names: tuple[str, str], pair: Pair, theme: str) -> go.Figure:
     rows = _joined([pair], names)
     figure = head_map(rows[rows["control"] == ""], signed=pair.signed, panel="run", unit=pair.unit)
     seen = f"{pair.title}: {names[0]} above, {names[1]} below, one cell a head."
-    return _finished(figure, pair.title, (seen, "Both have one colour scale.", sample(rows)), pair.table, theme)
+    return _finished(
+        figure, f"Heads: {pair.title}", (seen, "Both have one colour scale.", sample(rows)), pair.table, theme
+    )
 
 
 def _difference(names: tuple[str, str], pair: Pair, theme: str) -> go.Figure:

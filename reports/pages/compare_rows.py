@@ -115,8 +115,8 @@ def _grouped(rows: pd.DataFrame, keys: list[str]) -> dict[Any, pd.DataFrame]:
 
 
 def _columns(rows: pd.DataFrame, place: list[str]) -> pd.DataFrame:
-    known = {c: rows[c] if c in rows else np.nan for c in ("value", "lower", "upper", "n", "n_groups")}
-    unit = rows["unit"] if "unit" in rows else ""
+    known = {c: rows.get(c, np.nan) for c in ("value", "lower", "upper", "n", "n_groups")}
+    unit = rows.get("unit", "")
     return rows[[*place, "control"]].assign(**known, unit=unit).reset_index(drop=True)
 
 

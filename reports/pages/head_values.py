@@ -31,6 +31,8 @@ WORDS = {
     "visual mass": "attention on the image",
     "non-sink ratio": "share of it on image tokens that are no sinks",
     "copying": "copying score of the OV circuit",
+    "1 step": "estimate from one gradient",
+    "5 steps": "estimate from five gradients",
     "answer": "added to the answer's logit",
     "difference": "added to answer − wrong answer",
     "l2": "change of the head's output",
@@ -142,6 +144,8 @@ def _section(analysis: str, unit: str, title: str) -> str:
     effects, reads, writes, sinks, image, other = SECTIONS
     if analysis == "logit_attribution" or "logit attribution" in title or "copying" in title:
         return writes
+    if title.startswith("estimate"):
+        return other
     if title.startswith("attention on") or unit in ("attention", "share of attention"):
         return reads
     named = {"sinks": sinks, "head_divergence": image}
@@ -149,9 +153,13 @@ def _section(analysis: str, unit: str, title: str) -> str:
 
 
 def _where(run: Run, condition: str) -> str:
-    """What a number was measured on: task with its options, condition, template where it is a chat."""
+    """What a number was measured on: task with its options, condition, template where it is a chat; whether it is
+    known that the model solves the task, where a claim says so.
+    """
     template = "chat template" if run.record["task"].get("template") == "chat" else ""
-    return ", ".join(part for part in (task_words(run), condition, template) if part)
+    claims = [c for c in run.claims if c.get("name") == "solved" and c.get("condition", condition) == condition]
+    solved = "" if all(claim.get("verdict") == "holds" for claim in claims) else "task not shown to be solved"
+    return ", ".join(part for part in (task_words(run), condition, template, solved) if part)
 
 
 def task_words(run: Run) -> str:

@@ -62,7 +62,7 @@ def subjects(runs: Sequence[Run], drawn: Mapping[str, Drawn]) -> list[Heads]:
 
 def _heads(key: str, runs: list[Run], drawn: Mapping[str, Drawn]) -> Heads:
     one = Heads(key, runs[0].record["subject"], [])
-    for run in runs:
+    for run in sorted(runs, key=_untestable):
         figures = _addressed(run, drawn)
         by_table: dict[str, list[tuple[str, go.Figure]]] = {}
         for address, figure in figures:
@@ -77,6 +77,11 @@ def _heads(key: str, runs: list[Run], drawn: Mapping[str, Drawn]) -> Heads:
     by_section = sorted(one.measures, key=lambda m: (SECTIONS.index(m.section), m.where == WEIGHTS))
     one.measures = _apart(by_section)
     return one
+
+
+def _untestable(run: Run) -> bool:
+    """Whether a precondition failed in this run: what it measured comes last."""
+    return any(claim.get("verdict") == "not testable" for claim in run.claims)
 
 
 def _addressed(run: Run, drawn: Mapping[str, Drawn]) -> list[tuple[str, go.Figure]]:
@@ -97,7 +102,7 @@ def _named(run: Run, figures: list[tuple[str, go.Figure]], subject: Mapping[str,
     for address, figure in figures:
         if heads := named_in(figure, *size):
             title = str((figure.layout.meta or {}).get("title") or run.title)
-            said.append({"text": title, "address": address, "heads": heads})
+            said.append({"text": f"{title} ({_run_title(run)})", "address": address, "heads": heads})
     return said
 
 

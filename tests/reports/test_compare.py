@@ -179,7 +179,7 @@ def test_conditions_that_only_one_run_has_are_left_out_and_said(tmp_path):
     both = {name: pd.concat([t, t.assign(condition="no BOS")]) for name, t in tables.items() if name != "claims"}
     a = read_run(write(tmp_path, both, conditions=["BOS", "no BOS"]))
     b = read_run(write(tmp_path, tables, key="89abcdef", subject={"name": "other", "fingerprint": "ff"}))
-    assert [pair.title for pair in aligned(a, b)][0] == f"{EFFECT} · BOS"
+    assert next(pair.title for pair in aligned(a, b)) == f"{EFFECT} · BOS"
     assert "Compared where both were run: BOS." in compare.render(a, b)
 
 

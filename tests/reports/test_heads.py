@@ -144,7 +144,7 @@ def test_findings_and_figures_that_name_a_head_are_listed(tmp_path):
     (one,) = heads.subjects(read_runs(tmp_path / "runs")[0], drawn)
     assert one.named == [
         {"text": "Head 2.1 does it.", "address": f"{run.name}.html#fig-effects-box", "heads": ["2.1"]},
-        {"text": "Halves", "address": f"{run.name}.html#fig-halves-box", "heads": ["2.1"]},
+        {"text": "Halves (circuits: Ioi)", "address": f"{run.name}.html#fig-halves-box", "heads": ["2.1"]},
     ]
 
 

@@ -7,10 +7,8 @@ import io
 
 import numpy as np
 import pandas as pd
-import pytest
 from crosslens.reports.figures import group_lens, image_lens, learned_lenses, logit_attribution
 from PIL import Image
-
 
 LAYERS, HEADS = 4, 3
 BASE = {"condition": "BOS", "control": "", "n": 8, "n_groups": 4}
