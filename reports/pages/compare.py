@@ -55,6 +55,7 @@ def _model(run: Run) -> tuple[str, str]:
 SAME: dict[str, Callable[[Run], Any]] = {
     "other analysis": lambda run: run.record["analysis"],
     "other version of the analysis": lambda run: run.record["versions"].get("analysis"),
+    "other version of the instruments": lambda run: run.record["versions"].get("probes"),
     "other prompts: template": lambda run: _task(run)["template"],
     "other prompts: tokens of the model's own answer": lambda run: _task(run)["own_answer_tokens"] or 0,
 }
@@ -124,7 +125,7 @@ def render(a: Run, b: Run, linked: Collection[str] = ()) -> str:
     depths = (_depth(a), _depth(b))
     called = names(a, b)
     blocks = [
-        figure_block(name, figure, None) | {"theme": str((figure.layout.meta or {}).get("theme", ""))}
+        figure_block(name, figure, None) | {of: (figure.layout.meta or {})[of] for of in ("theme", "caption")}
         for name, figure in figures(called, depths, shared).items()
     ]
     chief = [block for block in blocks if block["theme"] == "main"][:OPEN]

@@ -94,7 +94,7 @@ def _split(run: Run, name: str, rows: pd.DataFrame, mlp: bool) -> Iterator[Measu
     """A measure for all values of the columns of text, where these tell the rows of a place apart."""
     names = [c for c in rows if c not in KNOWN | {"part"} and pd.api.types.is_string_dtype(rows[c])]
     control = rows["control"].fillna("") if "control" in rows else pd.Series("", rows.index)
-    rows = rows.assign(control=control).astype({"layer": int, "head": int})
+    rows = rows.assign(control=control).astype({"layer": int, "head": int}).fillna(dict.fromkeys(names, ""))
     own = rows[control == ""]
     told = [c for c in names if c in ("measure", "condition") or own[c].nunique() > 1]
     for _, part in own.groupby(told, sort=False, dropna=False) if told else [((), own)]:

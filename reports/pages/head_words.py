@@ -43,7 +43,8 @@ def words(run: Run) -> Iterator[Words]:
             continue
         head = table["head"].fillna(MLP) if "head" in table else MLP
         rows = table.assign(head=head, condition=table.get("condition", ""))[table["layer"].notna()]
-        for condition, part in rows.groupby("condition", sort=False, dropna=False):
+        told = [c for c in ("condition", "lens") if c in rows]
+        for (condition, *_), part in rows.groupby(told, sort=False, dropna=False):
             where = ", ".join(text for text in (task_words(run), str(condition)) if text)
             yield Words(_told(name, part, where), run, _by_place(part))
 
@@ -54,13 +55,17 @@ def _told(name: str, part: pd.DataFrame, where: str) -> str:
         return "OV circuit, first direction: reads → writes (from the weights)"
     if "prompt" in part:
         return f"Words it raises most on its strongest prompts ({where})"
+    if "lens" in part:
+        return f"Words that {' and '.join(map(str, part['lens'].unique()))} reads from it ({where})"
     return f"{name.replace('_', ' ').capitalize()} ({where})"
 
 
 def _by_place(part: pd.DataFrame) -> dict[Place, str]:
     """Tokens in their order, sides and prompts apart."""
     part = part[part["direction"] == 1] if "direction" in part else part
-    by, between = next(((c, b) for c, b in (("side", " → "), ("prompt", " | ")) if c in part), ("layer", ""))
+    by, between = next(
+        ((c, b) for c, b in (("side", " → "), ("prompt", " | "), ("example", " | ")) if c in part), ("layer", "")
+    )
     sides = {"reads": 0, "promotes": 1}
     ordered = part.assign(order=part[by].map(lambda x: sides.get(x, x))).sort_values(["order", "rank"], kind="stable")
     found: dict[Place, dict[Any, list[str]]] = {}
