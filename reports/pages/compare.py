@@ -12,7 +12,7 @@ from ..charts.style import number
 from .compare_claims import WIDTH, forest, said
 from .compare_figures import figures
 from .compare_rows import aligned
-from .head_values import task_words
+from .head_values import meta_of, task_words
 from .page import environment, figure_block, sample_size
 from .runs import Run, read_run
 
@@ -125,7 +125,7 @@ def render(a: Run, b: Run, linked: Collection[str] = ()) -> str:
     depths = (_depth(a), _depth(b))
     called = names(a, b)
     blocks = [
-        figure_block(name, figure, None) | {of: (figure.layout.meta or {})[of] for of in ("theme", "caption")}
+        figure_block(name, figure, None) | {of: meta_of(figure)[of] for of in ("theme", "caption")}
         for name, figure in figures(called, depths, shared).items()
     ]
     chief = [block for block in blocks if block["theme"] == "main"][:OPEN]

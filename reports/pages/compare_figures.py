@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from ..charts import captioned, head_map, lines, sample, scatter
 from ..charts.style import number, plain
 from .compare_rows import OUTLIERS, Pair, by_unlikeness, difference
+from .head_values import meta_of
 
 PANELS = 3  # of a figure: the measures that differ most
 MAPS = 2  # measures whose maps are drawn
@@ -142,4 +143,4 @@ def _finished(figure: go.Figure, title: str, said: tuple[str, str, str], table: 
     """The figure with its title and caption: what is seen, how to read it, n."""
     captioned(figure, title, " ".join(part for part in said if part), table)
     parts = dict(zip(("seen", "read", "sample"), said, strict=True))
-    return figure.update_layout(meta={**(figure.layout.meta or {}), **parts, "theme": theme})
+    return figure.update_layout(meta={**meta_of(figure), **parts, "theme": theme})

@@ -95,7 +95,7 @@ def _by_key(name: str, place: list[str], first: pd.DataFrame, second: pd.DataFra
 def _keys(place: list[str], first: pd.DataFrame, second: pd.DataFrame) -> list[str] | None:
     """The fewest columns, texts before whole numbers, that tell rows apart; None where none do."""
     both = pd.concat([first, second], ignore_index=True)
-    own = [c for c in both if c not in KNOWN | NUMBERS and both[c].nunique() > 1]
+    own = [str(c) for c in both if c not in KNOWN | NUMBERS and both[c].nunique() > 1]
     texts = [c for c in own if pd.api.types.is_string_dtype(both[c])]
     numbers = [c for c in own if pd.api.types.is_integer_dtype(both[c])]
     texts += [c for c in ("measure",) if c in both and c not in texts]

@@ -92,7 +92,7 @@ def _places(name: str, table: pd.DataFrame) -> Iterator[tuple[bool, pd.DataFrame
 
 def _split(run: Run, name: str, rows: pd.DataFrame, mlp: bool) -> Iterator[Measure]:
     """A measure for all values of the columns of text, where these tell the rows of a place apart."""
-    names = [c for c in rows if c not in KNOWN | {"part"} and pd.api.types.is_string_dtype(rows[c])]
+    names = [str(c) for c in rows if c not in KNOWN | {"part"} and pd.api.types.is_string_dtype(rows[c])]
     control = rows["control"].fillna("") if "control" in rows else pd.Series("", rows.index)
     rows = rows.assign(control=control).astype({"layer": int, "head": int}).fillna(dict.fromkeys(names, ""))
     own = rows[control == ""]
@@ -175,11 +175,16 @@ def _sample(part: pd.DataFrame) -> str:
     return f"n = {counts[0]:,.0f}" + (f" in {counts[1]:,.0f} groups" if len(counts) > 1 else "") if counts else ""
 
 
+def meta_of(figure: Any) -> dict[str, Any]:
+    """What a figure says of itself for its page: title, caption, table, rows drawn."""
+    return dict(figure.layout.meta or {})
+
+
 def _figure(drawn: list[tuple[str, go.Figure]], rows: pd.DataFrame, measure: Measure) -> str:
     """The address of the first figure that draws this measure, else of the page of its run."""
     known = set(rows["measure"].map(readable)) if "measure" in rows else set()
     for address, figure in drawn:
-        asked = ((figure.layout.meta or {}).get("where") or {}).get("measure", "")
+        asked = (meta_of(figure).get("where") or {}).get("measure", "")
         asked = readable(asked) if isinstance(asked, str) and asked else ""
         if not asked or asked not in known or measure.title.startswith(asked):
             return address

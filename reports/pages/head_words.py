@@ -66,7 +66,7 @@ def _by_place(part: pd.DataFrame) -> dict[Place, str]:
     by, between = next(
         ((c, b) for c, b in (("side", " → "), ("prompt", " | "), ("example", " | ")) if c in part), ("layer", "")
     )
-    sides = {"reads": 0, "promotes": 1}
+    sides: dict[Any, Any] = {"reads": 0, "promotes": 1}
     ordered = part.assign(order=part[by].map(lambda x: sides.get(x, x))).sort_values(["order", "rank"], kind="stable")
     found: dict[Place, dict[Any, list[str]]] = {}
     columns = (ordered[name].tolist() for name in (*PLACE, "order", "token"))

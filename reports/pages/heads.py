@@ -14,7 +14,7 @@ from markupsafe import Markup
 from plotly.colors import get_colorscale
 
 from ..charts.style import SIGNED, UNSIGNED
-from .head_values import MLP, PLACE, SECTIONS, WEIGHTS, Measure, measures
+from .head_values import MLP, PLACE, SECTIONS, WEIGHTS, Measure, measures, meta_of
 from .head_words import Place, Roles, Words, findings, named_in, roles, words
 from .page import Drawn, environment, unique_slugs
 from .runs import Run
@@ -66,7 +66,7 @@ def _heads(key: str, runs: list[Run], drawn: Mapping[str, Drawn]) -> Heads:
         figures = _addressed(run, drawn)
         by_table: dict[str, list[tuple[str, go.Figure]]] = {}
         for address, figure in figures:
-            by_table.setdefault(str((figure.layout.meta or {}).get("table")), []).append((address, figure))
+            by_table.setdefault(str(meta_of(figure).get("table")), []).append((address, figure))
         found, said = list(measures(run, by_table)), list(words(run))
         if found or said:
             one.runs.append(run)
@@ -101,7 +101,7 @@ def _named(run: Run, figures: list[tuple[str, go.Figure]], subject: Mapping[str,
     ]
     for address, figure in figures:
         if heads := named_in(figure, *size):
-            title = str((figure.layout.meta or {}).get("title") or run.title)
+            title = str(meta_of(figure).get("title") or run.title)
             said.append({"text": f"{title} ({_run_title(run)})", "address": address, "heads": heads})
     return said
 
