@@ -1,4 +1,4 @@
-"""Commands on finished runs: report, overlap, verify."""
+"""Commands on finished runs: report, compare, overlap, verify."""
 
 from __future__ import annotations
 
@@ -25,6 +25,21 @@ class Report:
 
         pages = build(self.out, static=self.static)
         print(f"{len(pages)} pages; open {self.out / 'index.html'}")
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Put two runs of one analysis side by side: two models, two tasks, two revisions. Runs no model."""
+
+    runs: Positional[tuple[str, ...]] = ()  # two run directories, or their names in --out
+    out: Path = OUT
+
+    def __call__(self, line: str) -> None:
+        if len(self.runs) != 2:
+            raise UserError("name two runs: crosslens compare reports/out/runs/ONE reports/out/runs/OTHER")
+        from ..reports.pages.build import compare_page
+
+        print(compare_page(*self.runs, self.out))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import tyro
 from .. import __version__
 from ..analyses.reading import read_analyses
 from ..data.errors import UserError
-from .finished import Overlap, Report, Verify
+from .finished import Compare, Overlap, Report, Verify
 from .keep import ACTIONS, Cache, Export
 from .listing import Catalogue
 from .model import Check, Run, Show, with_options
@@ -26,6 +26,7 @@ COMMANDS: dict[str, type] = {
     "run": Run,
     "recipe": Recipe,
     "report": Report,
+    "compare": Compare,
     "list": Catalogue,
     "show": Show,
     "check": Check,

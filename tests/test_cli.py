@@ -64,6 +64,7 @@ assert not {"torch", "transformers"} & set(sys.modules), "torch was imported"
         ("check -h", "--dtype"),
         ("verify -h", "--sample"),
         ("report -h", "--static"),
+        ("compare -h", "two models, two tasks"),
         ("export -h", "crosslens export"),
         ("list", "recipe    vhd"),
         ("list sinks", "--sinks.receives  5.0"),

@@ -1,1 +1,1 @@
-"""The pages: one a run, the gallery, the claims, the dictionary of heads."""
+"""The pages: one a run, the gallery, the claims, the heads, runs side by side."""

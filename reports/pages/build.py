@@ -12,7 +12,7 @@ import plotly.io as pio
 from plotly.offline import get_plotlyjs
 
 from ...data.errors import ReportError
-from . import dictionary, gallery, page, recipes
+from . import compare, gallery, heads, page, recipes
 from .runs import Run, read_runs
 from .unchanged import NOTE, remember, unchanged
 
@@ -22,9 +22,9 @@ __all__ = ["ReportError", "build", "show_page", "write_file"]
 def build(out: Path, *, static: bool = False) -> list[Path]:
     """Write the report of `out/runs/*` into `out`; returns the HTML pages, the gallery first.
 
-    Pages: index.html, claims.html, <run>.html, a head dictionary for each subject that has one, a page for each of
-    `out/recipes/*.json` (a paper's figures in its order); beside them plotly.min.js (no page asks the network for
-    anything) and downloads/<run>/ with every table as CSV and parquet.
+    Pages: index.html, claims.html, <run>.html, head.html with a card for every head and MLP, compare-….html for pairs
+    of runs that fit, a page for each of `out/recipes/*.json` (a paper's figures in its order); beside them
+    plotly.min.js (no page asks the network for anything) and downloads/<run>/ with every table as CSV and parquet.
     static: also every figure as PNG (slow; needs kaleido and a Chromium).
     The same runs give the same bytes; where nothing has changed since the last time, nothing is drawn. Raises
     ReportError without runs or where `out` cannot be written.
@@ -35,24 +35,41 @@ def build(out: Path, *, static: bool = False) -> list[Path]:
     runs, notes = read_runs(out / "runs")
     drawn = {run.name: page.run_figures(run) for run in runs}
     images = {run.name: _images(run.name, drawn[run.name][0], out) if static else {} for run in runs}
-    joined = dictionary.dictionaries(runs)
+    subjects = heads.subjects(runs, drawn)
+    compared = compare.pages(runs)
     asked, unread = recipes.read_recipe_pages(out / "recipes")
     notes += unread
     links = [(recipe.address, recipe.texts["title"]) for recipe in asked]
-    links += [(f"{found.name}.html", f"Head dictionary of {found.subject}") for found in joined]
+    links += [(heads.PAGE, "Heads and MLPs")] if subjects else []
+    links += [(address, title) for address, (title, _) in compared.items()]
     written = {"index.html": gallery.index(runs, drawn, notes, links), "claims.html": gallery.claims(runs)}
-    written |= {f"{found.name}.html": dictionary.render(found) for found in joined}
+    written |= {heads.PAGE: heads.render(subjects)} if subjects else {}
+    written |= {address: text for address, (_, text) in compared.items()}
     written |= {recipe.address: recipes.render_recipe(recipe, runs, drawn) for recipe in asked}
     written |= {f"{run.name}.html": page.render(run, drawn[run.name], images[run.name]) for run in runs}
     write_file(out / "plotly.min.js", get_plotlyjs().encode())
     for run in runs:
         _downloads(run, out / "downloads" / run.name)
-    for found in joined:
-        write_file(out / "downloads" / f"{found.name}.csv", dictionary.to_csv(found))
+    for one in subjects:
+        write_file(out / "downloads" / heads.csv_name(one), heads.to_csv(one))
     for name, text in written.items():
         write_file(out / name, text.encode())
     write_file(out / NOTE, remember(out, static, written))
     return [out / name for name in written]
+
+
+def compare_page(first: str | Path, second: str | Path, out: Path) -> Path:
+    """The page of two runs side by side in `out`; returns its path.
+
+    first, second: run directories, or names of runs under `out/runs`. Raises ReportError where one is no complete run,
+    or where they are not alike enough: the line says in what they differ.
+    """
+    out = Path(out)
+    a, b = (compare.open_named(name, out) for name in (first, second))
+    text = compare.render(a, b, {run.name for run in (a, b) if (out / f"{run.name}.html").is_file()})
+    write_file(out / "plotly.min.js", get_plotlyjs().encode())
+    write_file(out / compare.address(a, b), text.encode())
+    return out / compare.address(a, b)
 
 
 def show_page(figures: go.Figure | Sequence[go.Figure] | Mapping[str, go.Figure], path: Path, title: str) -> Path:

@@ -15,7 +15,7 @@ from ...data.errors import ReportError
 
 SCHEMA = 1
 NAME = re.compile(r"\w[\w.+=-]*")
-RESERVED = {"index", "claims", "plotly.min"}  # pages of the gallery itself
+RESERVED = {"index", "claims", "head", "plotly.min"}  # pages of the gallery itself
 TEXTS = ("analysis", "title")
 PARTS = ("subject", "task", "options", "versions")
 

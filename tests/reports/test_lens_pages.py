@@ -1,4 +1,4 @@
-"""The pages of the lens analyses, from small tables; the head dictionary joins runs and needs no model."""
+"""The pages of the lens analyses, from small tables."""
 
 from __future__ import annotations
 
@@ -7,14 +7,8 @@ import io
 
 import numpy as np
 import pandas as pd
-import pytest
 from crosslens.reports.figures import group_lens, image_lens, learned_lenses, logit_attribution
-from crosslens.reports.pages import dictionary
-from crosslens.reports.pages.build import build
-from crosslens.reports.pages.runs import read_runs
 from PIL import Image
-
-from ..helpers.synthetic import sinks_tables, write_run
 
 LAYERS, HEADS = 4, 3
 BASE = {"condition": "BOS", "control": "", "n": 8, "n_groups": 4}
@@ -125,61 +119,3 @@ def test_words_lie_over_their_pictures_with_a_slider_over_states():
         assert image.source.endswith(png)
         assert button.args[0]["xaxis.range"] == [image.x, image.x + image.sizex]
         assert image.sizex == image.sizey == 2
-
-
-@pytest.fixture
-def out(tmp_path):
-    write_run(tmp_path / "runs", "logit_attribution", "ioi", attribution_tables())
-    write_run(tmp_path / "runs", "sinks", "passages", sinks_tables())
-    return tmp_path
-
-
-def test_dictionary_joins_the_runs(out):
-    (found,) = dictionary.dictionaries(read_runs(out / "runs")[0])
-    assert len(found.table) == 30 * 9  # every head that any run has
-    names = [str(c) for c in found.table]
-    assert any(c.startswith("sinks: sink share (attention; passages") for c in names)
-    assert any(c.startswith("logit_attribution: difference (logits; ioi") for c in names)
-    assert "logit_attribution: copying (copying score; weights)" in names
-    row = found.table[(found.table["layer"] == 3) & (found.table["head"] == 2)].iloc[0]
-    assert row[next(c for c in names if "difference" in c)] == 2
-    assert found.words[3, 2]["promotes on ioi, BOS, 0123abcd"] == "␣<b>3.2.1.1 ␣<b>3.2.1.2 | ␣<b>3.2.2.1 ␣<b>3.2.2.2"
-    assert " → " in found.words[3, 2]["OV circuit, first direction: reads → promotes"]
-
-
-def test_dictionary_page(out):
-    pages = build(out)
-    (page,) = [p for p in pages if p.name.startswith("heads-")]
-    text = page.read_text()
-    assert "␣&lt;b&gt;3.2.1.1" in text
-    assert "<b>3.2" not in text
-    assert page.name in (out / "index.html").read_text()
-    csv = pd.read_csv(out / "downloads" / f"{page.stem}.csv")
-    assert len(csv) == 270
-    assert "http" not in text.replace("http-equiv", "")
-
-
-def test_no_dictionary_without_words(tmp_path):
-    write_run(tmp_path / "runs", "sinks", "passages", sinks_tables())
-    assert dictionary.dictionaries(read_runs(tmp_path / "runs")[0]) == []
-    assert not [p for p in build(tmp_path) if p.name.startswith("heads-")]
-
-
-def test_dictionary_keeps_conditions_runs_and_options_apart(out):
-    """Values and words of two conditions, and of two runs of one task, stand in columns of their own."""
-    tables = attribution_tables()
-    heads = tables["heads"].assign(condition="no BOS")
-    words = tables["words"].assign(condition="no BOS", token="other")
-    both = tables | {"heads": pd.concat([tables["heads"], heads]), "words": pd.concat([tables["words"], words])}
-    path = write_run(out / "second" / "runs", "logit_attribution", "ioi", both)
-    path.rename(out / "runs" / "logit_attribution.smollm2.ioi.89abcdef")
-    (found,) = dictionary.dictionaries(read_runs(out / "runs")[0])
-    columns = [str(c) for c in found.table if "logit_attribution: difference (logits" in str(c)]
-    assert [c.partition("; ")[2] for c in columns] == [
-        "ioi, BOS, 0123abcd)",
-        "ioi, BOS, 89abcdef)",
-        "ioi, no BOS, 89abcdef)",
-    ]
-    words = [text for title, text in found.words[3, 2].items() if title.startswith("promotes")]
-    assert len(words) == 3
-    assert words[0] == words[1] != words[2]
