@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 LONG = 700  # characters of a prompt that are shown
@@ -46,7 +47,7 @@ def _pieces(segments: Sequence[Sequence[str]], spans: Any) -> list[tuple[str, st
         end = at + len(text)
         cuts = {at, end, *(place for _, a, b in named for place in (a, b) if at < place < end)}
         ordered = sorted(cuts)
-        for a, b in zip(ordered, ordered[1:], strict=False):
+        for a, b in pairwise(ordered):
             name = next((str(n) for n, x, y in named if x <= a and b <= y), "")
             pieces.append((text[a - at : b - at], role, name.replace("_", " ")))
         at = end

@@ -18,7 +18,7 @@ ORDER = (
 
 
 def matrix(runs: Sequence[Run]) -> dict[str, Any]:
-    """Columns: model and task; rows: an analysis with a cell for each column: its runs, or the command that is to be run."""
+    """Columns: model and task; rows: an analysis with a cell for each column: its runs, or what would run it."""
     columns = {_column(run): run for run in runs}
     ordered = sorted(columns)
     analyses = sorted({str(run.record["analysis"]) for run in runs}, key=_place)

@@ -137,7 +137,7 @@ def run_figures(run: Run) -> Drawn:
 
 
 def _flat(value: Any, name: str = ""):
-    """The record as (name in words, text), in its own order; the list of prompts and what the page shows is left out."""
+    """The record as (name in words, text), in its own order, without what the page says elsewhere."""
     if name in ("title", "question", "methods", "notes", "command", "location", "example", "plan.shards"):
         return
     if isinstance(value, dict) and value:
