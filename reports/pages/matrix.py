@@ -50,7 +50,8 @@ def _command(analysis: str, like: Run) -> str:
     task = like.record["task"]
     if "joined" in like.record:
         return ""
-    options = task.get("options") if isinstance(task.get("options"), Mapping) else {}
+    options = task.get("options")
+    options = options if isinstance(options, Mapping) else {}
     said = ",".join(f"{name}={_value(value)}" for name, value in options.items())
     spec = f"{task.get('name')}:{said}" if said else str(task.get("name"))
     return f"crosslens run {analysis} --subject {like.model} --task {spec}"

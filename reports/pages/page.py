@@ -125,9 +125,10 @@ def drawer(analysis: str) -> Callable[[dict[str, pd.DataFrame]], dict[str, go.Fi
 def run_figures(run: Run) -> Drawn:
     """The figures of a run, and a note where its analysis' own ones fail."""
     draw = drawer(run.record["analysis"])
-    tables = {name: table for name, table in run.tables.items() if name != "claims"}
+    tables = {name: table for name, table in run.tables.items() if name not in SAYINGS}
+    found = {name: run.tables[name] for name in run.tables if name == "findings"}  # the heads that figures label
     try:
-        return draw(tables), []
+        return draw(tables if draw is default.figures else tables | found), []
     except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
         note = f"The figures of this analysis could not be drawn ({type(error).__name__}: {error})."
     try:

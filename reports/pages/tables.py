@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ..figures.drawing import matching
@@ -64,8 +65,9 @@ def _cell(value: Any) -> dict[str, Any]:
     """The text of a cell, and its number to sort by where it is one."""
     if isinstance(value, str):
         return {"text": value if len(value) <= LONG else f"{value[:LONG]}…", "number": None}
-    if pd.api.types.is_number(value) and not isinstance(value, bool):
-        return {"text": short(value), "number": value if math.isfinite(value) else ""}
+    if isinstance(value, (int, float, np.number)) and not isinstance(value, (bool, np.bool_)):
+        known = math.isfinite(float(value))
+        return {"text": short(value), "number": value if known else ""}
     return {"text": "–" if value is None or value is pd.NaT else str(value)[:LONG], "number": None}
 
 

@@ -116,6 +116,7 @@ def _p(value: float) -> str:
 
 def untestable(claims: Sequence[Mapping[str, Any]], findings: Sequence[Mapping[str, Any]]) -> list[str]:
     """Why something cannot be tested: each reason once, those first that the findings give."""
-    reasons = [str(f.get("reason") or "") for f in findings if f.get("state") == "not testable"]
-    reasons += [str(c.get("numbers") or "") for c in claims if c.get("verdict") == "not testable"]
-    return [reason for reason in dict.fromkeys(reasons) if reason and "not measured here" not in reason][:4]
+    reasons = [one.get("reason") for one in findings if one.get("state") == "not testable"]
+    reasons += [one.get("numbers") for one in claims if one.get("verdict") == "not testable"]
+    known = [reason for reason in reasons if isinstance(reason, str) and reason]
+    return [reason for reason in dict.fromkeys(known) if "not measured here" not in reason][:4]

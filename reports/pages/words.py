@@ -72,7 +72,8 @@ def _about(count: int) -> str:
 def task_words(task: Mapping[str, Any]) -> str:
     """The task with its options: "Questions about pictures: kinds colour and shape, difficulty clear"."""
     title = str(task.get("title") or task.get("name") or "?")
-    options = task.get("options") if isinstance(task.get("options"), Mapping) else {}
+    options = task.get("options")
+    options = options if isinstance(options, Mapping) else {}
     said = [f"{str(name).replace('_', ' ')} {_joined(value)}" for name, value in options.items()]
     return title + (": " + ", ".join(said) if said else "")
 
