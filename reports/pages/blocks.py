@@ -17,6 +17,7 @@ from plotly.io import json as plotly_json
 from .runs import Run
 from .tables import table_block
 
+MODE_BAR, SWITCH = 44, 66  # px above the panels' titles
 DIGITS = 5  # of a plotted value: less than a pixel, and half the weight
 KEY_HEIGHT = 420  # px of the first figure, so that the first screen has room for what it is about
 
@@ -30,7 +31,8 @@ def figure_block(name: str, figure: go.Figure, run: Run | None, images: Mapping[
     return {
         "id": f"fig-{name}",
         "title": meta.get("title") or name,
-        "caption": caption(meta),
+        "caption": " ".join(text for _, text in said(meta)),
+        "said": said(meta),
         "height": int(figure.layout.height or KEY_HEIGHT),
         "min_width": int(meta.get("min_width", 0)),
         "json": figure_json(without_words(figure)),
@@ -42,7 +44,7 @@ def figure_block(name: str, figure: go.Figure, run: Run | None, images: Mapping[
     }
 
 
-def caption(meta: Mapping[str, Any]) -> list[tuple[str, str]]:
+def said(meta: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(what it says, text): what is seen, how to read it, n; the one caption where a figure has no such parts."""
     parts = [(part, str(meta[part])) for part in ("seen", "read", "sample") if meta.get(part)]
     return parts or [("seen", str(meta.get("caption", "")))]
@@ -61,7 +63,8 @@ def without_words(figure: go.Figure) -> dict[str, Any]:
     """The figure as plain data, without title and caption: the page says them in its own letters."""
     data = figure.to_plotly_json()
     layout = {k: v for k, v in data["layout"].items() if k not in ("title", "meta")}
-    layout["margin"] = {**layout.get("margin", {}), "t": 44}  # room for the mode bar above the panels' titles
+    room = SWITCH if layout.get("updatemenus") else MODE_BAR
+    layout["margin"] = {"t": room, **layout.get("margin", {})}
     return {"data": data["data"], "layout": layout}
 
 
