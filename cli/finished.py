@@ -18,7 +18,7 @@ class Report:
     """Build the pages from what was run; never runs a model."""
 
     out: Path = OUT
-    static: bool = False  # also every figure as PNG (slow; needs kaleido and a Chromium)
+    static: bool = False  # also every figure as SVG, PNG and PDF (slow; needs kaleido and a Chromium)
 
     def __call__(self, line: str) -> None:
         from ..reports.pages.build import build

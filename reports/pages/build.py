@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import plotly.graph_objects as go
-import plotly.io as pio
 from plotly.offline import get_plotlyjs
 
 from ...data.errors import ReportError
-from . import compare, gallery, heads, page, recipes
+from . import claims, compare, gallery, glossary, heads, page, recipes
+from . import static as images_of
+from .files import write_file
 from .runs import Run, read_runs
 from .unchanged import NOTE, remember, unchanged
+from .words import environment
 
 __all__ = ["ReportError", "build", "show_page", "write_file"]
 
@@ -22,10 +22,10 @@ __all__ = ["ReportError", "build", "show_page", "write_file"]
 def build(out: Path, *, static: bool = False) -> list[Path]:
     """Write the report of `out/runs/*` into `out`; returns the HTML pages, the gallery first.
 
-    Pages: index.html, claims.html, <run>.html, head.html with a card for every head and MLP, compare-….html for pairs
-    of runs that fit, a page for each of `out/recipes/*.json` (a paper's figures in its order); beside them
-    plotly.min.js (no page asks the network for anything) and downloads/<run>/ with every table as CSV and parquet.
-    static: also every figure as PNG (slow; needs kaleido and a Chromium).
+    Pages: index.html, claims.html, glossary.html, <run>.html, head.html with a card for every head and MLP,
+    compare-….html for pairs of runs that fit, a page for each of `out/recipes/*.json` (a paper's figures in its order);
+    beside them plotly.min.js (no page asks the network for anything) and downloads/<run>/ with every table as CSV and
+    parquet. static: also every figure as SVG, PNG and PDF (slow; needs kaleido and a Chromium).
     The same runs give the same bytes; where nothing has changed since the last time, nothing is drawn. Raises
     ReportError without runs or where `out` cannot be written.
     """
@@ -34,7 +34,7 @@ def build(out: Path, *, static: bool = False) -> list[Path]:
         return pages
     runs, notes = read_runs(out / "runs")
     drawn = {run.name: page.run_figures(run) for run in runs}
-    images = {run.name: _images(run.name, drawn[run.name][0], out) if static else {} for run in runs}
+    images = _images(drawn, out) if static else {}
     subjects = heads.subjects(runs, drawn)
     compared = compare.pages(runs)
     asked, unread = recipes.read_recipe_pages(out / "recipes")
@@ -42,11 +42,12 @@ def build(out: Path, *, static: bool = False) -> list[Path]:
     links = [(recipe.address, recipe.texts["title"]) for recipe in asked]
     links += [(heads.PAGE, "Heads and MLPs")] if subjects else []
     links += [(address, title) for address, (title, _) in compared.items()]
-    written = {"index.html": gallery.index(runs, drawn, notes, links), "claims.html": gallery.claims(runs)}
+    written = {"index.html": gallery.index(runs, drawn, notes, links), "claims.html": claims.claims(runs)}
+    written |= {glossary.PAGE: environment().get_template("glossary.html").render(terms=glossary.listed())}
     written |= {heads.PAGE: heads.render(subjects)} if subjects else {}
     written |= {address: text for address, (_, text) in compared.items()}
     written |= {recipe.address: recipes.render_recipe(recipe, runs, drawn) for recipe in asked}
-    written |= {f"{run.name}.html": page.render(run, drawn[run.name], images[run.name]) for run in runs}
+    written |= {f"{run.name}.html": page.render(run, drawn[run.name], images.get(run.name)) for run in runs}
     write_file(out / "plotly.min.js", get_plotlyjs().encode())
     for run in runs:
         _downloads(run, out / "downloads" / run.name)
@@ -92,39 +93,6 @@ def _downloads(run: Run, directory: Path) -> None:
         write_file(directory / f"{name}.csv", table.to_csv(index=False, lineterminator="\n").encode())
 
 
-def _images(run: str, figures: dict[str, go.Figure], out: Path) -> dict[str, str]:
-    """Figure name -> address of its PNG; one browser draws them all."""
-    addresses = {n: f"downloads/{run}/{slug}.png" for n, slug in page.unique_slugs(figures).items()}
-    widths: list[int | None] = [
-        max(900, int((figure.layout.meta or {}).get("min_width", 0))) for figure in figures.values()
-    ]
-    heights: list[int | None] = [figure.layout.height for figure in figures.values()]
-    with tempfile.TemporaryDirectory() as place:
-        files: list[str | Path] = [f"{place}/{index}.png" for index in range(len(figures))]
-        try:
-            pio.write_images(list(figures.values()), files, width=widths, height=heights, scale=2)
-        except (ValueError, RuntimeError, ImportError) as error:
-            first = (str(error).strip().splitlines() or [""])[0]
-            raise ReportError(f"no PNG of {run}: {first} (kaleido and Chromium are needed)") from None
-        for file, address in zip(files, addresses.values(), strict=True):
-            write_file(out / address, Path(file).read_bytes())
-    return addresses
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Replace a file at once, so that a reader never sees half of it; leave it alone if nothing changed."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_file() and not path.is_symlink() and path.read_bytes() == data:
-            return
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise ReportError(f"{path} cannot be written: {error.strerror or error}") from None
+def _images(drawn: Mapping[str, page.Drawn], out: Path) -> dict[str, dict[str, dict[str, str]]]:
+    """Run name -> figure name -> kind -> address of its image."""
+    return {name: images_of.write_images(name, figures, out) for name, (figures, _) in drawn.items()}

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .page import Drawn, environment, figure_block, unique_slugs
+from .blocks import figure_block, unique_slugs
+from .page import OPEN, Drawn
 from .runs import NAME, Run
+from .verdicts import axis, counts, domain
+from .words import ARXIV, environment
 
 TEXTS = ("title", "paper", "states", "differs", "command")
 
@@ -50,7 +53,23 @@ def render_recipe(recipe: RecipePage, runs: list[Run], drawn: Mapping[str, Drawn
     """The HTML of one recipe. drawn: run name -> its figures."""
     known = {run.name: run for run in runs}
     shown = [_shown(number, one, known, drawn) for number, one in enumerate(recipe.figures)]
-    return environment().get_template("recipe.html").render(recipe=recipe, figures=shown)
+    used = list({one["run"].name: one["run"] for one in shown if one["run"]}.values())
+    judged = _claims(recipe, used)
+    return (
+        environment()
+        .get_template("recipe.html")
+        .render(
+            recipe=recipe, opened=shown[:OPEN], folded=shown[OPEN:], runs=used, claims=judged, counts=counts(judged)
+        )
+    )
+
+
+def _claims(recipe: RecipePage, runs: list[Run]) -> list[dict[str, Any]]:
+    """The claims of these runs that the recipe's own papers make; all of them where none names such a paper."""
+    every = [{**claim, "run": run, "axis": axis(claim, domain([claim]))} for run in runs for claim in run.claims]
+    papers = set(ARXIV.findall(recipe.texts["paper"]))
+    own = [claim for claim in every if papers & set(ARXIV.findall(str(claim.get("source", ""))))]
+    return own or every
 
 
 def _shown(number: int, one: Mapping[str, str], known: Mapping[str, Run], drawn: Mapping[str, Drawn]) -> dict[str, Any]:

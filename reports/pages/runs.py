@@ -15,7 +15,7 @@ from ...data.errors import ReportError
 
 SCHEMA = 1
 NAME = re.compile(r"\w[\w.+=-]*")
-RESERVED = {"index", "claims", "head", "plotly.min"}  # pages of the gallery itself
+RESERVED = {"index", "claims", "glossary", "head", "plotly.min"}  # pages of the gallery itself
 TEXTS = ("analysis", "title")
 PARTS = ("subject", "task", "options", "versions")
 
@@ -35,10 +35,30 @@ class Run:
         return str(self.record["title"]).removesuffix(".")
 
     @property
+    def headline(self) -> str:
+        """What the run found, in one sentence; the title of its analysis where it says nothing."""
+        return str(self.findings[0]["text"]) if self.findings else self.title
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return str(self.record["subject"].get("name", "?"))
+
+    @property
     def claims(self) -> list[dict[str, Any]]:
         """Rows of the table of claims: text, source, numbers, verdict."""
-        table = self.tables.get("claims")
-        return [] if table is None else [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
+        return self._said("claims", "text", "verdict")
+
+    @property
+    def findings(self) -> list[dict[str, Any]]:
+        """Rows of the table of findings, best first: text, figure, state, rank, …; none in runs of older versions."""
+        return self._said("findings", "text", "state")
+
+    def _said(self, name: str, *needed: str) -> list[dict[str, Any]]:
+        table = self.tables.get(name)
+        if table is None or not set(needed) <= set(table):
+            return []
+        return [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
 
 
 def read_runs(directory: Path) -> tuple[list[Run], list[str]]:

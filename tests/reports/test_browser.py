@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
 import pandas as pd
 import pytest
 from crosslens.reports import charts
@@ -15,12 +19,18 @@ pytestmark = [
     pytest.mark.skipif(find_chromium() is None, reason="no chromium on PATH: apt install chromium"),
 ]
 LENSES, SINKS = "lenses.smollm2.facts.0123abcd.html", "sinks.smollm2.passages.0123abcd.html"
-PAGES = ["index.html", "claims.html", LENSES, SINKS, "default.smollm2.ioi.0123abcd.html", "show.html"]
+PAGES = ["index.html", "claims.html", "glossary.html", LENSES, SINKS, "default.smollm2.ioi.0123abcd.html", "show.html"]
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    out = synthetic.write_report(tmp_path_factory.mktemp("report"))
+    out = tmp_path_factory.mktemp("report")
+    found = synthetic.findings(
+        {"text": "Heads from layer 3 on attend to sinks: 75 % of their attention.", "heads": "23.3"},
+        {"text": "No difference with and without BOS.", "figure": "received", "state": "open"},
+    )
+    synthetic.write_run(out / "runs", "sinks", "passages", {**synthetic.sinks_tables(), "findings": found})
+    synthetic.write_run(out / "runs", "lenses", "facts", synthetic.lenses_tables())
     tables = {name: synthetic.sinks_tables()[name] for name in ("heads", "dimensions")}
     synthetic.write_run(out / "runs", "default", "ioi", tables)
     build(out)
@@ -54,20 +64,102 @@ def test_every_page_is_drawn_without_error_or_request(report, browser, name, wid
     ids = browser.evaluate("[...document.querySelectorAll('.plot:not(:has(.main-svg))')].map(div => div.id)")
     assert ids == []
     asked = [url.rpartition("/")[2] for url in browser.requests]
-    assert ("plotly.min.js" in asked) == (name != "claims.html")
+    words_only = name in ("claims.html", "glossary.html")
+    assert ("plotly.min.js" in asked) == (not words_only)
     count = browser.evaluate("document.querySelectorAll('.plot').length")
-    assert count > 0 or name == "claims.html"
+    assert count > 0 or words_only
     assert browser.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_figures_are_drawn_on_the_way_down(report, browser):
-    browser.open((report / SINKS).as_uri())
+def test_figures_are_drawn_on_the_way_down_and_in_folds_when_they_open(report, browser):
+    browser.open((report / SINKS).as_uri(), width=1400, height=1000)
     count = browser.evaluate("document.querySelectorAll('.plot').length")
     assert browser.evaluate("document.querySelectorAll('.plot:has(.main-svg)').length") < count
+    assert browser.evaluate("document.querySelectorAll('details.fold .main-svg').length") == 0
+    browser.evaluate("document.querySelectorAll('details.fold').forEach(fold => fold.open = true)")
     for number in range(count):
         browser.evaluate(f"div = document.querySelectorAll('.plot')[{number}]; div.scrollIntoView(); 0")
         browser.wait("div.querySelector('.main-svg') !== null")
     assert browser.errors == []
+
+
+def test_the_first_screen_holds_the_finding_its_figure_and_a_prompt(report, browser):
+    browser.open((report / SINKS).as_uri(), width=1400, height=1000)
+    place = "document.querySelector('{}').getBoundingClientRect()"
+    assert browser.evaluate(place.format("figure.key .plot") + ".top") < 400
+    assert browser.evaluate(place.format("aside .prompt") + ".bottom") < 1000
+    assert browser.evaluate("document.documentElement.scrollHeight") <= 4500
+    assert browser.evaluate("document.querySelectorAll('.content > figure, .first > figure').length") == 4
+    read = "[...document.querySelectorAll('h1, h2, h3, thead th, summary')].map(one => one.innerText)"
+    assert not [text for text in browser.evaluate(read) if "_" in text]
+
+
+def test_a_link_to_a_figure_in_a_fold_opens_it(report, browser):
+    browser.open(f"{(report / SINKS).as_uri()}#fig-magnitude-box", width=1400)
+    browser.wait("document.querySelector('#fig-magnitude .main-svg') !== null")
+    assert browser.evaluate("document.getElementById('fig-magnitude').closest('details').open")
+
+
+@pytest.mark.parametrize(("size", "width"), [("page", 700), ("one", 317), ("two", 653)])
+def test_a_saved_picture_holds_its_title_n_and_run(report, browser, size, width):
+    browser.open((report / SINKS).as_uri(), width=1400)
+    browser.evaluate("saved = []; keep = function () { saved.push([this.download, this.href]) }; 0")
+    browser.evaluate("HTMLAnchorElement.prototype.click = keep; 0")
+    browser.evaluate(f"document.querySelector('.export select').value = '{size}'")
+    browser.evaluate("document.querySelector('[data-save=svg]').dispatchEvent(new Event('click', { bubbles: true }))")
+    browser.wait("saved.length === 1")
+    name, address = browser.evaluate("saved[0]")
+    assert name == "sinks.smollm2.passages.0123abcd-sink-share.svg"
+    picture = unquote(address)
+    for part in ("Which heads attend", "n = 64 in 12 groups", "sinks.smollm2"):
+        assert part in picture.replace("\u00a0", " ")
+    found = re.search(r'<svg[^>]* width="(\d+)"', picture)
+    assert found
+    assert int(found[1]) >= width if size == "page" else int(found[1]) == width
+
+
+def test_a_printed_page_keeps_whole_figures(report, browser):
+    browser.open(f"{(report / SINKS).as_uri()}?all", width=1400)
+    browser.evaluate("window.dispatchEvent(new Event('beforeprint')); 0")
+    wide = "[...document.querySelectorAll('.content .main-svg, .content .colorbar, .content .cbbg')]"
+    box = "one.getBoundingClientRect().right - one.closest('.plot').getBoundingClientRect().left"
+    browser.wait(f"{wide}.every(one => {box} <= 681)")
+    browser.evaluate("window.dispatchEvent(new Event('afterprint')); 0")
+    browser.wait(f"{wide}.some(one => {box} > 681)")
+
+
+def test_at_night_figures_are_dark_too(report, browser):
+    feature = {"name": "prefers-color-scheme", "value": "dark"}
+    browser.send("Emulation.setEmulatedMedia", features=[feature])
+    try:
+        browser.open((report / SINKS).as_uri(), width=1400)
+        ground = "getComputedStyle(document.querySelector('.plot .main-svg')).backgroundColor"
+        assert browser.evaluate(ground) == browser.evaluate("getComputedStyle(document.body).backgroundColor")
+    finally:
+        browser.send("Emulation.setEmulatedMedia", features=[])
+
+
+def test_a_click_on_a_heading_sorts_and_a_search_finds(report, browser):
+    browser.open((report / SINKS).as_uri(), width=1400)
+    browser.evaluate("table = document.querySelector('table.sortable'); table.closest('details').open = true")
+    column = "[...table.tBodies[0].rows].map(row => Number(row.cells[0].dataset.value))"
+    browser.evaluate("heading = table.tHead.querySelector('button'); heading.click(); heading.click()")
+    values = browser.evaluate(column)
+    assert values == sorted(values)
+    browser.open((report / "index.html").as_uri(), width=1400)
+    for typed, left in (("23.3", 1), ("2402.17762", 1), ("nowhere", 0), ("", 3)):
+        browser.evaluate(f"search.value = '{typed}'; search.dispatchEvent(new Event('input')); 0")
+        assert browser.evaluate("document.querySelectorAll('#runs article:not([hidden])').length") == left
+
+
+def test_no_serious_fault_of_accessibility(report, browser):
+    axe = pytest.importorskip("axe_core_python", reason="pip install axe-core-python")
+    script = (Path(axe.__file__).parent / "axe.min.js").read_text()
+    for name in ("index.html", "claims.html", SINKS):
+        browser.open((report / name).as_uri(), width=1400)
+        browser.evaluate(script + "; 0")
+        found = browser.evaluate("axe.run().then(run => run.violations.map(one => [one.impact, one.id]))")
+        assert [one for one in found if one[0] in ("serious", "critical")] == [], name
 
 
 @pytest.mark.parametrize("name", [LENSES, "show.html"])

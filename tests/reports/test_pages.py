@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import zlib
 from html import unescape
 from html.parser import HTMLParser
 
@@ -28,6 +30,11 @@ from ..helpers import synthetic
 EVIL = '</script><script>alert("1")</script><img src=x onerror=alert(2)>\'"&{{ 7*7 }}<b>'
 
 
+def unpacked(data):
+    """A figure from the text of its script element."""
+    return json.loads(zlib.decompress(base64.b64decode(data)))
+
+
 class Page(HTMLParser):
     """Elements with their attributes, the visible text, and the JSON of the figures."""
 
@@ -39,15 +46,17 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.elements.append((tag, dict(attrs)))
-        kind = dict(attrs).get("type") if tag == "script" else None
-        self._inside = tag if kind is None else str(kind)
+        self._packed = ""
+        self._inside = "figure" if tag == "script" and "data-packed" in dict(attrs) else tag
 
     def handle_endtag(self, tag):
+        if self._inside == "figure":
+            self.json.append(unpacked(self._packed))
         self._inside = ""
 
     def handle_data(self, data):
-        if self._inside == "application/json":
-            self.json.append(json.loads(data))
+        if self._inside == "figure":
+            self._packed += data  # which comes in pieces
         elif self._inside not in ("script", "style"):
             self.text += data
 
@@ -82,12 +91,18 @@ def pages(out):
     return sorted(out.glob("*.html"))
 
 
+def of_runs(written):
+    """The pages of runs among those written."""
+    return [path for path in written if path.stem.endswith("0123abcd")]
+
+
 def test_a_page_per_run_a_gallery_and_the_claims(tmp_path):
     out = small(tmp_path)
     written = build(out)
     assert [path.name for path in written][:2] == ["index.html", "claims.html"]
     assert sorted(written) == pages(out)
-    assert len(written) == 4
+    assert len(of_runs(written)) == 2
+    assert "glossary.html" in [path.name for path in written]
     assert (out / "plotly.min.js").stat().st_size > 1e6
 
 
@@ -95,46 +110,75 @@ def test_no_page_asks_for_anything_but_its_own_files(report):
     for path in pages(report):
         page = read(path)
         for address in page.addresses():
-            assert not re.match(r"(?i)[a-z]+:|//", address) or address == "data:,", (path.name, address)
-            if not address.startswith(("#", "data:")):
+            known = address == "data:," or address.startswith("https://arxiv.org/abs/")  # followed only by a click
+            assert not re.match(r"(?i)[a-z]+:|//", address) or known, (path.name, address)
+            if not address.startswith(("#", "data:", "https:")):
                 assert (report / address.partition("#")[0]).is_file(), (path.name, address)
         styles = re.findall(r"<style>(.*?)</style>", path.read_text("utf-8"), re.S)
         assert not any("url(" in style or "@import" in style for style in styles)
 
 
-def test_every_figure_has_its_data_caption_table_downloads_and_command(report):
-    page = read(report / "sinks.smollm2.passages.0123abcd.html")
+def figure(text, name):
+    """The HTML of one figure of a page."""
+    return re.search(rf'<figure id="fig-{name}-box".*?</figure>', text, re.S)[0]
+
+
+def test_every_figure_has_its_data_caption_table_and_export_and_the_page_its_record(report):
+    text = (report / "sinks.smollm2.passages.0123abcd.html").read_text("utf-8")
+    page = Page(text)
     plots = [a for _, a in page.elements if (a.get("class") or "").startswith("plot")]
     assert len(plots) == len(page.json) == 14
     assert len({plot["id"] for plot in plots}) == 14
-    text = (report / "sinks.smollm2.passages.0123abcd.html").read_text("utf-8")
-    for figure in re.findall(r"<figure .*?</figure>", text, re.S):
-        for part in ("<figcaption>", "rows", ".csv", ".parquet", "9f3c2a71b04d", "crosslens run sinks"):
-            assert part in figure
-    for part in (
-        "Claims on this model",
-        "Which tokens are attention sinks",
-        "were left out",
-        "64 passages of",
-    ):
+    figures = re.findall(r"<figure .*?</figure>", text, re.S)
+    assert len(figures) == 14
+    for one in figures:
+        for part in (
+            "<figcaption>",
+            ".csv",
+            ".parquet",
+            "SVG",
+            "PNG 2×",
+            "copy caption",
+            "n = 64 in 12 groups · sinks",
+        ):
+            assert part in one
+    for part in ("9f3c2a71b04d", "crosslens run sinks", "were left out", "64 passages of", "What papers claim"):
         assert part in page.text
 
 
-def test_a_table_shows_the_rows_of_its_figure_and_counts_them(report):
+def test_four_figures_stand_open_and_the_others_are_folded(report):
     text = (report / "sinks.smollm2.passages.0123abcd.html").read_text("utf-8")
-    first = re.search(r'<figure id="fig-sink-share-box">.*?</figure>', text, re.S)
-    assert first
-    assert "1,080 rows of 2,160, the first 200 here" in first[0]
-    assert first[0].count("<tr>") == 201
-    assert "first_share" not in first[0]
+    opened = re.sub(r'<details class="fold".*', "", text, flags=re.S)
+    assert opened.count("<figure ") == 4
+
+
+def test_a_table_shows_the_largest_rows_of_its_figure_in_words(report):
+    text = (report / "sinks.smollm2.passages.0123abcd.html").read_text("utf-8")
+    first = figure(text, "sink-share")
+    assert "1,080 rows of 2,160; the 20 largest here" in first
+    assert first.count("<tr>") == 21
+    values = [float(x) for x in re.findall(r'<td class="number" data-value="(0\.9[\d.]+)"', first)]
+    assert values
+    assert "first_share" not in first
+    assert "In all rows: condition" not in first, "two conditions are two values"
+    for headings in re.findall(r"<thead>.*?</thead>", text, re.S):
+        assert "_" not in re.sub(r"<[^>]*>", "", headings)
+
+
+def test_no_table_stands_twice_on_a_page(report):
+    for path in pages(report):
+        ids = re.findall(r'<details class="table" id="([^"]+)"', path.read_text("utf-8"))
+        assert len(ids) == len(set(ids))
+        bodies = re.findall(r"<tbody>(.*?)</tbody>", path.read_text("utf-8"), re.S)
+        assert len(bodies) == len(set(bodies)), path.name
 
 
 def test_claims_are_gathered_by_subject_with_words_for_verdicts(report):
     page = read(report / "claims.html")
-    for part in ("smollm2", "holds: 2", "fails: 1", "undecidable here: 1", "Sinks exist only with a BOS."):
+    for part in ("smollm2", "holds: 2", "fails: 1", "undecided: 1", "Sinks exist only with a BOS."):
         assert part in page.text
     links = [a["href"] for tag, a in page.elements if tag == "a" and "sinks" in (a.get("href") or "")]
-    assert links == ["sinks.smollm2.passages.0123abcd.html"] * 3
+    assert links == ["sinks.smollm2.passages.0123abcd.html#claims"] * 3
 
 
 def test_downloads_equal_the_tables(report):
@@ -215,11 +259,14 @@ def test_hostile_text_is_only_text(tmp_path):
     for path in build(tmp_path):
         page = read(path)
         text = path.read_text("utf-8")
-        assert text.count("<script") == len(page.json) + (0 if path.name == "claims.html" else 2)
+        scripts = [a for tag, a in page.elements if tag == "script"]
+        assert text.count("<script") == len(scripts), "no script within a script"
+        assert len([a for a in scripts if "data-packed" in a]) == len(page.json)
+        assert "alert(" not in "".join(re.findall(r"<script[^>]*>(.*?)</script>", text, re.S))
         assert "<img" not in text
         assert not any(k.startswith("on") for _, attributes in page.elements for k in attributes)
         assert "could not be drawn" not in text
-        assert EVIL in page.text  # the template language is not run in it either
+        assert path.name == "glossary.html" or EVIL in page.text  # the template language is not run in it either
 
 
 def test_a_token_of_the_grid_reaches_plotly_escaped(report):
@@ -282,7 +329,7 @@ def broken(kind, run, outside):
 def test_a_broken_run_is_left_out_with_a_note(tmp_path, kind, said):
     out = small(tmp_path / "out")
     broken(kind, out / "runs" / "sinks.smollm2.passages.0123abcd", tmp_path / "outside")
-    assert len(build(out)) == 3
+    assert len(of_runs(build(out))) == 1
     text = read(out / "index.html").text
     assert "sinks.smollm2.passages.0123abcd: " in text
     assert said in text
@@ -293,7 +340,7 @@ def test_a_file_or_a_reserved_name_among_the_runs_is_left_out(tmp_path):
     out = small(tmp_path)
     (out / "runs" / "notes.txt").write_text("x")
     shutil.copytree(out / "runs" / "sinks.smollm2.passages.0123abcd", out / "runs" / "index")
-    assert len(build(out)) == 4
+    assert len(of_runs(build(out))) == 2
     assert "notes.txt: not a run directory" in read(out / "index.html").text
     assert "index: not a run" in read(out / "index.html").text
 
@@ -305,7 +352,7 @@ def test_no_runs_directory_is_one_clear_line(tmp_path):
 
 def test_no_run_yet_is_a_page(tmp_path):
     (tmp_path / "runs").mkdir()
-    assert len(build(tmp_path)) == 2
+    assert of_runs(build(tmp_path)) == []
     assert "No complete run yet" in read(tmp_path / "index.html").text
 
 
@@ -351,7 +398,7 @@ def test_a_bare_record_still_makes_a_page(tmp_path):
     bare = {"schema": 1, "status": "complete", "analysis": "sinks", "title": "Bare.", "notes": "one"}
     bare |= {"subject": {}, "task": {}, "options": {}, "versions": {}}
     (run / "record.json").write_text(json.dumps(bare))
-    assert len(build(tmp_path)) == 3
+    assert len(of_runs(build(tmp_path))) == 1
     assert "Bare" in read(tmp_path / f"{run.name}.html").text
 
 

@@ -1,30 +1,70 @@
-// Draws every .plot from the JSON beside it when it comes near the screen; "?all" or printing draws all at once.
-const config = { responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: "",
-  modeBarButtonsToRemove: ["select2d", "lasso2d"] };
+// Draws every .plot from the data beside it when it comes near the screen; "?all" draws all at once.
+const night = matchMedia("(prefers-color-scheme: dark)");
+const NIGHT = { white: "#15171a", "#ffffff": "#15171a", "#fff": "#15171a", "#1b1b1b": "#e6e6e6", "#6b6b6b": "#a5a9ad",
+  "#e4e4e4": "#34383c", "#ececec": "#2c3034", "#000000": "#f0f0f0", black: "#f0f0f0", "#0072b2": "#4aa8e0" };
+const config = { responsive: true, displayModeBar: "hover", displaylogo: false, showSendToCloud: false, plotlyServerURL: "",
+  modeBarButtonsToRemove: ["toImage", "select2d", "lasso2d"] };
+const PRINTED = 680; // px: the width of an A4 page between its margins
+const texts = new Map(); // id of a plot -> its figure as JSON, once it is unpacked
 
-function draw(div) {
+async function unpack(id) {
+  if (texts.has(id)) return;
+  const packed = Uint8Array.from(atob(document.getElementById(`${id}-data`).textContent), (c) => c.charCodeAt(0));
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
+  texts.set(id, await new Response(stream).text());
+}
+
+// A colour that stands alone changes with the page; one in a list (a scale, letters on cells) belongs to the data.
+function atNight(key, value) {
+  return typeof value === "string" && !Array.isArray(this) ? NIGHT[value.toLowerCase()] ?? value : value;
+}
+
+function figureOf(id, dark) {
+  return JSON.parse(texts.get(id), dark ? atNight : undefined);
+}
+
+function draw(div, dark = night.matches, width = undefined) {
+  const figure = figureOf(div.id, dark);
+  Object.assign(figure.layout, { height: Number.parseInt(div.style.height), width });
+  Plotly.react(div, figure.data, figure.layout, { ...config, staticPlot: div.classList.contains("preview") });
+}
+
+async function drawFirst(div) {
   if (div.dataset.drawn) return;
   div.dataset.drawn = "yes";
-  const figure = JSON.parse(document.getElementById(div.id + "-data").textContent);
   if (!window.Plotly) {
     div.textContent = "This figure needs the file plotly.min.js beside the page.";
     return;
   }
-  const still = div.classList.contains("preview");
-  Plotly.newPlot(div, figure.data, figure.layout, { ...config, staticPlot: still });
+  await unpack(div.id);
+  draw(div);
+  if (!div.dataset.address) return;
+  div.classList.add("leads");
+  div.on("plotly_click", (event) => window.crosslensOpenHead?.(event, div.dataset.subject));
 }
 
 const plots = [...document.querySelectorAll(".plot")];
-if (location.search === "?all" || !("IntersectionObserver" in window)) {
-  plots.forEach(draw);
+const drawn = () => plots.filter((div) => div.querySelector(".main-svg"));
+if (location.search === "?all") {
+  plots.forEach(drawFirst);
 } else {
   const seen = new IntersectionObserver((entries) => {
     for (const entry of entries) {
       if (!entry.isIntersecting) continue;
       seen.unobserve(entry.target);
-      draw(entry.target);
+      drawFirst(entry.target);
     }
-  }, { rootMargin: "800px" });
+  }, { rootMargin: "400px" });
   plots.forEach((div) => seen.observe(div));
-  window.addEventListener("beforeprint", () => plots.forEach(draw));
 }
+// Printing cannot wait: what may be printed is unpacked when there is time.
+window.addEventListener("load", () => setTimeout(() => plots.forEach((div) => unpack(div.id)), 1500));
+night.addEventListener("change", () => drawn().forEach((div) => draw(div)));
+window.addEventListener("beforeprint", () => {
+  if (!window.Plotly) return;
+  for (const div of plots.filter((one) => one.checkVisibility() && texts.has(one.id))) {
+    div.dataset.drawn = "yes";
+    draw(div, false, PRINTED);
+  }
+});
+window.addEventListener("afterprint", () => drawn().forEach((div) => draw(div)));

@@ -7,8 +7,10 @@ for (const table of document.querySelectorAll("table.sortable")) {
       headings.forEach((other) => other.removeAttribute("aria-sort"));
       heading.setAttribute("aria-sort", down ? "descending" : "ascending");
       const value = (row) => Number.parseFloat(row.cells[column].dataset.value);
+      const text = (row) => row.cells[column].textContent;
       const rows = [...table.tBodies[0].rows].sort((a, b) => {
         const [x, y] = [value(a), value(b)];
+        if (Number.isNaN(x) && Number.isNaN(y)) return (down ? 1 : -1) * text(a).localeCompare(text(b));
         if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) - Number.isNaN(y);
         return down ? y - x : x - y;
       });
