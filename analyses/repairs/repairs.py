@@ -23,6 +23,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ...data.errors import UserError
 from ...data.progress import tracked
 from ...probes.intervene.measures import Measure, logit_difference
 from ...probes.prompts.batch import Batch, one_by_one
@@ -43,7 +44,7 @@ from ._vhr import vhr
 
 __all__ = ["CLAIMS", "act", "act_effects", "claims", "findings", "var", "vhr"]
 
-VERSION = 2
+VERSION = 3
 CLAIMS = STATEMENTS
 QUESTION = "Which repair of attention takes hallucinations away, and is it the repair or any change of that size?"
 PAPER = "arXiv 2412.13949 (VHR), 2503.03321 (VAR), 2406.15765 (ACT); measures: POPE 2305.10355, CHAIR 1809.02156"
@@ -58,7 +59,8 @@ class Options:
     random heads (columns) per repair. tokens: of a caption or a generated answer at most. pope: yes or no by the logits
     of the two answers, or read from a generated answer as POPE's evaluate.py does. rho, mass, without_visual_sinks:
     which rows VAR edits. threshold: column mean of a hidden sink. image: how VHR's blind branch loses the image.
-    choose: by which measure a head's calibration alone must not do harm. timed: tokens of the timing, 0 for none.
+    choose: by which measure a head's calibration alone must not do harm. calibrated_on: on how many held-out examples
+    at most, evenly over their lengths; each costs a sweep over all heads. timed: tokens of the timing, 0 for none.
     dimensions and tau of the sinks: learned on held-out examples where None.
     """
 
@@ -74,6 +76,7 @@ class Options:
     threshold: float = 0.1
     image: str = "dropped"
     choose: Literal["logits", "accuracy"] = "logits"
+    calibrated_on: int = 12
     timed: int = 12
     dimensions: tuple[int, ...] | None = None
     tau: float | None = None
@@ -105,7 +108,8 @@ def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) ->
     read = "logits of the two answers" if options.pope == "logits" else "generated text, as POPE's evaluate.py reads it"
     return (
         f"The same examples were answered by the plain model and under every repair. {seeing}{act_said}What is learned "
-        f"and the times were found on {held_out(fitted_on)}; no strength was chosen here. Answers are read from "
+        f"and the times were found on {held_out(fitted_on)}, ACT's heads on at most {options.calibrated_on} of these; "
+        "no strength was chosen here. Answers are read from "
         f"{read}; captions and generated answers stop at {options.tokens} tokens (the papers' at 512). Controls with "
         f"random heads or columns are drawn for each example and pooled over {options.draws} draws. Intervals of "
         "differences are paired: every draw of groups serves both sides."
@@ -134,6 +138,7 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
     if not asks_captions(batches[0]):
         # Prompts have sinks in other heads: each alone runs its own.
         singles = [one for batch in first_condition(batches) for one in one_by_one(subject, batch)]
+        singles = _evenly(singles, options.calibrated_on)
         effects = [_act_effects(subject, one, options) for one in tracked(singles, "calibrating heads")]
         joined = {pair: torch.cat([one[pair] for one in effects]) for pair in effects[0]}
         helped = [list(pair) for pair, value in joined.items() if bool(value.any()) and value.mean() >= 0]
@@ -141,6 +146,14 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
     if options.timed:
         learned = learned._replace(cost=cost(subject, batches[0], How(options, learned)))
     return learned
+
+
+def _evenly(batches: list[Batch], most: int) -> list[Batch]:
+    """So many of them, from all over the list. UserError: none."""
+    if most < 1:
+        raise UserError(f"calibrated_on = {most}: ACT's heads are chosen on at least one example")
+    count = min(most, len(batches))
+    return [batches[at * len(batches) // count] for at in range(count)]
 
 
 def _act_effects(subject: Any, batch: Batch, options: Options) -> dict[tuple[int, int], Tensor]:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     Knockouts = list[tuple[int, Knockout]]  # (variant, what it removes in this layer)
     Edits = list[tuple[int, Knockout | EditAttention]]
 
-# What rows may read of clean columns and of each other, by the mask and the rows it comes from.
-Visible = dict[tuple[int, int], tuple[Tensor, Tensor]]
+# What layers have in common: which clean columns, and which of each other, rows may read; what knockouts take of these.
+Visible = dict[tuple[Any, ...], tuple[Tensor, Tensor]]
 # Bytes of attention scores that are computed at a time: about a core's cache; elsewhere a few large steps.
 # On a CPU columns that nobody reads are left out, too: elsewhere every layer would wait to be told which.
 IN_CACHE, ON_DEVICE = 2**22, 2**28
@@ -118,7 +118,10 @@ def _few(
     key, value = key[:, :, :columns], value[:, :, :columns]
     if not knockouts:
         return _shared_attention(call, key, value, _joined([clean_seen, own_seen]))
-    removed = _removed(where, n, knockouts, columns, call.query.device)
+    cut = id(where), columns, call.query.device, tuple((v, id(knockout)) for v, knockout in knockouts)
+    if cut not in visible:
+        visible[cut] = _removed(where, n, knockouts, columns, call.query.device)
+    removed = visible[cut]
     seen = [clean_seen & ~removed[0], own_seen & ~removed[1]]
     for donor in {id(c.donor): c.donor for _, c in knockouts if c.donor is not None}.values():
         visible_donor, index = _donor_visible(where, n, [(v, c) for v, c in knockouts if c.donor is donor], record)
