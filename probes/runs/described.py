@@ -37,7 +37,8 @@ def _origin(subject: Subject) -> str:
     """Where the model is from; of a local one that it is local, never its path."""
     if subject.name in EMBEDDED and (subject.opened or {}).get("name") == subject.name:
         home = import_module(f"....data.subjects.{EMBEDDED[subject.name]}", __name__)
-        return f"embedded: {getattr(home, 'SOURCE', '') or (home.__doc__ or '').strip().splitlines()[0].rstrip('.')}"
+        title = (home.__doc__ or "").strip().splitlines()[0].removeprefix("The embedded ").rstrip(".")
+        return f"embedded: {getattr(home, 'SOURCE', title)}"
     if subject.location:
         return "directory"
     return f"Hugging Face: {subject.name}" if subject.opened else "in memory"

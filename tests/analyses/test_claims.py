@@ -161,6 +161,9 @@ def test_every_claim_holds_where_it_is_planted_and_fails_where_its_opposite_is(a
     tables = import_module(f".claims.{analysis}", __package__).planted(name, holds)
     made = [claim for claim in modules()[analysis].claims(tables) if claim.name == name]
     assert [claim.verdict for claim in made] == [HOLDS if holds else FAILS], made
+    for claim in made:  # each names its control and says its value, where it has one
+        assert bool(claim.control_name) != np.isnan(claim.margin)
+        assert np.isnan(claim.margin) or claim.control == pytest.approx(claim.value - claim.margin)
 
 
 @pytest.mark.parametrize(("groups", "verdict"), [(14, HOLDS), (5, UNDECIDED)])

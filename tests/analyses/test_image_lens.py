@@ -128,7 +128,7 @@ def test_without_boxes_or_options_words_are_still_shown(tmp_path):
     which = task()
     which.module.examples = lambda n=None, seed=0, *, tokenizer: [plain]
     tables = analyse(subject(), tmp_path, which)
-    assert set(tables) == {"entropy", "grid", "pictures", "claims"}
+    assert set(tables) == {"entropy", "grid", "pictures", "claims", "findings"}
     assert set(tables["entropy"]["place"]) == {"background"}
 
 

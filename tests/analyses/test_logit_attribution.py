@@ -208,7 +208,7 @@ def test_tables(tmp_path):
 
 def test_no_words_no_directions(tmp_path):
     _, tables = analyse(tiny.subject(), tmp_path, words=0)
-    assert set(tables) == {"parts", "heads", "top", "completeness", "tested", "claims"}
+    assert set(tables) == {"parts", "heads", "top", "completeness", "tested", "claims", "findings"}
     reasons = tables["tested"].set_index("claim")["untestable"]
     assert reasons["copy"] or reasons.all(), "no OV circuits, no score"
 

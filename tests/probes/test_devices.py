@@ -130,7 +130,7 @@ def measured(directory: Path) -> dict[tuple[str, ...], pd.DataFrame]:
     found = {}
     for path in (directory / "tables").glob("*.parquet"):
         table = pd.read_parquet(path)
-        if path.stem not in ("claims", "summary", "compared"):
+        if path.stem not in ("claims", "findings", "summary", "compared"):
             table["measure"] = table["measure"] if "measure" in table else table["unit"]
             by = ["measure", *(name for name in ("site", "norm") if name in table)]
             found |= {(path.stem, *key): rows for key, rows in table.groupby(by)}
