@@ -72,7 +72,7 @@ def heat_map(
 
 
 def switch(figure: go.Figure, names: Sequence[str]) -> go.Figure:
-    """Buttons above the plot (a menu where their names are long): each shows the traces whose `meta` is its name and hides the others."""
+    """Buttons above the plot (a menu where their names are long): each shows the traces whose `meta` is its name."""
     owners = [trace.meta for trace in figure.data]
     buttons = [
         {"label": plain(name), "method": "restyle", "args": [{"visible": [owner == name for owner in owners]}]}

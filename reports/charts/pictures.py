@@ -25,7 +25,7 @@ def picture_maps(frame: pd.DataFrame, pictures: pd.DataFrame, *, flag: str, unit
     count = len(pictures)
     figure = panels([f"picture {i}" for i in range(1, count + 1)], stacked=False, gap=0.03, share_values=False)
     scale = colours(frame["value"], False, unit=unit)
-    look = {"coloraxis": {**{f"c{end[1:]}": scale[end] for end in ("zmin", "zmax")}, "colorscale": scale["colorscale"]}}
+    axis = {"cmin": scale["zmin"], "cmax": scale["zmax"], "colorscale": scale["colorscale"]}
     for index, (example, png) in enumerate(zip(pictures["example"], pictures["png"], strict=True), 1):
         part = frame[frame["example"] == example]
         on_grid(figure, png, (part["row"].max() + 1, part["column"].max() + 1), index, count)
@@ -37,8 +37,7 @@ def picture_maps(frame: pd.DataFrame, pictures: pd.DataFrame, *, flag: str, unit
         marker = {"symbol": "square-open", "size": 16, "color": COLOURS[1], "line": {"width": 3}}
         where |= {"x": framed["column"].tolist(), "y": framed["row"].tolist()}
         figure.add_scatter(**where, mode="markers", marker=marker, hoverinfo="skip", showlegend=False)
-    look["coloraxis"]["colorbar"] = scale["colorbar"]
-    figure.update_layout(**look, margin_r=90)
+    figure.update_layout(coloraxis={**axis, "colorbar": scale["colorbar"]}, margin_r=90)
     return sized(figure, 330 * grid_of(count)[0], 900)
 
 
