@@ -31,7 +31,7 @@ from .style import (
 )
 
 HEIGHT = 400  # px
-FAINT = 0.18  # the opacity of a band
+FAINT = 0.18  # the opacity of a band; a control's is half
 
 
 def lines(
@@ -105,7 +105,8 @@ def _series(
         look = _look(at, controls, str(control), marks)
         group = {"legendgroup": f"control {control}" if control else f"series {told[-1]}"}
         if {"lower", "upper"} <= set(part) and part["lower"].notna().any():
-            traces.append(go.Scatter(**_band(part, x, "lower", "upper", look["line"]["color"]), **group))
+            band = _band(part, x, ("lower", "upper"), look["line"]["color"], FAINT / 2 if control else FAINT)
+            traces.append(go.Scatter(**band, **group))
         said = [*told, f"control: {fixed(control)}" if control else "", f"{x.replace('_', ' ')} %{{x}}"]
         data = {"x": digits(part[x]), "y": digits(part[y]), **template(said, "y", part, "customdata")}
         name = f"control: {plain(control)}" if control else told[-1]
@@ -127,9 +128,9 @@ def _look(at: tuple[int, int], controls: list[str], control: str, marks: bool) -
     }
 
 
-def _band(part: pd.DataFrame, x: str, lower: str, upper: str, colour: str) -> dict:
+def _band(part: pd.DataFrame, x: str, ends: tuple[str, str], colour: str, opacity: float) -> dict:
     """A closed outline per stretch without missing values, a bar where that is one; plotly would bridge a gap."""
-    low, high, at = (part[c].to_numpy(dtype=float) for c in (lower, upper, x))
+    low, high, at = (part[c].to_numpy(dtype=float) for c in (*ends, x))
     known = np.isfinite(low) & np.isfinite(high)
     xs: list[float | None] = []
     ys: list[float | None] = []
@@ -142,7 +143,7 @@ def _band(part: pd.DataFrame, x: str, lower: str, upper: str, colour: str) -> di
             xs += [*digits(at[stretch]), *digits(at[stretch][::-1]), None]
             ys += [*digits(low[stretch]), *digits(high[stretch][::-1]), None]
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    fill = {"fill": "toself", "fillcolor": f"rgba({red},{green},{blue},{FAINT})", "line": {"width": 0}}
+    fill = {"fill": "toself", "fillcolor": f"rgba({red},{green},{blue},{opacity})", "line": {"width": 0}}
     return {"x": xs, "y": ys, "mode": "lines", "hoverinfo": "skip", "showlegend": False, **fill}
 
 

@@ -50,18 +50,19 @@ def dots(
     split = parts(frame, panel)
     figure = panels([name for name, _ in split], stacked=False, gap=0.05, share_values=True)
     names, series = list(frame[category].unique()), list(frame[by].unique()) if by else [""]
-    controls = _controls(frame).unique().tolist()
+    controls = sorted(_controls(frame).unique().tolist(), key=lambda name: name == "")
     for column, (shown, part) in enumerate(split, start=1):
         for index, name in enumerate(series):
             mine = part[part[by] == name] if by else part
             shift = FILL * ((index + 0.5) / len(series) - 0.5)
-            for control in (c for c in controls if (_controls(mine) == c).any()):
+            for control in (c for c in controls if (_controls(mine) == c).any()):  # a dot lies over its ticks
                 rows = mine[_controls(mine) == control]
                 label = f"control: {control}" if control else str(name) or "measured"
                 told = [fixed(shown), "%{text}", fixed(label if control or by else "")]
                 look = _tick(controls.index(control)) if control else _dot(index)
                 points = _points(rows, [names.index(n) + shift for n in rows[category]], category, told, look)
-                figure.add_scatter(**points, name=plain(label), legendgroup=label, **place(column, len(split)))
+                named = {"name": plain(label), "legendgroup": label, "legendrank": 2 if control else 1}
+                figure.add_scatter(**points, **named, **place(column, len(split)))
         figure.update_xaxes(title_text=plain(x_title or common_unit(part, "")), **place(column, len(split)))
     legend_once(figure, [*series, *(c for c in controls if c)])
     return _finished(figure, names, len(series), len(split), zero)
@@ -83,7 +84,13 @@ def _points(rows: pd.DataFrame, heights: list[float], category: str, told: list[
         "mode": "markers",
         "cliponaxis": False,
         "marker": look,
-        "error_x": {"symmetric": False, "thickness": 1.3, "width": 0, "color": look["line"]["color"], **reach},
+        "error_x": {
+            "symmetric": False,
+            "thickness": 0.8 if look["color"] == GREY else 1.4,
+            "width": 0,
+            "color": look["line"]["color"],
+            **reach,
+        },
         **template(told, "x", rows, "customdata"),
     }
 
@@ -95,7 +102,7 @@ def _dot(index: int) -> dict[str, Any]:
 
 def _tick(index: int) -> dict[str, Any]:
     """Grey, and as thin as a line: what a control is, no dot is taken for."""
-    symbol = TICKS[(index - 1) % len(TICKS)]
+    symbol = TICKS[index % len(TICKS)]
     return {"symbol": symbol, "size": 11, "color": GREY, "line": {"width": 2, "color": GREY}}
 
 

@@ -15,6 +15,7 @@ from .hovers import fixed, template
 from .style import INK, MISSING, axis_title, check_rows, common_unit, digits, panels, parts, plain, sized
 
 CELL = 15  # px, the height of a row
+IN_A_ROW = 90  # letters of the names of buttons; beyond, they are a menu
 UNCLEAR = "rgba(196, 196, 196, 0.85)"  # over a cell that is not told from its control
 HEAD = {"kind": "head"}  # of a map whose cells are heads: their `customdata` is "12.3"
 
@@ -71,13 +72,15 @@ def heat_map(
 
 
 def switch(figure: go.Figure, names: Sequence[str]) -> go.Figure:
-    """Buttons above the plot: each shows the traces whose `meta` is its name and hides the others."""
+    """Buttons above the plot (a menu where their names are long): each shows the traces whose `meta` is its name."""
     owners = [trace.meta for trace in figure.data]
     buttons = [
         {"label": plain(name), "method": "restyle", "args": [{"visible": [owner == name for owner in owners]}]}
         for name in names
     ]
-    look = {"type": "buttons", "direction": "right", "showactive": True, "font": {"size": 11.5, "color": INK}}
+    wide = sum(len(str(name)) for name in names) > IN_A_ROW
+    shape = {"type": "dropdown", "direction": "down"} if wide else {"type": "buttons", "direction": "right"}
+    look = {**shape, "showactive": True, "font": {"size": 11.5, "color": INK}}
     place = {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"b": 22, "t": 0}}
     return figure.update_layout(updatemenus=[{"buttons": buttons, "bordercolor": "#b5b5b5", **look, **place}])
 

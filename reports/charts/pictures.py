@@ -25,7 +25,7 @@ def picture_maps(frame: pd.DataFrame, pictures: pd.DataFrame, *, flag: str, unit
     count = len(pictures)
     figure = panels([f"picture {i}" for i in range(1, count + 1)], stacked=False, gap=0.03, share_values=False)
     scale = colours(frame["value"], False, unit=unit)
-    look = {"coloraxis": {**{f"c{end[1:]}": scale[end] for end in ("zmin", "zmax")}, "colorscale": scale["colorscale"]}}
+    axis = {"cmin": scale["zmin"], "cmax": scale["zmax"], "colorscale": scale["colorscale"]}
     for index, (example, png) in enumerate(zip(pictures["example"], pictures["png"], strict=True), 1):
         part = frame[frame["example"] == example]
         on_grid(figure, png, (part["row"].max() + 1, part["column"].max() + 1), index, count)
@@ -37,8 +37,7 @@ def picture_maps(frame: pd.DataFrame, pictures: pd.DataFrame, *, flag: str, unit
         marker = {"symbol": "square-open", "size": 16, "color": COLOURS[1], "line": {"width": 3}}
         where |= {"x": framed["column"].tolist(), "y": framed["row"].tolist()}
         figure.add_scatter(**where, mode="markers", marker=marker, hoverinfo="skip", showlegend=False)
-    look["coloraxis"]["colorbar"] = scale["colorbar"]
-    figure.update_layout(**look, margin_r=90)
+    figure.update_layout(coloraxis={**axis, "colorbar": scale["colorbar"]}, margin_r=90)
     return sized(figure, 330 * grid_of(count)[0], 900)
 
 
@@ -63,7 +62,7 @@ def word_pictures(frame: pd.DataFrame, pictures: pd.DataFrame) -> go.Figure:
         lies = {"x": left, "y": -0.5, "sizex": width, "sizey": height, "xref": "x", "yref": "y"}
         figure.add_layout_image(source=f"data:image/png;base64,{png}", sizing="stretch", layer="below", **lies)
         windows.append({"xaxis.range": [left, left + width], "yaxis.range": [height - 0.5, -0.5]})
-    figure.update_xaxes(range=windows[0]["xaxis.range"], **BARE)
+    figure.update_xaxes(range=windows[0]["xaxis.range"], constrain="domain", **BARE)
     figure.update_yaxes(range=windows[0]["yaxis.range"], scaleanchor="x", constrain="domain", **BARE)
     figure.update_layout(template=TEMPLATE, margin_r=90, sliders=[_slider(states)])
     if len(windows) > 1:
@@ -83,19 +82,22 @@ def _few(states: list, cells: int) -> list:
 
 
 def _words(rows: pd.DataFrame, visible: bool) -> list[Any]:
-    """The veil with the probabilities, and the words, of one state."""
+    """The veil with the probabilities, and the words, of one state; nothing between the pictures."""
     rows = rows.sort_values("rank")
     best = rows[rows["rank"] == 1]
     words = rows.groupby(["row", "at"])["token"].agg(lambda of: ", ".join(f"“{token_label(t)}”" for t in of))
-    said = [words[row, at] for row, at in zip(best["row"], best["at"], strict=True)]
-    where = {"x": best["at"].tolist(), "y": best["row"].tolist(), "visible": visible}
+    shape = int(best["row"].max()) + 1, int(best["at"].max()) + 1
+    z, said = np.full(shape, None, dtype=object), np.full(shape, None, dtype=object)
+    for row, at, value in zip(best["row"], best["at"], digits(best["value"]), strict=True):
+        z[row, at], said[row, at] = value, words[row, at]
     hover = f"row %{{y}}<br>%{{customdata}}<br><b>%{{z:{FORMAT}}}</b> probability of the first<extra></extra>"
     bar = {"title": {"text": "probability", "side": "top", "font": {"size": 11.5}}, "thickness": 12, "outlinewidth": 0}
-    look = {"colorscale": VEIL, "zmin": 0, "zmax": 1, "colorbar": bar, "xgap": 1, "ygap": 1}
-    veil = go.Heatmap(**where, **look, z=digits(best["value"]), customdata=said, hovertemplate=hover)
-    shown = [token_label(token[:9]) for token in best["token"]]
+    look = {"colorscale": VEIL, "zmin": 0, "zmax": 1, "colorbar": bar, "xgap": 1, "ygap": 1, "hoverongaps": False}
+    told = {"customdata": said.tolist(), "hovertemplate": hover, "visible": visible}
+    veil = go.Heatmap(z=z.tolist(), x=list(range(shape[1])), y=list(range(shape[0])), **look, **told)
+    where = {"x": best["at"].tolist(), "y": best["row"].tolist(), "text": [token_label(t[:9]) for t in best["token"]]}
     font = {"color": "#000000", "size": 12}
-    text = go.Scatter(**where, text=shown, mode="text", textfont=font, hoverinfo="skip", showlegend=False)
+    text = go.Scatter(**where, mode="text", textfont=font, hoverinfo="skip", showlegend=False, visible=visible)
     return [veil, text]
 
 

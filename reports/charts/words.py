@@ -12,7 +12,7 @@ from .colours import colours
 from .hovers import FORMAT, fixed
 from .style import MISSING, TEMPLATE, check_rows, digits, plain, sized, token_label
 
-PER_LINE = 12  # tokens
+PER_LINE = 10  # tokens
 LETTERS = 10  # of a token, that its cell has room for; the whole one is under the mouse
 
 
@@ -35,7 +35,7 @@ def shaded_words(frame: pd.DataFrame, *, unit: str, marked: str = "", per_line: 
             kind = f", {plain(told['kind'])}" if told.get("kind") else ""
             z[row, column], said[row, column] = told["value"], f"“{token_label(told['token'])}”{kind}"
             words[row, column] = (
-                f"[{_short(told['token'], LETTERS - 4)}] ✗" if wrong else _short(told["token"], LETTERS)
+                f"[{_short(told['token'], LETTERS - 5)}] ✗" if wrong else _short(told["token"], LETTERS)
             )
     figure = go.Figure()
     rows = list(range(len(lines)))

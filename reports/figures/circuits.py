@@ -82,7 +82,7 @@ def mlps(rows: pd.DataFrame, _: Tables) -> go.Figure:
 
 def estimates(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
     """Exact effect against each estimate of it."""
-    exact = next((m for m in rows["measure"].unique() if m.startswith("patched")), None)
+    exact = next((m for m in rows["measure"].unique() if m.startswith("patched")), "")
     wide = turned(rows).pivot_table(index=["layer", "head"], columns="measure", values="value").reset_index()
     guesses = [c for c in wide if c in ESTIMATES]
     if not guesses or exact not in wide:

@@ -38,7 +38,7 @@ def strengths(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
     parts = [rows[rows["repair"].isin(neutral)]]
     parts += [plain.assign(repair=name, setting=at) for name, at in neutral.items() if (rows["repair"] == name).any()]
     whole = pd.concat(parts, ignore_index=True).drop(columns="control")
-    if whole.groupby("repair")["setting"].nunique().max() < 3:
+    if whole.empty or whole.groupby("repair")["setting"].nunique().max() < 3:
         return None  # one strength beside the plain model: the figure of differences says it
     names = {"VHR": "VHR: α (1 = plain)", "VAR": "VAR: p (0 = plain)", "ACT": "ACT: β (1 = plain)"}
     whole = whole.assign(panel=whole["repair"].map(names))

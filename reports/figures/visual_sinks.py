@@ -69,7 +69,7 @@ VISUAL = [
         "Where in the image φ is large",
         on_image,
         "Mean φ of the patches at one middle state, laid out as they lie in the image.",
-        "Bright: sinks. The same patches bright on every picture: it is their place that matters, not what they show.",
+        "Bright: sinks. In a mean over pictures a patch can stay bright only by its place, not by what it shows.",
     ),
     Drawing(
         "visual-phi",

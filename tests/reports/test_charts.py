@@ -257,7 +257,7 @@ def test_dots_carry_their_interval_and_equal_names_share_a_line():
 
 def test_a_control_is_a_grey_tick_on_the_line_of_its_dot():
     table = pd.concat([curve(2, control=c).assign(name=["one", "two"]) for c in ("", "chance")])
-    dot, tick = charts.dots(table, "name").data
+    tick, dot = charts.dots(table, "name").data  # the dot lies over its tick
     assert list(dot.y) == list(tick.y)
     assert (tick.marker.symbol, tick.marker.color) == ("line-ns", "#6b6b6b")
     assert [dot.name, tick.name] == ["measured", "control: chance"]

@@ -76,12 +76,14 @@ def test_a_page_has_a_key_figure_and_at_most_four_open(drawn):
 
 
 def test_controls_that_a_caption_names_are_drawn_dotted_or_as_ticks(drawn):
-    _, _, figures = drawn
+    _, tables, figures = drawn
     for name, figure in figures.items():
-        _, found, said = figure.layout.meta["seen"].rpartition("the control: ")
+        meta = figure.layout.meta
+        _, _, said = meta["seen"].rpartition("the control: ")
         shown = {trace.name for trace in figure.data} | {trace.meta for trace in figure.data}
-        for control in said.rstrip(".").split(", ") if found else []:
-            assert f"control: {control}" in shown, name
+        table = drawing.matching(tables[meta["table"]], meta["where"])
+        for control in table["control"].dropna().unique() if "the control: " in meta["seen"] else []:
+            assert not control or control not in said or f"control: {control}" in shown, (name, control)
 
 
 def test_dots_mean_control_and_nothing_is_hatched(drawn):
