@@ -55,7 +55,8 @@ def _scatter(names: tuple[str, str], pairs: Sequence[Pair], what: str, theme: st
     parts = [difference(pair).assign(panel=pair.title) for pair in pairs]
     rows = pd.concat(parts, ignore_index=True)
     figure = scatter(rows, "first", "second", "label", titles=names, panel="panel", diagonal=True)
-    points: list[Any] = [trace for trace in figure.data if "markers" in (trace.mode or "")]
+    traces: Any = figure.data  # of many types, which pyright cannot tell apart
+    points = [trace for trace in traces if "markers" in (trace.mode or "")]
     for trace, part in zip(points, parts, strict=True):
         far = part["value"].abs().gt(0) & (part.index < OUTLIERS)
         trace.text = [plain(label) if named else "" for label, named in zip(part["label"], far, strict=True)]
