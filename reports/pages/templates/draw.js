@@ -67,4 +67,9 @@ window.addEventListener("beforeprint", () => {
     draw(div, false, PRINTED);
   }
 });
-window.addEventListener("afterprint", () => drawn().forEach((div) => draw(div)));
+window.addEventListener("afterprint", () => {
+  for (const div of drawn()) {
+    draw(div);
+    if (div.checkVisibility()) Plotly.Plots.resize(div); // the width of print does not stay
+  }
+});
