@@ -138,7 +138,8 @@ def render(a: Run, b: Run, linked: Collection[str] = ()) -> str:
         for name, run in zip(called, (a, b), strict=True)
     ]
     page = environment().get_template("compare.html")
-    texts = {"title": title(a, b), "notes": _notes(a, b), "shapes": depths[0] != depths[1]}
+    one = a.model if a.model == b.model else ""  # a click leads to a head of one model
+    texts = {"subject": one, "title": title(a, b), "notes": _notes(a, b), "shapes": depths[0] != depths[1]}
     claims = {"claims": forest(a, b), "width": WIDTH, "number": number}
     return page.render(sides=sides, linked=linked, chief=chief, folded=folded, shared=shared, **texts, **claims)
 
