@@ -198,7 +198,7 @@ class Check(ModelFlags):
         each = by_layer(proofs)
         if self.layers:
             print(each.to_string(index=False))
-        worst = each.loc[each["share"].idxmax()]
+        worst = each.iloc[int(each["share"].argmax())]
         print(f"closest to its limit: {worst['where']}: {worst['check']}, {worst['value']:.2g} of {worst['limit']:.2g}")
         kind = f"{subject.family}, {subject.n_layers} layers, {subject.dtype} on {subject.device}"
         note = f"{kind}, weights {subject.fingerprint}"

@@ -55,7 +55,7 @@ def _counted(tables: Tables) -> str:
     several = counts[counts["received_sinks"] >= 1.5] if len(counts) else counts
     if several.empty or several["state"].max() == counts["state"].max():
         return ""
-    most = several.loc[several["received_sinks"].idxmax()]
+    most = several.iloc[int(several["received_sinks"].argmax())]
     since = int(several["state"].max()) + 1
     told = f"about {most['received_sinks']:.0f} tokens draw attention in layer {int(most['state'])}"
     return f"; {told}, one from layer {since} on"

@@ -106,7 +106,7 @@ def _reads(tables: Tables, stage: str, row: pd.Series) -> str:
     known = known[known["measure"].astype(str).str.startswith(ATTENTION)]
     if known.empty:
         return ""
-    most = known.loc[known["value"].idxmax()]
+    most = known.iloc[int(known["value"].argmax())]
     others = mean_of(_others(tables, most["measure"], row))
     if others is None or not clears(minus(most, others), among=len(known)):
         return ""

@@ -47,7 +47,7 @@ def _where(positions: pd.DataFrame) -> Finding:
     """The place of the prompt before the last position at which most is carried, whatever part does it."""
     before = positions[(positions["position"] != "last") & (positions["site"] != "z")]
     before = before if len(before) else positions
-    row = before.loc[before["value"].abs().idxmax()]
+    row = before.iloc[int(before["value"].abs().argmax())]
     own = turned(row)
     part = SITES[row["site"]].format(layer=int(row["layer"]), head=row.get("head", ""))
     return say(

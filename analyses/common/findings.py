@@ -89,7 +89,11 @@ def say(
         text=_tidy((found if clear else otherwise).format(**fields)),
         figure=figure,
         state=FOUND if clear else OPEN,
-        **{name: float(row[name]) for name in ("value", "lower", "upper", "n", "n_groups")},
+        value=float(row["value"]),
+        lower=float(row["lower"]),
+        upper=float(row["upper"]),
+        n=float(row["n"]),
+        n_groups=float(row["n_groups"]),
         unit=str(row.get("unit", "")),
         threshold=float(threshold),
         control=control,
@@ -103,7 +107,7 @@ def widened(row: Row, among: int) -> tuple[float, float, float]:
     """value, lower, upper; the bounds so far out that all of `among` such intervals hold together (Bonferroni)."""
     value, lower, upper = bounds(row)
     degrees = max(float(row["n_groups"]) - 1, 1)
-    one, all_of = (distributions.t.isf((1 - LEVEL) / 2 / count, degrees) for count in (1, among))
+    one, all_of = (float(distributions.t.isf((1 - LEVEL) / 2 / count, degrees)) for count in (1, among))
     return value, value - (value - lower) * all_of / one, value + (upper - value) * all_of / one
 
 
@@ -161,7 +165,9 @@ def tested(tables: Mapping[str, pd.DataFrame], claim: str) -> dict[str, Any]:
     if margins.empty:
         return asked
     lacking = margins["value"].isna()
-    nearest = margins[lacking].iloc[0] if lacking.any() else margins.loc[margins["lower"].fillna(-np.inf).idxmin()]
+    nearest = (
+        margins[lacking].iloc[0] if lacking.any() else margins.iloc[int(margins["lower"].fillna(-np.inf).argmin())]
+    )
     return asked | {"margin": nearest, "control": nearest["than"]}
 
 

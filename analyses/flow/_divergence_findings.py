@@ -33,7 +33,7 @@ def _heads(tables: Tables, way: str) -> list[Finding]:
     excess = rows_with(tables.get("excess"), way=way, measure="relative", control=ANOTHER_QUESTION)
     if excess.empty:
         return []
-    row = excess.loc[excess["value"].idxmax()]
+    row = excess.iloc[int(excess["value"].argmax())]
     sure = excess[(excess["p_family"] <= 1 - LEVEL) & (excess["value"] > 0)].sort_values("value", ascending=False)
     layers = sure["layer"].astype(int).value_counts()
     most = ", ".join(map(str, sorted(layers.index[:NAMED]))) if len(layers) else ""

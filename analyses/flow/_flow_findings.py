@@ -46,7 +46,7 @@ class _Cut:
 
     @property
     def row(self) -> pd.Series:
-        return self.windows.loc[self.windows["value"].idxmin()]
+        return self.windows.iloc[int(self.windows["value"].argmin())]
 
     @property
     def beside(self) -> pd.Series | None:
@@ -102,7 +102,7 @@ def _traced(trace: pd.DataFrame, solved: str) -> list[Finding]:
     subject, last = (shown[shown["place"] == place] for place in (SUBJECT, LAST))
     if subject.empty or last.empty:
         return []
-    row = subject.loc[subject["value"].idxmax()]
+    row = subject.iloc[int(subject["value"].argmax())]
     beside = one_row(last, state=row["state"])
     moved: dict[str, Any] = {"until": _last_ahead(subject, last), "since": _first_ahead(last, subject)}
     found = (

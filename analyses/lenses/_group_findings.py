@@ -26,7 +26,7 @@ def findings(tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
 def _strongest(groups: pd.DataFrame, others: pd.DataFrame) -> Finding:
     """The group and state that are farthest above their random words; the last state is the output."""
     both = groups.merge(others[["state", "group", "value"]], on=["state", "group"], suffixes=("", "_random"))
-    row = both.loc[(both["value"] - both["value_random"]).idxmax()]
+    row = both.iloc[int((both["value"] - both["value_random"]).argmax())]
     beside = one_row(others, state=row["state"], group=row["group"])
     return say(
         "Words of the group {group} are most probable at state {state} of {last}: {value:.2f} {span:.2f} together; "
@@ -51,7 +51,7 @@ def _before(latent: pd.DataFrame) -> Finding:
     last = int(latent["state"].max())
     inner = latent[(latent["state"] >= last // 2) & (latent["state"] < last)]
     english = inner[inner["group"] == ENGLISH]
-    row = english.loc[english["value"].idxmax()]
+    row = english.iloc[int(english["value"].argmax())]
     target = one_row(inner, group=TARGET, state=row["state"])
     return say(
         "English comes before the target language: at state {state} of {last} its words are {value:.2f} {span:.2f} "

@@ -40,7 +40,7 @@ def _part(tables: Tables, solved: str) -> list[Finding]:
     ranks = pd.concat([_read(tables, site, "rank") for site in PARTS], ignore_index=True)
     if ranks.empty:
         return []
-    best = ranks.loc[ranks["value"].idxmin()]
+    best = ranks.iloc[int(ranks["value"].argmin())]
     site, layer = str(best["site"]), int(best["state"]) - 1
     named, other_named, other, stream = (
         one_row(_read(tables, *of), state=best["state"])
@@ -58,7 +58,7 @@ def _part(tables: Tables, solved: str) -> list[Finding]:
             named if names else gap,
             about="which part names the answer",
             figure="rank",
-            margin=minus(named, other_named) if names else None,
+            margin=minus(named, other_named) if names and named is not None and other_named is not None else None,
             control=WRONG,
             side="above",
             among=len(ranks),

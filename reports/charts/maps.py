@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 
 from .colours import colours
 from .hovers import fixed, template
-from .style import INK, MISSING, axis_title, check_rows, common_unit, digits, panels, parts, plain, sized
+from .style import INK, MISSING, axis_title, check_rows, common_unit, digits, layout_of, panels, parts, plain, sized
 
 CELL = 15  # px, the height of a row
 IN_A_ROW = 90  # letters of the names of buttons; beyond, they are a menu
@@ -23,7 +23,7 @@ HEAD = {"kind": "head"}  # of a map whose cells are heads: their `customdata` is
 def head_map(frame: pd.DataFrame, value: str = "value", **options: Any) -> go.Figure:
     """Layer × head heat map of a table with columns layer, head and `value`; options as in `heat_map`."""
     figure = heat_map(frame, "layer", "head", value, **options)
-    return figure.update_layout(meta={**figure.layout.meta, "address": HEAD})
+    return figure.update_layout(meta={**layout_of(figure).meta, "address": HEAD})
 
 
 def heat_map(
@@ -133,7 +133,7 @@ def _axes(figure: go.Figure, x: str, y: str, rows: list, count: int) -> go.Figur
     figure.update_yaxes(**ticks, showgrid=False, title_text=plain(y.replace("_label", "")))
     figure.update_xaxes(showgrid=False)
     figure.update_xaxes(title_text=axis_title(x), row=count, col=1)
-    figure.update_layout(plot_bgcolor=MISSING, margin_r=90, meta={**(figure.layout.meta or {}), "x": x})
+    figure.update_layout(plot_bgcolor=MISSING, margin_r=90, meta={**(layout_of(figure).meta or {}), "x": x})
     return sized(figure, _height(count, len(rows)))
 
 

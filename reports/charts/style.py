@@ -50,6 +50,11 @@ TEMPLATE = go.layout.Template(
 )
 
 
+def layout_of(figure: Any) -> Any:
+    """A figure's layout: plotly makes its attributes as it runs, where no type can see them."""
+    return figure.layout
+
+
 def plain(text: Any) -> str:
     """Text that plotly shows as it is: plotly reads names, ticks and labels as (a little) HTML."""
     return html.escape(str(text), quote=False)
@@ -135,14 +140,14 @@ def captioned(
     where: column -> value (or list of values) of the table's rows that the figure draws; None: all rows.
     more: "theme" (the fold that it lies in; "main": open), and the caption in parts: "seen", "read", "sample".
     """
-    meta = {**(figure.layout.meta or {}), "title": title, "caption": caption, "table": table}
+    meta = {**(layout_of(figure).meta or {}), "title": title, "caption": caption, "table": table}
     figure.update_layout(title_text=plain(title), meta={**meta, "where": dict(where or {}), **more})
     return figure
 
 
 def sized(figure: go.Figure, height: int, min_width: int = 0) -> go.Figure:
     """The figure with a height, and the least width (px) at which it is legible: below, a page scrolls."""
-    figure.update_layout(height=height, meta={**(figure.layout.meta or {}), "min_width": min_width})
+    figure.update_layout(height=height, meta={**(layout_of(figure).meta or {}), "min_width": min_width})
     return figure
 
 
@@ -173,7 +178,7 @@ def panels(names: Sequence[Any], *, stacked: bool, gap: float, share_values: boo
     specs = [[{} if stacked or r * columns + c < count else None for c in range(columns)] for r in range(rows)]
     figure = make_subplots(rows, columns, subplot_titles=titles, specs=specs, **shared, **spacing)
     shown = [axis.domain[0] for axis, title in zip(figure.select_xaxes(), titles, strict=True) if title]
-    for title, left in zip(figure.layout.annotations, shown, strict=True):
+    for title, left in zip(layout_of(figure).annotations, shown, strict=True):
         title.update(x=left, xanchor="left", font_size=13.5 if columns < ACROSS else 11.5)
     return figure.update_layout(template=TEMPLATE)
 
@@ -217,4 +222,4 @@ def legend_below(figure: go.Figure) -> go.Figure:
     if len(names) < 2:
         figure.update_layout(showlegend=bool(names) and not str(names[0].legendgroup).startswith("series"))
     legend = {"yref": "container", "y": 0, "yanchor": "bottom", "traceorder": "normal"}
-    return figure.update_layout(legend=legend, height=max(figure.layout.height, 300 + ENTRY * len(names)))
+    return figure.update_layout(legend=legend, height=max(layout_of(figure).height, 300 + ENTRY * len(names)))

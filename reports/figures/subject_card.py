@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from ..charts import dots, lines
-from ..charts.style import COLOURS, plain, sized
+from ..charts.style import COLOURS, layout_of, plain, sized
 from .drawing import Drawing, Tables, draw_all
 
 COLUMNS = 4  # pictures in a row
@@ -33,7 +33,7 @@ def pictures(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
         where = {"row": index // COLUMNS + 1, "col": index % COLUMNS + 1}
         figure.add_image(source=row["picture"], hoverinfo="skip", **where)
     figure.update_xaxes(visible=False).update_yaxes(visible=False)
-    for note in figure.layout.annotations:
+    for note in layout_of(figure).annotations:
         note.update(font_size=11, yshift=2)
     figure.update_layout(margin_t=130)
     return sized(figure, 345 * lines, 1000)

@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.io import json as plotly_json
 
+from ..charts.style import layout_of
 from .runs import Run
 from .tables import table_block
 
@@ -24,7 +25,7 @@ KEY_HEIGHT = 420  # px of the first figure, so that the first screen has room fo
 
 def figure_block(name: str, figure: go.Figure, run: Run | None, images: Mapping[str, str] | None = None) -> dict:
     """What the template needs for one figure. images: kind ("svg", "pdf", …) -> address of a static image."""
-    meta = dict(figure.layout.meta or {})
+    meta = dict(layout_of(figure).meta or {})
     table = None
     if run is not None and meta.get("table") in run.tables:
         table = table_block(meta["table"], run.tables[meta["table"]], meta.get("where"))
@@ -33,7 +34,7 @@ def figure_block(name: str, figure: go.Figure, run: Run | None, images: Mapping[
         "title": meta.get("title") or name,
         "caption": " ".join(text for _, text in said(meta)),
         "said": said(meta),
-        "height": int(figure.layout.height or KEY_HEIGHT),
+        "height": int(layout_of(figure).height or KEY_HEIGHT),
         "min_width": int(meta.get("min_width", 0)),
         "json": figure_json(without_words(figure)),
         "address": (meta.get("address") or {}).get("kind", ""),

@@ -7,6 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from ..charts.style import layout_of
 from .abilities import models
 from .blocks import figure_json, unique_slugs, without_words
 from .matrix import matrix
@@ -66,7 +67,7 @@ def _finding(run: Run, found: Mapping[str, Any], figures: dict[str, go.Figure]) 
         "run": run,
         "at": f"fig-{slug}-box" if slug else "",
         "id": f"preview-{run.name}-{slug}",
-        "alt": "" if figure is None else str((figure.layout.meta or {}).get("title", "")),
+        "alt": "" if figure is None else str((layout_of(figure).meta or {}).get("title", "")),
         "json": None if figure is None else figure_json(preview(figure)),
         "facts": _facts(run),
     }

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 import plotly.io as pio
 
 from ...data.errors import ReportError
+from ..charts.style import layout_of
 from .blocks import unique_slugs
 from .files import write_file
 
@@ -21,8 +22,8 @@ def write_images(run: str, figures: Mapping[str, go.Figure], out: Path) -> dict[
     slugs = unique_slugs(figures)
     addresses = {n: {kind: f"downloads/{run}/{slug}.{kind}" for kind in KINDS} for n, slug in slugs.items()}
     signed = [_signed(figure, run) for figure in figures.values()]
-    widths: list[int | None] = [max(900, int((f.layout.meta or {}).get("min_width", 0))) for f in signed]
-    heights: list[int | None] = [figure.layout.height for figure in signed]
+    widths: list[int | None] = [max(900, int((layout_of(f).meta or {}).get("min_width", 0))) for f in signed]
+    heights: list[int | None] = [layout_of(figure).height for figure in signed]
     with tempfile.TemporaryDirectory() as place:
         for kind in KINDS:
             files: list[str | Path] = [f"{place}/{index}.{kind}" for index in range(len(signed))]
@@ -38,8 +39,8 @@ def write_images(run: str, figures: Mapping[str, go.Figure], out: Path) -> dict[
 
 def _signed(figure: go.Figure, run: str) -> go.Figure:
     """The figure with n and the run's name under its title: a picture leaves its page."""
-    meta = figure.layout.meta or {}
+    meta = layout_of(figure).meta or {}
     said = " · ".join(part for part in (str(meta.get("sample") or ""), run) if part)
     signed = go.Figure(figure)
-    title = signed.layout.title.text or ""
+    title = layout_of(signed).title.text or ""
     return signed.update_layout(title_text=f"{title}<br><sup>{said}</sup>", margin_t=90)
