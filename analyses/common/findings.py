@@ -208,7 +208,7 @@ def _numbers(words: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _Number(word) if isinstance(word, float | np.floating) else word for name, word in words.items()}
 
 
-def _named(margin: Row | None) -> dict[str, float]:
+def _named(margin: Row | None) -> dict[str, Any]:
     if margin is None:
         return {}
     names = {"margin": "value", "margin_lower": "lower", "margin_upper": "upper"}

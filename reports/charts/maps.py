@@ -12,7 +12,20 @@ import plotly.graph_objects as go
 
 from .colours import colours
 from .hovers import fixed, template
-from .style import INK, MISSING, axis_title, check_rows, common_unit, digits, layout_of, panels, parts, plain, sized
+from .style import (
+    INK,
+    MISSING,
+    axis_title,
+    check_rows,
+    common_unit,
+    digits,
+    layout_of,
+    panels,
+    parts,
+    plain,
+    sized,
+    traces_of,
+)
 
 CELL = 15  # px, the height of a row
 IN_A_ROW = 90  # letters of the names of buttons; beyond, they are a menu
@@ -73,7 +86,7 @@ def heat_map(
 
 def switch(figure: go.Figure, names: Sequence[str]) -> go.Figure:
     """Buttons above the plot (a menu where their names are long): each shows the traces whose `meta` is its name."""
-    owners = [trace.meta for trace in figure.data]
+    owners = [trace.meta for trace in traces_of(figure)]
     buttons = [
         {"label": plain(name), "method": "restyle", "args": [{"visible": [owner == name for owner in owners]}]}
         for name in names

@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from .style import GREY, INK, layout_of
+from .style import GREY, INK, layout_of, traces_of
 
 NAME = {"font": {"size": 10.5, "color": INK}, "bgcolor": "rgba(255,255,255,0.8)", "borderpad": 0, "showarrow": False}
 
@@ -26,7 +26,7 @@ def mark(figure: go.Figure, names: Sequence[str]) -> go.Figure:
 
 def label_heads(figure: go.Figure, heads: Sequence[str]) -> go.Figure:
     """The cells of these heads ("12.3") framed and named, in every panel of a head map."""
-    maps: Any = [trace for trace in figure.data if trace.type == "heatmap" and trace.customdata is not None]
+    maps: Any = [trace for trace in traces_of(figure) if trace.type == "heatmap" and trace.customdata is not None]
     panels_seen = {trace.yaxis or "y": trace for trace in reversed(maps)}
     for trace in panels_seen.values():
         known = {cell for line in trace.customdata for cell in line}
@@ -47,7 +47,7 @@ def _label(figure: go.Figure, trace: Any, name: str, heads: Sequence[str]) -> No
 
 def _label_points(figure: go.Figure, heads: Sequence[str]) -> None:
     """Points that are named "12.3" or "12.3 mover", where at least one of the heads is among them."""
-    points: Any = [trace for trace in figure.data if trace.type == "scatter" and trace.mode == "markers+text"]
+    points: Any = [trace for trace in traces_of(figure) if trace.type == "scatter" and trace.mode == "markers+text"]
     points = [trace for trace in points if trace.customdata is not None]
     if not any(_head(name) in heads for trace in points for name in trace.customdata):
         return

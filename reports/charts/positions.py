@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 
 from .hovers import FORMAT, fixed
 from .maps import heat_map
+from .style import traces_of
 
 SHOWN = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)  # positions with a tick
 
@@ -27,7 +28,7 @@ def position_map(frame: pd.DataFrame, unit: str) -> go.Figure:
     drawn = list(frame["position_label"].unique())
     rows = sorted(range(len(drawn)), key=lambda i: order[str(drawn[i])])
     said = f"state %{{x}}, position %{{customdata}}<br><b>%{{z:{FORMAT}}}</b> {fixed(unit)}"
-    traces = [trace for trace in figure.data if trace.type == "heatmap"]
+    traces = [trace for trace in traces_of(figure) if trace.type == "heatmap"]
     for trace in traces:
         trace.z = [trace.z[i] for i in rows]
         trace.customdata = [[str(drawn[i])] * len(trace.x) for i in rows]
