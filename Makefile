@@ -12,7 +12,7 @@ PAPER  ?= vhd
 CROSSLENS := $(BIN)/crosslens
 
 .DEFAULT_GOAL := help
-.PHONY: help setup figures figures-full paper card report scenes-model scenes-prior browser test families check bench bench-short notebooks docs clean
+.PHONY: help setup figures figures-full paper card report scenes-model scenes-prior browser test families check bench bench-short notebooks docs cover clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -88,6 +88,10 @@ notebooks: $(TOOLS) ## run the notebooks in place
 docs: $(TOOLS) ## pages of all functions: $(OUT)/api/index.html
 	cd / && $(CURDIR)/$(BIN)/pdoc -d markdown --no-show-source -o $(abspath $(OUT))/api \
 	  crosslens.data crosslens.probes crosslens.analyses crosslens.reports
+
+# From runs that `make figures` has left.
+cover: $(TOOLS) browser ## the README's picture, light and dark, from the report's runs
+	$(BIN)/python -m crosslens.reports.pages.cover $(OUT)
 
 clean: ## delete environment, runs and pages (the model stays in the cache)
 	rm -rf $(VENV) $(OUT) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
