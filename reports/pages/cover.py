@@ -37,7 +37,7 @@ def cover(runs: list[Run], analysis: str) -> go.Figure:
 
 
 def write(out: Path, place: Path, analysis: str = "circuits") -> list[Path]:
-    """cover-light.svg and cover-dark.svg in `place`, from the runs of the report in `out`; needs kaleido and Chromium."""
+    """cover-light.svg and cover-dark.svg in `place`, from the runs in `out`; needs kaleido and Chromium."""
     figure = cover(read_runs(out / "runs")[0], analysis)
     paths = [place / f"cover-{name}.svg" for name in ("light", "dark")]
     pio.write_images([figure, go.Figure(figure).update_layout(NIGHT)], [str(path) for path in paths], **SIZE)
