@@ -48,7 +48,8 @@ def test_every_directory_and_link_is_there():
 
 def invented_circuits(out: Path) -> None:
     """A finished run of circuits under `out`/runs, for the block that opens one."""
-    heads = [{"layer": 0, "head": h, "value": float(h), "condition": "BOS", "control": ""} for h in range(2)]
+    sure = {"lower": -1.0, "upper": 2.0, "n": 8, "n_groups": 8, "condition": "BOS", "control": ""}
+    heads = [{"layer": 0, "head": h, "value": float(h), **sure} for h in range(2)]
     named = [{**head, "part": "head", "measure": stage, "unit": "share"} for head in heads for stage in STAGES]
     synthetic.write_run(out / "runs", "circuits", "ioi", {"effects": synthetic.table(named, "circuits", "ioi")})
 

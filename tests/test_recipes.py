@@ -41,7 +41,7 @@ TOUR = (
     f"head_divergence {PICTURES}=caption,difficulty=hard --limit 48 --answer-tokens 32",
     f"sinks {PICTURES}=colour+existence --limit 24 {SINKS_OF_IMAGES}",
     f"repairs {PICTURES}=pope_adversarial,difficulty=hard --limit 16 --repairs.draws 20 --repairs.alphas 2 "
-    "--repairs.ps 0.4 --repairs.betas 0.4",
+    "--repairs.ps 0.4 --repairs.betas 0.4 --repairs.calibrated-on 6",
 )
 EVERY = "colour+shape+existence+coloured_existence+left_right+above_below+count"
 TASKS = "ioi colored_objects greater_than facts arithmetic induction"
