@@ -10,7 +10,6 @@ import pandas as pd
 
 from ..common.findings import Finding, place, rows_with, say
 from ..common.stats import benjamini_hochberg
-from ._circuit_tables import STAGES
 from ._overlap_tables import CLAIMED
 
 Tables = Mapping[str, pd.DataFrame]
@@ -38,7 +37,7 @@ def _shared(row: Mapping[Any, Any], q: float, tables: Tables) -> Finding:
         f"{NUMBERS}: not more than depth alone gives",
         excess | {"n": row["n"], "n_groups": row["n_groups"]},
         about=f"what {row['pair']} share ({row['measure']})",
-        figure=f"curve-{STAGES.index(row['measure'])}",
+        figure="overlap",
         control=DEPTH,
         side="above",
         p_value=q,

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from .interventions import EDGES, Change
+from .interventions import CALL, EDGES, Change
 from .recording import Recording
 
 
@@ -19,7 +19,7 @@ def acting_positions(base: Recording, layer: int, change: Change) -> Bool[Tensor
     """
     record, rows = base.layers[layer], change.positions
     own: Any = change
-    if rows is not None and not bool(rows.any()):  # it only reads
+    if change.site == CALL and rows is not None and not bool(rows.any()):  # it only reads
         return torch.zeros_like(base.mask)
     if change.site == EDGES:
         rows = own.cut_rows(record)

@@ -212,9 +212,9 @@ class _Paths:
         acting = [i for i, variant in enumerate(variants) if variant]
         resid = self.base.resid.expand(len(senders), -1, -1).clone()
         if acting:
-            resid[acting] = replay(
-                self.base, affected_positions(self.base, self.positions), [variants[i] for i in acting]
-            )
+            where = affected_positions(self.base, self.positions)
+            there = torch.tensor(acting).to(resid.device)
+            resid[there] = replay(self.base, where, [variants[i] for i in acting])
         return resid
 
     def _variant(self, i: int, sender: Sender, inputs: dict[Receiver, Tensor]) -> Variant:

@@ -141,7 +141,18 @@ def found(tmp_path_factory):
 
 def test_tables_do_not_depend_on_batches_and_padding(found, tmp_path):
     _, tables = found
-    assert {"heads", "layers", "excess", "stability", "words", "auroc", "margins", "captions", "claims"} == set(tables)
+    assert {
+        "heads",
+        "layers",
+        "excess",
+        "stability",
+        "words",
+        "auroc",
+        "margins",
+        "captions",
+        "claims",
+        "findings",
+    } == set(tables)
     _, others = measured(tmp_path, size=1, padding="left")
     for name, table in tables.items():
         assert len(table) == len(others[name]), name

@@ -161,7 +161,7 @@ def tables(task, out, **settings):
 
 def test_tables_of_a_text_task(task, tmp_path):
     found = tables(task, tmp_path)
-    assert set(found) == {"accuracy", "answer", "claims", "flows", "sites", "stages", "trace", "valid"}
+    assert set(found) == {"accuracy", "answer", "claims", "findings", "flows", "sites", "stages", "trace", "valid"}
     flows = found["flows"]
     assert set(flows["flow"]) == {"subject → last", "other text → last", "last → last"}
     assert {"", "resampled", "random positions"} == set(flows["control"])

@@ -210,7 +210,8 @@ def test_a_whole_run_and_its_page(subject, tmp_path):
     page = next(p for p in others if p.name.startswith("subject_card"))
     text = page.read_text()
     assert "could not be drawn" not in text
-    assert "(picture)" in text
+    assert "data:image" in text  # the example's picture; in no table
+    assert "<td>data:image" not in text
     assert index.exists()
     for figure in ("pictures", "accuracy", "controls", "pope", "captions"):
         assert f'id="fig-{figure}' in text

@@ -111,7 +111,7 @@ def test_a_saved_picture_holds_its_title_n_and_run(report, browser, size, width)
     name, address = browser.evaluate("saved[0]")
     assert name == "sinks.smollm2.passages.0123abcd-sink-share.svg"
     picture = unquote(address)
-    for part in ("Which heads attend", "n = 64 in 12 groups", "sinks.smollm2"):
+    for part in ("How much attention each head gives", "n = 64 in 12 groups", "sinks.smollm2"):
         assert part in picture.replace("\u00a0", " ")
     found = re.search(r'<svg[^>]* width="(\d+)"', picture)
     assert found
@@ -183,7 +183,7 @@ def test_hover_says_where_and_how_much(report, browser):
     browser.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
     browser.wait("plot.querySelector('.hovertext') !== null")
     said = browser.evaluate("plot.querySelector('.hoverlayer').textContent")
-    for part in ("BOS", "layer 5", "head 3", "attention", "95 % interval", "n = 64 in 12 groups"):
+    for part in ("BOS", "layer 5", "head 3", "attention", "95 %: ", "n = 64 in 12 groups"):
         assert part in said.replace("\u00a0", " ")
 
 

@@ -372,10 +372,12 @@ def test_an_analysis_without_figures_gets_default_ones(tmp_path):
     assert "heads: sink_share" in page.text
 
 
-def test_figures_that_fail_leave_the_tables(tmp_path):
-    tables = synthetic.sinks_tables()
-    tables["heads"] = tables["heads"].drop(columns=["condition"])
-    run = synthetic.write_run(tmp_path / "runs", "sinks", "passages", tables)
+def test_figures_that_fail_leave_the_tables(tmp_path, monkeypatch):
+    def fails(tables):
+        raise KeyError("condition")
+
+    monkeypatch.setattr("crosslens.reports.figures.sinks.figures", fails)
+    run = synthetic.write_run(tmp_path / "runs", "sinks", "passages", synthetic.sinks_tables())
     build(tmp_path)
     page = read(tmp_path / f"{run.name}.html")
     assert "could not be drawn (KeyError" in page.text
