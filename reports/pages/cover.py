@@ -15,7 +15,7 @@ from .page import run_figures
 from .runs import Run, read_runs
 
 NIGHT = {"paper_bgcolor": "#0d1117", "plot_bgcolor": "#0d1117", "font_color": "#e6edf3"}
-SIZE = {"width": 1200, "height": 630}
+WIDTH, HEIGHT = 1200, 630
 
 
 def cover(runs: list[Run], analysis: str) -> go.Figure:
@@ -32,7 +32,8 @@ def cover(runs: list[Run], analysis: str) -> go.Figure:
         about = f"{run.model} · {run.record['task'].get('title') or run.record['task']['name']} · {run.name}"
         figure = go.Figure(figures[found["figure"]]).update_layout(updatemenus=[])  # a picture has no buttons
         title = {"text": f"<b>{said}</b><br><sup>{escape(about)}</sup>", "font_size": 24, "y": 0.95, "yanchor": "top"}
-        return figure.update_layout(title=title, font_size=17, margin={"t": 150, "l": 80, "r": 130, "b": 70}, **SIZE)
+        margin = {"t": 150, "l": 80, "r": 130, "b": 70}
+        return figure.update_layout(title=title, font_size=17, margin=margin, width=WIDTH, height=HEIGHT)
     raise ReportError(f"no run of {analysis} with a finding: make figures first")
 
 
@@ -40,7 +41,9 @@ def write(out: Path, place: Path, analysis: str = "circuits") -> list[Path]:
     """cover-light.svg and cover-dark.svg in `place`, from the runs in `out`; needs kaleido and Chromium."""
     figure = cover(read_runs(out / "runs")[0], analysis)
     paths = [place / f"cover-{name}.svg" for name in ("light", "dark")]
-    pio.write_images([figure, go.Figure(figure).update_layout(NIGHT)], [str(path) for path in paths], **SIZE)
+    pio.write_images(
+        [figure, go.Figure(figure).update_layout(NIGHT)], [str(path) for path in paths], width=WIDTH, height=HEIGHT
+    )
     return paths
 
 
