@@ -11,6 +11,7 @@ import plotly.io as pio
 from markupsafe import escape
 
 from ...data.errors import ReportError
+from ..charts.style import layout_of
 from .page import run_figures
 from .runs import Run, read_runs
 
@@ -30,7 +31,8 @@ def cover(runs: list[Run], analysis: str) -> go.Figure:
             continue
         said = "<br>".join(textwrap.wrap(str(escape(found["text"])), 84))
         about = f"{run.model} · {run.record['task'].get('title') or run.record['task']['name']} · {run.name}"
-        figure = go.Figure(figures[found["figure"]]).update_layout(updatemenus=[])  # a picture has no buttons
+        figure = go.Figure(figures[found["figure"]])
+        layout_of(figure).updatemenus = ()  # a picture has no buttons
         title = {"text": f"<b>{said}</b><br><sup>{escape(about)}</sup>", "font_size": 24, "y": 0.95, "yanchor": "top"}
         margin = {"t": 150, "l": 80, "r": 130, "b": 70}
         return figure.update_layout(title=title, font_size=17, margin=margin, width=WIDTH, height=HEIGHT)
