@@ -78,13 +78,14 @@ class Prune:
     named: bool = False  # also what finished runs name; they can then be proved no more until it is made again
 
     def __call__(self) -> None:
-        from ..probes.runs.kept import finished_runs, kept
+        from ..probes.runs.kept import kept
+        from ..probes.runs.recipes import records_in
 
-        runs = list(finished_runs(self.out))
+        records = list(records_in(self.out))
         for one in kept():
             if one.seconds <= self.keep_days * 86400:
                 continue
-            users = [name for name, record in runs if one.is_named_in(record)]
+            users = [record["name"] for record in records if one.is_named_in(record)]
             stays = bool(users) and not self.named
             said = f": {len(users)} finished runs name it, {users[0]} first" if users else ""
             print(f"{_line(one)}  {'stays' if stays else 'deleted'}{said}{'; --named deletes it too' if stays else ''}")

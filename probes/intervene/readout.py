@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ...data.errors import UserError
-from ..model.head import linear_head
+from ..model.head import linear_head, vocabulary
 from .intervening import full_forward
 from .interventions import Variant
 from .measures import Measure
@@ -19,6 +19,9 @@ from .proofs import obstacle_of
 from .recording import Recording
 from .replay import first_layer, replay
 from .state_memory import state_bytes
+
+if TYPE_CHECKING:
+    from ..model.subject import Subject
 
 # Bytes that the variants of a sweep may take beside the clean pass.
 BUDGET = 2**30
@@ -42,12 +45,16 @@ def read_variants(
 def bytes_per_variant(base: Recording, where: Positions) -> int:
     """An estimate of what one replayed variant keeps alive in a layer."""
     subject, (b, s), p = base.subject, where.index.shape, base.mask.shape[1]
-    config = subject.text_config
-    inner = getattr(config, "intermediate_size", None) or getattr(config, "ffn_dim", None) or 4 * subject.d_model
     item = torch.finfo(subject.dtype).bits // 8
-    per_row = (12 * subject.d_model + 3 * inner) * item
+    per_row = (12 * subject.d_model + 3 * mlp_width(subject)) * item
     rows = p if any(layer.whole for layer in base.layers) else s
     return b * rows * per_row + b * s * (p + s) * (3 * 4 * subject.n_heads + 6) + state_bytes(base)
+
+
+def mlp_width(subject: Subject) -> int:
+    """The MLP's neurons."""
+    config = subject.text_config
+    return getattr(config, "intermediate_size", None) or getattr(config, "ffn_dim", None) or 4 * subject.d_model
 
 
 def measured(base: Recording, resid: Float[Tensor, "v b d"], measure: Measure, budget: int) -> Float[Tensor, "v b ..."]:
@@ -56,8 +63,7 @@ def measured(base: Recording, resid: Float[Tensor, "v b d"], measure: Measure, b
     head = linear_head(subject.model) if hasattr(measure, "direction") else None
     if head is not None:
         return _along(subject.norm(resid), head, measure)
-    vocabulary = subject.model.get_input_embeddings().weight.shape[0]
-    step = max(1, budget // (4 * 4 * b * vocabulary))
+    step = max(1, budget // (4 * 4 * b * vocabulary(subject.model)))
     values = []
     for part in resid.split(step):
         logits = subject.unembed(subject.norm(part.flatten(0, 1))).float()

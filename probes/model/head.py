@@ -81,7 +81,8 @@ def _logit_cap(model: nn.Module) -> float | None:
 
 def vocabulary(model: nn.Module) -> int:
     """How many words the logits are over."""
-    return head_parts(model)[0].shape[0]
+    head: Any = find_head(model)  # its shape alone: an offloaded weight is not fetched for it
+    return int(getattr(head, "out_features", None) or head.weight.shape[0])
 
 
 def rows_at_once(words: int, budget: int = LOGITS) -> int:

@@ -12,7 +12,8 @@ import psutil
 import torch
 
 from ..intervene.float32 import is_half
-from ..intervene.readout import BUDGET
+from ..intervene.readout import BUDGET, mlp_width
+from ..model import head
 from ..model.attention import SCORES_BUDGET
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def weights(subject: Subject) -> int:
 def checking(subject: Subject) -> int:
     """The check of the instruments: of half precision float32 copies of the head and of one layer; its small batch."""
     wide = wide_head(subject) + (4 * layer_size(subject) if is_half(subject) else 0)
-    return wide + 24 * subject.n_layers * (12 * subject.d_model + 3 * inner(subject)) * 4 + logits(subject, 24, 6)
+    return wide + 24 * subject.n_layers * (12 * subject.d_model + 3 * mlp_width(subject)) * 4 + logits(subject, 24, 6)
 
 
 def forward(subject: Subject, batch: int, positions: int) -> int:
@@ -51,7 +52,7 @@ def forward(subject: Subject, batch: int, positions: int) -> int:
     """
     one = subject.n_heads * positions**2
     patterns = 6 * 4 * min(batch * one, max(one, SCORES_BUDGET // 8))
-    per_position = (10 * subject.d_model + 3 * inner(subject)) * item(subject)
+    per_position = (10 * subject.d_model + 3 * mlp_width(subject)) * item(subject)
     return batch * positions * per_position + patterns + logits(subject, batch, 1)
 
 
@@ -69,7 +70,8 @@ def recording(subject: Subject, batch: int, positions: int, sites: Collection[st
 
 def variants(subject: Subject, count: int, batch: int, rows: int, positions: int) -> int:
     """A sweep's `count` variants at `rows` positions each, chunk by chunk within the budget."""
-    per_row = (12 * subject.d_model + 3 * inner(subject)) * item(subject) + (positions + rows) * 12 * subject.n_heads
+    per_row = (12 * subject.d_model + 3 * mlp_width(subject)) * item(subject)
+    per_row += (positions + rows) * 12 * subject.n_heads
     return min(count * batch * rows * per_row, max(BUDGET, batch * rows * per_row))
 
 
@@ -82,7 +84,7 @@ def read_logits(subject: Subject, count: int, batch: int) -> int:
 
 def gradient(subject: Subject, batch: int, positions: int) -> int:
     """A forward with its graph: what the way back needs of every layer, the patterns among it, and the logits."""
-    per_position = (14 * subject.d_model + 5 * inner(subject)) * item(subject)
+    per_position = (14 * subject.d_model + 5 * mlp_width(subject)) * item(subject)
     patterns = 3 * 4 * subject.n_heads * positions
     return subject.n_layers * batch * positions * (per_position + patterns) + logits(subject, batch, 5)
 
@@ -96,7 +98,7 @@ def width(subject: Subject, site: str) -> int:
     """Numbers of a site at one position of a layer."""
     heads, kv_heads = subject.n_heads * subject.d_head, subject.n_kv_heads * subject.d_head
     own = {"rot_k": kv_heads, "v": kv_heads} | dict.fromkeys(("z", "attn_z", "rot_q"), heads)
-    neurons = dict.fromkeys(("mlp_pre", "mlp_pre_linear", "mlp_post"), inner(subject))
+    neurons = dict.fromkeys(("mlp_pre", "mlp_pre_linear", "mlp_post"), mlp_width(subject))
     return (own | neurons).get(site, subject.d_model)
 
 
@@ -104,14 +106,9 @@ def item(subject: Subject) -> int:
     return torch.finfo(subject.dtype).bits // 8
 
 
-def inner(subject: Subject) -> int:
-    """The MLP's neurons."""
-    config = subject.text_config
-    return getattr(config, "intermediate_size", None) or getattr(config, "ffn_dim", None) or 4 * subject.d_model
-
-
 def vocabulary(subject: Subject) -> int:
-    return subject.model.get_input_embeddings().weight.shape[0]
+    """The words that logits are over."""
+    return head.vocabulary(subject.model)
 
 
 def head_size(subject: Subject) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,14 +55,3 @@ def _of(kind: str, directory: Path) -> str:
     if record is None:
         return "unfinished"
     return f"{record['subject']['name']} on {record['task' if kind == ACTIVATIONS else 'corpus']['name']}"
-
-
-def finished_runs(out: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The names and records of the runs in `out`; those that cannot be read are nobody's."""
-    for directory in sorted(out.glob("runs/*")):
-        try:
-            record = store.read_record(directory)
-        except UserError:
-            continue
-        if record is not None:
-            yield directory.name, record

@@ -50,10 +50,11 @@ def _read(path: Path) -> Recipe:
 
 def finished_records(out: Path) -> list[Record]:
     """The records of complete runs in `out` that were made with the packages of today."""
-    return [record for record in _records(out) if record.get("status") == "complete" and _is_current(record)]
+    return [record for record in records_in(out) if record.get("status") == "complete" and _is_current(record)]
 
 
-def _records(out: Path) -> Iterator[Record]:
+def records_in(out: Path) -> Iterator[Record]:
+    """The records of all runs in `out`, their names among them."""
     for path in sorted((out / "runs").glob("*/record.json")):
         try:
             yield read_record(path.parent)

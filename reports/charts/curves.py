@@ -21,8 +21,8 @@ from .style import (
     common_unit,
     digits,
     grid_of,
-    layout_of,
     legend_below,
+    meta_of,
     number,
     panels,
     parts,
@@ -78,7 +78,7 @@ def lines(
     figure.update_yaxes(title_text=plain(common_unit(frame, y) if y_title is None else y_title), col=1)
     if log_y:
         figure.update_yaxes(type="log", **_log_ticks(frame[y]))
-    figure.update_layout(meta={**(layout_of(figure).meta or {}), "x": x})
+    figure.update_layout(meta={**meta_of(figure), "x": x})
     height = HEIGHT * grid_of(len(split))[0]
     return legend_below(sized(figure, height, min(280 * len(split), 920) if len(split) > 1 else 0))
 

@@ -19,7 +19,7 @@ from .style import (
     check_rows,
     common_unit,
     digits,
-    layout_of,
+    meta_of,
     panels,
     parts,
     plain,
@@ -36,7 +36,7 @@ HEAD = {"kind": "head"}  # of a map whose cells are heads: their `customdata` is
 def head_map(frame: pd.DataFrame, value: str = "value", **options: Any) -> go.Figure:
     """Layer × head heat map of a table with columns layer, head and `value`; options as in `heat_map`."""
     figure = heat_map(frame, "layer", "head", value, **options)
-    return figure.update_layout(meta={**layout_of(figure).meta, "address": HEAD})
+    return figure.update_layout(meta={**meta_of(figure), "address": HEAD})
 
 
 def heat_map(
@@ -146,7 +146,7 @@ def _axes(figure: go.Figure, x: str, y: str, rows: list, count: int) -> go.Figur
     figure.update_yaxes(**ticks, showgrid=False, title_text=plain(y.replace("_label", "")))
     figure.update_xaxes(showgrid=False)
     figure.update_xaxes(title_text=axis_title(x), row=count, col=1)
-    figure.update_layout(plot_bgcolor=MISSING, margin_r=90, meta={**(layout_of(figure).meta or {}), "x": x})
+    figure.update_layout(plot_bgcolor=MISSING, margin_r=90, meta={**meta_of(figure), "x": x})
     return sized(figure, _height(count, len(rows)))
 
 

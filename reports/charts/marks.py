@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from .style import GREY, INK, layout_of, traces_of
+from .style import GREY, INK, meta_of, traces_of
 
 NAME = {"font": {"size": 10.5, "color": INK}, "bgcolor": "rgba(255,255,255,0.8)", "borderpad": 0, "showarrow": False}
 
@@ -17,7 +17,7 @@ def mark(figure: go.Figure, names: Sequence[str]) -> go.Figure:
     heads = [name for name in names if name[:1].isdigit()]
     label_heads(figure, heads)
     _label_points(figure, heads)
-    if (layout_of(figure).meta or {}).get("x") == "layer":
+    if meta_of(figure).get("x") == "layer":
         for name in names:
             if name.startswith("L") and name[1:].isdigit():
                 _label_layer(figure, int(name[1:]))

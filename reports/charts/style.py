@@ -55,6 +55,11 @@ def layout_of(figure: Any) -> Any:
     return figure.layout
 
 
+def meta_of(figure: Any) -> dict[str, Any]:
+    """What a figure says of itself for its page: title, caption, table, rows drawn."""
+    return dict(layout_of(figure).meta or {})
+
+
 def traces_of(figure: Any) -> Any:
     """A figure's traces, for the same reason."""
     return figure.data
@@ -145,14 +150,14 @@ def captioned(
     where: column -> value (or list of values) of the table's rows that the figure draws; None: all rows.
     more: "theme" (the fold that it lies in; "main": open), and the caption in parts: "seen", "read", "sample".
     """
-    meta = {**(layout_of(figure).meta or {}), "title": title, "caption": caption, "table": table}
+    meta = {**meta_of(figure), "title": title, "caption": caption, "table": table}
     figure.update_layout(title_text=plain(title), meta={**meta, "where": dict(where or {}), **more})
     return figure
 
 
 def sized(figure: go.Figure, height: int, min_width: int = 0) -> go.Figure:
     """The figure with a height, and the least width (px) at which it is legible: below, a page scrolls."""
-    figure.update_layout(height=height, meta={**(layout_of(figure).meta or {}), "min_width": min_width})
+    figure.update_layout(height=height, meta={**meta_of(figure), "min_width": min_width})
     return figure
 
 

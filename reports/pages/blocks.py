@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.io import json as plotly_json
 
-from ..charts.style import layout_of
+from ..charts.style import layout_of, meta_of
 from .runs import Run
 from .tables import table_block
 
@@ -25,7 +25,7 @@ KEY_HEIGHT = 420  # px of the first figure, so that the first screen has room fo
 
 def figure_block(name: str, figure: go.Figure, run: Run | None, images: Mapping[str, str] | None = None) -> dict:
     """What the template needs for one figure. images: kind ("svg", "pdf", …) -> address of a static image."""
-    meta = dict(layout_of(figure).meta or {})
+    meta = meta_of(figure)
     table = None
     if run is not None and meta.get("table") in run.tables:
         table = table_block(meta["table"], run.tables[meta["table"]], meta.get("where"))
@@ -82,12 +82,13 @@ def rounded(value: Any) -> Any:
     if isinstance(value, (list, tuple, np.ndarray)):
         return [rounded(part) for part in (value.tolist() if isinstance(value, np.ndarray) else value)]
     if isinstance(value, (float, np.floating)):
-        return _short(float(value))
+        return rounded_number(float(value))
     return value
 
 
-def _short(value: float) -> float | int | None:
+def rounded_number(value: float, digits: int = DIGITS) -> float | int | None:
+    """So many digits; None where missing. Whole numbers without a point."""
     if not math.isfinite(value):
         return None
-    value = float(f"{value:.{DIGITS}g}")
+    value = float(f"{value:.{digits}g}")
     return int(value) if value.is_integer() and abs(value) < 1e9 else value

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ...data.errors import ReportError
-from ..charts.style import number
+from ..charts.style import meta_of, number
 from .compare_claims import WIDTH, forest, said
 from .compare_figures import figures
 from .compare_rows import aligned
-from .head_values import meta_of, task_words
+from .head_values import task_words
 from .page import environment, figure_block, sample_size
 from .runs import Run, read_run
 
@@ -96,21 +96,21 @@ def title(a: Run, b: Run) -> str:
     """ "circuits of smollm2: Indirect objects against Colored objects": what is compared, in a line."""
     first, second = names(a, b)
     analysis = str(a.record["analysis"]).replace("_", " ")
-    shared = task_words(a) if _model(a) != _model(b) else str(a.record["subject"].get("name"))
+    shared = task_words(a) if _model(a) != _model(b) else a.model
     return f"{analysis.capitalize()}, {shared}: {first} against {second}"
 
 
 def names(a: Run, b: Run) -> tuple[str, str]:
     """What the two runs are called on the page: by model, task or revision, whichever tells them apart."""
-    for of in (_model_name, task_words, _revision, lambda run: str(run.record["subject"].get("fingerprint"))[:8]):
+    for of in (lambda run: run.model, task_words, _revision, _weights):
         if of(a) != of(b):
             return of(a), of(b)
     told = [f"{sample_size(run.record['task'])}, seed {_task(run)['seed']}" for run in (a, b)]
     return (told[0], told[1]) if told[0] != told[1] else (f"{a.name[-8:]} (1)", f"{b.name[-8:]} (2)")
 
 
-def _model_name(run: Run) -> str:
-    return str(run.record["subject"].get("name", "?"))
+def _weights(run: Run) -> str:
+    return str(run.record["subject"].get("fingerprint"))[:8]
 
 
 def _revision(run: Run) -> str:

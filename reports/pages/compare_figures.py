@@ -9,9 +9,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ..charts import captioned, head_map, lines, sample, scatter
-from ..charts.style import number, plain
+from ..charts.style import meta_of, number, plain
 from .compare_rows import OUTLIERS, Pair, by_unlikeness, difference
-from .head_values import meta_of
 
 PANELS = 3  # of a figure: the measures that differ most
 MAPS = 2  # measures whose maps are drawn

@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from ..charts.style import layout_of
+from ..charts.style import meta_of
 from .abilities import models
 from .blocks import figure_json, unique_slugs, without_words
 from .matrix import matrix
@@ -67,7 +67,7 @@ def _finding(run: Run, found: Mapping[str, Any], figures: dict[str, go.Figure]) 
         "run": run,
         "at": f"fig-{slug}-box" if slug else "",
         "id": f"preview-{run.name}-{slug}",
-        "alt": "" if figure is None else str((layout_of(figure).meta or {}).get("title", "")),
+        "alt": "" if figure is None else str(meta_of(figure).get("title", "")),
         "json": None if figure is None else figure_json(preview(figure)),
         "facts": _facts(run),
     }

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import plotly.graph_objects as go
 
+from ..charts.style import meta_of
 from .runs import Run
 
 PLACE = ["layer", "head"]
@@ -173,11 +174,6 @@ def _sample(part: pd.DataFrame) -> str:
     """ "n = 27 in 9 groups" of these rows; "" for weights."""
     counts = [part[c].max() for c in ("n", "n_groups") if c in part and part[c].notna().any()]
     return f"n = {counts[0]:,.0f}" + (f" in {counts[1]:,.0f} groups" if len(counts) > 1 else "") if counts else ""
-
-
-def meta_of(figure: Any) -> dict[str, Any]:
-    """What a figure says of itself for its page: title, caption, table, rows drawn."""
-    return dict(figure.layout.meta or {})
 
 
 def _figure(drawn: list[tuple[str, go.Figure]], rows: pd.DataFrame, measure: Measure) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,8 +12,9 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.colors import get_colorscale
 
-from ..charts.style import SIGNED, UNSIGNED
-from .head_values import MLP, PLACE, SECTIONS, WEIGHTS, Measure, measures, meta_of
+from ..charts.style import SIGNED, UNSIGNED, meta_of
+from .blocks import rounded_number
+from .head_values import MLP, PLACE, SECTIONS, WEIGHTS, Measure, measures
 from .head_words import Place, Roles, Words, findings, named_in, roles, words
 from .page import Drawn, environment, unique_slugs
 from .runs import Run
@@ -193,9 +193,7 @@ def address(place: Place) -> str:
 
 
 def _short(values: pd.Series) -> list[float | int | None]:
-    """Four digits; None where missing. Whole numbers without a point."""
-    rounded = (float(f"{v:.4g}") if math.isfinite(v) else None for v in values.astype(float))
-    return [int(v) if v is not None and v.is_integer() and abs(v) < 1e9 else v for v in rounded]
+    return [rounded_number(value, 4) for value in values.astype(float)]
 
 
 def _json(data: Any) -> Markup:

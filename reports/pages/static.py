@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 import plotly.io as pio
 
 from ...data.errors import ReportError
-from ..charts.style import layout_of
+from ..charts.style import layout_of, meta_of
 from .blocks import unique_slugs
 from .files import write_file
 
@@ -22,7 +22,7 @@ def write_images(run: str, figures: Mapping[str, go.Figure], out: Path) -> dict[
     slugs = unique_slugs(figures)
     addresses = {n: {kind: f"downloads/{run}/{slug}.{kind}" for kind in KINDS} for n, slug in slugs.items()}
     signed = [_signed(figure, run) for figure in figures.values()]
-    widths: list[int | None] = [max(900, int((layout_of(f).meta or {}).get("min_width", 0))) for f in signed]
+    widths: list[int | None] = [max(900, int(meta_of(f).get("min_width", 0))) for f in signed]
     heights: list[int | None] = [layout_of(figure).height for figure in signed]
     with tempfile.TemporaryDirectory() as place:
         for kind in KINDS:
@@ -39,7 +39,7 @@ def write_images(run: str, figures: Mapping[str, go.Figure], out: Path) -> dict[
 
 def _signed(figure: go.Figure, run: str) -> go.Figure:
     """The figure with n and the run's name under its title: a picture leaves its page."""
-    meta = layout_of(figure).meta or {}
+    meta = meta_of(figure)
     said = " · ".join(part for part in (str(meta.get("sample") or ""), run) if part)
     signed = go.Figure(figure)
     title = layout_of(signed).title.text or ""
