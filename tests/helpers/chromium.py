@@ -23,6 +23,12 @@ FLAGS = [
     "--host-resolver-rules=MAP * ~NOTFOUND",
     "--remote-debugging-pipe",
 ]
+# What DevTools answers when a page goes away under a question.
+LEFT = ("navigated or closed", "context was destroyed", "Cannot find default execution context")
+
+
+class PageLeft(RuntimeError):
+    """The page was left while it was asked."""
 
 
 def find_chromium() -> str | None:
@@ -73,7 +79,8 @@ class Browser:
             answer = self._next()
             if answer.get("id") == self._count:
                 if "error" in answer:
-                    raise RuntimeError(f"{method}: {answer['error']}")
+                    left = any(words in answer["error"]["message"] for words in LEFT)
+                    raise (PageLeft if left else RuntimeError)(f"{method}: {answer['error']}")
                 return answer["result"]
             self._note(answer)
 
@@ -109,11 +116,14 @@ class Browser:
         self.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done, 200)))")
 
     def wait(self, condition: str, seconds: float = 60) -> None:
-        """Until the JavaScript expression is true; TimeoutError names it otherwise."""
+        """Until the JavaScript expression is true; TimeoutError names it otherwise. The page may be left meanwhile."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            if self.evaluate(condition):
-                return
+            try:
+                if self.evaluate(condition):
+                    return
+            except PageLeft:
+                pass
             time.sleep(0.1)
         raise TimeoutError(f"after {seconds} s still not: {condition}; errors: {self.errors}")
 
