@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -16,8 +16,12 @@ from . import stats
 
 def order_columns(frame: pd.DataFrame) -> pd.DataFrame:
     """The shared columns first, in their order, where the table has them; then the table's own."""
-    own = [name for name in frame.columns if name not in SHARED]
-    return frame.loc[:, [name for name in SHARED if name in frame.columns] + own]
+    return frame.loc[:, shared_first(frame.columns)]
+
+
+def shared_first(names: Collection[str]) -> list[str]:
+    """The shared names first, in their order, then the others in theirs."""
+    return [*(name for name in SHARED if name in names), *(name for name in names if name not in SHARED)]
 
 
 def held_out(fitted_on: Mapping[str, int]) -> str:
@@ -73,7 +77,9 @@ def summarise(
     measured = dict(zip(("value", "lower", "upper"), (x.ravel() for x in estimate), strict=True))
     counts = {"n": present.sum(0).ravel(), "n_groups": _group_counts(present, groups).ravel()}
     places = _places(axes, shape)
-    return order_columns(pd.DataFrame({**places, **measured, **counts, "unit": unit, **columns}))
+    cells = {**places, **measured, **counts, "unit": unit, **columns}
+    # in order before they are a frame: hundreds of small ones make a run's tables
+    return pd.DataFrame({name: cells[name] for name in shared_first(cells)})
 
 
 def _group_counts(present: np.ndarray, groups: np.ndarray) -> np.ndarray:
