@@ -82,8 +82,9 @@ bench: $(TOOLS) ## times and memory as ratios to plain forwards
 bench-short: $(TOOLS) ## whether a forward through an opened subject costs what a plain one does
 	$(BIN)/python tests/bench.py --short
 
-notebooks: $(TOOLS) ## run the notebooks in place
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace reports/notebooks/*.ipynb
+notebooks: $(TOOLS) browser ## run the notebooks in place, with still figures (SVG) that a code host shows
+	PLOTLY_RENDERER=svg TQDM_DISABLE=1 TRANSFORMERS_VERBOSITY=error \
+	  $(BIN)/jupyter nbconvert --to notebook --execute --inplace reports/notebooks/*.ipynb
 
 docs: $(TOOLS) ## pages of all functions: $(OUT)/api/index.html
 	cd / && $(CURDIR)/$(BIN)/pdoc -d markdown --no-show-source -o $(abspath $(OUT))/api \
