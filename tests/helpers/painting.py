@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 GREY, WHITE = (90, 90, 90), (255, 255, 255)
-MOST = 6  # painted cells of a view
+MOST = 8  # painted cells of a picture, about
 TOWERS = ("vision", "visual")
 
 
@@ -52,15 +52,13 @@ def _middle(box: tuple[float, ...]) -> tuple[int, int, int, int]:
 
 
 def chosen(picture: Picture) -> list[tuple[float, ...]]:
-    """Boxes of some cells of every view but the thumbnail, those that lie on the picture whole."""
-    found = []
-    for view in picture.mapped:
-        boxes = [tuple(box) for box in view.boxes.flatten(0, 1).tolist() if _on(picture, box)]
-        found += boxes[:: max(1, len(boxes) // MOST)]
-    return found
+    """Boxes of some cells from the first to the last, of all views but the thumbnail; none in the padding alone."""
+    every = [tuple(box) for view in picture.mapped for box in view.boxes.flatten(0, 1).tolist()]
+    on = [box for box in every if _on(picture, _middle(box))]
+    return [*on[: -1 : max(1, len(on) // MOST)], on[-1]]
 
 
-def _on(picture: Picture, box: list[float]) -> bool:
+def _on(picture: Picture, box: tuple[int, int, int, int]) -> bool:
     left, top, right, bottom = box
     width, height = picture.size
     return left >= 0 and top >= 0 and right <= width and bottom <= height

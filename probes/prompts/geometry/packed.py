@@ -35,10 +35,12 @@ def _views(seen: Seen, own: Any, size: tuple[int, int], stated: Tensor, tiled: b
     side = config.vision_config.image_size
     base = seen.view("picture", whole(size), side, side)
     tiles = own.image_size_to_num_patches(stated, config.image_grid_pinpoints, side) if tiled else 1
-    if base is None or tiles == 1:
-        return in_order([base._replace(behind=1)] if base else [])
+    if base is None:
+        return ()
     n = base.rows * base.columns
     ends = _newlines(seen, torch.zeros(tiles, n, 1), stated)[n:]
+    if all(ends):  # no tiles, or a picture so thin that nothing is left of them
+        return in_order([base._replace(behind=len(ends))])
     joined = View("picture", sum(ends), ends.index(True), _unpadded(own, size, stated, config))
     (joined,) = in_order([joined], newline=1)
     return *in_order([base._replace(kind=THUMBNAIL)]), joined._replace(start=n)

@@ -47,6 +47,7 @@ class Seen:
             (config, "spatial_merge_size"),  # Mistral 3
             (vision, "spatial_merge_size"),  # Qwen-VL, GLM-V
             (config, "scale_factor"),  # Idefics3, SmolVLM
+            (vision, "scale_factor"),  # Granite Docling
             (config, "downsample_factor"),  # Aya Vision
             (vision, "hidden_stride"),  # Ovis2
             (vision, "pooling_kernel_size"),  # Gemma 4
