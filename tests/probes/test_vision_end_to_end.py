@@ -126,7 +126,7 @@ def test_boxes_are_the_patches_they_touch():
 
 
 def test_boxes_are_marked_in_tiles_and_in_the_thumbnail():
-    """Two tiles of 2 × 2 and the whole in 2 × 2: a box in the second tile's upper left, and in the thumbnail's right."""
+    """Two tiles of 2 × 2 and the whole in 2 × 2: in the second tile's upper left, and in the thumbnail's right."""
     batch = subject("aya_vision").batch([example(0, size=(60, 30), boxes={"box": [(31, 1, 40, 10)]})])
     found = batch.where("box")[0][batch.where("image")[0]].reshape(3, 2, 2)
     assert found.nonzero().tolist() == [[1, 0, 0], [2, 0, 1]]

@@ -1,4 +1,4 @@
-"""Towers that are told each picture's grid of patches: image_grid_thw (Qwen-VL, GLM-V), image_position_ids (Gemma 4)."""
+"""Inputs that tell each picture's grid of patches: image_grid_thw (Qwen-VL, GLM-V), image_position_ids (Gemma 4)."""
 
 from __future__ import annotations
 

@@ -21,10 +21,13 @@ def tiles(seen: Seen) -> Views | None:
     if pixels is None or pixels.ndim not in (4, 5):
         return None
     height, width = pixels.shape[-2:]
-    stated = seen.pixels.get("image_sizes")  # Mistral 3: of each picture as it is resized
-    if stated is not None:
-        views = [seen.view("picture", whole(size), *shape) for size, shape in zip(seen.sizes, stated.tolist(), strict=True)]
+    stated = seen.pixels.get("image_sizes")
+    if stated is not None and pixels.ndim == 4:  # Mistral 3: of each picture as it is resized
+        shapes = zip(seen.sizes, stated.tolist(), strict=True)
+        views = [seen.view("picture", whole(size), *shape) for size, shape in shapes]
         return [in_order([view]) for view in views if view]
+    if stated is not None:
+        return None
     found = [_of_one(seen, i, height, width) for i in range(len(seen.sizes))]
     return [views for views in found if views] if all(found) else None
 
