@@ -64,12 +64,12 @@ GEOMETRY_HEAD = """
 
 `batch.geometry` has the views of each picture (whole, tile, thumbnail), and of each the rows, columns, positions and
 pixel boxes of its cells; maps over pictures and boxes of objects are made of it. It is told by the model's and the
-processor's own numbers: the grid that the tower is given (Qwen-VL, GLM-V, Gemma 4), the model's own packing (LLaVA-NeXT,
-LLaVA-OneVision), the tiles that the processor names or counts (Idefics3, SmolVLM, InternVL, Aya Vision, Ovis2, Gemma 3's
-crops), else pixels over patches, and the factor of the merger, shuffle or pooling. Where these do not make exactly as
-many tokens as the prompt holds (tokens that are no patches: queries of a resampler, codes), nothing is drawn, and pages
-say why. Proved by painting: a spot in one cell of a picture changes that cell's position and no other (in the
-thumbnail, that one most), in a wide picture, a tall one and two of a prompt.
+processor's own numbers: the grid that the tower is given (Qwen-VL, GLM-V, Gemma 4), the model's own packing
+(LLaVA-NeXT, LLaVA-OneVision), the tiles that the processor names or counts (Idefics3, SmolVLM, InternVL, Aya Vision,
+Ovis2, Gemma 3's crops), else pixels over patches, and the factor of the merger, shuffle or pooling. Where these do not
+make exactly as many tokens as the prompt holds (tokens that are no patches: queries of a resampler, codes), nothing is
+drawn, and pages say why. Proved by painting: a spot in one cell of a picture changes that cell's position and no other
+(in the thumbnail, that one most), in a wide picture, a tall one and two of a prompt.
 
 | proved by painting |
 |---|
