@@ -13,7 +13,7 @@ from crosslens.data.example import Example, Segment
 from crosslens.probes.prompts.geometry.find import find
 from crosslens.probes.prompts.geometry.maps import cells, grids, maps, reasons
 from crosslens.probes.prompts.geometry.seen import Seen
-from crosslens.probes.prompts.geometry.views import OTHER_COUNT, REASONS, View
+from crosslens.probes.prompts.geometry.views import OTHER_COUNT, REASONS, UNEVEN, View
 
 from ..helpers.painted_families import SETTINGS, build_painted
 from ..helpers.painting import prepared, prove, show
@@ -70,6 +70,7 @@ def test_painted_cells_of_other_ways(family, of_images, of_both, kinds):
     assert all(prove(opened, sizes) for sizes in SIZES)
     (shown,) = opened.batch([show(SIZES[0])]).geometry[0].pictures
     assert [view.kind for view in shown.views] == kinds
+    assert repr(shown).startswith("Picture(300 × 200 pixels: ")
 
 
 def subject(family: str) -> Subject:
@@ -149,6 +150,18 @@ def test_numbers_that_do_not_add_up_are_no_geometry():
     assert not cells(batch).isfinite().any()
     assert [REASONS[i] for i in reasons(batch)] == [OTHER_COUNT]
     assert torch.equal(batch.where("patches"), batch.where("image"))
+
+
+def test_tiles_that_do_not_join_are_no_geometry():
+    """Slices of 2 × 2 and 2 × 1 tokens side by side (MiniCPM-V may size each on its own)."""
+    images = SimpleNamespace(downsample_mode="4x")
+    processor, model = SimpleNamespace(image_processor=images, slice_start_token="<slice>"), SimpleNamespace()
+    for last, known in (([4, 4], True), ([4, 2], False)):
+        n = 4 + 4 + last[0] * last[1] // 4
+        sizes = {"target_sizes": torch.tensor([[4, 4], [4, 4], last])}
+        seen = Seen(model, processor, [(80, 40)], sizes, ["…<slice>…<slice>…"], [n])
+        found = find(seen, [list(range(n))])
+        assert found.unknown == ("" if known else UNEVEN)
 
 
 def test_cells_share_their_edges_and_fill_their_box():

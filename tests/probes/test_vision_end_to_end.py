@@ -194,7 +194,9 @@ def test_odd_sizes_run_or_are_refused_in_one_line(family):
     opened = subject(family)
     # Mistral 3 takes neither a single image of a single token nor a side that shrinks to nothing.
     for size in [(30, 20), (60, 10)] if family == "mistral3" else [(1, 1), (2000, 10), (10, 2000)]:
-        assert torch.isfinite(opened.last_logits(opened.batch([example(0, size=size)]))).all()
+        batch = opened.batch([example(0, size=size)])
+        assert torch.isfinite(opened.last_logits(batch)).all()
+        assert not batch.geometry[0].unknown
     if family == "mistral3":
         with pytest.raises(UserError, match=r"the processor refuses the images of e0: .*height=0"):
             opened.batch([example(0, size=(2000, 10))])

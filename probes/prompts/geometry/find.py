@@ -9,7 +9,7 @@ from .patch_grids import grids_thw, position_ids
 from .seen import Seen
 from .slices import target_sizes
 from .tiles import tiles
-from .views import NO_NUMBERS, OTHER_COUNT, Geometry, Picture
+from .views import NO_NUMBERS, OTHER_COUNT, UNEVEN, Geometry, Picture
 
 WAYS = (grids_thw, position_ids, target_sizes, packed, tiles)
 
@@ -17,12 +17,16 @@ WAYS = (grids_thw, position_ids, target_sizes, packed, tiles)
 def find(seen: Seen, positions: Sequence[Sequence[int]]) -> Geometry:
     """positions: of the placeholders of each picture in the prompt, 0 is its first token.
 
-    Unknown where no number tells the layout, and where what they tell does not fill the placeholders exactly.
+    Unknown where no number tells the layout, where what they tell does not fill the placeholders exactly, and where
+    tiles do not join.
     """
     found = next((views for way in WAYS if (views := way(seen)) is not None), None)
     if not found or len(found) != len(positions) or not all(found):
         return Geometry(unknown=NO_NUMBERS)
     if any(views[-1].end != len(own) for views, own in zip(found, positions, strict=True)):
         return Geometry(unknown=OTHER_COUNT)
-    pictures = zip(seen.sizes, found, positions, strict=True)
-    return Geometry(tuple(Picture(size, views, tuple(own)) for size, views, own in pictures))
+    given = zip(seen.sizes, found, positions, strict=True)
+    pictures = tuple(Picture(size, views, tuple(own)) for size, views, own in given)
+    if any(bool((picture.map < 0).any()) for picture in pictures):
+        return Geometry(unknown=UNEVEN)
+    return Geometry(pictures)

@@ -53,13 +53,13 @@ def _of_one(seen: Seen, index: int, height: int, width: int) -> tuple[View, ...]
 
 def _opens_with_thumbnail(seen: Seen) -> bool:
     """Gemma 3 and Ovis2 begin with the whole picture, the others end with it."""
-    return hasattr(seen.images, "pan_and_scan") or "<IMG_GRID>" in seen.blocks[0]
+    return hasattr(seen.images, "pan_and_scan_min_crop_size") or "<IMG_GRID>" in seen.blocks[0]
 
 
 def _cut(seen: Seen, index: int, n: int) -> dict[tuple[int, int], Box] | None:
     """Row and column of each of a picture's n - 1 tiles, and its box; None where no number tells them."""
     size = seen.sizes[index]
-    if hasattr(seen.images, "pan_and_scan"):
+    if hasattr(seen.images, "pan_and_scan_min_crop_size"):
         return _crops(size, n - 1)
     grid = _grid(seen, index)
     if grid is None or grid[0] * grid[1] != n - 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,8 +18,9 @@ REASONS = (
     "",
     "none of this model's or its processor's numbers says how its image tokens lie on a picture",
     "the numbers of this model and of its processor make another count of image tokens than the prompt holds",
+    "its tiles have different numbers of rows or columns and do not join to one map",
 )
-NO_NUMBERS, OTHER_COUNT = REASONS[1:]
+NO_NUMBERS, OTHER_COUNT, UNEVEN = REASONS[1:]
 
 
 class View(NamedTuple):
@@ -71,7 +73,7 @@ def _edges(low: float, high: float, n: int) -> Tensor:
 Views = list[tuple[View, ...]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Picture:
     """One picture of an example: its views, and where its placeholders stand in the prompt.
 
@@ -81,6 +83,15 @@ class Picture:
     size: tuple[int, int]
     views: tuple[View, ...]
     positions: tuple[int, ...]
+
+    def __repr__(self) -> str:
+        """Picture(640 × 480 pixels: 4 × tile 8 × 8, thumbnail 8 × 8)"""
+        alike = Counter((view.kind, view.rows, view.columns) for view in self.views)
+        said = [
+            f"{n} × {kind} {rows} × {columns}" if n > 1 else f"{kind} {rows} × {columns}"
+            for (kind, rows, columns), n in alike.items()
+        ]
+        return f"Picture({self.size[0]} × {self.size[1]} pixels: {', '.join(said)})"
 
     def at(self, view: View) -> Int[Tensor, "rows columns"]:
         """Positions in the prompt of a view's cells."""
