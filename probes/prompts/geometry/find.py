@@ -27,6 +27,10 @@ def find(seen: Seen, positions: Sequence[Sequence[int]]) -> Geometry:
         return Geometry(unknown=OTHER_COUNT)
     given = zip(seen.sizes, found, positions, strict=True)
     pictures = tuple(Picture(size, views, tuple(own)) for size, views, own in given)
-    if any(bool((picture.map < 0).any()) for picture in pictures):
-        return Geometry(unknown=UNEVEN)
-    return Geometry(pictures)
+    return Geometry(pictures) if all(map(_joins, pictures)) else Geometry(unknown=UNEVEN)
+
+
+def _joins(picture: Picture) -> bool:
+    """Whether the tiles fill the picture's map, and none lies over another."""
+    whole = picture.map
+    return bool((whole >= 0).all()) and sum(view.rows * view.columns for view in picture.mapped) == whole.numel()
