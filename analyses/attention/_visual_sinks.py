@@ -188,20 +188,28 @@ def _patches(rows: Rows, how: How) -> pd.DataFrame | None:
     """φ at the middle state by place in the image; empty where pictures differ in their grid, or one is not known."""
     if "visual|phi" not in rows.values:
         return None
-    grids, phi = np.unique(rows["visual|grid"], axis=0), rows["visual|patches"]
+    grids, state = np.unique(rows["grid"], axis=0), rows["visual|patches"].shape[1] // 2
     if len(grids) > 1 or not grids.all():
         return pd.DataFrame()
-    state, (height, width) = phi.shape[1] // 2, grids[0].astype(int)
-    axes = {"row": np.arange(height), "column": np.arange(width)}
-    middle = phi[:, state].reshape(-1, height, width)
-    return summarise(middle, rows.examples["group"], axes, "φ").assign(state=state, control="")
+    maps = np.stack([_map(rows, i, state) for i in range(len(rows.examples))])
+    axes = {"row": np.arange(maps.shape[1]), "column": np.arange(maps.shape[2])}
+    return summarise(maps, rows.examples["group"], axes, "φ").assign(state=state, control="")
+
+
+def _map(rows: Rows, example: int, state: int) -> np.ndarray:
+    """φ of a picture's patches as they lie on it, [rows, columns]."""
+    whole = np.full(rows["grid"][example].astype(int), np.nan)
+    cell, values = rows["cell"][example], rows["visual|patches"][example, state]
+    there = np.isfinite(cell)
+    whole.flat[cell[there].astype(int)] = values[there]
+    return whole
 
 
 def _known(rows: Rows) -> tuple[Rows, np.ndarray] | None:
     """The rows of pictures whose grid is known, and the first of these of different groups; None without any."""
-    if "visual|grid" not in rows.values:
+    if "visual|phi" not in rows.values:
         return None
-    known = rows.where(np.asarray((rows["visual|grid"] > 0).all(1)))
+    known = rows.where(np.asarray((rows["grid"] > 0).all(1)))
     return None if known.examples.empty else (known, first_of_groups(known, SHOWN))
 
 
@@ -221,16 +229,15 @@ def _on_pictures(rows: Rows, how: How) -> pd.DataFrame | None:
     maps = []
     for i in first:
         name = known.examples["id"].to_numpy()[i]
-        height, width = known["visual|grid"][i].astype(int)
-        place = np.arange(height * width)
-        values = known["visual|patches"][i, state, : height * width]
-        maps.append(pd.DataFrame({"example": name, "row": place // width, "column": place % width, "value": values}))
+        values = _map(known, i, state)
+        row, column = (axis.ravel() for axis in np.indices(values.shape))
+        maps.append(pd.DataFrame({"example": name, "row": row, "column": column, "value": values.ravel()}))
     places = pd.concat(maps, ignore_index=True).assign(n=1, state=state, unit="φ")
     return places.assign(sink=places["value"] >= (np.inf if how.learned.tau is None else how.learned.tau))
 
 
 def _unmapped(rows: Rows, how: How) -> pd.DataFrame | None:
-    return unmapped(rows, "visual|grid").get("unmapped") if "visual|grid" in rows.values else None
+    return unmapped(rows) if "visual|phi" in rows.values else None
 
 
 def _masking(rows: Rows, how: How) -> pd.DataFrame | None:

@@ -19,14 +19,13 @@ from torch import Tensor
 
 from ...probes.observe.tracing import Layer
 from ...probes.prompts.batch import Batch
-from ...probes.prompts.patches import grids
 from ...probes.runs.plan import first_condition
 from ...probes.runs.results import How
 from .. import metrics
 from ..common.columns import column_counts
 from ..common.frames import held_out
 from ..common.massive import image_phi, learn_sinks
-from ..common.thumbnails import thumbnail
+from ..common.thumbnails import picture_rows
 from . import _visual_sinks
 from ._sink_findings import findings
 from ._sink_summary import (
@@ -37,7 +36,7 @@ from ._sink_tables import TABLES
 
 __all__ = ["CLAIMS", "TABLES", "claims", "findings"]
 
-VERSION = 3
+VERSION = 4
 CLAIMS = STATEMENTS
 QUESTION = "Which tokens soak up attention, and is it those with massive activations?"
 PAPER = "arXiv 2503.03321 (sink value φ), arXiv 2406.15765 (hidden sinks), both formulas on text"
@@ -155,8 +154,7 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
     kept["uniform"] = batch.aligned(uniform.masked_fill(~_asked(batch, how.options), torch.nan))
     kept["length"] = mask.sum(1)
     if "visual|patches" in kept:
-        kept["picture"] = torch.stack([thumbnail(example) for example in batch.examples])
-        kept["visual|grid"] = grids(subject, batch)
+        kept |= picture_rows(batch)
         if how.options.draws and how.learned.taus:
             phi = kept["visual|patches"][:, half]
             kept |= _visual_sinks.masked(subject, batch, phi, how.learned.taus, how.options.draws)

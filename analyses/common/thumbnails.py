@@ -1,4 +1,4 @@
-"""Pictures of examples, small enough to be rows of a run, and as text for a table."""
+"""Pictures of examples with their maps, small enough to be rows of a run, and as text for a table."""
 
 from __future__ import annotations
 
@@ -14,15 +14,32 @@ from PIL import Image
 from torch import Tensor
 
 from ...data.images import rgb
+from ...probes.prompts.batch import Batch
+from ...probes.prompts.geometry.maps import cells, grids, reasons
+from ...probes.prompts.geometry.views import REASONS, Geometry
 from ...probes.runs.results import Rows
 
 SIDE = 84  # px
 
 
-def thumbnail(example: Any) -> UInt8[Tensor, "side side 3"]:
-    """The first picture of an example, whatever its shape."""
+def picture_rows(batch: Batch) -> dict[str, Tensor]:
+    """Rows for maps over each example's first picture: "picture" [b, side, side, 3], what its map lies over; "grid"
+    [b, 2], rows and columns of the map; "cell" [b, patches], where on it each of `batch.where("patches")` lies, row by
+    row, NaN for none; "unplaced" [b], why there is no map as an index into REASONS.
+    """
+    shown = zip(batch.examples, batch.geometry, strict=True)
+    pictures = torch.stack([thumbnail(example, geometry) for example, geometry in shown])
+    return {"picture": pictures, "grid": grids(batch), "cell": cells(batch), "unplaced": reasons(batch)}
+
+
+def thumbnail(example: Any, geometry: Geometry) -> UInt8[Tensor, "side side 3"]:
+    """What the map of an example's first picture lies over, whatever its shape; all of it where there is no map."""
     shown = next(s.content for s in example.segments if isinstance(s.content, Image.Image))
-    return torch.from_numpy(np.asarray(rgb(shown, f"example {example.id}: the image").resize((SIDE, SIDE))).copy())
+    picture = rgb(shown, f"example {example.id}: the image")
+    left, top, right, bottom = map(round, geometry.pictures[0].box) if geometry.pictures else (0, 0, *picture.size)
+    if (left, top, right, bottom) != (0, 0, *picture.size):
+        picture = picture.crop((left, top, right, bottom))
+    return torch.from_numpy(np.asarray(picture.resize((SIDE, SIDE))).copy())
 
 
 def png(image: Image.Image | np.ndarray) -> str:
@@ -37,17 +54,14 @@ def first_of_groups(rows: Rows, count: int) -> np.ndarray:
     return rows.examples.drop_duplicates("group").index[:count].to_numpy()
 
 
-def unmapped(rows: Rows, grid: str) -> dict[str, pd.DataFrame]:
-    """The table `unmapped`, in words, where some picture's rows and columns of tokens are not known (0 in `grid`)."""
-    unknown = (rows[grid] == 0).any(1)
-    if not unknown.any():
-        return {}
-    why = (
-        "No map is drawn over these pictures: this model merges, cuts or frames its patches, and none of its own "
-        "numbers says how many rows and columns of tokens an image has."
-    )
-    groups = rows.examples["group"][unknown].nunique()
-    return {"unmapped": pd.DataFrame({"n": [int(unknown.sum())], "n_groups": [groups], "unit": "examples", "why": why})}
+def unmapped(rows: Rows) -> pd.DataFrame | None:
+    """The table `unmapped`: how many pictures have no map, a row for each reason; None where all have one."""
+    frames = []
+    for reason in np.unique(rows["unplaced"][rows["unplaced"] > 0]).astype(int):
+        groups = rows.examples["group"][rows["unplaced"] == reason]
+        why = f"No map is drawn over these pictures: {REASONS[reason]}."
+        frames.append({"n": len(groups), "n_groups": groups.nunique(), "unit": "examples", "why": why})
+    return pd.DataFrame(frames) if frames else None
 
 
 def picture_table(rows: Rows, chosen: np.ndarray) -> pd.DataFrame:

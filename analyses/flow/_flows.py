@@ -57,13 +57,14 @@ Edge = tuple[str, Tensor, Tensor, str]
 
 def _image_edges(batch: Batch, last: Tensor) -> list[Edge]:
     image, question = batch.where("image"), batch.where("question")
+    picture = image | batch.where("image_separator")  # what stands between its parts reads them, and passes them on
     text = (batch.where("text") | batch.where("instruction")) & ~last
     edges: list[Edge] = [
         ("question → last", question, last, POSITIONS),
-        ("image → last", image, last, ""),
+        ("image → last", picture, last, ""),
         ("other text → last", text, last, POSITIONS),
         ("last → last", last, last, ""),
-        ("image → question", image, question, ""),
+        ("image → question", picture, question, ""),
     ]
     if "asked_object" in batch.marks:
         asked = batch.where("asked_object") & image

@@ -26,7 +26,7 @@ from ._flows import flows_of
 
 __all__ = ["CLAIMS", "TABLES", "claims", "findings"]
 
-VERSION = 2
+VERSION = 3
 QUESTION = "Through which edges of attention, and in which layers, does the answer reach the last position?"
 PAPER = "arXiv 2411.18620 (attention knockout); arXiv 2202.05262 (causal tracing)"
 

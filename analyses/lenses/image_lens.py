@@ -22,7 +22,6 @@ from ...data.tokens import ids_in_text
 from ...probes.model.head import in_rows
 from ...probes.observe.tracing import Layer
 from ...probes.prompts.batch import Batch
-from ...probes.prompts.patches import grids
 from ...probes.runs import costs
 from ...probes.runs.activations import take
 from ...probes.runs.results import How, Rows
@@ -30,12 +29,12 @@ from .. import metrics
 from ..common import stats
 from ..common.claims import Claim, Statement, judge, one_row
 from ..common.frames import summarise
-from ..common.thumbnails import SIDE, first_of_groups, picture_table, thumbnail, unmapped
+from ..common.thumbnails import SIDE, first_of_groups, picture_rows, picture_table, unmapped
 from ._image_findings import OVER_CHANCE, OVER_OTHER, findings
 
 __all__ = ["findings"]
 
-VERSION = 2
+VERSION = 3
 QUESTION = "What does the logit lens read from each image token, and is it what the picture shows there?"
 PAPER = "logit lens on image tokens, as in MMNeuron, arXiv 2406.11193 (-style)"
 # Which image tokens: the asked object's, the other objects', the rest.
@@ -77,14 +76,13 @@ def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor]:
 
 def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
     """Rows: "agreement|<place>", "named|<place>", "entropy|<place>" [b, states], "chance" [b]; "ids", "probability"
-    [b, states, image tokens, words]; "grid" [b, 2], rows and columns (0 where unknown); "picture" [b, side, side, 3].
+    [b, states, image tokens, words]; and what maps need (`picture_rows`).
     """
     states = torch.cat([kept["resid"], kept["final"]], 1)
     read = [_read(subject, batch, state.to(subject.device), how.options) for state in states.unbind(1)]
     rows = {name: torch.stack([r[name] for r in read], 1) for name in read[0]}
     rows["chance"] = torch.tensor([1 / (1 + len(example.wrong)) for example in batch.examples])
-    pictures = torch.stack([thumbnail(example) for example in batch.examples])
-    return rows | {"grid": grids(subject, batch), "picture": pictures}
+    return rows | picture_rows(batch)
 
 
 def _read(subject: Any, batch: Batch, states: Tensor, options: Options) -> dict[str, Tensor]:
@@ -173,10 +171,10 @@ def _grid(rows: Rows, how: How) -> pd.DataFrame:
     chosen = first_of_groups(rows, how.options.shown)
     ids, values = rows["ids"][chosen].astype(int), rows["probability"][chosen]
     example, state, place, rank = (axis.ravel() for axis in np.indices(ids.shape))
-    columns = rows["grid"][chosen, 1][example].astype(float)
-    columns[columns == 0] = np.nan
+    columns, cell = rows["grid"][chosen, 1][example], rows["cell"][chosen][example, place]
+    columns = np.where(columns > 0, columns, np.nan)
     frame = pd.DataFrame({"example": rows.examples["id"].to_numpy()[chosen][example], "state": state, "place": place})
-    frame = frame.assign(row=place // columns, column=place % columns, rank=rank + 1, value=values.ravel())
+    frame = frame.assign(row=cell // columns, column=cell % columns, rank=rank + 1, value=values.ravel())
     frame = frame.assign(token=rows.words(ids).ravel(), unit="probability")
     return frame[np.isfinite(frame["value"])].reset_index(drop=True)
 
@@ -186,7 +184,7 @@ def _pictures(rows: Rows, how: How) -> pd.DataFrame:
 
 
 def _unmapped(rows: Rows, how: How) -> pd.DataFrame | None:
-    return unmapped(rows, "grid").get("unmapped")
+    return unmapped(rows)
 
 
 def _chosen(rows: Rows, how: How) -> pd.DataFrame | None:

@@ -15,14 +15,14 @@ from ...data.example import Example, Segment
 from ...data.tokens import BEFORE, ids_behind
 from ..model.vision_inputs import token_kinds
 from .bos import conditions
-from .image_prompts import expand
-from .patches import NEWLINE
+from .geometry.views import THUMBNAIL, Geometry
+from .image_prompts import SEPARATOR, expand
 from .text_prompts import Encoded, encode_text, has_image
 
 if TYPE_CHECKING:
     from ..model.subject import Subject
 
-ROLES = ("pad", "special", "system", "image", "text", "question", "instruction", "answer")
+ROLES = ("pad", "special", "system", "image", SEPARATOR, "text", "question", "instruction", "answer")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,7 @@ class Batch:
     inputs: the plain dict for the Hugging Face model. roles: Int[b, p], indices into ROLES.
     marks: name -> Bool[b, p], overlapping names from character spans or boxes. form: the template, BOS and padding
     that it was made with, so that `subject.batch(others, **batch.form)` makes one like it. texts: the prompts as they
-    were tokenised.
+    were tokenised. geometry: where each example's image tokens lie on its pictures; its positions begin at `start`.
     """
 
     examples: tuple[Example, ...]
@@ -42,6 +42,7 @@ class Batch:
     tokenizer: Any = field(repr=False, default=None)
     form: Mapping[str, Any] = field(default_factory=dict)
     texts: tuple[str, ...] = field(repr=False, default=())
+    geometry: tuple[Geometry, ...] = field(repr=False, default=())
 
     def __repr__(self) -> str:
         roles = [role for role in ROLES if role != "pad" and bool(self.where(role).any())]
@@ -74,15 +75,15 @@ class Batch:
         return mark_last(self.mask, self.last)
 
     def where(self, name: str) -> Bool[Tensor, "b p"]:
-        """The positions of a role, of a mark, or "patches": the image without the model's learned newlines.
+        """The positions of a role, of a mark, or "patches": the image without the thumbnail that lies beside tiles.
 
         KeyError names what there is.
         """
         if name in ROLES:
             return self.roles == ROLES.index(name)
         if name == "patches":
-            newlines = self.marks.get(NEWLINE)
-            return self.where("image") if newlines is None else self.where("image") & ~newlines
+            small = self.marks.get(THUMBNAIL)
+            return self.where("image") if small is None else self.where("image") & ~small
         if name not in self.marks:
             raise KeyError(f"no role or mark {name!r}: roles are {', '.join(ROLES)}; marks {', '.join(self.marks)}")
         return self.marks[name]
@@ -258,4 +259,5 @@ def _pad(subject: Subject, examples: tuple[Example, ...], encoded: Sequence[Enco
         },
         subject.tokenizer,
         texts=tuple(item.text for item in encoded),
+        geometry=tuple(item.geometry for item in encoded),
     )

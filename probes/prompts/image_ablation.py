@@ -102,7 +102,7 @@ def predicting(batch: Batch) -> Int[Tensor, "b n"]:
     answer = answer.clone()
     lead = answer.roll(-1, 1).index_fill(1, torch.tensor([answer.shape[1] - 1]), False)
     lead[open_ended, batch.last[open_ended]] = True
-    blocked = lead & batch.where("image")
+    blocked = lead & (batch.where("image") | batch.where("image_separator"))
     if bool(blocked.any()):
         name = batch.example_ids[int(blocked.any(1).nonzero()[0])]
         raise UserError(f"example {name}: the answer follows directly on the image; put some text between them")

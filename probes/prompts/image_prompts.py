@@ -15,11 +15,17 @@ from ...data.images import rgb
 from ..model import vision_inputs
 from ..model.processing import Processed, joined, process
 from . import boxes
-from .patches import mark_newlines
+from .geometry.find import find
+from .geometry.seen import Seen
+from .geometry.views import THUMBNAIL, Geometry
 from .text_prompts import Encoded, Span, label, render
 
 if TYPE_CHECKING:
     from ..model.subject import Subject
+
+
+# The role of tokens between the parts of a picture.
+SEPARATOR = "image_separator"
 
 
 class Prompt(NamedTuple):
@@ -35,9 +41,10 @@ def expand(
 ) -> tuple[list[Encoded], dict[str, Tensor]]:
     """Tokens with roles of every example (each has an image), and the images of all as the model takes them.
 
-    Role "image": the placeholders, which the model fills with features. Other tokens that the processor puts around or
-    between them (row markers, separators, newlines) are "special", text that merged with them as well. Placeholders
-    that the model fills with its learned newline (LLaVA-NeXT) are marked "image_newline": they are no patches.
+    Role "image": the placeholders that the model fills with a part of the picture; of these, "thumbnail" marks the
+    whole picture beside its tiles. Role "image_separator": what stands between them, tokens that the processor writes
+    (rows and columns of tiles, line breaks) or placeholders that the model fills with its learned newline (LLaVA-NeXT).
+    Tokens that frame a picture are "special", text that merged with them as well.
     An image stands in the family's own frame (<|vision_start|> … <|vision_end|>), whether a chat template writes it or
     the prompt is raw.
     UserError: an image or a prompt that the processor refuses. SubjectError: a processor that cannot be followed.
@@ -70,9 +77,27 @@ def _expand(subject: Subject, example: Example, template: str, bos: bool) -> tup
             "leave out the answer, and run it with BOS"
         )
     laid_out = _with_inner_bos(subject, prompt) if inner_bos else prompt
-    encoded = _label(subject, *_fill(subject, laid_out, processed.blocks, vision_inputs.frame(subject)), bos)
-    encoded = mark_newlines(subject.model, encoded, processed.pixels)
-    return boxes.mark(subject, example, encoded, [p.size for p in pictures], processed.pixels), processed.pixels
+    encoded, held = _label(subject, *_fill(subject, laid_out, processed.blocks, vision_inputs.frame(subject)), bos)
+    sizes, counts = [picture.size for picture in pictures], [len(own) for own in held]
+    seen = Seen(subject.model, subject.processor, sizes, processed.pixels, processed.blocks, counts)
+    return boxes.mark(example, _placed(encoded, held, find(seen, held))), processed.pixels
+
+
+def _placed(encoded: Encoded, held: Sequence[Sequence[int]], geometry: Geometry) -> Encoded:
+    """With the geometry, and what follows from it: placeholders that are no cell of a picture, and thumbnails."""
+    if geometry.unknown:
+        return replace(encoded, geometry=geometry)
+    small, cells = set[int](), set[int]()
+    for picture in geometry.pictures:
+        for view in picture.views:
+            own = picture.at(view).flatten().tolist()
+            cells.update(own)
+            small.update(own if view.kind == THUMBNAIL else ())
+    roles = list(encoded.roles)
+    for i in (i for own in held for i in own if i not in cells):
+        roles[i] = SEPARATOR
+    marks = {THUMBNAIL: [i in small for i in range(len(roles))]} if small else {}
+    return replace(encoded, roles=roles, marks=encoded.marks | marks, geometry=geometry)
 
 
 def _pictures(example: Example) -> list[Image]:
@@ -146,8 +171,8 @@ def _shifted(span: Span, at: int, by: int) -> Span:
     return Span(span.start + by * (span.start >= at), span.end + by * (span.end > at), span.name)
 
 
-def _label(subject: Subject, prompt: Prompt, shown: Sequence[Span], bos: bool) -> Encoded:
-    """Tokens of the filled prompt with their roles and marks."""
+def _label(subject: Subject, prompt: Prompt, shown: Sequence[Span], bos: bool) -> tuple[Encoded, list[list[int]]]:
+    """Tokens of the filled prompt with their roles and marks, and the positions of each picture's placeholders."""
     tokenised = subject.tokenizer(prompt.text, add_special_tokens=False, return_offsets_mapping=True)
     ids, offsets = list(tokenised["input_ids"]), list(tokenised["offset_mapping"])
     first_id = subject.tokenizer.bos_token_id
@@ -160,11 +185,16 @@ def _label(subject: Subject, prompt: Prompt, shown: Sequence[Span], bos: bool) -
             f"{subject.name}: the processor writes no token {image}, which the model takes for the image: "
             "processor and model do not belong together"
         )
+    tokens, roles, held = subject.tokenizer.convert_ids_to_tokens(ids), list(encoded.roles), []
+    for block in shown:
+        inside = [i for i, (start, end) in enumerate(offsets) if start < block.end and block.start < end]
+        held.append(own := [i for i in inside if ids[i] == image])
+        between = {_bare(tokens[i]) for i in inside if own and own[0] < i < own[-1]}
+        for i in inside:
+            roles[i] = "image" if ids[i] == image else SEPARATOR if _bare(tokens[i]) in between else "special"
+    return replace(encoded, ids=ids, roles=roles), held
 
-    def role(i: int) -> str:
-        if ids[i] == image:
-            return "image"
-        inside = any(offsets[i][0] < block.end and block.start < offsets[i][1] for block in shown)
-        return "special" if inside else encoded.roles[i]
 
-    return replace(encoded, ids=ids, roles=[role(i) for i in range(len(ids))])
+def _bare(token: str) -> str:
+    """A token without its numbers: what stands between two tiles stands in front of the first as well."""
+    return token.translate(str.maketrans("", "", "0123456789"))

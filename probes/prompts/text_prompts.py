@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...data.errors import UserError
 from ...data.example import Example
 from .chat import Place, chat
+from .geometry.views import Geometry
 
 if TYPE_CHECKING:
     from ..model.subject import Subject
@@ -17,12 +18,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of one example with a role each, its marks as lists of the same length, and the text they were."""
+    """Token ids of one example with a role each, its marks as lists of the same length, the text they were, and where
+    its pictures lie.
+    """
 
     ids: list[int]
     roles: list[str]
     marks: dict[str, list[bool]]
     text: str = ""
+    geometry: Geometry = field(default_factory=Geometry)
 
 
 class Span(NamedTuple):

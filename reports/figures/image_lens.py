@@ -36,14 +36,13 @@ def entropy(rows: pd.DataFrame, _: Tables) -> go.Figure:
 
 
 def _words(tables: Tables) -> dict[str, go.Figure]:
-    """The words over all pictures whose patches have a place; where they have none, the table `unmapped` says why."""
+    """The words over all pictures whose patches have a place; where none has one, the table `unmapped` says why."""
     pictures, grid = (tables.get(name, pd.DataFrame()) for name in ("pictures", "grid"))
     if pictures.empty or grid.empty:
         return {}
-    nowhere = grid.loc[grid[["row", "column"]].isna().any(axis=1), "example"].unique()
-    shown = pictures[~pictures["example"].isin(nowhere) & pictures["example"].isin(grid["example"])]
-    shown = shown.drop_duplicates("example")
-    rows = grid[grid["example"].isin(shown["example"])]
+    placed = grid.dropna(subset=["row", "column"])
+    shown = pictures[pictures["example"].isin(placed["example"])].drop_duplicates("example")
+    rows = placed[placed["example"].isin(shown["example"])]
     if shown.empty or rows["value"].isna().all():
         return {}
     keys = ["example", "state", "row", "column", "rank"]
@@ -56,8 +55,9 @@ def _words(tables: Tables) -> dict[str, go.Figure]:
 
 
 SEEN = (
-    "The word that the logit lens reads at every image token, over the picture; buttons choose the picture, the slider "
-    "the state. Under the mouse: the next words."
+    "The word that the logit lens reads at every image token, over the picture (the first, where a prompt has several; "
+    "the thumbnail beside tiles left out); buttons choose the picture, the slider the state. Under the mouse: the next "
+    "words."
 )
 READ = (
     "Orange: the lens is sure of the word. State 0 is what the projector puts in, which a projector may have been "

@@ -18,7 +18,7 @@ from crosslens.probes.model.stack import Stack
 from crosslens.probes.observe.tracing import tracing
 from crosslens.probes.sites import SITES, SiteError, markdown
 
-from ..helpers import by_hand, families, processor_checkpoints, vision
+from ..helpers import by_hand, families, painted_families, processor_checkpoints, vision, vision_subjects
 from ..helpers.site_errors import read_errors, rewrite_errors
 from ..sweep.judging import judge
 
@@ -58,6 +58,21 @@ processor that their checkpoint names.
 
 | without torchvision | families |
 |---|---|
+"""
+GEOMETRY_HEAD = """
+## Where image tokens lie
+
+`batch.geometry` has the views of each picture (whole, tile, thumbnail), and of each the rows, columns, positions and
+pixel boxes of its cells; maps over pictures and boxes of objects are made of it. It is told by the model's and the
+processor's own numbers: the grid that the tower is given (Qwen-VL, GLM-V, Gemma 4), the model's own packing
+(LLaVA-NeXT, LLaVA-OneVision), the tiles that the processor names or counts (Idefics3, SmolVLM, InternVL, Aya Vision,
+Ovis2, Gemma 3's crops), else pixels over patches, and the factor of the merger, shuffle or pooling. Where these do not
+make exactly as many tokens as the prompt holds (tokens that are no patches: queries of a resampler, codes), nothing is
+drawn, and pages say why. Proved by painting: a spot in one cell of a picture changes that cell's position and no other
+(in the thumbnail, that one most), in a wide picture, a tall one and two of a prompt.
+
+| proved by painting |
+|---|
 """
 SITES_HEAD = """
 ## Sites
@@ -99,6 +114,10 @@ def wrapper_row(family: str) -> str:
 
 def processor_rows() -> str:
     return "".join(f"| {one} | {', '.join(names)} |\n" for one, names in processor_checkpoints.groups().items())
+
+
+def geometry_row() -> str:
+    return f"| {', '.join(sorted({*vision_subjects.FAMILIES, *painted_families.SETTINGS}))} |\n"
 
 
 def _capture(subject: Subject, given: dict, plain: torch.Tensor) -> str:
@@ -161,7 +180,7 @@ def _yes(found: torch.Tensor, expected: torch.Tensor) -> str:
 
 def table() -> str:
     rows, wrappers = "\n".join(map(row, FAMILIES)), "\n".join(map(wrapper_row, WRAPPERS))
-    processors = PROCESSORS_HEAD + processor_rows()
+    processors = PROCESSORS_HEAD + processor_rows() + GEOMETRY_HEAD + geometry_row()
     return HEAD + rows + "\n" + WRAPPERS_HEAD + wrappers + "\n" + processors + SITES_HEAD + markdown()
 
 
@@ -180,6 +199,10 @@ def test_the_file_says_which_processors_open_without_torchvision():
     found = processor_checkpoints.groups()
     assert sorted(family for names in found.values() for family in names) == sorted(processor_checkpoints.FAMILIES)
     assert processor_rows() in FILE.read_text("utf-8")
+
+
+def test_the_file_says_whose_geometry_is_proved():
+    assert GEOMETRY_HEAD + geometry_row() in FILE.read_text("utf-8")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from crosslens import Subject
 from crosslens.data.errors import UserError
 from crosslens.data.example import Example, Segment
 from crosslens.probes.model import processing
-from crosslens.probes.prompts import patches
 from crosslens.probes.prompts.encode import encode
 from crosslens.probes.runs.answers import own_answers
 from tokenizers import Regex, pre_tokenizers
@@ -47,35 +46,23 @@ def test_newlines_that_merge_with_those_of_the_processor_are_no_image():
 
 
 @pytest.mark.parametrize("family", NEWLINES)
-def test_learned_newlines_are_marked_and_are_no_patches(family):
+def test_learned_newlines_separate_and_are_no_patches(family):
     """The rows of the features that change with the model's newline."""
     opened = subject(family)
     batch = opened.batch([example(0), example(1, size=(60, 30))])
-    inner, counts = opened.model.model, batch.where("image").sum(1).tolist()
+    inner, held = opened.model.model, batch.inputs["input_ids"] == opened.model.config.image_token_id
     names = ("pixel_values", "image_sizes", "batch_num_images")
     given = {name: batch.inputs[name] for name in names if name in batch.inputs}
     with torch.no_grad():
         before = torch.cat(list(inner.get_image_features(**given).pooler_output))
         inner.image_newline += 1
         moved = (torch.cat(list(inner.get_image_features(**given).pooler_output)) - before).abs().amax(1) > 0
-    marked = batch.marks[patches.NEWLINE]
-    for row, expected in enumerate(moved.split(counts)):
-        assert torch.equal(marked[row][batch.where("image")[row]], expected)
+    separators = batch.where("image_separator")
+    for row, expected in enumerate(moved.split(held.sum(1).tolist())):
+        assert torch.equal(separators[row][held[row]], expected)
     assert bool(moved.any())
-    assert torch.equal(batch.where("patches"), batch.where("image") & ~marked)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_rows_and_columns_are_known_or_not_said(family):
-    opened = subject(family)
-    batch = opened.batch([example(0), example(1, size=(60, 30)), Example("t", "t", (Segment("text", "w1"),))])
-    found = patches.grids(opened, batch).tolist()
-    if family in GRIDDED:  # 8 pixels a token, of a picture that keeps its shape
-        assert found == [[2, 2], [1, 2], [0, 0]]
-        assert batch.where("image").sum(1).tolist() == [4, 2, 0]
-    else:
-        square = {"llava": [6, 6], "paligemma": [2, 2], "gemma3": [2, 2]}.get(family, [0, 0])
-        assert found == [square, square, [0, 0]]
+    assert torch.equal(batch.where("image"), held & ~separators)
+    assert torch.equal(batch.where("patches"), batch.where("image") & ~batch.where("thumbnail"))
 
 
 @pytest.mark.parametrize("family", GRIDDED)

@@ -53,7 +53,8 @@ def test_roles_and_marks_follow_the_processor(family):
     image = opened.model.config.image_token_id
     batches = [opened.batch(mixed(), padding=padding, bos=True) for padding in ("left", "right")]
     for batch in batches:
-        assert torch.equal(batch.where("image"), (batch.inputs["input_ids"] == image) & batch.mask)
+        held = (batch.inputs["input_ids"] == image) & batch.mask
+        assert torch.equal(batch.where("image"), held & ~batch.where("image_separator"))
         assert batch.where("image").sum(1).tolist()[1] == 0
         assert batch.where("image").sum(1)[0] >= 4
         assert batch.where("question").sum(1).tolist() == [2, 0, 2]
@@ -118,8 +119,17 @@ def test_boxes_are_the_patches_they_touch():
     wide = _grid(opened, (96, 48), {"left": [(0, 0, 24, 48)], "middle": [(24, 0, 32, 8)]})
     assert not wide["left"].any()
     assert wide["middle"].nonzero().tolist() == [[0, 0]]
-    batch = subject("idefics3").batch([example(0, boxes=boxes)])
-    assert set(batch.marks) == {"asked"}
+    unknown = subject()
+    unknown.model.config.vision_feature_select_strategy = "full"  # the class token is one of its 37
+    unknown.processor.vision_feature_select_strategy = "full"
+    assert set(unknown.batch([example(0, boxes=boxes)]).marks) == {"asked"}
+
+
+def test_boxes_are_marked_in_tiles_and_in_the_thumbnail():
+    """Two tiles of 2 × 2 and the whole in 2 × 2: in the second tile's upper left, and in the thumbnail's right."""
+    batch = subject("aya_vision").batch([example(0, size=(60, 30), boxes={"box": [(31, 1, 40, 10)]})])
+    found = batch.where("box")[0][batch.where("image")[0]].reshape(3, 2, 2)
+    assert found.nonzero().tolist() == [[1, 0, 0], [2, 0, 1]]
 
 
 def _grid(opened, size, boxes):
@@ -184,7 +194,9 @@ def test_odd_sizes_run_or_are_refused_in_one_line(family):
     opened = subject(family)
     # Mistral 3 takes neither a single image of a single token nor a side that shrinks to nothing.
     for size in [(30, 20), (60, 10)] if family == "mistral3" else [(1, 1), (2000, 10), (10, 2000)]:
-        assert torch.isfinite(opened.last_logits(opened.batch([example(0, size=size)]))).all()
+        batch = opened.batch([example(0, size=size)])
+        assert torch.isfinite(opened.last_logits(batch)).all()
+        assert not batch.geometry[0].unknown
     if family == "mistral3":
         with pytest.raises(UserError, match=r"the processor refuses the images of e0: .*height=0"):
             opened.batch([example(0, size=(2000, 10))])
@@ -220,12 +232,7 @@ def test_saved_and_loaded(family, tmp_path):
         expected, batch = made.batch(mixed(), padding=padding), opened.batch(mixed(), padding=padding)
         assert torch.equal(batch.inputs["input_ids"], expected.inputs["input_ids"])
         assert torch.equal(batch.roles, expected.roles)
-        assert torch.equal(batch.where("image"), (batch.inputs["input_ids"] == image_id(opened)) & batch.mask)
         assert_close(opened.last_logits(batch), made.last_logits(expected), f"{family} {padding}")
-
-
-def image_id(opened):
-    return opened.model.config.image_token_id
 
 
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "smolvlm", "mistral3"])

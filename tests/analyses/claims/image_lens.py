@@ -25,6 +25,6 @@ def tables_of(asked: np.ndarray, other: np.ndarray, groups: int = 20) -> dict[st
     values = {f"{m}|{place}": x for place, x in measured.items() for m in ("agreement", "named", "entropy")}
     values |= {"chance": np.full(n, 1 / 3), "picture": np.zeros((n, 2, 2, 3), np.uint8)}
     values |= {"ids": np.zeros((n, states, 4, 1), int), "probability": np.full((n, states, 4, 1), 0.5)}
-    values["grid"] = np.full((n, 2), 2)
+    values |= {"grid": np.full((n, 2), 2), "cell": np.tile(np.arange(4.0), (n, 1)), "unplaced": np.zeros(n)}
     rows = rows_of(values, groups=groups)
     return tables_from(image_lens, with_words(rows), image_lens.Options(shown=1))

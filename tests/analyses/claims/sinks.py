@@ -66,7 +66,7 @@ def values(
         "hidden_rate": (rng.random((N, LAYERS, HEADS)) < hidden).astype(float),
         "uniform": np.repeat(np.linspace(0.2, 0.01, TOKENS)[None], N, 0),
         **{f"magnitude_{which}": rng.random((N, WIDTH)) for which in ("first", "median")},
-        "visual|grid": np.full((N, 2), 6.0),
+        **{"grid": np.full((N, 2), 6.0), "unplaced": np.zeros(N), "cell": np.tile(np.arange(float(PATCHES)), (N, 1))},
         "picture": np.zeros((N, 2, 2, 3), np.uint8),
         "visual|phi": np.repeat([[[9.0, 8.0, 1.0]]], N, 0).repeat(LAYERS, 1),
         "visual|sinks": rng.poisson(visual * 100, (N, LAYERS)).astype(float),
