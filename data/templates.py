@@ -48,3 +48,14 @@ def require_equal_length(tokenizer: Any, example: Example) -> Example:
     if counts[0] != counts[1]:
         raise UserError(f"{example.id}: {counts[0]} tokens, its corrupt twin {counts[1]}; cannot be patched")
     return example
+
+
+def lead(template: str, prompt: str) -> str:
+    """What stands between a prompt and an answer that is written without a space: one after a letter or a mark, nothing
+    after white space and in a chat, whose template ends the line.
+    """
+    if template == "chat":
+        return ""
+    literal, field = [("", "x"), *(piece[:2] for piece in Formatter().parse(template))][-1]
+    end = literal if field is None and template != "raw" else prompt
+    return "" if end[-1:].isspace() else " "

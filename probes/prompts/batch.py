@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 from ...data.errors import UserError
-from ...data.example import Example, Segment
+from ...data.example import ROLES, Example, Segment
 from ...data.tokens import BEFORE, ids_behind
 from ..model.vision_inputs import token_kinds
 from .bos import conditions
@@ -21,8 +21,6 @@ from .text_prompts import Encoded, encode_text, has_image
 
 if TYPE_CHECKING:
     from ..model.subject import Subject
-
-ROLES = ("pad", "special", "system", "image", "text", "question", "instruction", "answer")
 
 
 @dataclass(frozen=True, eq=False)
