@@ -7,7 +7,8 @@ from typing import TypeVar
 
 from .errors import UserError
 
-Row, Made = TypeVar("Row"), TypeVar("Made")
+Row = TypeVar("Row")
+Made = TypeVar("Made")
 
 
 def sound(rows: Iterable[Row], make: Callable[[Row], Made], broken: list[str] | None) -> Iterator[Made]:

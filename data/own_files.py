@@ -4,26 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from .errors import UserError
-from .local_or_hub import json_lines, json_object
+from .local_or_hub import Row, json_rows
 
 LINES, CELLS = (".jsonl", ".ndjson"), {".csv": ",", ".tsv": "\t"}
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
-
-
-class Row(NamedTuple):
-    """One row, not read yet. where: for errors, "animals.csv, line 3"; name: for ids, "3"; read: its columns, raises
-    UserError.
-    """
-
-    where: str
-    name: str
-    read: Callable[[], Mapping[str, Any]]
 
 
 def rows_of(path: Path) -> list[Row]:
@@ -39,16 +28,10 @@ def rows_of(path: Path) -> list[Row]:
     suffix = path.suffix.lower()
     if suffix not in (*LINES, *CELLS):
         raise UserError(f"{path} is read as {', '.join((*LINES, *CELLS))} or a folder of pictures, not as {suffix!r}")
-    rows = list(_lines(path) if suffix in LINES else _cells(path, CELLS[suffix]))
+    rows = list(json_rows(path) if suffix in LINES else _cells(path, CELLS[suffix]))
     if not rows:
         raise UserError(f"{path} has no rows")
     return rows
-
-
-def _lines(path: Path) -> Iterator[Row]:
-    for number, line in json_lines(path):
-        where = f"{path}, line {number}"
-        yield Row(where, str(number), partial(json_object, line, where))
 
 
 def _cells(path: Path, separator: str) -> Iterator[Row]:
@@ -76,7 +59,9 @@ def _require_heads(heads: Sequence[str], path: Path, separator: str) -> None:
         raise UserError(f"{path}, line 1: the names of the columns are needed")
     twice = [head for head in heads if heads.count(head) > 1]
     if twice or "" in heads:
-        raise UserError(f"{path}, line 1: {f'two columns are named {twice[0]!r}' if any(twice) else 'a column has no name'}")
+        raise UserError(
+            f"{path}, line 1: {f'two columns are named {twice[0]!r}' if any(twice) else 'a column has no name'}"
+        )
     if len(heads) == 1 and separator == "," and ";" in heads[0]:
         raise UserError(f"{path}, line 1: the columns are separated by ';': separate them by commas")
 

@@ -29,7 +29,8 @@ def module_at(place: str) -> ModuleType:
     # A name by content: what is pickled for workers, or held from before an edit, never meets another module's.
     name = f"crosslens_task_{path.stem}_{file_digest(path)[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # as an import does, before its body runs
     try:
@@ -49,4 +50,6 @@ def _require_function(function: Callable[..., Any] | None, path: Path) -> None:
     takes = signature(function).parameters
     lacking = [name for name in GIVEN if name not in takes]
     if lacking and not any(one.kind is one.VAR_KEYWORD for one in takes.values()):
-        raise UserError(f"{path}: examples takes no {lacking[0]!r}: examples(n=None, seed=0, *, tokenizer=None) is asked")
+        raise UserError(
+            f"{path}: examples takes no {lacking[0]!r}: examples(n=None, seed=0, *, tokenizer=None) is asked"
+        )

@@ -15,9 +15,9 @@ from PIL.Image import Image
 from .errors import UserError
 from .example import Example, Segment
 from .images import open_image, open_picture, rgb
-from .own_files import Row
+from .local_or_hub import Row
 from .own_marks import boxes_of, spans_of
-from .templates import lead
+from .templates import led
 
 IMAGE = "<image>"  # where in a prompt an image stands; without it they stand before the prompt
 
@@ -48,7 +48,7 @@ class Reading:
     """How rows become examples.
 
     task: begins the ids. home: the folder that pictures are named from. question: the prompt of every row, "" where a
-    column has it. prefix: what stands before answers; None as `templates.lead` says for the template. first: the row
+    column has it. prefix: what stands before answers; None as `templates.led` says for the template. first: the row
     whose columns the others have too.
     """
 
@@ -93,13 +93,8 @@ class Reading:
             raise UserError(f"{at}: wrong answers, but no column {column!r}")
         if answer in wrong:
             raise UserError(f"{at}: the answer {answer!r} is among the wrong ones")
-        return self._led(answer, prompt), tuple(self._led(word, prompt) for word in wrong)
-
-    def _led(self, word: str, prompt: str) -> str:
-        """An answer as it stands behind the prompt; one that begins with a space is taken as it is."""
-        if not word or word[:1].isspace():
-            return word
-        return (lead(self.template, prompt) if self.prefix is None else self.prefix) + word
+        right, *others = (led(word, self.template, prompt, self.prefix) for word in (answer, *wrong))
+        return right, tuple(others)
 
     def _segments(
         self, cells: Mapping[str, Any], prompt: str, images: Sequence[Image], marks: Mapping[str, Any], at: str
@@ -140,8 +135,8 @@ class Reading:
             raise UserError(f"{at}: the corrupt pictures are not as many and as large as the row's own")
         words = {name: value for name, value in (_json(cells, names.marks, at) or {}).items() if _is_word(value, other)}
         segments = self._segments(cells, other, shown, spans_of(words, other, at), at)
-        said = self._led(_text(cells, names.corrupt_answer, at), other) if cells.get(names.corrupt_answer) else ""
-        answer = said or next(iter(example.wrong), "")
+        said = _text(cells, names.corrupt_answer, at) if cells.get(names.corrupt_answer) else ""
+        answer = led(said, self.template, other, self.prefix) or next(iter(example.wrong), "")
         wrong = (example.answer,) if example.answer and answer else ()
         return Example(f"{example.id}-corrupt", example.group, segments, answer, wrong, meta=example.meta)
 
@@ -163,7 +158,9 @@ def _laid_out(prompt: str, images: Sequence[Image], marks: Mapping[str, Any], at
     segments, start, left = [], 0, sum(map(len, marks.values()))
     for i, piece in enumerate(pieces):
         end = start + len(piece)
-        inside = {n: [(a - start, b - start) for a, b in spans if start <= a and b <= end] for n, spans in marks.items()}
+        inside = {
+            n: [(a - start, b - start) for a, b in spans if start <= a and b <= end] for n, spans in marks.items()
+        }
         left -= sum(map(len, inside.values()))
         segments += [Segment(role, piece, {n: spans for n, spans in inside.items() if spans})] if piece else []
         segments += [Segment("image", images[i])] if i < len(images) else []
@@ -213,7 +210,9 @@ def _text(cells: Mapping[str, Any], column: str, at: str) -> str:
 def _texts(values: Sequence[Any], column: str, at: str) -> list[str]:
     for value in values:
         if not isinstance(value, str):
-            raise UserError(f"{at}, column {column!r}: {value!r} is {type(value).__name__}, text is needed: put it in quotes")
+            raise UserError(
+                f"{at}, column {column!r}: {value!r} is {type(value).__name__}, text is needed: put it in quotes"
+            )
         if not value.strip():
             raise UserError(f"{at}, column {column!r}: the text is empty")
     return list(values)

@@ -42,7 +42,9 @@ def _require_sound(example: Example, at: str) -> None:
         for box in boxes:
             left, top, right, bottom = box
             if not (0 <= left < right <= width and 0 <= top < bottom <= height):
-                raise UserError(f"{at}: the box {name!r} {tuple(box)} lies outside its picture of {width} × {height} pixels")
+                raise UserError(
+                    f"{at}: the box {name!r} {tuple(box)} lies outside its picture of {width} × {height} pixels"
+                )
 
 
 def _require_segment(segment: Segment, at: str) -> None:

@@ -50,12 +50,16 @@ def require_equal_length(tokenizer: Any, example: Example) -> Example:
     return example
 
 
-def lead(template: str, prompt: str) -> str:
-    """What stands between a prompt and an answer that is written without a space: one after a letter or a mark, nothing
-    after white space and in a chat, whose template ends the line.
+def led(word: str, template: str, prompt: str, prefix: str | None = None) -> str:
+    """An answer as it stands behind its prompt; one that begins with white space, or is none, stays as it is.
+
+    prefix: what stands before it. None: a space behind a letter or a mark, nothing behind white space and in a chat,
+    whose template ends the line.
     """
-    if template == "chat":
-        return ""
+    if not word or word[:1].isspace():
+        return word
+    if prefix is not None or template == "chat":
+        return (prefix or "") + word
     literal, field = [("", "x"), *(piece[:2] for piece in Formatter().parse(template))][-1]
     end = literal if field is None and template != "raw" else prompt
-    return "" if end[-1:].isspace() else " "
+    return word if end[-1:].isspace() else " " + word

@@ -15,6 +15,7 @@ from ..own_rows import Columns, Reading
 VERSION = 1
 TEMPLATE = "raw"
 BOS = None  # as the tokenizer does by itself
+SPELLING = "free"  # answers are read in the model's own spelling
 SOURCE = "a file of the user's"
 
 
@@ -37,7 +38,7 @@ def examples(
     The columns, all but `prompt` optional, each under another name where one is given (prompt=question); YOUR_DATA.md
     says what they hold. A folder has the columns image, name and folder (that of the picture). path: the file or the
     folder. question: the prompt of every row instead of a column. pictures: the folder that pictures are named from, by
-    default the file's. prefix: what stands before the answers; without it a space where `lead` finds one needed. split
+    default the file's. prefix: what stands before the answers; without it a space where the prompt ends in none. split
     "validation" gives rows from the end. broken: takes the rows that are left out; without it the first one stops.
     Further columns are meta. UserError: by file, line and column.
     """

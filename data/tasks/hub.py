@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,13 @@ from typing import Any
 from ..broken import sound
 from ..errors import UserError
 from ..example import Example
-from ..local_or_hub import from_hub
-from ..own_files import Row
+from ..local_or_hub import hub_rows
 from ..own_rows import Columns, Reading
 
 VERSION = 1
 TEMPLATE = "chat"
 BOS = None  # as the tokenizer does by itself
+SPELLING = "free"  # answers are read in the model's own spelling
 SOURCE = "a data set of the Hugging Face hub"
 
 
@@ -44,17 +43,12 @@ def examples(
     place, _, part = path.rpartition(":")
     if not (place and part):
         raise UserError("task hub needs a set and its split: --task hub:OWNER/SET:SPLIT")
-    table = from_hub(place, part, revision, "hub", config)
-    rows = [_row(table, at, place) for at in range(len(table))]
+    rows = hub_rows(place, part, revision, "hub", config)
     if not rows:
         raise UserError(f"{place}, split {part}, has no rows")
     reading = Reading(place.split("/")[-1], Columns(**columns), Path(), question, prefix, template, rows[0])
-    ordered: Iterator[Row] = reversed(rows) if split == "validation" else iter(rows)
+    ordered = rows[::-1] if split == "validation" else rows
     return list(islice(sound(ordered, reading.example, broken), n))
-
-
-def _row(table: Any, at: int, place: str) -> Row:
-    return Row(f"{place}, row {at + 1}", str(at + 1), lambda: table[at])
 
 
 def named(path: str = "", **others: Any) -> str:

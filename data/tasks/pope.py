@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from ..broken import sound
 from ..errors import UserError
 from ..example import Example, Segment
-from ..local_or_hub import field, find, from_hub, json_lines, json_object, local, picture
+from ..local_or_hub import Row, field, find, hub_rows, json_rows, local, picture
 
 VERSION = 2
 TEMPLATE = "chat"
@@ -54,35 +53,25 @@ def examples(
     between, count = opening.replace("\\n", "\n"), None if n is None else -(-n // len(kinds))
     made: list[Example] = []
     for name in kinds:
-        rows = list(_from_hub(hub, revision, name) if hub else _from_file(directory, name))
+        rows = hub_rows(hub, "test", revision, "pope") if hub else _from_file(directory, name)
 
-        def make(row: Row, name: str = name) -> Example:
+        def make(row: Row, name: str = name) -> Example | None:
             return _example(row, name, directory, between, prefix)
 
         ordered = rows[::-1] if split == "validation" else rows
-        made += islice(sound(ordered, make, broken), count)
+        made += islice(filter(None, sound(ordered, make, broken)), count)
     return made[:n]
 
 
-Row = tuple[str, int, bytes | Mapping[str, Any]]  # where, number, what stands there
+def _from_file(directory: Path, kind: str) -> list[Row]:
+    return list(json_rows(find(directory, f"coco_pope_{kind}.json", "pope")))
 
 
-def _from_file(directory: Path, kind: str) -> Iterator[Row]:
-    file = find(directory, f"coco_pope_{kind}.json", "pope")
-    for number, line in json_lines(file):
-        yield f"{file}, line {number}", number, line
-
-
-def _from_hub(hub: str, revision: str, kind: str) -> Iterator[Row]:
-    for number, row in enumerate(from_hub(hub, "test", revision, "pope"), start=1):
-        where = f"{hub}, row {number}"
-        if str(field(row, ("category",), where)) == kind:
-            yield where, number, row
-
-
-def _example(row: Row, kind: str, directory: Path, opening: str, prefix: str) -> Example:
-    where, number, content = row
-    item = json_object(content, where) if isinstance(content, bytes) else dict(content)
+def _example(row: Row, kind: str, directory: Path, opening: str, prefix: str) -> Example | None:
+    """None: a question of another kind, where a data set has all of them."""
+    where, number, item = row.where, row.name, row.read()
+    if str(item.get("category") or kind) != kind:
+        return None
     image, asked = field(item, ("image",), where), str(field(item, ("text", "question"), where))
     label = field(item, ("label", "answer"), where)
     word = str(label).strip().lower()
