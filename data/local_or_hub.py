@@ -52,7 +52,7 @@ def _index(directory: Path) -> dict[str, Path]:
 def read_json(path: Path) -> Any:
     """UserError: not JSON."""
     try:
-        return json.loads(path.read_text("utf-8"))
+        return json.loads(path.read_text("utf-8-sig"))
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from error
 

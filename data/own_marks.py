@@ -37,11 +37,20 @@ def _places(one: Any, prompt: str, at: str) -> list[tuple[int, int]]:
         return [(start, end)]
     if not isinstance(one, str) or not one.strip():
         raise UserError(f"{at} is a word or a span [start, end], not {one!r}")
-    # As a whole word where it is one: "he" is not in "the".
-    places = [m.span() for m in re.finditer(rf"(?<!\w){re.escape(one)}(?!\w)", prompt)]
-    if not places:
+    if not (places := _spans(one, prompt)):
         raise UserError(f"{at}: {one!r} is no word of the prompt")
     return places
+
+
+def _spans(words: str, prompt: str) -> list[tuple[int, int]]:
+    """Where words stand by themselves: "he" is not in "the"."""
+    return [match.span() for match in re.finditer(rf"(?<!\w){re.escape(words)}(?!\w)", prompt)]
+
+
+def has_words(value: Any, prompt: str) -> bool:
+    """Whether a mark is a word, or words, that another prompt has too."""
+    words = [value] if isinstance(value, str) else value
+    return isinstance(words, list) and all(isinstance(word, str) and _spans(word, prompt) for word in words)
 
 
 def _is_span(value: Any) -> bool:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from PIL.Image import Image
 
+from .broken import sound
 from .errors import UserError
 from .example import Example, Segment
-from .images import open_image, open_picture, rgb
 from .local_or_hub import Row
-from .own_marks import boxes_of, spans_of
+from .own_cells import either, images_of, listed, object_of, plain, text, texts, told
+from .own_marks import boxes_of, has_words, spans_of
 from .templates import led
 
 IMAGE = "<image>"  # where in a prompt an image stands; without it they stand before the prompt
@@ -64,12 +64,12 @@ class Reading:
         """UserError: a column that is missing or does not hold what it should, by the row's place."""
         cells, at = row.read(), row.where
         self._require_columns(cells, at)
-        prompt = self.question or _text(cells, self.columns.prompt, at)
-        images = _images(_either(cells, self.columns.image), self.home, f"{at}, column {self.columns.image!r}")
-        name = f"{self.task}-{_plain(cells.get(self.columns.id)) or row.name}"
+        prompt = self.question or text(cells, self.columns.prompt, at)
+        images = images_of(either(cells, self.columns.image), self.home, f"{at}, column {self.columns.image!r}")
+        name = f"{self.task}-{plain(cells.get(self.columns.id)) or row.name}"
         answer, wrong = self._answers(cells, prompt, at)
-        marks = spans_of(_json(cells, self.columns.marks, at), prompt, at)
-        boxes = boxes_of(_json(cells, self.columns.boxes, at), [image.size for image in images], at)
+        marks = spans_of(object_of(cells, self.columns.marks, at), prompt, at)
+        boxes = boxes_of(object_of(cells, self.columns.boxes, at), [image.size for image in images], at)
         segments = self._segments(cells, prompt, images, marks, at)
         example = Example(name, self._group(cells, images, name), segments, answer, wrong, boxes=boxes)
         example = replace(example, meta=self._meta(cells, at))
@@ -77,8 +77,9 @@ class Reading:
         return replace(example, corrupt=twin) if twin else example
 
     def _require_columns(self, cells: Mapping[str, Any], at: str) -> None:
-        """A row has those of our columns that the first row has, if only empty."""
-        ours = [self.columns.prompt] if not self.question else []
+        """A row has a prompt, the columns that the user names, and those of ours that the first row has."""
+        ours = [one for one in self.columns.names() if one not in Columns().names()]
+        ours += [self.columns.prompt] if not self.question else []
         known = self.first.read() if self.first else {}
         for name in [*ours, *(n for n in self.columns.names() if n in known)]:
             if name not in cells:
@@ -87,8 +88,8 @@ class Reading:
 
     def _answers(self, cells: Mapping[str, Any], prompt: str, at: str) -> tuple[str, tuple[str, ...]]:
         column = self.columns.answer
-        answer = _text(cells, column, at) if column in cells else ""
-        wrong = _texts(_listed(cells, self.columns.wrong, at), self.columns.wrong, at)
+        answer = text(cells, column, at) if column in cells else ""
+        wrong = texts(listed(cells, self.columns.wrong, at), self.columns.wrong, at)
         if wrong and not answer:
             raise UserError(f"{at}: wrong answers, but no column {column!r}")
         if answer in wrong:
@@ -100,12 +101,12 @@ class Reading:
         self, cells: Mapping[str, Any], prompt: str, images: Sequence[Image], marks: Mapping[str, Any], at: str
     ) -> tuple[Segment, ...]:
         system = cells.get(self.columns.system)
-        before = (Segment("system", _text(cells, self.columns.system, at)),) if system else ()
+        before = (Segment("system", text(cells, self.columns.system, at)),) if system else ()
         return (*before, *_laid_out(prompt, images, marks, at))
 
     def _group(self, cells: Mapping[str, Any], images: Sequence[Image], name: str) -> str:
         """As the file says, else by the pictures' content, else every row is a group."""
-        said = _plain(cells.get(self.columns.group))
+        said = plain(cells.get(self.columns.group))
         if said or not images:
             return said or name
         digest = hashlib.sha256()
@@ -118,7 +119,7 @@ class Reading:
         further = {name: value for name, value in cells.items() if name not in {*self.columns.names(), "images"}}
         if "condition" in further:
             raise UserError(f"{at}: a column 'condition' is what a run calls a column of its own: rename it")
-        kept = {name: _told(value) for name, value in further.items()}
+        kept = {name: told(value) for name, value in further.items()}
         return {name: value for name, value in kept.items() if value is not None}
 
     def _twin(
@@ -129,22 +130,38 @@ class Reading:
         given = {name: cells.get(name) for name in (names.corrupt_prompt, names.corrupt_image)}
         if not any(given.values()):
             return None
-        other = _text(cells, names.corrupt_prompt, at) if given[names.corrupt_prompt] else prompt
-        shown = _images(given[names.corrupt_image], self.home, f"{at}, column {names.corrupt_image!r}") or list(images)
+        other = text(cells, names.corrupt_prompt, at) if given[names.corrupt_prompt] else prompt
+        place = f"{at}, column {names.corrupt_image!r}"
+        shown = images_of(given[names.corrupt_image], self.home, place) or list(images)
         if [image.size for image in shown] != [image.size for image in images]:
             raise UserError(f"{at}: the corrupt pictures are not as many and as large as the row's own")
-        words = {name: value for name, value in (_json(cells, names.marks, at) or {}).items() if _is_word(value, other)}
-        segments = self._segments(cells, other, shown, spans_of(words, other, at), at)
-        said = _text(cells, names.corrupt_answer, at) if cells.get(names.corrupt_answer) else ""
+        marks = object_of(cells, names.marks, at) or {}
+        kept = {name: one for name, one in marks.items() if other == prompt or has_words(one, other)}
+        segments = self._segments(cells, other, shown, spans_of(kept, other, at), at)
+        said = text(cells, names.corrupt_answer, at) if cells.get(names.corrupt_answer) else ""
         answer = led(said, self.template, other, self.prefix) or next(iter(example.wrong), "")
         wrong = (example.answer,) if example.answer and answer else ()
         return Example(f"{example.id}-corrupt", example.group, segments, answer, wrong, meta=example.meta)
 
 
-def _is_word(value: Any, prompt: str) -> bool:
-    """Whether a mark is a word, or words, that another prompt has too."""
-    words = [value] if isinstance(value, str) else value
-    return isinstance(words, list) and all(isinstance(word, str) and word in prompt for word in words)
+def examples_of(
+    rows: Sequence[Row], reading: Reading, *, n: int | None, split: str, broken: list[str] | None
+) -> list[Example]:
+    """The first n examples of the rows in order, or of split "validation" from the end. broken: as `sound` has it.
+
+    UserError: a row that is not as it should be, or has the id of another.
+    """
+    seen: dict[str, str] = {}
+
+    def make(row: Row) -> Example:
+        example = reading.example(row)
+        first = seen.setdefault(example.id, row.where)
+        if first != row.where:
+            raise UserError(f"{row.where}: the id {example.id!r} is that of {first} too")
+        return example
+
+    ordered = rows[::-1] if split == "validation" else rows
+    return list(islice(sound(ordered, make, broken), n))
 
 
 def _laid_out(prompt: str, images: Sequence[Image], marks: Mapping[str, Any], at: str) -> list[Segment]:
@@ -168,93 +185,3 @@ def _laid_out(prompt: str, images: Sequence[Image], marks: Mapping[str, Any], at
     if left:
         raise UserError(f"{at}: a mark lies across {IMAGE}")
     return segments
-
-
-def _either(cells: Mapping[str, Any], name: str) -> Any:
-    """The column, or "images" where it has its usual name."""
-    return cells.get(name) if name != "image" or cells.get(name) is not None else cells.get("images")
-
-
-def _images(value: Any, home: Path, at: str) -> list[Image]:
-    if value is None or value == "":
-        return []
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        value = _parsed(value, at)
-    return [_picture(one, home, at) for one in (value if isinstance(value, list | tuple) else [value])]
-
-
-def _picture(value: Any, home: Path, at: str) -> Image:
-    """A path, a picture, or what `datasets` keeps of one that is not decoded."""
-    try:
-        if isinstance(value, Image):
-            return rgb(value, "the image")
-        if isinstance(value, Mapping) and value.get("bytes"):
-            return open_picture(io.BytesIO(value["bytes"]), "the image")
-        path = value.get("path") if isinstance(value, Mapping) else value
-        if not isinstance(path, str):
-            raise UserError(f"{type(path).__name__} is no picture: the path of a file is needed")
-        if "://" in path:
-            raise UserError(f"{path} is an address: save the picture and name the file")
-        return open_image(home / Path(path).expanduser())
-    except UserError as error:
-        raise UserError(f"{at}: {error}") from None
-
-
-def _text(cells: Mapping[str, Any], column: str, at: str) -> str:
-    value = cells.get(column)
-    if value is None or value == "":
-        raise UserError(f"{at}: the column {column!r} is empty" if column in cells else f"{at}: no column {column!r}")
-    return _texts([value], column, at)[0]
-
-
-def _texts(values: Sequence[Any], column: str, at: str) -> list[str]:
-    for value in values:
-        if not isinstance(value, str):
-            raise UserError(
-                f"{at}, column {column!r}: {value!r} is {type(value).__name__}, text is needed: put it in quotes"
-            )
-        if not value.strip():
-            raise UserError(f"{at}, column {column!r}: the text is empty")
-    return list(values)
-
-
-def _listed(cells: Mapping[str, Any], column: str, at: str) -> list[Any]:
-    """One text, or a list of them; in a cell as JSON."""
-    value = cells.get(column)
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        value = _parsed(value, f"{at}, column {column!r}")
-    if value is None or value == "":
-        return []
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def _json(cells: Mapping[str, Any], column: str, at: str) -> dict[str, Any] | None:
-    """An object; in a cell as JSON."""
-    value = cells.get(column)
-    if value is None or value == "":
-        return None
-    value = _parsed(value, f"{at}, column {column!r}") if isinstance(value, str) else value
-    if not isinstance(value, Mapping):
-        raise UserError(f"{at}, column {column!r}: an object {{name: …}} is needed, not {str(value)[:60]}")
-    return {name: one for name, one in value.items() if one is not None}
-
-
-def _parsed(text: str, at: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{at}: not JSON: {error}") from error
-
-
-def _plain(value: Any) -> str:
-    return "" if value is None else str(value).strip()
-
-
-def _told(value: Any) -> Any:
-    """A cell as a table keeps it; None for what it cannot."""
-    if isinstance(value, str | int | float | bool):
-        return value
-    try:
-        return None if value is None else json.dumps(value, ensure_ascii=False)
-    except TypeError:
-        return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pkgutil
-import shlex
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
@@ -17,10 +16,12 @@ from typing import Any
 from ..digest import digest_of, file_digest
 from ..errors import UserError
 from ..example import Example
+from ..option_text import items, like
 from ..own_modules import module_at
 from ..sound_examples import require_examples
 
 TURNS = 8  # seeds that held-out examples are drawn from
+_COMMON = ("n", "seed", "tokenizer", "template", "broken")  # what every task is given, besides its options
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Task:
         kept = self.options if self.place else {k: v for k, v in self.options.items() if k != "path"}
         home = "" if self.place else self.module.__name__.rpartition(".")[2]
         told = {"options": kept, "files": files, "content": digest_of(examples)}
-        place = str(where.resolve()) if where.exists() else self.location
+        place = str(where.resolve()) if self.location and where.exists() else self.location
         return {**told, "module": home, "location": place}
 
     def examples(
@@ -184,13 +185,13 @@ def open_task(spec: str) -> Task:
     module = module_at(place) if place else import_module(f".{name}", __package__)
     name = name or Path(place).name
     known, options = _options(module), {}
-    for at, item in enumerate(filter(None, _items(rest, spec))):
+    for at, item in enumerate(filter(None, items(rest, spec))):
         key, sign, value = item.partition("=")
         if at == 0 and not sign and known:
             key, value = next(iter(known)), item
         if key not in known:
             raise UserError(f"task {name} has no option {key!r}: {', '.join(known) or 'it takes none'}")
-        options[key] = _like(known[key], value, f"task {name}: option {key}")
+        options[key] = like(known[key], value, f"task {name}: option {key}")
     return Task(_named(module, options) or name, module, options, place)
 
 
@@ -227,27 +228,3 @@ def _options(module: ModuleType) -> dict[str, Any]:
 
 def _named(module: ModuleType, options: Mapping[str, Any]) -> str:
     return module.named(**options) if hasattr(module, "named") else ""
-
-
-def _items(text: str, spec: str) -> list[str]:
-    """The parts between commas, but for commas in double quotes; the quotes are taken off."""
-    words = shlex.shlex(text, posix=True, punctuation_chars=False)
-    words.whitespace, words.quotes, words.escape, words.commenters = ",", '"', "", ""
-    words.whitespace_split = True
-    try:
-        return list(words)
-    except ValueError as error:
-        raise UserError(f"task {spec}: a quote is not closed") from error
-
-
-_COMMON = ("n", "seed", "tokenizer", "template", "broken")
-
-
-def _like(default: Any, value: str, where: str) -> Any:
-    """The text of an option as the type of its default."""
-    if isinstance(default, bool):
-        return value.lower() in ("1", "true", "yes")
-    try:
-        return type(default)(value) if default is not None else value
-    except ValueError as error:
-        raise UserError(f"{where} wants {type(default).__name__}, not {value!r}") from error

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..broken import sound
 from ..errors import UserError
 from ..example import Example
 from ..own_files import rows_of
-from ..own_rows import Columns, Reading
+from ..own_rows import Columns, Reading, examples_of
 
 VERSION = 1
 TEMPLATE = "raw"
@@ -48,8 +46,7 @@ def examples(
     rows = rows_of(where)
     home = Path(pictures).expanduser() if pictures else where if where.is_dir() else where.parent
     reading = Reading(where.stem, Columns(**columns), home, question, prefix, template, rows[0])
-    ordered = rows[::-1] if split == "validation" else rows
-    return list(islice(sound(ordered, reading.example, broken), n))
+    return examples_of(rows, reading, n=n, split=split, broken=broken)
 
 
 def named(path: str = "", **others: Any) -> str:

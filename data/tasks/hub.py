@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..broken import sound
 from ..errors import UserError
 from ..example import Example
 from ..local_or_hub import hub_rows
-from ..own_rows import Columns, Reading
+from ..own_rows import Columns, Reading, examples_of
 
 VERSION = 1
 TEMPLATE = "chat"
@@ -47,8 +45,7 @@ def examples(
     if not rows:
         raise UserError(f"{place}, split {part}, has no rows")
     reading = Reading(place.split("/")[-1], Columns(**columns), Path(), question, prefix, template, rows[0])
-    ordered = rows[::-1] if split == "validation" else rows
-    return list(islice(sound(ordered, reading.example, broken), n))
+    return examples_of(rows, reading, n=n, split=split, broken=broken)
 
 
 def named(path: str = "", **others: Any) -> str:

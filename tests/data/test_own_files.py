@@ -135,6 +135,15 @@ def test_columns_may_have_other_names(pictures):
     rows = [{"question": "What is it?", "picture": "red.png", "label": "ball", "number": 3}]
     (example,) = read(written(pictures, rows), "prompt=question", "image=picture", "answer=label")
     assert (example.answer, example.meta) == (" ball", {"number": 3})
+    with pytest.raises(UserError, match="line 1: no column 'lable'; there are question, picture, label"):
+        read(written(pictures, rows), "prompt=question", "answer=lable")
+
+
+def test_two_rows_with_one_id(tmp_path):
+    path = written(tmp_path, [{"prompt": "a", "id": "x"}, {"prompt": "b", "id": "y"}, {"prompt": "c", "id": "x"}])
+    with pytest.raises(UserError, match=r"own\.jsonl, line 3: the id 'own-x' is that of .*own\.jsonl, line 1 too"):
+        read(path)
+    assert [e.id for e in read(path, broken=[])] == ["own-x", "own-y"]
 
 
 def test_a_folder_with_one_question(pictures):
@@ -374,4 +383,18 @@ def test_a_data_set_of_the_hub_by_its_columns(pictures):
 def test_tasks_of_the_project_keep_their_keys():
     task = open_task("arithmetic:digits=2")
     assert task.facts([]) == {"options": {"digits": 2}}
+    assert open_task("pope:hub=owner/set").facts([])["location"] == ""
     assert isinstance(reopen({"name": "arithmetic", "options": {"digits": 2}}), Task)
+
+
+def test_marks_of_the_twin_are_the_words_that_it_has(pictures):
+    """A span stays where the prompt does; in another prompt only words keep their name."""
+    marks = {"he": "he", "both": ["sees", "tree"], "span": [0, 2]}
+    row = {"prompt": "he sees the tree", "marks": marks, "corrupt_prompt": "she sees the tree"}
+    (example,) = read(written(pictures, [row]))
+    assert example.segments[0].marks == {"he": [(0, 2)], "both": [(3, 7), (12, 16)], "span": [(0, 2)]}
+    assert example.corrupt.segments[0].marks == {"both": [(4, 8), (13, 17)]}
+    (example,) = read(
+        written(pictures, [row | {"corrupt_prompt": None, "image": "red.png", "corrupt_image": "blue.png"}])
+    )
+    assert example.corrupt.segments[1].marks == example.segments[1].marks
