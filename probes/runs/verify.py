@@ -156,7 +156,7 @@ def _require_content(job: Job, task: Task, again: Drawn) -> None:
         if before is not None and before != digest:
             told = f"{name} changed since the run (sha256 {digest[:12]}, recorded {before[:12]})"
             raise UserError(f"{job.directory}: {told}: run it again")
-    if was.get("content") != now.get("content"):
+    if "content" in was and was["content"] != now.get("content"):
         told = f"what {task.name} shows or asks changed since the run (a picture, or what the module reads)"
         raise UserError(f"{job.directory}: {told}: run it again")
 
