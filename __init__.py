@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .analyses import metrics, repairs, stats
     from .data.errors import SubjectError
+    from .data.example import Example, Segment
     from .probes.intervene import interventions, measures
     from .probes.intervene.attribution import attribution_sweep
     from .probes.intervene.edge_attribution import edge_attribution
@@ -24,11 +25,14 @@ if TYPE_CHECKING:
     from .probes.model.subject import Subject
     from .probes.observe.capture import capture
     from .probes.observe.tracing import tracing
+    from .probes.prompts.several_tokens import first_difference, summed_log_probability
     from .probes.runs.activations import cached
     from .reports.opened_run import open_run
 
 __version__ = "0.1.0"
 __all__ = [
+    "Example",
+    "Segment",
     "Subject",
     "SubjectError",
     "ablation_sweep",
@@ -37,6 +41,7 @@ __all__ = [
     "capture",
     "causal_trace",
     "edge_attribution",
+    "first_difference",
     "intervening",
     "intervention_sweep",
     "interventions",
@@ -50,10 +55,13 @@ __all__ = [
     "record",
     "repairs",
     "stats",
+    "summed_log_probability",
     "tracing",
     "variant_sweep",
 ]
 _HOMES = {
+    "Example": "data.example",
+    "Segment": "data.example",
     "Subject": "probes.model.subject",
     "SubjectError": "data.errors",
     "ablation_sweep": "probes.intervene.patching",
@@ -62,6 +70,7 @@ _HOMES = {
     "capture": "probes.observe.capture",
     "causal_trace": "probes.intervene.patching",
     "edge_attribution": "probes.intervene.edge_attribution",
+    "first_difference": "probes.prompts.several_tokens",
     "intervening": "probes.intervene.intervening",
     "intervention_sweep": "probes.intervene.sweep",
     "knockout_sweep": "probes.intervene.knockout",
@@ -70,6 +79,7 @@ _HOMES = {
     "patch_sweep": "probes.intervene.patching",
     "path_sweep": "probes.intervene.paths",
     "record": "probes.intervene.recording",
+    "summed_log_probability": "probes.prompts.several_tokens",
     "tracing": "probes.observe.tracing",
     "variant_sweep": "probes.intervene.sweep",
 }

@@ -71,6 +71,7 @@ class Verify:
     seed: int = 0  # of the sample
     subject: str | None = None  # where the model lies now, if it was moved
     adapter: str | None = None  # where its adapter lies now
+    task: str | None = None  # where the task's file lies now
     device: str | None = None
     trust_remote_code: bool = False
 
@@ -94,4 +95,4 @@ class Verify:
             adapter=self.adapter or again.get("adapter"),
             trust_remote_code=self.trust_remote_code,
         )
-        verify(Path(self.run), subject, task_of(record), module, sample=self.sample, seed=self.seed)
+        verify(Path(self.run), subject, task_of(record, self.task), module, sample=self.sample, seed=self.seed)

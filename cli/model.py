@@ -81,10 +81,11 @@ class Run(ModelFlags):
     limit: int | None = None  # examples; by default the task's own number
     seed: int = 0
     bos: Literal["task", "yes", "no", "both"] = "task"  # whether a BOS stands before every prompt
-    template: str | None = None  # raw or chat; by default the task's own
+    template: str | None = None  # raw, chat or 'USER: {image}\n{question} ASSISTANT:'; by default the task's own
     batch_tokens: int = 4096  # padded positions of a batch
     batch_size: int | None = None  # examples of a batch at most
     padding: Literal["right", "left"] = "right"
+    skip_broken: bool = False  # rows of a file that cannot be read or shown are left out, counted and named
     answer_tokens: int = 0  # the model's own answer, so long at most, is put behind every prompt
     out: Path = OUT
     plan: bool = False  # only say what would be done
@@ -136,11 +137,16 @@ class Run(ModelFlags):
                 directories.append(directory)
         return directories
 
+    @property
+    def form(self) -> str | None:
+        """The prompts' template, its \\n a new line."""
+        return self.template and self.template.replace("\\n", "\n")
+
     def _settings(self, line: str) -> Any:
         from ..probes.runs.run import Settings
 
-        same = ("limit", "seed", "template", "padding", "answer_tokens", "out")
-        sizes = {"tokens": self.batch_tokens, "size": self.batch_size}
+        same = ("limit", "seed", "padding", "answer_tokens", "skip_broken", "out")
+        sizes = {"tokens": self.batch_tokens, "size": self.batch_size, "template": self.form}
         return Settings(bos=BOS[self.bos], command=line, **sizes, **{name: getattr(self, name) for name in same})
 
 

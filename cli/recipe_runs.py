@@ -71,6 +71,8 @@ def finished_run(run: Run, records: list[Record]) -> Record | None:
     if subject is None:
         return None
     task = open_task(spec)
+    if task.location or task.options.get("hub"):
+        return None  # whose content is known only when it is read
     has_bos = {"task": [task.module.BOS]}.get(run.bos, BOS[run.bos])
     asked = {
         "analysis": analysis,
@@ -79,7 +81,7 @@ def finished_run(run: Run, records: list[Record]) -> Record | None:
         **{f"subject.{name}": value for name, value in subject.items()},
         "task.name": task.name,
         "task.version": task.module.VERSION,
-        "task.template": run.template or task.module.TEMPLATE,
+        "task.template": run.form or task.module.TEMPLATE,
         "task.options": task.options,
         "task.seed": run.seed,
         "task.own_answer_tokens": run.answer_tokens or None,

@@ -10,6 +10,9 @@ from PIL.Image import Image
 
 from .tokens import ids_in_text
 
+# What a position of a prompt can be; a segment has one of those from "system" on.
+ROLES = ("pad", "special", "image_separator", "system", "image", "text", "question", "instruction", "answer")
+
 
 class Segment(NamedTuple):
     """A stretch of a prompt with one role.
@@ -41,6 +44,7 @@ class Example:
 
     group: what repeats across examples (image, template, passage); intervals resample groups, not examples.
     answer, wrong: continuations of the prompt, leading space included (" Mary"); "" where none is asked.
+    begun: what of the answer stands behind the prompt already, where answer and wrong begin alike (`first_difference`).
     corrupt: the twin of equal length whose answer differs.
     boxes: name -> [(left, top, right, bottom)] in pixels of the image.
     meta: what a table may split by, e.g. {"relation": "capital"}.
@@ -58,6 +62,7 @@ class Example:
     meta: Mapping[str, Any] = field(default_factory=dict)
     objects: Objects | None = None
     unrelated: tuple[Image, ...] = ()
+    begun: str = ""
 
     @property
     def images(self) -> tuple[Image, ...]:

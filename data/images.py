@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -28,19 +29,27 @@ def open_image(path: str | Path, *, frame: int | None = None) -> Image.Image:
     """
     path = Path(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path)
+        return open_picture(path, str(path), frame=frame)
     except FileNotFoundError:
         raise UserError(f"no image at {path}") from None
+
+
+def open_picture(file: Path | BinaryIO, where: str, *, frame: int | None = None) -> Image.Image:
+    """`open_image` of a path or of an open file. FileNotFoundError: no such path."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(file)
+    except FileNotFoundError:
+        raise
     except UnidentifiedImageError:
-        raise UserError(f"{path} is not an image that Pillow can read") from None
+        raise UserError(f"{where} is not an image that Pillow can read") from None
     except Image.DecompressionBombError as error:
-        raise UserError(f"{path} is too large: more than {MAX_PIXELS:,} pixels") from error
+        raise UserError(f"{where} is too large: more than {MAX_PIXELS:,} pixels") from error
     except BROKEN as error:
-        raise UserError(f"{path} is not a readable image: {_first_line(error)}") from error
+        raise UserError(f"{where} is not a readable image: {_first_line(error)}") from error
     with image:
-        return rgb(image, str(path), frame=frame)
+        return rgb(image, where, frame=frame)
 
 
 def rgb(image: Image.Image, where: str, *, frame: int | None = None) -> Image.Image:

@@ -48,3 +48,18 @@ def require_equal_length(tokenizer: Any, example: Example) -> Example:
     if counts[0] != counts[1]:
         raise UserError(f"{example.id}: {counts[0]} tokens, its corrupt twin {counts[1]}; cannot be patched")
     return example
+
+
+def led(word: str, template: str, prompt: str, prefix: str | None = None) -> str:
+    """An answer as it stands behind its prompt; one that begins with white space, or is none, stays as it is.
+
+    prefix: what stands before it. None: a space behind a letter or a mark, nothing behind white space and in a chat,
+    whose template ends the line.
+    """
+    if not word or word[:1].isspace():
+        return word
+    if prefix is not None or template == "chat":
+        return (prefix or "") + word
+    literal, field = [("", "x"), *(piece[:2] for piece in Formatter().parse(template))][-1]
+    end = literal if field is None and template != "raw" else prompt
+    return word if end[-1:].isspace() else " " + word

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from .helpers import synthetic
 README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
 
 
+YOUR_DATA = (Path(__file__).parents[1] / "YOUR_DATA.md").read_text("utf-8")
 COMING_FROM = (Path(__file__).parents[1] / "COMING_FROM.md").read_text("utf-8")
 
 
@@ -23,12 +25,13 @@ def blocks(language: str, text: str = README) -> list[str]:
 
 
 def test_every_command_can_be_read():
-    lines = [line.partition("  #")[0] for block in blocks("") for line in block.splitlines()]
+    shown = [line for text in (README, YOUR_DATA) for block in blocks("", text) for line in block.splitlines()]
+    lines = [line.partition("  #")[0] for line in shown]
     commands = [line.removeprefix("crosslens ") for line in lines if line.startswith("crosslens ")]
     assert len(commands) > 8
     for line in commands:
-        words = re.findall(r'"[^"]*"|\S+', line)
-        assert type(parse([word.strip('"') for word in words])).__name__ == COMMANDS[words[0]].__name__, line
+        words = shlex.split(line)
+        assert type(parse(words)).__name__ == COMMANDS[words[0]].__name__, line
 
 
 def test_every_directory_and_link_is_there():

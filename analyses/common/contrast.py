@@ -46,14 +46,14 @@ def contrast(subject: Any, batch: Batch, sites: Collection[str] = PARTS.values()
     """
     twins = corrupt_twins(subject, batch)
     answers = batch.answers
-    foils = torch.tensor([batch.token_of(e, _foil(e)) for e in batch.examples])
+    foils = torch.tensor([batch.first_token_of(e, _foil(e)) for e in batch.examples])
     same = (answers == foils).nonzero()[:, 0].tolist()
     if same:
         raise UserError(
             f"example {batch.example_ids[same[0]]}: correct and wrong answer are the same token: "
             "there is no difference to patch"
         )
-    wrong = [[batch.token_of(e, w) for w in e.wrong] for e in batch.examples]
+    wrong = [[batch.first_token_of(e, w) for w in e.wrong] for e in batch.examples]
     width = max(map(len, wrong))
     options = torch.tensor([[*ids, *[-1] * (width - len(ids))] for ids in wrong])
     base, donor = (record(subject, one, sites) for one in (batch, twins))

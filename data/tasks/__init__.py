@@ -1,63 +1,125 @@
-"""Finding a task by name: a module of this folder with `examples` is a task."""
+"""Finding a task: a module of this folder with `examples`, by its name; or a user's own module, by its path."""
 
 from __future__ import annotations
 
 import pkgutil
-import shlex
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from importlib import import_module
-from inspect import signature
+from inspect import Parameter, signature
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ..digest import digest_of, file_digest
 from ..errors import UserError
 from ..example import Example
+from ..option_text import items, like
+from ..own_modules import module_at
+from ..sound_examples import require_examples
 
 TURNS = 8  # seeds that held-out examples are drawn from
+_COMMON = ("n", "seed", "tokenizer", "template", "broken")  # what every task is given, besides its options
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task module with the options it was asked for."""
+    """A task module with the options it was asked for.
+
+    place: the .py file of a user's own module; "" for those of this folder.
+    """
 
     name: str
     module: ModuleType
     options: dict[str, Any]
+    place: str = ""
 
     @property
     def title(self) -> str:
-        return (self.module.__doc__ or self.name).strip().splitlines()[0]
+        title = (self.module.__doc__ or self.name).strip().splitlines()[0]
+        return f"{title} ({self.name})" if hasattr(self.module, "named") else title
 
-    def examples(self, tokenizer: Any, n: int | None, seed: int) -> list[Example]:
-        """The examples of this run. UserError: none, or two with one id."""
-        examples = self.module.examples(n=n, seed=seed, tokenizer=tokenizer, **self.options)
+    @property
+    def location(self) -> str:
+        """Where a user's own data lies: a module, a file, a folder, a set; "" for what comes with the project."""
+        return self.place or str(self.options.get("path", ""))
+
+    def facts(self, examples: list[Example]) -> dict[str, Any]:
+        """What a run's key takes of data that does not come with the project: their content, never their place.
+
+        options: without the path. files: name -> sha256. content: sha256 of what the model is shown and asked.
+        """
+        if not self.location and not self.options.get("hub"):
+            return {"options": self.options}
+        where = Path(self.location).expanduser()
+        files = {where.name: file_digest(where)} if where.is_file() else {}
+        kept = self.options if self.place else {k: v for k, v in self.options.items() if k != "path"}
+        home = "" if self.place else self.module.__name__.rpartition(".")[2]
+        told = {"options": kept, "files": files, "content": digest_of(examples)}
+        place = str(where.resolve()) if self.location and where.exists() else self.location
+        return {**told, "module": home, "location": place}
+
+    def examples(
+        self,
+        tokenizer: Any,
+        n: int | None,
+        seed: int,
+        *,
+        template: str | None = None,
+        broken: list[str] | None = None,
+    ) -> list[Example]:
+        """The examples of this run.
+
+        template: the prompts' form, None for the task's own. broken: takes what is left out of a file; None stops at
+        the first row that is broken. UserError: none, two with one id, one that is not sound.
+        """
+        examples = self._made(tokenizer, n, seed, self.options, template, broken)
         if not examples:
-            raise UserError(f"task {self.name} has no examples for this tokenizer and these options")
-        if len({example.id for example in examples}) < len(examples):
-            raise UserError(f"task {self.name} gives two examples the same id")
-        if taken := {"id", "group", "condition"} & {name for example in examples for name in example.meta}:
-            raise UserError(f"task {self.name}: meta {sorted(taken)[0]!r} is what a run calls a column of its own")
+            told = f": all {len(broken)} rows were left out, the first for: {broken[0]}" if broken else ""
+            raise UserError(f"task {self.name} has no examples for this tokenizer and these options{told}")
+        require_examples(self.name, examples)
         return with_unrelated(examples)
 
-    def held_out(self, tokenizer: Any, n: int, seed: int, used: list[Example]) -> list[Example]:
+    def _made(
+        self, tokenizer: Any, n: int | None, seed: int, options: Mapping[str, Any], template: str | None, broken: Any
+    ) -> list[Example]:
+        takes = signature(self.module.examples).parameters
+        told = {"template": template or self.module.TEMPLATE} if "template" in takes else {}
+        if broken is not None and "broken" not in takes:
+            raise UserError(f"task {self.name} reads no rows that could be broken: leave out --skip-broken")
+        told |= {"broken": broken} if broken is not None else {}
+        return self.module.examples(n=n, seed=seed, tokenizer=tokenizer, **told, **options)
+
+    def held_out(
+        self,
+        tokenizer: Any,
+        n: int,
+        seed: int,
+        used: list[Example],
+        *,
+        template: str | None = None,
+        broken: list[str] | None = None,
+    ) -> list[Example]:
         """Up to n other examples of the same task, for what an analysis has to learn, each with an id of its own.
 
-        No prompt of `used` is among them, and no group of `used` where the task has two groups to spare.
+        No prompt of `used` is among them, and no group of `used` where the task has two groups to spare. template,
+        broken: as in `examples`.
         """
         measured = {example.group for example in used}
         drawn: list[Example] = []
         apart: list[Example] = []
-        for example in self._others(tokenizer, n, seed, used):
+        for example in self._others(tokenizer, n, seed, used, template, broken):
             drawn.append(example)
             apart += [example] if example.group not in measured else []
             if len(apart) >= n and _has_two_groups(apart):
                 break
         return with_unrelated((apart if _has_two_groups(apart) else drawn)[:n])
 
-    def _others(self, tokenizer: Any, n: int, seed: int, used: list[Example]) -> Iterator[Example]:
+    def _others(
+        self, tokenizer: Any, n: int, seed: int, used: list[Example], template: str | None, broken: Any
+    ) -> Iterator[Example]:
         """Examples whose content is new, of one seed after the other, until a seed brings no more."""
         takes = signature(self.module.examples).parameters
         options = {**self.options, "split": "validation"} if "split" in takes else self.options
@@ -66,7 +128,7 @@ class Task:
             # n serve most tasks; among as many more as the run has there are n new ones, if the task has them.
             count, drawn_with = n + len(used) * (turn > 0), zlib.crc32(f"held out {seed} {turn}".encode())
             fresh = {}
-            for example in self.module.examples(n=count, seed=drawn_with, tokenizer=tokenizer, **options):
+            for example in self._made(tokenizer, count, drawn_with, options, template, broken):
                 if (content := _content(example)) not in seen:
                     fresh.setdefault(content, replace(example, id=f"{example.id}-held-out-{turn}"))
             seen |= set(fresh)
@@ -111,45 +173,58 @@ def task_names() -> list[str]:
 
 
 def open_task(spec: str) -> Task:
-    """ "name" or "name:option=value,…" -> Task; a value with commas stands in double quotes.
+    """ "name", "name:option=value,…" or "path/to/task.py:option=value,…" -> Task.
 
-    UserError: unknown name or option, a quote that is not closed.
+    A value with commas stands in double quotes; the first option of a task needs no name ("file:animals.csv").
+    UserError: unknown name or option, no such module, a quote that is not closed.
     """
-    name, _, rest = spec.partition(":")
-    if name not in task_names():
-        near = get_close_matches(name, task_names())
-        told = f"is it {' or '.join(near)}?" if near else f"one of {', '.join(task_names())}"
-        raise UserError(f"unknown task {name!r}: {told}")
-    module = import_module(f".{name}", __package__)
-    known = {k: p.default for k, p in signature(module.examples).parameters.items() if k not in _COMMON}
-    options = {}
-    for item in filter(None, _items(rest, spec)):
-        key, _, value = item.partition("=")
+    place, rest = _place(spec)
+    name, rest = ("", rest) if place else spec.partition(":")[::2]
+    if not place:
+        _require_task(name, spec)
+    module = module_at(place) if place else import_module(f".{name}", __package__)
+    name = name or Path(place).name
+    known, options = _options(module), {}
+    for at, item in enumerate(filter(None, items(rest, spec))):
+        key, sign, value = item.partition("=")
+        if at == 0 and not sign and known:
+            key, value = next(iter(known)), item
         if key not in known:
             raise UserError(f"task {name} has no option {key!r}: {', '.join(known) or 'it takes none'}")
-        options[key] = _like(known[key], value, f"task {name}: option {key}")
-    return Task(name, module, options)
+        options[key] = like(known[key], value, f"task {name}: option {key}")
+    return Task(_named(module, options) or name, module, options, place)
 
 
-def _items(text: str, spec: str) -> list[str]:
-    """The parts between commas, but for commas in double quotes; the quotes are taken off."""
-    words = shlex.shlex(text, posix=True, punctuation_chars=False)
-    words.whitespace, words.quotes, words.escape, words.commenters = ",", '"', "", ""
-    words.whitespace_split = True
-    try:
-        return list(words)
-    except ValueError as error:
-        raise UserError(f"task {spec}: a quote is not closed") from error
+def reopen(facts: Mapping[str, Any], place: str | None = None) -> Task:
+    """The task of a run by what its record has of it. place: where its file lies now, if it was moved."""
+    location, options = place or facts.get("location", ""), dict(facts["options"])
+    if facts.get("module") == "":
+        return replace(open_task(location), name=facts["name"], options=options)
+    options |= {"path": location} if location else {}
+    return replace(open_task(facts.get("module", facts["name"])), name=facts["name"], options=options)
 
 
-_COMMON = ("n", "seed", "tokenizer")
+def _place(spec: str) -> tuple[str, str]:
+    """The .py file that a task is in, and its options; "" for a task of this folder."""
+    head, found, rest = spec.partition(".py")
+    return (head + found, rest[1:]) if found and rest[:1] in ("", ":") else ("", "")
 
 
-def _like(default: Any, value: str, where: str) -> Any:
-    """The text of an option as the type of its default."""
-    if isinstance(default, bool):
-        return value.lower() in ("1", "true", "yes")
-    try:
-        return type(default)(value) if default is not None else value
-    except ValueError as error:
-        raise UserError(f"{where} wants {type(default).__name__}, not {value!r}") from error
+def _require_task(name: str, spec: str) -> None:
+    if name in task_names():
+        return
+    near = get_close_matches(name, task_names())
+    told = f"is it {' or '.join(near)}?" if near else f"one of {', '.join(task_names())}"
+    told = f"a file is read by --task file:{spec}" if Path(spec).expanduser().exists() else told
+    raise UserError(f"unknown task {name!r}: {told}")
+
+
+def _options(module: ModuleType) -> dict[str, Any]:
+    """The options of a task with their defaults: its own parameters, and its columns where it takes columns."""
+    takes = signature(module.examples).parameters
+    own = {k: p.default for k, p in takes.items() if k not in _COMMON and p.kind is not Parameter.VAR_KEYWORD}
+    return own | ({one.name: one.default for one in fields(module.Columns)} if hasattr(module, "Columns") else {})
+
+
+def _named(module: ModuleType, options: Mapping[str, Any]) -> str:
+    return module.named(**options) if hasattr(module, "named") else ""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ..broken import sound
 from ..coco_words import words
 from ..errors import UserError
 from ..example import Example, Objects, Segment
@@ -27,6 +29,7 @@ def examples(
     seed: int = 0,
     *,
     tokenizer: Any = None,
+    broken: list[str] | None = None,
     path: str = "",
     year: str = "val2014",
     question: str = "Please describe this image in detail.",
@@ -40,6 +43,7 @@ def examples(
     name. Objects that are there: those of the instances, and those that any of the five captions names, as CHAIR takes
     them. Boxes: one list of (left, top, right, bottom) for each object. Group: the image. split "validation": others.
     opening: what stands between image and question, as in `pope`.
+    broken: takes the images that are left out.
     synonyms: a file of object words in place of the project's, such as CHAIR's synonyms.txt (see `coco_words.words`).
     UserError: a missing file or image, fields that are not COCO's, or an object that the synonyms lack.
     """
@@ -64,9 +68,12 @@ def examples(
     images = sorted(field(told, ("images",), str(captions)), key=lambda image: image["id"])
     random.Random(seed).shuffle(images)
     images = images[::-1] if split == "validation" else images
-    chosen = images[: DEFAULT_N if n is None else n]
-    objects = {image["id"]: _objects(vocabulary, texts[image["id"]], boxes[image["id"]]) for image in chosen}
-    return [_example(directory, image, question, boxes[image["id"]], objects[image["id"]]) for image in chosen]
+
+    def make(image: dict[str, Any]) -> Example:
+        name = image["id"]
+        return _example(directory, image, question, boxes[name], _objects(vocabulary, texts[name], boxes[name]))
+
+    return list(islice(sound(images, make, broken), DEFAULT_N if n is None else n))
 
 
 def _objects(vocabulary: dict[str, str], texts: list[str], boxes: dict[str, list[Any]]) -> Objects:

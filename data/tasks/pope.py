@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from PIL.Image import Image
-
+from ..broken import sound
 from ..errors import UserError
 from ..example import Example, Segment
-from ..images import open_image, rgb
-from ..local_or_hub import field, find, from_hub, local, read_lines
+from ..local_or_hub import Row, field, find, hub_rows, json_rows, local, picture
 
 VERSION = 2
 TEMPLATE = "chat"
@@ -21,20 +19,12 @@ KINDS = ("random", "popular", "adversarial")
 FILES = "coco_pope_random.json, …_popular.json, …_adversarial.json, and the images"
 
 
-class Item(NamedTuple):
-    id: str
-    where: str
-    picture: str | Image
-    name: str
-    question: str
-    label: str
-
-
 def examples(
     n: int | None = None,
     seed: int = 0,
     *,
     tokenizer: Any = None,
+    broken: list[str] | None = None,
     path: str = "",
     hub: str = "",
     revision: str = "",
@@ -50,7 +40,7 @@ def examples(
     `revision`. kind: random, popular or adversarial, or several joined by "+". opening: what stands between image and
     question, "" in a chat, whose template sets them apart itself (LLaVA's with a newline); "\\n" in raw prompts of
     LLaVA. prefix: what precedes the answers ("" in a chat, " " in raw prompts of most tokenizers). split "validation"
-    gives questions from the end of the list.
+    gives questions from the end of the list. broken: takes the lines that are left out.
     Answer: "Yes" or "No", in the letters of the prompt's tokenizer. Group: the image. Meta: kind, asked.
     UserError: no files, an unknown kind, a label other than yes and no, an image that is missing or cannot be read, by
     file and line.
@@ -59,56 +49,37 @@ def examples(
     for name in kinds:
         if name not in KINDS:
             raise UserError(f"pope: no kind {name!r}; there are {', '.join(KINDS)}, or all")
+    directory = Path() if hub else local(path, "pope", FILES)
+    between, count = opening.replace("\\n", "\n"), None if n is None else -(-n // len(kinds))
     made: list[Example] = []
     for name in kinds:
-        items = list(_from_hub(hub, revision, name) if hub else _from_files(path, name))
-        items = items[::-1] if split == "validation" else items
-        chosen = items[: None if n is None else -(-n // len(kinds))]
-        made += [_example(item, name, opening.replace("\\n", "\n"), prefix, path) for item in chosen]
+        rows = hub_rows(hub, "test", revision, "pope") if hub else _from_file(directory, name)
+
+        def make(row: Row, name: str = name) -> Example | None:
+            return _example(row, name, directory, between, prefix)
+
+        ordered = rows[::-1] if split == "validation" else rows
+        made += islice(filter(None, sound(ordered, make, broken)), count)
     return made[:n]
 
 
-def _from_files(path: str, kind: str) -> Iterator[Item]:
-    directory = local(path, "pope", FILES)
-    file = find(directory, f"coco_pope_{kind}.json", "pope")
-    for number, line in enumerate(read_lines(file), start=1):
-        where = f"{file}, line {number}"
-        name, asked = str(field(line, ("image",), where)), str(field(line, ("text", "question"), where))
-        identity = str(line.get("question_id", number))
-        yield Item(identity, where, name, name, asked, _label(field(line, ("label", "answer"), where), where))
+def _from_file(directory: Path, kind: str) -> list[Row]:
+    return list(json_rows(find(directory, f"coco_pope_{kind}.json", "pope")))
 
 
-def _from_hub(hub: str, revision: str, kind: str) -> Iterator[Item]:
-    for number, row in enumerate(from_hub(hub, "test", revision, "pope"), start=1):
-        where = f"{hub}, row {number}"
-        if str(field(row, ("category",), where)) == kind:
-            name = str(row.get("image_source") or number)
-            asked, label = str(field(row, ("question", "text"), where)), field(row, ("answer", "label"), where)
-            picture = field(row, ("image",), where)
-            yield Item(str(row.get("question_id", number)), where, picture, name, asked, _label(label, where))
-
-
-def _label(label: Any, where: str) -> str:
+def _example(row: Row, kind: str, directory: Path, opening: str, prefix: str) -> Example | None:
+    """None: a question of another kind, where a data set has all of them."""
+    where, number, item = row.where, row.name, row.read()
+    if str(item.get("category") or kind) != kind:
+        return None
+    image, asked = field(item, ("image",), where), str(field(item, ("text", "question"), where))
+    label = field(item, ("label", "answer"), where)
     word = str(label).strip().lower()
     if word not in ("yes", "no"):
         raise UserError(f"{where}: the label is {label!r}, yes or no is needed")
-    return word
-
-
-def _example(item: Item, kind: str, opening: str, prefix: str, path: str) -> Example:
     yes, no = prefix + "Yes", prefix + "No"
-    right, wrong = (yes, no) if item.label == "yes" else (no, yes)
-    segments = (Segment("image", _picture(item, path)), Segment("question", opening + item.question))
-    meta = {"kind": f"pope_{kind}", "asked": item.question}
-    return Example(f"pope-{kind}-{item.id}", item.name, segments, right, (wrong,), meta=meta)
-
-
-def _picture(item: Item, path: str) -> Image:
-    if isinstance(item.picture, Image):
-        return rgb(item.picture, f"{item.where}: the image")
-    if not isinstance(item.picture, str):
-        raise UserError(f"{item.where}: the image is {type(item.picture).__name__}, a picture is needed")
-    try:
-        return open_image(find(Path(path).expanduser(), Path(item.picture).name, "pope"))
-    except UserError as error:
-        raise UserError(f"{item.where}: {error}") from None
+    right, wrong = (yes, no) if word == "yes" else (no, yes)
+    segments = (Segment("image", picture(image, directory, "pope", where)), Segment("question", opening + asked))
+    name = image if isinstance(image, str) else str(item.get("image_source") or number)
+    meta = {"kind": f"pope_{kind}", "asked": asked}
+    return Example(f"pope-{kind}-{item.get('question_id', number)}", name, segments, right, (wrong,), meta=meta)

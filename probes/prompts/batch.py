@@ -11,18 +11,16 @@ from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 from ...data.errors import UserError
-from ...data.example import Example, Segment
+from ...data.example import ROLES, Example, Segment
 from ...data.tokens import BEFORE, ids_behind
 from ..model.vision_inputs import token_kinds
 from .bos import conditions
 from .geometry.views import THUMBNAIL, Geometry
-from .image_prompts import SEPARATOR, expand
+from .image_prompts import expand
 from .text_prompts import Encoded, encode_text, has_image
 
 if TYPE_CHECKING:
     from ..model.subject import Subject
-
-ROLES = ("pad", "special", "system", "image", SEPARATOR, "text", "question", "instruction", "answer")
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,13 +94,28 @@ class Batch:
 
     @property
     def answers(self) -> Tensor:
-        """Token ids of the answers, Int[b]; UserError where one is not a single token."""
-        return torch.tensor([self.token_of(e, e.answer) for e in self.examples])
+        """First token ids of the answers, Int[b]; UserError where one is missing, or begins as the first wrong one does
+        (`first_difference` puts what they share behind the prompt).
+        """
+        return torch.tensor([self._told_apart(e)[0] for e in self.examples])
 
     @property
     def wrong(self) -> Tensor:
-        """Token ids of the first wrong answers, Int[b]; UserError where one is missing or not a single token."""
-        return torch.tensor([self.token_of(e, e.wrong[0] if e.wrong else "") for e in self.examples])
+        """First token ids of the first wrong answers, Int[b]; UserError as in `answers`, or where one is missing."""
+        return torch.tensor([self._told_apart(e, wrong=True)[1] for e in self.examples])
+
+    def _told_apart(self, example: Example, wrong: bool = False) -> tuple[int, int]:
+        """First tokens of the answer and of the first wrong one, -1 where none is needed and there is none."""
+        right = self.first_token_of(example, example.answer)
+        if not example.wrong and not wrong:
+            return right, -1
+        other = self.first_token_of(example, example.wrong[0] if example.wrong else "")
+        if right == other:
+            raise UserError(
+                f"example {example.id}: {example.answer!r} and {example.wrong[0]!r} begin with the same token: "
+                "examples = first_difference(subject, examples) puts what they share behind the prompt"
+            )
+        return right, other
 
     @property
     def option_ids(self) -> Tensor:
@@ -110,7 +123,7 @@ class Batch:
 
         UserError where two of them begin with the same token.
         """
-        ids = [[self._first_of(e, word) for word in (e.answer, *e.wrong)] for e in self.examples]
+        ids = [[self.first_token_of(e, word) for word in (e.answer, *e.wrong)] for e in self.examples]
         for example, own in zip(self.examples, ids, strict=True):
             if len(set(own)) < len({example.answer, *example.wrong}):
                 said = ", ".join(map(repr, (example.answer, *example.wrong)))
@@ -118,7 +131,8 @@ class Batch:
         most = max(map(len, ids))
         return torch.tensor([own + own[:1] * (most - len(own)) for own in ids])
 
-    def _first_of(self, example: Example, word: str) -> int:
+    def first_token_of(self, example: Example, word: str) -> int:
+        """The id of an answer's first token behind its prompt. UserError: it is empty, or changes the prompt's own."""
         ids = self.ids_of(example, word)
         if not ids:
             raise UserError(f"example {example.id} has an empty answer: a task with answers is needed")

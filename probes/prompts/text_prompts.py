@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ...data.errors import UserError
 from ...data.example import Example
+from ..model import vision_inputs
 from .chat import Place, chat
+from .form import filled
 from .geometry.views import Geometry
 
 if TYPE_CHECKING:
@@ -45,6 +47,11 @@ def encode_text(subject: Subject, example: Example, template: str, bos: bool) ->
     first_id = subject.tokenizer.bos_token_id
     if bos and first_id is not None and ids[:1] != [first_id]:
         ids, offsets = [first_id, *ids], [(0, 0), *offsets]
+    if (holder := vision_inputs.placeholder_id(subject.model)) is not None and holder in ids:
+        token = subject.tokenizer.convert_ids_to_tokens(holder)
+        raise UserError(
+            f"example {example.id}: {token} in the prompt without an image: an image is a segment of its own"
+        )
     return label(subject, text, ids, offsets, roles, marks)
 
 
@@ -84,13 +91,15 @@ def render(subject: Subject, example: Example, template: str) -> tuple[str, list
     elif template == "chat":
         text, places = chat(subject, example, texts, holder)
     else:
-        raise UserError(f"unknown template {template!r}: 'raw' or 'chat'")
+        text, places = filled(template, example, texts)
     roles, marks = [], []
     for segment, place, piece in zip(example.segments, places, texts, strict=True):
         roles.append(Span(*place.put(0, len(piece)), segment.role))
         for name, spans in segment.marks.items():
             marks.extend(Span(*place.put(a, b), name) for a, b in spans)
-    return text, roles, marks
+    if example.begun:
+        roles.append(Span(len(text), len(text) + len(example.begun), "answer"))
+    return text + example.begun, roles, marks
 
 
 def _in_a_row(texts: Sequence[str]) -> list[Place]:

@@ -70,6 +70,11 @@ def masses(
     return {form: sum(values) / count for form, values in found.items() if len(values) == count}
 
 
+def is_yes_no(example: Example) -> bool:
+    """Whether an example asks for yes or no."""
+    return _own(example) is not None
+
+
 def _own(example: Example) -> Spelling | None:
     """How a yes-or-no question spells its answers; None for other examples."""
     words = {_plain(word): word for word in (example.answer, *example.wrong)}

@@ -10,11 +10,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ...data.errors import UserError
-from ...data.example import Example
 from ...data.tasks import Task
 from .. import VERSION
 from ..prompts.bos import conditions
 from . import store
+from .drawn import Drawn, facts_of_task
 from .plan import Shard, plan_from_json
 from .results import How, condition_of
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 PACKAGES = ("crosslens", "torch", "transformers")
 DESCRIBED = ("parameters", "kind", "origin")  # of the subject, for its pages; the key does not follow from them
+PLACED = ("location", "left_out")  # of the task, likewise: its content is in the key
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Settings:
     limit: number of examples (None: the task's own). bos: which conditions to run; None: the task's, else the habit of
     the tokenizer. tokens: padded positions of a batch; size: examples of a batch at most. answer_tokens: the model's
     own greedy answer of at most so many tokens is put behind every prompt before anything is measured; 0: prompts stay
-    open.
+    open. template: "raw", "chat" or a form of the user's ("USER: {image} {question} ASSISTANT:"). skip_broken: rows of
+    a file that cannot be read or shown are left out and named.
     """
 
     limit: int | None = None
@@ -43,6 +45,7 @@ class Settings:
     tokens: int = 4096
     size: int | None = None
     answer_tokens: int = 0
+    skip_broken: bool = False
     padding: str = "right"
     out: Path = Path("reports/out")
     command: str = ""
@@ -97,7 +100,7 @@ def form_of(subject: Subject, task: Task, settings: Settings) -> tuple[str, tupl
 def facts_of(
     subject: Subject,
     task: Task,
-    examples: Sequence[Example],
+    drawn: Drawn,
     settings: Settings,
     template: str,
     bos: Sequence[bool],
@@ -122,10 +125,10 @@ def facts_of(
             "version": task.module.VERSION,
             "source": task.module.SOURCE,
             "template": template,
-            "options": task.options,
+            **facts_of_task(task, drawn, settings.skip_broken),
             "seed": settings.seed,
-            "n": len(examples),
-            "n_groups": len({example.group for example in examples}),
+            "n": len(drawn.examples),
+            "n_groups": len({example.group for example in drawn.examples}),
             **({"own_answer_tokens": settings.answer_tokens} if settings.answer_tokens else {}),
         },
         "conditions": [condition_of(b) for b in bos],
@@ -160,5 +163,6 @@ def identity(facts: Mapping[str, Any], name: str, options: dict[str, Any], analy
     """The key: everything that a run's numbers depend on. `facts` may be a record, which holds more."""
     shared = {part: facts[part] for part in ("subject", "task", "conditions")}
     shared["subject"] = {fact: value for fact, value in facts["subject"].items() if fact not in DESCRIBED}
+    shared["task"] = {fact: value for fact, value in facts["task"].items() if fact not in PLACED}
     shared["versions"] = {package: facts["versions"][package] for package in PACKAGES}
     return store.key_of({**shared, "analysis": name, "options": options, "VERSION": analysis, "probes": probes})

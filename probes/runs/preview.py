@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...data.tasks import Task
 from . import costs
+from .drawn import draw
 from .job import Job, Settings, facts_of, form_of, open_job
 from .needs import Sizes, memory_of, peak_of, row_bytes, shortage, size_said
 from .plan import Shard, shapes
@@ -30,8 +31,9 @@ def preview(
     proved: whether the instruments were proved already; the check needs memory of its own.
     """
     template, bos = form_of(subject, task, settings)
-    examples = task.examples(subject.tokenizer, settings.limit, settings.seed)
-    facts = facts_of(subject, task, examples, settings, template, bos)
+    how = {"template": template, "bos": bos, "skip_broken": settings.skip_broken}
+    drawn = draw(subject, task, settings.limit, settings.seed, **how)
+    facts, examples = facts_of(subject, task, drawn, settings, template, bos), drawn.examples
     jobs = [open_job(name, module, options, facts, settings) for name, (module, options) in analyses.items()]
     plans = [plan_of(job, subject, examples, template, bos, settings) for job in jobs]
     sizes = [shapes(subject, examples, plan, template) for plan in plans]
@@ -42,6 +44,7 @@ def preview(
     return [
         f"{'subject':{width}s} {subject.name}: {subject.n_layers} layers, {dtype} on {subject.device}",
         f"{'task':{width}s} {task.name}: {len(examples)} examples in {facts['task']['n_groups']} groups, {conditions}",
+        *(f"{'left out':{width}s} {line}" for line in drawn.left_out),
         *_memory_lines(subject, stages, width),
         *_answer_lines(len(examples), settings, width),
         *(f"{'layers':{width}s} {note}" for note in layer_notes(subject)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -14,10 +15,10 @@ from ...data.errors import UserError
 from ...data.tasks import Task
 from ..model.subject import refuse_under_edit
 from ..prompts.bos import notes as bos_notes
-from ..prompts.yes_no import spelled
 from . import store
 from .answers import answered
 from .contract import check
+from .drawn import draw, readable
 from .job import Settings, facts_of, form_of, open_job, read_job
 from .rows import threads
 from .start import layer_notes, start
@@ -50,8 +51,9 @@ def run(
         if hasattr(module, "NEEDS"):
             raise UserError(f"{name} is made of finished runs of {' and '.join(module.NEEDS)}: crosslens {name}")
     template, bos = form_of(subject, task, settings)
-    examples = task.examples(subject.tokenizer, settings.limit, settings.seed)
-    facts = facts_of(subject, task, examples, settings, template, bos)
+    how = {"template": template, "bos": bos}
+    drawn = draw(subject, task, settings.limit, settings.seed, **how, skip_broken=settings.skip_broken)
+    facts = facts_of(subject, task, drawn, settings, template, bos)
     jobs = [open_job(name, module, options, facts, settings) for name, (module, options) in analyses.items()]
     with ExitStack() as stack:
         for job in [job for job in jobs if not job.complete]:
@@ -60,16 +62,16 @@ def run(
         todo = [job for job in jobs if not job.complete]
         if todo:
             before()
-            examples, told = spelled(subject, examples, template=template, bos=bos)
+            read = readable(subject, task, drawn.examples, **how, own=bool(settings.answer_tokens))
             for job in todo:
-                job.notes += told
-            examples = answered(subject, examples, jobs, template, bos, settings)
+                job.notes += [*drawn.notes, *read.notes]
+            read = replace(read, examples=answered(subject, read.examples, jobs, template, bos, settings))
         for job in todo:
             job.tokenizer = subject.tokenizer
             job.notes += [*bos_notes(subject, template, bos), *layer_notes(subject)]
             with threads(workers.threads if workers else torch.get_num_threads()):
-                start(job, subject, task, examples, facts, settings)
+                start(job, subject, task, read, facts, settings)
         for group in same_plan(todo):
             with threads(group[0].record["plan"]["threads"]):
-                work(subject, {e.id: e for e in examples}, group, template, workers)
+                work(subject, {e.id: e for e in read.examples}, group, template, workers)
     return [job.directory for job in jobs]

@@ -15,9 +15,9 @@ from ...data.example import Example
 from ...data.tasks import Task
 from .. import VERSION
 from ..model.hybrid import without_heads
-from ..prompts.yes_no import spelled_like
 from . import store
 from .described import described, shown_example
+from .drawn import Readable
 from .job import Job, Settings, keyed_options
 from .needs import memory_of, peak_of, shortage
 from .plan import Shard, make_plan, plan_to_json, shapes
@@ -28,17 +28,15 @@ if TYPE_CHECKING:
     from ..model.subject import Subject
 
 
-def start(
-    job: Job, subject: Subject, task: Task, examples: list[Example], facts: dict[str, Any], settings: Settings
-) -> None:
+def start(job: Job, subject: Subject, task: Task, read: Readable, facts: dict[str, Any], settings: Settings) -> None:
     """Fix what a resumed run must repeat: batches, threads, learned values. Written once."""
     if "plan" in job.record:
         return
     bos = [condition == condition_of(True) for condition in facts["conditions"]]
-    template = facts["task"]["template"]
+    template, examples = facts["task"]["template"], read.examples
     shards = plan_of(job, subject, examples, template, bos, settings)
     _warn(job, subject, examples, shards, template)
-    held_out = _held_out(job, subject, task, examples, settings.seed)
+    held_out = _held_out(job, subject, task, read, template, bos[0], settings)
     job.record["fitted"] = _fit(job, subject, held_out, template, bos, settings)
     learned_on = {"examples": len(held_out), "groups": len({e.group for e in held_out})}
     job.record |= {
@@ -106,14 +104,18 @@ def plan_of(
     return make_plan(subject, examples, template, bos, settings.tokens, settings.size, folds)
 
 
-def _held_out(job: Job, subject: Subject, task: Task, examples: list[Example], seed: int) -> list[Example]:
+def _held_out(
+    job: Job, subject: Subject, task: Task, read: Readable, template: str, bos: bool, settings: Settings
+) -> list[Example]:
     """What the analysis learns from; none where it learns nothing, or from a corpus of its own (FIT_EXAMPLES 0)."""
     if not hasattr(job.module, "fit") or not job.module.FIT_EXAMPLES:
         return []
-    others = task.held_out(subject.tokenizer, job.module.FIT_EXAMPLES, seed, examples)
+    broken: list[str] | None = [] if settings.skip_broken else None
+    how = {"template": template, "broken": broken}
+    others = task.held_out(subject.tokenizer, job.module.FIT_EXAMPLES, settings.seed, read.examples, **how)
     if not others:
         raise UserError(f"task {task.name} has no held-out examples for {job.name} to learn from: lower --limit")
-    return spelled_like(others, examples)
+    return read.like(subject, others, template, bos)
 
 
 def _common_groups(held_out: Sequence[Example], examples: Sequence[Example]) -> list[str]:

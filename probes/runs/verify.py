@@ -6,7 +6,7 @@ import io
 import json
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -17,14 +17,14 @@ from torch import Tensor
 
 from ...data.errors import UserError
 from ...data.example import Example
-from ...data.tasks import Task, open_task
+from ...data.tasks import Task, reopen
 from .. import VERSION
 from ..model.subject import refuse_under_edit
 from ..model.tolerance import TOLERANCE, rows_limit
-from ..prompts.yes_no import spelled
 from . import store
 from .answers import answering, with_answers
 from .contract import check
+from .drawn import Drawn, draw, readable
 from .finish import make_tables
 from .job import PACKAGES, Job, identity
 from .rows import compute_rows, threads
@@ -47,9 +47,9 @@ def open_run(directory: Path) -> dict[str, Any]:
     return record
 
 
-def task_of(record: Mapping[str, Any]) -> Task:
-    """The task with the options that the run had. UserError: its version is another one."""
-    task = replace(open_task(record["task"]["name"]), options=dict(record["task"]["options"]))
+def task_of(record: Mapping[str, Any], place: str | None = None) -> Task:
+    """The task with the options that the run had. place: where its file lies now. UserError: another version."""
+    task = reopen(record["task"], place)
     if record["task"]["version"] != task.module.VERSION:
         made = record["task"]["version"]
         raise UserError(f"task {task.name} is now version {task.module.VERSION}, the run had {made}: run it again")
@@ -132,16 +132,33 @@ def _check_subject(job: Job, subject: Subject, say: Callable[[str], Any]) -> Non
 
 
 def _check_examples(job: Job, subject: Subject, task: Task, say: Callable[[str], Any]) -> dict[str, Example]:
-    drawn = task.examples(subject.tokenizer, job.record["limit"], job.record["task"]["seed"])
+    facts, bos = job.record["task"], list(dict.fromkeys(shard.bos for shard in job.plan))
+    how = {"template": facts["template"], "bos": bos}
+    skip = {"skip_broken": facts.get("skip_broken", False)}
+    again = draw(subject, task, job.record["limit"], facts["seed"], **how, **skip)
     planned = {name for shard in job.plan for name in shard.ids}
-    if planned != {example.id for example in drawn}:
+    _require_content(job, task, again)
+    if planned != {example.id for example in again.examples}:
         raise UserError(f"{job.directory}: task {task.name} now gives other examples than those of the run")
-    say(f"examples  {len(drawn)} of {task.name}, drawn again")
-    bos = list(dict.fromkeys(shard.bos for shard in job.plan))
-    drawn, _ = spelled(subject, drawn, template=job.record["task"]["template"], bos=bos)
-    if "own_answer_tokens" in job.record["task"]:
+    say(f"examples  {len(again.examples)} of {task.name}, drawn again")
+    own = "own_answer_tokens" in facts
+    drawn = readable(subject, task, again.examples, **how, own=own).examples
+    if own:
         drawn = _with_kept_answers(job, subject, drawn, say)
     return {example.id: example for example in drawn}
+
+
+def _require_content(job: Job, task: Task, again: Drawn) -> None:
+    """UserError: the user's file, or a picture that it names, is not what the run had."""
+    was, now = job.record["task"], task.facts(again.examples)
+    for name, digest in now.get("files", {}).items():
+        before = was.get("files", {}).get(name)
+        if before is not None and before != digest:
+            told = f"{name} changed since the run (sha256 {digest[:12]}, recorded {before[:12]})"
+            raise UserError(f"{job.directory}: {told}: run it again")
+    if "content" in was and was["content"] != now.get("content"):
+        told = f"what {task.name} shows or asks changed since the run (a picture, or what the module reads)"
+        raise UserError(f"{job.directory}: {told}: run it again")
 
 
 def _with_kept_answers(job: Job, subject: Subject, examples: list[Example], say: Callable[[str], Any]) -> list[Example]:

@@ -28,8 +28,11 @@ def environment() -> jinja2.Environment:
 
 
 def portable(text: Any) -> str:
-    """A text without the directories of one machine: "--out /home/me/out" -> "--out out". Addresses stay."""
-    return re.sub(r"(?<![\w:/.~])~?/(?:[^\s/,'\"]+/)*(?=[^\s/])", "", str(text))
+    """A text without the directories of one machine: "--out /home/me/out" -> "--out out", "file:/home/me/own.csv" ->
+    "file:own.csv". Addresses stay.
+    """
+    start = r"(?:(?<![\w:/.~])~?/|(?<=\w:)~?/(?!/))"
+    return re.sub(start + r"(?:[^\s/,'\"]+/)*(?=[^\s/])", "", str(text))
 
 
 def prompt_form(record: Mapping[str, Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from functools import partial
@@ -16,6 +15,8 @@ import torch
 from crosslens.analyses.attention import sinks
 from crosslens.analyses.lenses import lenses
 from crosslens.data.errors import UserError
+from crosslens.data.example import Segment
+from crosslens.probes.runs import store
 from crosslens.probes.runs.run import Settings, run
 from safetensors.torch import load_file, save_file
 
@@ -212,17 +213,30 @@ def test_full_disk_keeps_what_is_done(tmp_path, monkeypatch):
     assert all((d / "record.json").exists() for d in go(tmp_path))
 
 
-def test_two_token_answer_is_refused(tmp_path):
+def test_an_answer_of_two_tokens_is_read_where_it_differs_from_the_wrong_one(tmp_path):
+    """The rows are those of the first tokens alone, or of a prompt that ends with what both share; the page says it."""
     from dataclasses import replace
 
-    task = tiny.task()
-    inner = task.module.examples
-    task.module.examples = lambda **k: [replace(e, answer=" w1 w2") for e in inner(**k)]
-    try:
-        with pytest.raises(UserError, match="is 2 tokens for this tokenizer"):
-            run(tiny.subject(), task, {"lenses": ANALYSES["lenses"]}, Settings(out=tmp_path))
-    finally:
-        shutil.rmtree(tmp_path)
+    def rows_with(answer, wrong, end, out):
+        task = tiny.task()
+        inner = task.module.examples
+
+        def examples(**asked):
+            made = inner(**asked)
+            longer = [(*e.segments, Segment("answer", end)) if end else e.segments for e in made]
+            return [replace(e, answer=answer, wrong=(wrong,), segments=s) for e, s in zip(made, longer, strict=True)]
+
+        task.module.examples = examples
+        (directory,) = run(tiny.subject(), task, {"lenses": ANALYSES["lenses"]}, Settings(out=tmp_path / out))
+        return tables(directory)["accuracy"]["value"].tolist(), store.read_record(directory)["notes"]
+
+    first, plain = rows_with(" w1", " w3", "", "one")
+    assert rows_with(" w1 w2", " w3 w4", "", "two")[0] == first
+    assert not any("several tokens" in note for note in plain)
+    behind, _ = rows_with(" w1", " w3", " w2", "behind")
+    shared, notes = rows_with(" w2 w1", " w2 w3", "", "shared")
+    assert shared == behind != first
+    assert any("10 of 10 answers are several tokens" in n and "in 10 what they share" in n for n in notes)
 
 
 def test_rows_are_per_example(reference):
