@@ -125,6 +125,7 @@ AGREEMENT = Drawing(
     CHECKS,
     "Whiskers",
     select=first_condition,
+    claims=("gradients",),
 )
 TASK = Drawing(
     "task",
@@ -140,6 +141,7 @@ TASK = Drawing(
     "Whiskers",
     "Grey ticks",
     select=first_condition,
+    claims=("solved", "twins differ"),
 )
 
 FIGURES = [
@@ -152,8 +154,10 @@ FIGURES = [
         "Fall of the answer's lead (logit of the answer − logit of the wrong one) when one head's output at the last "
         "position is that of the twin prompt; the buttons: its whole output, then only its path to the output, and to "
         "the queries of the movers (the heads with the strongest path to the output), all other heads held.",
-        f"{SIGN} Grey: chance alone shows as much among all heads of the map (p > 0.05).",
+        SIGN,
         select=heads_of("head", *STAGES),
+        grey="Grey: chance alone shows as much among all heads of the map (p > 0.05).",
+        claims=("sparse",),
     ),
     Drawing(
         "circuit",
@@ -168,6 +172,7 @@ FIGURES = [
         "wrong option; “not testable” attends to the answer, but what it writes is not known.",
         interval="Whiskers",
         select=first_condition,
+        claims=("movers",),
     ),
     Drawing(
         "attention",
@@ -189,8 +194,9 @@ FIGURES = [
         maps,
         "Direct logit attribution: what a head's output at the last position adds to the answer's lead through the "
         "final norm and the unembedding, the norm's scale held.",
-        f"{SIGN} Grey: the interval holds 0.",
+        SIGN,
         select=heads_of("head", LOGITS),
+        grey="Grey: the interval holds 0.",
     ),
     Drawing(
         "mlps",

@@ -52,8 +52,9 @@ FIGURES = [
         maps,
         "Fall of the answer's lead when the path from one head to the receiver alone carries the twin's output, at the "
         "last position; all other heads and all MLPs stay as they were. The buttons choose the receiver.",
-        f"{SIGN} Grey: not told from chance. Heads behind a receiver have no cell.",
+        f"{SIGN} Heads behind a receiver have no cell.",
         select=first_condition,
+        grey="Grey: not told from chance.",
     ),
     Drawing(
         "strongest",
@@ -66,6 +67,7 @@ FIGURES = [
         "Above 0 the edge helps the answer. q, k, v: what a head's queries, keys or values read.",
         interval="Whiskers",
         select=first_condition,
+        claims=("again",),
     ),
     Drawing(
         "estimates",
@@ -90,6 +92,7 @@ FIGURES = [
         CHECKS,
         "Whiskers",
         select=first_condition,
+        claims=("ranks", "gradients"),
     ),
     TASK,
 ]

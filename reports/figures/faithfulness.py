@@ -71,6 +71,7 @@ FIGURES = [
         interval="Bands",
         control="Dotted",
         select=first_condition,
+        claims=("faithful", "not depth"),
     ),
     Drawing(
         "area",
@@ -95,8 +96,9 @@ FIGURES = [
         maps,
         "Fall of the answer's lead when a head's output is the twin's at every position (exact); and what one gradient "
         "or five (integrated gradients) say of it, on the same scale.",
-        f"{SIGN} Grey: not told from chance.",
+        SIGN,
         select=heads_of("head", EXACT, *ESTIMATES),
+        grey="Grey: not told from chance.",
     ),
     Drawing(
         "places",

@@ -95,7 +95,7 @@ GREY = "Grey: the interval touches that of one of the two controls, which is wha
 
 def _map(measure: str, title: str, seen: str, theme: str) -> Drawing:
     where = {"measure": measure}
-    return Drawing(f"heads-{measure}", "heads", where, title, heads, f"{seen}; {CONTROLS}.", GREY, theme)
+    return Drawing(f"heads-{measure}", "heads", where, title, heads, f"{seen}; {CONTROLS}.", "", theme, grey=GREY)
 
 
 def _words(name: str, level: str, of: str, what: str, theme: str) -> Drawing:
@@ -117,8 +117,8 @@ FIGURES = [
         excess,
         "Relative divergence (distance between a head's output with and without the image, over the mean of their "
         "norms) minus that under the control named on the button, paired by example.",
-        "Red: the image moves this head more. Grey: chance alone shows as much among all heads of the map (p > 0.05, "
-        "sign flips of whole groups).",
+        "Red: the image moves this head more.",
+        grey="Grey: chance alone shows as much among all heads of the map (p > 0.05, sign flips of whole groups).",
     ),
     _map(
         "relative",
@@ -139,6 +139,7 @@ FIGURES = [
         "Dashed: chance. Right of its grey ticks the image tells them apart better than another change of the prompt.",
         interval="Whiskers",
         control="Grey ticks",
+        claims=("hallucinated words",),
     ),
     Drawing(
         "captions",
@@ -179,6 +180,7 @@ FIGURES = [
         "checks",
         "Whiskers",
         "Grey ticks",
+        claims=("few heads", "one ranking", "the image, not the prompt"),
     ),
     Drawing(
         "margins",

@@ -183,6 +183,7 @@ FIGURES = [
         *("overlap", "overlap", {}, "How many of the strongest heads two tasks share", overlap, *SHARED),
         interval="Bands",
         select=first_condition,
+        claims=("shared",),
     ),
     _scatter("scatter", STAGES[1], "main"),
     Drawing(
