@@ -17,13 +17,14 @@ from ..analyses.planted_findings import CASES_OF
 from . import synthetic
 
 GRID = 2, 3  # rows and columns of the planted picture: no square
+PICTURE = png(Image.new("RGB", (84, 84), "red"))
 
 
 def tables_of(analysis: str) -> dict[str, pd.DataFrame]:
     """The tables of the first planted case of an analysis, its claims and findings among them."""
     tables = dict(next(iter(CASES_OF[analysis].values()))()[0])
     if "pictures" in tables:
-        tables["pictures"] = tables["pictures"].assign(png=png(Image.new("RGB", (84, 84), "red")))
+        tables["pictures"] = tables["pictures"].assign(png=PICTURE)
     if analysis == "image_lens":
         tables["grid"] = _words(tables["grid"])
     conditions = [c for table in tables.values() if "condition" in table for c in table["condition"].unique()]

@@ -59,6 +59,11 @@ function widerThanCells(plot, trace) {
     .map((one) => `${plot.id}: "${short(one.textContent)}" is wider than its cell`);
 }
 
+// Every figure is there.
+function faultsOfDrawing() {
+  return of(document, ".plot:not(:has(.main-svg))").map((plot) => `${plot.id} is not drawn`);
+}
+
 // What a caption names is drawn: controls by their names, marks by their kinds.
 const MARKS = {
   Dotted: (trace) => trace.line?.dash === "dot",

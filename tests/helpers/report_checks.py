@@ -1,4 +1,6 @@
-"""What a reader trips over, looked for in every page of a report: `python -m crosslens.tests.helpers.report_checks DIR`.
+"""What a reader trips over, looked for in every page of a report; a line a page:
+
+    python -m crosslens.tests.helpers.report_checks DIR
 
 Pictures that are stretched, words outside their figure, captions that name what is not drawn, pages that are too long,
 what is lost on paper or on a phone, claims without their control, messages, requests, faults of accessibility.
@@ -19,33 +21,37 @@ SCRIPT = Path(__file__).with_suffix(".js").read_text("utf-8")
 OWN = ("file:", "data:", "blob:", "about:")
 
 
-def faults(browser: Browser, page: Path) -> list[str]:
-    """What is wrong with one page: nothing, or a line each."""
+def faults(browser: Browser, page: Path, *, accessibility: bool = True) -> list[str]:
+    """What is wrong with one page: nothing, or a line each. accessibility: ask axe as well, which takes longest."""
     browser.open(f"{page.as_uri()}?all", width=WIDE, height=TALL_SCREEN)
     ask = f"(() => {{ {SCRIPT} return [%s]; }})()"
-    form = f"...faultsOfForm({TALLEST}, {OPEN}, {LATEST})"
+    form = f"...faultsOfDrawing(), ...faultsOfForm({TALLEST}, {OPEN}, {LATEST})"
     seen = "...faultsOfPictures(), ...faultsOfText(), ...faultsOfCaptions(), ...faultsOfClaims()"
     found = browser.evaluate(ask % f"{form}, {seen}")
-    found += [f"accessibility: {fault}" for fault in _of_accessibility(browser)]
     heights = browser.evaluate(ask % "plotHeights()")[0]
-    found += _on_paper(browser, ask) + _on_a_phone(browser, ask, heights)
+    found += _on_a_phone(browser, ask, heights) + _on_paper(browser, ask)
     found += [f"message: {error[:160]}" for error in browser.errors]
+    found += [f"accessibility: {fault}" for fault in (_of_accessibility(browser) if accessibility else [])]
     return found + [f"asks for {url}" for url in browser.requests if not url.startswith(OWN)]
 
 
 def _of_accessibility(browser: Browser) -> list[str]:
-    """Serious faults that axe finds outside the drawings, where axe is installed."""
+    """Serious faults that axe finds, where it is installed. It comes last: it would look at each of the thousands of
+    elements of the drawings, and is asked without them.
+    """
     axe = find_spec("axe_core_python")
     if axe is None or axe.origin is None:
         return []
+    browser.evaluate("document.querySelectorAll('.main-svg, .modebar-container').forEach(part => part.remove()); 0")
     browser.evaluate(Path(axe.origin).with_name("axe.min.js").read_text("utf-8") + "; 0")
-    run = "axe.run({ exclude: ['.main-svg'] }, { resultTypes: ['violations'] })"
+    run = "axe.run({ resultTypes: ['violations'] })"
     told = "`${one.id}: ${one.nodes[0].html.slice(0, 90)}`"
     serious = "run.violations.filter(one => ['serious', 'critical'].includes(one.impact))"
     return browser.evaluate(f"{run}.then(run => {serious}.map(one => {told}))")
 
 
 def _on_paper(browser: Browser, ask: str) -> list[str]:
+    """The page as it is printed; it does not come back from there."""
     browser.send("Emulation.setEmulatedMedia", media="print")
     _resize(browser, PAPER)
     try:
@@ -54,7 +60,6 @@ def _on_paper(browser: Browser, ask: str) -> list[str]:
         return browser.evaluate(ask % f"...faultsOfPrint({PAPER})")
     finally:
         browser.send("Emulation.setEmulatedMedia", media="")
-        browser.evaluate("window.dispatchEvent(new Event('afterprint')); 0")
 
 
 def _on_a_phone(browser: Browser, ask: str, wide: dict[str, float]) -> list[str]:

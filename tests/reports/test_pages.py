@@ -369,7 +369,7 @@ def test_an_analysis_without_figures_gets_default_ones(tmp_path):
     build(tmp_path)
     page = read(tmp_path / f"{run.name}.html")
     assert len(page.json) == 3  # one map per measure
-    assert "heads: sink_share" in page.text
+    assert "heads: sink share" in page.text
 
 
 def test_figures_that_fail_leave_the_tables(tmp_path, monkeypatch):
@@ -392,7 +392,7 @@ def test_an_analysis_cannot_name_a_module_outside(tmp_path):
         (run / "record.json").write_text(json.dumps(changed))
         out = run.parent.parent
         build(out)
-        assert "heads: sink_share" in read(out / f"{run.name}.html").text
+        assert "heads: sink share" in read(out / f"{run.name}.html").text
 
 
 def test_a_bare_record_still_makes_a_page(tmp_path):
