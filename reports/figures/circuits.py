@@ -6,12 +6,12 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ..charts import dots, head_map, lines, scatter
-from .drawing import Drawing, Tables, draw_all, first_condition, turned
+from .drawing import Drawing, Tables, draw_all, first_condition
+from .signs import ATTENTION, helps, turned
+from .signs import WRITTEN as LOGITS
 from .views import unclear
 
 STAGES = ("patched at the last position", "path to the output", "path to the movers' queries")
-LOGITS = "direct logit attribution"
-ATTENTION = "attention on "
 ESTIMATES = ("1 step", "5 steps")
 CHECKS = "checks"
 
@@ -19,12 +19,6 @@ CHECKS = "checks"
 def figures(tables: Tables) -> dict[str, go.Figure]:
     """Effects, the circuit's heads one by one, MLPs, estimates and stability."""
     return draw_all(FIGURES, tables)
-
-
-def helps(rows: pd.DataFrame) -> pd.DataFrame:
-    """Effects as what the twin's output takes away, so that helps is above 0; what is written has that sign already."""
-    written = rows["measure"].eq(LOGITS) | rows["measure"].str.startswith(ATTENTION)
-    return turned(rows, ~written)
 
 
 def heads_of(part: str, *measures: str):

@@ -93,15 +93,6 @@ def first_condition(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["condition"] == rows["condition"].iloc[0]] if len(rows) else rows
 
 
-def turned(rows: pd.DataFrame, which: pd.Series | bool = True) -> pd.DataFrame:
-    """What an edit takes away, as a number above 0: these rows with the opposite sign. Helps is positive."""
-    sign = pd.Series(which, rows.index).map({True: -1.0, False: 1.0})
-    known = {"lower", "upper"} <= set(rows)
-    ends = [("lower", "upper"), ("upper", "lower")] if known else []
-    flipped = {a: rows[a].where(sign > 0, -rows[b]) for a, b in ends}
-    return rows.assign(value=rows["value"] * sign, **flipped)
-
-
 def _controls(rows: pd.DataFrame, shown: str) -> str:
     """The sentence that names the controls among these rows."""
     names = [str(c) for c in rows["control"].dropna().unique() if c] if "control" in rows else []

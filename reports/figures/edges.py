@@ -7,7 +7,8 @@ import plotly.graph_objects as go
 
 from ..charts import dots, head_map, scatter
 from .circuits import CHECKS, ESTIMATES, SIGN, TASK, label
-from .drawing import Drawing, Tables, draw_all, first_condition, turned
+from .drawing import Drawing, Tables, draw_all, first_condition
+from .signs import turned
 from .views import unclear
 
 EXACT = "path patched"

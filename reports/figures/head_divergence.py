@@ -36,8 +36,13 @@ def _of_way(rows: pd.DataFrame, way: str) -> pd.DataFrame:
     return shown[shown["view"] != DIFFERENCE].assign(view=lambda r: r["view"].replace({MEASURED: f"image {way}"}))
 
 
-def excess(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    """Divergence minus its control's; heads that do not differ from it are grey."""
+def excess(rows: pd.DataFrame, tables: Tables) -> go.Figure:
+    """Divergence minus its control's; heads that do not differ from it are grey. It opens on the control that the
+    finding names which points here.
+    """
+    found = tables.get("findings", pd.DataFrame({"figure": [], "text": []}))
+    said = " ".join(found.loc[found["figure"] == "excess", "text"].astype(str))
+    rows = rows.sort_values("control", key=lambda c: [name not in said for name in c], kind="stable")
     shown = rows.assign(view="image " + rows["way"] + " − " + rows["control"], unclear=~(rows["p_family"] <= 0.05))
     return head_map(shown, panel="condition", view="view", signed=True)
 

@@ -8,7 +8,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ..charts import dots, heat_map, lines
-from .drawing import Drawing, Tables, draw_all, turned
+from .drawing import Drawing, Tables, draw_all
+from .signs import turned
 
 Draw = Callable[[pd.DataFrame, Tables], go.Figure | None]
 WINDOW = (
