@@ -63,6 +63,30 @@ def test_every_value_stands_in_the_rows_that_its_figure_names(drawn):
             assert strangers(numbers(trace), rows) == [], (name, trace.name)
 
 
+def placed(trace) -> list[tuple[float, list[float]]]:
+    """(layer or state, the numbers that a trace shows there)."""
+    if trace.hovertemplate is None or trace.meta == DIFFERENCE or (trace.type == "scatter" and trace.mode == "text"):
+        return []
+    if trace.type == "heatmap":
+        columns = zip(*trace.z, strict=True)
+        return [(x, [v for v in values if v is not None]) for x, values in zip(trace.x, columns, strict=True)]
+    return [(x, [y]) for x, y in zip(trace.x, trace.y, strict=True) if x is not None and y is not None]
+
+
+def test_every_value_stands_at_its_layer_or_state(drawn):
+    _, tables, figures = drawn
+    for name, figure in figures.items():
+        meta = figure.layout.meta
+        column = meta.get("x")
+        if column not in ("layer", "state") or name in MADE:
+            continue
+        rows = drawing.matching(tables[meta["table"]], meta["where"])
+        of = dict(iter(rows.groupby(column)))
+        for trace in figure.data:
+            for x, values in placed(trace):
+                assert not values or strangers(values, of[x]) == [], (name, trace.name, x)
+
+
 def test_a_page_has_a_key_figure_and_at_most_four_open(drawn):
     _, _, figures = drawn
     themes = [figure.layout.meta["theme"] for figure in figures.values()]
