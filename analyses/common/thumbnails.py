@@ -17,6 +17,7 @@ from ...data.images import rgb
 from ...probes.runs.results import Rows
 
 SIDE = 84  # px
+ASKED = ("question", "answer")  # of an example, as a title of its picture
 
 
 def thumbnail(example: Any) -> UInt8[Tensor, "side side 3"]:
@@ -51,6 +52,6 @@ def unmapped(rows: Rows, grid: str) -> dict[str, pd.DataFrame]:
 
 
 def picture_table(rows: Rows, chosen: np.ndarray) -> pd.DataFrame:
-    """example png, of the chosen rows, which have their `thumbnail` in "picture"."""
-    names = rows.examples["id"].to_numpy()[chosen]
-    return pd.DataFrame({"example": names, "png": [png(rows["picture"][i]) for i in chosen]})
+    """example question answer png, of the chosen rows, which have their `thumbnail` in "picture"."""
+    told = rows.examples.reindex(columns=["id", *ASKED], fill_value="").iloc[chosen].reset_index(drop=True)
+    return told.rename(columns={"id": "example"}).assign(png=[png(rows["picture"][i]) for i in chosen])

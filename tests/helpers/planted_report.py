@@ -24,7 +24,9 @@ def tables_of(analysis: str) -> dict[str, pd.DataFrame]:
     """The tables of the first planted case of an analysis, its claims and findings among them."""
     tables = dict(next(iter(CASES_OF[analysis].values()))()[0])
     if "pictures" in tables:
-        tables["pictures"] = tables["pictures"].assign(png=PICTURE)
+        tables["pictures"] = tables["pictures"].assign(
+            png=PICTURE, question="Which colour is the circle?", answer="red"
+        )
     if analysis == "image_lens":
         tables["grid"] = _words(tables["grid"])
     conditions = [c for table in tables.values() if "condition" in table for c in table["condition"].unique()]
