@@ -67,10 +67,11 @@ def word_pictures(frame: pd.DataFrame, pictures: pd.DataFrame) -> go.Figure:
         windows.append({"xaxis.range": [left, left + width], "yaxis.range": [height - 0.5, -0.5]})
     figure.update_xaxes(range=windows[0]["xaxis.range"], constrain="domain", **BARE)
     figure.update_yaxes(range=windows[0]["yaxis.range"], scaleanchor="x", constrain="domain", **BARE)
-    figure.update_layout(template=TEMPLATE, margin={"r": 90, "t": HEAD}, sliders=[_slider(states)])
+    head = HEAD if len(windows) > 1 else HEAD // 2
+    figure.update_layout(template=TEMPLATE, margin={"r": 90, "t": head}, sliders=[_slider(states)])
     if len(windows) > 1:
         figure.update_layout(updatemenus=[_picker(windows)])
-    return sized(figure, SIDE + 146 + HEAD - 66, 560)
+    return sized(figure, SIDE + 124 + head, 560)
 
 
 # A title over a picture, hidden with it where the window is elsewhere.

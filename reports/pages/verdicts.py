@@ -97,10 +97,12 @@ def axis(claim: Mapping[str, Any], ends: tuple[float, float] | None) -> Markup:
 
 
 def alone(claim: Mapping[str, Any]) -> str:
-    """ "no control of its own" of a claim that has an estimate and none: it is held against its threshold alone."""
+    """ "held against its threshold alone", of a claim that has an estimate and no control (or is about a difference to
+    one).
+    """
     found = numbers_of(claim)
     without = math.isnan(found["control"]) and not math.isnan(found["value"])
-    return "no control of its own" if without else ""
+    return "held against its threshold alone" if without else ""
 
 
 def drawn(claims: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -113,11 +113,11 @@ function faultsOfForm(tall, open, late) {
   return faults;
 }
 
-// A claim shows its control, or says that it has none but its threshold.
+// A claim shows its control, or says that it is held against its threshold alone.
 function faultsOfClaims() {
   return [...document.querySelectorAll("table.claims .entry, table.claims:not(.wide) td:has(> .numbers)")]
     .filter((one) => one.querySelector(".axis"))
-    .filter((one) => !one.querySelector(".axis .control") && !one.textContent.includes("no control"))
+    .filter((one) => !one.querySelector(".axis .control") && !one.textContent.includes("its threshold alone"))
     .map((one) => `the claim "${short((one.closest("tr").querySelector("th") ?? one.previousElementSibling).textContent)}" shows no control`);
 }
 

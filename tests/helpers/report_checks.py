@@ -21,17 +21,18 @@ SCRIPT = Path(__file__).with_suffix(".js").read_text("utf-8")
 OWN = ("file:", "data:", "blob:", "about:")
 
 
-def faults(browser: Browser, page: Path, *, accessibility: bool = True) -> list[str]:
-    """What is wrong with one page: nothing, or a line each. accessibility: ask axe as well, which takes longest."""
+def faults(browser: Browser, page: Path, *, whole: bool = True) -> list[str]:
+    """What is wrong with one page: nothing, or a line each. whole: look at it on a phone, on paper and with axe too."""
     browser.open(f"{page.as_uri()}?all", width=WIDE, height=TALL_SCREEN)
     ask = f"(() => {{ {SCRIPT} return [%s]; }})()"
     form = f"...faultsOfDrawing(), ...faultsOfForm({TALLEST}, {OPEN}, {LATEST})"
     seen = "...faultsOfPictures(), ...faultsOfText(), ...faultsOfCaptions(), ...faultsOfClaims()"
-    found = browser.evaluate(ask % f"{form}, {seen}")
-    heights = browser.evaluate(ask % "plotHeights()")[0]
-    found += _on_a_phone(browser, ask, heights) + _on_paper(browser, ask)
+    found: list[str] = browser.evaluate(ask % f"{form}, {seen}")
+    if whole:
+        heights = browser.evaluate(ask % "plotHeights()")[0]
+        found += _on_a_phone(browser, ask, heights) + _on_paper(browser, ask)
     found += [f"message: {error[:160]}" for error in browser.errors]
-    found += [f"accessibility: {fault}" for fault in (_of_accessibility(browser) if accessibility else [])]
+    found += [f"accessibility: {fault}" for fault in (_of_accessibility(browser) if whole else [])]
     return found + [f"asks for {url}" for url in browser.requests if not url.startswith(OWN)]
 
 

@@ -57,7 +57,7 @@ def test_the_browser_notices_errors_and_requests(browser, tmp_path):
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_without_figures_of_its_own_and_one_prompt_are_in_order(report, browser, name):
     """The pages of analyses are looked at in test_report_checks.py."""
-    assert report_checks.faults(browser, report / name, accessibility=False) == []
+    assert report_checks.faults(browser, report / name, whole=False) == []
     asked = [url.rpartition("/")[2] for url in browser.requests]
     assert ("plotly.min.js" in asked) == (name != "glossary.html")
 
