@@ -172,3 +172,11 @@ def test_heads_of_the_findings_are_labelled_in_their_figure():
     figures = drawer("logit_attribution")({**tables, "findings": pd.DataFrame(found)})
     assert [note.text for note in figures["heads-difference"].layout.annotations] == ["3.2", "1.0"]
     assert [note.text for note in figures["copying"].layout.annotations] == ["3.2", "1.0"]  # of the first finding
+
+
+def test_head_divergence_opens_on_the_control_that_its_finding_names():
+    tables = planted_report.tables_of("head_divergence")
+    turned_round = {**tables, "excess": tables["excess"].iloc[::-1]}
+    for given in (tables, turned_round):
+        first = next(trace for trace in drawer("head_divergence")(given)["excess"].data if trace.visible)
+        assert first.meta.endswith("another question")
