@@ -45,6 +45,6 @@ def write(out: Path, analyses: list[str] | None = None) -> Path:
     for analysis in CASES_OF if analyses is None else analyses:
         place = synthetic.write_run(out / "runs", analysis, "planted", tables_of(analysis))
         record = json.loads((place / "record.json").read_text("utf-8"))
-        record |= {"title": import_module(find_analyses()[analysis]).__doc__.splitlines()[0]}
+        record |= {"title": str(import_module(find_analyses()[analysis]).__doc__).splitlines()[0]}
         (place / "record.json").write_text(json.dumps(record), "utf-8")
     return synthetic.write_report(out)
