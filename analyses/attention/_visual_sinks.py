@@ -25,7 +25,7 @@ from ..common import stats
 from ..common.claims import one_row
 from ..common.controls import example_keys, random_positions
 from ..common.frames import head_axes, summarise
-from ..common.thumbnails import first_of_groups, picture_table, unmapped
+from ..common.thumbnails import ASKED, first_of_groups, picture_table, unmapped
 
 SHOWN = 4  # pictures on the page
 OBJECTS = ("asked_object", "other_objects")
@@ -268,7 +268,7 @@ TABLES = {
     "visual": (_visual, ("measure", "token")),
     "visual_heads": (_heads, ("measure",)),
     "patches": (_patches, ("row", "column")),
-    "pictures": (_pictures, ("example", "png")),
+    "pictures": (_pictures, ("example", *ASKED, "png")),
     "on_pictures": (_on_pictures, ("example", "row", "column", "sink")),
     "unmapped": (_unmapped, ("why",)),
     "masking": (_masking, ("tau", "measure", "p_value", "count", "learned")),

@@ -20,6 +20,7 @@ from ...probes.prompts.geometry.views import REASONS, Geometry
 from ...probes.runs.results import Rows
 
 SIDE = 84  # px
+ASKED = ("question", "answer")  # of an example, as a title of its picture
 
 
 def picture_rows(batch: Batch) -> dict[str, Tensor]:
@@ -65,6 +66,6 @@ def unmapped(rows: Rows) -> pd.DataFrame | None:
 
 
 def picture_table(rows: Rows, chosen: np.ndarray) -> pd.DataFrame:
-    """example png, of the chosen rows, which have their `thumbnail` in "picture"."""
-    names = rows.examples["id"].to_numpy()[chosen]
-    return pd.DataFrame({"example": names, "png": [png(rows["picture"][i]) for i in chosen]})
+    """example question answer png, of the chosen rows, which have their `thumbnail` in "picture"."""
+    told = rows.examples.reindex(columns=["id", *ASKED], fill_value="").iloc[chosen].reset_index(drop=True)
+    return told.rename(columns={"id": "example"}).assign(png=[png(rows["picture"][i]) for i in chosen])

@@ -29,7 +29,7 @@ from .. import metrics
 from ..common import stats
 from ..common.claims import Claim, Statement, judge, one_row
 from ..common.frames import summarise
-from ..common.thumbnails import SIDE, first_of_groups, picture_rows, picture_table, unmapped
+from ..common.thumbnails import ASKED, SIDE, first_of_groups, picture_rows, picture_table, unmapped
 from ._image_findings import OVER_CHANCE, OVER_OTHER, findings
 
 __all__ = ["findings"]
@@ -212,7 +212,7 @@ TABLES = {
 }
 RUN_TABLES = {
     "grid": (_grid, ("example", "state", "place", "row", "column", "rank", "value", "token", "unit")),
-    "pictures": (_pictures, ("example", "png")),
+    "pictures": (_pictures, ("example", *ASKED, "png")),
     "unmapped": (_unmapped, ("why",)),
 }
 

@@ -101,19 +101,21 @@ def chosen_heads(subject: Any, batch: Batch, made: Any) -> Tensor:
 
 
 def _answered(subject: Any, batch: Batch, options: Any) -> Tensor:
-    """[b, 2]: right, yes; by the logits of the two answers."""
+    """[b, 3]: right, yes, lead; by the logits of the two answers."""
     logits = subject.last_logits(batch).float().cpu()
     gap = logits.gather(1, batch.answers[:, None]) - logits.gather(1, batch.wrong[:, None])
     return _said(batch, gap)[:, 0]
 
 
 def _said(batch: Batch, gap: Tensor) -> Tensor:
-    """[b, draws, 2]: right, yes (NaN where it is neither yes nor no); gap: right logit − wrong logit, [b, draws]."""
+    """[b, draws, 3]: right, yes (NaN where it is neither yes nor no), and the lead itself; gap: right logit − wrong
+    logit, [b, draws].
+    """
     yes = {"yes": 1.0, "no": 0.0}
     right = gap > 0
     words = [[word.strip().lower() for word in (example.answer, example.wrong[0])] for example in batch.examples]
     told = torch.tensor([[yes.get(a, np.nan), yes.get(b, np.nan) if a in yes else np.nan] for a, b in words])
-    return torch.stack([right.float(), torch.where(right, told[:, :1], told[:, 1:])], 2)
+    return torch.stack([right.float(), torch.where(right, told[:, :1], told[:, 1:]), gap.float()], 2)
 
 
 def _read(subject: Any, batch: Batch, options: Any) -> Tensor:

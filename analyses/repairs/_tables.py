@@ -17,7 +17,9 @@ from ..common.frames import head_axes, summarise
 NONE = "none"
 COUNTS = ("named", "hallucinated", "found", "there", "length")
 ABOVE_CHANCE, WITH_SINK, CALIBRATED = "accuracy − guessing", "layers with a visual sink", "heads that ACT calibrates"
+LEAD = "lead of the right answer"  # moves where no answer does
 F1 = hallucination.POPE.index("F1")
+UNITS = hallucination.UNITS | {LEAD: "logits"}
 Ratios = dict[str, tuple[np.ndarray, np.ndarray]]  # variant -> numerators and denominators [n, draws]
 REPORTED = {"VHR lowers CHAIR_I": 0.0971 - 0.1432}  # LLaVA-1.5
 SOURCES = {"VHR": "arXiv 2412.13949", "VAR": "arXiv 2503.03321", "ACT": "arXiv 2406.15765"}
@@ -106,17 +108,17 @@ def _measures_of(values: np.ndarray, draws: int) -> Ratios:
     for draw in range(draws):
         if values.shape[2] == len(COUNTS):
             per_draw.append(hallucination.chair_ratios(*values[:, draw].T))
-        elif np.isnan(values[:, draw, 1]).any():
-            right = values[:, draw, 0]
-            per_draw.append({"accuracy": (right, np.ones(len(right)))})
-        else:
-            per_draw.append(hallucination.pope_ratios(*_said_and_true(values[:, draw])))
+            continue
+        right, ones = values[:, draw, 0], np.ones(len(values))
+        known = not np.isnan(values[:, draw, 1]).any()
+        made = hallucination.pope_ratios(*_said_and_true(values[:, draw])) if known else {"accuracy": (right, ones)}
+        per_draw.append(made | ({LEAD: (values[:, draw, 2], ones)} if values.shape[2] > 2 else {}))
     return {n: tuple(np.stack([d[n][i] for d in per_draw], 1) for i in (0, 1)) for n in per_draw[0]}  # type: ignore
 
 
 def _said_and_true(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of (right, yes) [n, 2]: whether the answer is a yes, and whether it ought to be."""
-    right, yes = values.T == 1
+    """Of (right, yes, …) [n, …]: whether the answer is a yes, and whether it ought to be."""
+    right, yes = values[:, :2].T == 1
     return yes, yes == right
 
 
@@ -135,7 +137,7 @@ def _row(part: Rows, variant: Variant, measure: str, found: tuple[Any, ...]) -> 
     names = {name: getattr(variant, name) for name in ("control", "repair", "setting")} | {"measure": measure}
     numbers = {name: float(x) for name, x in zip(("value", "lower", "upper", "p_value"), found, strict=False)}
     counts = {"n": len(part.examples), "n_groups": part.examples["group"].nunique()}
-    return names | numbers | counts | {"unit": hallucination.UNITS.get(measure, "share")}
+    return names | numbers | counts | {"unit": UNITS.get(measure, "share")}
 
 
 def _pairs(known: Known) -> Iterator[tuple[str, str, str]]:

@@ -169,8 +169,9 @@ def _act_effects(subject: Any, batch: Batch, options: Options) -> dict[tuple[int
 def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
     """Every variant on one batch: "<repair>|<setting>|<control>" [b, draws, m]; what a verdict needs [b]; "heads".
 
-    m: of a question, whether the answer is right and whether it is a yes (NaN where it is neither yes nor no); of a
-    caption, COUNTS. heads [b, layers, h]: those that VHR chose at its first strength, where there are images.
+    m: of a question, whether the answer is right, whether it is a yes (NaN where it is neither yes nor no) and, where
+    logits are read, by how much the right answer leads; of a caption, COUNTS. heads [b, layers, h]: those that VHR
+    chose at its first strength, where there are images.
     """
     if how.learned.pictures:
         image_columns(subject, batch.inputs, batch.example_ids)

@@ -31,14 +31,6 @@ def fixed(text: Any) -> str:
     return plain(text).replace("%{", "%\u200b{")
 
 
-def keyed(key: str, value: Any) -> str:
-    """ "layer 3", "position 16–31", but "no BOS" by itself: a word needs no name before it."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)  # a column of whole numbers, floats since other tables' rows have none there
-    word = isinstance(value, str) and any(c.isalpha() for c in value)
-    return fixed(value if word or value == "" else f"{key.removesuffix('_label').replace('_', ' ')} {value}")
-
-
 def _unit(rows: pd.DataFrame) -> str:
     units = rows["unit"].dropna().unique() if "unit" in rows else []
     return fixed(units[0]) if len(units) == 1 else ""

@@ -119,6 +119,11 @@ def _grey(part: pd.DataFrame, names: tuple[str, str], axes: tuple[list, list]) -
     return {"z": grey, **_place(axes), **look}
 
 
+def has_grey(figure: go.Figure) -> bool:
+    """Whether some cell of a map is grey."""
+    return any(trace.type == "heatmap" and trace.hoverinfo == "skip" for trace in traces_of(figure))
+
+
 def _laid(part: pd.DataFrame, names: tuple[str, str], axes: tuple[list, list], values: list) -> list[list]:
     """Values as they lie in the map, [rows, columns]; None in cells without a row."""
     columns, rows = ({name: i for i, name in enumerate(axis)} for axis in axes)

@@ -60,5 +60,9 @@ def _head(name: str) -> str:
 
 
 def _label_layer(figure: go.Figure, layer: int) -> None:
-    look = {"line_width": 1, "line_color": GREY, "annotation_text": f"layer {layer}", "annotation_position": "top"}
+    """A line at the layer, named inside of the plot: above it stand the titles of panels."""
+    known = [x for trace in traces_of(figure) if trace.x is not None for x in trace.x if isinstance(x, (int, float))]
+    side = "left" if known and layer > 0.75 * max(known) else "right"
+    look = {"line_width": 1, "line_color": GREY, "annotation_text": f"layer {layer}"}
+    look |= {"annotation_position": f"top {side}", "annotation_bgcolor": NAME["bgcolor"]}
     figure.add_vline(layer, **look, annotation_font_size=10.5)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -44,8 +45,9 @@ def picture_maps(frame: pd.DataFrame, pictures: pd.DataFrame, *, flag: str, unit
 def word_pictures(frame: pd.DataFrame, pictures: pd.DataFrame) -> go.Figure:
     """The likeliest word of every image token, over its picture; buttons choose the picture, a slider the state.
 
-    frame: example state row column rank token value (a probability). pictures: example png. One trace a state holds
-    all pictures side by side, and the buttons move the window over them. It begins with the last state.
+    frame: example state row column rank token value (a probability). pictures: example png, and question and answer
+    where they are known: a title over each. One trace a state holds all pictures side by side, and the buttons move the
+    window over them. It begins with the last state.
     """
     shapes = frame.groupby("example")[["row", "column"]].max() + 1
     starts = dict(zip(shapes.index, np.cumsum([0, *(shapes["column"] + 1)]).tolist(), strict=False))
@@ -56,18 +58,35 @@ def word_pictures(frame: pd.DataFrame, pictures: pd.DataFrame) -> go.Figure:
         for trace in _words(frame[frame["state"] == state], state == states[-1]):
             figure.add_trace(trace)
     windows = []
-    for example, png in zip(pictures["example"], pictures["png"], strict=True):
+    for example, png, title in zip(pictures["example"], pictures["png"], _titles(pictures), strict=True):
         height, width = (int(n) for n in shapes.loc[example])
         left = starts[example] - 0.5
         lies = {"x": left, "y": -0.5, "sizex": width, "sizey": height, "xref": "x", "yref": "y"}
         figure.add_layout_image(source=f"data:image/png;base64,{png}", sizing="stretch", layer="below", **lies)
+        figure.add_annotation(x=left, y=-0.5, text=title, **OVER)
         windows.append({"xaxis.range": [left, left + width], "yaxis.range": [height - 0.5, -0.5]})
     figure.update_xaxes(range=windows[0]["xaxis.range"], constrain="domain", **BARE)
     figure.update_yaxes(range=windows[0]["yaxis.range"], scaleanchor="x", constrain="domain", **BARE)
-    figure.update_layout(template=TEMPLATE, margin_r=90, sliders=[_slider(states)])
+    head = HEAD if len(windows) > 1 else HEAD // 2
+    figure.update_layout(template=TEMPLATE, margin={"r": 90, "t": head}, sliders=[_slider(states)])
     if len(windows) > 1:
         figure.update_layout(updatemenus=[_picker(windows)])
-    return sized(figure, SIDE + 190, 560)
+    return sized(figure, SIDE + 124 + head, 560)
+
+
+# A title over a picture, hidden with it where the window is elsewhere.
+OVER: dict[str, Any] = {"xanchor": "left", "yanchor": "bottom", "align": "left", "showarrow": False, "yshift": 2}
+HEAD, LETTERS = 112, 58  # px over a picture for buttons and a title of two lines; letters of a line
+
+
+def _titles(pictures: pd.DataFrame) -> list[str]:
+    """ "What colour is the circle? → red", in lines; the example's name where it is not known what was asked."""
+    told = pictures.reindex(columns=["question", "answer"]).fillna("").astype(str)
+    said = [
+        f"{q.strip()} → {a.strip()}" if q.strip() else "" for q, a in zip(told["question"], told["answer"], strict=True)
+    ]
+    names = [one or str(name) for one, name in zip(said, pictures["example"], strict=True)]
+    return ["<br>".join(plain(line) for line in wrap(name, LETTERS)[:2]) for name in names]
 
 
 BARE: dict[str, Any] = {"showticklabels": False, "ticks": "", "showgrid": False, "zeroline": False, "showline": False}
@@ -113,7 +132,7 @@ def _slider(states: list) -> dict[str, Any]:
 
 def _picker(windows: list[dict[str, Any]]) -> dict[str, Any]:
     buttons = [{"label": f"picture {i}", "method": "relayout", "args": [w]} for i, w in enumerate(windows, start=1)]
-    place = {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"b": 8}}
+    place = {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"b": 44}}
     return {"type": "buttons", "direction": "right", "buttons": buttons, "font": {"size": 11.5, "color": INK}, **place}
 
 

@@ -143,12 +143,13 @@ def captioned(
     caption: str,
     table: str,
     where: Mapping[str, Any] | None = None,
-    **more: str,
+    **more: Any,
 ) -> go.Figure:
     """The figure with its title, and in `layout.meta` what the page needs: caption, table, rows drawn.
 
     where: column -> value (or list of values) of the table's rows that the figure draws; None: all rows.
-    more: "theme" (the fold that it lies in; "main": open), and the caption in parts: "seen", "read", "sample".
+    more: "theme" (the fold that it lies in; "main": open), the caption in parts ("seen", "read", "sample"), and
+    "claims", the names of those that it shows the evidence for.
     """
     meta = {**meta_of(figure), "title": title, "caption": caption, "table": table}
     figure.update_layout(title_text=plain(title), meta={**meta, "where": dict(where or {}), **more})
@@ -223,6 +224,7 @@ def legend_once(figure: go.Figure, series: Sequence[Any]) -> None:
 
 
 ENTRY = 19  # px, a line of the legend on a phone, where each name has its own
+BARE = 320  # px of a figure without its legend: axis, margins and 200 px of plot
 
 
 def legend_below(figure: go.Figure) -> go.Figure:
@@ -232,4 +234,4 @@ def legend_below(figure: go.Figure) -> go.Figure:
     if len(names) < 2:
         figure.update_layout(showlegend=bool(names) and not str(names[0].legendgroup).startswith("series"))
     legend = {"yref": "container", "y": 0, "yanchor": "bottom", "traceorder": "normal"}
-    return figure.update_layout(legend=legend, height=max(layout_of(figure).height, 300 + ENTRY * len(names)))
+    return figure.update_layout(legend=legend, height=max(layout_of(figure).height, BARE + ENTRY * len(names)))

@@ -6,12 +6,12 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ..charts import dots, head_map, lines, scatter
-from .drawing import Drawing, Tables, draw_all, first_condition, turned
+from .drawing import Drawing, Tables, draw_all, first_condition
+from .signs import ATTENTION, helps, turned
+from .signs import WRITTEN as LOGITS
 from .views import unclear
 
 STAGES = ("patched at the last position", "path to the output", "path to the movers' queries")
-LOGITS = "direct logit attribution"
-ATTENTION = "attention on "
 ESTIMATES = ("1 step", "5 steps")
 CHECKS = "checks"
 
@@ -19,12 +19,6 @@ CHECKS = "checks"
 def figures(tables: Tables) -> dict[str, go.Figure]:
     """Effects, the circuit's heads one by one, MLPs, estimates and stability."""
     return draw_all(FIGURES, tables)
-
-
-def helps(rows: pd.DataFrame) -> pd.DataFrame:
-    """Effects as what the twin's output takes away, so that helps is above 0; what is written has that sign already."""
-    written = rows["measure"].eq(LOGITS) | rows["measure"].str.startswith(ATTENTION)
-    return turned(rows, ~written)
 
 
 def heads_of(part: str, *measures: str):
@@ -125,6 +119,7 @@ AGREEMENT = Drawing(
     CHECKS,
     "Whiskers",
     select=first_condition,
+    claims=("gradients",),
 )
 TASK = Drawing(
     "task",
@@ -140,6 +135,7 @@ TASK = Drawing(
     "Whiskers",
     "Grey ticks",
     select=first_condition,
+    claims=("solved", "twins differ"),
 )
 
 FIGURES = [
@@ -152,8 +148,10 @@ FIGURES = [
         "Fall of the answer's lead (logit of the answer − logit of the wrong one) when one head's output at the last "
         "position is that of the twin prompt; the buttons: its whole output, then only its path to the output, and to "
         "the queries of the movers (the heads with the strongest path to the output), all other heads held.",
-        f"{SIGN} Grey: chance alone shows as much among all heads of the map (p > 0.05).",
+        SIGN,
         select=heads_of("head", *STAGES),
+        grey="Grey: chance alone shows as much among all heads of the map (p > 0.05).",
+        claims=("sparse",),
     ),
     Drawing(
         "circuit",
@@ -168,6 +166,7 @@ FIGURES = [
         "wrong option; “not testable” attends to the answer, but what it writes is not known.",
         interval="Whiskers",
         select=first_condition,
+        claims=("movers",),
     ),
     Drawing(
         "attention",
@@ -189,8 +188,9 @@ FIGURES = [
         maps,
         "Direct logit attribution: what a head's output at the last position adds to the answer's lead through the "
         "final norm and the unembedding, the norm's scale held.",
-        f"{SIGN} Grey: the interval holds 0.",
+        SIGN,
         select=heads_of("head", LOGITS),
+        grey="Grey: the interval holds 0.",
     ),
     Drawing(
         "mlps",

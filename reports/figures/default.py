@@ -21,8 +21,11 @@ def figures(tables: dict[str, pd.DataFrame]) -> dict[str, go.Figure]:
         for measure, rows in _measures(table):
             figure = None if name == "claims" or rows.empty else _figure(rows)
             if figure is not None:
-                title = f"{name}: {measure}" if measure else name
-                told = {"seen": f"Column value of table {name}.", "sample": sample(rows, "Bands" if figure[1] else "")}
+                title = (f"{name}: {measure}" if measure else name).replace("_", " ")
+                told = {
+                    "seen": f"Column value of table {name.replace('_', ' ')}.",
+                    "sample": sample(rows, "Bands" if figure[1] else ""),
+                }
                 where = {"measure": measure} if measure else {}
                 key = f"{name}-{measure}" if measure else name
                 theme = MAIN if len(drawn) < OPEN else "more"

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import plotly.graph_objects as go
 
+from ..charts.maps import has_grey
 from ..charts.marks import mark
 from ..charts.style import captioned, sample
 
@@ -24,6 +25,8 @@ class Drawing(NamedTuple):
     interval: what shows the interval ("Bands", "Whiskers"), "" where the figure shows none.
     control: what shows the control ("Dotted"), "" where the figure shows none.
     select: the rows that are drawn, so that the caption's n is theirs; by default all that meet `where`.
+    grey: what grey cells mean, said where there are any.
+    claims: the names of those that this figure shows the evidence for.
     """
 
     name: str
@@ -37,6 +40,8 @@ class Drawing(NamedTuple):
     interval: str = ""
     control: str = ""
     select: Callable[[pd.DataFrame], pd.DataFrame] = pd.DataFrame.copy
+    grey: str = ""
+    claims: tuple[str, ...] = ()
 
 
 def draw_all(drawings: Iterable[Drawing], tables: Tables) -> dict[str, go.Figure]:
@@ -58,11 +63,11 @@ def draw_all(drawings: Iterable[Drawing], tables: Tables) -> dict[str, go.Figure
 def _told(figure: go.Figure, item: Drawing, rows: pd.DataFrame, theme: str) -> go.Figure:
     parts = {
         "seen": f"{item.seen}{_controls(rows, item.control)}",
-        "read": item.read,
+        "read": " ".join(text for text in (item.read, item.grey if has_grey(figure) else "") if text),
         "sample": sample(rows, item.interval),
     }
     said = " ".join(part for part in parts.values() if part)
-    return captioned(figure, item.title, said, item.table, item.where, theme=theme, **parts)
+    return captioned(figure, item.title, said, item.table, item.where, theme=theme, claims=item.claims, **parts)
 
 
 def named(tables: Tables, figure: str) -> list[str]:
@@ -86,15 +91,6 @@ def matching(table: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
 
 def first_condition(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["condition"] == rows["condition"].iloc[0]] if len(rows) else rows
-
-
-def turned(rows: pd.DataFrame, which: pd.Series | bool = True) -> pd.DataFrame:
-    """What an edit takes away, as a number above 0: these rows with the opposite sign. Helps is positive."""
-    sign = pd.Series(which, rows.index).map({True: -1.0, False: 1.0})
-    known = {"lower", "upper"} <= set(rows)
-    ends = [("lower", "upper"), ("upper", "lower")] if known else []
-    flipped = {a: rows[a].where(sign > 0, -rows[b]) for a, b in ends}
-    return rows.assign(value=rows["value"] * sign, **flipped)
 
 
 def _controls(rows: pd.DataFrame, shown: str) -> str:

@@ -7,7 +7,8 @@ import plotly.graph_objects as go
 
 from ..charts import dots, head_map, scatter
 from .circuits import CHECKS, ESTIMATES, SIGN, TASK, label
-from .drawing import Drawing, Tables, draw_all, first_condition, turned
+from .drawing import Drawing, Tables, draw_all, first_condition
+from .signs import turned
 from .views import unclear
 
 EXACT = "path patched"
@@ -52,8 +53,9 @@ FIGURES = [
         maps,
         "Fall of the answer's lead when the path from one head to the receiver alone carries the twin's output, at the "
         "last position; all other heads and all MLPs stay as they were. The buttons choose the receiver.",
-        f"{SIGN} Grey: not told from chance. Heads behind a receiver have no cell.",
+        f"{SIGN} Heads behind a receiver have no cell.",
         select=first_condition,
+        grey="Grey: not told from chance.",
     ),
     Drawing(
         "strongest",
@@ -66,6 +68,7 @@ FIGURES = [
         "Above 0 the edge helps the answer. q, k, v: what a head's queries, keys or values read.",
         interval="Whiskers",
         select=first_condition,
+        claims=("again",),
     ),
     Drawing(
         "estimates",
@@ -90,6 +93,7 @@ FIGURES = [
         CHECKS,
         "Whiskers",
         select=first_condition,
+        claims=("ranks", "gradients"),
     ),
     TASK,
 ]

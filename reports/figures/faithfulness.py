@@ -7,7 +7,8 @@ import plotly.graph_objects as go
 
 from ..charts import dots, head_map, lines
 from .circuits import AGREEMENT, CHECKS, ESTIMATES, SIGN, TASK, estimates, heads_of
-from .drawing import Drawing, Tables, draw_all, first_condition, turned
+from .drawing import Drawing, Tables, draw_all, first_condition
+from .signs import turned
 from .views import unclear
 
 EXACT = "patched at every position"
@@ -71,6 +72,7 @@ FIGURES = [
         interval="Bands",
         control="Dotted",
         select=first_condition,
+        claims=("faithful", "not depth"),
     ),
     Drawing(
         "area",
@@ -95,8 +97,9 @@ FIGURES = [
         maps,
         "Fall of the answer's lead when a head's output is the twin's at every position (exact); and what one gradient "
         "or five (integrated gradients) say of it, on the same scale.",
-        f"{SIGN} Grey: not told from chance.",
+        SIGN,
         select=heads_of("head", EXACT, *ESTIMATES),
+        grey="Grey: not told from chance.",
     ),
     Drawing(
         "places",

@@ -36,8 +36,13 @@ def _of_way(rows: pd.DataFrame, way: str) -> pd.DataFrame:
     return shown[shown["view"] != DIFFERENCE].assign(view=lambda r: r["view"].replace({MEASURED: f"image {way}"}))
 
 
-def excess(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    """Divergence minus its control's; heads that do not differ from it are grey."""
+def excess(rows: pd.DataFrame, tables: Tables) -> go.Figure:
+    """Divergence minus its control's; heads that do not differ from it are grey. It opens on the control that the
+    finding names which points here.
+    """
+    found = tables.get("findings", pd.DataFrame({"figure": [], "text": []}))
+    said = " ".join(found.loc[found["figure"] == "excess", "text"].astype(str))
+    rows = rows.sort_values("control", key=lambda c: c.map(lambda name: name not in said), kind="stable")
     shown = rows.assign(view="image " + rows["way"] + " − " + rows["control"], unclear=~(rows["p_family"] <= 0.05))
     return head_map(shown, panel="condition", view="view", signed=True)
 
@@ -95,7 +100,7 @@ GREY = "Grey: the interval touches that of one of the two controls, which is wha
 
 def _map(measure: str, title: str, seen: str, theme: str) -> Drawing:
     where = {"measure": measure}
-    return Drawing(f"heads-{measure}", "heads", where, title, heads, f"{seen}; {CONTROLS}.", GREY, theme)
+    return Drawing(f"heads-{measure}", "heads", where, title, heads, f"{seen}; {CONTROLS}.", "", theme, grey=GREY)
 
 
 def _words(name: str, level: str, of: str, what: str, theme: str) -> Drawing:
@@ -117,8 +122,8 @@ FIGURES = [
         excess,
         "Relative divergence (distance between a head's output with and without the image, over the mean of their "
         "norms) minus that under the control named on the button, paired by example.",
-        "Red: the image moves this head more. Grey: chance alone shows as much among all heads of the map (p > 0.05, "
-        "sign flips of whole groups).",
+        "Red: the image moves this head more.",
+        grey="Grey: chance alone shows as much among all heads of the map (p > 0.05, sign flips of whole groups).",
     ),
     _map(
         "relative",
@@ -139,6 +144,7 @@ FIGURES = [
         "Dashed: chance. Right of its grey ticks the image tells them apart better than another change of the prompt.",
         interval="Whiskers",
         control="Grey ticks",
+        claims=("hallucinated words",),
     ),
     Drawing(
         "captions",
@@ -179,6 +185,7 @@ FIGURES = [
         "checks",
         "Whiskers",
         "Grey ticks",
+        claims=("few heads", "one ranking", "the image, not the prompt"),
     ),
     Drawing(
         "margins",

@@ -77,6 +77,7 @@ FIGURES = [
         "what the projector puts in.",
         interval="Bands",
         control="Dotted",
+        claims=("patches name their object",),
     ),
     Drawing(
         "named",

@@ -8,7 +8,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ..charts import dots, heat_map, lines
-from .drawing import Drawing, Tables, draw_all, turned
+from .drawing import Drawing, Tables, draw_all
+from .signs import turned
 
 Draw = Callable[[pd.DataFrame, Tables], go.Figure | None]
 WINDOW = (
@@ -114,6 +115,7 @@ FLOWS = Drawing(
     "Above 0 the answer needs this flow at this depth; 100 % is all of it. An n in the legend: these flows "
     "were measured on different examples.",
     interval="Bands",
+    claims=("image to question early", "question to last in the middle", "question before image"),
 )
 KINDS = Drawing(
     "kinds",
@@ -138,6 +140,7 @@ REST = [
         "A cut above its dotted line takes more than any positions would. A panel without a dotted line has no such "
         "control: there are not as many other positions.",
         interval="Bands",
+        claims=("asked object is read", "subject is read"),
     ),
     Drawing(
         "tracing",
@@ -148,6 +151,7 @@ REST = [
         "One state of the clean run put at one place of the twin's run: the share of the lost probability that comes "
         "back.",
         "Red: this place holds what the answer needs at that depth.",
+        claims=("tracing, first half", "tracing, second half"),
     ),
     Drawing(
         "answer",

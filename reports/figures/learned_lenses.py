@@ -58,6 +58,7 @@ FIGURES = [
         "no distance.",
         interval="Bands",
         control="Dotted",
+        claims=("tuned lens is closer",),
     ),
     Drawing(
         "top1",
@@ -82,6 +83,7 @@ FIGURES = [
         "Further left is nearer to the output.",
         interval="Whiskers",
         control="Grey ticks",
+        claims=("learned heads are closer",),
     ),
     Drawing(
         "bias",
@@ -95,6 +97,7 @@ FIGURES = [
         "checks",
         "Bands",
         "Dotted",
+        claims=("tuned lens is hardly biased",),
     ),
     Drawing(
         "words",

@@ -117,11 +117,12 @@ PLACE = (
 )
 
 
-def _lens(measure: str, title: str, seen: str, read: str, draw: Draw, theme: str) -> Drawing:
+def _lens(measure: str, title: str, seen: str, read: str, draw: Draw, theme: str, *claims: str) -> Drawing:
     return Drawing(
         *(measure, "lens", {"measure": measure, "subset": "all"}, title, draw, f"{seen} {PLACE}", read, theme),
         interval="Bands",
         control="Dotted in the same colour",
+        claims=claims,
     )
 
 
@@ -167,6 +168,7 @@ FIGURES = [
         "Where a line leaves its dotted control (the wrong answer), the lens tells the two apart.",
         probability,
         "other measures",
+        "readable late",
     ),
     _lens(
         "kl",
@@ -175,6 +177,8 @@ FIGURES = [
         "Lower is nearer; the output itself has no place on this axis.",
         distance,
         "other measures",
+        "norm matters",
+        "refined step by step",
     ),
     _lens(
         "entropy",

@@ -87,7 +87,8 @@ FIGURES = [
         heads,
         "What each head adds by itself to logit[answer] − logit[wrong answer] at the last position, mean over prompts. "
         f"{HELD}",
-        f"{SIGN} Grey: the head's own interval holds 0 (of many heads, one in twenty clears it by chance).",
+        SIGN,
+        grey="Grey: the head's own interval holds 0 (of many heads, one in twenty clears it by chance).",
     ),
     Drawing(
         "top",
@@ -100,6 +101,7 @@ FIGURES = [
         "Right of 0 towards the answer. Named layer.head.",
         interval="Whiskers",
         control="Grey ticks",
+        claims=("late", "few"),
     ),
     Drawing(
         "words",
@@ -130,8 +132,9 @@ FIGURES = [
         "How much each head raises the answer's logit",
         heads,
         f"What each head adds to the answer's logit; the buttons: to the wrong answer's, and the difference. {HELD}",
-        "Red raises, blue lowers. Grey: the interval touches the wrong answer's, so the head does not tell them apart.",
+        "Red raises, blue lowers.",
         "answer alone",
+        grey="Grey: the interval touches the wrong answer's, so the head does not tell them apart.",
     ),
     Drawing(
         "parts-answer",
@@ -154,5 +157,6 @@ FIGURES = [
         "Copying score Σ Re λ / Σ |λ| over the eigenvalues of W_E · W_V · W_O · W_U, both norms' gains folded in.",
         "1: the head raises the tokens that it attends to; −1: it lowers them. Weights alone: no prompts, no interval.",
         "by weights",
+        claims=("copy",),
     ),
 ]

@@ -9,7 +9,8 @@ import plotly.graph_objects as go
 from ..charts import dots, head_map, lines, scatter
 from ..charts.style import MISSING, TEMPLATE, UNSIGNED, digits, plain, sized
 from .circuits import SIGN, STAGES, label
-from .drawing import Drawing, Tables, draw_all, first_condition, turned
+from .drawing import Drawing, Tables, draw_all, first_condition
+from .signs import turned
 
 MATRIX = 0.02  # the share of heads of the matrix
 
@@ -183,6 +184,7 @@ FIGURES = [
         *("overlap", "overlap", {}, "How many of the strongest heads two tasks share", overlap, *SHARED),
         interval="Bands",
         select=first_condition,
+        claims=("shared",),
     ),
     _scatter("scatter", STAGES[1], "main"),
     Drawing(

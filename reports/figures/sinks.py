@@ -144,7 +144,8 @@ FIGURES = [
         heads("attention on sinks"),
         "Mean attention that a head gives to the φ-sinks of a passage; the buttons show the control, the attention on "
         "as many random visible tokens that are no sinks, and the difference.",
-        "Bright: most of the head's attention lies on sinks. Grey: the interval does not clear the control's.",
+        "Bright: most of the head's attention lies on sinks.",
+        grey="Grey: the interval does not clear the control's.",
     ),
     Drawing(
         "counts",
@@ -163,6 +164,7 @@ FIGURES = [
         massive,
         "Largest magnitude of each massive dimension over all tokens, logarithmic.",
         "A dimension is massive when it passes an absolute bound and a multiple of the median magnitude of its state.",
+        claims=("massive dimensions",),
     ),
     Drawing(
         "only-first",
@@ -197,6 +199,7 @@ FIGURES = [
         "Bands",
         "Dotted in the same colour",
         select=partial(some_positions, first=2),
+        claims=("first token",),
     ),
     Drawing(
         "hidden-map",
@@ -208,6 +211,7 @@ FIGURES = [
         "that see it passes the threshold. Columns seen by fewer than 8 queries are left out.",
         "Bright: a sink of many heads.",
         "by position",
+        claims=("hidden sinks",),
     ),
     Drawing(
         "sink-spectrum",
@@ -254,6 +258,7 @@ FIGURES = [
         "checks",
         "Bands",
         "Dotted in the same colour",
+        claims=("criteria agree",),
     ),
     Drawing(
         "energy",

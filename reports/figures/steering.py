@@ -48,5 +48,6 @@ FIGURES = [
         "Above 0 the steered heads do more. The table's column beats is the share of draws below the steered value.",
         interval="Whiskers",
         select=first_condition,
+        claims=("both", "found on this task"),
     ),
 ]

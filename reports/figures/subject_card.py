@@ -105,6 +105,7 @@ FIGURES = [
         "Share of answers that are the true one and nothing else.",
         "1: every answer.",
         interval="Whiskers",
+        claims=("basic 90", "basic 95", "relations"),
     ),
     Drawing(
         "pictures",
@@ -127,6 +128,7 @@ FIGURES = [
         interval="Whiskers",
         control="Grey ticks",
         select=with_controls,
+        claims=("swapped",),
     ),
     Drawing(
         "pope",
@@ -137,6 +139,7 @@ FIGURES = [
         "F1 of yes, for three sets that differ in the absent shapes that they ask for.",
         "1: every yes is right and none is missing.",
         interval="Whiskers",
+        claims=("pope",),
     ),
     Drawing(
         "false-alarms",
@@ -160,6 +163,7 @@ FIGURES = [
         "CHAIR: less is better; the others: more.",
         "hallucination",
         "Whiskers",
+        claims=("object set", "CHAIR clear", "CHAIR hard", "CHAIR bound"),
     ),
     Drawing(
         "text",
@@ -172,6 +176,7 @@ FIGURES = [
         "text",
         "Whiskers",
         select=lambda rows: rows[rows["norms"] != "change"],
+        claims=("IOI", "NLL"),
     ),
     Drawing(
         "learning",

@@ -92,6 +92,7 @@ VISUAL = [
         "A line above the dotted one: these tokens are needed less than others. τ to the left masks more tokens.",
         interval="Bands",
         control="Dotted",
+        claims=("masking visual sinks",),
     ),
     Drawing(
         "on-pictures",
@@ -113,6 +114,7 @@ VISUAL = [
         "Where it is 0, this model has no visual sinks by this criterion.",
         "image tokens",
         "Bands",
+        claims=("visual sinks",),
     ),
     Drawing(
         "visual-place",

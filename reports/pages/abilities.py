@@ -64,5 +64,8 @@ def _guessing(table: pd.DataFrame, measure: str) -> str:
 
 
 def _value(row: pd.Series) -> str:
-    low, high = row.get("lower"), row.get("upper")
+    """The share and its interval. Student's interval of a few groups may reach beyond 1 or below 0, where no share can
+    be: what lies there is left out, and the interval still holds the true share as often.
+    """
+    low, high = (min(max(end, 0.0), 1.0) if pd.notna(end) else end for end in (row.get("lower"), row.get("upper")))
     return short(row["value"]) + ("" if pd.isna(low) or pd.isna(high) else f" [{short(low)}, {short(high)}]")

@@ -17,6 +17,7 @@ from plotly.io import json as plotly_json
 from ..charts.style import layout_of, meta_of
 from .runs import Run
 from .tables import table_block
+from .verdicts import drawn
 
 MODE_BAR, SWITCH = 44, 66  # px above the panels' titles
 DIGITS = 5  # of a plotted value: less than a pixel, and half the weight
@@ -42,7 +43,17 @@ def figure_block(name: str, figure: go.Figure, run: Run | None, images: Mapping[
         "table": table,
         "table_key": (meta.get("table"), str(meta.get("where"))),
         "images": images or {},
+        "claims": drawn([c for c in run.claims if c.get("name") in meta.get("claims", ())] if run else []),
     }
+
+
+def places_of_claims(figures: Mapping[str, go.Figure]) -> dict[str, str]:
+    """Name of a claim -> where on the page of its run the first figure is that shows the evidence for it."""
+    slugs, found = unique_slugs(figures), {}
+    for name, figure in figures.items():
+        for claim in meta_of(figure).get("claims", ()):
+            found.setdefault(claim, f"fig-{slugs[name]}-box")
+    return found
 
 
 def said(meta: Mapping[str, Any]) -> list[tuple[str, str]]:

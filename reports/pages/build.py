@@ -42,9 +42,9 @@ def build(out: Path, *, static: bool = False) -> list[Path]:
     links = [(recipe.address, recipe.texts["title"]) for recipe in asked]
     links += [(heads.PAGE, "Heads and MLPs")] if subjects else []
     links += [(address, title) for address, (title, _) in compared.items()]
-    written = {"index.html": gallery.index(runs, drawn, notes, links), "claims.html": claims.claims(runs)}
+    written = {"index.html": gallery.index(runs, drawn, notes, links), "claims.html": claims.claims(runs, drawn)}
     written |= {glossary.PAGE: environment().get_template("glossary.html").render(terms=glossary.listed())}
-    written |= {heads.PAGE: heads.render(subjects)} if subjects else {}
+    written |= {heads.PAGE: heads.render(subjects)}
     written |= {address: text for address, (_, text) in compared.items()}
     written |= {recipe.address: recipes.render_recipe(recipe, runs, drawn) for recipe in asked}
     written |= {f"{run.name}.html": page.render(run, drawn[run.name], images.get(run.name)) for run in runs}

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .blocks import places_of_claims
+from .ledger import since
+from .page import Drawn
 from .runs import Run
-from .verdicts import axis, counts, domain, statement
+from .verdicts import alone, axis, counts, domain, statement
 from .words import environment
 
 FEW = 8  # claims up to which all stand open
 
 
-def claims(runs: Sequence[Run]) -> str:
-    """The HTML of all claims by analysis."""
+def claims(runs: Sequence[Run], drawn: Mapping[str, Drawn]) -> str:
+    """The HTML of all claims by analysis. drawn: run name -> figures, to which claims link."""
     models = sorted({run.model for run in runs if run.claims})
     rows: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for run in runs:
+        places = places_of_claims(drawn[run.name][0])
         for claim in run.claims:
             of_analysis = rows.setdefault(str(run.record["analysis"]), {})
-            of_analysis.setdefault(_identity(claim), []).append({**claim, "run": run})
+            at = places.get(str(claim.get("name")), "claims")
+            of_analysis.setdefault(_identity(claim), []).append({**claim, "run": run, "at": at, "alone": alone(claim)})
     groups = [_group(name, list(found.values()), models) for name, found in sorted(rows.items())]
     every = [claim for found in rows.values() for entries in found.values() for claim in entries]
     return (
@@ -45,5 +50,5 @@ def _row(entries: list[dict[str, Any]], models: list[str]) -> dict[str, Any]:
     drawn = [{**entry, "axis": axis(entry, ends)} for entry in entries]
     cells = [[entry for entry in drawn if entry["run"].model == model] for model in models]
     first = entries[0]
-    since = [str(first[key]) for key in ("version", "date") if first.get(key)]
-    return {"claim": first, "short": statement(str(first.get("text"))), "since": since, "cells": cells}
+    told = since(str(first["run"].record["analysis"]), first)
+    return {"claim": first, "short": statement(str(first.get("text"))), "since": told, "cells": cells}

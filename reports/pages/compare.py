@@ -12,9 +12,9 @@ from ..charts.style import meta_of, number
 from .compare_claims import WIDTH, forest, said
 from .compare_figures import figures
 from .compare_rows import aligned
-from .head_values import task_words
 from .page import environment, figure_block, sample_size
 from .runs import Run, read_run
+from .words import task_words
 
 MOST = 12  # pairs that a report builds by itself
 OPEN = 4  # figures; the others are folded by theme
@@ -32,7 +32,7 @@ def _reasons(a: Run, b: Run) -> Iterator[str]:
     if not _conditions(a, b):
         mine, theirs = (" and ".join(run.record.get("conditions") or ["none"]) for run in (a, b))
         yield f"other conditions: {mine} against {theirs}"
-    if _model(a) != _model(b) and task_words(a) != task_words(b):
+    if _model(a) != _model(b) and _asked(a) != _asked(b):
         yield "two models on two tasks: change one of them at a time"
     if _task(a)["name"] == _task(b)["name"] and _task(a)["version"] != _task(b)["version"]:
         yield f"other prompts: version {_task(a)['version']} of the task against {_task(b)['version']}"
@@ -80,7 +80,7 @@ def pairs(runs: Sequence[Run], most: int = MOST) -> list[tuple[Run, Run]]:
 
 
 def _says_something(a: Run, b: Run) -> bool:
-    return _model(a) != _model(b) or task_words(a) != task_words(b)
+    return _model(a) != _model(b) or _asked(a) != _asked(b)
 
 
 def _finished(run: Run) -> str:
@@ -96,17 +96,21 @@ def title(a: Run, b: Run) -> str:
     """ "circuits of smollm2: Indirect objects against Colored objects": what is compared, in a line."""
     first, second = names(a, b)
     analysis = str(a.record["analysis"]).replace("_", " ")
-    shared = task_words(a) if _model(a) != _model(b) else a.model
+    shared = _asked(a) if _model(a) != _model(b) else a.model
     return f"{analysis.capitalize()}, {shared}: {first} against {second}"
 
 
 def names(a: Run, b: Run) -> tuple[str, str]:
     """What the two runs are called on the page: by model, task or revision, whichever tells them apart."""
-    for of in (lambda run: run.model, task_words, _revision, _weights):
+    for of in (lambda run: run.model, _asked, _revision, _weights):
         if of(a) != of(b):
             return of(a), of(b)
     told = [f"{sample_size(run.record['task'])}, seed {_task(run)['seed']}" for run in (a, b)]
     return (told[0], told[1]) if told[0] != told[1] else (f"{a.name[-8:]} (1)", f"{b.name[-8:]} (2)")
+
+
+def _asked(run: Run) -> str:
+    return task_words(run.record["task"])
 
 
 def _weights(run: Run) -> str:

@@ -15,6 +15,7 @@ from .compare_rows import OUTLIERS, Pair, by_unlikeness, difference
 PANELS = 3  # of a figure: the measures that differ most
 MAPS = 2  # measures whose maps are drawn
 DEPTH = "relative depth"
+HELPS = "Above 0: what is taken away helps the answer."
 
 
 def figures(names: tuple[str, str], depths: tuple[int, int], pairs: Sequence[Pair]) -> dict[str, go.Figure]:
@@ -62,6 +63,7 @@ def _scatter(names: tuple[str, str], pairs: Sequence[Pair], what: str, theme: st
     units = ", ".join(dict.fromkeys(pair.unit for pair in pairs if pair.unit))
     seen = f"One point for each of the {what}, {names[0]} across, {names[1]} up ({units})."
     read = f"On the dashed line both are equal; named are the {OUTLIERS} that differ most. {_apart(parts[0], what)}"
+    read += _sign(pairs)
     title = f"{what.capitalize()} against each other"
     return _finished(figure, title, (seen, read, sample(_joined(pairs))), pairs[0].table, theme)
 
@@ -80,7 +82,11 @@ def _maps(names: tuple[str, str], pair: Pair, theme: str) -> go.Figure:
     figure = head_map(rows[rows["control"] == ""], signed=pair.signed, panel="run", unit=pair.unit)
     seen = f"{pair.title}: {names[0]} above, {names[1]} below, one cell a head."
     return _finished(
-        figure, f"Heads: {pair.title}", (seen, "Both have one colour scale.", sample(rows)), pair.table, theme
+        figure,
+        f"Heads: {pair.title}",
+        (seen, f"Both have one colour scale.{_sign([pair])}", sample(rows)),
+        pair.table,
+        theme,
     )
 
 
@@ -127,10 +133,16 @@ def _over_depth(
     x = DEPTH if DEPTH in rows else place
     figure = lines(rows, x, by="run", panel="panel", y_title=", ".join(dict.fromkeys(p.unit for p in pairs if p.unit)))
     over = f"{DEPTH}, {place} / layers" if x == DEPTH else place
-    read = "Bands: 95 % interval. " if "lower" in rows else ""
-    read += "Dotted: the control." if (rows["control"] != "").any() else ""
+    read = "Bands: 95 % interval." if "lower" in rows else ""
+    read += " Dotted: the control." if (rows["control"] != "").any() else ""
+    read += "" if said[1] else _sign(pairs)
     parts = (f"{said[1]}{names[0]} and {names[1]} over {over}.", read.strip(), sample(_joined(pairs)))
     return _finished(figure, said[0], parts, pairs[0].table, theme)
+
+
+def _sign(pairs: Sequence[Pair]) -> str:
+    """What the sign means, where an edit took something away."""
+    return f" {HELPS}" if any(pair.edited for pair in pairs) else ""
 
 
 def _joined(pairs: Sequence[Pair], names: tuple[str, str] = ("", "")) -> pd.DataFrame:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from ..figures.signs import ATTENTION, as_help, edited
 from .head_values import KNOWN, readable
 from .runs import Run
 
@@ -20,7 +21,7 @@ OUTLIERS = 5
 
 class Pair(NamedTuple):
     """One measure in both runs. place: ["layer", "head"], ["layer"] or ["state"]; sides: the rows of each run, with
-    place, value, lower, upper, n, n_groups, unit and control ("" where measured).
+    place, value, lower, upper, n, n_groups, unit and control ("" where measured). edited: values say what an edit took.
     """
 
     table: str
@@ -28,6 +29,7 @@ class Pair(NamedTuple):
     place: list[str]
     unit: str
     sides: tuple[pd.DataFrame, pd.DataFrame]
+    edited: bool = False
 
     @property
     def measured(self) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -48,8 +50,12 @@ class Pair(NamedTuple):
 
 def aligned(a: Run, b: Run) -> list[Pair]:
     """Every measure by head, layer or state that both runs have in one unit, in the order of the first run's tables."""
+    analysis = str(a.record["analysis"])
     shared = [name for name in a.tables if name in b.tables and name not in LEFT_OUT]
-    return [pair for name in shared for pair in _of_table(name, a.tables[name], b.tables[name])]
+    sides = {name: [as_help(analysis, name, run.tables[name]) for run in (a, b)] for name in shared}
+    pairs = [pair for name, (first, second) in sides.items() for pair in _of_table(name, first, second)]
+    of = {name: edited(analysis, name) for name in shared}
+    return [pair._replace(edited=of[pair.table] and not pair.title.startswith(ATTENTION)) for pair in pairs]
 
 
 def _of_table(name: str, first: pd.DataFrame, second: pd.DataFrame) -> Iterator[Pair]:

@@ -9,7 +9,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ..charts.style import meta_of
+from ..figures.signs import as_help
 from .runs import Run
+from .words import task_words
 
 PLACE = ["layer", "head"]
 WEIGHTS = "from the weights"
@@ -74,6 +76,7 @@ def measures(run: Run, addresses: Mapping[str, list[tuple[str, go.Figure]]]) -> 
     if "joined" in run.record:
         return
     for name, table in run.tables.items():
+        table = as_help(str(run.record["analysis"]), name, table)
         if SELECTED & set(table) or not {"layer", "value"} <= set(table):
             continue
         if not pd.api.types.is_numeric_dtype(table["value"]):
@@ -160,14 +163,7 @@ def _where(run: Run, condition: str) -> str:
     template = "chat template" if run.record["task"].get("template") == "chat" else ""
     claims = [c for c in run.claims if c.get("name") == "solved" and c.get("condition", condition) == condition]
     solved = "" if all(claim.get("verdict") == "holds" for claim in claims) else "task not shown to be solved"
-    return ", ".join(part for part in (task_words(run), condition, template, solved) if part)
-
-
-def task_words(run: Run) -> str:
-    """The title of a run's task, with the options that it was asked for."""
-    task = run.record["task"]
-    options = [f"{k}={v}" for k, v in (task.get("options") or {}).items()]
-    return " ".join([str(task.get("title") or task.get("name", "?")), *options])
+    return ", ".join(part for part in (task_words(run.record["task"]), condition, template, solved) if part)
 
 
 def _sample(part: pd.DataFrame) -> str:

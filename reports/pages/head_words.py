@@ -11,8 +11,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ..charts.style import token_label
-from .head_values import MLP, PLACE, task_words
+from .head_values import MLP, PLACE
 from .runs import Run
+from .words import task_words
 
 Place = tuple[int, int]
 NAMED = re.compile(r"(\d+)\.(0|[1-9]\d*)(?!\.?\d)")  # "23.3", "23.3 mover"; neither "0.05" nor "1.2.3"
@@ -45,7 +46,7 @@ def words(run: Run) -> Iterator[Words]:
         rows = table.assign(head=head, condition=table.get("condition", ""))[table["layer"].notna()]
         told = [c for c in ("condition", "lens") if c in rows]
         for (condition, *_), part in rows.groupby(told, sort=False, dropna=False):
-            where = ", ".join(text for text in (task_words(run), str(condition)) if text)
+            where = ", ".join(text for text in (task_words(run.record["task"]), str(condition)) if text)
             yield Words(_told(name, part, where), run, _by_place(part))
 
 
@@ -90,7 +91,7 @@ def roles(run: Run) -> Iterator[Roles]:
         places = part.groupby(PLACE, sort=True)
         stages = {_place(key): list(rows["stage"].unique()) for key, rows in places}
         names = {_place(key): next((n for n in rows["name"] if n), "") for key, rows in places}
-        where = ", ".join(text for text in (task_words(run), str(condition)) if text)
+        where = ", ".join(text for text in (task_words(run.record["task"]), str(condition)) if text)
         yield Roles(where, _rule(run.record["options"]), run, stages, names)
 
 

@@ -12,11 +12,12 @@ import plotly.graph_objects as go
 
 from .. import figures
 from ..figures import default
-from .blocks import KEY_HEIGHT, figure_block, figure_json, unique_slugs, without_words
+from .blocks import KEY_HEIGHT, figure_block, figure_json, places_of_claims, unique_slugs, without_words
 from .example import example_of
 from .runs import Run
 from .tables import table_block
-from .verdicts import axis, domain, in_words, untestable
+from .verdicts import drawn as drawn_claims
+from .verdicts import in_words, untestable
 from .words import environment, portable, prompt_form, sample_size
 
 __all__ = ["drawer", "environment", "figure_block", "figure_json", "in_words", "portable", "prompt_form", "render"]
@@ -33,6 +34,7 @@ def render(run: Run, drawn: Drawn, images: Mapping[str, Mapping[str, str]] | Non
     """The HTML of one run with its figures. images: figure name -> kind -> address of its static image."""
     figures, trouble = drawn
     slugs, images = unique_slugs(figures), images or {}
+    places = places_of_claims(figures)
     blocks = {n: figure_block(slugs[n], figure, run, images.get(n)) for n, figure in figures.items()}
     ordered = _key_first(blocks, run)
     _tables_once(ordered)
@@ -54,7 +56,7 @@ def render(run: Run, drawn: Drawn, images: Mapping[str, Mapping[str, str]] | Non
             key=key,
             opened=opened[1:],
             folds=folds,
-            claims=_drawn_claims(run.claims),
+            claims=[{**claim, "at": places.get(str(claim.get("name")), "")} for claim in drawn_claims(run.claims)],
             spoken=_spoken(run),
             others=[table for table in others if table["columns"]],
             notes=_notes(run.record),
@@ -94,10 +96,6 @@ def _place(found: Mapping[str, Any], blocks: Mapping[str, dict[str, Any]]) -> st
     """Where on the page the figure of a finding is; "" where it was not drawn."""
     block = blocks.get(str(found.get("figure")))
     return f"{block['id']}-box" if block else ""
-
-
-def _drawn_claims(claims: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    return [{**claim, "axis": axis(claim, domain([claim]))} for claim in claims]
 
 
 def _spoken(run: Run) -> list[tuple[str, str]]:

@@ -11,7 +11,8 @@ from typing import Any
 from .blocks import figure_block, unique_slugs
 from .page import OPEN, Drawn
 from .runs import NAME, Run
-from .verdicts import axis, counts, domain
+from .verdicts import counts
+from .verdicts import drawn as drawn_claims
 from .words import ARXIV, environment
 
 TEXTS = ("title", "paper", "states", "differs", "command")
@@ -66,7 +67,7 @@ def render_recipe(recipe: RecipePage, runs: list[Run], drawn: Mapping[str, Drawn
 
 def _claims(recipe: RecipePage, runs: list[Run]) -> list[dict[str, Any]]:
     """The claims of these runs that the recipe's own papers make; all of them where none names such a paper."""
-    every = [{**claim, "run": run, "axis": axis(claim, domain([claim]))} for run in runs for claim in run.claims]
+    every = [{**claim, "run": run} for run in runs for claim in drawn_claims(run.claims)]
     papers = set(ARXIV.findall(recipe.texts["paper"]))
     own = [claim for claim in every if papers & set(ARXIV.findall(str(claim.get("source", ""))))]
     return own or every

@@ -10,6 +10,8 @@ from typing import Any
 
 import plotly
 
+from .ledger import LEDGER
+
 NOTE = "report.json"  # beside the pages: what they were made of
 PACKAGE = Path(__file__).parents[1]
 
@@ -33,7 +35,7 @@ def remember(out: Path, static: bool, pages: Iterable[str]) -> bytes:
 
 def _made_of(out: Path, static: bool) -> dict[str, Any]:
     """The files of runs and recipe pages, and the code that draws them."""
-    code = b"".join(
+    code = (LEDGER.read_bytes() if LEDGER.is_file() else b"") + b"".join(
         path.read_bytes()
         for path in sorted(PACKAGE.rglob("*"))
         if path.suffix in (".py", ".html", ".css", ".js", ".toml")

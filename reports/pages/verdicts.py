@@ -96,6 +96,21 @@ def axis(claim: Mapping[str, Any], ends: tuple[float, float] | None) -> Markup:
     return Markup(f'{opened} aria-label="{said}">{"".join(marks)}</svg>')
 
 
+def alone(claim: Mapping[str, Any]) -> str:
+    """ "held against its threshold alone", of a claim that has an estimate and no control (or is about a difference to
+    one).
+    """
+    found = numbers_of(claim)
+    without = math.isnan(found["control"]) and not math.isnan(found["value"])
+    return "held against its threshold alone" if without else ""
+
+
+def drawn(claims: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Claims as a page shows them: each on an axis of its own, in short, with what it lacks said."""
+    short = [{"short": statement(str(claim.get("text"))), "alone": alone(claim)} for claim in claims]
+    return [{**c, **words, "axis": axis(c, domain([c]))} for c, words in zip(claims, short, strict=True)]
+
+
 def in_numbers(claim: Mapping[str, Any]) -> str:
     """ "0.37 [0.361, 0.378] share; threshold above 0.3; control 0.02; paper 0.5; p 0.004 among all claims" """
     found, unit = numbers_of(claim), str(claim.get("unit") or "")
@@ -106,6 +121,7 @@ def in_numbers(claim: Mapping[str, Any]) -> str:
     side = str(claim.get("side") or "")
     for name, title in (("threshold", f"threshold {side}".rstrip()), ("control", "control"), ("paper", "paper")):
         parts += [] if math.isnan(found[name]) else [f"{title} {short(found[name])}"]
+    parts += [alone(claim)] if alone(claim) else []
     p = _number(claim.get("p_page"))
     return "; ".join([*parts, *([] if math.isnan(p) else [f"p {_p(p)}, corrected for all claims of the page"])])
 

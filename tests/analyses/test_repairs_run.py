@@ -14,6 +14,7 @@ from crosslens import Subject
 from crosslens.analyses import metrics
 from crosslens.analyses.common import hallucination
 from crosslens.analyses.repairs import _answers, repairs
+from crosslens.analyses.repairs._tables import LEAD
 from crosslens.data.errors import UserError
 from crosslens.data.example import Example, Objects, Segment
 from crosslens.data.tasks import Task
@@ -64,12 +65,14 @@ def answered(tmp_path_factory):
 
 def test_tables_of_answers(answered, tmp_path):
     assert set(answered) == {"measures", "differences", "preconditions", "cost", "heads", "claims", "findings"}
-    measures = answered["measures"].query("subset == 'all'").set_index(["repair", "setting", "control"])["value"]
+    whole = answered["measures"].query("subset == 'all'").set_index(["repair", "setting", "control"])
+    measures, leads = (whole.loc[whole["measure"] == name, "value"] for name in ("accuracy", LEAD))
     subject = seeing()
     batch = subject.batch(questions(8, tokenizer=None))
     logits = subject.last_logits(batch)
-    right = logits.gather(1, batch.answers[:, None]) > logits.gather(1, batch.wrong[:, None])
-    assert measures["none", 0.0, ""] == pytest.approx(float(right.float().mean()))
+    lead = logits.gather(1, batch.answers[:, None]) - logits.gather(1, batch.wrong[:, None])
+    assert measures["none", 0.0, ""] == pytest.approx(float((lead > 0).float().mean()))
+    assert leads["none", 0.0, ""] == pytest.approx(float(lead.mean()), abs=1e-5)
     with repairs.vhr(subject, alpha=3.0):
         moved = subject.last_logits(batch)
     right = moved.gather(1, batch.answers[:, None]) > moved.gather(1, batch.wrong[:, None])
@@ -81,7 +84,7 @@ def test_tables_of_answers(answered, tmp_path):
     assert len(answered["claims"]) == 3
     again = analyse(questions, tmp_path, size=3, padding="left")
     for name in ("measures", "heads"):
-        np.testing.assert_allclose(again[name]["value"], answered[name]["value"], atol=1e-6)
+        np.testing.assert_allclose(again[name]["value"], answered[name]["value"], atol=1e-5)
 
 
 def test_every_figure_is_drawn(answered):
@@ -94,11 +97,11 @@ def test_every_figure_is_drawn(answered):
 
 def test_differences_are_paired(answered):
     found, measures = answered["differences"], answered["measures"]
-    values = measures.set_index(["subset", "repair", "setting", "control"])["value"]
+    values = measures.set_index(["measure", "subset", "repair", "setting", "control"])["value"]
     for row in found.to_dict("records"):
-        mine = values[row["subset"], row["repair"], row["setting"], row["control"]]
+        mine = values[row["measure"], row["subset"], row["repair"], row["setting"], row["control"]]
         other = ("none", 0.0, "") if row["against"] == "plain" else (row["repair"], row["setting"], row["against"])
-        assert row["value"] == pytest.approx(mine - values[(row["subset"], *other)], abs=1e-9)
+        assert row["value"] == pytest.approx(mine - values[(row["measure"], row["subset"], *other)], abs=1e-9)
         assert np.isnan(row["lower"]) == (row["n_groups"] < 5)
 
 
@@ -241,7 +244,7 @@ def test_prompts_without_images_are_answered_under_act_alone(tmp_path, choose):
     (directory,) = run(tiny.subject(), tiny.task(), {"repairs": (repairs, options)}, Settings(limit=10, out=tmp_path))
     tables = {p.stem: pd.read_parquet(p) for p in (directory / "tables").glob("*.parquet")}
     assert set(tables["measures"]["repair"]) == {"none", "ACT"}
-    assert set(tables["measures"]["measure"]) == {"accuracy"}
+    assert set(tables["measures"]["measure"]) == {"accuracy", LEAD}
     assert "heads" not in tables
     told = tables["claims"].set_index("text")["numbers"]
     assert {str(text).split()[0] for text, why in told.items() if why == "not run here"} == {"VHR", "VAR"}
@@ -254,3 +257,18 @@ def test_the_page_says_what_was_run():
     assert "0.6 is the share kept" in said
     assert "all positions" in said
     assert 0.4 in repairs.Options().ps
+
+
+def test_where_no_answer_changes_the_lead_of_the_right_one_shows_what_a_repair_does():
+    rows = planted_repairs.rows({})
+    for key, values in rows.values.items():
+        if key.count("|") == 2:
+            more = 0.25 if key.startswith("VHR") and key.endswith("|") else 0.0
+            rows.values[key] = np.concatenate([values, 0 * values[..., :1] + more], 2)
+    told = tables_from(repairs, rows, planted_repairs.OPTIONS, **planted_repairs.LEARNED)
+    asked = "repair == 'VHR' and control == '' and against == 'plain' and subset == 'all'"
+    of = told["differences"].query(asked).set_index("measure")
+    assert of.loc[LEAD, "value"] == pytest.approx(0.25)
+    assert of.loc[LEAD, "unit"] == "logits"
+    known = told["differences"].query("measure != @LEAD").reset_index(drop=True)
+    pd.testing.assert_frame_equal(known, planted_repairs.made({})["differences"])  # nothing else has changed

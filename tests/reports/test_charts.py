@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from crosslens.reports import charts
-from crosslens.reports.charts.hovers import keyed
 from crosslens.reports.charts.marks import mark
 from crosslens.reports.charts.style import number
 from crosslens.reports.figures import default, lenses, sinks
@@ -97,11 +96,6 @@ def test_hover_says_layer_head_value_unit_interval_and_n():
 def test_n_is_said_by_every_point_where_it_differs():
     (trace,) = maps(charts.head_map(heads([[1.0, 2.0]]).assign(n=[5, 6])))
     assert sorted(trace.text[row][0] for row in range(2)) == ["n = 5", "n = 6"]
-
-
-def test_a_word_needs_no_name_before_it_and_nothing_is_filled_in():
-    assert [keyed("head", 3.0), keyed("alpha", 0.5), keyed("c", "no BOS")] == ["head 3", "alpha 0.5", "no BOS"]
-    assert "%{" not in keyed("token", "%{x}")
 
 
 def test_cells_that_are_not_told_from_the_control_are_grey_and_keep_their_value():

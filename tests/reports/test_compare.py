@@ -80,7 +80,10 @@ def test_what_is_drawn_stands_in_the_tables(tmp_path):
         "places",
     ]
     rows = [run.tables["effects"].query("part == 'head'") for run in (a, b)]
-    effects = [r[r["measure"] == EFFECT].pivot(index="head", columns="layer", values="value") for r in rows]
+    effects = [-r[r["measure"] == EFFECT].pivot(index="head", columns="layer", values="value") for r in rows]  # helps
+    for figure in (drawn["maps-1"], drawn["curves-1"], drawn["curves-2"]):
+        meta = figure.layout.meta
+        assert ("Above 0" in meta["read"]) == (meta["table"] == "effects")
     maps = drawn["maps-1"]
     for trace, effect in zip(maps.data, effects, strict=True):
         np.testing.assert_allclose(np.array(trace.z, float), effect, rtol=1e-4)

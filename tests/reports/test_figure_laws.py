@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
 import numpy as np
 import pandas as pd
 import pytest
-from crosslens.analyses import find_analyses
 from crosslens.reports.figures import drawing
 from crosslens.reports.figures.views import DIFFERENCE
 from crosslens.reports.pages.page import drawer
 
-from ..helpers import synthetic
+from ..analyses.planted_findings import CASES_OF
+from ..helpers import planted_report, synthetic
 from .test_lens_pages import attribution_tables
 
 # Numbers that a figure makes of its table's: sums up to here, ranks from 1.
 MADE = {"words", "sentences-histogram", "captions-histogram", "rank"}
-PLANTED = [name for name in find_analyses() if name not in ("group_lens", "subject_card")]
+# Sinks and lenses also at a real model's size.
+SIZED = {"sinks": synthetic.sinks_tables, "lenses": synthetic.lenses_tables}
+PLANTED = [*CASES_OF, *(f"{name}, sized" for name in SIZED), "logit_attribution, with words"]
 
 
-def tables_of(analysis: str) -> dict[str, pd.DataFrame]:
-    made = {"sinks": synthetic.sinks_tables, "lenses": synthetic.lenses_tables, "logit_attribution": attribution_tables}
-    if analysis in made:
-        return {name: table for name, table in made[analysis]().items() if name != "claims"}
-    planted = import_module(f"crosslens.tests.analyses.claims.{analysis}").planted
-    claim = import_module(find_analyses()[analysis]).CLAIMS[0].name
-    return {name: table for name, table in planted(claim, True).items() if name != "claims"}
+def tables_of(name: str) -> dict[str, pd.DataFrame]:
+    analysis, _, kind = name.partition(", ")
+    made = planted_report.tables_of(analysis) if not kind else SIZED.get(analysis, attribution_tables)()
+    return {name: table for name, table in made.items() if name not in ("claims", "findings")}
 
 
 @pytest.fixture(scope="module", params=PLANTED)
 def drawn(request):
     tables = tables_of(request.param)
-    return request.param, tables, drawer(request.param)(tables)
+    analysis = request.param.partition(", ")[0]
+    return analysis, tables, drawer(analysis)(tables)
 
 
 def numbers(trace) -> list[float]:
@@ -55,13 +53,38 @@ def strangers(shown: list[float], table: pd.DataFrame) -> list[float]:
     return sizes[gap > 6e-5 * sizes + 1e-12].tolist()
 
 
-def test_every_value_stands_in_its_table(drawn):
+def test_every_value_stands_in_the_rows_that_its_figure_names(drawn):
     _, tables, figures = drawn
     for name, figure in figures.items():
         if name in MADE and figure.data[0].type == "scatter":
             continue
         for trace in figure.data:
-            assert strangers(numbers(trace), tables[figure.layout.meta["table"]]) == [], (name, trace.name)
+            rows = drawing.matching(tables[figure.layout.meta["table"]], figure.layout.meta["where"])
+            assert strangers(numbers(trace), rows) == [], (name, trace.name)
+
+
+def placed(trace) -> list[tuple[float, list[float]]]:
+    """(layer or state, the numbers that a trace shows there)."""
+    if trace.hovertemplate is None or trace.meta == DIFFERENCE or (trace.type == "scatter" and trace.mode == "text"):
+        return []
+    if trace.type == "heatmap":
+        columns = zip(*trace.z, strict=True)
+        return [(x, [v for v in values if v is not None]) for x, values in zip(trace.x, columns, strict=True)]
+    return [(x, [y]) for x, y in zip(trace.x, trace.y, strict=True) if x is not None and y is not None]
+
+
+def test_every_value_stands_at_its_layer_or_state(drawn):
+    _, tables, figures = drawn
+    for name, figure in figures.items():
+        meta = figure.layout.meta
+        column = meta.get("x")
+        if column not in ("layer", "state") or name in MADE:
+            continue
+        rows = drawing.matching(tables[meta["table"]], meta["where"])
+        of = dict(iter(rows.groupby(column)))
+        for trace in figure.data:
+            for x, values in placed(trace):
+                assert not values or strangers(values, of[x]) == [], (name, trace.name, x)
 
 
 def test_a_page_has_a_key_figure_and_at_most_four_open(drawn):
@@ -149,3 +172,11 @@ def test_heads_of_the_findings_are_labelled_in_their_figure():
     figures = drawer("logit_attribution")({**tables, "findings": pd.DataFrame(found)})
     assert [note.text for note in figures["heads-difference"].layout.annotations] == ["3.2", "1.0"]
     assert [note.text for note in figures["copying"].layout.annotations] == ["3.2", "1.0"]  # of the first finding
+
+
+def test_head_divergence_opens_on_the_control_that_its_finding_names():
+    tables = planted_report.tables_of("head_divergence")
+    turned_round = {**tables, "excess": tables["excess"].iloc[::-1]}
+    for given in (tables, turned_round):
+        first = next(trace for trace in drawer("head_divergence")(given)["excess"].data if trace.visible)
+        assert first.meta.endswith("another question")

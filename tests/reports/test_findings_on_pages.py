@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 
 import numpy as np
 import pandas as pd
 import pytest
+from crosslens.reports.pages.abilities import _value
 from crosslens.reports.pages.build import build
 from crosslens.reports.pages.example import example_of
 from crosslens.reports.pages.glossary import glossed, heading, terms
+from crosslens.reports.pages.ledger import LEDGER, since
 from crosslens.reports.pages.tables import short, table_block
 from crosslens.reports.pages.verdicts import axis, domain, numbers_of
 
@@ -95,7 +98,7 @@ def test_whatever_a_record_lacks_there_is_a_page(tmp_path, changed):
     assert "<h1>" in page
 
 
-@pytest.mark.parametrize("kind", ["no figures", "NaN only", "one example", "2,000 heads"])
+@pytest.mark.parametrize("kind", ["no findings", "no figures", "NaN only", "one example", "2,000 heads"])
 def test_odd_tables_still_give_a_page(tmp_path, kind):
     heads = few_heads()
     if kind == "no figures":
@@ -104,14 +107,15 @@ def test_odd_tables_still_give_a_page(tmp_path, kind):
         heads = heads.assign(value=np.nan, lower=np.nan, upper=np.nan)
     elif kind == "one example":
         heads = heads.assign(n=1, n_groups=1, lower=np.nan, upper=np.nan)
-    else:
+    elif kind == "2,000 heads":
         places = pd.DataFrame([(layer, head) for layer in range(50) for head in range(40)], columns=["layer", "head"])
         heads = places.assign(value=np.linspace(-1, 1, 2000), unit="logits", n=8, n_groups=8)
-    rows = {"heads": heads, "findings": synthetic.findings({"text": SAID, "figure": "gone", "rank": np.nan})}
+    found = {"findings": synthetic.findings({"text": SAID, "figure": "gone", "rank": np.nan})}
+    rows = {"heads": heads, **({} if kind == "no findings" else found)}
     run = synthetic.write_run(tmp_path / "runs", "default", "ioi", rows)
     build(tmp_path)
     text = (tmp_path / f"{run.name}.html").read_text()
-    assert SAID in words(text)
+    assert (SAID in words(text)) == (kind != "no findings")
     assert len(text) < 200_000
 
 
@@ -165,3 +169,18 @@ def test_a_claim_on_an_axis_shows_threshold_control_and_the_papers_number():
     assert axis({**claim, "value": np.nan}, domain([claim])) == ""
     assert domain([{"verdict": "holds"}]) is None
     assert "<b>" not in axis({**claim, "unit": "<b>"}, (0, 4))
+
+
+def test_since_when_a_threshold_stands_is_said_as_far_as_the_ledger_knows():
+    with LEDGER.open(encoding="utf-8", newline="") as file:
+        line = next(csv.DictReader(file))
+    claim = {"name": line["name"], "text": line["text"], "threshold": float(line["threshold"])}
+    assert since(line["analysis"], claim) == f"threshold fixed on {line['date']}, version {line['version']}"
+    for other in ({"threshold": 7.5}, {"text": "Another."}, {"threshold": None}):
+        assert since(line["analysis"], claim | other) == "judged by the text or threshold of another version"
+    assert since("nothing", claim) == ""
+
+
+def test_no_accuracy_is_told_beyond_1():
+    """Student's interval of few groups may reach there."""
+    assert _value(pd.Series({"value": 0.95, "lower": 0.86, "upper": 1.04})) == "0.95 [0.86, 1]"

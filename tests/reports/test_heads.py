@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
+from crosslens.reports.figures.signs import helps
 from crosslens.reports.pages import heads
 from crosslens.reports.pages.build import build
 from crosslens.reports.pages.head_words import named_in
@@ -40,7 +41,7 @@ def test_every_number_of_a_card_stands_in_its_table(tmp_path):
     write(tmp_path, tables)
     (one,) = subjects(tmp_path)
     told = heads.as_data(one)
-    rows = tables["effects"]
+    rows = helps(tables["effects"])
     for part, mine in (("head", False), ("mlp", True)):
         for m in (m for m in told["measures"] if m["mlp"] == mine):
             table = rows[(rows["part"] == part) & (rows["measure"] == m["title"])]

@@ -106,9 +106,9 @@ def test_words_lie_over_their_pictures_with_a_slider_over_states():
     grid = pd.DataFrame({"state": state, "row": row, "column": column, "rank": 1})
     grid = grid.assign(value=0.5, token=[f"<w{i}>" for i in range(12)])
     both = pd.concat([grid.assign(example="e"), grid.assign(example="f")])
-    (figure,) = image_lens.figures(
-        {"grid": both, "pictures": pd.DataFrame({"example": ["e", "f"], "png": [png] * 2})}
-    ).values()
+    asked = {"example": ["e", "f"], "png": [png] * 2, "question": ["What <colour>?", ""], "answer": [" red", ""]}
+    (figure,) = image_lens.figures({"grid": both, "pictures": pd.DataFrame(asked)}).values()
+    assert [note.text for note in figure.layout.annotations] == ["What &lt;colour&gt;? → red", "f"]
     assert [trace.visible for trace in figure.data] == [False, False, False, False, True, True]  # the last state
     steps = figure.layout.sliders[0].steps
     assert [step.label for step in steps] == ["0", "1", "2"]
