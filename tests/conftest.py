@@ -8,8 +8,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TQDM_DISABLE", "1")
-# Processes that share the tests (pytest -n) share the cores: threads that wait for each other's cores cost far more than
-# they give. Not in the process that starts them: they would inherit its number.
+# Processes that share the tests (pytest -n) share the cores: threads that wait for each other's cores cost far more
+# than they give. Not in the process that starts them: they would inherit its number.
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))

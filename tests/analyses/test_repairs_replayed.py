@@ -58,8 +58,9 @@ def measured(repair):
     return logit_difference(torch.tensor([3, 4, 5] * copies), torch.tensor([6, 7, 8] * copies))
 
 
-# A window of 4 hides the image from the last row: what head reinforcement chooses by is rounding there.
-PAIRS = [(family, repair) for family in FAMILIES for repair in ASKED if (family, repair[:3]) != ("mistral3", "vhr")]
+# A window of 4 hides the image from the last row: what head reinforcement chooses by is rounding in such layers.
+HIDDEN = [("mistral3", "vhr"), ("mistral3", "vhr everywhere"), ("gemma3", "vhr")]
+PAIRS = [(family, repair) for family in FAMILIES for repair in ASKED if (family, repair) not in HIDDEN]
 
 
 @pytest.mark.parametrize("padding", ["left", "right"])

@@ -42,6 +42,9 @@ def trained(base, place, scale=0.1, targets=EVERYWHERE, **config):
 
 def with_peft(base, place, inputs, **opening):
     model = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, **opening), place).eval()
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False  # where a CPU has it, bitsandbytes' product asks for 64 columns
     with torch.no_grad():
         return model(**inputs).logits
 

@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, and hold what they showed when they ran, small enough to read on a code host."""
+"""The notebooks run from top to bottom, and hold what they showed then, small enough to read on a code host."""
 
 from __future__ import annotations
 
@@ -49,5 +49,6 @@ def test_notebook_was_run_and_shows_still_figures(path):
     assert not any(output.output_type in ("error", "stream") and output.get("name") != "stdout" for output in outputs)
     for output in outputs:
         data = output.get("data", {})
-        assert "application/vnd.plotly.v1+json" not in data and "<script" not in data.get("text/html", "")
+        assert "application/vnd.plotly.v1+json" not in data
+        assert "<script" not in data.get("text/html", "")
         assert sum(len(str(content)) for content in data.values()) <= 300_000
