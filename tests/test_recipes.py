@@ -23,25 +23,25 @@ from .helpers import tiny
 from .helpers.families import build
 
 FIGURES = Path(reports.__path__[0]) / "figures"
-# The runs that `make figures` was made of before there were recipes.
+# The runs of `make figures`, as commands.
 PICTURES = "--subject scenes --task scenes:kinds"
 SINKS_OF_IMAGES = "--sinks.draws 20 --sinks.roles special text question image"
 TOUR = (
-    "sinks --task passages --bos both --limit 32",
+    "sinks --task passages --bos both --limit 24",
     "lenses --task ioi facts --limit 72",
-    "information_flow --task facts --limit 32",
-    f"information_flow {PICTURES}=colour+shape+existence,difficulty=clear --limit 24",
+    "information_flow --task facts --limit 30",
+    f"information_flow {PICTURES}=colour+existence,difficulty=clear --limit 12",
     "logit_attribution --task ioi --limit 24",
     "group_lens --task translation --limit 60",
     "learned_lenses --task passages --limit 16 --learned_lenses.passages 24 --learned_lenses.layers none "
     "--learned_lenses.tuned-steps 0",
-    f"image_lens {PICTURES}=colour+shape --limit 32",
+    f"image_lens {PICTURES}=colour+shape --limit 24",
     "circuits --task ioi colored_objects --limit 27",
-    "steering --task colored_objects --limit 54",
-    f"head_divergence {PICTURES}=caption,difficulty=hard --limit 48 --answer-tokens 32",
-    f"sinks {PICTURES}=colour+existence --limit 24 {SINKS_OF_IMAGES}",
-    f"repairs {PICTURES}=pope_adversarial,difficulty=hard --limit 16 --repairs.draws 20 --repairs.alphas 2 "
-    "--repairs.ps 0.4 --repairs.betas 0.4 --repairs.calibrated-on 6",
+    "steering --task colored_objects --limit 36",
+    f"head_divergence {PICTURES}=caption,difficulty=hard --limit 40 --answer-tokens 32",
+    f"sinks {PICTURES}=colour --limit 12 {SINKS_OF_IMAGES}",
+    f"repairs {PICTURES}=pope_adversarial,difficulty=hard --limit 12 --repairs.draws 20 --repairs.alphas 2 "
+    "--repairs.ps 0.4 --repairs.betas 0.4 --repairs.calibrated-on 6 --repairs.timed 0",
 )
 EVERY = "colour+shape+existence+coloured_existence+left_right+above_below+count"
 TASKS = "ioi colored_objects greater_than facts arithmetic induction"
