@@ -28,20 +28,20 @@ PICTURES = "--subject scenes --task scenes:kinds"
 SINKS_OF_IMAGES = "--sinks.draws 20 --sinks.roles special text question image"
 TOUR = (
     "sinks --task passages --bos both --limit 24",
-    "lenses --task ioi facts --limit 72",
-    "information_flow --task facts --limit 30",
-    f"information_flow {PICTURES}=colour+existence,difficulty=clear --limit 12",
+    "lenses --task ioi facts --limit 54",
+    "information_flow --task facts --limit 20",
+    f"information_flow {PICTURES}=colour+existence,difficulty=clear --limit 10",
     "logit_attribution --task ioi --limit 24",
     "group_lens --task translation --limit 60",
     "learned_lenses --task passages --limit 16 --learned_lenses.passages 24 --learned_lenses.layers none "
     "--learned_lenses.tuned-steps 0",
-    f"image_lens {PICTURES}=colour+shape --limit 24",
+    f"image_lens {PICTURES}=colour+shape --limit 16",
     "circuits --task ioi colored_objects --limit 27",
     "steering --task colored_objects --limit 36",
-    f"head_divergence {PICTURES}=caption,difficulty=hard --limit 40 --answer-tokens 32",
-    f"sinks {PICTURES}=colour --limit 12 {SINKS_OF_IMAGES}",
+    f"head_divergence {PICTURES}=caption,difficulty=hard --limit 32 --answer-tokens 32",
+    f"sinks {PICTURES}=colour --limit 10 {SINKS_OF_IMAGES}",
     f"repairs {PICTURES}=pope_adversarial,difficulty=hard --limit 12 --repairs.draws 20 --repairs.alphas 2 "
-    "--repairs.ps 0.4 --repairs.betas 0.4 --repairs.calibrated-on 6 --repairs.timed 0",
+    "--repairs.ps 0.4 --repairs.betas 0.4 --repairs.calibrated-on 4 --repairs.timed 0",
 )
 EVERY = "colour+shape+existence+coloured_existence+left_right+above_below+count"
 TASKS = "ioi colored_objects greater_than facts arithmetic induction"
