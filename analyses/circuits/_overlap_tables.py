@@ -39,6 +39,8 @@ class _Circuits(NamedTuple):
 
 
 def _circuits(runs: Runs) -> _Circuits:
+    """Tasks as words, "colored objects", not as a command names them."""
+    runs = {task.replace("_", " "): found for task, found in runs.items()}
     return _Circuits(
         {(task, stage): grid for task, found in runs.items() for stage, grid in _maps(found["effects"]).items()},
         {(task, stage): pair for task, found in runs.items() for stage, pair in _halves(found).items()},

@@ -172,7 +172,7 @@ def _record(
         "subject": records[0]["subject"],
         "task": {
             "name": names,
-            "title": names,
+            "title": names.replace("_", " "),
             "n": min(t["n"] for t in tasks),
             "source": "the runs named below",
             "template": tasks[0]["template"],
@@ -184,7 +184,7 @@ def _record(
         "command": command,
         "tables": tables,
         "notes": [
-            f"{label(r)}: n = {t['n']} in {t['n_groups']} groups, seed {t['seed']}, run {r['name']}"
+            f"{label(r).replace('_', ' ')}: n = {t['n']} in {t['n_groups']} groups, seed {t['seed']}, run {r['name']}"
             for r, t in zip(records, tasks, strict=True)
         ]
         + [note for note in records[0]["notes"] if all(note in r["notes"] for r in records)],

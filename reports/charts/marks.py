@@ -18,9 +18,9 @@ def mark(figure: go.Figure, names: Sequence[str]) -> go.Figure:
     label_heads(figure, heads)
     _label_points(figure, heads)
     if meta_of(figure).get("x") == "layer":
-        for name in names:
-            if name.startswith("L") and name[1:].isdigit():
-                _label_layer(figure, int(name[1:]))
+        layers = sorted({int(name[1:]) for name in names if name.startswith("L") and name[1:].isdigit()})
+        for place, layer in enumerate(layers):
+            _label_layer(figure, layer, line=place % LINES)
     return figure
 
 
@@ -59,10 +59,14 @@ def _head(name: str) -> str:
     return name.partition(" ")[0]
 
 
-def _label_layer(figure: go.Figure, layer: int) -> None:
+LINES = 3  # names of neighbouring layers stand below each other
+
+
+def _label_layer(figure: go.Figure, layer: int, line: int) -> None:
     """A line at the layer, named inside of the plot: above it stand the titles of panels."""
     known = [x for trace in traces_of(figure) if trace.x is not None for x in trace.x if isinstance(x, (int, float))]
     side = "left" if known and layer > 0.75 * max(known) else "right"
     look = {"line_width": 1, "line_color": GREY, "annotation_text": f"layer {layer}"}
     look |= {"annotation_position": f"top {side}", "annotation_bgcolor": NAME["bgcolor"]}
+    look |= {"annotation_yshift": -15 * line}
     figure.add_vline(layer, **look, annotation_font_size=10.5)  # type: ignore[arg-type]

@@ -25,7 +25,10 @@ def figures(tables: Tables) -> dict[str, go.Figure]:
     """All flows, by kind of question where there are several, flows beside their controls, the answer by state."""
     flows = tables.get("flows", pd.DataFrame({"subset": []}))
     several = flows["subset"].nunique() > 2  # kinds, and all of them together: whose mean can hide opposite ones
-    return draw_all([KINDS, FLOWS, *REST] if several else [FLOWS, KINDS, *REST], tables)
+    if not several:
+        return draw_all([FLOWS, KINDS, *REST], tables)
+    rest = [item._replace(theme="more") if item.name == "answer" else item for item in REST]
+    return draw_all([KINDS, FLOWS, *rest], tables)
 
 
 def by_flow(y_title: str) -> Draw:
