@@ -21,7 +21,7 @@ from .verdicts import drawn
 
 MODE_BAR, SWITCH = 44, 66  # px above the panels' titles
 DIGITS = 5  # of a plotted value: less than a pixel, and half the weight
-KEY_HEIGHT = 420  # px of the first figure, so that the first screen has room for what it is about
+KEY_HEIGHT = 450  # px of the first figure, so that the first screen has room for what it is about
 
 
 def figure_block(name: str, figure: go.Figure, run: Run | None, images: Mapping[str, str] | None = None) -> dict:
