@@ -81,8 +81,12 @@ def without_words(figure: go.Figure) -> dict[str, Any]:
 
 
 def figure_json(figure: dict[str, Any]) -> Markup:
-    """A figure as JSON, deflated, in base64: a tenth of its weight, and no letter of it can close its element."""
-    text = plotly_json.to_json_plotly(rounded(figure), engine="json") or ""
+    """A figure as JSON, packed."""
+    return packed(plotly_json.to_json_plotly(rounded(figure), engine="json") or "")
+
+
+def packed(text: str) -> Markup:
+    """A text deflated, in base64: JSON weighs a tenth of it, and no letter of it can close its element."""
     return Markup(base64.b64encode(zlib.compress(text.encode(), 9)).decode())
 
 

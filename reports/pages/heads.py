@@ -13,7 +13,7 @@ from markupsafe import Markup
 from plotly.colors import get_colorscale
 
 from ..charts.style import SIGNED, UNSIGNED, meta_of
-from .blocks import rounded_number
+from .blocks import packed, rounded_number
 from .head_values import MLP, PLACE, SECTIONS, WEIGHTS, Measure, measures
 from .head_words import Place, Roles, Words, findings, named_in, roles, words
 from .page import Drawn, environment, unique_slugs
@@ -197,11 +197,7 @@ def _short(values: pd.Series) -> list[float | int | None]:
 
 
 def _json(data: Any) -> Markup:
-    """Compact JSON that can stand in a script element."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)
+    return packed(json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False))
 
 
 # ---------------------------------------------------------------- the table to download

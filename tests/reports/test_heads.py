@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
+import zlib
 from html import unescape
 
 import numpy as np
@@ -28,7 +30,8 @@ def subjects(out):
 
 def data(text):
     """The JSON of the page."""
-    return json.loads(re.search(r'id="heads-data">(.*?)</script>', text, re.S)[1])
+    packed = re.search(r'id="heads-data">(.*?)</script>', text, re.S)[1]
+    return json.loads(zlib.decompress(base64.b64decode(packed)))
 
 
 def measure(one, title, where=""):
@@ -80,9 +83,12 @@ def test_any_analysis_with_numbers_by_head_has_cards(tmp_path):
     assert len(one["chief"]["head"]) <= heads.CHIEF
 
 
-def test_without_numbers_by_head_there_is_no_page(tmp_path):
+def test_without_numbers_by_head_the_page_says_so(tmp_path):
     synthetic.write_run(tmp_path / "runs", "lenses", "facts", synthetic.lenses_tables())
-    assert tmp_path / "head.html" not in build(tmp_path)
+    build(tmp_path)
+    text = (tmp_path / "head.html").read_text()
+    assert "No run has measured single heads yet." in text
+    assert "heads-data" not in text
     nothing = by_head(np.full((LAYERS, HEADS), np.nan), "logits")
     write(tmp_path / "nan", {"effects": nothing})
     assert subjects(tmp_path / "nan") == []

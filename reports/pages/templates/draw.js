@@ -8,10 +8,7 @@ const PRINTED = 680; // px: the width of an A4 page between its margins
 const texts = new Map(); // id of a plot -> its figure as JSON, once it is unpacked
 
 async function unpack(id) {
-  if (texts.has(id)) return;
-  const packed = Uint8Array.from(atob(document.getElementById(`${id}-data`).textContent), (c) => c.charCodeAt(0));
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
-  texts.set(id, await new Response(stream).text());
+  if (!texts.has(id)) texts.set(id, await unpacked(`${id}-data`));
 }
 
 // A colour that stands alone changes with the page; one in a list (a scale, letters on cells) belongs to the data.
