@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
-from markupsafe import Markup
 from plotly.colors import get_colorscale
 
 from ..charts.style import SIGNED, UNSIGNED, meta_of
@@ -18,6 +16,7 @@ from .head_values import MLP, PLACE, SECTIONS, WEIGHTS, Measure, measures
 from .head_words import Place, Roles, Words, findings, named_in, roles, words
 from .page import Drawn, environment, unique_slugs
 from .runs import Run
+from .words import script_json
 
 PAGE = "head.html"
 CHIEF = 10  # measures of the table that opens; with head and role these are 12 columns
@@ -135,7 +134,7 @@ def render(found: Sequence[Heads]) -> str:
     colours = {"signed": get_colorscale(SIGNED), "unsigned": get_colorscale(UNSIGNED)}
     data = {"colours": colours, "subjects": [as_data(one) for one in found]}
     files = [(one, csv_name(one)) for one in found]
-    return environment().get_template(PAGE).render(subjects=files, json=_json(data))
+    return environment().get_template(PAGE).render(subjects=files, json=script_json(data))
 
 
 def as_data(one: Heads) -> dict[str, Any]:
@@ -194,14 +193,6 @@ def address(place: Place) -> str:
 
 def _short(values: pd.Series) -> list[float | int | None]:
     return [rounded_number(value, 4) for value in values.astype(float)]
-
-
-def _json(data: Any) -> Markup:
-    """Compact JSON that can stand in a script element."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)
 
 
 # ---------------------------------------------------------------- the table to download
