@@ -77,7 +77,7 @@ def _render_text(content: Mapping[str, Any]) -> str:
     drawn = figures(content)
     slugs = unique_slugs(drawn)
     blocks = [figure_block(slugs[name], figure, None) for name, figure in drawn.items()]
-    kept = {name: content[name] for name in ("tokens", "heads", "levels", "attribution")}
+    kept = {name: content[name] for name in ("tokens", "heads", "levels", "listed")}
     data = {**kept, "colours": _colours(), "patterns": packed(content["patterns"]), "means": packed(content["means"])}
     page = environment().get_template("look_text.html")
     return page.render(look=content, figures=blocks, json=script_json(rounded(data)))

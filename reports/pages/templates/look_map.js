@@ -9,7 +9,7 @@ function rangeOf(maps, signed, leaveSinksOut) {
   return signed ? [-top, top] : [0, top];
 }
 
-function drawMap(box, values, { range, scale, strength, words }) {
+function drawMap(box, values, { range, scale, strength, words, leftOut }) {
   const picture = look.pictures[Number(box.dataset.picture)];
   const canvas = box.querySelector("canvas");
   const [rows, columns] = [picture.cells.length, picture.cells[0].length];
@@ -22,7 +22,7 @@ function drawMap(box, values, { range, scale, strength, words }) {
     const share = (values[cell] - range[0]) / (range[1] - range[0]);
     const [red, green, blue] = colourAt(scale, share);
     const size = scale === "signed" ? Math.abs(share - 0.5) * 2 : share;
-    const opacity = strength * (0.35 + 0.6 * Math.min(1, Math.sqrt(Math.max(0, size))));
+    const opacity = leftOut(cell) ? 0 : strength * (0.06 + 0.89 * Math.min(1, Math.sqrt(Math.max(0, size))));
     brush.fillStyle = `rgba(${red}, ${green}, ${blue}, ${opacity})`;
     brush.fillRect(column * wide, row * tall, wide + 0.5, tall + 0.5);
     if (words) write(brush, words(cell), (column + 0.5) * wide, (row + 0.5) * tall, wide, tall);

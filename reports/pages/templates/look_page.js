@@ -37,7 +37,7 @@ async function show() {
   const scale = pair ? "signed" : "unsigned";
   current = { maps, values, unit: way.unit };
   const words = way === lens ? (cell) => word(lensWords(cell)[0]) : null;
-  for (const box of boxes) drawMap(box, values, { range, scale, strength: $("strength").value / 100, words });
+  for (const box of boxes) drawMap(box, values, { range, scale, strength: $("strength").value / 100, words, leftOut: (cell) => leaveOut && sinks.has(cell) });
   drawScale(range, scale, way.unit);
   sayStrongest(values, leaveOut);
   label(way);
@@ -116,7 +116,7 @@ function makeLevels() {
 
 // Attention on the picture by layer, as bars that choose one; the line is the grey picture's.
 function makeBars(levels) {
-  $("layers").hidden = !levels.length;
+  $("layers").hidden = $("layers-say").hidden = !levels.length;
   const width = Math.ceil(look.layers.length / (levels.length || 1));
   const groups = levels.map((_, i) => look.layers.slice(i * width, (i + 1) * width));
   const numbers = groups.map((group) => [mean(group.map((l) => l.share)), mean(group.map((l) => l.blank))]);
