@@ -26,14 +26,15 @@ PROMPTS = ("asked", "general", "blank")
 
 
 class Asked(NamedTuple):
-    """prompts: one batch of the three prompts, each with the answer. answer: its text. cut: the limit of tokens ended it.
-    given: it was not generated.
+    """prompts: one batch of the three prompts, each with the answer. answer: its text. given: it was not generated.
+    cut: the limit of tokens ended it. same: it reads back as the tokens that were generated.
     """
 
     prompts: Batch
     answer: str
     given: bool
     cut: bool
+    same: bool
 
 
 def prompt(question: str, images: Sequence[Image.Image] = ()) -> Example:
@@ -67,12 +68,12 @@ def ask(
     """
     form = template or usual_form(subject, example)
     (with_bos,) = conditions(subject, form, None if bos is None else (bos,))
-    text, cut = led(answer, form, example.text), False
+    text, cut, same = led(answer, form, example.text), False, True
     if not answer:
         said = own_answers(subject, [example], tokens, template=form, bos=with_bos)[example.id]
         if not said.text.strip():
             raise UserError(f"{subject.name} answers nothing to this question: give the answer, --answer TEXT")
-        text, cut = said.text, said.cut
+        text, cut, same = said.text, said.cut, said.same
     (whole,) = with_answers([example], {example.id: text})
     other = another_question(whole, general)
     assert other is not None
@@ -81,7 +82,7 @@ def ask(
     batch = subject.batch(named, template=form, bos=with_bos)
     _require_behind(subject, example, batch)
     _require_alike(batch)
-    return Asked(batch, text, bool(answer), cut)
+    return Asked(batch, text, bool(answer), cut, same)
 
 
 def _require_behind(subject: Any, example: Example, batch: Batch) -> None:
@@ -102,7 +103,9 @@ def _require_alike(batch: Batch) -> None:
     if not said[0]:
         raise UserError("the answer has no token of its own: give another one, --answer TEXT")
     if any(one != said[0] for one in said) or bool((places < 0).any()):
-        raise UserError("the answer reads as other tokens behind the general question: give another one, --general TEXT")
+        raise UserError(
+            "the answer reads as other tokens behind the general question: give another one, --general TEXT"
+        )
     counts = batch.where("patches").sum(1).tolist()
     if len(set(counts)) > 1:
         raise UserError(

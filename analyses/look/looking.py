@@ -63,8 +63,9 @@ def look(
 
     One greedy generation, unless `answer` is given, then one forward of three prompts with that answer: the question,
     a `general` question about the same pictures, and the question about plain grey ones. Without images `question` is a
-    text, and its attention patterns, lens grid and logit attribution are shown. tokens: of the answer at most. template:
-    as in `Subject.batch`; by default the chat template for pictures, raw for texts. heads: how many are listed.
+    text, and its attention patterns, lens grid and logit attribution are shown; `answer` is the next token then.
+    tokens: of the answer at most. template: as in `Subject.batch`; by default the chat template for pictures, raw for
+    texts. heads: how many are listed.
     Shapes of `content["maps"]`: [answer tokens, levels, image tokens], attention in 0…1.
     UserError: no question, a subject without images, an image that cannot be read, an answer that is empty.
     """

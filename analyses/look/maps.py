@@ -17,7 +17,7 @@ from ...probes.prompts.batch import Batch
 from .. import metrics
 from .observing import Seen
 
-BUDGET = 3_200_000  # numbers of all maps by layer together, a byte each on the page
+BUDGET, OF_HEADS = 3_000_000, 1_000_000  # numbers of all maps by layer, and by head, a byte each on the page
 EPS = 0.1  # of the general prompt's mean: below, a ratio to it says nothing
 WORDS = 2  # of the lens, for every image token
 

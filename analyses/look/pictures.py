@@ -14,7 +14,7 @@ from ...data.tokens import labels
 from ...probes.prompts.batch import Batch
 from ...probes.prompts.geometry.views import Picture
 from .asking import Asked
-from .maps import by_layer, lens_words, token_maps
+from .maps import OF_HEADS, by_layer, lens_words, token_maps
 from .observing import Seen, observe
 
 SIDE = 512  # px of the longer side of a picture on the page
@@ -36,7 +36,9 @@ def of_pictures(
     """
     batch, n = asked.prompts, subject.n_layers
     chosen = sorted({n // 2 + (n - n // 2) * i // states for i in range(states)} - {n})
-    seen = observe(subject, batch, heads=heads, states=chosen, k=k)
+    each = int(batch.where("answer")[0].sum()) * int(batch.where("patches")[0].sum())
+    room = max(1, OF_HEADS // (len(batch.examples) * each))
+    seen = observe(subject, batch, heads=min(heads, room), states=chosen, k=k)
     words = lens_words(subject, seen)
     return {
         "kind": "image",
@@ -46,7 +48,7 @@ def of_pictures(
         "unknown": batch.geometry[0].unknown,
         "counted": seen.cells.shape[1],
         "maps": [one._asdict() for one in (*by_layer(seen), token_maps(subject, batch, seen))],
-        "heads": _heads(seen),
+        "heads": {**_heads(seen), "full": heads > room},
         "layers": _layers(seen),
         "sinks": _sinks(seen),
         "lens": words._asdict(),
@@ -62,6 +64,7 @@ def _said(subject: Any, question: str, asked: Asked, general: str, k: int) -> di
         "answer": asked.answer,
         "given": asked.given,
         "cut": asked.cut,
+        "same": asked.same,
         "general": general,
         "template": str(asked.prompts.form["template"]),
         "k": k,
@@ -95,7 +98,8 @@ def _layers(seen: Seen) -> list[dict[str, Any]]:
     """The share of attention on the pictures by layer, mean over heads and answer tokens."""
     shares = seen.shares.mean((2, 3)).T.tolist()
     return [
-        {"layer": layer, "share": a, "general": g, "blank": b} for layer, (a, g, b) in zip(seen.layers, shares, strict=True)
+        {"layer": layer, "share": a, "general": g, "blank": b}
+        for layer, (a, g, b) in zip(seen.layers, shares, strict=True)
     ]
 
 

@@ -27,14 +27,20 @@ def _of_pictures(content: Mapping[str, Any]) -> dict[str, go.Figure]:
     tokens, heads = pd.DataFrame(content["tokens"]), pd.DataFrame(content["heads"]["rows"])
     drawn = {} if content["unknown"] else {"map": _map(content)}
     where = "attention on the pictures"
-    drawn["words"] = _told(_words(tokens, "share", where), "Attention on the pictures, word by word", "Mean over heads.")
+    drawn["words"] = _told(
+        _words(tokens, "share", where), "Attention on the pictures, word by word", "Mean over heads."
+    )
     by = f"The sum over layers of the {content['k']} largest changes of a head's output without the picture."
     drawn["t_vhd"] = _told(_words(tokens, "vhd", "norm of z, summed"), "T-VHD, word by word", by)
     rows = _sides(pd.DataFrame(content["layers"]), ["layer"])
-    drawn["layers"] = _told(lines(rows, "layer", y_title=where), "Attention on the pictures by layer", "Mean over heads.")
+    drawn["layers"] = _told(
+        lines(rows, "layer", y_title=where), "Attention on the pictures by layer", "Mean over heads."
+    )
     names = heads["layer"].astype(str) + "." + heads["head"].astype(str)
     rows = _sides(heads.assign(name=names), ["name"])
-    drawn["heads"] = _told(dots(rows, "name", x_title=where), "The heads that turn to the pictures", "Ranked by the gain.")
+    drawn["heads"] = _told(
+        dots(rows, "name", x_title=where), "The heads that turn to the pictures", "Ranked by the gain."
+    )
     return drawn
 
 

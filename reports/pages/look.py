@@ -98,7 +98,12 @@ def _lens(lens: Mapping[str, Any]) -> dict[str, Any]:
     every = sorted({word for state in lens["words"] for cell in state for word in cell})
     number = {word: i for i, word in enumerate(every)}
     words = [[[number[word] for word in cell] for cell in state] for state in lens["words"]]
-    return {"states": lens["states"], "vocabulary": every, "words": words, "values": packed(lens["probability"][..., 0])}
+    return {
+        "states": lens["states"],
+        "vocabulary": every,
+        "words": words,
+        "values": packed(lens["probability"][..., 0]),
+    }
 
 
 def packed(values: np.ndarray) -> dict[str, Any]:

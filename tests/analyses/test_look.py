@@ -1,4 +1,4 @@
-"""`look`: the planted head is found at the patch it looks at; every number equals the slow way; forwards are counted."""
+"""`look`: the planted head is found at the patch it looks at; numbers equal the slow way; forwards are counted."""
 
 from __future__ import annotations
 
@@ -83,7 +83,9 @@ def test_every_number_is_that_of_plain_forwards(llava):
     assert [one.gain for one in seen.heads] == pytest.approx(gains.flatten().topk(5).values.tolist())
     final = llava.norm(caches[0]["resid_post", llava.n_layers - 1][0, at[0]])
     words = maps.lens_words(llava, seen)
-    assert words.probability[-1, :, 0] == pytest.approx(llava.unembed(final).softmax(-1).amax(-1).detach().numpy(), abs=1e-5)
+    assert words.probability[-1, :, 0] == pytest.approx(
+        llava.unembed(final).softmax(-1).amax(-1).detach().numpy(), abs=1e-5
+    )
     assert words.states == [1, llava.n_layers]
 
 
@@ -209,9 +211,10 @@ def test_an_answer_that_is_empty_is_refused(llava, monkeypatch):
 
 def test_a_template_that_moves_the_answer_is_refused(llava, monkeypatch):
     """As the embedded subject's chat template would: it writes every turn as a question."""
-    own = llava.processor.chat_template
-    monkeypatch.setattr(llava.processor, "chat_template", own.replace("{% if add_generation_prompt %}", "{% if true %}"))
-    monkeypatch.setattr(llava.processor, "chat_template", llava.processor.chat_template.replace("{{ m.role }} ", ""))
+    own = llava.processor.chat_template.replace("{{ m.role }} ", "")
+    monkeypatch.setattr(
+        llava.processor, "chat_template", own.replace("{% if add_generation_prompt %}", "{% if true %}")
+    )
     refused("writes another prompt", llava, "w1", picture(0, (24, 24)), answer="w6")
 
 

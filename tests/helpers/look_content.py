@@ -21,14 +21,31 @@ def of_pictures(
         return {name: rng.random((t, levels, cells)) for name in sides}
 
     every = ("asked", "general", "blank")
-    names = ("probability", "probability_blank", "vhd", "vhd_general", "share", "share_general", "share_blank", "uniform")
+    names = (
+        "probability",
+        "probability_blank",
+        "vhd",
+        "vhd_general",
+        "share",
+        "share_general",
+        "share_blank",
+        "uniform",
+    )
     photo = Image.fromarray(rng.integers(0, 256, (672, 672, 3), np.uint8))
     grid = np.arange(cells).reshape(side, side).tolist()
     picture = {"image": _data_address(photo), "width": 672, "height": 672, "cells": [] if unknown else grid}
     words = [[[f"w{rng.integers(9999)}", "</script>"] for _ in range(cells)] for _ in range(4)]
     return {
         **{"kind": "image", "subject": NAMED, "question": question, "answer": "".join(tokens), "given": False},
-        **{"cut": True, "general": "Describe.", "template": "chat", "k": 4, "counted": cells, "unknown": unknown},
+        **{
+            "cut": True,
+            "same": True,
+            "general": "Describe.",
+            "template": "chat",
+            "k": 4,
+            "counted": cells,
+            "unknown": unknown,
+        },
         "tokens": [{"text": text, **dict.fromkeys(names, float(rng.random()))} for text in tokens],
         "pictures": [picture],
         "maps": [
@@ -38,7 +55,10 @@ def of_pictures(
             {"key": "tam", "levels": [""], "values": values(1, "asked", "blank")},
         ],
         "heads": {
-            "rows": [{"layer": i, "head": 0, "share": 0.5, "general": 0.4, "blank": 0.1, "gain": 0.4} for i in range(heads)],
+            "full": True,
+            "rows": [
+                {"layer": i, "head": 0, "share": 0.5, "general": 0.4, "blank": 0.1, "gain": 0.4} for i in range(heads)
+            ],
             "maps": values(heads, *every),
         },
         "layers": [{"layer": i, "share": 0.5, "general": 0.4, "blank": 0.1} for i in range(len(layers))],

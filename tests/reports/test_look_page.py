@@ -29,8 +29,8 @@ def test_values_come_back_within_half_a_step():
 
 
 def test_a_page_of_a_7b_model_weighs_at_most_six_megabytes(tmp_path):
-    """32 layers, 576 image tokens, an answer of 24 words, in noise: as many layers as the budget leaves."""
-    tokens, layers, cells = 24, 32, 576
+    """32 layers, 576 image tokens, an answer of 20 words, in noise: as many layers as the budget leaves."""
+    tokens, layers, cells = 20, 32, 576
     width = -(-8 * tokens * layers * cells // maps.BUDGET)
     names = [f"layers {i}" for i in range(0, layers, width)]
     content = look_content.of_pictures([" word"] * tokens, names, 24, heads=12)
