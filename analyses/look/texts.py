@@ -80,9 +80,7 @@ def _patterns(subject: Any, batch: Batch, rows: pd.DataFrame) -> tuple[np.ndarra
     cells, layers = _size(int(batch.mask.sum())), subject.decoder.attending
     width = max(1, -(-4 * len(layers) * cells // BUDGET))
     count = max(1, (BUDGET - -(-len(layers) // width) * cells) // cells)
-    wanted: dict[int, list[int]] = {}
-    for place in rows[["layer", "head"]].head(count).itertuples(index=False):
-        wanted.setdefault(int(place.layer), []).append(int(place.head))
+    order: list[Head] = [(int(a), int(b)) for a, b in rows[["layer", "head"]].head(count).to_numpy()]
     found: dict[Head, np.ndarray] = {}
     means: list[Tensor] = []
 
@@ -92,7 +90,7 @@ def _patterns(subject: Any, batch: Batch, rows: pd.DataFrame) -> tuple[np.ndarra
         whole = layer.pattern()[0][:, batch.mask[0]][:, :, batch.mask[0]]
         query, key = torch.tril_indices(*whole.shape[1:], device=whole.device)
         means.append(whole.mean(0)[query, key].cpu())
-        for head in wanted.get(layer.index, ()):
+        for head in (head for index, head in order if index == layer.index):
             found[layer.index, head] = whole[head, query, key].half().cpu().numpy()
 
     with tracing(subject, keep):
@@ -100,5 +98,4 @@ def _patterns(subject: Any, batch: Batch, rows: pd.DataFrame) -> tuple[np.ndarra
     bands = [means[i : i + width] for i in range(0, len(means), width)]
     names = [layers[i : i + width] for i in range(0, len(layers), width)]
     said = [f"layer {part[0]}" if len(part) == 1 else f"layers {part[0]}–{part[-1]}" for part in names]
-    order = [(int(a), int(b)) for a, b in rows[["layer", "head"]].head(count).to_numpy()]
     return np.stack([found[one] for one in order]), said, torch.stack([torch.stack(b).mean(0) for b in bands]).numpy()
