@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .analyses import metrics, repairs, stats
+    from .analyses.look.looking import look
     from .data.errors import SubjectError
     from .data.example import Example, Segment
     from .probes.intervene import interventions, measures
@@ -47,6 +48,7 @@ __all__ = [
     "interventions",
     "knockout_sweep",
     "load",
+    "look",
     "measures",
     "metrics",
     "open_run",
@@ -75,6 +77,7 @@ _HOMES = {
     "intervention_sweep": "probes.intervene.sweep",
     "knockout_sweep": "probes.intervene.knockout",
     "load": "probes.model.loading",
+    "look": "analyses.look.looking",
     "open_run": "reports.opened_run",
     "patch_sweep": "probes.intervene.patching",
     "path_sweep": "probes.intervene.paths",

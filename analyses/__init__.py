@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-SHARED = ("common", "metrics")  # rooms without a question of their own
+SHARED = ("common", "look", "metrics")  # rooms without a question of their own
 
 
 def find_analyses() -> dict[str, str]:

@@ -18,6 +18,7 @@ from ..data.errors import UserError
 from .finished import Compare, Overlap, Report, Verify
 from .keep import ACTIONS, Cache, Export
 from .listing import Catalogue
+from .look import Look
 from .model import Check, Run, Show, with_options
 from .names import require_known
 from .recipe import Recipe
@@ -29,6 +30,7 @@ COMMANDS: dict[str, type] = {
     "compare": Compare,
     "list": Catalogue,
     "show": Show,
+    "look": Look,
     "check": Check,
     "verify": Verify,
     "overlap": Overlap,

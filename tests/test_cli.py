@@ -57,6 +57,7 @@ assert not {"torch", "transformers"} & set(sys.modules), "torch was imported"
         ("run sinks lenses -h", "--lenses.subset"),
         ("run learned_lenses --help", "--learned-lenses.tuned-steps"),
         ("show lenses -h", "--lenses.sites"),
+        ("look -h", "--image"),
         ("recipe -h", "--plan"),
         ("overlap -h", "--overlap.share"),
         ("cache -h", "prune"),
@@ -250,3 +251,14 @@ def test_a_picture_task_on_a_language_model_says_which_subject_to_name(model_dir
     line = fails(capsys, "run", "sinks", "--subject", model_dir, "--task", "scenes", "--plan", "--out", tmp_path)
     assert "reads no images" in line
     assert "--subject scenes" in line
+
+
+def test_a_look_is_one_page_and_its_mistakes_are_told(capsys, tmp_path, model_dir):
+    words = ["look", "w1 w2 w3", "--subject", model_dir, "--out", tmp_path]
+    cli.main([str(word) for word in words])
+    assert capsys.readouterr().out.strip() == str(tmp_path / "look-w1-w2-w3.html")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["look-w1-w2-w3.html", "plotly.min.js"]
+    assert "name a question" in fails(capsys, "look", "--subject", model_dir)
+    assert "no image at" in fails(capsys, *words, "--image", tmp_path / "none.png")
+    assert "is not an image" in fails(capsys, *words, "--image", tmp_path / "plotly.min.js")
+    assert "--heads many: it takes" in fails(capsys, *words, "--heads", "many")

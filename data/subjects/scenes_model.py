@@ -30,6 +30,7 @@ CHAT = (
     "{% for c in m.content %}{% if c.type == 'text' %}{{ '\\n' }}Question: {{ c.text }}{% endif %}{% endfor %}"
     "{% endif %}{% endfor %} Answer:"
 )
+FORM = "{image}\nQuestion: {question} Answer:"  # the same as a form, behind which an answer can stand
 
 
 def checkpoint() -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 from . import scenes_model
 
 SHIPPED = Path(__file__).with_name("prior") / "scenes.safetensors"
+FORM = scenes_model.FORM
 
 
 def directory() -> Path:

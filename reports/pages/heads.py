@@ -9,7 +9,6 @@ from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
-from markupsafe import Markup
 from plotly.colors import get_colorscale
 
 from ..charts.style import SIGNED, UNSIGNED, meta_of
@@ -135,7 +134,8 @@ def render(found: Sequence[Heads]) -> str:
     colours = {"signed": get_colorscale(SIGNED), "unsigned": get_colorscale(UNSIGNED)}
     data = {"colours": colours, "subjects": [as_data(one) for one in found]}
     files = [(one, csv_name(one)) for one in found]
-    return environment().get_template(PAGE).render(subjects=files, json=_json(data))
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return environment().get_template(PAGE).render(subjects=files, json=packed(text))
 
 
 def as_data(one: Heads) -> dict[str, Any]:
@@ -194,10 +194,6 @@ def address(place: Place) -> str:
 
 def _short(values: pd.Series) -> list[float | int | None]:
     return [rounded_number(value, 4) for value in values.astype(float)]
-
-
-def _json(data: Any) -> Markup:
-    return packed(json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False))
 
 
 # ---------------------------------------------------------------- the table to download
