@@ -75,10 +75,8 @@ class _Watch:
     """Called with every layer as it ends."""
 
     def __init__(self, subject: Any, batch: Batch, heads: int, states: Sequence[int], k: int) -> None:
-        self.last, self.middle, self.wanted, self.count, self.k = (
-            *(subject.n_layers - 1, subject.n_layers // 2),
-            *(states, heads, k),
-        )
+        self.last, self.middle = subject.n_layers - 1, subject.n_layers // 2
+        self.wanted, self.count, self.k = states, heads, k
         self.mask, self.places = batch.mask, predicting(batch)
         self.cells = _in_rows(batch.where("patches"))
         self.layers: list[int] = []
