@@ -30,6 +30,14 @@ def last_rows(layer: Layer, batch: Batch, where: Sequence[Place | None]) -> Tens
     return on_cells(pattern, where)
 
 
+def attention_rows(subject: Any, batch: Batch, where: Sequence[Place | None]) -> Float[Tensor, "b layer h cells"]:
+    """`last_rows` of every layer, by one observed pass."""
+    kept: list[dict[str, Tensor | None]] = []
+    with tracing(subject, lambda layer: kept.append({"rows": last_rows(layer, batch, where)})):
+        subject.forward(batch)
+    return stack_layers(kept)["rows"]
+
+
 def rows_of(
     subject: Any, batch: Batch, name: str, change: Callable[[Example], Example | None]
 ) -> Float[Tensor, "b layer h cells"] | None:
@@ -39,10 +47,7 @@ def rows_of(
     if not chosen:
         return None
     other = subject.batch([example for example in changed if example is not None], **batch.form)
-    where, kept = places(other, name), []
-    with tracing(subject, lambda layer: kept.append({"rows": last_rows(layer, other, where)})):
-        subject.forward(other)
-    found = stack_layers(kept)["rows"]
+    found = attention_rows(subject, other, places(other, name))
     whole = found.new_full((len(changed), *found.shape[1:]), torch.nan)
     whole[chosen] = found
     return whole

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -10,12 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...probes.observe.tracing import tracing
 from ...probes.prompts.batch import Batch
-from ...probes.runs.results import stack_layers
 from .. import metrics
-from ._attention_maps import last_rows
-from ._places import Place, places
+from ._attention_maps import attention_rows
+from ._places import places
 
 PATCHES = 576  # of LLaVA-1.5, for which the threshold of .001 was chosen
 COUNTED = 10  # heads of lowest spatial entropy that each prompt counts
@@ -35,38 +32,41 @@ def choose(subject: Any, batches: Sequence[Batch], name: str, count: int) -> Cho
     """`chosen_heads` of all examples of the batches that have a map."""
     maps: list[Tensor] = []
     for batch in batches:
-        where, kept = places(batch, name), []
-        with tracing(subject, lambda layer, batch=batch, where=where, kept=kept: kept.append(
-            {"rows": last_rows(layer, batch, where)}
-        )):  # fmt: skip
-            subject.forward(batch)
-        rows = stack_layers(kept)["rows"]
-        maps += [place.laid(rows[i]) for i, place in enumerate(where) if isinstance(place, Place)]
+        where = places(batch, name)
+        rows = attention_rows(subject, batch, where)
+        maps += [place.laid(own) for own, place in zip(rows, where, strict=True) if place is not None]
     return chosen_heads(maps, count) if maps else Choice([], [], [])
 
 
 def chosen_heads(maps: Sequence[Float[Tensor, "layer h rows columns"]], count: int) -> Choice:
-    """The heads that are most often among the COUNTED of lowest spatial entropy, of those whose image sum, mean over
-    prompts, is from the elbow on; of equals the one of larger sum.
+    """The heads that are most often among those of lowest spatial entropy, of those whose image sum, mean over prompts,
+    is from the elbow on. Of equals the one of lower entropy, then of larger sum.
 
     maps: attention of the last position, one of each prompt, NaN in layers without heads. The entropy's threshold is
-    .001 at 576 patches, in proportion at another number. Source: arXiv 2503.06287, code; its elbow keeps heads of at
-    least that *index*, this one those of at least that sum.
+    .001 at 576 patches, in proportion at another number; a map without a cell above it is not compact. Each prompt
+    counts COUNTED heads, at most half of them. Source: arXiv 2503.06287, code; its elbow keeps heads of at least that
+    *index*, this one those of at least that sum.
     """
-    sums = torch.stack([one.flatten(2).sum(-1).flatten() for one in maps]).mean(0).nan_to_num(-1.0)
-    there = (sums >= 0).nonzero()[:, 0]
-    candidates = there[sums[there] >= sums[there][metrics.elbow(sums[there])]].tolist() if len(there) > 2 else there.tolist()
-    counted: Counter[int] = Counter()
-    for one in maps:
-        flat = one.flatten(0, 1)
-        above = 0.001 * PATCHES / flat[0].numel()
-        entropy = {head: float(metrics.spatial_entropy(flat[head], above)) for head in candidates}
-        counted.update(sorted(candidates, key=lambda head: (entropy[head], -float(sums[head])))[:COUNTED])
-    order = sorted(candidates, key=lambda head: (-counted[head], -float(sums[head])))[:count]
     n_heads = maps[0].shape[1]
-    largest = sums.argsort(descending=True, stable=True)[:count].tolist()
+    sums = torch.stack([one.flatten(2).sum(-1).flatten() for one in maps]).mean(0)
+    there = (~sums.isnan()).nonzero()[:, 0]
+    if len(there) > 2:
+        there = there[sums[there] >= sums[there][metrics.elbow(sums[there])]]
+    entropy = torch.stack([torch.stack([_entropy(one.flatten(0, 1)[head]) for head in there]) for one in maps])
+    ranks = entropy.argsort(dim=1, stable=True).argsort(dim=1)
+    counted = (ranks < min(COUNTED, max(1, len(there) // 2))).float().mean(0)
+    keys = [(-float(counted[i]), float(entropy[:, i].mean()), -float(sums[head])) for i, head in enumerate(there)]
+    order = sorted(range(len(there)), key=keys.__getitem__)[:count]
+    largest = sums.nan_to_num(-1.0).argsort(descending=True, stable=True)[:count]
     return Choice(
-        [list(divmod(head, n_heads)) for head in order],
-        [counted[head] / len(maps) for head in order],
-        [list(divmod(head, n_heads)) for head in largest],
+        [list(divmod(int(there[i]), n_heads)) for i in order],
+        [float(counted[i]) for i in order],
+        [list(divmod(int(head), n_heads)) for head in largest],
     )
+
+
+def _entropy(values: Float[Tensor, "rows columns"]) -> Float[Tensor, ""]:
+    """Infinite where no cell stands out."""
+    above = 0.001 * PATCHES / values.numel()
+    some = bool((values - values.mean() > above).any())
+    return metrics.spatial_entropy(values, above) if some else torch.tensor(torch.inf)

@@ -36,9 +36,7 @@ class Place(NamedTuple):
         """A box of the same size around another middle, as far as the map lets it."""
         box, (rows, columns) = self.box, self.shape
         y, x = middle[0] * rows - box.height / 2, middle[1] * columns - box.width / 2
-        return box._replace(
-            y=min(max(round(y), 0), rows - box.height), x=min(max(round(x), 0), columns - box.width)
-        )
+        return box._replace(y=min(max(round(y), 0), rows - box.height), x=min(max(round(x), 0), columns - box.width))
 
     def gaussian(self) -> Float[Tensor, "rows columns"]:
         """A bell in the middle of the map, its standard deviation a quarter of each side."""

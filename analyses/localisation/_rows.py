@@ -10,13 +10,13 @@ from torch import Tensor
 
 from ...probes.prompts.batch import Batch
 from ...probes.runs.results import How
-from ..common.controls import HEADS, QUESTION, BOX, random_circuits
+from ..common.controls import BOX, HEADS, QUESTION, random_circuits
 from ..common.frames import middle
 from ..common.thumbnails import picture_rows
 from ._attention_maps import ALL, ATTENTION, CHOSEN, RELATIVE, attention_maps, of_heads
 from ._places import Place, places
 from ._scoring import at_other_boxes, controlled, scores
-from ._state_maps import LENS, MAGNITUDE, OF_WORDS, PHASE, RAW, TAM
+from ._state_maps import MAGNITUDE, OF_WORDS, PHASE, TAM
 
 GENERAL, WORDS, LARGEST = "the general prompt", "random words", "heads of the largest image sum"
 SHOWN = (RELATIVE, CHOSEN, TAM)  # maps that are kept for pictures
@@ -60,7 +60,9 @@ def _of_example(
         found |= _of_other_heads(own, place, name, learned)
     if general is not None:
         alone = attention_maps(general, None, *choice)
-        found |= {f"{method}|{GENERAL}": scores(alone[method], place) for method in (ATTENTION, CHOSEN) if method in alone}
+        found |= {
+            f"{method}|{GENERAL}": scores(alone[method], place) for method in (ATTENTION, CHOSEN) if method in alone
+        }
     found["heads|"], found[f"heads|{BOX}"] = scores(own, place), at_other_boxes(own, place, middles, name)
     if asked is not None:
         another = attention_maps(asked, general, *choice)
@@ -85,7 +87,11 @@ def _shown(maps: dict[str, Tensor], said: dict[str, Tensor]) -> Float[Tensor, "s
     """One map of each method of SHOWN, its largest value 1: the mean of the middle layers, or of the last state."""
     cells = maps[ATTENTION].shape[-1]
     layers = middle(len(maps[ATTENTION]))
-    one = {CHOSEN: maps.get(CHOSEN), TAM: said[TAM][-1:], RELATIVE: maps[RELATIVE][layers] if RELATIVE in maps else None}
+    one = {
+        CHOSEN: maps.get(CHOSEN),
+        TAM: said[TAM][-1:],
+        RELATIVE: maps[RELATIVE][layers] if RELATIVE in maps else None,
+    }
     means = [torch.full((cells,), torch.nan) if (map_ := one[name]) is None else map_.nanmean(0) for name in SHOWN]
     return torch.stack([mean / mean.max().clamp_min(torch.finfo(mean.dtype).tiny) for mean in means])
 

@@ -36,20 +36,20 @@ def at_other_boxes(
 
 
 def controlled(
-    maps: Mapping[str, Float[Tensor, "*maps cells"]], place: Place, middles: Sequence[Sequence[float]], name: str
-) -> dict[str, Float[Tensor, "*maps 5"]]:
-    """ "method|control": the scores of maps, "" for their own, and of what needs no other map."""
-    found, centre = {}, place._replace(box=place.moved(MIDDLE))
-    bell = scores(place.gaussian().flatten(), place)
+    maps: Mapping[str, Float[Tensor, "layer cells"]], place: Place, middles: Sequence[Sequence[float]], name: str
+) -> dict[str, Float[Tensor, "layer 5"]]:
+    """ "method|control": the scores of maps, "" for their own, and of the controls that need no other map."""
+    whole = torch.cat(list(maps.values()))  # scored together: a call for each would cost more than the scores
     orders = permutations(len(place.positions), _keys(name))
-    for method, values in maps.items():
-        own = values[..., : len(place.positions)]
-        found[f"{method}|"] = scores(own, place)
-        found[f"{method}|{BOX}"] = at_other_boxes(own, place, middles, name)
-        found[f"{method}|{CENTRE}"] = scores(own, centre)
-        found[f"{method}|{GAUSSIAN}"] = bell.to(own.device).expand(*own.shape[:-1], -1)
-        found[f"{method}|{PERMUTED}"] = torch.stack([scores(own[..., order], place) for order in orders]).mean(0)
-    return found
+    found = {
+        "": scores(whole, place),
+        BOX: at_other_boxes(whole, place, middles, name),
+        CENTRE: scores(whole, place._replace(box=place.moved(MIDDLE))),
+        GAUSSIAN: scores(place.gaussian().flatten(), place).expand(len(whole), -1),
+        PERMUTED: scores(whole[:, orders], place).mean(1),
+    }
+    parts = {control: values.split([len(one) for one in maps.values()]) for control, values in found.items()}
+    return {f"{method}|{control}": part[i] for control, part in parts.items() for i, method in enumerate(maps)}
 
 
 def _keys(name: str) -> list[str]:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...data.tokens import ids_in_text
-from ...probes.model.head import in_rows, word_directions
+from ...probes.model.head import in_rows, vocabulary, word_directions
 from ...probes.prompts.batch import Batch
 from .. import metrics
 from ..common.controls import random_words
@@ -37,7 +37,7 @@ def words_of(subject: Any, batch: Batch, row: int) -> Words | None:
         return None
     target = batch.first_token_of(example, example.answer)
     taken = {target} | {i for word in example.wrong for i in ids_in_text(batch.tokenizer, word)}
-    random = random_words(batch.tokenizer, (target,), frozenset(taken), subject.W_U.shape[0])
+    random = random_words(batch.tokenizer, (target,), frozenset(taken), vocabulary(subject.model))
     spoken = torch.stack([batch.where(role)[row] for role in SPOKEN]).any(0).nonzero()[:, 0]
     return Words([target, *(word[0] for word in random)], spoken, batch.inputs["input_ids"][row].cpu()[spoken])
 
@@ -53,7 +53,10 @@ def state_maps(
     ]
     most = max((len(place.positions) for place in where if place is not None), default=0)
     counts = {MAGNITUDE: 1, PHASE: 1} | dict.fromkeys(OF_WORDS, max((len(w.ids) for w in words if w), default=1))
-    whole = {name: states.new_full((len(states), count, most), torch.nan, dtype=torch.float32) for name, count in counts.items()}
+    whole = {
+        name: states.new_full((len(states), count, most), torch.nan, dtype=torch.float32)
+        for name, count in counts.items()
+    }
     for row, maps in enumerate(made):
         for name, values in maps.items():
             whole[name][row, : len(values), : values.shape[-1]] = values

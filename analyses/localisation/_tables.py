@@ -25,7 +25,6 @@ BY_LAYER = (ATTENTION, RELATIVE, CONTRAST, LENS, TAM, RAW, MAGNITUDE, PHASE)
 CONTROLS = (BOX, QUESTION, GENERAL, WORDS, HEADS, ALL, LARGEST, CENTRE, GAUSSIAN, PERMUTED)
 RATIO, IOU, AUROC = (SCORES.index(name) for name in ("attention ratio", "IoU", "AUROC"))
 PICTURES = 4
-AT = {"axis": -1}
 
 
 def _scored(rows: Rows, how: How) -> Rows:
@@ -114,8 +113,13 @@ def _choice(rows: Rows, name: str) -> tuple[int, np.ndarray]:
 
 def _best(some: np.ndarray) -> int:
     """The layer of largest mean, of those that have a number."""
-    count = np.isfinite(some).sum(0)
-    return int(np.where(count > 0, np.nansum(some, 0) / np.maximum(count, 1), -np.inf).argmax())
+    return int(np.nan_to_num(_mean(some, 0), nan=-np.inf).argmax())
+
+
+def _mean(values: np.ndarray, axis: int) -> np.ndarray:
+    """Of what is there, NaN of nothing."""
+    there = ~np.isnan(values)
+    return np.nansum(values, axis) / np.where(there.any(axis), there.sum(axis), np.nan)
 
 
 def _heads(rows: Rows, how: How) -> pd.DataFrame:
@@ -134,8 +138,7 @@ def _localizers(rows: Rows, how: How) -> pd.DataFrame | None:
     if not heads:
         return None
     layers, places = zip(*heads, strict=True)
-    told = {"layer": layers, "head": places, "value": how.learned.share, "unit": "share of prompts"}
-    return pd.DataFrame({**told, "n": len(rows.examples), "n_groups": rows.examples["group"].nunique()})
+    return pd.DataFrame({"layer": layers, "head": places, "value": how.learned.share, "unit": "share of prompts"})
 
 
 # ---------------------------------------------------------------- claims
@@ -158,12 +161,13 @@ def _looks(claim: str, rows: Rows) -> list[pd.DataFrame]:
     if rows.examples.empty:
         return [nothing(claim, "no wrong answers here")]
     layers = middle(rows[f"{ATTENTION}|"].shape[1])
-    means = {c: np.nanmean(v[:, layers, RATIO], 1) for c, v in _there(rows, ATTENTION) if c in ("", BOX, QUESTION)}
+    means = {c: _mean(v[:, layers, RATIO], 1) for c, v in _there(rows, ATTENTION) if c in ("", BOX, QUESTION)}
     return _beside(claim, means.pop(""), means, rows.examples["group"], "attention ratio")
 
 
 def _contrast(rows: Rows) -> list[pd.DataFrame]:
-    names = {f"{CONTRAST}|": "", f"{ATTENTION}|": "the question's map alone", f"{ATTENTION}|{GENERAL}": "the general map alone"}
+    alone = {f"{ATTENTION}|": "the question's map alone", f"{ATTENTION}|{GENERAL}": "the general map alone"}
+    names = {f"{CONTRAST}|": ""} | alone
     if not set(names) <= set(rows.values) or rows.examples["group"].nunique() < 2:
         return [nothing("contrast", "there is no question to replace, or one group alone")]
     found, half = {}, np.ones(len(rows.examples), bool)

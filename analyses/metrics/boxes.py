@@ -50,17 +50,15 @@ def box_scores(values: Float[Tensor, "rows columns"], box: Box) -> BoxScores:
     that does not lie in the map.
     """
     ratio, share, hit, iou, auroc = map_scores(values, box)
-    return BoxScores(
-        ratio, share, box.height * box.width / values.numel(), bool(hit == 1), iou.item(), auroc.item()
-    )
+    return BoxScores(ratio, share, box.height * box.width / values.numel(), bool(hit == 1), iou.item(), auroc.item())
 
 
 def map_scores(values: Float[Tensor, "*maps rows columns"], box: Box) -> Float[Tensor, "5 *maps"]:
     """`box_scores` of many maps at once: ratio, share, hit, iou, auroc.
 
     Where cells are alike, what any order among them would give on average counts: hit is the share of the largest cells
-    that lie in the box, and so for the last of the top cells. Scores of a map of zeros are its chance, but for ratio and
-    share, which are NaN; all are of a map with NaN. Errors: ValueError as in `box_scores`.
+    that lie in the box, and so for the last of the top cells. Scores of a map of zeros are those of chance, ratio and
+    share NaN; all are NaN of a map with NaN. Errors: ValueError as in `box_scores`.
     """
     sums = box_sums(values, box.height, box.width)
     inside_map = 0 <= box.y < sums.shape[-2] and 0 <= box.x < sums.shape[-1]

@@ -111,7 +111,12 @@ FIGURES = [
         )
         for name, method, title, seen in (
             ("on-pictures-heads", "localization heads", "Localization heads", "The mean map of the localization heads"),
-            ("on-pictures-relative", "relative attention", "Relative attention", "Relative attention, mean of the middle layers"),
+            (
+                "on-pictures-relative",
+                "relative attention",
+                "Relative attention",
+                "Relative attention, middle layers",
+            ),
             ("on-pictures-tam", "TAM", "Token activation maps", "TAM of the answer's word at the last state"),
         )
     ),

@@ -255,7 +255,7 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "wrong": case(partial(of_localisation, ""), "Where its answer is wrong the model looks there", FOUND),
         "contrast": case(partial(of_localisation, ""), "The contrast with a general prompt finds", FOUND),
         "a fixed place": case(partial(of_localisation, "a fixed place"), "It is not shown that few heads", OPEN),
-        "any question": case(partial(of_localisation, "a fixed place"), "It is not shown that the model looks at", OPEN),
+        "any question": case(partial(of_localisation, "a fixed place"), "is asked for: in the middle layers the", OPEN),
         "nothing": case(partial(of_localisation, "nothing"), "It is not shown that the contrast", OPEN),
         "all right": case(partial(of_localisation, "all right"), "where the model looks when it answers", UNTESTABLE),
     },

@@ -11,7 +11,7 @@ import pytest
 import torch
 from crosslens import Subject, capture
 from crosslens.analyses import metrics
-from crosslens.analyses.common.controls import BOX, QUESTION, another_question, one_of_each, permutations
+from crosslens.analyses.common.controls import BOX, HEADS, QUESTION, another_question, one_of_each, permutations
 from crosslens.analyses.localisation import localisation
 from crosslens.analyses.localisation._attention_maps import windows
 from crosslens.analyses.localisation._heads import chosen_heads
@@ -29,7 +29,8 @@ from torch.nn.functional import avg_pool2d
 
 from ..helpers import tiny, vision_subjects
 
-WHITE, BLACK = 4, 5  # dimensions that say so of a patch, and of the word that asks for it
+WHITE, BLACK = 4, 5  # dimensions that say so of a patch
+ASKS = {"w4": 6, "w5": 7}  # and those of the words that ask for one
 LAYER, HEAD, SIDE = 1, 2, 4
 OPTIONS = localisation.Options(heads=1, window=2)
 
@@ -60,18 +61,25 @@ class Seen(nn.Module):
 
 @torch.no_grad()
 def subject(fixed: int | None = None) -> Subject:
-    """Head 1.2 attends to patches of the shade that the last word asks for; all other heads as they are."""
+    """Head 1.2 attends to patches of the shade that the last word asks for; no other head reads shades."""
     model, processor = vision_subjects.build("llava")
     model.model.multi_modal_projector = Seen(model.model.multi_modal_projector, model, fixed)
     words = model.get_input_embeddings().weight
-    words[:, [WHITE, BLACK]] = 0.0
-    for word, dimension in (("w4", WHITE), ("w5", BLACK)):
+    words[:, [WHITE, BLACK, *ASKS.values()]] = 0.0
+    for word, dimension in ASKS.items():
         words[processor.tokenizer.convert_tokens_to_ids(word), dimension] = 60.0
+    for layer in model.model.language_model.layers:
+        for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj):
+            projection.weight[:, [WHITE, BLACK, *ASKS.values()]] = 0.0
     attention = model.model.language_model.layers[LAYER].self_attn
     # The slowest pair of the rotary embedding: place hardly turns it.
-    for projection, head in ((attention.q_proj, HEAD), (attention.k_proj, HEAD // 2)):
+    for projection, head, read in (
+        (attention.q_proj, HEAD, tuple(ASKS.values())),
+        (attention.k_proj, HEAD // 2, (WHITE, BLACK)),
+    ):
         projection.weight[head * 8 : head * 8 + 8] = 0.0
-        projection.weight[head * 8 + 3, WHITE] = projection.weight[head * 8 + 7, BLACK] = 2.0
+        for dimension, source in zip((3, 7), read, strict=True):
+            projection.weight[head * 8 + dimension, source] = 2.0
     return Subject(model, processor, name="planted")
 
 
@@ -98,9 +106,7 @@ def questions(n: int | None = None, seed: int = 0, *, tokenizer: Any = None) -> 
 
 
 def task(make: Any = questions) -> Task:
-    module: Any = SimpleNamespace(
-        __doc__="Squares", VERSION=1, TEMPLATE="raw", BOS=True, SOURCE="tests", examples=make
-    )
+    module: Any = SimpleNamespace(__doc__="Squares", VERSION=1, TEMPLATE="raw", BOS=True, SOURCE="tests", examples=make)
     return Task("squares", module, {})
 
 
@@ -133,9 +139,11 @@ def test_the_head_that_follows_the_question_is_chosen_and_its_map_hits(follows):
     assert score_of(follows["heads"], **here, control="", score="attention ratio") > 3
     assert score_of(follows["heads"], **here, control=BOX, score="AUROC") < 0.7
     assert score_of(follows["heads"], **here, control=QUESTION, score="AUROC") < 0.5
-    claims = follows["claims"].set_index("name")
-    assert claims.loc["few heads localise", "verdict"] == "holds"
-    assert follows["findings"].query("state == 'found'")["text"].str.contains("Heads 1.2, chosen").any()
+    beside = follows["methods"].query("method == 'localization heads' and measure == 'difference' and score == 'AUROC'")
+    assert (beside.set_index("control").loc[[BOX, QUESTION, HEADS], "lower"] > 0).all()
+    tested = follows["tested"].query("claim == 'few heads localise'").set_index("than")
+    assert tested.loc["", "value"] == pytest.approx(1.0)
+    assert (tested["value"].drop("") > 0).all()
 
 
 def test_a_head_of_a_fixed_place_is_no_localiser(fixed):
