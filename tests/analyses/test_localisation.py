@@ -28,6 +28,8 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from ..helpers import tiny, vision_subjects
+from ..helpers.makers import tables_from
+from .claims.localisation import rows as planted_rows
 
 WHITE, BLACK = 4, 5  # dimensions that say so of a patch
 ASKS = {"w4": 6, "w5": 7}  # and those of the words that ask for one
@@ -143,7 +145,7 @@ def test_the_head_that_follows_the_question_is_chosen_and_its_map_hits(follows):
     assert (beside.set_index("control").loc[[BOX, QUESTION, HEADS], "lower"] > 0).all()
     tested = follows["tested"].query("claim == 'few heads localise'").set_index("than")
     assert tested.loc["", "value"] == pytest.approx(1.0)
-    assert (tested["value"].drop("") > 0).all()
+    assert (tested.loc[[BOX, HEADS], "lower"] > 0).all()  # the mean of all heads holds the planted one too
 
 
 def test_a_head_of_a_fixed_place_is_no_localiser(fixed):
@@ -151,10 +153,11 @@ def test_a_head_of_a_fixed_place_is_no_localiser(fixed):
     verdicts = fixed["claims"].set_index("name")["verdict"]
     assert "holds" not in set(verdicts), verdicts
     assert "found" not in set(fixed["findings"]["state"])
-    # None of its scores is away from what it is under another question.
-    difference = fixed["methods"].query(f"measure == 'difference' and control == {QUESTION!r} and score == 'AUROC'")
-    chosen = difference[difference["method"] == "localization heads"]
-    assert abs(chosen["value"].item()) < 1e-6
+    # What it gives the box is what it gives it under another question.
+    difference = fixed["methods"].query(f"measure == 'difference' and control == {QUESTION!r}")
+    chosen = difference[difference["method"] == "localization heads"].set_index("score")["value"]
+    assert chosen["share in the box"] == pytest.approx(0, abs=1e-3)
+    assert chosen["pointing game"] == pytest.approx(0, abs=1e-3)
 
 
 def test_scores_equal_those_of_captured_patterns(follows):
@@ -206,8 +209,12 @@ def test_examples_without_one_box_are_left_out(tmp_path):
             object.__setattr__(example, "boxes", {})
         return made
 
+    left = analyse(subject(), tmp_path / "none", task(none))
+    assert "scores" not in left
+    rows = planted_rows()
+    rows.values["scored"][:] = 0
     with pytest.raises(NothingToMeasure, match="no example has one picture of known geometry"):
-        analyse(subject(), tmp_path / "none", task(none))
+        tables_from(localisation, rows)
 
 
 def test_a_task_without_pictures_is_told(tmp_path):
