@@ -182,7 +182,9 @@ def shuffled(chosen: Bool[np.ndarray, "n states p"], asked: Bool[np.ndarray, "n 
 
 def one_of_each(several: Sequence[Any], keys: Sequence[str]) -> list[Any]:
     """One of `several` for each key, with replacement; nothing where there are none."""
-    return [several[np.random.default_rng(crc32(key.encode())).integers(len(several))] for key in keys if len(several)]
+    return [
+        several[int(np.random.default_rng(crc32(key.encode())).integers(len(several)))] for key in keys if len(several)
+    ]
 
 
 def permutations(count: int, keys: Sequence[str]) -> Tensor:

@@ -50,7 +50,6 @@ LAYERS = (
     "Of each map over the picture its {} against the box of what is asked for, layer by layer: attention of the last "
     "position in the layer, or the state that enters it; on the right the last state."
 )
-DOTTED = {"interval": "Bands", "control": "Dotted"}
 FIGURES = [
     Drawing(
         "methods",
@@ -74,7 +73,8 @@ FIGURES = [
         layers,
         LAYERS.format("AUROC"),
         "½ is chance. A line above its dotted ones finds the box by what is asked, not by where things lie.",
-        **DOTTED,
+        interval="Bands",
+        control="Dotted",
         claims=("contrast",),
     ),
     Drawing(
@@ -85,7 +85,8 @@ FIGURES = [
         answers,
         "Attention on the box over the mean of all boxes of that size, right and wrong answers apart.",
         "Above 1: more than on other places. Two lines alike: it looks there though it answers wrong.",
-        **DOTTED,
+        interval="Bands",
+        control="Dotted",
         claims=("looks at it", "looks at it when wrong"),
     ),
     Drawing(
@@ -130,7 +131,8 @@ FIGURES = [
             LAYERS.format(score),
             "A line above its dotted ones finds the box by what is asked.",
             "other scores",
-            **DOTTED,
+            interval="Bands",
+            control="Dotted",
         )
         for name, score in (
             ("layers-ratio", "attention ratio"),
