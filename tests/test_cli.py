@@ -72,7 +72,7 @@ assert not {"torch", "transformers"} & set(sys.modules), "torch was imported"
         ("list greater_than", "task      greater_than"),
         ("list ioi", "task      ioi"),
         ("list vhd", "recipe    vhd"),
-        ("recipe tour --plan", "crosslens run lenses --task facts --limit 72"),
+        ("recipe tour --plan", "crosslens run lenses --task facts --limit 54"),
         ("--version", "crosslens 0."),
     ],
 )

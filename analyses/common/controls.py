@@ -3,7 +3,8 @@
 Random heads, positions: as many as were chosen, without replacement, never what was chosen itself. Random words: as
 many tokens of nearby ids that are words too. Another image, another question, a blank image: the example with that part
 exchanged. Shuffled: the chosen tokens at other places of those asked
-about. Random direction: of the same norm. Uniform attention: all visible tokens alike.
+about. Random direction: of the same norm. Uniform attention: all visible tokens alike. Another box: of the same size,
+where another example's lies. A permuted map: its values at other cells.
 
 A draw belongs to a key, the example's id and the number of the draw; where one draw has to serve a whole batch, its
 number alone. So neither the batch nor its padding nor the order of the examples changes it.
@@ -28,6 +29,7 @@ from ...data.example import Example
 DRAWS = 20
 HEADS = "random heads of the same layers"
 IMAGE, QUESTION = "another image", "another question"
+BOX, PERMUTED = "another example's box", "the map permuted"
 SHUFFLED, UNIFORM = "shuffled tokens", "uniform attention"
 NEAR = 500  # random words are at most so many ids away from the word they stand for: ids go roughly by frequency
 Head = tuple[int, int]
@@ -176,6 +178,19 @@ def shuffled(chosen: Bool[np.ndarray, "n states p"], asked: Bool[np.ndarray, "n 
         rng = np.random.default_rng(crc32(str(name).encode()))
         mixed[i][:, asked[i]] = rng.permuted(chosen[i][:, asked[i]], axis=1)
     return mixed
+
+
+def one_of_each(several: Sequence[Any], keys: Sequence[str]) -> list[Any]:
+    """One of `several` for each key, with replacement; nothing where there are none."""
+    return [
+        several[int(np.random.default_rng(crc32(key.encode())).integers(len(several)))] for key in keys if len(several)
+    ]
+
+
+def permutations(count: int, keys: Sequence[str]) -> Tensor:
+    """An order of so many cells for each key, Int[keys, count]."""
+    drawn = [np.random.default_rng(crc32(f"{key} permuted".encode())).permutation(count) for key in keys]
+    return torch.from_numpy(np.array(drawn, int).reshape(len(keys), count))
 
 
 def random_directions(directions: Float[Tensor, "b d"], keys: Sequence[str]) -> Float[Tensor, "b d"]:

@@ -19,18 +19,19 @@ class Box(NamedTuple):
     width: int
 
 
-def box_sums(values: Float[Tensor, "rows columns"], height: int, width: int) -> Float[Tensor, "y x"]:
+def box_sums(values: Float[Tensor, "*maps rows columns"], height: int, width: int) -> Float[Tensor, "*maps y x"]:
     """Sum of every box of a size, by its first cell. Errors: ValueError for a box that does not fit."""
-    rows, columns = values.shape
+    rows, columns = values.shape[-2:]
     require(1 <= height <= rows and 1 <= width <= columns, f"{height} × {width} does not fit into {rows} × {columns}")
-    corner = torch.nn.functional.pad(widen(values).double().cumsum(0).cumsum(1), (1, 0, 1, 0))
-    tall = corner[height:] - corner[:-height]
-    return (tall[:, width:] - tall[:, :-width]).to(widen(values).dtype)
+    corner = torch.nn.functional.pad(widen(values).double().cumsum(-2).cumsum(-1), (1, 0, 1, 0))
+    tall = corner[..., height:, :] - corner[..., :-height, :]
+    return (tall[..., width:] - tall[..., :-width]).to(widen(values).dtype)
 
 
 class BoxScores(NamedTuple):
-    """ratio: ≥ 0, 1 by chance. share, area: 0…1, to be compared. hit: the largest cell lies in the box. iou: 0…1, of as
-    many top cells as the box has. auroc: 0…1, ½ by chance; NaN where the box is the whole map.
+    """ratio: ≥ 0, 1 by chance. share, area: 0…1, to be compared. hit: the largest cell lies in the box (where several
+    are as large, all of them). iou: 0…1, of as many top cells as the box has. auroc: 0…1, ½ by chance; NaN where the
+    box is the whole map.
     """
 
     ratio: Float[Tensor, ""]
@@ -48,27 +49,51 @@ def box_scores(values: Float[Tensor, "rows columns"], box: Box) -> BoxScores:
     snippet that its authors posted takes maxima of windows instead), the rest standard. Errors: ValueError for a box
     that does not lie in the map.
     """
+    ratio, share, hit, iou, auroc = map_scores(values, box)
+    return BoxScores(ratio, share, box.height * box.width / values.numel(), bool(hit == 1), iou.item(), auroc.item())
+
+
+def map_scores(values: Float[Tensor, "*maps rows columns"], box: Box) -> Float[Tensor, "5 *maps"]:
+    """`box_scores` of many maps at once: ratio, share, hit, iou, auroc.
+
+    Where cells are alike, what any order among them would give on average counts: hit is the share of the largest cells
+    that lie in the box, and so for the last of the top cells. Scores of a map of zeros are those of chance, ratio and
+    share NaN; all are NaN of a map with NaN. Errors: ValueError as in `box_scores`.
+    """
     sums = box_sums(values, box.height, box.width)
-    require(0 <= box.y < sums.shape[0] and 0 <= box.x < sums.shape[1], f"{box} is not inside {tuple(values.shape)}")
-    inside = torch.zeros(values.shape, dtype=torch.bool, device=values.device)
+    inside_map = 0 <= box.y < sums.shape[-2] and 0 <= box.x < sums.shape[-1]
+    require(inside_map, f"{box} is not inside {tuple(values.shape[-2:])}")
+    inside = torch.zeros(values.shape[-2:], dtype=torch.bool, device=values.device)
     inside[box.y : box.y + box.height, box.x : box.x + box.width] = True
-    total, within = widen(values).sum(), sums[box.y, box.x]
-    size = int(inside.sum())
-    top = widen(values).flatten().topk(size).indices
-    hits = int(inside.flatten()[top].sum())
-    hit = bool(inside.flatten()[values.argmax()])
-    iou = hits / (2 * size - hits)
-    return BoxScores(within / sums.mean(), within / total, size / values.numel(), hit, iou, _auroc(values, inside))
+    cells, chosen = widen(values).flatten(-2), inside.flatten()
+    within, size = sums[..., box.y, box.x], int(chosen.sum())
+    hits = _hits(cells, chosen, size)
+    found = (
+        within / sums.mean((-2, -1)),
+        within / cells.sum(-1),
+        _hits(cells, chosen, 1),
+        hits / (2 * size - hits),
+        _auroc(cells, chosen),
+    )
+    return torch.stack(found).masked_fill(cells.isnan().any(-1), NAN)
 
 
-def _auroc(values: Tensor, inside: Tensor) -> float:
-    """Probability that a cell inside is above one outside, ties half."""
-    chosen, other = values[inside].double(), values[~inside].double()
-    if other.numel() == 0:
-        return NAN
-    ordered = other.sort().values
-    below, upto = torch.searchsorted(ordered, chosen), torch.searchsorted(ordered, chosen, right=True)
-    return float((below + upto).double().mean() / 2 / other.numel())
+def _hits(cells: Tensor, chosen: Tensor, count: int) -> Tensor:
+    """How many of the `count` largest cells are chosen; of those alike with the last, in proportion."""
+    last = cells.topk(count, -1).values[..., -1:]
+    above, alike = cells > last, cells == last
+    left = count - above.sum(-1)
+    return (above & chosen).sum(-1) + left * (alike & chosen).sum(-1) / alike.sum(-1).clamp(min=1)
+
+
+def _auroc(cells: Tensor, chosen: Tensor) -> Tensor:
+    """Probability that a chosen cell is above one of the others, ties half."""
+    own, other = cells[..., chosen].contiguous(), cells[..., ~chosen]
+    if other.shape[-1] == 0:
+        return torch.full_like(cells[..., 0], NAN)
+    ordered = other.sort(-1).values
+    below, upto = (torch.searchsorted(ordered, own, right=right) for right in (False, True))
+    return ((below + upto).to(cells.dtype).mean(-1) / 2 / other.shape[-1]).to(cells.dtype)
 
 
 def adaptive_crop(

@@ -31,6 +31,7 @@ from .claims import (
     information_flow,
     learned_lenses,
     lenses,
+    localisation,
     overlap,
     repairs,
     rows_of,
@@ -176,6 +177,18 @@ def of_lenses(holds: bool, solved: bool = True) -> Tables:
     return tables
 
 
+@cache
+def of_localisation(kind: str) -> Tables:
+    found, chance = localisation.FOUND, localisation.CHANCE
+    if kind == "a fixed place":  # other boxes and questions score as well
+        also = ("another example's box", "another question", "random heads of the same layers")
+        methods = ("attention", "localization heads")
+        return localisation.tables_of(localisation.FINDS | {f"{m}|{c}": found for m in methods for c in also})
+    if kind == "nothing":
+        return localisation.tables_of({"": chance})
+    return localisation.tables_of(wrong=0.0 if kind == "all right" else 0.5)
+
+
 def case(made: Callable[[], Tables], begins: str, state: str) -> Case:
     return lambda: (made(), begins, state)
 
@@ -235,6 +248,16 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "any object": case(
             partial(of_image_lens, 0.8, 0.8), "It is not shown that image tokens decode to their object inside", OPEN
         ),
+    },
+    "localisation": {
+        "heads": case(partial(of_localisation, ""), "Heads 1.2, chosen without a box, find what is asked", FOUND),
+        "looks": case(partial(of_localisation, ""), "The model looks at what it is asked for", FOUND),
+        "wrong": case(partial(of_localisation, ""), "Where its answer is wrong the model looks there", FOUND),
+        "contrast": case(partial(of_localisation, ""), "The contrast with a general prompt finds", FOUND),
+        "a fixed place": case(partial(of_localisation, "a fixed place"), "It is not shown that few heads", OPEN),
+        "any question": case(partial(of_localisation, "a fixed place"), "is asked for: in the middle layers the", OPEN),
+        "nothing": case(partial(of_localisation, "nothing"), "It is not shown that the contrast", OPEN),
+        "all right": case(partial(of_localisation, "all right"), "where the model looks when it answers", UNTESTABLE),
     },
     "information_flow": {
         "read": case(partial(of_flow, ""), "The last position reads the subject", FOUND),

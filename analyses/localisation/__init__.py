@@ -1,0 +1,1 @@
+"""Where the model looks, against the boxes of what is asked for."""

@@ -1,0 +1,120 @@
+"""The rows of a batch: scores by layer, method and control, and a map or two for the page's pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ...probes.prompts.batch import Batch
+from ...probes.runs.results import How
+from ..common.controls import BOX, HEADS, QUESTION, random_circuits
+from ..common.frames import middle
+from ..common.thumbnails import picture_rows
+from ._attention_maps import ALL, ATTENTION, CHOSEN, RELATIVE, attention_maps, of_heads
+from ._places import Place, places
+from ._scoring import at_other_boxes, controlled, scores
+from ._state_maps import MAGNITUDE, OF_WORDS, PHASE, TAM
+
+GENERAL, WORDS, LARGEST = "the general prompt", "random words", "heads of the largest image sum"
+SHOWN = (RELATIVE, CHOSEN, TAM)  # maps that are kept for pictures
+Pair = tuple[Tensor | None, Tensor | None]
+
+
+def score_rows(subject: Any, batch: Batch, kept: dict[str, Tensor], others: Pair, how: How) -> dict[str, Tensor]:
+    """Rows: "<method>|<control>" [b, layers (states, or 1), scores], control "" for the method itself; "heads|…"
+    [b, layers, h, scores]; "scored", "right" [b] (NaN without an answer); "box" [b, 4], "maps" [b, SHOWN, cells]; and
+    what pictures need. others: `rows_of` the general prompt and of another question.
+    """
+    where = places(batch, how.options.asked)
+    states = {name: torch.cat([kept[name], kept[f"final {name}"]], 1) for name in (MAGNITUDE, PHASE, *OF_WORDS)}
+    found = []
+    for row, place in enumerate(where):
+        if place is None:
+            found.append({})
+            continue
+        own = tuple(None if x is None else x[row, ..., : len(place.positions)] for x in (kept["rows"], *others))
+        told = {name: maps[row, ..., : len(place.positions)] for name, maps in states.items()}
+        found.append(_of_example(own, told, place, batch.examples[row].id, how))
+    rows = _stacked(found)
+    rows["scored"] = torch.tensor([float(place is not None) for place in where])
+    rows["right"] = _right(subject, batch, kept["last"][:, 0])
+    pictures = picture_rows(batch)
+    return rows | {name: pictures[name] for name in ("picture", "grid", "unplaced")}
+
+
+def _of_example(
+    attention: Any, states: dict[str, Float[Tensor, "state words cells"]], place: Place, name: str, how: How
+) -> dict[str, Tensor]:
+    own, general, asked = attention
+    learned, middles = how.learned, how.learned.middles
+    choice = learned.heads, how.options.window, how.options.eps
+    maps = attention_maps(own, general, *choice)
+    everyone = maps.pop(ALL)
+    said = {method: values[:, 0] for method, values in states.items()}
+    found = controlled(maps | said, place, middles, name)
+    if CHOSEN in maps:
+        found[f"{CHOSEN}|{ALL}"] = scores(everyone, place)
+        found |= _of_other_heads(own, place, name, learned)
+    if general is not None:
+        alone = attention_maps(general, None, *choice)
+        found |= {
+            f"{method}|{GENERAL}": scores(alone[method], place) for method in (ATTENTION, CHOSEN) if method in alone
+        }
+    found["heads|"], found[f"heads|{BOX}"] = scores(own, place), at_other_boxes(own, place, middles, name)
+    if asked is not None:
+        another = attention_maps(asked, general, *choice)
+        found |= {f"{method}|{QUESTION}": scores(another[method], place) for method in maps}
+        found[f"heads|{QUESTION}"] = scores(asked, place)
+    for method in OF_WORDS:
+        if states[method].shape[1] > 1:
+            found[f"{method}|{WORDS}"] = scores(states[method][:, 1:], place).mean(1)
+    box, shown = place.box, _shown(maps, said)
+    return found | {"maps": shown, "box": torch.tensor([box.y, box.x, box.height, box.width], dtype=torch.float32)}
+
+
+def _of_other_heads(own: Tensor, place: Place, name: str, learned: Any) -> dict[str, Tensor]:
+    """Scores [1, scores] of heads of the largest image sum and, mean over draws, of random heads of the same layers."""
+    found = {f"{CHOSEN}|{LARGEST}": scores(of_heads(own, learned.largest), place)[None]}
+    chosen = [(int(layer), int(head)) for layer, head in learned.heads]
+    draws = [of_heads(own, heads) for heads in random_circuits(chosen, own.shape[1], key=name)]
+    return found | ({f"{CHOSEN}|{HEADS}": scores(torch.stack(draws), place).mean(0)[None]} if draws else {})
+
+
+def _shown(maps: dict[str, Tensor], said: dict[str, Tensor]) -> Float[Tensor, "shown cells"]:
+    """One map of each method of SHOWN, its largest value 1: the mean of the middle layers, or of the last state."""
+    cells = maps[ATTENTION].shape[-1]
+    layers = middle(len(maps[ATTENTION]))
+    one = {
+        CHOSEN: maps.get(CHOSEN),
+        TAM: said[TAM][-1:],
+        RELATIVE: maps[RELATIVE][layers] if RELATIVE in maps else None,
+    }
+    means = [torch.full((cells,), torch.nan) if (map_ := one[name]) is None else map_.nanmean(0) for name in SHOWN]
+    return torch.stack([mean / mean.max().clamp_min(torch.finfo(mean.dtype).tiny) for mean in means])
+
+
+def _stacked(found: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """[b, …] of every name that an example has; NaN where another lacks it, or has fewer cells."""
+    whole: dict[str, Tensor] = {}
+    for name in dict.fromkeys(name for one in found for name in one):
+        shapes = [one[name].shape for one in found if name in one]
+        whole[name] = torch.full((len(found), *(max(sizes) for sizes in zip(*shapes, strict=True))), torch.nan)
+        for row, one in enumerate(found):
+            if name in one:
+                whole[name][(row, *(slice(size) for size in one[name].shape))] = one[name].float()
+    return whole
+
+
+def _right(subject: Any, batch: Batch, last: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
+    """Whether the answer is the likeliest of its options, or of all words where it has none; NaN without an answer."""
+    logits = subject.unembed(subject.norm(last.to(subject.device))).float().cpu()
+    found = torch.full((len(logits),), torch.nan)
+    for row, example in enumerate(batch.examples):
+        if example.answer:
+            ids = [batch.first_token_of(example, word) for word in (example.answer, *example.wrong)]
+            best = ids[int(logits[row, ids].argmax())] if example.wrong else int(logits[row].argmax())
+            found[row] = float(best == ids[0])
+    return found

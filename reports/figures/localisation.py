@@ -1,0 +1,156 @@
+"""Figures of localisation: scores by layer and method, heads, maps on some pictures."""
+
+from __future__ import annotations
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from ..charts import dots, head_map, lines, picture_maps
+from .drawing import Drawing, Tables, draw_all, first_condition
+from .views import views
+
+CHANCE = {"AUROC": 0.5, "attention ratio": 1.0}
+
+
+def figures(tables: Tables) -> dict[str, go.Figure]:
+    """Methods at the layer that they choose, then layer by layer, answers apart, heads, maps on pictures."""
+    return draw_all(FIGURES, tables)
+
+
+def layers(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    """A panel for each method, itself and its controls."""
+    rows, score = first_condition(rows), rows["score"].iloc[0]
+    reference = [(CHANCE[score], "", "")] if score in CHANCE else []
+    shown = rows.assign(line="the map")
+    return lines(shown, "layer", by="line", panel="method", y_title=score, reference=reference, markers=False)
+
+
+def answers(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    """A line for right and one for wrong answers, a panel for each map."""
+    rows, score = first_condition(rows), rows["score"].iloc[0]
+    shown = rows.assign(answers=rows["answers"] + " answers")
+    return lines(shown, "layer", by="answers", panel="method", y_title=score, reference=[(CHANCE[score], "", "")])
+
+
+def methods(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    rows = first_condition(rows)
+    return dots(rows, "method", panel="score", x_title="score")
+
+
+def heads(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    return head_map(views(rows), panel="condition", view="view", unit=str(rows["score"].iloc[0]))
+
+
+def on_pictures(rows: pd.DataFrame, tables: Tables) -> go.Figure:
+    pictures = tables["pictures"]
+    return picture_maps(rows, pictures[pictures["example"].isin(rows["example"])], flag="inside", unit="of the largest")
+
+
+LAYERS = (
+    "Of each map over the picture its {} against the box of what is asked for, layer by layer: attention of the last "
+    "position in the layer, or the state that enters it; on the right the last state."
+)
+FIGURES = [
+    Drawing(
+        "methods",
+        "methods",
+        {"measure": "score"},
+        "Which maps find what is asked for?",
+        methods,
+        "Scores of each map against the box, at the layer whose AUROC half of the groups choose, on the other half; "
+        "localization heads are chosen on other groups, without a box.",
+        "A dot to the right of all its grey marks finds the box by what is asked, not by where things lie.",
+        interval="Whiskers",
+        control="Grey",
+        select=lambda rows: rows[rows["score"].isin(["AUROC", "IoU", "pointing game"])],
+        claims=("few heads localise", "interference"),
+    ),
+    Drawing(
+        "layers",
+        "scores",
+        {"score": "AUROC"},
+        "Where in depth maps find what is asked for",
+        layers,
+        LAYERS.format("AUROC"),
+        "½ is chance. A line above its dotted ones finds the box by what is asked, not by where things lie.",
+        interval="Bands",
+        control="Dotted",
+        claims=("contrast",),
+    ),
+    Drawing(
+        "answers",
+        "answers",
+        {"score": "attention ratio"},
+        "Does it look there when it answers wrong?",
+        answers,
+        "Attention on the box over the mean of all boxes of that size, right and wrong answers apart.",
+        "Above 1: more than on other places. Two lines alike: it looks there though it answers wrong.",
+        interval="Bands",
+        control="Dotted",
+        claims=("looks at it", "looks at it when wrong"),
+    ),
+    Drawing(
+        "heads",
+        "heads",
+        {"score": "AUROC"},
+        "Which heads look at what is asked for",
+        heads,
+        "AUROC of each head's own map, and of the same against other examples' boxes or under another question.",
+        "Bright, and dark under its controls: the head follows the question.",
+        grey="Grey: not told from a control.",
+    ),
+    *(
+        Drawing(
+            name,
+            "on_pictures",
+            {"method": method},
+            f"{title} on some pictures",
+            on_pictures,
+            f"{seen}, over the first pictures: illustrations, not a measurement.",
+            "Framed: the cells of the box.",
+            "pictures",
+        )
+        for name, method, title, seen in (
+            ("on-pictures-heads", "localization heads", "Localization heads", "The mean map of the localization heads"),
+            (
+                "on-pictures-relative",
+                "relative attention",
+                "Relative attention",
+                "Relative attention, middle layers",
+            ),
+            ("on-pictures-tam", "TAM", "Token activation maps", "TAM of the answer's word at the last state"),
+        )
+    ),
+    *(
+        Drawing(
+            name,
+            "scores",
+            {"score": score},
+            f"{score[0].upper()}{score[1:]} by layer",
+            layers,
+            LAYERS.format(score),
+            "A line above its dotted ones finds the box by what is asked.",
+            "other scores",
+            interval="Bands",
+            control="Dotted",
+        )
+        for name, score in (
+            ("layers-ratio", "attention ratio"),
+            ("layers-share", "share in the box"),
+            ("layers-pointing", "pointing game"),
+            ("layers-iou", "IoU"),
+        )
+    ),
+    Drawing(
+        "heads-ratio",
+        "heads",
+        {"score": "attention ratio"},
+        "Which heads look at what is asked for, by attention ratio",
+        heads,
+        "Attention ratio of each head's own map, and of the same against other examples' boxes or under another "
+        "question.",
+        "Above 1 and above its controls: the head follows the question.",
+        "other scores",
+        grey="Grey: not told from a control.",
+    ),
+]
