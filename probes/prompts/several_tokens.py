@@ -34,7 +34,8 @@ def first_difference(
 
 
 def _opened(subject: Subject, example: Example, template: str, bos: bool) -> Example:
-    if not (example.answer and example.wrong) or example.begun:
+    # Where both are one word, what compares them refuses; what reads the answer alone does not.
+    if not (example.answer and example.wrong) or example.begun or example.answer == example.wrong[0]:
         return example
     apart = [ids_in_text(subject.tokenizer, word)[:1] for word in (example.answer, example.wrong[0])]
     if apart[0] != apart[1]:
