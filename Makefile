@@ -83,8 +83,7 @@ bench-short: $(TOOLS) ## whether a forward through an opened subject costs what 
 	$(BIN)/python tests/bench.py --short
 
 notebooks: $(TOOLS) browser ## run the notebooks in place, with still figures (SVG) that a code host shows
-	PLOTLY_RENDERER=svg TQDM_DISABLE=1 TRANSFORMERS_VERBOSITY=error \
-	  $(BIN)/jupyter nbconvert --to notebook --execute --inplace reports/notebooks/*.ipynb
+	$(BIN)/python reports/notebooks/run.py reports/notebooks/*.ipynb
 
 docs: $(TOOLS) ## pages of all functions: $(OUT)/api/index.html
 	cd / && $(CURDIR)/$(BIN)/pdoc -d markdown --no-show-source -o $(abspath $(OUT))/api \
