@@ -217,7 +217,8 @@ def _evidence(row: Row, value: float, lower: float, upper: float) -> str:
 def _against(margin: Row | None, control: str) -> str:
     if margin is None:
         return ""
-    return f"against {control or 'the control'} {margin['value']:+.3g} [{margin['lower']:.3g}, {margin['upper']:.3g}]"
+    span = "" if np.isnan(margin["lower"]) else f" [{margin['lower']:.3g}, {margin['upper']:.3g}]"
+    return f"against {control or 'the control'} {margin['value']:+.3g}{span}"
 
 
 def _doubt(row: Row, verdict: str) -> str:

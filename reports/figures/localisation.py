@@ -73,6 +73,7 @@ FIGURES = [
         layers,
         LAYERS.format("AUROC"),
         "½ is chance. A line above its dotted ones finds the box by what is asked, not by where things lie.",
+        "layer by layer",
         interval="Bands",
         control="Dotted",
         claims=("contrast",),
