@@ -42,7 +42,7 @@ def excess(rows: pd.DataFrame, tables: Tables) -> go.Figure:
     """
     found = tables.get("findings", pd.DataFrame({"figure": [], "text": []}))
     said = " ".join(found.loc[found["figure"] == "excess", "text"].astype(str))
-    rows = rows.sort_values("control", key=lambda c: c.map(lambda name: name not in said), kind="stable")
+    rows = rows.sort_values("control", key=lambda c: ~c.isin([n for n in c.unique() if str(n) in said]), kind="stable")
     shown = rows.assign(view="image " + rows["way"] + " − " + rows["control"], unclear=~(rows["p_family"] <= 0.05))
     return head_map(shown, panel="condition", view="view", signed=True)
 
