@@ -13,7 +13,7 @@ import pandas as pd
 from ..figures.drawing import matching
 from .glossary import heading
 
-ROWS = 12  # shown; the downloads hold them all
+ROWS = 10  # shown; the downloads hold them all
 LONG = 120  # characters of a cell
 TOLD = ["subject", "task", "analysis"]  # said once on the page, not in every row
 PICTURE = re.compile(r"(data:image/|iVBORw0KGgo|/9j/)[\w+/=;:,.-]{60,}")

@@ -155,8 +155,8 @@ def test_four_figures_stand_open_and_the_others_are_folded(report):
 def test_a_table_shows_the_largest_rows_of_its_figure_in_words(report):
     text = (report / "sinks.smollm2.passages.0123abcd.html").read_text("utf-8")
     first = figure(text, "sink-share")
-    assert "1,080 rows of 2,160; the 12 largest here" in first
-    assert first.count("<tr>") == 13
+    assert "1,080 rows of 2,160; the 10 largest here" in first
+    assert first.count("<tr>") == 11
     values = [float(x) for x in re.findall(r'<td class="number" data-value="(0\.9[\d.]+)"', first)]
     assert values
     assert "first_share" not in first
