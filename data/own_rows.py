@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from PIL.Image import Image
 
-from .broken import sound
+from .broken import first_of
 from .errors import UserError
 from .example import Example, Segment
 from .local_or_hub import Row
@@ -160,8 +159,7 @@ def examples_of(
             raise UserError(f"{row.where}: the id {example.id!r} is that of {first} too")
         return example
 
-    ordered = rows[::-1] if split == "validation" else rows
-    return list(islice(sound(ordered, make, broken), n))
+    return first_of(rows, make, n, split, broken)
 
 
 def _laid_out(prompt: str, images: Sequence[Image], marks: Mapping[str, Any], at: str) -> list[Segment]:

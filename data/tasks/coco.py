@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..broken import sound
+from ..broken import first_of
 from ..coco_words import words
 from ..errors import UserError
 from ..example import Example, Objects, Segment
@@ -67,13 +66,12 @@ def examples(
         texts[item["image_id"]].append(str(field(item, ("caption",), f"{captions}, annotation {item.get('id')}")))
     images = sorted(field(told, ("images",), str(captions)), key=lambda image: image["id"])
     random.Random(seed).shuffle(images)
-    images = images[::-1] if split == "validation" else images
 
     def make(image: dict[str, Any]) -> Example:
         name = image["id"]
         return _example(directory, image, question, boxes[name], _objects(vocabulary, texts[name], boxes[name]))
 
-    return list(islice(sound(images, make, broken), DEFAULT_N if n is None else n))
+    return first_of(images, make, DEFAULT_N if n is None else n, split, broken)
 
 
 def _objects(vocabulary: dict[str, str], texts: list[str], boxes: dict[str, list[Any]]) -> Objects:

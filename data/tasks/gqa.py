@@ -5,11 +5,10 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
 from typing import Any
 
 from ..asking import Asking
-from ..broken import sound
+from ..broken import first_of
 from ..errors import UserError
 from ..example import Example
 from ..local_or_hub import field, find, local, picture, read_json
@@ -64,8 +63,6 @@ def examples(
     asked, graphs = (find(directory, f"{part}_{name}.json", "gqa") for name in ("balanced_questions", "sceneGraphs"))
     questions, scenes = read_json(asked), read_json(graphs)
     chosen = _in_turn(questions, _types(subset), random.Random(seed))
-    ordered = chosen[::-1] if split == "validation" else chosen
-
     asking = Asking(template, opening, instruction, prefix)
 
     def make(item: tuple[str, str]) -> Example:
@@ -83,7 +80,7 @@ def examples(
         segments = asking.segments(image, text, marks)
         return Example(f"gqa-{name}", f"gqa-{number}", segments, right, wrong, boxes=boxes, meta=meta)
 
-    return list(islice(sound(ordered, make, broken), DEFAULT_N if n is None else n))
+    return first_of(chosen, make, DEFAULT_N if n is None else n, split, broken)
 
 
 def _types(subset: str) -> dict[str, str]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..broken import sound
+from ..broken import first_of
 from ..errors import UserError
 from ..example import Example, Segment
 from ..local_or_hub import Row, field, find, hub_rows, json_rows, local, picture
@@ -58,8 +57,7 @@ def examples(
         def make(row: Row, name: str = name) -> Example | None:
             return _example(row, name, directory, between, prefix)
 
-        ordered = rows[::-1] if split == "validation" else rows
-        made += islice(filter(None, sound(ordered, make, broken)), count)
+        made += first_of(rows, make, count, split, broken)
     return made[:n]
 
 

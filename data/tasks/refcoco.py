@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ..asking import Asking
-from ..broken import sound
+from ..broken import first_of
 from ..errors import UserError
 from ..example import Example
 from ..local_or_hub import Row, field, find, hub_rows, json_rows, local, picture
@@ -65,8 +64,7 @@ def examples(
         name = f"{kind}-{part}-{item.get('question_id') or row.name}"
         return Example(name, group, segments, boxes=boxes, meta={"expression": text})
 
-    ordered = rows[::-1] if split == "validation" else rows
-    return list(islice(sound(ordered, make, broken), n))
+    return first_of(rows, make, n, split, broken)
 
 
 def _expression(item: Mapping[str, Any], where: str) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ..asking import BRIEFLY, Asking
-from ..broken import sound
+from ..broken import first_of
 from ..errors import UserError
 from ..example import Example
 from ..local_or_hub import Row, field, find, hub_rows, local, picture, read_json
@@ -64,8 +63,7 @@ def examples(
         meta, segments = {"agreed": agreed, "question": text}, asking.segments(shown, text)
         return Example(f"textvqa-{name}", f"textvqa-{image}", segments, right, wrong, boxes=boxes, meta=meta)
 
-    ordered = rows[::-1] if split == "validation" else rows
-    return list(islice(sound(ordered, make, broken), n))
+    return first_of(rows, make, n, split, broken)
 
 
 def _from_file(directory: Path, part: str) -> list[Row]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ..asking import BRIEFLY, Asking
-from ..broken import sound
+from ..broken import first_of
 from ..errors import UserError
 from ..example import Example
 from ..local_or_hub import Row, field, find, hub_rows, local, picture, read_json
@@ -67,8 +66,7 @@ def examples(
         meta |= {"agreed": said.count(answer), "question": text}
         return Example(f"vqav2-{name}", f"vqav2-{image}", asking.segments(shown, text), right, wrong, meta=meta)
 
-    ordered = rows[::-1] if split == "validation" else rows
-    return list(islice(filter(None, sound(ordered, make, broken)), n))
+    return first_of(rows, make, n, split, broken)
 
 
 NEEDED = ("question", "multiple_choice_answer", "question_id", "image_id")

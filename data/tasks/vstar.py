@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ..asking import Asking
-from ..broken import sound
+from ..broken import first_of
 from ..errors import UserError
 from ..example import Example
 from ..local_or_hub import Row, field, find, json_rows, local, picture, read_json
@@ -68,9 +67,7 @@ def examples(
         name, group = f"vstar-{item.get('question_id', row.name)}", f"vstar-{Path(image).stem}"
         return Example(name, group, segments, right, wrong, boxes=_boxes(told, shown.size, where), meta=meta)
 
-    rows = list(json_rows(file))
-    ordered = rows[::-1] if split == "validation" else rows
-    return list(islice(filter(None, sound(ordered, make, broken)), n))
+    return first_of(list(json_rows(file)), make, n, split, broken)
 
 
 def _options(text: str, label: str, where: str) -> dict[str, tuple[int, int]]:
