@@ -37,9 +37,8 @@ def thumbnail(example: Any, geometry: Geometry) -> UInt8[Tensor, "side side 3"]:
     """What the map of an example's first picture lies over, whatever its shape; all of it where there is no map."""
     shown = next(s.content for s in example.segments if isinstance(s.content, Image.Image))
     picture = rgb(shown, f"example {example.id}: the image")
-    left, top, right, bottom = map(round, geometry.pictures[0].box) if geometry.pictures else (0, 0, *picture.size)
-    if (left, top, right, bottom) != (0, 0, *picture.size):
-        picture = picture.crop((left, top, right, bottom))
+    if geometry.pictures:
+        picture = geometry.pictures[0].cut(picture)
     return torch.from_numpy(np.asarray(picture.resize((SIDE, SIDE))).copy())
 
 

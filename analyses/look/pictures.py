@@ -130,11 +130,8 @@ def _pictures(images: Sequence[Image.Image], batch: Batch, seen: Seen) -> list[d
     known: Sequence[Picture | None] = batch.geometry[0].pictures or [None] * len(images)
     found = []
     for image, picture in zip(images, known, strict=True):
-        whole = (0, 0, image.width, image.height)
-        left, top, right, bottom = whole if picture is None else picture.box
-        box = (round(left), round(top), round(right), round(bottom))
         cells = [] if picture is None else [[at[int(p) + int(batch.start[0])] for p in line] for line in picture.map]
-        shown = image if box == whole else image.crop(box)
+        shown = image if picture is None else picture.cut(image)
         found.append({"image": _data_address(shown), "width": shown.width, "height": shown.height, "cells": cells})
     return found
 

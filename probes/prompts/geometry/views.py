@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
+from PIL.Image import Image
 from torch import Tensor
 
 Box = tuple[float, float, float, float]
@@ -113,6 +114,12 @@ class Picture:
         """What the map covers, in pixels of the picture."""
         lefts, tops, rights, bottoms = zip(*(view.box for view in self.mapped), strict=True)
         return min(lefts), min(tops), max(rights), max(bottoms)
+
+    def cut(self, image: Image) -> Image:
+        """What the map covers, of the image that this picture is; the image itself where that is all of it."""
+        left, top, right, bottom = map(round, self.box)
+        whole = (left, top, right, bottom) == (0, 0, *image.size)
+        return image if whole else image.crop((left, top, right, bottom))
 
     @property
     def map(self) -> Int[Tensor, "rows columns"]:
