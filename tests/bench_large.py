@@ -19,7 +19,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 from crosslens import Subject, capture, knockout_sweep, measures
-from crosslens.probes.runs.plan import activation_bytes
+from crosslens.probes.runs import costs
+from crosslens.tests.helpers.noise import fill
 from torch import Tensor
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 from transformers.initialization import no_init_weights
@@ -43,19 +44,8 @@ def large(layers: int) -> Any:
     with no_init_weights():
         model = LlavaForConditionalGeneration(config).eval().requires_grad_(False)
     torch.set_default_dtype(torch.float32)
-    _fill(model)
+    fill(model)
     return model
-
-
-def _fill(model: Any) -> None:
-    """One stretch of noise again and again: seven billion draws would take minutes."""
-    noise = (torch.randn(2**20, generator=torch.Generator().manual_seed(0)) * 0.02).bfloat16()
-    for name, weight in model.named_parameters():
-        if weight.ndim > 1:
-            for part in weight.reshape(-1).split(len(noise)):
-                part.copy_(noise[: len(part)])
-        else:
-            weight.fill_(float(name.endswith("weight")))
 
 
 def prompt() -> tuple[dict[str, Tensor], Tensor, Tensor]:
@@ -84,17 +74,20 @@ def main() -> None:
     subject = timed("opened", lambda: Subject(model))
     given, image, last = prompt()
     weights = sum(weight.nbytes for weight in model.parameters())
-    planned = activation_bytes(subject, 1, POSITIONS)
-    print(f"  planned: weights {weights / 2**30:.2f} GB, activations {planned / 2**30:.2f} GB")
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - weights
+    sweep = costs.recording(subject, 1, POSITIONS) + costs.variants(subject, 3, 1, 1, POSITIONS)
+    stages = {"check": costs.checking(subject), "forward": costs.forward(subject, 1, POSITIONS), "sweep": sweep}
+    told = ", ".join(f"{stage} {(weights + needed) / 2**30:.2f} GB" for stage, needed in stages.items())
+    print(f"  planned with the weights: {told}; libraries and all else so far {held / 2**30:.2f} GB")
     rows = torch.tensor([[POSITIONS - 1]])
     timed("plain forward", lambda: subject.forward(given))
     timed("patterns of the last row", lambda: capture(subject, given, ["pattern"], queries=rows))
     middles = sorted({layers // 4, layers // 2, 3 * layers // 4})
     asked = {"window": 9, "measure": measures.probability(torch.tensor([5])), "centres": middles}
-    sweep = timed(
+    found = timed(
         "image → last, three windows, with proofs", lambda: knockout_sweep(subject, given, image, last, **asked)
     )
-    print(f"  {sweep}")
+    print(f"  {found}")
 
 
 if __name__ == "__main__":

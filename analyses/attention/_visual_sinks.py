@@ -28,6 +28,7 @@ from ..common.frames import head_axes, summarise
 from ..common.thumbnails import ASKED, first_of_groups, picture_table, unmapped
 
 SHOWN = 4  # pictures on the page
+QUANTILES = (0.5, 0.75, 0.9, 0.97)  # of the image tokens' φ: thresholds that are swept beside the learned one
 OBJECTS = ("asked_object", "other_objects")
 KINDS = ("first token", "visual sinks", "other image tokens")
 
@@ -103,7 +104,7 @@ def _in_order(phi: Tensor, image: Tensor) -> Tensor:
 def thresholds(phi: Tensor, tau: float | None) -> list[float]:
     """The τ that are swept: quantiles of the image tokens' φ at the middle state, and the learned one."""
     known = phi[phi.isfinite()]
-    swept = [float(q) for q in known.quantile(torch.tensor([0.5, 0.75, 0.9, 0.97]))] if len(known) else []
+    swept = [float(q) for q in known.quantile(torch.tensor(QUANTILES))] if len(known) else []
     return sorted({round(t, 3) for t in swept} | ({round(tau, 3)} if tau is not None else set()))
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ...probes.observe.tracing import Layer
 from ...probes.prompts.batch import Batch
+from ...probes.runs import costs
 from ...probes.runs.plan import first_condition
 from ...probes.runs.results import How
 from .. import metrics
@@ -212,3 +213,13 @@ def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold: the plan's estimate of the files."""
     by_layer = 4 * positions + 4 * subject.n_heads + len(options.dimensions or (0, 0)) + 1
     return subject.n_layers * by_layer + 2 * subject.d_model + positions
+
+
+def memory(subject: Any, batch: int, positions: int, options: Options) -> int:
+    """Bytes beyond the shared forward: one example recorded at a time, with its sets of masked tokens as variants of
+    its rows behind the image.
+    """
+    sets = (len(options.taus) or len(_visual_sinks.QUANTILES) + 1) * (1 + options.draws) if options.draws else 0
+    if not sets:
+        return 0
+    return costs.recording(subject, 1, positions) + costs.variants(subject, sets, 1, positions, positions)

@@ -23,6 +23,7 @@ from ...data.world.questions import coloured, mentioned
 from ...data.world.render import render
 from ...probes.observe.generation import generate
 from ...probes.prompts.batch import Batch
+from ...probes.runs import costs
 from ...probes.runs.results import How
 from ..common import controls
 from ..common.claims import Claim
@@ -99,6 +100,12 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
 def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold."""
     return len(_IMAGES) + 6 + _BYTES
+
+
+def memory(subject: Any, batch: int, positions: int, options: Options) -> int:
+    """Bytes beyond the shared forward: an answer's keys and values, the prompt's forward and its logits."""
+    kept = costs.keys_and_values(subject, batch, positions + _LONG)
+    return kept + costs.forward(subject, batch, positions) + costs.logits(subject, batch, 2)
 
 
 def _pairs(batch: Batch, said: Sequence[str | None]) -> list[tuple[Example, str | None]]:

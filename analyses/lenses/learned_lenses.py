@@ -5,7 +5,7 @@ Tables: kl (every lens by state), attention (the lens of a layer's heads against
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ from ._learned_findings import findings
 from ._learned_tables import BEST_GAP, BIAS_RATIO, LEARNED, LENSES, PLAIN, TABLES, TUNED_RATIO
 from ._learning import COARSE, Training, layers_of, learn, lens_names
 from ._lens_logits import Places, head_logits, read_lens, said_by_heads, state_logits, unembedded
+from ._lens_words import fitting
 
 __all__ = ["TABLES", "claims", "findings"]
 
@@ -173,10 +174,25 @@ def memory(subject: Any, batch: int, positions: int, options: Options) -> int:
 
 def _learning(subject: Any, positions: int, options: Options) -> int:
     layers = layers_of(subject.decoder.attending, options.layers)
-    one = 4 * subject.n_heads * subject.d_head * costs.vocabulary(subject)
+    one = _attention_lens(subject, layers)
     each = positions if options.positions == "all" else int(options.positions) if options.positions.isdigit() else 1
     corpus = 4 * (options.passages or 1000) * each * subject.d_model
     return (len(layers) + 5) * one * bool(layers) + costs.logits(subject, options.batch, 6) + 3 * corpus
+
+
+def disk(subject: Any, options: Options) -> int:
+    """Bytes of the lenses in the cache: a map of each state to the last, and of each head to the vocabulary."""
+    if options.lens:
+        return 0
+    states = subject.n_layers * subject.d_model * (subject.d_model + 1) if options.states == "all" else 0
+    layers = layers_of(subject.decoder.attending, options.layers)
+    return 4 * states + len(layers) * _attention_lens(subject, layers)
+
+
+def _attention_lens(subject: Any, layers: Sequence[int]) -> int:
+    """Bytes of one layer's maps from heads to words."""
+    words = fitting(subject, list(layers)) or costs.vocabulary(subject)
+    return 4 * subject.n_heads * subject.d_head * words
 
 
 CLAIMS = (

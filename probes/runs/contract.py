@@ -11,7 +11,7 @@ from ...data.errors import UserError
 
 REQUIRED = ("VERSION", "QUESTION", "PAPER", "Options", "methods")
 OPTIONAL = (
-    *("Learned", "FIT_EXAMPLES", "fit", "observe", "measure", "weights", "SUMS", "row_size", "memory"),
+    *("Learned", "FIT_EXAMPLES", "fit", "observe", "measure", "weights", "SUMS", "row_size", "memory", "disk"),
     *("TABLES", "RUN_TABLES", "CLAIMS", "claims", "findings", "NEEDS", "RETIRED", "show"),
 )
 # What is there only together with another name.

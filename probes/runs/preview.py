@@ -98,12 +98,15 @@ def _preview_job(job: Job, fresh: list[Shard], sizes: Sizes, subject: Subject, w
     learns = ", and a few on held-out examples" if hasattr(job.module, "fit") and "plan" not in job.record else ""
     each = _passes(job.module)
     known = hasattr(job.module, "row_size")
-    total = _megabytes(sum(row_bytes(subject, job, sizes))) if known else "size unknown"
+    total = f"about {sum(row_bytes(subject, job, sizes)) / 1e6:,.1f} MB" if known else "size unknown"
     return [
         f"{job.name:{width}s} {todo} of {len(plan)} {each}{learns}",
         f"{'':{width}s} {len(plan)} files of rows, {total}, then the tables and record.json, in {job.directory}",
+        *_beside(job, subject, width),
     ]
 
 
-def _megabytes(count: int) -> str:
-    return f"about {count / 1e6:,.1f} MB"
+def _beside(job: Job, subject: Subject, width: int) -> list[str]:
+    """What an analysis writes elsewhere."""
+    disk = job.module.disk(subject, job.options) if hasattr(job.module, "disk") else 0
+    return [f"{'':{width}s} about {size_said(disk)} of what it learns, kept in the cache"] if disk else []

@@ -11,7 +11,7 @@ import pytest
 import torch
 from crosslens import cli, load, record
 from crosslens.analyses.attention import sinks
-from crosslens.analyses.lenses import lenses
+from crosslens.analyses.lenses import learned_lenses, lenses
 from crosslens.probes.model import loading
 from crosslens.probes.model.checkpoint_files import weight_bytes
 from crosslens.probes.runs import costs
@@ -141,3 +141,12 @@ def test_check_writes_a_page(tmp_path, capsys):
     for words in ("parts sum to the residual", "layer 2, padded on the left", "an edit acts in its own layer"):
         assert words in text
     assert not re.search(r"(src|href)=.?http", text)
+
+
+def test_what_is_learned_is_counted(tmp_path):
+    options = learned_lenses.Options(layers="1")
+    subject = tiny.subject()
+    size = 4 * (subject.n_layers * subject.d_model * (subject.d_model + 1))
+    size += 4 * subject.n_heads * subject.d_head * costs.vocabulary(subject)
+    assert learned_lenses.disk(subject, options) == size
+    assert not learned_lenses.disk(subject, learned_lenses.Options(lens="one that is there"))
