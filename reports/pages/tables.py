@@ -62,12 +62,12 @@ def _is_picture(column: pd.Series) -> bool:
 
 
 def _cell(value: Any) -> dict[str, Any]:
-    """The text of a cell, and its number to sort by where it is one."""
+    """The text of a cell, and its number to sort by where it is one, in six digits."""
     if isinstance(value, str):
         return {"text": value if len(value) <= LONG else f"{value[:LONG]}…", "number": None}
     if isinstance(value, (int, float, np.number)) and not isinstance(value, (bool, np.bool_)):
         known = math.isfinite(float(value))
-        return {"text": short(value), "number": value if known else ""}
+        return {"text": short(value), "number": f"{value:.6g}" if known else ""}
     return {"text": "–" if value is None or value is pd.NaT else str(value)[:LONG], "number": None}
 
 
