@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 
 from .hovers import fixed, template
 from .style import (
+    BETWEEN,
     COLOURS,
     GREY,
     INK,
@@ -48,8 +49,9 @@ def dots(
     """
     check_rows(frame, (panel, category, by, "control"))
     split = parts(frame, panel)
-    figure = panels([name for name, _ in split], stacked=False, gap=0.05, share_values=True)
     names, series = list(frame[category].unique()), list(frame[by].unique()) if by else [""]
+    row = len(names) * max(24, len(series) * LINE + 8)
+    figure = panels([name for name, _ in split], stacked=False, gap=0.05, share_values=True, row=row)
     controls = sorted(_controls(frame).unique().tolist(), key=lambda name: name == "")
     for column, (shown, part) in enumerate(split, start=1):
         for index, name in enumerate(series):
@@ -65,7 +67,7 @@ def dots(
                 figure.add_scatter(**points, **named, **place(column, len(split)))
         figure.update_xaxes(title_text=plain(x_title or common_unit(part, "")), **place(column, len(split)))
     legend_once(figure, [*series, *(c for c in controls if c)])
-    return _finished(figure, names, len(series), len(split), zero)
+    return _finished(figure, names, row, len(split), zero)
 
 
 def _controls(rows: pd.DataFrame) -> pd.Series:
@@ -106,12 +108,12 @@ def _tick(index: int) -> dict[str, Any]:
     return {"symbol": symbol, "size": 11, "color": GREY, "line": {"width": 2, "color": GREY}}
 
 
-def _finished(figure: go.Figure, names: list, series: int, count: int, zero: bool) -> go.Figure:
+def _finished(figure: go.Figure, names: list, row: int, count: int, zero: bool) -> go.Figure:
     ticks = {"tickvals": list(range(len(names))), "ticktext": [plain(name) for name in names]}
     figure.update_yaxes(**ticks, showgrid=True, range=[len(names) - 0.5, -0.5])
     rows, across = grid_of(count)
     figure.update_xaxes(nticks=6 if across < 3 else 4, tickangle=0)
     if zero:
         figure.update_xaxes(zeroline=True, zerolinecolor=INK, zerolinewidth=1)
-    height = 150 + len(names) * max(24, series * LINE + 8)
-    return legend_below(sized(figure, height * rows, min(200 + 200 * across, 940) if across > 1 else 0))
+    height = 150 + row * rows + BETWEEN * (rows - 1)
+    return legend_below(sized(figure, height, min(200 + 200 * across, 940) if across > 1 else 0))

@@ -177,14 +177,20 @@ def place(index: int, count: int) -> dict[str, Any]:
     return {"row": row + 1, "col": column + 1}
 
 
-def panels(names: Sequence[Any], *, stacked: bool, gap: float, share_values: bool = True) -> go.Figure:
-    """An empty figure with a panel per name, its title over its left edge; stacked, or side by side (see `place`)."""
+BETWEEN = 74  # px between two rows of panels: ticks, the axis title, the next panel's title
+
+
+def panels(names: Sequence[Any], *, stacked: bool, gap: float, share_values: bool = True, row: int = 290) -> go.Figure:
+    """An empty figure with a panel per name, its title over its left edge; stacked, or side by side (see `place`).
+
+    row: px of a panel's height, where there are several rows of them.
+    """
     count = len(names)
     rows, columns = (count, 1) if stacked else grid_of(count)
     shared: dict[str, Any] = {"shared_xaxes": stacked, "shared_yaxes": "all" if share_values and not stacked else False}
     spacing: dict[str, Any] = {"vertical_spacing" if stacked else "horizontal_spacing": gap}
     if not stacked and rows > 1:
-        spacing["vertical_spacing"] = 0.24 / rows  # room for the axis title of the row above
+        spacing["vertical_spacing"] = BETWEEN / (rows * row + (rows - 1) * BETWEEN)
     titles = [plain(name) for name in names]
     specs = [[{} if stacked or r * columns + c < count else None for c in range(columns)] for r in range(rows)]
     figure = make_subplots(rows, columns, subplot_titles=titles, specs=specs, **shared, **spacing)

@@ -35,7 +35,7 @@ function faultsOfText() {
     // Points beyond their axes are there, cut off by these: pictures beside the window.
     for (const text of of(plot, ".main-svg text").filter((one) => !one.closest("[clip-path]")))
       if (!inside(boxOf(text), box)) faults.push(`${plot.id}: "${short(text.textContent)}" lies outside the figure`);
-    const notes = of(plot, ".annotation-text");
+    const notes = of(plot, ".annotation-text, .xtitle, .ytitle");
     notes.forEach((one, at) => notes.slice(at + 1).forEach((other) => {
       if (!apart(boxOf(one), boxOf(other)))
         faults.push(`${plot.id}: "${short(one.textContent)}" lies over "${short(other.textContent)}"`);
