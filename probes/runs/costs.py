@@ -40,8 +40,7 @@ def weights(subject: Subject) -> int:
 
 def checking(subject: Subject) -> int:
     """The check of the instruments: of half precision float32 copies of the head and of one layer; its small batch."""
-    wide = wide_head(subject) + (4 * layer_size(subject) if is_half(subject) else 0)
-    return wide + 24 * subject.n_layers * (12 * subject.d_model + 3 * mlp_width(subject)) * 4 + logits(subject, 24, 6)
+    return proofs(subject) + 24 * subject.n_layers * (12 * subject.d_model + 3 * mlp_width(subject)) * 4 + logits(subject, 24, 6)
 
 
 def forward(subject: Subject, batch: int, positions: int) -> int:
@@ -69,10 +68,15 @@ def recording(subject: Subject, batch: int, positions: int, sites: Collection[st
 
 
 def variants(subject: Subject, count: int, batch: int, rows: int, positions: int) -> int:
-    """A sweep's `count` variants at `rows` positions each, chunk by chunk within the budget."""
+    """A sweep's `count` variants at `rows` positions each, chunk by chunk within the budget, and its proofs."""
     per_row = (12 * subject.d_model + 3 * mlp_width(subject)) * item(subject)
     per_row += (positions + rows) * 12 * subject.n_heads
-    return min(count * batch * rows * per_row, max(BUDGET, batch * rows * per_row))
+    return min(count * batch * rows * per_row, max(BUDGET, batch * rows * per_row)) + proofs(subject)
+
+
+def proofs(subject: Subject) -> int:
+    """What edits are proved with in half precision: one layer and the unembedding in float32."""
+    return 4 * layer_size(subject) + wide_head(subject) if is_half(subject) else 0
 
 
 def read_logits(subject: Subject, count: int, batch: int) -> int:
