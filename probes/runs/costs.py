@@ -40,7 +40,11 @@ def weights(subject: Subject) -> int:
 
 def checking(subject: Subject) -> int:
     """The check of the instruments: of half precision float32 copies of the head and of one layer; its small batch."""
-    return proofs(subject) + 24 * subject.n_layers * (12 * subject.d_model + 3 * mlp_width(subject)) * 4 + logits(subject, 24, 6)
+    return (
+        proofs(subject)
+        + 24 * subject.n_layers * (12 * subject.d_model + 3 * mlp_width(subject)) * 4
+        + logits(subject, 24, 6)
+    )
 
 
 def forward(subject: Subject, batch: int, positions: int) -> int:
