@@ -1,0 +1,67 @@
+"""What `crop_and_ask` found in this model: whether the crop holds what is asked for, and whether it helps to see it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from ..common.findings import Finding, say, tested
+
+
+def findings(tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
+    """Of the numbers of the table tested, each beside the control that comes nearest."""
+    if "tested" not in tables:
+        return []
+    return [_helps(tables), _holds(tables), _small(tables), _carve(tables)]
+
+
+def _helps(tables: Mapping[str, pd.DataFrame]) -> Finding:
+    return say(
+        "A crop of where the model looks helps it: {value:+.1%} {span:+.1%} right answers beside the whole picture "
+        "alone, {gap:+.1%} {gap_span:+.1%} beside {control}",
+        "It is not shown that a crop of where the model looks helps it: {value:+.1%} {span:+.1%} right answers beside "
+        "the whole picture alone, {gap:+.1%} {gap_span:+.1%} beside {control}",
+        **tested(tables, "cropping helps"),
+        about="whether a crop of where the model looks helps it",
+        figure="gains",
+        side="above",
+    )
+
+
+def _holds(tables: Mapping[str, pd.DataFrame]) -> Finding:
+    return say(
+        "The crop holds what is asked for: {value:.0%} {span:.0%} of it, a {control} {beside:.0%}",
+        "It is not shown that the crop holds what is asked for more than chance: {value:.0%} {span:.0%} of it, a "
+        "{control} {beside:.0%}",
+        **tested(tables, "the crop holds it"),
+        about="what the crop holds",
+        figure="crops",
+        side="above",
+    )
+
+
+def _small(tables: Mapping[str, pd.DataFrame]) -> Finding:
+    return say(
+        "The crop helps small objects more than large ones: {value:+.1%} {span:+.1%} right answers, and more than "
+        "{control} does by {gap:+.1%} {gap_span:+.1%}",
+        "It is not shown that the crop helps small objects more: {value:+.1%} {span:+.1%} right answers, {gap:+.1%} "
+        "{gap_span:+.1%} beside {control}",
+        **tested(tables, "more for small objects"),
+        about="whether the crop helps small objects more",
+        figure="sizes",
+        side="above",
+    )
+
+
+def _carve(tables: Mapping[str, pd.DataFrame]) -> Finding:
+    return say(
+        "CARVE's crop alone helps: {value:+.1%} {span:+.1%} right answers beside the whole picture, {gap:+.1%} "
+        "{gap_span:+.1%} beside {control}",
+        "It is not shown that CARVE's crop alone helps: {value:+.1%} {span:+.1%} right answers beside the whole "
+        "picture, {gap:+.1%} {gap_span:+.1%} beside {control}",
+        **tested(tables, "CARVE helps"),
+        about="whether CARVE's crop helps",
+        figure="alone",
+        side="above",
+    )
