@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from ..common.findings import Finding, say, tested
+from ._crop_asking import BESIDE
 
 
 def findings(tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
@@ -24,7 +25,7 @@ def _helps(tables: Mapping[str, pd.DataFrame]) -> Finding:
         "the whole picture alone, {gap:+.1%} {gap_span:+.1%} beside {control}",
         **tested(tables, "cropping helps"),
         about="whether a crop of where the model looks helps it",
-        figure="gains",
+        figure=_figure(tables),
         side="above",
     )
 
@@ -49,7 +50,7 @@ def _small(tables: Mapping[str, pd.DataFrame]) -> Finding:
         "{gap_span:+.1%} beside {control}",
         **tested(tables, "more for small objects"),
         about="whether the crop helps small objects more",
-        figure="sizes",
+        figure=_figure(tables, "sizes", "sizes-alone"),
         side="above",
     )
 
@@ -65,3 +66,9 @@ def _carve(tables: Mapping[str, pd.DataFrame]) -> Finding:
         figure="alone",
         side="above",
     )
+
+
+def _figure(tables: Mapping[str, pd.DataFrame], beside: str = "gains", alone: str = "alone") -> str:
+    """The figure of crops beside the whole picture where they were asked about so."""
+    gains = tables.get("gains")
+    return beside if gains is not None and (gains["shown"] == BESIDE).any() else alone

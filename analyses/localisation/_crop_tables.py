@@ -141,7 +141,7 @@ def _holds(rows: Rows) -> list[pd.DataFrame]:
     claim, covered, groups = "the crop holds it", rows["covered"], rows.examples["group"]
     if np.isnan(covered).all():
         return [nothing(claim, "no example has exactly one box of what is asked for")]
-    own, unit = covered[:, CROPS.index(ATTENDED)], "share of the object"
+    own, unit = covered[:, CROPS.index(ATTENDED)], "share"
     margins = [number(claim, own - covered[:, CROPS.index(crop)], groups, unit, than=crop) for crop in (RANDOM, CENTRE)]
     return [number(claim, own, groups, unit), *margins]
 
