@@ -32,9 +32,10 @@ def _helps(tables: Mapping[str, pd.DataFrame]) -> Finding:
 
 def _holds(tables: Mapping[str, pd.DataFrame]) -> Finding:
     return say(
-        "The crop holds what is asked for: {value:.0%} {span:.0%} of it, a {control} {beside:.0%}",
-        "It is not shown that the crop holds what is asked for more than chance: {value:.0%} {span:.0%} of it, a "
-        "{control} {beside:.0%}",
+        "The crop holds what is asked for: of the object {value:+.0%} {span:+.0%} more than the crop's share of the "
+        "picture, {gap:+.0%} {gap_span:+.0%} beside {control}",
+        "It is not shown that the crop holds what is asked for: of the object {value:+.0%} {span:+.0%} more than the "
+        "crop's share of the picture, {gap:+.0%} {gap_span:+.0%} beside {control}",
         **tested(tables, "the crop holds it"),
         about="what the crop holds",
         figure="crops",

@@ -138,12 +138,13 @@ def _tested(rows: Rows, how: How) -> pd.DataFrame:
 
 
 def _holds(rows: Rows) -> list[pd.DataFrame]:
+    """The share of the object in the attention crop less the crop's share of the picture."""
     claim, covered, groups = "the crop holds it", rows["covered"], rows.examples["group"]
     if np.isnan(covered).all():
         return [nothing(claim, "no example has exactly one box of what is asked for")]
-    own, unit = covered[:, CROPS.index(ATTENDED)], "share"
+    own, unit = covered[:, CROPS.index(ATTENDED)], "share of the object"
     margins = [number(claim, own - covered[:, CROPS.index(crop)], groups, unit, than=crop) for crop in (RANDOM, CENTRE)]
-    return [number(claim, own, groups, unit), *margins]
+    return [number(claim, own - rows["taken"][:, CROPS.index(ATTENDED)], groups, unit), *margins]
 
 
 def _beside(rows: Rows, crop: str, way: str) -> dict[str, np.ndarray]:

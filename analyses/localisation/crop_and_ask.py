@@ -39,8 +39,8 @@ FIT_EXAMPLES = 32
 CLAIMS = (
     Statement(
         "the crop holds it",
-        "The attention crop holds what is asked for: a larger share of the asked object lies in it than in random "
-        "crops of the same size and in the centre crop of that size.",
+        "The attention crop holds what is asked for: a larger share of the asked object lies in it than it is of the "
+        "picture, and than in random crops and the centre crop of its size.",
         "arXiv 2502.17422; the measure and the controls are added here",
     ),
     Statement(

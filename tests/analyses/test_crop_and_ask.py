@@ -62,7 +62,7 @@ def subject(fixed: int | None = None, positions: int = 160) -> Subject:
 
 
 def pictures(n: int | None = None, seed: int = 0, *, tokenizer: Any = None, side: int = SIDE) -> list[Example]:
-    """Even grey and a white square, which is asked for: inside one patch of what the model sees; every fourth covers four."""
+    """Even grey and a white square, which is asked for: in one patch as the model sees it; every fourth covers four."""
     rng, made, cell = np.random.default_rng(seed), [], side // 6
     for i in range(n or 12):
         pixels, size = np.full((side, side, 3), 128, np.uint8), 2 * cell if i % 4 == 3 else 3 * cell // 4
