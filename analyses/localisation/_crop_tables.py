@@ -8,35 +8,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ...data.errors import NothingToMeasure
 from ...probes.runs.results import How, Rows
-from ..common.findings import minus
 from ..common.frames import summarise
-from ..common.selection import measured_rows
-from ..common.tested import nothing, number
 from ..common.thumbnails import ASKED, first_of_groups, picture_table, unmapped
-from ._crop_asking import ALONE, BESIDE, MEASURES, SHOWN, UNITS
-from ._crop_boxes import ATTENDED, CARVED, CENTRE, CROPS, OBJECT, RANDOM, RANDOM_CARVED
+from ._crop_asking import BESIDE, MEASURES, SHOWN, UNITS
+from ._crop_boxes import CROPS
+from ._crop_reading import CONTROL_OF, RIGHT, TWICE, WHOLE, answered, classes, cropped
+from ._crop_tested import tested_rows
 
-WHOLE, TWICE = "the whole picture", "the whole picture twice"
-CONTROL_OF = {ATTENDED: RANDOM, CARVED: RANDOM_CARVED, CENTRE: RANDOM, OBJECT: RANDOM}
-CONTROLS = (CENTRE, RANDOM, RANDOM_CARVED)
-SMALL, LARGE = 0.005, 0.05  # of the picture: the classes of arXiv 2502.17422
 SIZES = ("below .5 % of the picture", ".5 to 5 %", "5 % and more")
-RIGHT = MEASURES.index("right")
 PICTURES = 4
-
-
-def _cropped(rows: Rows, how: How) -> Rows:
-    """The examples whose picture is larger than its crop, of groups that no layer was chosen on."""
-    left = measured_rows(rows, how.learned.selected_on, "crop_and_ask")
-    left = left.where(left["cropped"] > 0)
-    if left.examples.empty:
-        raise NothingToMeasure(
-            "crop_and_ask: no example has one picture of known geometry that is larger than what the model sees at "
-            "once (the crop would be the whole): give larger pictures, such as --task scenes:size=336"
-        )
-    return left
 
 
 def _asked(rows: Rows) -> Iterator[tuple[str, str, np.ndarray]]:
@@ -50,7 +31,7 @@ def _asked(rows: Rows) -> Iterator[tuple[str, str, np.ndarray]]:
 
 def _answers(rows: Rows, how: How) -> pd.DataFrame:
     """Every measure of the answer about each picture."""
-    rows = _cropped(rows, how)
+    rows = cropped(rows, how)
     groups = rows.examples["group"]
     frames = []
     for crop, way, values in _asked(rows):
@@ -62,35 +43,28 @@ def _answers(rows: Rows, how: How) -> pd.DataFrame:
 
 def _gains(rows: Rows, how: How) -> pd.DataFrame:
     """The same less the whole picture's, and less the random crops' of the same size, example by example."""
-    rows = _cropped(rows, how)
+    rows = cropped(rows, how)
     return _there([frame for crop, way, _ in _asked(rows) for frame in _gained(rows, crop, way)])
 
 
 def _gained(rows: Rows, crop: str, way: str) -> list[pd.DataFrame]:
     if crop == WHOLE:
         return []
-    own, groups, frames = _values(rows, crop, way), rows.examples["group"], []
+    own, groups, frames = answered(rows, crop, way), rows.examples["group"], []
     for than in (WHOLE, CONTROL_OF.get(crop, "")):
         if than:
             for column, (measure, unit) in enumerate(zip(MEASURES, UNITS, strict=True)):
                 names: dict[str, Any] = {"crop": crop, "shown": way, "measure": measure, "than": than}
-                difference = (own - _values(rows, than, way))[:, column]
+                difference = (own - answered(rows, than, way))[:, column]
                 frames.append(summarise(difference, groups, {}, unit, **names))
     return frames
 
 
-def _values(rows: Rows, crop: str, way: str) -> np.ndarray:
-    """MEASURES of the answers about one picture, [n, MEASURES]."""
-    if crop in (WHOLE, TWICE):
-        return rows["whole" if crop == WHOLE else "twice"]
-    return rows["crops"][:, CROPS.index(crop), SHOWN.index(way)]
-
-
 def _sizes(rows: Rows, how: How) -> pd.DataFrame | None:
     """Answers and gains over the whole picture by the asked object's share of the picture; None without boxes."""
-    rows = _cropped(rows, how)
+    rows = cropped(rows, how)
     frames = []
-    for name, some in zip(SIZES, _classes(rows), strict=True):
+    for name, some in zip(SIZES, classes(rows), strict=True):
         part = rows.where(some)
         if part.examples.empty:
             continue
@@ -104,15 +78,9 @@ def _sizes(rows: Rows, how: How) -> pd.DataFrame | None:
     return _there(frames) if frames else None
 
 
-def _classes(rows: Rows) -> list[np.ndarray]:
-    """The examples of each class of SIZES, Bool[n]; those without a box are in none."""
-    area = rows["area"]
-    return [area < SMALL, (area >= SMALL) & (area < LARGE), area >= LARGE]
-
-
 def _crops(rows: Rows, how: How) -> pd.DataFrame:
     """The share of the asked object that lies in each crop, and the share of the picture that the crop is."""
-    rows = _cropped(rows, how)
+    rows = cropped(rows, how)
     frames = []
     for name, measure in (("covered", "of the object in the crop"), ("taken", "of the picture in the crop")):
         for column, crop in enumerate(CROPS):
@@ -122,54 +90,9 @@ def _crops(rows: Rows, how: How) -> pd.DataFrame:
 
 
 def _there(frames: list[pd.DataFrame]) -> pd.DataFrame:
-    """What was measured; control: the name of a crop that is one, so that figures draw it so."""
+    """The rows that something was measured for."""
     whole = pd.concat(frames, ignore_index=True)
     return whole[whole["n"] > 0].reset_index(drop=True)
-
-
-# ---------------------------------------------------------------- claims
-
-
-def _tested(rows: Rows, how: How) -> pd.DataFrame:
-    rows = _cropped(rows, how)
-    way = ALONE if how.learned.refused else BESIDE
-    frames = [*_holds(rows), *_helps(rows, "cropping helps", ATTENDED, way), *_smaller(rows, way)]
-    return pd.concat([*frames, *_helps(rows, "CARVE helps", CARVED, ALONE)], ignore_index=True)
-
-
-def _holds(rows: Rows) -> list[pd.DataFrame]:
-    """The share of the object in the attention crop less the crop's share of the picture."""
-    claim, covered, groups = "the crop holds it", rows["covered"], rows.examples["group"]
-    if np.isnan(covered).all():
-        return [nothing(claim, "no example has exactly one box of what is asked for")]
-    own, unit = covered[:, CROPS.index(ATTENDED)], "share of the object"
-    margins = [number(claim, own - covered[:, CROPS.index(crop)], groups, unit, than=crop) for crop in (RANDOM, CENTRE)]
-    return [number(claim, own - rows["taken"][:, CROPS.index(ATTENDED)], groups, unit), *margins]
-
-
-def _beside(rows: Rows, crop: str, way: str) -> dict[str, np.ndarray]:
-    """Right answers about a crop less those about other pictures, [n]: "" the whole one, else each control."""
-    own = _values(rows, crop, way)[:, RIGHT]
-    others = {"": WHOLE, CONTROL_OF[crop]: CONTROL_OF[crop]} | ({TWICE: TWICE} if way == BESIDE else {})
-    return {than: own - _values(rows, other, way)[:, RIGHT] for than, other in others.items()}
-
-
-def _helps(rows: Rows, claim: str, crop: str, way: str) -> list[pd.DataFrame]:
-    groups = rows.examples["group"]
-    return [number(claim, values, groups, "share of answers", than=n) for n, values in _beside(rows, crop, way).items()]
-
-
-def _smaller(rows: Rows, way: str) -> list[pd.DataFrame]:
-    claim, (small, _, large) = "more for small objects", _classes(rows)
-    if not (small.any() and large.any()):
-        lacking = "below .5 %" if not small.any() else "of 5 % and more"
-        return [nothing(claim, f"there are no objects {lacking} of the picture")]
-    groups, frames = rows.examples["group"], []
-    for than, values in _beside(rows, ATTENDED, way).items():
-        both = [number(claim, values[some], groups[some], "share of answers", than=than) for some in (small, large)]
-        apart = minus(both[0].iloc[0], both[1].iloc[0])
-        frames.append(both[0].assign(**apart))
-    return frames
 
 
 # ---------------------------------------------------------------- pictures
@@ -211,7 +134,7 @@ TABLES = {
     "gains": (_gains, ("crop", "shown", "measure", "than")),
     "sizes": (_sizes, ("crop", "shown", "size", "measure")),
     "crops": (_crops, ("crop", "measure")),
-    "tested": (_tested, ("claim", "than", "untestable")),
+    "tested": (tested_rows, ("claim", "than", "untestable")),
 }
 RUN_TABLES = {
     "pictures": (_pictures, ("example", *ASKED, "png")),
