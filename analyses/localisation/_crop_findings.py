@@ -32,10 +32,10 @@ def _helps(tables: Mapping[str, pd.DataFrame]) -> Finding:
 
 def _holds(tables: Mapping[str, pd.DataFrame]) -> Finding:
     return say(
-        "The crop holds what is asked for: of the object {value:+.0%} {span:+.0%} more than the crop's share of the "
-        "picture, {gap:+.0%} {gap_span:+.0%} beside {control}",
-        "It is not shown that the crop holds what is asked for: of the object {value:+.0%} {span:+.0%} more than the "
-        "crop's share of the picture, {gap:+.0%} {gap_span:+.0%} beside {control}",
+        "The crop holds what is asked for: the share of the object in it is {value:+.0%} {span:+.0%} above the crop's "
+        "share of the picture, and {gap:+.0%} {gap_span:+.0%} above that in a {control}",
+        "It is not shown that the crop holds what is asked for: the share of the object in it is {value:+.0%} "
+        "{span:+.0%} above the crop's share of the picture, {gap:+.0%} {gap_span:+.0%} above that in a {control}",
         **tested(tables, "the crop holds it"),
         about="what the crop holds",
         figure="crops",

@@ -85,6 +85,7 @@ FIGURES = [
         gains,
         "Share of right answers with the crop in the place of the picture, less that with the whole picture.",
         READ,
+        "the crop alone",
         interval="Whiskers",
         control="Grey",
         select=on_lines,

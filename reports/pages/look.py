@@ -95,7 +95,7 @@ def render(content: Mapping[str, Any]) -> str:
 def _render_text(content: Mapping[str, Any], drawn: Mapping[str, Any]) -> str:
     slugs = unique_slugs(drawn)
     blocks = [figure_block(slugs[name], figure, None) for name, figure in drawn.items()]
-    kept = {name: content[name] for name in ("tokens", "heads", "levels", "listed")}
+    kept = {name: content[name] for name in ("tokens", "heads", "levels", "listed", "answer")}
     data = {**kept, "colours": _colours(), "beside": content["beside"]}
     data |= {name: eight_bits(content[name]) for name in ("patterns", "means")}
     page = environment().get_template("look_text.html")

@@ -110,7 +110,7 @@ const rows = look.heads.slice(0, look.listed).map((one, i) => {
   open.onclick = () => { chooseMap(`pattern ${i}`); $("text").scrollIntoView({ behavior: "smooth", block: "center" }); };
   return el("tr", {}, el("td", {}, open), el("td", { class: "number" }, shown(one.logit)), ...(look.beside ? [el("td", { class: "number" }, shown(one.beside))] : []));
 });
-$("heads").append(el("thead", {}, el("tr", {}, ...["head", "logits", ...(look.beside ? [`logits of ${look.beside}`] : [])].map((text) => el("th", { scope: "col" }, text)))), el("tbody", {}, ...rows));
+$("heads").append(el("thead", {}, el("tr", {}, ...["head", `logits of ${look.answer}`, ...(look.beside ? [`logits of ${look.beside}`] : [])].map((text) => el("th", { scope: "col" }, text)))), el("tbody", {}, ...rows));
 chooseMap("pattern 0");
 drawEvery();
 document.body.dataset.ready = "yes";
