@@ -1,20 +1,25 @@
 """One look at a picture as large as a 7B model's, beside plain forwards of its prompt and answer.
 
-    python tests/bench_look.py          (BENCH_ROUNDS=3 for fewer rounds)
+    python tests/bench_look.py          (BENCH_ROUNDS=9 for more rounds)
 
 A LLaVA of random weights whose language model has SmolLM2's shape: 576 image tokens, a prompt of 620, an answer of 20.
-All attention methods together, their controls (two more prompts in the same forward) included: the limit is 4.
+Processor time. The limit of all attention methods together, their controls (two more prompts in the same forward)
+included, is 4.
 """
 
 from __future__ import annotations
 
 import copy
+import os
+from time import process_time
 from typing import Any
 
 import torch
 from bench import interleaved, plain
 from crosslens import Subject, load, look
-from crosslens.analyses.look import asking
+from crosslens.analyses.look import asking, maps, observing
+from crosslens.analyses.look.looking import HEADS, K
+from crosslens.data.subjects.scenes_model import FORM
 from PIL import Image
 
 SIDE, PROMPT, ANSWER = 336, 620, 20
@@ -47,7 +52,7 @@ def main() -> None:
 
     def asked(question: str, answer: str = " one") -> Any:
         return asking.ask(
-            opened, asking.prompt(question, [picture]), answer, ANSWER, None, None, asking.GENERAL
+            opened, asking.prompt(question, [picture]), answer, ANSWER, FORM, None, asking.GENERAL
         ).prompts
 
     question = words(lambda text: int(asked(text).mask[0].sum()) - 1, PROMPT)
@@ -59,11 +64,21 @@ def main() -> None:
         {
             "plain forward of prompt and answer": plain(opened, alone),
             "the three prompts, plain": plain(opened, batch),
-            "look, the answer given": lambda: look(opened, question, picture, answer=answer),
-            "look and its page": lambda: look(opened, question, picture, answer=answer)._repr_html_(),
+            "all attention methods and their controls": lambda: attention(opened, asked(question, answer)),
+            "look: these, and the lens of every place": lambda: look(
+                opened, question, picture, answer=answer, template=FORM
+            ),
         },
-        rounds=5,
+        rounds=int(os.environ.get("BENCH_ROUNDS", "3")),
+        clock=process_time,
     )
+
+
+def attention(opened: Any, prompts: Any) -> None:
+    """What a look measures of attention, and TAM: all but the lens."""
+    seen = observing.observe(opened, prompts, heads=HEADS, states=(), k=K)
+    maps.by_layer(seen)
+    maps.token_maps(opened, prompts, seen)
 
 
 if __name__ == "__main__":
