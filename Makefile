@@ -78,6 +78,7 @@ check: $(TOOLS) ## lint, types, import contracts
 
 bench: $(TOOLS) ## times and memory as ratios to plain forwards
 	$(BIN)/python tests/bench.py
+	$(BIN)/python tests/bench_look.py
 
 bench-short: $(TOOLS) ## whether a forward through an opened subject costs what a plain one does
 	$(BIN)/python tests/bench.py --short

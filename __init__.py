@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .analyses import metrics, repairs, stats
-    from .analyses.look.looking import look
     from .data.errors import SubjectError
     from .data.example import Example, Segment
+    from .looked import look
     from .probes.intervene import interventions, measures
     from .probes.intervene.attribution import attribution_sweep
     from .probes.intervene.edge_attribution import edge_attribution
@@ -77,7 +77,7 @@ _HOMES = {
     "intervention_sweep": "probes.intervene.sweep",
     "knockout_sweep": "probes.intervene.knockout",
     "load": "probes.model.loading",
-    "look": "analyses.look.looking",
+    "look": "looked",
     "open_run": "reports.opened_run",
     "patch_sweep": "probes.intervene.patching",
     "path_sweep": "probes.intervene.paths",

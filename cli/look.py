@@ -37,7 +37,7 @@ class Look(ModelFlags):
         for path in self.image:
             if not path.is_file():
                 raise UserError(f"no image at {path}")
-        from ..analyses.look.looking import look
+        from ..looked import look
         from ..reports.pages.look import file_name
 
         subject = self.open(self.subject)

@@ -49,16 +49,18 @@ ROUNDS = int(os.environ.get("BENCH_ROUNDS", "9"))
 SINKS = How(sinks.Options(), sinks.Learned((507, 247), 17.4))
 
 
-def interleaved(works: dict[str, Callable[[], Any]], rounds: int = ROUNDS) -> dict[str, list[float]]:
+def interleaved(
+    works: dict[str, Callable[[], Any]], rounds: int = ROUNDS, clock: Callable[[], float] = perf_counter
+) -> dict[str, list[float]]:
     """Time every work in turn, `rounds` times, and print each as a ratio to the first; returns the seconds."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for work in works.values():
         work()
     for _ in range(rounds):
         for name, work in works.items():
-            start = perf_counter()
+            start = clock()
             work()
-            seconds[name].append(perf_counter() - start)
+            seconds[name].append(clock() - start)
     base = np.array(next(iter(seconds.values())))
     for name, times in seconds.items():
         ratios = np.array(times) / base

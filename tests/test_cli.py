@@ -10,6 +10,7 @@ import sys
 import pytest
 import torch
 from crosslens import cli
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from .helpers import tiny
@@ -260,5 +261,11 @@ def test_a_look_is_one_page_and_its_mistakes_are_told(capsys, tmp_path, model_di
     assert sorted(file.name for file in tmp_path.iterdir()) == ["look-w1-w2-w3.html", "plotly.min.js"]
     assert "name a question" in fails(capsys, "look", "--subject", model_dir)
     assert "no image at" in fails(capsys, *words, "--image", tmp_path / "none.png")
+    Image.new("RGB", (20_000, 10)).save(tmp_path / "long.png")
+    assert "200 times as long as wide" in fails(capsys, *words, "--image", tmp_path / "long.png")
+    (tmp_path / "text.png").write_text("no picture")
+    assert "not an image" in fails(capsys, *words, "--image", tmp_path / "text.png")
+    Image.new("CMYK", (8, 8)).save(tmp_path / "fine.jpg")
+    assert "reads no images" in fails(capsys, *words, "--image", tmp_path / "fine.jpg")
     assert "is not an image" in fails(capsys, *words, "--image", tmp_path / "plotly.min.js")
     assert "--heads many: it takes" in fails(capsys, *words, "--heads", "many")

@@ -138,7 +138,7 @@ def _seen(example: Example, image: str) -> Example:
     if image == "blank":
         return controls.blank_image(example, _GREY)
     if image == "swapped":
-        return controls.with_images(example, lambda own: render(scenes.other_scene(example.group)))
+        return controls.with_images(example, lambda own: render(scenes.other_scene(example.group), own.width))
     return example
 
 

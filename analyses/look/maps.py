@@ -15,7 +15,7 @@ from ...data.tokens import labels
 from ...probes.model.head import in_rows, word_directions
 from ...probes.prompts.batch import Batch
 from .. import metrics
-from .observing import Seen
+from .observing import Seen, numbered
 
 BUDGET, OF_HEADS = 3_000_000, 1_000_000  # numbers of all maps by layer, and by head, a byte each on the page
 EPS = 0.1  # of the general prompt's mean: below, a ratio to it says nothing
@@ -102,10 +102,9 @@ def _token_maps(subject: Any, batch: Batch, seen: Seen, row: int) -> np.ndarray:
 
 def _filtered(values: Float[Tensor, "c"], batch: Batch, seen: Seen, row: int) -> Tensor:
     """TAM's rank filter on each picture that has a map of two rows and columns at least."""
-    values, at = values.clone(), {p: i for i, p in enumerate(seen.cells[row].tolist())}
-    for picture in batch.geometry[row].pictures:
-        if min(picture.shape) >= 2:
-            index = torch.tensor([[at[int(p) + int(batch.start[row])] for p in line] for line in picture.map])
+    values = values.clone()
+    for index in numbered(batch, seen.cells, row):
+        if min(index.shape) >= 2:
             values[index] = metrics.rank_filter(values[index]).to(values.dtype)
     return values
 

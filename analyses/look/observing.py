@@ -161,6 +161,16 @@ class _Watch:
         return phi, metrics.gap_threshold(float(phi[real][0]), float(phi[real].median()))
 
 
+def numbered(batch: Batch, cells: Int[Tensor, "r c"], row: int) -> list[Int[Tensor, "rows columns"]]:
+    """Of each picture of a prompt whose geometry is known: which of its image tokens each cell of its map is."""
+    at = {int(position): number for number, position in enumerate(cells[row].tolist())}
+    start = int(batch.start[row])
+    return [
+        torch.tensor([[at[int(position) + start] for position in line] for line in picture.map])
+        for picture in batch.geometry[row].pictures
+    ]
+
+
 def _in_rows(chosen: Tensor) -> Int[Tensor, "r c"]:
     """The positions that are chosen, as many in every row."""
     return chosen.nonzero()[:, 1].reshape(len(chosen), -1)

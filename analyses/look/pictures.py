@@ -15,7 +15,7 @@ from ...probes.prompts.batch import Batch
 from ...probes.prompts.geometry.views import Picture
 from .asking import Asked
 from .maps import OF_HEADS, by_layer, lens_words, token_maps
-from .observing import Seen, observe
+from .observing import Seen, numbered, observe
 
 SIDE = 512  # px of the longer side of a picture on the page
 
@@ -126,11 +126,10 @@ def _pictures(images: Sequence[Image.Image], batch: Batch, seen: Seen) -> list[d
     """Of each picture: what its map lies over, and the map's cells as numbers of image tokens; of a picture whose
     geometry is not known, the whole of it and no cells.
     """
-    at = {int(p): i for i, p in enumerate(seen.cells[0].tolist())}
     known: Sequence[Picture | None] = batch.geometry[0].pictures or [None] * len(images)
+    grids = [grid.tolist() for grid in numbered(batch, seen.cells, 0)] or [[] for _ in images]
     found = []
-    for image, picture in zip(images, known, strict=True):
-        cells = [] if picture is None else [[at[int(p) + int(batch.start[0])] for p in line] for line in picture.map]
+    for image, picture, cells in zip(images, known, grids, strict=True):
         shown = image if picture is None else picture.cut(image)
         found.append({"image": _data_address(shown), "width": shown.width, "height": shown.height, "cells": cells})
     return found

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from ...data.errors import UserError
-from ...data.example import Example
+from ...data.example import Example, is_single_token
 from ...data.tokens import labels
 from ...probes.observe.tracing import Layer, tracing
 from ...probes.prompts.batch import Batch
 from ..lenses import lenses, logit_attribution
 from .asking import usual_form
 
+LIKELY = 8  # words among which the likeliest other one is looked for
 BUDGET = 4_000_000  # attention values on the page, a byte each
 Head = tuple[int, int]
 
@@ -39,12 +40,18 @@ def of_text(
     rows = logits["heads"].dropna(subset=["value"])
     rows = rows.iloc[np.argsort(-rows["value"].abs().to_numpy(), kind="stable")]
     kept, layers, means = _patterns(subject, batch, rows)
-    shown = [{"layer": int(r["layer"]), "head": int(r["head"]), "logit": r["value"]} for r in rows.to_dict("records")]
     said = _said(subject, example, batch, logits)
+    other, beside = _another(subject, batch, said["answer"])
+    shown = [
+        {"layer": (layer := int(r["layer"])), "head": (head := int(r["head"])), "logit": r["value"]}
+        | {"beside": beside.get((layer, head))}
+        for r in rows.to_dict("records")
+    ]
     return {
         "kind": "text",
         **said,
         "heads": shown[: len(kept)],
+        "beside": other,
         "listed": heads,
         "all_heads": len(shown),
         "levels": layers,
@@ -53,6 +60,21 @@ def of_text(
         "grid": grid,
         "logits": logits,
     }
+
+
+def _another(subject: Any, batch: Batch, answer: str) -> tuple[str, dict[Head, float]]:
+    """The likeliest other word that is one token, as the page writes it, and what each head adds to its logit: what a
+    head adds to any likely word. "" and nothing where there is none.
+    """
+    for token in subject.last_logits(batch)[0].topk(LIKELY).indices.tolist():
+        text = subject.tokenizer.decode([token])
+        if text.strip() and is_single_token(subject.tokenizer, text):
+            found = logit_attribution.show(subject, batch, logit_attribution.Options(token=text))["heads"]
+            name = str(found["measure"].iloc[0]).removeprefix("logit of ")
+            if name != answer:
+                places = zip(found["layer"].astype(int), found["head"].astype(int), strict=True)
+                return name, dict(zip(places, found["value"].astype(float), strict=True))
+    return "", {}
 
 
 def _said(subject: Any, example: Example, batch: Batch, logits: dict[str, pd.DataFrame]) -> dict[str, Any]:

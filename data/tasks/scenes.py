@@ -11,7 +11,7 @@ from ..example import Example, Objects, Segment
 from ..world import world
 from ..world.questions import KINDS, NUMBERS, POPE, WORDS, Question, answer, ask, asked_things, twin
 from ..world.render import render
-from ..world.world import DIFFICULTIES, Scene
+from ..world.world import DIFFICULTIES, SIDE, TINY, Scene, Thing
 
 VERSION = 1
 TEMPLATE = "raw"
@@ -31,11 +31,14 @@ def examples(
     split: str = "test",
     kinds: str | Sequence[str] = ALL,
     difficulty: str | Sequence[str] = "clear",
+    size: int = SIDE,
 ) -> list[Example]:
     """Questions about scenes, kinds and difficulties in turn (default n = 400).
 
     split: "train", "validation", "test"; no layout (which shapes in which colours in which cells) is in two of them.
-    kinds: of KINDS and POPE, joined by "+" or as a sequence. difficulty: of DIFFICULTIES, likewise.
+    kinds: of KINDS and POPE, joined by "+" or as a sequence. difficulty: of DIFFICULTIES, likewise, or
+    TINY. size: pixels of a side, a multiple of 84, which the subject sees: larger ones are shrunk for it, and can be
+    cropped (`crop_and_ask`). UserError: no such one of these, a negative seed.
     Answers, space in front, are one token of SmolLM2's tokenizer, except the captions'. Wrong: the other possible
     answers, the corrupt twin's first; none beside it for captions. Corrupt: the same question about the same scene
     with one thing changed. Group: the scene; the kinds of one round share it where it allows them all.
@@ -43,7 +46,9 @@ def examples(
     Marks in the question: `asked_word`, `other_word`. Meta: kind, difficulty, objects ("red circle, blue star"),
     n_objects, question, answer, asked ("circle"), treatment of the asked thing ("" without one).
     """
-    kinds, difficulties = _chosen(kinds, (*KINDS, *POPE), "kind"), _chosen(difficulty, DIFFICULTIES, "difficulty")
+    kinds, difficulties = _chosen(kinds, (*KINDS, *POPE), "kind"), _chosen(difficulty, DIFFICULTIES, "difficulty", TINY)
+    if size < SIDE or size % SIDE:
+        raise UserError(f"scenes: size {size} is no multiple of {SIDE}, the pixels of a side that its subject sees")
     if seed < 0:
         raise UserError(f"scenes: seed {seed} is negative")
     if split not in world.SPLITS:
@@ -52,28 +57,29 @@ def examples(
     made = []
     for i in range(DEFAULT_N if n is None else n):
         kind, level = cells[i % len(cells)]
-        made.append(_example(f"scenes-{split}-{seed}-{i:05d}", kind, level, split, seed, i // len(cells)))
+        made.append(_example(f"scenes-{split}-{seed}-{i:05d}", kind, level, split, seed, i // len(cells), size))
     return made
 
 
-def _chosen(given: str | Sequence[str], known: Sequence[str], what: str) -> list[str]:
+def _chosen(given: str | Sequence[str], known: Sequence[str], what: str, *beside: str) -> list[str]:
+    """The names that are given; "all": the known ones, without those beside them."""
     names = given.split("+") if isinstance(given, str) else list(given)
     names = list(known) if names == ["all"] else names
     for name in names:
-        if name not in known:
-            raise UserError(f"scenes: no {what} {name!r}; there are {', '.join(known)}, or all")
+        if name not in (*known, *beside):
+            raise UserError(f"scenes: no {what} {name!r}; there are {', '.join((*known, *beside))}, or all")
     return names
 
 
-def _example(id: str, kind: str, level: str, split: str, seed: int, number: int) -> Example:
+def _example(id: str, kind: str, level: str, split: str, seed: int, number: int, size: int) -> Example:
     for scene in _scenes(split, seed, number, level):
         # The three POPE sets ask for the same things where they ask for what is there.
         rng = random.Random(f"{scene.key} {'pope' if kind in POPE else kind}")
         question = ask(kind, scene, rng)
         if question is not None:
             changed = twin(question, scene, rng)
-            corrupt = prompt(f"{id}-corrupt", question, changed, (answer(question, scene),))
-            return prompt(id, question, scene, (answer(question, changed),), corrupt)
+            corrupt = prompt(f"{id}-corrupt", question, changed, (answer(question, scene),), size=size)
+            return prompt(id, question, scene, (answer(question, changed),), corrupt, size)
     raise AssertionError("endless")
 
 
@@ -87,21 +93,28 @@ def _scenes(split: str, seed: int, number: int, level: str) -> Iterator[Scene]:
 
 
 def prompt(
-    id: str, question: Question, scene: Scene, wrong: Sequence[str] = (), corrupt: Example | None = None
+    id: str,
+    question: Question,
+    scene: Scene,
+    wrong: Sequence[str] = (),
+    corrupt: Example | None = None,
+    size: int = SIDE,
 ) -> Example:
-    """One question about one scene as an example. wrong: answers that come before the other possible ones."""
+    """One question about one scene as an example. wrong: answers that come before the other possible ones.
+    size: of the picture, in pixels, and so of the boxes.
+    """
     text, spans = question.text()
     asked, right = asked_things(question, scene), answer(question, scene)
     marks = {f"{name}_word": spans[name] for name in ("asked", "other") if name in spans}
     segments = (
-        Segment("image", render(scene)),
+        Segment("image", render(scene, size)),
         Segment("text", OPENING.rstrip()),
         Segment("question", " " + text, {n: [(a + 1, b + 1) for a, b in places] for n, places in marks.items()}),
         Segment("text", CLOSING),
     )
     boxes = {
-        "asked_object": [thing.box for thing in asked],
-        "other_objects": [thing.box for thing in scene.things if thing not in asked],
+        "asked_object": [_drawn(thing, size) for thing in asked],
+        "other_objects": [_drawn(thing, size) for thing in scene.things if thing not in asked],
     }
     meta = {
         "kind": question.kind,
@@ -119,6 +132,12 @@ def prompt(
     told = Objects(WORDS, frozenset(scene.shapes)) if caption else None
     wrongs = tuple(" " + w for w in (*wrong, *others))
     return Example(id, scene.key, segments, " " + right, wrongs, corrupt, boxes, meta, told)
+
+
+def _drawn(thing: Thing, size: int) -> tuple[int, int, int, int]:
+    """The box of a thing in pixels of a picture of this size."""
+    left, top, right, bottom = (edge * (size // SIDE) for edge in thing.box)
+    return left, top, right, bottom
 
 
 def scene_of(group: str) -> Scene:

@@ -17,47 +17,50 @@ FAINT = (0.12, 0.3)  # opacity
 Points = Sequence[tuple[float, float]]
 
 
-def render(scene: Scene) -> Image.Image:
-    """The picture, 84 × 84 RGB."""
-    return Image.fromarray(pixels(scene))
+def render(scene: Scene, side: int = SIDE) -> Image.Image:
+    """The picture, side × side RGB; side: a multiple of 84, the scene's own pixels."""
+    return Image.fromarray(pixels(scene, side // SIDE))
 
 
-def pixels(scene: Scene) -> np.ndarray:
-    """The picture as uint8 [84, 84, 3]."""
+def pixels(scene: Scene, scale: int = 1) -> np.ndarray:
+    """The picture as uint8 [84 · scale, 84 · scale, 3]: the same things, drawn finer; noise of each pixel."""
     rng = random.Random(scene.seed)
-    noise = np.random.default_rng(rng.getrandbits(32)).normal(0, NOISE, (SIDE, SIDE, 3))
-    canvas = np.full((SIDE, SIDE, 3), float(rng.randint(120, 185)))
+    shape = (SIDE * scale, SIDE * scale, 3)
+    noise = np.random.default_rng(rng.getrandbits(32)).normal(0, NOISE, shape)
+    canvas = np.full(shape, float(rng.randint(120, 185)))
     # Draws belong to cells, so that scenes that differ in one thing share all other pixels.
     draws = [(rng.uniform(*FAINT), [rng.randint(-TINT, TINT) for _ in range(3)]) for _ in range(GRID * GRID)]
     for thing in scene.things:
         opacity, tint = draws[thing.cell]
-        _paint(canvas, thing, opacity if thing.treatment == "faint" else 1.0, tint)
+        _paint(canvas, thing, opacity if thing.treatment == "faint" else 1.0, tint, scale)
     if scene.panel is not None:
-        _board(canvas, scene.panel)
+        _board(canvas, scene.panel, scale)
     return (canvas + noise).clip(0, 255).astype(np.uint8)
 
 
-def _paint(canvas: np.ndarray, thing: Thing, opacity: float, tint: Sequence[int]) -> None:
-    top, left = thing.row * CELL, thing.column * CELL
-    tile = canvas[top : top + CELL, left : left + CELL]
+def _paint(canvas: np.ndarray, thing: Thing, opacity: float, tint: Sequence[int], scale: int) -> None:
+    cell = CELL * scale
+    top, left = thing.row * cell, thing.column * cell
+    tile = canvas[top : top + cell, left : left + cell]
     colour = np.array(COLOURS[thing.colour], float) + tint
-    tile += (colour - tile) * (opacity * _mask(thing))[..., None]
+    tile += (colour - tile) * (opacity * _mask(thing, scale))[..., None]
 
 
-def _mask(thing: Thing) -> np.ndarray:
-    """[28, 28] in 0 … 1: the share of each pixel of the cell that the thing covers."""
-    tile = Image.new("L", (CELL * SCALE, CELL * SCALE))
+def _mask(thing: Thing, scale: int) -> np.ndarray:
+    """[28 · scale, 28 · scale] in 0 … 1: the share of each pixel of the cell that the thing covers."""
+    fine, cell = SCALE * scale, CELL * scale
+    tile = Image.new("L", (CELL * fine, CELL * fine))
     left, top, right, _ = thing.box
-    x, y = (left - thing.column * CELL) * SCALE, (top - thing.row * CELL) * SCALE
-    radius = (right - left) * SCALE / 2
+    x, y = (left - thing.column * CELL) * fine, (top - thing.row * CELL) * fine
+    radius = (right - left) * fine / 2
     _DRAW[thing.shape](ImageDraw.Draw(tile), x + radius, y + radius, radius)
-    return np.asarray(tile.resize((CELL, CELL), Image.Resampling.BOX), float) / 255
+    return np.asarray(tile.resize((cell, cell), Image.Resampling.BOX), float) / 255
 
 
-def _board(canvas: np.ndarray, box: tuple[int, int, int, int]) -> None:
+def _board(canvas: np.ndarray, box: tuple[int, int, int, int], scale: int) -> None:
     """Dark grey with slanting lines: like nothing else in a scene."""
-    left, top, right, bottom = box
-    rows, columns = np.mgrid[top:bottom, left:right]
+    left, top, right, bottom = (edge * scale for edge in box)
+    rows, columns = np.mgrid[top:bottom, left:right] // scale
     canvas[top:bottom, left:right] = np.where((rows + columns) % 6 < 2, 105, 70)[..., None]
 
 

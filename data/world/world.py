@@ -34,13 +34,14 @@ SIDE, CELL, GRID = 84, 28, 3  # pixels of a picture and of a cell; cells in a ro
 MOST = 4  # objects
 TREATMENTS = ("clear", "faint", "small", "hidden")
 DIFFICULTIES = (*TREATMENTS, "hard")
+TINY = "tiny"  # a further one, below half a patch: for pictures drawn larger than a model sees them
 PANEL_EMPTY = 0.25  # a panel with nothing behind it
 SPLITS = {"train": range(0, 8), "validation": range(8, 9), "test": range(9, 10)}
 Box = tuple[int, int, int, int]
 
 
 class Thing(NamedTuple):
-    """One object. cell: 0 … 8, row by row. treatment: one of TREATMENTS. box: left, top, right, bottom."""
+    """One object. cell: 0 … 8, row by row. treatment: one of TREATMENTS, or TINY. box: left, top, right, bottom."""
 
     shape: str
     colour: str
@@ -75,7 +76,8 @@ def sample(split: str, seed: int, index: int, difficulty: str = "clear") -> Scen
     """Scene number `index` of a split: 1 to 4 things of different shapes in different cells.
 
     difficulty: "clear"; "faint", "small": every thing with chance ½ and one at least; "hidden": a board in front of
-    one thing or, in a quarter of the scenes, of an empty cell; "hard": things clear, faint or small, and a board.
+    one thing or, in a quarter of the scenes, of an empty cell; "hard": things clear, faint or small, and a board;
+    "tiny": every thing.
     """
     key = f"{split}-{seed}-{index}-{difficulty}"
     rng = random.Random(f"scenes {key}")
@@ -132,7 +134,7 @@ def _treatments(rng: random.Random, layout: Layout, difficulty: str) -> list[str
     elif difficulty == "hard":
         chosen = [rng.choice(("clear", "faint", "small")) for _ in range(n)]
     else:
-        chosen = ["clear"] * n
+        chosen = [TINY if difficulty == TINY else "clear"] * n
     if difficulty in ("hidden", "hard") and rng.random() >= PANEL_EMPTY:
         # Whoever has its partner in the picture is hidden first: what stands there tells what may stand behind.
         shapes = [shape for _, shape, _ in layout]
@@ -142,10 +144,18 @@ def _treatments(rng: random.Random, layout: Layout, difficulty: str) -> list[str
 
 
 def _box(rng: random.Random, cell: int, treatment: str) -> Box:
-    """A square in the cell that touches all four patches of it."""
+    """A square in the cell that touches all four patches of it; a tiny one lies anywhere in it."""
+    if treatment == TINY:
+        return _tiny_box(rng, cell)
     size = rng.randint(8, 11) if treatment == "small" else rng.randint(18, 26)
     low, high = max(0, CELL // 2 + 2 - size), min(CELL - size, CELL // 2 - 2)
     left, top = (corner + rng.randint(low, high) for corner in (cell % GRID * CELL, cell // GRID * CELL))
+    return left, top, left + size, top + size
+
+
+def _tiny_box(rng: random.Random, cell: int) -> Box:
+    size = rng.randint(3, 6)
+    left, top = (at * CELL + rng.randint(2, CELL - size - 2) for at in (cell % GRID, cell // GRID))
     return left, top, left + size, top + size
 
 

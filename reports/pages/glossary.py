@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,11 @@ def _link(term: str, shown: str) -> Markup:
 def heading(column: Any) -> str:
     """The name of a table's column in words: "n_groups" -> "groups", an unknown "top_share" -> "top share"."""
     return _content()["headings"].get(str(column), str(column).replace("_", " "))
+
+
+def explained(words: Iterable[str]) -> list[tuple[str, str]]:
+    """(term, sentence) of these terms. KeyError: one that the glossary lacks."""
+    return [(word, terms()[word]) for word in words]
 
 
 def listed() -> list[tuple[str, str, str]]:

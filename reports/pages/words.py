@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -92,11 +91,3 @@ def sources(text: Any) -> Markup:
     link = Markup('<a href="https://arxiv.org/abs/{0}" rel="noopener noreferrer">{0}</a>')
     pieces = ARXIV.split(str(text))
     return Markup("").join(link.format(p) if at % 2 else escape(p) for at, p in enumerate(pieces))
-
-
-def script_json(data: Any) -> Markup:
-    """Compact JSON that can stand in a script element."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)

@@ -24,6 +24,7 @@ from crosslens.probes.runs.results import Rows
 from ..helpers.makers import tables_from, tables_from_runs
 from .claims import (
     circuits,
+    crop_and_ask,
     edges,
     faithfulness,
     head_divergence,
@@ -189,6 +190,12 @@ def of_localisation(kind: str) -> Tables:
     return localisation.tables_of(wrong=0.0 if kind == "all right" else 0.5)
 
 
+def of_crops(kind: str) -> Tables:
+    if kind == "any crop":
+        return crop_and_ask.tables_of(crop_and_ask.ANY, dict.fromkeys(crop_and_ask.ANY, 0.9), doubled=0.95)
+    return crop_and_ask.tables_of(small=kind != "large", refused="one picture" if kind == "alone" else "")
+
+
 def case(made: Callable[[], Tables], begins: str, state: str) -> Case:
     return lambda: (made(), begins, state)
 
@@ -258,6 +265,17 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "any question": case(partial(of_localisation, "a fixed place"), "is asked for: in the middle layers the", OPEN),
         "nothing": case(partial(of_localisation, "nothing"), "It is not shown that the contrast", OPEN),
         "all right": case(partial(of_localisation, "all right"), "where the model looks when it answers", UNTESTABLE),
+    },
+    "crop_and_ask": {
+        "helps": case(partial(of_crops, ""), "A crop of where the model looks helps it", FOUND),
+        "alone": case(partial(of_crops, "alone"), "A crop of where the model looks helps it", FOUND),
+        "holds": case(partial(of_crops, ""), "The crop holds what is asked for", FOUND),
+        "small": case(partial(of_crops, ""), "The crop helps small objects more", FOUND),
+        "CARVE": case(partial(of_crops, ""), "CARVE's crop alone helps", FOUND),
+        "any crop": case(partial(of_crops, "any crop"), "It is not shown that a crop of where the model", OPEN),
+        "anywhere": case(partial(of_crops, "any crop"), "It is not shown that the crop holds", OPEN),
+        "any size": case(partial(of_crops, "any crop"), "It is not shown that the crop helps small", OPEN),
+        "large": case(partial(of_crops, "large"), "whether the crop helps small objects", UNTESTABLE),
     },
     "information_flow": {
         "read": case(partial(of_flow, ""), "The last position reads the subject", FOUND),

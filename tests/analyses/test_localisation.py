@@ -40,6 +40,8 @@ OPTIONS = localisation.Options(heads=1, window=2)
 class Seen(nn.Module):
     """A projector that writes into each token whether its patch is white or black; or marks a fixed one."""
 
+    threshold = 0.9  # of shades from −1 to 1
+
     def __init__(self, inner: nn.Module, model: Any, fixed: int | None):
         super().__init__()
         self.inner, self.fixed, self.pixels = inner, fixed, torch.zeros(0)
@@ -53,8 +55,8 @@ class Seen(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         out = self.inner(features).clone()
         shade: Float[Tensor, "b n"] = avg_pool2d(self.pixels, SIDE).mean(1).flatten(1).reshape(out.shape[:-1])
-        out[..., WHITE] += 60.0 * (shade > 0.9)
-        out[..., BLACK] += 60.0 * (shade < -0.9)
+        out[..., WHITE] += 60.0 * (shade > self.threshold)
+        out[..., BLACK] += 60.0 * (shade < -self.threshold)
         if self.fixed is not None:
             out[..., [WHITE, BLACK]] = 0.0
             out[:, self.fixed, [WHITE, BLACK]] = 60.0

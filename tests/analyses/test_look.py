@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from crosslens import Subject, capture, look, metrics, tracing
+from crosslens.analyses.lenses import logit_attribution
 from crosslens.analyses.look import asking, maps, observing, texts
 from crosslens.data.errors import UserError
 
@@ -152,6 +153,15 @@ def test_figures_and_name_in_a_notebook(llava, tmp_path):
 # ---------------------------------------------------------------- one text
 
 
+def another_word(opened: Subject, batch: Any, answer: str) -> str:
+    """The likeliest word but the answer, as the tokenizer writes it."""
+    for token in opened.last_logits(batch)[0].argsort(descending=True).tolist():
+        text = opened.tokenizer.decode([token])
+        if repr(text) != answer and text.strip():
+            return text
+    raise AssertionError("one word alone")
+
+
 def test_a_text_shows_every_head_as_it_attends():
     opened = tiny.subject()
     content = look(opened, "w1 w2 w3 w4 w5").content
@@ -162,6 +172,11 @@ def test_a_text_shows_every_head_as_it_attends():
     for one, own in zip(content["heads"], content["patterns"], strict=True):
         whole = cache["pattern", one["layer"]][0, one["head"]].numpy()
         assert own == pytest.approx(whole[rows, columns], abs=1e-3)
+    other = another_word(opened, batch, content["answer"])
+    assert content["beside"] == repr(other)
+    found = logit_attribution.show(opened, batch, logit_attribution.Options(token=other))["heads"]
+    beside = {(int(r.layer), int(r.head)): r.value for r in found.itertuples()}
+    assert all(one["beside"] == pytest.approx(beside[one["layer"], one["head"]]) for one in content["heads"])
     sizes = [abs(one["logit"]) for one in content["heads"]]
     assert sizes == sorted(sizes, reverse=True)
     assert content["means"][1] == pytest.approx(cache["pattern", 1][0].mean(0).numpy()[rows, columns], abs=1e-6)
@@ -198,6 +213,8 @@ def test_bad_input_is_told_in_one_line(llava, tmp_path):
     refused("without an image", llava, "w1 <image> w2")
     refused("at least one of each", llava, "w1", shown, tokens=0)
     refused("image 1 is int", llava, "w1", [shown, 3])
+    refused("the answer is int", llava, "w1", shown, answer=3)
+    refused("the question is NoneType", llava, None, shown)
     refused("is not one token", tiny.subject(), "w1 w2", answer="w3 w4")
     refused("unknown template", llava, "w1", shown, template="{what}", answer="w6")
     with tracing(llava, edits={0: lambda call: call}):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
+
 import numpy as np
 import pytest
 from crosslens.data.errors import UserError
 from crosslens.data.tasks import open_task, scenes
 from crosslens.data.world import questions, world
 from crosslens.data.world.render import pixels
+from PIL import Image
 
-LEVELS = list(world.DIFFICULTIES)
+LEVELS = [*world.DIFFICULTIES, world.TINY]
 EVERYTHING = {"kinds": "all", "difficulty": "all"}
 
 
@@ -68,7 +71,7 @@ def test_treatments_are_what_the_difficulty_says(level):
     made = [world.sample("train", 0, i, level) for i in range(300)]
     treatments = {t.treatment for scene in made for t in scene.things}
     allowed = {"hard": {"clear", "faint", "small", "hidden"}, "clear": {"clear"}}.get(level, {"clear", level})
-    assert treatments == allowed
+    assert treatments == ({level} if level == world.TINY else allowed)
     assert all((scene.panel is not None) == (level in ("hidden", "hard")) for scene in made)
     if level in ("faint", "small"):
         assert all(any(t.treatment == level for t in scene.things) for scene in made)
@@ -148,6 +151,31 @@ def test_boxes_split_the_scene_into_asked_and_others(everything):
             assert len(example.boxes["asked_object"]) == 1
 
 
+def test_the_default_is_what_it_always_was():
+    """Pixels, words, boxes and twins of every kind and difficulty, bit by bit."""
+    digest = sha256()
+    for example in scenes.examples(88, 3, difficulty="clear+faint+small+hidden+hard"):
+        for one in (example, example.corrupt):
+            digest.update(one.images[0].tobytes())
+            told = (one.id, one.group, one.text, one.answer, one.wrong, dict(one.boxes), dict(one.meta))
+            digest.update(repr(told).encode())
+    assert digest.hexdigest() == "ea5f22698dc56d9c91a710c4a785f88d569cbf4deb2fc622f5c35cec18bcbb22"
+    assert (
+        scenes.examples(2, **EVERYTHING)[1].meta["difficulty"] in world.DIFFICULTIES
+    )  # "all" is without the tiny ones
+
+
+@pytest.mark.parametrize("level", ["clear", "hard", "tiny"])
+def test_a_large_picture_is_the_same_scene_drawn_finer(level):
+    small, large = (scenes.examples(16, 1, difficulty=level, size=size) for size in (84, 336))
+    for a, b in zip(small, large, strict=True):
+        assert (a.id, a.group, a.text, a.answer, a.wrong, a.meta) == (b.id, b.group, b.text, b.answer, b.wrong, b.meta)
+        assert {k: [tuple(4 * x for x in box) for box in v] for k, v in a.boxes.items()} == dict(b.boxes)
+        assert b.images[0].size == b.corrupt.images[0].size == (336, 336)
+        shrunk = np.asarray(b.images[0].resize((84, 84), Image.Resampling.BOX), float)
+        assert np.abs(shrunk - np.asarray(a.images[0], float)).mean() < 6  # the noise of the small one
+
+
 def test_pope_sets_share_what_is_there_and_rank_what_is_not():
     made = {k: scenes.examples(200, kinds=f"pope_{k}", difficulty="hard") for k in ("random", "popular", "adversarial")}
     single, double = world.cooccurrence()
@@ -170,7 +198,9 @@ def test_options_from_the_command_line():
     assert {e.group.split("-")[0] for e in made} == {"validation"}
 
 
-@pytest.mark.parametrize("wrong", [{"kinds": "smell"}, {"difficulty": "easy"}, {"split": "dev"}, {"seed": -1}])
+@pytest.mark.parametrize(
+    "wrong", [{"kinds": "smell"}, {"difficulty": "easy"}, {"split": "dev"}, {"seed": -1}, {"size": 100}, {"size": 0}]
+)
 def test_mistakes_are_named(wrong):
     with pytest.raises(UserError, match="scenes"):
         scenes.examples(2, **wrong)

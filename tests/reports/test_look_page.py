@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import zlib
+from html import unescape
 
 import numpy as np
 import pytest
@@ -20,8 +20,8 @@ QUESTION = "What <b>is</b> it?</script><script>boom()</script>"
 def test_values_come_back_within_half_a_step():
     values = np.random.default_rng(0).random((3, 4, 50)) ** 4
     values[0, 0, 0], values[1, 1] = np.nan, 0
-    told = page.packed(values)
-    whole = np.frombuffer(zlib.decompress(base64.b64decode(told["bytes"])), np.uint8).reshape(3, 4, 50)
+    told = page.eight_bits(values)
+    whole = np.frombuffer(base64.b64decode(told["bytes"]), np.uint8).reshape(3, 4, 50)
     scale = np.array(told["scale"]).reshape(3, 4, 1)
     wanted = np.nan_to_num(values)
     limit = np.sqrt(wanted * scale) / 255 + scale / 4 / 255**2
@@ -36,6 +36,7 @@ def test_a_page_of_a_7b_model_weighs_at_most_six_megabytes(tmp_path):
     content = look_content.of_pictures([" word"] * tokens, names, 24, heads=12)
     assert page.save(content, tmp_path / "look.html").stat().st_size < 6e6
     assert sorted(file.name for file in tmp_path.iterdir()) == ["look.html"]
+    assert len(page.inline(content)) < 6e6
 
 
 def test_words_of_a_model_are_only_ever_words():
@@ -43,6 +44,22 @@ def test_words_of_a_model_are_only_ever_words():
     for bad in ("<img src=x", "<b>bold", "<b>is</b>", "<script>boom"):
         assert bad not in text
     assert text.count("</script>") == text.count("<script")
+
+
+def framed(html):
+    """What stands in the one frame of a view for Jupyter."""
+    head, _, rest = html.partition(' srcdoc="')
+    assert head.startswith('<iframe sandbox="allow-scripts" ')
+    inner, quote, tail = rest.partition('"')
+    assert (quote, tail) == ('"', "></iframe>")
+    return unescape(inner)
+
+
+def test_jupyter_shows_the_page_in_a_frame_of_its_own():
+    content = look_content.of_pictures(HOSTILE, ["layer 0"], 4, question=QUESTION + '" onload="boom()')
+    html = page.inline(content)
+    assert framed(html) == page.render(content)
+    assert "onload" not in html.split("srcdoc")[0].replace("&quot; onload=&quot;", "")
 
 
 def test_files_are_named_by_their_question():
@@ -115,6 +132,25 @@ def test_words_ways_layers_heads_and_controls_change_the_map(browser, tmp_path, 
     assert browser.evaluate("document.querySelectorAll('main img').length") == 1
     assert browser.evaluate("document.querySelectorAll('main script').length") == 0
     clean(browser, width)
+
+
+@needs_chromium
+@pytest.mark.browser
+@pytest.mark.parametrize("kind", ["pictures", "text"])
+def test_the_view_for_jupyter_works_alone(browser, tmp_path, kind):
+    """What the frame holds, opened by itself: it asks for nothing, not even the file beside a saved page of a text."""
+    from crosslens import look
+
+    of_text = look(tiny.subject(), "w1 w2 w3").content if kind == "text" else None
+    content = of_text or look_content.of_pictures(HOSTILE, ["layer 0"], 4, question=QUESTION)
+    path = tmp_path / "frame.html"
+    path.write_text(framed(page.inline(content)), "utf-8")
+    opened(browser, path)
+    clean(browser, 1200)
+    path.write_text(f"<!doctype html><title>notebook</title><main>{page.inline(content)}</main>", "utf-8")
+    browser.open(path.as_uri())
+    browser.wait("document.readyState === 'complete'")
+    clean(browser, 1200)
 
 
 @needs_chromium

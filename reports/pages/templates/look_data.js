@@ -1,7 +1,7 @@
-// The data of the page, read once; maps are unpacked when they are first shown.
-const look = JSON.parse(document.getElementById("look-data").textContent);
+// The data of the page, read once; the bytes of a map when it is first shown.
+const look = JSON.parse(await unpacked("look-data"));
 const $ = (id) => document.getElementById(id);
-const unpacked = new Map();
+const read = new Map();
 
 // An element with attributes and children; text is only ever text.
 function el(tag, attributes = {}, ...children) {
@@ -11,21 +11,17 @@ function el(tag, attributes = {}, ...children) {
   return made;
 }
 
-async function unpack(packed) {
-  if (!unpacked.has(packed)) {
-    const bytes = Uint8Array.from(atob(packed.bytes), (c) => c.charCodeAt(0));
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-    unpacked.set(packed, new Uint8Array(await new Response(stream).arrayBuffer()));
-  }
-  return unpacked.get(packed);
+function bytesOf(values) {
+  if (!read.has(values)) read.set(values, Uint8Array.from(atob(values.bytes), (c) => c.charCodeAt(0)));
+  return read.get(values);
 }
 
 // The mean over some rows (numbers of tokens × levels) of values [..., c] in 8 bits: scale · (byte / 255)².
-function meanOf(packed, bytes, rows) {
-  const width = packed.shape.at(-1);
+function meanOf(values, rows) {
+  const [width, bytes] = [values.shape.at(-1), bytesOf(values)];
   const sum = new Float64Array(width);
   for (const row of rows) {
-    const scale = packed.scale[row] / (255 * 255 * rows.length);
+    const scale = values.scale[row] / (255 * 255 * rows.length);
     for (let i = 0; i < width; i++) sum[i] += scale * bytes[row * width + i] ** 2;
   }
   return sum;

@@ -13,23 +13,20 @@ const tokens = () => (state.token === ALL ? look.tokens.map((_, i) => i) : [stat
 const ofHead = () => state.head !== ALL && ways[state.way].key === "attention";
 
 // The map of one side for what is chosen: mean over its words and layers.
-async function sideMap(side) {
+function sideMap(side) {
   const way = ways[state.way];
-  const packed = ofHead() ? look.heads.values[side] : way.values[side];
-  const bytes = await unpack(packed);
-  const levels = packed.shape.at(-2);
+  const kept = ofHead() ? look.heads.values[side] : way.values[side];
+  const levels = kept.shape.at(-2);
   const level = way === lens ? (state.level === ALL ? levels - 1 : state.level) : state.level;
   const chosen = ofHead() ? [state.head] : level === ALL ? [...Array(levels).keys()] : [Math.min(level, levels - 1)];
   const rows = way === lens ? chosen : tokens().flatMap((token) => chosen.map((one) => token * levels + one));
-  return meanOf(packed, bytes, rows);
+  return meanOf(kept, rows);
 }
 
-async function show() {
+function show() {
   const way = ways[state.way];
   const sides = Object.keys(ofHead() ? look.heads.values : way.values);
-  const asked = { ...state };
-  const maps = Object.fromEntries(await Promise.all(sides.map(async (side) => [side, await sideMap(side)])));
-  if (Object.keys(asked).some((name) => asked[name] !== state[name])) return; // something else was chosen meanwhile
+  const maps = Object.fromEntries(sides.map((side) => [side, sideMap(side)]));
   const pair = differences[state.side];
   const values = pair ? maps[pair[0]].map((value, i) => value - maps[pair[1]][i]) : maps[state.side];
   const leaveOut = $("sinks").checked && sinks.size > 0;
@@ -173,7 +170,7 @@ function choose(changes) {
   makeHeads();
   makeLevels();
   makeSides();
-  return show();
+  show();
 }
 
 options($("way"), ways.map((way, i) => [i, way.title]), 0);
@@ -190,5 +187,5 @@ for (const box of boxes) {
 }
 new ResizeObserver(() => current.values && show()).observe($("pictures"));
 makeWords();
-await choose({});
+choose({});
 document.body.dataset.ready = "yes";

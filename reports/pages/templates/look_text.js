@@ -1,15 +1,15 @@
 // A text with its attention: a word under the mouse (or locked by a click), a head, and what is shaded.
 const n = look.tokens.length;
 const names = look.heads.map((one) => `${one.layer}.${one.head}`);
-const maps = { pattern: await unpack(look.patterns), mean: await unpack(look.means) };
+const maps = { pattern: bytesOf(look.patterns), mean: bytesOf(look.means) };
 const state = { kind: "pattern", at: 0, token: n - 1, locked: false, direction: "reads" };
 
 // Attention of query on key: 0 above the diagonal.
 function value(kind, at, query, key) {
   if (key > query) return 0;
-  const packed = kind === "pattern" ? look.patterns : look.means;
-  const byte = maps[kind][at * packed.shape[1] + (query * (query + 1)) / 2 + key];
-  return packed.scale[at] * (byte / 255) ** 2;
+  const kept = kind === "pattern" ? look.patterns : look.means;
+  const byte = maps[kind][at * kept.shape[1] + (query * (query + 1)) / 2 + key];
+  return kept.scale[at] * (byte / 255) ** 2;
 }
 const now = (query, key) => value(state.kind, state.at, query, key);
 const nameOf = () => (state.kind === "pattern" ? `head ${names[state.at]}` : `mean over the heads, ${look.levels[state.at]}`);
@@ -108,9 +108,9 @@ $("matrix").onclick = (event) => {
 const rows = look.heads.slice(0, look.listed).map((one, i) => {
   const open = el("button", { type: "button" }, names[i]);
   open.onclick = () => { chooseMap(`pattern ${i}`); $("text").scrollIntoView({ behavior: "smooth", block: "center" }); };
-  return el("tr", {}, el("td", {}, open), el("td", { class: "number" }, shown(one.logit)));
+  return el("tr", {}, el("td", {}, open), el("td", { class: "number" }, shown(one.logit)), ...(look.beside ? [el("td", { class: "number" }, shown(one.beside))] : []));
 });
-$("heads").append(el("thead", {}, el("tr", {}, ...["head", "logits"].map((text) => el("th", { scope: "col" }, text)))), el("tbody", {}, ...rows));
+$("heads").append(el("thead", {}, el("tr", {}, ...["head", `logits of ${look.answer}`, ...(look.beside ? [`logits of ${look.beside}`] : [])].map((text) => el("th", { scope: "col" }, text)))), el("tbody", {}, ...rows));
 chooseMap("pattern 0");
 drawEvery();
 document.body.dataset.ready = "yes";
