@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,13 +16,27 @@ from ..common.frames import middle, summarise
 from ..common.selection import measured_rows
 from ..common.tested import nothing, number
 from ..common.thumbnails import ASKED, first_of_groups, picture_table, unmapped
-from ._attention_maps import ALL, ATTENTION, CHOSEN, CONTRAST, RELATIVE
-from ._rows import GENERAL, LARGEST, SHOWN, WORDS
+from ._attention_maps import (
+    ALL,
+    ATTENTION,
+    CHOSEN,
+    CONTRAST,
+    FUSION,
+    GAZE,
+    GRADIENT,
+    RELATIVE,
+    TAG,
+    TAG_LESS,
+    WHOLE,
+)
+from ._masks import MARKS
+from ._rows import CHANGED, GENERAL, LARGEST, LOST, MIXED, SHOWN, WORDS
 from ._scoring import CENTRE, GAUSSIAN, SCORES
 from ._state_maps import LENS, MAGNITUDE, PHASE, RAW, TAM
 
-BY_LAYER = (ATTENTION, RELATIVE, CONTRAST, LENS, TAM, RAW, MAGNITUDE, PHASE)
-CONTROLS = (BOX, QUESTION, GENERAL, WORDS, HEADS, ALL, LARGEST, CENTRE, GAUSSIAN, PERMUTED)
+LOOKS = (ATTENTION, RELATIVE, CONTRAST, FUSION, GAZE, GRADIENT)
+BY_LAYER = (*LOOKS, LENS, TAM, RAW, MAGNITUDE, PHASE)
+CONTROLS = (BOX, QUESTION, GENERAL, MIXED, LOST, CHANGED, WORDS, HEADS, ALL, LARGEST, CENTRE, GAUSSIAN, PERMUTED)
 RATIO, IOU, AUROC = (SCORES.index(name) for name in ("attention ratio", "IoU", "AUROC"))
 PICTURES = 4
 
@@ -63,7 +77,7 @@ def _answers(rows: Rows, how: How) -> pd.DataFrame | None:
         some = rows.where(chosen)
         if some.examples.empty:
             continue
-        for method in (ATTENTION, RELATIVE, CONTRAST):
+        for method in LOOKS:
             for control, values in _there(some, method):
                 if control in ("", BOX, QUESTION):
                     made = _by_layer(some, values, "score")
@@ -84,25 +98,66 @@ def _joined(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
 def _methods(rows: Rows, how: How) -> pd.DataFrame | None:
     """Each method at the layer whose AUROC is best on one half of the groups, scored on the other.
 
-    measure: "score", or "difference" from the control that is named, example by example. layer: NaN for chosen heads.
+    measure: "score", or "difference" from the control that is named, example by example. layer: NaN for maps of WHOLE.
     """
     rows = _scored(rows, how)
     if rows.examples["group"].nunique() < 2:
         return None
-    frames = []
-    for method in (CHOSEN, *BY_LAYER):
-        if f"{method}|" not in rows.values:
-            continue
-        layer, half = _choice(rows, f"{method}|")
-        own, groups = rows[f"{method}|"][half, layer], rows.examples["group"][half]
-        named: dict[str, Any] = {"method": method, "layer": np.nan if method == CHOSEN else layer}
-        for control, values in _there(rows, method):
-            beside, axes = values[half, layer], {"score": SCORES}
+    axes, frames = {"score": SCORES}, []
+    for method, named, half in _chosen(rows):
+        some, at = rows.where(half), named.pop("at")
+        own, groups = some[f"{method}|"][:, at], some.examples["group"]
+        for control, values in _there(some, method):
+            beside = values[:, at]
             frames.append(summarise(beside, groups, axes, "score").assign(measure="score", control=control, **named))
             if control:
                 frame = summarise(own - beside, groups, axes, "score")
                 frames.append(frame.assign(measure="difference", control=control, **named))
     return _joined(frames)
+
+
+def _methods_by_answer(rows: Rows, how: How) -> pd.DataFrame | None:
+    """The same of right and of wrong answers apart, beside other boxes and another question."""
+    rows = _scored(rows, how)
+    if rows.examples["group"].nunique() < 2:
+        return None
+    frames = []
+    for method, named, half in _chosen(rows):
+        at = named.pop("at")
+        for answers, chosen in (("right", rows["right"] == 1), ("wrong", rows["right"] == 0)):
+            some = rows.where(half & chosen)
+            for control, values in _there(some, method) if len(some.examples) else ():
+                if control in ("", BOX, QUESTION):
+                    frame = summarise(values[:, at], some.examples["group"], {"score": SCORES}, "score")
+                    frames.append(frame.assign(control=control, answers=answers, **named))
+    return _joined(frames) if frames else None
+
+
+def _chosen(rows: Rows) -> Iterator[tuple[str, dict[str, Any], np.ndarray]]:
+    """Of each method that was measured its name, its columns with the place of its layer, and the half to score."""
+    for method in (*WHOLE, *BY_LAYER):
+        if f"{method}|" in rows.values and not np.isnan(rows[f"{method}|"]).all():
+            at, half = _choice(rows, f"{method}|")
+            yield method, {"method": method, "layer": np.nan if method in WHOLE else at, "at": at}, half
+
+
+def _masks(rows: Rows, how: How) -> pd.DataFrame | None:
+    """IoU of what CARVE and TAG mark with the box, and of the box around that; CARVE's at the window that one half of
+    the groups chooses by the mask's, on the other.
+    """
+    rows, frames = _scored(rows, how), []
+    if rows.examples["group"].nunique() < 2:
+        return None
+    for method in ("CARVE", TAG, TAG_LESS):
+        if f"mask {method}|" not in rows.values:
+            continue
+        at, half = stats.chosen_on(rows[f"mask {method}|"][..., 0], rows.examples["group"].to_numpy(), _best)
+        some = rows.where(half)
+        layer = np.nan if method in WHOLE else int(at)
+        for control, values in _there(some, f"mask {method}"):
+            frame = summarise(values[:, int(at)], some.examples["group"], {"marks": MARKS}, "IoU")
+            frames.append(frame.assign(method=method, control=control, layer=layer))
+    return _joined(frames) if frames else None
 
 
 def _choice(rows: Rows, name: str) -> tuple[int, np.ndarray]:
@@ -152,6 +207,9 @@ def _tested(rows: Rows, how: How) -> pd.DataFrame:
         *_looks("looks at it when wrong", wrong),
         *_contrast(rows),
         *_localise(rows),
+        *_shift(rows),
+        *_grounded(rows),
+        *_gradient(rows),
         *_interference(rows),
     ]
     return pd.concat(frames, ignore_index=True)
@@ -184,6 +242,36 @@ def _localise(rows: Rows) -> list[pd.DataFrame]:
     found = {c: v[:, 0, AUROC] for c, v in _there(rows, CHOSEN) if c in ("", HEADS, ALL, BOX)}
     missing = {c: np.full(len(rows.examples), np.nan) for c in (HEADS, ALL, BOX) if c not in found}
     return _beside(claim, found.pop(""), found | missing, rows.examples["group"], "AUROC")
+
+
+def _shift(rows: Rows) -> list[pd.DataFrame]:
+    return _at_its_layer("gaze shift", rows, GAZE, (MIXED, LOST, BOX, QUESTION), "there are no words of a question")
+
+
+def _grounded(rows: Rows) -> list[pd.DataFrame]:
+    return _at_its_layer("words ground", rows, TAG, (GENERAL, BOX, QUESTION), "there are no words of a question")
+
+
+def _gradient(rows: Rows) -> list[pd.DataFrame]:
+    claim = "gradients help"
+    found = _at_its_layer(claim, rows, GRADIENT, (BOX, QUESTION), "no gradients were asked for")
+    if f"{GRADIENT}|" not in rows.values or found[0]["untestable"].item():
+        return found
+    (layer, half), (plain, _) = _choice(rows, f"{GRADIENT}|"), _choice(rows, f"{ATTENTION}|")
+    own, beside = rows[f"{GRADIENT}|"][half, layer, AUROC], rows[f"{ATTENTION}|"][half, plain, AUROC]
+    return [*found, number(claim, own - beside, rows.examples["group"][half], "AUROC", than="attention alone")]
+
+
+def _at_its_layer(claim: str, rows: Rows, method: str, controls: tuple[str, ...], why: str) -> list[pd.DataFrame]:
+    """AUROC at the layer that one half of the groups chooses, on the other, beside the same layer of controls."""
+    if f"{method}|" not in rows.values or rows.examples["group"].nunique() < 2:
+        return [nothing(claim, why if f"{method}|" not in rows.values else "there is one group alone")]
+    layer, half = _choice(rows, f"{method}|")
+    missing = np.full(int(half.sum()), np.nan)
+    found = {
+        c: rows[f"{method}|{c}"][half, layer, AUROC] if f"{method}|{c}" in rows.values else missing for c in controls
+    }
+    return _beside(claim, rows[f"{method}|"][half, layer, AUROC], found, rows.examples["group"][half], "AUROC")
 
 
 def _interference(rows: Rows) -> list[pd.DataFrame]:
@@ -241,6 +329,8 @@ TABLES = {
     "scores": (_scores, ("method", "score")),
     "answers": (_answers, ("method", "score", "answers")),
     "methods": (_methods, ("method", "score", "measure")),
+    "methods_by_answer": (_methods_by_answer, ("method", "score", "answers")),
+    "masks": (_masks, ("method", "marks")),
     "heads": (_heads, ("score",)),
     "tested": (_tested, ("claim", "than", "untestable")),
 }

@@ -13,7 +13,7 @@ from crosslens import Subject, capture
 from crosslens.analyses import metrics
 from crosslens.analyses.common.controls import BOX, HEADS, QUESTION, another_question, one_of_each, permutations
 from crosslens.analyses.localisation import localisation
-from crosslens.analyses.localisation._attention_maps import windows
+from crosslens.analyses.localisation._attention_maps import fused
 from crosslens.analyses.localisation._heads import chosen_heads
 from crosslens.analyses.localisation._places import places
 from crosslens.analyses.localisation._scoring import SCORES, scores
@@ -266,10 +266,16 @@ def test_scores_have_their_names():
 
 
 def test_windows_sum_layers_and_lack_where_the_stack_ends():
-    contrast = torch.arange(8.0).reshape(4, 2)
-    found = windows(contrast, 3)
-    torch.testing.assert_close(found[:2], torch.stack([contrast[:3].sum(0), contrast[1:].sum(0)]))
-    assert found[2:].isnan().all()
+    torch.manual_seed(0)
+    own, general = torch.rand(4, 3, 5), torch.rand(4, 3, 5)
+    own[2], general[2] = torch.nan, torch.nan  # a layer without heads
+    contrast = (own / (general + 1e-8)).nan_to_num()
+    one = fused(own[:, :1], general[:, :1], 3)
+    torch.testing.assert_close(one[:2], torch.stack([contrast[:3, 0].sum(0), contrast[1:, 0].sum(0)]))
+    assert one[2:].isnan().all()
+    several = fused(own, general, 3)
+    slow = sum((t + 1) * contrast[:3, t].sum(0) for t in range(3))
+    torch.testing.assert_close(several[0], slow)
 
 
 def test_localization_heads_are_compact_and_look_at_the_image():
