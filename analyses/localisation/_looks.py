@@ -97,7 +97,7 @@ def _padded(several: Sequence[Tensor], cells: int) -> Tensor:
 # ---------------------------------------------------------------- whole passes
 
 
-def seen(subject: Any, batch: Batch, options: Any, draws: int = 0, answer: bool = False) -> dict[str, Tensor]:
+def seen(subject: Any, batch: Batch, options: Any, *, occluded: bool = True) -> dict[str, Tensor]:
     """One more pass over prompts: `looks` of every layer [b, layer, …]; and where they are asked for "grad" [b, layer,
     cells], "pixels" [b, c, y, x], the gradient's, "occlusion" [b, 1, cells].
     """
@@ -106,7 +106,7 @@ def seen(subject: Any, batch: Batch, options: Any, draws: int = 0, answer: bool 
     values: list[Tensor | None] = []
 
     def watch(layer: Layer) -> None:
-        kept.append(looks(layer, batch, where, options.word, draws))
+        kept.append(looks(layer, batch, where, options.word))
         if options.gradients:
             values.append(on_cells(layer.v.permute(0, 2, 3, 1), where) if layer.attends else None)
 
@@ -121,7 +121,7 @@ def seen(subject: Any, batch: Batch, options: Any, draws: int = 0, answer: bool 
         found["grad"] = _weighted(found["rows"], values, slopes, where)
         if shown is not None and slopes.pixels is not None:
             found["pixels"] = slopes.pixels[shown].cpu()
-    if options.occlusion:
+    if options.occlusion and occluded:
         found |= occlusion_maps(subject, batch, where, steps_of(batch)[:, 0], options.occlusion)
     return found
 
@@ -141,7 +141,7 @@ def _weighted(
 
 
 def seen_otherwise(
-    subject: Any, batch: Batch, options: Any, change: Callable[[Example], Example | None]
+    subject: Any, batch: Batch, options: Any, change: Callable[[Example], Example | None], *, occluded: bool
 ) -> dict[str, Tensor]:
     """`seen` of the examples as `change` makes them, NaN where it gives None; nothing where it gives none."""
     changed = [change(example) for example in batch.examples]
@@ -149,7 +149,7 @@ def seen_otherwise(
     if not chosen:
         return {}
     other = subject.batch([example for example in changed if example is not None], **batch.form)
-    found = seen(subject, other, options)
+    found = seen(subject, other, options, occluded=occluded)
     whole = {name: values.new_full((len(changed), *values.shape[1:]), torch.nan) for name, values in found.items()}
     for name, values in found.items():
         whole[name][chosen] = values

@@ -36,7 +36,7 @@ from ._scoring import at_other_boxes, controlled, scores
 from ._state_maps import MAGNITUDE, OF_WORDS, PHASE, TAM
 
 GENERAL, WORDS, LARGEST = "the general prompt", "random words", "heads of the largest image sum"
-LOST, CHANGED, MIXED = "what attention leaves", "any change of attention", "the words in other orders"
+LEFT, CHANGED, MIXED = "what attention leaves", "any change of attention", "the words in other orders"
 SHOWN = (RELATIVE, CHOSEN, GAZE, TAG, TAM)  # maps that are kept for pictures
 Found = dict[str, Tensor]
 
@@ -116,7 +116,7 @@ def _masks(control: str, maps: Maps, place: Place, middles: Any, name: str) -> d
 
 def _of_other_changes(gaze: Float[Tensor, "layer kinds cells"], place: Place) -> dict[str, Tensor]:
     """Scores of what attention leaves, of any change, and mean over draws of what other orders of the words change."""
-    found = {f"{GAZE}|{LOST}": scores(gaze[:, 1], place), f"{GAZE}|{CHANGED}": scores(gaze[:, 2], place)}
+    found = {f"{GAZE}|{LEFT}": scores(gaze[:, 1], place), f"{GAZE}|{CHANGED}": scores(gaze[:, 2], place)}
     mixed = gaze[:, len(PARTS) :]
     return found | ({f"{GAZE}|{MIXED}": scores(mixed, place).mean(1)} if mixed.shape[1] else {})
 

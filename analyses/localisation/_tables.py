@@ -30,13 +30,13 @@ from ._attention_maps import (
     WHOLE,
 )
 from ._masks import MARKS
-from ._rows import CHANGED, GENERAL, LARGEST, LOST, MIXED, SHOWN, WORDS
+from ._rows import CHANGED, GENERAL, LARGEST, LEFT, MIXED, SHOWN, WORDS
 from ._scoring import CENTRE, GAUSSIAN, SCORES
 from ._state_maps import LENS, MAGNITUDE, PHASE, RAW, TAM
 
 LOOKS = (ATTENTION, RELATIVE, CONTRAST, FUSION, GAZE, GRADIENT)
 BY_LAYER = (*LOOKS, LENS, TAM, RAW, MAGNITUDE, PHASE)
-CONTROLS = (BOX, QUESTION, GENERAL, MIXED, LOST, CHANGED, WORDS, HEADS, ALL, LARGEST, CENTRE, GAUSSIAN, PERMUTED)
+CONTROLS = (BOX, QUESTION, GENERAL, MIXED, LEFT, CHANGED, WORDS, HEADS, ALL, LARGEST, CENTRE, GAUSSIAN, PERMUTED)
 RATIO, IOU, AUROC = (SCORES.index(name) for name in ("attention ratio", "IoU", "AUROC"))
 PICTURES = 4
 
@@ -245,7 +245,7 @@ def _localise(rows: Rows) -> list[pd.DataFrame]:
 
 
 def _shift(rows: Rows) -> list[pd.DataFrame]:
-    return _at_its_layer("gaze shift", rows, GAZE, (MIXED, LOST, BOX, QUESTION), "there are no words of a question")
+    return _at_its_layer("gaze shift", rows, GAZE, (MIXED, LEFT, BOX, QUESTION), "there are no words of a question")
 
 
 def _grounded(rows: Rows) -> list[pd.DataFrame]:

@@ -1,7 +1,7 @@
 """Localisation: which maps over the picture find what is asked for
 
 Maps of attention, of heads and of image states are scored against the box of the asked object, each beside its
-controls. Tables: scores, answers, methods, heads, localizers, tested, pictures, on_pictures.
+controls. Tables: scores, answers, methods, methods_by_answer, masks, heads, localizers, tested, pictures, on_pictures.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..common.tested import judged
 from ..common.thumbnails import SIDE
 from ._findings import findings
 from ._heads import choose
-from ._looks import looks, seen, seen_otherwise, steps_of
+from ._looks import TOP, looks, seen, seen_otherwise, steps_of
 from ._places import places
 from ._rows import score_rows
 from ._scoring import SCORES
@@ -39,7 +39,10 @@ __all__ = ["RUN_TABLES", "TABLES", "findings"]
 
 VERSION = 2
 QUESTION = "Which maps over the picture find what is asked for, and is it the question that they follow?"
-PAPER = "arXiv 2502.17422, 2509.06461 (CARVE), 2503.06287 (localization heads), 2506.23270 (TAM), 2310.12973"
+PAPER = (
+    "arXiv 2502.17422, 2509.06461 (CARVE), 2510.22067 (GIFT), 2412.10840 (TAG), 2503.06287 (localization heads), "
+    "2506.23270 (TAM), 2310.12973"
+)
 FIT_EXAMPLES = 32
 CLAIMS = (
     Statement(
@@ -143,18 +146,35 @@ class Learned(NamedTuple):
 def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
     named = ", ".join(f"{layer}.{head}" for layer, head in learned.heads) or "none found"
-    return (
-        "Maps of the last prompt position's attention and of the image tokens' states were scored against the one box "
-        f"of {options.asked.replace('_', ' ')}; examples with none or several are left out. Relative attention: heads "
-        f"averaged, divided by the same under “{options.general}”; CARVE's contrast sums {options.window} layers of "
-        f"it. Localization heads ({named}): those that are most often of lowest spatial entropy on "
-        f"{held_out(fitted_on)} (one half of the groups), without a box. TAM, the image-token lens: what the image "
-        "tokens' states say of the answer's first token. Token activation: their distance from the mean image token. "
-        "Pointing game and IoU count ties in proportion. A method's layer is chosen by AUROC on one half of the "
-        f"groups and scored on the other. Controls: {DRAWS} boxes of the same size where held-out examples' boxes lie, "
-        "a box in the centre, a Gaussian there as map, the map under another question of the task and under the "
-        f"general prompt, {DRAWS} orders of its cells, random words, random heads of the same layers."
+    more = [_GRADIENTS] * options.gradients + [_OCCLUSION.format(options.occlusion)] * bool(options.occlusion)
+    return " ".join([_MAPS.format(options=options, asked=options.asked.replace("_", " ")), *more]) + (
+        f" Localization heads ({named}): those that are most often of lowest spatial entropy on {held_out(fitted_on)} "
+        "(one half of the groups), without a box. TAM, the image-token lens: what the image tokens' states say of the "
+        "answer's first token. Token activation: their distance from the mean image token. Pointing game and IoU count "
+        "ties in proportion. A method's layer is chosen by AUROC on one half of the groups and scored on the other. "
+        f"Controls: {DRAWS} boxes of the same size where held-out examples' boxes lie, a box in the centre, a Gaussian "
+        "there as map, the map under another question of the task and under the general prompt, "
+        f"{DRAWS} orders of its cells and of the question's words, random words, random heads of the same layers."
     )
+
+
+_MAPS = (
+    "Maps of the attention of the position that predicts the answer and of the image tokens' states were scored "
+    "against the one box of {asked}; examples with none or several, or with several pictures, are left out. Relative "
+    "attention: heads averaged, divided by the same under “{options.general}”; CARVE's contrast sums {options.window} "
+    "layers of it, its fusion also an answer's tokens, later ones weighted more; where an answer is one token the two "
+    "are the same, and the contrast alone is shown. Gaze shift: what the question's words add to attention, in the "
+    "half of a layer's heads where they add most. TAG: of each of these words the ten heads that look most at the "
+    "image. Both follow the words marked {options.word!r}, all of a question where none is."
+)
+_GRADIENTS = (
+    "grad-att: attention times the positive part of the gradient by it of the likeliest word's log-probability; "
+    "pure-grad: the gradient by the pixels over that of the general prompt, where the picture has detail."
+)
+_OCCLUSION = (
+    "Occlusion: how far the likeliest word's log-probability falls where one of {0} × {0} blocks of the picture is "
+    "blank."
+)
 
 
 def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
@@ -202,8 +222,8 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
         drawn = one_of_each(others, example_keys([example.id], 0))
         return asking(example, *drawn[0], mark=options.word) if drawn else None
 
-    general = seen_otherwise(subject, batch, options, lambda example: asking(example, options.general))
-    asked = seen_otherwise(subject, batch, options, other)
+    general = seen_otherwise(subject, batch, options, lambda example: asking(example, options.general), occluded=False)
+    asked = seen_otherwise(subject, batch, options, other, occluded=True)
     if options.gradients or options.occlusion:
         kept = seen(subject, batch, options) | kept
     return score_rows(subject, batch, kept, general, asked, how)
@@ -211,13 +231,19 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
 
 def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold: the plan's estimate of the files."""
-    return len(SCORES) * subject.n_layers * (3 * subject.n_heads + 55) + 3 * positions + SIDE * SIDE
+    return len(SCORES) * subject.n_layers * (3 * subject.n_heads + 75) + 5 * positions + SIDE * SIDE
 
 
 def memory(subject: Any, batch: int, positions: int, options: Options) -> int:
-    """Bytes beyond the shared forward: rows of all heads of three passes, maps of words, logits of a few positions."""
-    rows = 3 * subject.n_heads + (3 * (DRAWS + 1) + 2 if options.words else 2)
-    return 4 * subject.n_layers * batch * positions * rows + costs.logits(subject, min(batch * positions, 512), 3)
+    """Bytes beyond the shared forward: rows of all heads, words and steps of three passes, maps of words, logits of a
+    few positions; with gradients a forward with its graph and the values of every layer.
+    """
+    rows = 3 * (subject.n_heads + DRAWS + 2 * TOP) + (3 * (DRAWS + 1) + 2 if options.words else 2)
+    whole = 4 * subject.n_layers * batch * positions * rows + costs.logits(subject, min(batch * positions, 512), 3)
+    if not options.gradients:
+        return whole
+    values = 4 * subject.n_layers * batch * positions * subject.n_kv_heads * subject.d_head
+    return whole + values + costs.gradient(subject, batch, positions)
 
 
 def claims(tables: dict[str, Any]) -> list[Claim]:

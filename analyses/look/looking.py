@@ -12,7 +12,8 @@ from PIL import Image
 from ...data.errors import UserError
 from ...data.images import open_image, rgb
 from ...probes.model.subject import refuse_under_edit
-from .asking import GENERAL, ask, prompt
+from ..common.controls import GENERAL_PROMPT
+from .asking import ask, prompt
 from .pictures import of_pictures
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def look(
     tokens: int = TOKENS,
     template: str | None = None,
     bos: bool | None = None,
-    general: str = GENERAL,
+    general: str = GENERAL_PROMPT,
     heads: int = HEADS,
 ) -> Look:
     """Where the model looks as it answers `question` about `images` (files or PIL images), all of them in order.
