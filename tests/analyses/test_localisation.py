@@ -11,7 +11,15 @@ import pytest
 import torch
 from crosslens import Subject, capture
 from crosslens.analyses import metrics
-from crosslens.analyses.common.controls import BOX, HEADS, QUESTION, another_question, one_of_each, permutations
+from crosslens.analyses.common.controls import (
+    BOX,
+    HEADS,
+    PERMUTED,
+    QUESTION,
+    another_question,
+    one_of_each,
+    permutations,
+)
 from crosslens.analyses.localisation import localisation
 from crosslens.analyses.localisation._attention_maps import fused
 from crosslens.analyses.localisation._heads import chosen_heads
@@ -33,8 +41,10 @@ from .claims.localisation import rows as planted_rows
 
 WHITE, BLACK = 4, 5  # dimensions that say so of a patch
 ASKS = {"w4": 6, "w5": 7}  # and those of the words that ask for one
+SAYS = 8  # the dimension through which the head says the answer
 LAYER, HEAD, SIDE = 1, 2, 4
-OPTIONS = localisation.Options(heads=1, window=2)
+OPTIONS = localisation.Options(heads=1, window=2, gradients=True, occlusion=3, general="w10 w11 w12")
+PLAIN = localisation.Options(heads=1, words=False, general="w10 w11 w12")
 
 
 class Seen(nn.Module):
@@ -63,7 +73,7 @@ class Seen(nn.Module):
 
 @torch.no_grad()
 def subject(fixed: int | None = None) -> Subject:
-    """Head 1.2 attends to patches of the shade that the last word asks for; no other head reads shades."""
+    """Head 1.2 attends to patches of the shade that the last word asks for and says w7; no other head reads shades."""
     model, processor = vision_subjects.build("llava")
     model.model.multi_modal_projector = Seen(model.model.multi_modal_projector, model, fixed)
     words = model.get_input_embeddings().weight
@@ -82,7 +92,21 @@ def subject(fixed: int | None = None) -> Subject:
         projection.weight[head * 8 : head * 8 + 8] = 0.0
         for dimension, source in zip((3, 7), read, strict=True):
             projection.weight[head * 8 + dimension, source] = 2.0
+    width = slice(HEAD // 2 * 8, HEAD // 2 * 8 + 8)
+    attention.v_proj.weight[width] = 0.0
+    attention.v_proj.weight[width][0, [WHITE, BLACK]] = 0.5
+    attention.o_proj.weight[:, [HEAD * 8, (HEAD + 1) * 8]] = 0.0
+    attention.o_proj.weight[SAYS, HEAD * 8] = 10.0
+    model.lm_head.weight[:, SAYS] = 0.0
+    model.lm_head.weight[processor.tokenizer.convert_tokens_to_ids("w7"), SAYS] = 1.0
     return Subject(model, processor, name="planted")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_held_out():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(localisation, "FIT_EXAMPLES", 8)
+        yield
 
 
 def picture(rng: np.random.Generator) -> tuple[Image.Image, list[tuple[int, int, int, int]]]:
@@ -101,7 +125,7 @@ def questions(n: int | None = None, seed: int = 0, *, tokenizer: Any = None) -> 
     rng, made = np.random.default_rng(seed), []
     for i in range(n or 12):
         shown, boxes = picture(rng)
-        segments = (Segment("image", shown), Segment("question", f" w{4 + i % 2}"))
+        segments = (Segment("image", shown), Segment("text", " w3"), Segment("question", f" w{4 + i % 2}"))
         mine = {"asked_object": [boxes[i % 2]], "other_objects": [boxes[1 - i % 2]]}
         made.append(Example(f"q{seed}-{i:02d}", f"g{seed}-{i}", segments, " w7", (" w8",), boxes=mine))
     return made
@@ -112,9 +136,11 @@ def task(make: Any = questions) -> Task:
     return Task("squares", module, {})
 
 
-def analyse(opened: Subject, out: Any, which: Task | None = None, **settings: Any) -> dict[str, pd.DataFrame]:
+def analyse(
+    opened: Subject, out: Any, which: Task | None = None, options: Any = OPTIONS, **settings: Any
+) -> dict[str, pd.DataFrame]:
     asked = {"limit": 12, "out": out} | settings
-    (directory,) = run(opened, which or task(), {"localisation": (localisation, OPTIONS)}, Settings(**asked))
+    (directory,) = run(opened, which or task(), {"localisation": (localisation, options)}, Settings(**asked))
     return {p.stem: pd.read_parquet(p) for p in (directory / "tables").glob("*.parquet")}
 
 
@@ -146,6 +172,17 @@ def test_the_head_that_follows_the_question_is_chosen_and_its_map_hits(follows):
     tested = follows["tested"].query("claim == 'few heads localise'").set_index("than")
     assert tested.loc["", "value"] == pytest.approx(1.0)
     assert (tested.loc[[BOX, HEADS], "lower"] > 0).all()  # the mean of all heads holds the planted one too
+
+
+@pytest.mark.parametrize("method", ["attention", "gaze shift", "TAG", "grad-att", "occlusion"])
+def test_other_maps_find_what_the_planted_head_looks_at(follows, method):
+    """Each at the layer that half of the groups choose; controls do not."""
+    mine = follows["methods"].query(f"method == {method!r} and score == 'AUROC'")
+    values = mine.query("measure == 'score'").set_index("control")["value"]
+    assert values[""] > 0.9, values
+    assert values[BOX] < 0.7
+    beside = mine.query("measure == 'difference'").set_index("control")
+    assert (beside.loc[[BOX, PERMUTED], "lower"] > 0).all(), beside
 
 
 def test_a_head_of_a_fixed_place_is_no_localiser(fixed):
@@ -200,8 +237,8 @@ def test_examples_without_one_box_are_left_out(tmp_path):
         object.__setattr__(made[0], "boxes", {"asked_object": two})
         return made
 
-    tables = analyse(subject(), tmp_path / "one", task(several))
-    assert tables["scores"]["n"].max() == 11
+    tables = analyse(subject(), tmp_path / "one", task(several), PLAIN, limit=4)
+    assert tables["scores"]["n"].max() == 3
 
     def none(n: int | None = None, seed: int = 0, *, tokenizer: Any) -> list[Example]:
         made = questions(n, seed)
@@ -209,7 +246,7 @@ def test_examples_without_one_box_are_left_out(tmp_path):
             object.__setattr__(example, "boxes", {})
         return made
 
-    left = analyse(subject(), tmp_path / "none", task(none))
+    left = analyse(subject(), tmp_path / "none", task(none), PLAIN, limit=4)
     assert "scores" not in left
     rows = planted_rows()
     rows.values["scored"][:] = 0
