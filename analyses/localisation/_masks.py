@@ -42,8 +42,8 @@ def mask_scores(
 def _marked(method: str, values: Float[Tensor, "rows columns"]) -> Bool[Tensor, "rows columns"]:
     if method == "CARVE":
         return metrics.top_regions(values, SHARE, REGIONS)
-    found = metrics.region_boxes(values / values.max().clamp_min(torch.finfo(values.dtype).tiny), HALF)
-    return filled(max(found, key=lambda one: one[1])[0], values.shape) if found else values < 0
+    labels, _ = metrics.label_regions(values >= HALF * values.max(), diagonal=True)
+    return (labels == labels.flatten()[values.argmax()]) & (values.max() > 0)
 
 
 def _against(

@@ -322,7 +322,14 @@ def _on_pictures(rows: Rows, how: How) -> pd.DataFrame | None:
 
 
 def _unmapped(rows: Rows, how: How) -> pd.DataFrame | None:
-    return unmapped(rows)
+    """Pictures without a map, and examples that have one and are left out all the same."""
+    found, out = unmapped(rows), rows.where((rows["scored"] == 0) & (rows["unplaced"] == 0)).examples
+    if out.empty:
+        return found
+    asked = how.options.asked.replace("_", " ")
+    why = f"Left out: they show several pictures, or have no box of {asked} on the map, or several."
+    row = {"n": len(out), "n_groups": out["group"].nunique(), "unit": "examples", "why": why}
+    return pd.concat([*([] if found is None else [found]), pd.DataFrame([row])], ignore_index=True)
 
 
 TABLES = {

@@ -254,6 +254,29 @@ def test_examples_without_one_box_are_left_out(tmp_path):
         tables_from(localisation, rows)
 
 
+def test_a_box_outside_its_picture_and_two_pictures_are_told(tmp_path):
+    def beside(n: int | None = None, seed: int = 0, *, tokenizer: Any) -> list[Example]:
+        made = questions(n, seed)
+        object.__setattr__(made[1], "boxes", {"asked_object": [(20, 20, 30, 30)]})
+        return made
+
+    with pytest.raises(UserError, match=r"lies outside its picture of 24 × 24 pixels"):
+        analyse(subject(), tmp_path / "outside", task(beside), PLAIN, limit=4)
+
+    def pairs(n: int | None = None, seed: int = 0, *, tokenizer: Any) -> list[Example]:
+        made = questions(n, seed)
+        segments = (made[0].segments[0], *made[0].segments)
+        object.__setattr__(made[0], "segments", segments)
+        return made
+
+    opened = subject()
+    opened.model.config.get_text_config().max_position_embeddings = 128
+    tables = analyse(opened, tmp_path / "two", task(pairs), PLAIN, limit=4)
+    assert tables["scores"]["n"].max() == 3
+    told = tables["unmapped"].set_index("n")["why"]
+    assert "several pictures" in told.loc[1]
+
+
 def test_a_task_without_pictures_is_told(tmp_path):
     with pytest.raises(UserError, match="needs a task with pictures"):
         analyse(tiny.subject(), tmp_path, tiny.task())
