@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -24,6 +25,7 @@ from ._places import Place, on_cells, places
 from ._words import Stretch, stretches
 
 TOP = 10  # (layer, head) pairs of TAG
+AT_ONCE = 8  # examples of a backward pass, whose graph holds all layers
 PARTS = ("gain", "loss", "both")
 Where = Sequence[Place | None]
 Looks = dict[str, Tensor | None]
@@ -101,6 +103,9 @@ def seen(subject: Any, batch: Batch, options: Any, *, occluded: bool = True) -> 
     """One more pass over prompts: `looks` of every layer [b, layer, …]; and where they are asked for "grad" [b, layer,
     cells], "pixels" [b, c, y, x], the gradient's, "occlusion" [b, 1, cells].
     """
+    if options.gradients and len(batch.examples) > AT_ONCE:
+        some = [batch.examples[first : first + AT_ONCE] for first in range(0, len(batch.examples), AT_ONCE)]
+        return _joined([seen(subject, subject.batch(part, **batch.form), options, occluded=occluded) for part in some])
     where = places(batch, options.asked)
     kept: list[Looks] = []
     values: list[Tensor | None] = []
@@ -124,6 +129,19 @@ def seen(subject: Any, batch: Batch, options: Any, *, occluded: bool = True) -> 
     if options.occlusion and occluded:
         found |= occlusion_maps(subject, batch, where, steps_of(batch)[:, 0], options.occlusion)
     return found
+
+
+def _joined(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The examples of all parts, NaN where one has fewer words, steps or cells, or lacks the name."""
+    whole: dict[str, Tensor] = {}
+    counts = [len(part["rows"]) for part in parts]
+    for name in dict.fromkeys(name for part in parts for name in part):
+        sizes = zip(*(part[name].shape[1:] for part in parts if name in part), strict=True)
+        whole[name] = torch.full((sum(counts), *map(max, sizes)), torch.nan)
+        for row, part in zip(np.cumsum([0, *counts]), parts, strict=False):
+            if name in part:
+                whole[name][(slice(row, row + len(part[name])), *map(slice, part[name].shape[1:]))] = part[name]
+    return whole
 
 
 def _weighted(

@@ -27,7 +27,7 @@ from ..common.tested import judged
 from ..common.thumbnails import SIDE
 from ._findings import findings
 from ._heads import choose
-from ._looks import TOP, looks, seen, seen_otherwise, steps_of
+from ._looks import AT_ONCE, TOP, looks, seen, seen_otherwise, steps_of
 from ._places import places
 from ._rows import score_rows
 from ._scoring import SCORES
@@ -236,14 +236,14 @@ def row_size(subject: Any, positions: int, options: Options) -> int:
 
 def memory(subject: Any, batch: int, positions: int, options: Options) -> int:
     """Bytes beyond the shared forward: rows of all heads, words and steps of three passes, maps of words, logits of a
-    few positions; with gradients a forward with its graph and the values of every layer.
+    few positions; with gradients a forward with its graph, of a few examples at once.
     """
     rows = 3 * (subject.n_heads + DRAWS + 2 * TOP) + (3 * (DRAWS + 1) + 2 if options.words else 2)
     whole = 4 * subject.n_layers * batch * positions * rows + costs.logits(subject, min(batch * positions, 512), 3)
     if not options.gradients:
         return whole
-    values = 4 * subject.n_layers * batch * positions * subject.n_kv_heads * subject.d_head
-    return whole + values + costs.gradient(subject, batch, positions)
+    graded = min(batch, AT_ONCE)
+    return whole + costs.gradient(subject, graded, positions)
 
 
 def claims(tables: dict[str, Any]) -> list[Claim]:

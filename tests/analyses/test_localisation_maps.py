@@ -11,7 +11,7 @@ import torch
 from crosslens import Subject, capture
 from crosslens.analyses import metrics
 from crosslens.analyses.common.controls import GENERAL_PROMPT
-from crosslens.analyses.localisation import localisation
+from crosslens.analyses.localisation import _looks, localisation
 from crosslens.analyses.localisation._attention_maps import FUSION, TAG, fused, maps_of, seen_of
 from crosslens.analyses.localisation._looks import seen, steps_of
 from crosslens.analyses.localisation._masks import filled, mask_scores
@@ -114,6 +114,7 @@ def test_weighted_attention_is_what_autograd_says_of_a_whole_pattern(opened, bat
         for row, place in enumerate(places(batch, "asked_object")):
             assert place is not None
             mine = (pattern * slope.clamp_min(0))[row, :, steps[row], place.positions].mean(0)
+            assert mine.max() > 1e-6  # something to agree about
             torch.testing.assert_close(found["grad"][row, index], mine.detach(), rtol=1e-4, atol=1e-7)
 
 
@@ -147,6 +148,14 @@ def test_batching_and_padding_change_nothing(opened, found):
         alone = seen(opened, opened.batch([one]), OPTIONS)
         for name in ("rows", "gaze", "tag", "grad", "pixels", "occlusion"):
             torch.testing.assert_close(alone[name][0], found[name][row], rtol=1e-3, atol=1e-5)
+
+
+def test_backward_passes_of_a_few_examples_give_the_same(opened, batch, found, monkeypatch):
+    monkeypatch.setattr(_looks, "AT_ONCE", 1)
+    apart = seen(opened, batch, OPTIONS)
+    assert apart.keys() == found.keys()
+    for name, values in found.items():
+        torch.testing.assert_close(apart[name], values, rtol=1e-3, atol=1e-5, equal_nan=True)
 
 
 def test_an_answers_tokens_are_fused_as_carve_does(opened):
