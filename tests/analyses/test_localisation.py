@@ -203,6 +203,7 @@ def test_scores_equal_those_of_captured_patterns(follows):
     for example in questions(12):
         rows = {}
         for name, one in (("own", example), ("general", another_question(example, OPTIONS.general))):
+            assert one is not None
             batch = opened.batch([one])
             pattern = capture(opened, batch, ["pattern"])[f"blocks.{LAYER}.attn.hook_pattern"]
             rows[name] = pattern[0, :, -1, batch.where("image")[0]].mean(0).reshape(6, 6)
@@ -227,13 +228,14 @@ def test_any_batching_gives_the_same_tables(follows, tmp_path):
 def test_every_figure_is_drawn(follows):
     drawn = figures.figures(follows)
     assert {item.name for item in figures.FIGURES} - {"answers"} <= set(drawn)
-    assert len(drawn["on-pictures-heads"].layout.images) == 4
+    layout: Any = drawn["on-pictures-heads"].layout
+    assert len(layout.images) == 4
 
 
 def test_examples_without_one_box_are_left_out(tmp_path):
     def several(n: int | None = None, seed: int = 0, *, tokenizer: Any) -> list[Example]:
         made = questions(n, seed)
-        two = made[0].boxes["asked_object"] + made[0].boxes["other_objects"]
+        two = [*made[0].boxes["asked_object"], *made[0].boxes["other_objects"]]
         object.__setattr__(made[0], "boxes", {"asked_object": two})
         return made
 

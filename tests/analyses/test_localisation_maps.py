@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -195,4 +196,4 @@ def test_masks_are_held_to_the_box(opened, batch):
 
 def test_the_general_prompt_is_one_text():
     assert localisation.Options().general == Look.__dataclass_fields__["general"].default == GENERAL_PROMPT
-    assert look.__kwdefaults__["general"] == GENERAL_PROMPT
+    assert signature(look).parameters["general"].default == GENERAL_PROMPT
