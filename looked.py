@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .analyses.look.asking import GENERAL
+from .analyses.common.controls import GENERAL_PROMPT
 from .analyses.look.looking import HEADS, TOKENS, Picture, seen
 from .reports.figures.look import figures
 from .reports.pages import look as page
@@ -51,7 +51,7 @@ def look(
     tokens: int = TOKENS,
     template: str | None = None,
     bos: bool | None = None,
-    general: str = GENERAL,
+    general: str = GENERAL_PROMPT,
     heads: int = HEADS,
 ) -> Look:
     """Where the model looks as it answers `question` about `images` (files or PIL images), all of them in order.

@@ -248,9 +248,12 @@ def _flags(values: Any, prefix: str) -> list[str]:
         value = getattr(values, one.name)
         if one.name == "analyses" or value == one.default:
             continue
+        name = one.name.replace("_", "-")
         if hasattr(value, "__dataclass_fields__"):
             words += _flags(value, f"{prefix}{one.name}.")
+        elif isinstance(value, bool):
+            words.append(f"{prefix}{name}" if value else f"{prefix}no-{name}")
         else:
-            flag = f"{prefix}{one.name.replace('_', '-')}"
+            flag = f"{prefix}{name}"
             words += [flag, *map(str, value if isinstance(value, tuple) else (value,))]
     return words

@@ -276,3 +276,10 @@ def test_a_recipe_that_is_none_is_told_by_name(tmp_path):
     (tmp_path / "odd.toml").write_text('title = "x"\ncolour = "blue"\n')
     with pytest.raises(UserError, match=r"odd\.toml"):
         read_recipes(tmp_path)
+
+
+def test_switches_read_back_from_a_line():
+    asked = ["run", "localisation", "--task", "scenes", "--localisation.gradients", "--localisation.no-words"]
+    line = as_line(parse(asked)).split()[1:]
+    assert {"--localisation.gradients", "--localisation.no-words"} <= set(line)
+    assert values(parse(line)) == values(parse(asked))

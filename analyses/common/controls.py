@@ -29,6 +29,7 @@ from ...data.example import Example
 DRAWS = 20
 HEADS = "random heads of the same layers"
 IMAGE, QUESTION = "another image", "another question"
+GENERAL_PROMPT = "Write a general description of the image."  # in a question's place; arXiv 2502.17422
 BOX, PERMUTED = "another example's box", "the map permuted"
 SHUFFLED, UNIFORM = "shuffled tokens", "uniform attention"
 NEAR = 500  # random words are at most so many ids away from the word they stand for: ids go roughly by frequency

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from ...probes.prompts.batch import Batch
 from .. import metrics
-from ._attention_maps import attention_rows
+from ._looks import seen
 from ._places import places
 
 PATCHES = 576  # of LLaVA-1.5, for which the threshold of .001 was chosen
@@ -28,14 +29,14 @@ class Choice(NamedTuple):
     largest: list[list[int]]
 
 
-def choose(subject: Any, batches: Sequence[Batch], name: str, count: int) -> Choice:
+def choose(subject: Any, batches: Sequence[Batch], options: Any) -> Choice:
     """`chosen_heads` of all examples of the batches that have a map."""
     maps: list[Tensor] = []
     for batch in batches:
-        where = places(batch, name)
-        rows = attention_rows(subject, batch, where)
+        where = places(batch, options.asked)
+        rows = seen(subject, batch, replace(options, gradients=False, occlusion=0))["rows"]
         maps += [place.laid(own) for own, place in zip(rows, where, strict=True) if place is not None]
-    return chosen_heads(maps, count) if maps else Choice([], [], [])
+    return chosen_heads(maps, options.heads) if maps else Choice([], [], [])
 
 
 def chosen_heads(maps: Sequence[Float[Tensor, "layer h rows columns"]], count: int) -> Choice:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -45,6 +46,7 @@ class Place(NamedTuple):
         return down[:, None] * along
 
 
+@lru_cache(maxsize=4)  # every layer asks for the same
 def places(batch: Batch, name: str) -> list[Place | None]:
     """The place of each example's box of that name.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +29,12 @@ class Words(NamedTuple):
     ids: list[int]
     context: Int[Tensor, " n"]
     context_ids: Int[Tensor, " n"]
+
+
+@lru_cache(maxsize=4)  # every layer asks for the same
+def all_words(subject: Any, batch: Batch) -> list[Words | None]:
+    """`words_of` every example of a batch."""
+    return [words_of(subject, batch, row) for row in range(len(batch.examples))]
 
 
 def words_of(subject: Any, batch: Batch, row: int) -> Words | None:

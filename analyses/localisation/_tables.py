@@ -2,69 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ...data.errors import NothingToMeasure
 from ...probes.runs.results import How, Rows
 from ..common import stats
-from ..common.controls import BOX, HEADS, PERMUTED, QUESTION
-from ..common.frames import middle, summarise
-from ..common.selection import measured_rows
-from ..common.tested import nothing, number
+from ..common.controls import BOX, QUESTION
+from ..common.frames import summarise
 from ..common.thumbnails import ASKED, first_of_groups, picture_table, unmapped
-from ._attention_maps import ALL, ATTENTION, CHOSEN, CONTRAST, RELATIVE
-from ._rows import GENERAL, LARGEST, SHOWN, WORDS
-from ._scoring import CENTRE, GAUSSIAN, SCORES
-from ._state_maps import LENS, MAGNITUDE, PHASE, RAW, TAM
+from ._attention_maps import TAG, TAG_LESS, WHOLE
+from ._chosen import BY_LAYER, LOOKS, best, choice, scored, there
+from ._masks import MARKS
+from ._rows import SHOWN
+from ._scoring import SCORES
+from ._tested import tested
 
-BY_LAYER = (ATTENTION, RELATIVE, CONTRAST, LENS, TAM, RAW, MAGNITUDE, PHASE)
-CONTROLS = (BOX, QUESTION, GENERAL, WORDS, HEADS, ALL, LARGEST, CENTRE, GAUSSIAN, PERMUTED)
-RATIO, IOU, AUROC = (SCORES.index(name) for name in ("attention ratio", "IoU", "AUROC"))
 PICTURES = 4
-
-
-def _scored(rows: Rows, how: How) -> Rows:
-    """The examples that have a box, of groups that no head was chosen on."""
-    left = measured_rows(rows, how.learned.selected_on, "localisation")
-    left = left.where(left["scored"] > 0)
-    if left.examples.empty:
-        raise NothingToMeasure(
-            f"localisation: no example has one picture of known geometry and exactly one box {how.options.asked!r}"
-        )
-    return left
-
-
-def _there(rows: Rows, method: str) -> list[tuple[str, np.ndarray]]:
-    """The controls of a method that were measured, "" (itself) first, with their values [n, layers, scores]."""
-    return [(c, rows[f"{method}|{c}"]) for c in ("", *CONTROLS) if f"{method}|{c}" in rows.values]
 
 
 def _scores(rows: Rows, how: How) -> pd.DataFrame:
     """Every score of every method, layer by layer, beside its controls. layer: of attention, or the one that a state
     enters; the last state has the number of layers.
     """
-    rows = _scored(rows, how)
+    rows = scored(rows, how)
     frames = [
         _by_layer(rows, values, "score").assign(method=method, control=control)
         for method in BY_LAYER
-        for control, values in _there(rows, method)
+        for control, values in there(rows, method)
     ]
     return _joined(frames)
 
 
 def _answers(rows: Rows, how: How) -> pd.DataFrame | None:
     """The same of right and of wrong answers apart, beside the controls that other boxes and questions are."""
-    rows, frames = _scored(rows, how), []
+    rows, frames = scored(rows, how), []
     for answers, chosen in (("right", rows["right"] == 1), ("wrong", rows["right"] == 0)):
         some = rows.where(chosen)
         if some.examples.empty:
             continue
-        for method in (ATTENTION, RELATIVE, CONTRAST):
-            for control, values in _there(some, method):
+        for method in LOOKS:
+            for control, values in there(some, method):
                 if control in ("", BOX, QUESTION):
                     made = _by_layer(some, values, "score")
                     frames.append(made.assign(method=method, control=control, answers=answers))
@@ -84,20 +64,17 @@ def _joined(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
 def _methods(rows: Rows, how: How) -> pd.DataFrame | None:
     """Each method at the layer whose AUROC is best on one half of the groups, scored on the other.
 
-    measure: "score", or "difference" from the control that is named, example by example. layer: NaN for chosen heads.
+    measure: "score", or "difference" from the control that is named, example by example. layer: NaN for maps of WHOLE.
     """
-    rows = _scored(rows, how)
+    rows = scored(rows, how)
     if rows.examples["group"].nunique() < 2:
         return None
-    frames = []
-    for method in (CHOSEN, *BY_LAYER):
-        if f"{method}|" not in rows.values:
-            continue
-        layer, half = _choice(rows, f"{method}|")
-        own, groups = rows[f"{method}|"][half, layer], rows.examples["group"][half]
-        named: dict[str, Any] = {"method": method, "layer": np.nan if method == CHOSEN else layer}
-        for control, values in _there(rows, method):
-            beside, axes = values[half, layer], {"score": SCORES}
+    axes, frames = {"score": SCORES}, []
+    for method, named, half in _chosen(rows):
+        some, at = rows.where(half), named.pop("at")
+        own, groups = some[f"{method}|"][:, at], some.examples["group"]
+        for control, values in there(some, method):
+            beside = values[:, at]
             frames.append(summarise(beside, groups, axes, "score").assign(measure="score", control=control, **named))
             if control:
                 frame = summarise(own - beside, groups, axes, "score")
@@ -105,28 +82,55 @@ def _methods(rows: Rows, how: How) -> pd.DataFrame | None:
     return _joined(frames)
 
 
-def _choice(rows: Rows, name: str) -> tuple[int, np.ndarray]:
-    """The layer of best AUROC on one half of the groups, and the other half."""
-    found, half = stats.chosen_on(rows[name][..., AUROC], rows.examples["group"].to_numpy(), _best)
-    return int(found), half
+def _methods_by_answer(rows: Rows, how: How) -> pd.DataFrame | None:
+    """The same of right and of wrong answers apart, beside other boxes and another question."""
+    rows = scored(rows, how)
+    if rows.examples["group"].nunique() < 2:
+        return None
+    frames = []
+    for method, named, half in _chosen(rows):
+        at = named.pop("at")
+        for answers, chosen in (("right", rows["right"] == 1), ("wrong", rows["right"] == 0)):
+            some = rows.where(half & chosen)
+            for control, values in there(some, method) if len(some.examples) else ():
+                if control in ("", BOX, QUESTION):
+                    frame = summarise(values[:, at], some.examples["group"], {"score": SCORES}, "score")
+                    frames.append(frame.assign(control=control, answers=answers, **named))
+    return _joined(frames) if frames else None
 
 
-def _best(some: np.ndarray) -> int:
-    """The layer of largest mean, of those that have a number."""
-    return int(np.nan_to_num(_mean(some, 0), nan=-np.inf).argmax())
+def _chosen(rows: Rows) -> Iterator[tuple[str, dict[str, Any], np.ndarray]]:
+    """Of each method that was measured its name, its columns with the place of its layer, and the half to score."""
+    for method in (*WHOLE, *BY_LAYER):
+        if f"{method}|" in rows.values and not np.isnan(rows[f"{method}|"]).all():
+            at, half = choice(rows, f"{method}|")
+            yield method, {"method": method, "layer": np.nan if method in WHOLE else at, "at": at}, half
 
 
-def _mean(values: np.ndarray, axis: int) -> np.ndarray:
-    """Of what is there, NaN of nothing."""
-    there = ~np.isnan(values)
-    return np.nansum(values, axis) / np.where(there.any(axis), there.sum(axis), np.nan)
+def _masks(rows: Rows, how: How) -> pd.DataFrame | None:
+    """IoU of what CARVE and TAG mark with the box, and of the box around that; CARVE's at the window that one half of
+    the groups chooses by the mask's, on the other.
+    """
+    rows, frames = scored(rows, how), []
+    if rows.examples["group"].nunique() < 2:
+        return None
+    for method in ("CARVE", TAG, TAG_LESS):
+        if f"mask {method}|" not in rows.values:
+            continue
+        at, half = stats.chosen_on(rows[f"mask {method}|"][..., 0], rows.examples["group"].to_numpy(), best)
+        some = rows.where(half)
+        layer = np.nan if method in WHOLE else int(at)
+        for control, values in there(some, f"mask {method}"):
+            frame = summarise(values[:, int(at)], some.examples["group"], {"marks": MARKS}, "IoU")
+            frames.append(frame.assign(method=method, control=control, layer=layer))
+    return _joined(frames) if frames else None
 
 
 def _heads(rows: Rows, how: How) -> pd.DataFrame:
     """Every score of every head's own map, beside other boxes and another question."""
-    rows = _scored(rows, how)
+    rows = scored(rows, how)
     frames = []
-    for control, values in _there(rows, "heads"):
+    for control, values in there(rows, "heads"):
         axes = {"layer": np.arange(values.shape[1]), "head": np.arange(values.shape[2]), "score": SCORES}
         frames.append(summarise(values, rows.examples["group"], axes, "score").assign(control=control))
     return _joined(frames)
@@ -139,67 +143,6 @@ def _localizers(rows: Rows, how: How) -> pd.DataFrame | None:
         return None
     layers, places = zip(*heads, strict=True)
     return pd.DataFrame({"layer": layers, "head": places, "value": how.learned.share, "unit": "share of prompts"})
-
-
-# ---------------------------------------------------------------- claims
-
-
-def _tested(rows: Rows, how: How) -> pd.DataFrame:
-    rows = _scored(rows, how)
-    wrong = rows.where(rows["right"] == 0)
-    frames = [
-        *_looks("looks at it", rows),
-        *_looks("looks at it when wrong", wrong),
-        *_contrast(rows),
-        *_localise(rows),
-        *_interference(rows),
-    ]
-    return pd.concat(frames, ignore_index=True)
-
-
-def _looks(claim: str, rows: Rows) -> list[pd.DataFrame]:
-    if rows.examples.empty:
-        return [nothing(claim, "no wrong answers here")]
-    layers = middle(rows[f"{ATTENTION}|"].shape[1])
-    means = {c: _mean(v[:, layers, RATIO], 1) for c, v in _there(rows, ATTENTION) if c in ("", BOX, QUESTION)}
-    return _beside(claim, means.pop(""), means, rows.examples["group"], "attention ratio")
-
-
-def _contrast(rows: Rows) -> list[pd.DataFrame]:
-    alone = {f"{ATTENTION}|": "the question's map alone", f"{ATTENTION}|{GENERAL}": "the general map alone"}
-    names = {f"{CONTRAST}|": ""} | alone
-    if not set(names) <= set(rows.values) or rows.examples["group"].nunique() < 2:
-        return [nothing("contrast", "there is no question to replace, or one group alone")]
-    found, half = {}, np.ones(len(rows.examples), bool)
-    for name, told in names.items():
-        layer, half = _choice(rows, name)
-        found[told] = rows[name][half, layer, AUROC]
-    return _beside("contrast", found.pop(""), found, rows.examples["group"][half], "AUROC")
-
-
-def _localise(rows: Rows) -> list[pd.DataFrame]:
-    claim = "few heads localise"
-    if f"{CHOSEN}|" not in rows.values:
-        return [nothing(claim, "no heads were chosen")]
-    found = {c: v[:, 0, AUROC] for c, v in _there(rows, CHOSEN) if c in ("", HEADS, ALL, BOX)}
-    missing = {c: np.full(len(rows.examples), np.nan) for c in (HEADS, ALL, BOX) if c not in found}
-    return _beside(claim, found.pop(""), found | missing, rows.examples["group"], "AUROC")
-
-
-def _interference(rows: Rows) -> list[pd.DataFrame]:
-    needed = [f"{method}|{control}" for method in (TAM, RAW) for control in ("", WORDS)]
-    if not set(needed) <= set(rows.values):
-        return [nothing("interference", "no maps of words were made")]
-    own, words, raw, raw_words = (rows[name][:, -1, IOU] for name in needed)
-    return _beside("interference", own - raw, {WORDS: words - raw_words}, rows.examples["group"], "IoU")
-
-
-def _beside(
-    claim: str, own: np.ndarray, controls: dict[str, np.ndarray], groups: pd.Series, unit: str
-) -> list[pd.DataFrame]:
-    """The number, and its margin over each control, example by example."""
-    margins = [number(claim, own - values, groups, unit, than=name) for name, values in controls.items()]
-    return [number(claim, own, groups, unit), *margins]
 
 
 # ---------------------------------------------------------------- pictures
@@ -234,15 +177,24 @@ def _on_pictures(rows: Rows, how: How) -> pd.DataFrame | None:
 
 
 def _unmapped(rows: Rows, how: How) -> pd.DataFrame | None:
-    return unmapped(rows)
+    """Pictures without a map, and examples that have one and are left out all the same."""
+    found, out = unmapped(rows), rows.where((rows["scored"] == 0) & (rows["unplaced"] == 0)).examples
+    if out.empty:
+        return found
+    asked = how.options.asked.replace("_", " ")
+    why = f"Left out: they show several pictures, or have no box of {asked} on the map, or several."
+    row = {"n": len(out), "n_groups": out["group"].nunique(), "unit": "examples", "why": why}
+    return pd.concat([*([] if found is None else [found]), pd.DataFrame([row])], ignore_index=True)
 
 
 TABLES = {
     "scores": (_scores, ("method", "score")),
     "answers": (_answers, ("method", "score", "answers")),
     "methods": (_methods, ("method", "score", "measure")),
+    "methods_by_answer": (_methods_by_answer, ("method", "score", "answers")),
+    "masks": (_masks, ("method", "marks")),
     "heads": (_heads, ("score",)),
-    "tested": (_tested, ("claim", "than", "untestable")),
+    "tested": (tested, ("claim", "than", "untestable")),
 }
 RUN_TABLES = {
     "localizers": (_localizers, ()),

@@ -1,7 +1,7 @@
 """Localisation: which maps over the picture find what is asked for
 
 Maps of attention, of heads and of image states are scored against the box of the asked object, each beside its
-controls. Tables: scores, answers, methods, heads, localizers, tested, pictures, on_pictures.
+controls. Tables: scores, answers, methods, methods_by_answer, masks, heads, localizers, tested, pictures, on_pictures.
 """
 
 from __future__ import annotations
@@ -10,35 +10,39 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from ...data.errors import UserError
 from ...data.example import Example
-from ...probes.observe.tracing import Layer
+from ...probes.intervene.positions import at_last
+from ...probes.observe.layer import Layer
 from ...probes.prompts.batch import Batch
 from ...probes.runs import costs
 from ...probes.runs.results import How
 from ..common.claims import Claim, Statement
-from ..common.controls import DRAWS, another_question, example_keys, one_of_each
+from ..common.controls import DRAWS, example_keys, one_of_each
 from ..common.frames import held_out
 from ..common.selection import chosen_half
 from ..common.tested import judged
 from ..common.thumbnails import SIDE
-from ._attention_maps import last_rows, rows_of
 from ._findings import findings
 from ._heads import choose
+from ._looks import AT_ONCE, TOP, looks, seen, seen_otherwise, steps_of
 from ._places import places
 from ._rows import score_rows
 from ._scoring import SCORES
-from ._state_maps import state_maps, words_of
+from ._state_maps import all_words, state_maps
 from ._tables import RUN_TABLES, TABLES
+from ._words import asked_of, asking
 
 __all__ = ["RUN_TABLES", "TABLES", "findings"]
 
-VERSION = 1
+VERSION = 2
 QUESTION = "Which maps over the picture find what is asked for, and is it the question that they follow?"
-PAPER = "arXiv 2502.17422, 2509.06461 (CARVE), 2503.06287 (localization heads), 2506.23270 (TAM), 2310.12973"
+PAPER = (
+    "arXiv 2502.17422, 2509.06461 (CARVE), 2510.22067 (GIFT), 2412.10840 (TAG), 2503.06287 (localization heads), "
+    "2506.23270 (TAM), 2310.12973"
+)
 FIT_EXAMPLES = 32
 CLAIMS = (
     Statement(
@@ -71,6 +75,29 @@ CLAIMS = (
         0.5,
     ),
     Statement(
+        "gaze shift",
+        "Where attention moves to as the question's words are read finds what they name: at the layer that half of the "
+        "groups chooses its AUROC is above one half on the other, and above that of the same words in other orders, of "
+        "what attention leaves, of other examples' boxes and of another question.",
+        "arXiv 2510.22067 (GIFT); the measure and the controls are added here",
+        0.5,
+    ),
+    Statement(
+        "words ground",
+        "The heads that look most at the image from the words that name an object find it: the map's AUROC is above "
+        "one half, and above that of the general prompt, of other examples' boxes and of another question.",
+        "arXiv 2412.10840 (TAG); the measure and the controls are added here",
+        0.5,
+    ),
+    Statement(
+        "gradients help",
+        "Weighted by what it does for the answer, attention finds what is asked for better: at the layer that half of "
+        "the groups chooses its AUROC is above one half on the other, above that of attention alone at its own such "
+        "layer, and above that of other examples' boxes and of another question.",
+        "arXiv 2502.17422 (grad-att); the measure and the controls are added here",
+        0.5,
+    ),
+    Statement(
         "interference",
         "Taking away what the prompt's words say makes a word's map sharper: at the last state the answer's IoU with "
         "the box rises, and more than that of random words.",
@@ -84,7 +111,10 @@ class Options:
     """asked: the boxes that maps are held to; examples with exactly one are scored. general: the prompt that takes
     the question's place in contrasts. eps: added to the general map in relative attention, in units of its mean.
     window: layers that CARVE's contrast sums. heads: how many localization heads. words: whether maps of the answer's
-    word are made (TAM and the image-token lens, which read every image token's logits).
+    word are made (TAM and the image-token lens, which read every image token's logits). word: the mark of the
+    question's words that gaze shift and TAG follow; all of its words where a task has none. gradients: whether maps of
+    the answer's gradient are made, a backward pass a prompt (grad-att, pure-grad). occlusion: so many blocks a side of
+    the picture are made blank, one forward each; 0: none.
     """
 
     asked: str = "asked_object"
@@ -93,12 +123,15 @@ class Options:
     window: int = 6
     heads: int = 3
     words: bool = True
+    word: str = "asked_word"
+    gradients: bool = False
+    occlusion: int = 0
 
 
 class Learned(NamedTuple):
     """heads: localization heads, (layer, head); share: of the held-out prompts that counted each; largest: heads of
     the largest image sum; selected_on: the groups that they come from. middles: of held-out boxes, as shares of height
-    and width; questions: held-out ones.
+    and width; questions: held-out ones; spans: where the words of the mark stand in each.
     """
 
     heads: Sequence[Sequence[int]] = ()
@@ -107,85 +140,110 @@ class Learned(NamedTuple):
     selected_on: Sequence[str] = ()
     middles: Sequence[Sequence[float]] = ()
     questions: Sequence[str] = ()
+    spans: Sequence[Sequence[Sequence[int]]] = ()
 
 
 def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
     named = ", ".join(f"{layer}.{head}" for layer, head in learned.heads) or "none found"
-    return (
-        "Maps of the last prompt position's attention and of the image tokens' states were scored against the one box "
-        f"of {options.asked.replace('_', ' ')}; examples with none or several are left out. Relative attention: heads "
-        f"averaged, divided by the same under “{options.general}”; CARVE's contrast sums {options.window} layers of "
-        f"it. Localization heads ({named}): those that are most often of lowest spatial entropy on "
-        f"{held_out(fitted_on)} (one half of the groups), without a box. TAM, the image-token lens: what the image "
-        "tokens' states say of the answer's first token. Token activation: their distance from the mean image token. "
-        "Pointing game and IoU count ties in proportion. A method's layer is chosen by AUROC on one half of the "
-        f"groups and scored on the other. Controls: {DRAWS} boxes of the same size where held-out examples' boxes lie, "
-        "a box in the centre, a Gaussian there as map, the map under another question of the task and under the "
-        f"general prompt, {DRAWS} orders of its cells, random words, random heads of the same layers."
+    more = [_GRADIENTS] * options.gradients + [_OCCLUSION.format(options.occlusion)] * bool(options.occlusion)
+    return " ".join([_MAPS.format(options=options, asked=options.asked.replace("_", " ")), *more]) + (
+        f" Localization heads ({named}): those that are most often of lowest spatial entropy on {held_out(fitted_on)} "
+        "(one half of the groups), without a box. TAM, the image-token lens: what the image tokens' states say of the "
+        "answer's first token. Token activation: their distance from the mean image token. Pointing game and IoU count "
+        "ties in proportion. A method's layer is chosen by AUROC on one half of the groups and scored on the other. "
+        f"Controls: {DRAWS} boxes of the same size where held-out examples' boxes lie, a box in the centre, a Gaussian "
+        "there as map, the map under another question of the task and under the general prompt, "
+        f"{DRAWS} orders of its cells and of the question's words, random words, random heads of the same layers."
     )
+
+
+_MAPS = (
+    "Maps of the attention of the position that predicts the answer and of the image tokens' states were scored "
+    "against the one box of {asked}; examples with none or several, or with several pictures, are left out. Relative "
+    "attention: heads averaged, divided by the same under “{options.general}”; CARVE's contrast sums {options.window} "
+    "layers of it, its fusion also an answer's tokens, later ones weighted more; where an answer is one token the two "
+    "are the same, and the contrast alone is shown. Gaze shift: what the question's words add to attention, in the "
+    "half of a layer's heads where they add most. TAG: of each of these words the ten heads that look most at the "
+    "image. Both follow the words marked {options.word!r}, all of a question where none is."
+)
+_GRADIENTS = (
+    "grad-att: attention times the positive part of the gradient by it of the likeliest word's log-probability; "
+    "pure-grad: the gradient by the pixels over that of the general prompt, where the picture has detail."
+)
+_OCCLUSION = (
+    "Occlusion: how far the likeliest word's log-probability falls where one of {0} × {0} blocks of the picture is "
+    "blank."
+)
 
 
 def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
     """Heads from one half of the held-out groups; other boxes and questions from all."""
     half, groups = chosen_half(subject, batches, "localisation")
-    choice = choose(subject, half, options.asked, options.heads)
+    choice = choose(subject, half, options)
     middles = {place.relative() for batch in batches for place in places(batch, options.asked) if place is not None}
-    asked = {question for batch in batches for example in batch.examples if (question := _question(example))}
+    asked = {asked_of(example, options.word) for batch in batches for example in batch.examples}
+    questions = sorted(one for one in asked if one[0])
     middle_rows = [list(middle) for middle in sorted(middles)]
-    return Learned(choice.heads, choice.share, choice.largest, groups, middle_rows, sorted(asked))
+    spans = [[list(span) for span in spans] for _, spans in questions]
+    return Learned(*choice, groups, middle_rows, [text for text, _ in questions], spans)
 
 
 def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor | None]:
-    """Attention of the last position on the map's cells [b, h, cells]; maps of the state that enters the layer
-    [b, words, cells]; of the last layer also those of the state that leaves it, and the last position's.
+    """What `_looks.looks` reads of a layer; maps of the state that enters the layer [b, words, cells]; of the last
+    layer also those of the state that leaves it, and the state that predicts the answer.
 
     UserError: an example without an image.
     """
-    if not batch.where("image").any(1).all():
-        missing = next(e.id for e, has in zip(batch.examples, batch.where("image").any(1), strict=True) if not has)
+    shown = batch.where("image").any(1)
+    if not bool(shown.all()):
+        missing = batch.example_ids[int(shown.int().argmin())]
         raise UserError(f"example {missing} has no image tokens: localisation needs a task with pictures and boxes")
     where, subject = places(batch, how.options.asked), layer.subject
-    words = [
-        words_of(subject, batch, row) if how.options.words and place is not None else None
-        for row, place in enumerate(where)
-    ]
-    rows = {"rows": last_rows(layer, batch, where)} | state_maps(subject, layer.resid_pre, where, words)
+    words = all_words(subject, batch) if how.options.words else [None] * len(where)
+    rows = looks(layer, batch, where, how.options.word, DRAWS) | state_maps(subject, layer.resid_pre, where, words)
     if layer.index < subject.n_layers - 1:
         return rows
     final = state_maps(subject, layer.resid_post, where, words)
-    last = layer.resid_post[torch.arange(len(where)), batch.last.to(layer.resid_post.device)]
+    last = at_last(layer.resid_post, steps_of(batch)[:, 0])
     return rows | {f"final {name}": maps for name, maps in final.items()} | {"last": last}
 
 
 def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
-    """Two more passes, under the general prompt and under another question, then scores: see `_rows.score_rows`."""
+    """Two more passes, under the general prompt and under another question, then scores: see `_rows.score_rows`.
+
+    With gradients or occlusion one more of the prompt itself.
+    """
     options, learned = how.options, how.learned
+    several = list(zip(learned.questions, learned.spans, strict=True))
 
     def other(example: Example) -> Example | None:
-        several = [question for question in learned.questions if question != _question(example)]
-        drawn = one_of_each(several, example_keys([example.id], 0))
-        return another_question(example, drawn[0]) if drawn else None
+        others = [one for one in several if one[0] != asked_of(example, "")[0]]
+        drawn = one_of_each(others, example_keys([example.id], 0))
+        return asking(example, *drawn[0], mark=options.word) if drawn else None
 
-    general = rows_of(subject, batch, options.asked, lambda example: another_question(example, options.general))
-    asked = rows_of(subject, batch, options.asked, other)
-    return score_rows(subject, batch, kept, (general, asked), how)
-
-
-def _question(example: Example) -> str:
-    """The example's first question, "" without one."""
-    return next((str(s.content).strip() for s in example.segments if s.role == "question"), "")
+    general = seen_otherwise(subject, batch, options, lambda example: asking(example, options.general), occluded=False)
+    asked = seen_otherwise(subject, batch, options, other, occluded=True)
+    if options.gradients or options.occlusion:
+        kept = seen(subject, batch, options) | kept
+    return score_rows(subject, batch, kept, general, asked, how)
 
 
 def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold: the plan's estimate of the files."""
-    return len(SCORES) * subject.n_layers * (3 * subject.n_heads + 55) + 3 * positions + SIDE * SIDE
+    return len(SCORES) * subject.n_layers * (3 * subject.n_heads + 75) + 5 * positions + SIDE * SIDE
 
 
 def memory(subject: Any, batch: int, positions: int, options: Options) -> int:
-    """Bytes beyond the shared forward: rows of all heads of three passes, maps of words, logits of a few positions."""
-    rows = 3 * subject.n_heads + (3 * (DRAWS + 1) + 2 if options.words else 2)
-    return 4 * subject.n_layers * batch * positions * rows + costs.logits(subject, min(batch * positions, 512), 3)
+    """Bytes beyond the shared forward: rows of all heads, words and steps of three passes, maps of words, logits of a
+    few positions; with gradients a forward with its graph, of a few examples at once.
+    """
+    rows = 3 * (subject.n_heads + DRAWS + 2 * TOP) + (3 * (DRAWS + 1) + 2 if options.words else 2)
+    whole = 4 * subject.n_layers * batch * positions * rows + costs.logits(subject, min(batch * positions, 512), 3)
+    if not options.gradients:
+        return whole
+    graded = min(batch, AT_ONCE)
+    return whole + costs.gradient(subject, graded, positions)
 
 
 def claims(tables: dict[str, Any]) -> list[Claim]:

@@ -20,7 +20,6 @@ from ...probes.prompts.image_ablation import predicting
 from ...probes.runs.answers import own_answers, with_answers
 from ..common.controls import another_question, blank_image
 
-GENERAL = "Write a general description of the image."  # arXiv 2502.17422
 BLANK = (128, 128, 128)
 PROMPTS = ("asked", "general", "blank")
 

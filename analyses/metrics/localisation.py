@@ -3,7 +3,7 @@
 Geometry comes from the model in hand; a map is [patch] or [row, column].
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -63,6 +63,57 @@ def pattern_gradient(
     return (widen(v) @ widen(grad_z)[..., None])[..., 0]
 
 
+def high_pass(picture: Float[Tensor, "channel rows columns"]) -> Float[Tensor, "rows columns"]:
+    """How much detail lies around each pixel, ≥ 0: norm over channels of what a 3 × 3 Gaussian takes away, then the
+    median of 7 × 7. Source: arXiv 2502.17422 (pure-grad), code; the norm over channels is added here.
+    """
+    from scipy import ndimage  # here, since every analysis imports the metrics
+
+    wide = widen(picture).cpu().numpy()
+    detail = wide - ndimage.gaussian_filter(wide, (0, 0.8, 0.8), radius=(0, 1, 1), mode="mirror")
+    return torch.from_numpy(ndimage.median_filter((detail**2).sum(0) ** 0.5, 7)).to(picture.device)
+
+
+def pure_gradient(
+    question: Float[Tensor, "channel rows columns"],
+    general: Float[Tensor, "channel rows columns"],
+    picture: Float[Tensor, "channel rows columns"],
+    eps: float | int = 0.0,
+) -> Float[Tensor, "rows columns"]:
+    """‖∂ log p/∂pixel‖ under a question over the same under a general prompt, ≥ 0, 0 where detail is not above its
+    median. eps: added to the latter, in units of its mean. Source: arXiv 2502.17422 (pure-grad), code.
+    Errors: ValueError for unequal shapes.
+    """
+    require_shape("general", general, *question.shape)
+    require_shape("picture", picture, *question.shape)
+    asked, beside, detail = widen(question).norm(dim=0), widen(general).norm(dim=0), high_pass(picture)
+    ratio = relative_attention(asked, beside + eps * beside.mean()).nan_to_num()  # 0 of 0 adds nothing
+    return ratio.where(detail > detail.median(), 0.0)
+
+
+def gaze_changes(
+    attention: Float[Tensor, "layer h query patch"],
+    content_words: Int[Tensor, "words"],
+    part: Literal["gain", "loss", "both"] = "gain",
+) -> Float[Tensor, "layer patch"]:
+    """How much each patch gains as a word is read, relu(A[q] − A[q − 1]), ≥ 0: of each layer the mean over words and
+    over the half of the heads (rounded down, at least 1) of most change.
+
+    attention: query 0 is the text token before the question; content_words: tokens of the question, counted from 0.
+    part: as controls also what patches lose, relu(A[q − 1] − A[q]), or both, |A[q] − A[q − 1]|.
+    Source: arXiv 2510.22067 (GIFT), code. Errors: ValueError without words or for words outside the question.
+    """
+    _, heads, queries, _ = attention.shape
+    require(len(content_words) > 0, "content_words is empty")
+    require(
+        bool(((content_words >= 0) & (content_words < queries - 1)).all()), "a content word is outside the question"
+    )
+    change = widen(attention).diff(dim=2)[:, :, content_words.long()]
+    change = {"gain": change.clamp_min, "loss": (-change).clamp_min, "both": lambda _: change.abs()}[part](0.0)
+    chosen = change.sum((2, 3)).topk(max(1, heads // 2), dim=1).indices
+    return change.take_along_dim(chosen[:, :, None, None], 1).mean((1, 2))
+
+
 class GazeShift(NamedTuple):
     """shift: mean positive change, ≥ 0; saliency: 0…1; multiplier: exp(α · saliency), ≥ 1. All [patch]."""
 
@@ -76,19 +127,10 @@ def gaze_shift(
 ) -> GazeShift:
     """Where the gaze moves to as a question is read; sinks cancel, since they do not move.
 
-    attention: query 0 is the text token before the question; content_words: tokens of the question, counted from 0.
-    relu(A[q] − A[q − 1]); of each layer the half of the heads (rounded down, at least 1) of most shift; mean over
-    layers, heads and words; clipped to mean ± 3 standard deviations; scaled to 0…1; exp(α ·). An even map has saliency
-    0. Source: arXiv 2510.22067 (GIFT), code. Errors: ValueError without words or for words outside the question.
+    The mean over layers of `gaze_changes`, whose arguments these are; clipped to mean ± 3 standard deviations; scaled
+    to 0…1; exp(α ·). An even map has saliency 0. Source: arXiv 2510.22067 (GIFT), code. Errors: as `gaze_changes`.
     """
-    layers, heads, queries, _ = attention.shape
-    require(len(content_words) > 0, "content_words is empty")
-    require(
-        bool(((content_words >= 0) & (content_words < queries - 1)).all()), "a content word is outside the question"
-    )
-    change = widen(attention).diff(dim=2).clamp_min(0.0)[:, :, content_words.long()]
-    chosen = change.sum((2, 3)).topk(max(1, heads // 2), dim=1).indices
-    shift = torch.stack([change[layer, chosen[layer]].mean((0, 1)) for layer in range(layers)]).mean(0)
+    shift = gaze_changes(attention, content_words).mean(0)
     margin = 3 * shift.std()
     saliency = scale_to_one(shift.clamp(shift.mean() - margin, shift.mean() + margin))
     return GazeShift(shift, saliency, (alpha * saliency).exp())

@@ -11,9 +11,17 @@ import pytest
 import torch
 from crosslens import Subject, capture
 from crosslens.analyses import metrics
-from crosslens.analyses.common.controls import BOX, HEADS, QUESTION, another_question, one_of_each, permutations
+from crosslens.analyses.common.controls import (
+    BOX,
+    HEADS,
+    PERMUTED,
+    QUESTION,
+    another_question,
+    one_of_each,
+    permutations,
+)
 from crosslens.analyses.localisation import localisation
-from crosslens.analyses.localisation._attention_maps import windows
+from crosslens.analyses.localisation._attention_maps import fused
 from crosslens.analyses.localisation._heads import chosen_heads
 from crosslens.analyses.localisation._places import places
 from crosslens.analyses.localisation._scoring import SCORES, scores
@@ -33,8 +41,10 @@ from .claims.localisation import rows as planted_rows
 
 WHITE, BLACK = 4, 5  # dimensions that say so of a patch
 ASKS = {"w4": 6, "w5": 7}  # and those of the words that ask for one
+SAYS = 8  # the dimension through which the head says the answer
 LAYER, HEAD, SIDE = 1, 2, 4
-OPTIONS = localisation.Options(heads=1, window=2)
+OPTIONS = localisation.Options(heads=1, window=2, gradients=True, occlusion=3, general="w10 w11 w12")
+PLAIN = localisation.Options(heads=1, words=False, general="w10 w11 w12")
 
 
 class Seen(nn.Module):
@@ -65,7 +75,7 @@ class Seen(nn.Module):
 
 @torch.no_grad()
 def subject(fixed: int | None = None) -> Subject:
-    """Head 1.2 attends to patches of the shade that the last word asks for; no other head reads shades."""
+    """Head 1.2 attends to patches of the shade that the last word asks for and says w7; no other head reads shades."""
     model, processor = vision_subjects.build("llava")
     model.model.multi_modal_projector = Seen(model.model.multi_modal_projector, model, fixed)
     words = model.get_input_embeddings().weight
@@ -84,7 +94,21 @@ def subject(fixed: int | None = None) -> Subject:
         projection.weight[head * 8 : head * 8 + 8] = 0.0
         for dimension, source in zip((3, 7), read, strict=True):
             projection.weight[head * 8 + dimension, source] = 2.0
+    width = slice(HEAD // 2 * 8, HEAD // 2 * 8 + 8)
+    attention.v_proj.weight[width] = 0.0
+    attention.v_proj.weight[width][0, [WHITE, BLACK]] = 0.5
+    attention.o_proj.weight[:, [HEAD * 8, (HEAD + 1) * 8]] = 0.0
+    attention.o_proj.weight[SAYS, HEAD * 8] = 10.0
+    model.lm_head.weight[:, SAYS] = 0.0
+    model.lm_head.weight[processor.tokenizer.convert_tokens_to_ids("w7"), SAYS] = 1.0
     return Subject(model, processor, name="planted")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_held_out():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(localisation, "FIT_EXAMPLES", 8)
+        yield
 
 
 def picture(rng: np.random.Generator) -> tuple[Image.Image, list[tuple[int, int, int, int]]]:
@@ -103,7 +127,7 @@ def questions(n: int | None = None, seed: int = 0, *, tokenizer: Any = None) -> 
     rng, made = np.random.default_rng(seed), []
     for i in range(n or 12):
         shown, boxes = picture(rng)
-        segments = (Segment("image", shown), Segment("question", f" w{4 + i % 2}"))
+        segments = (Segment("image", shown), Segment("text", " w3"), Segment("question", f" w{4 + i % 2}"))
         mine = {"asked_object": [boxes[i % 2]], "other_objects": [boxes[1 - i % 2]]}
         made.append(Example(f"q{seed}-{i:02d}", f"g{seed}-{i}", segments, " w7", (" w8",), boxes=mine))
     return made
@@ -114,9 +138,11 @@ def task(make: Any = questions) -> Task:
     return Task("squares", module, {})
 
 
-def analyse(opened: Subject, out: Any, which: Task | None = None, **settings: Any) -> dict[str, pd.DataFrame]:
+def analyse(
+    opened: Subject, out: Any, which: Task | None = None, options: Any = OPTIONS, **settings: Any
+) -> dict[str, pd.DataFrame]:
     asked = {"limit": 12, "out": out} | settings
-    (directory,) = run(opened, which or task(), {"localisation": (localisation, OPTIONS)}, Settings(**asked))
+    (directory,) = run(opened, which or task(), {"localisation": (localisation, options)}, Settings(**asked))
     return {p.stem: pd.read_parquet(p) for p in (directory / "tables").glob("*.parquet")}
 
 
@@ -150,6 +176,17 @@ def test_the_head_that_follows_the_question_is_chosen_and_its_map_hits(follows):
     assert (tested.loc[[BOX, HEADS], "lower"] > 0).all()  # the mean of all heads holds the planted one too
 
 
+@pytest.mark.parametrize("method", ["attention", "gaze shift", "TAG", "grad-att", "occlusion"])
+def test_other_maps_find_what_the_planted_head_looks_at(follows, method):
+    """Each at the layer that half of the groups choose; controls do not."""
+    mine = follows["methods"].query(f"method == {method!r} and score == 'AUROC'")
+    values = mine.query("measure == 'score'").set_index("control")["value"]
+    assert values[""] > 0.9, values
+    assert values[BOX] < 0.7
+    beside = mine.query("measure == 'difference'").set_index("control")
+    assert (beside.loc[[BOX, PERMUTED], "lower"] > 0).all(), beside
+
+
 def test_a_head_of_a_fixed_place_is_no_localiser(fixed):
     assert fixed["localizers"][["layer", "head"]].values.tolist() == [[LAYER, HEAD]]
     verdicts = fixed["claims"].set_index("name")["verdict"]
@@ -168,6 +205,7 @@ def test_scores_equal_those_of_captured_patterns(follows):
     for example in questions(12):
         rows = {}
         for name, one in (("own", example), ("general", another_question(example, OPTIONS.general))):
+            assert one is not None
             batch = opened.batch([one])
             pattern = capture(opened, batch, ["pattern"])[f"blocks.{LAYER}.attn.hook_pattern"]
             rows[name] = pattern[0, :, -1, batch.where("image")[0]].mean(0).reshape(6, 6)
@@ -192,18 +230,19 @@ def test_any_batching_gives_the_same_tables(follows, tmp_path):
 def test_every_figure_is_drawn(follows):
     drawn = figures.figures(follows)
     assert {item.name for item in figures.FIGURES} - {"answers"} <= set(drawn)
-    assert len(drawn["on-pictures-heads"].layout.images) == 4
+    layout: Any = drawn["on-pictures-heads"].layout
+    assert len(layout.images) == 4
 
 
 def test_examples_without_one_box_are_left_out(tmp_path):
     def several(n: int | None = None, seed: int = 0, *, tokenizer: Any) -> list[Example]:
         made = questions(n, seed)
-        two = made[0].boxes["asked_object"] + made[0].boxes["other_objects"]
+        two = [*made[0].boxes["asked_object"], *made[0].boxes["other_objects"]]
         object.__setattr__(made[0], "boxes", {"asked_object": two})
         return made
 
-    tables = analyse(subject(), tmp_path / "one", task(several))
-    assert tables["scores"]["n"].max() == 11
+    tables = analyse(subject(), tmp_path / "one", task(several), PLAIN, limit=4)
+    assert tables["scores"]["n"].max() == 3
 
     def none(n: int | None = None, seed: int = 0, *, tokenizer: Any) -> list[Example]:
         made = questions(n, seed)
@@ -211,12 +250,35 @@ def test_examples_without_one_box_are_left_out(tmp_path):
             object.__setattr__(example, "boxes", {})
         return made
 
-    left = analyse(subject(), tmp_path / "none", task(none))
+    left = analyse(subject(), tmp_path / "none", task(none), PLAIN, limit=4)
     assert "scores" not in left
     rows = planted_rows()
     rows.values["scored"][:] = 0
     with pytest.raises(NothingToMeasure, match="no example has one picture of known geometry"):
         tables_from(localisation, rows)
+
+
+def test_a_box_outside_its_picture_and_two_pictures_are_told(tmp_path):
+    def beside(n: int | None = None, seed: int = 0, *, tokenizer: Any) -> list[Example]:
+        made = questions(n, seed)
+        object.__setattr__(made[1], "boxes", {"asked_object": [(20, 20, 30, 30)]})
+        return made
+
+    with pytest.raises(UserError, match=r"lies outside its picture of 24 × 24 pixels"):
+        analyse(subject(), tmp_path / "outside", task(beside), PLAIN, limit=4)
+
+    def pairs(n: int | None = None, seed: int = 0, *, tokenizer: Any) -> list[Example]:
+        made = questions(n, seed)
+        segments = (made[0].segments[0], *made[0].segments)
+        object.__setattr__(made[0], "segments", segments)
+        return made
+
+    opened = subject()
+    opened.model.config.get_text_config().max_position_embeddings = 128
+    tables = analyse(opened, tmp_path / "two", task(pairs), PLAIN, limit=4)
+    assert tables["scores"]["n"].max() == 3
+    told = tables["unmapped"].set_index("n")["why"]
+    assert "several pictures" in told.loc[1]
 
 
 def test_a_task_without_pictures_is_told(tmp_path):
@@ -268,10 +330,16 @@ def test_scores_have_their_names():
 
 
 def test_windows_sum_layers_and_lack_where_the_stack_ends():
-    contrast = torch.arange(8.0).reshape(4, 2)
-    found = windows(contrast, 3)
-    torch.testing.assert_close(found[:2], torch.stack([contrast[:3].sum(0), contrast[1:].sum(0)]))
-    assert found[2:].isnan().all()
+    torch.manual_seed(0)
+    own, general = torch.rand(4, 3, 5), torch.rand(4, 3, 5)
+    own[2], general[2] = torch.nan, torch.nan  # a layer without heads
+    contrast = (own / (general + 1e-8)).nan_to_num()
+    one = fused(own[:, :1], general[:, :1], 3)
+    torch.testing.assert_close(one[:2], torch.stack([contrast[:3, 0].sum(0), contrast[1:, 0].sum(0)]))
+    assert one[2:].isnan().all()
+    several = fused(own, general, 3)
+    slow = sum((t + 1) * contrast[:3, t].sum(0) for t in range(3))
+    torch.testing.assert_close(several[0], slow)
 
 
 def test_localization_heads_are_compact_and_look_at_the_image():

@@ -8,8 +8,22 @@ import numpy as np
 import pandas as pd
 from crosslens.analyses.common.controls import BOX, HEADS, QUESTION
 from crosslens.analyses.localisation import localisation
-from crosslens.analyses.localisation._attention_maps import ALL, ATTENTION, CHOSEN, CONTRAST, RELATIVE
-from crosslens.analyses.localisation._rows import GENERAL, LARGEST, SHOWN, WORDS
+from crosslens.analyses.localisation._attention_maps import (
+    ALL,
+    ATTENTION,
+    CHOSEN,
+    CONTRAST,
+    GAZE,
+    GRADIENT,
+    OCCLUSION,
+    PURE,
+    RELATIVE,
+    TAG,
+    TAG_LESS,
+    WHOLE,
+)
+from crosslens.analyses.localisation._masks import MARKS
+from crosslens.analyses.localisation._rows import CHANGED, GENERAL, LARGEST, LEFT, MIXED, SHOWN, WORDS
 from crosslens.analyses.localisation._scoring import CENTRE, GAUSSIAN, SCORES
 from crosslens.analyses.localisation._state_maps import LENS, MAGNITUDE, PHASE, RAW, TAM
 from crosslens.probes.runs.results import Rows
@@ -25,9 +39,11 @@ LEARNED = {"heads": [[1, 2]], "share": [0.8], "largest": [[0, 0]], "middles": [[
 OF_ALL = (BOX, CENTRE, GAUSSIAN)
 MAPS = {ATTENTION: (*OF_ALL, QUESTION, GENERAL), RELATIVE: (*OF_ALL, QUESTION), CONTRAST: (*OF_ALL, QUESTION)}
 MAPS |= {CHOSEN: (*OF_ALL, QUESTION, GENERAL, HEADS, ALL, LARGEST), MAGNITUDE: OF_ALL, PHASE: OF_ALL}
+MAPS |= {GAZE: (*OF_ALL, QUESTION, GENERAL, MIXED, LEFT, CHANGED), TAG: (*OF_ALL, QUESTION, GENERAL)}
+MAPS |= {GRADIENT: (*OF_ALL, QUESTION, GENERAL)} | dict.fromkeys((TAG_LESS, PURE, OCCLUSION), (*OF_ALL, QUESTION))
 MAPS |= dict.fromkeys((LENS, TAM, RAW), (*OF_ALL, WORDS))
-FINDS = dict.fromkeys((f"{method}|" for method in (ATTENTION, RELATIVE, CHOSEN)), FOUND)
-FINDS |= {f"{CONTRAST}|": FOUND + 0.05, f"{TAM}|": FOUND, f"{RAW}|": (FOUND + CHANCE) / 2}
+FINDS = dict.fromkeys((f"{method}|" for method in (ATTENTION, RELATIVE, CHOSEN, GAZE, TAG)), FOUND)
+FINDS |= {f"{CONTRAST}|": FOUND + 0.05, f"{GRADIENT}|": FOUND + 0.05, f"{TAM}|": FOUND, f"{RAW}|": (FOUND + CHANCE) / 2}
 
 
 def rows(finds: Mapping[str, np.ndarray] = FINDS, wrong: float = 0.5) -> Rows:
@@ -39,9 +55,12 @@ def rows(finds: Mapping[str, np.ndarray] = FINDS, wrong: float = 0.5) -> Rows:
 
     values = {}
     for method, controls in MAPS.items():
-        depth = 1 if method == CHOSEN else LAYERS + (method in (LENS, TAM, RAW, MAGNITUDE, PHASE))
+        depth = 1 if method in WHOLE else LAYERS + (method in (LENS, TAM, RAW, MAGNITUDE, PHASE))
         values |= {f"{method}|{control}": scored(f"{method}|{control}", depth) for control in ("", *controls)}
     values |= {f"heads|{c}": scored(f"heads|{c}", LAYERS, HEADS_EACH) for c in ("", BOX, QUESTION)}
+    values |= {
+        f"mask {method}|{c}": 0.3 * rng.random((N, 1, len(MARKS))) for method in ("CARVE", TAG) for c in ("", BOX)
+    }
     values |= {"scored": np.ones(N), "right": (np.arange(N) % 10 >= 10 * wrong).astype(float)}
     values |= {"box": np.tile([0.0, 0.0, 1.0, 1.0], (N, 1)), "maps": rng.random((N, len(SHOWN), CELLS))}
     values |= {"picture": np.zeros((N, 2, 2, 3), np.uint8), "grid": np.full((N, 2), 2), "unplaced": np.zeros(N)}
@@ -55,5 +74,5 @@ def tables_of(finds: Mapping[str, np.ndarray] = FINDS, wrong: float = 0.5) -> di
 def planted(name: str, holds: bool) -> dict[str, pd.DataFrame]:
     if holds:
         return tables_of()
-    failing = {f"{method}|": LOST for method in (ATTENTION, CONTRAST, CHOSEN, TAM)}
+    failing = {f"{method}|": LOST for method in (ATTENTION, CONTRAST, CHOSEN, TAM, GAZE, TAG, GRADIENT)}
     return tables_of(FINDS | failing)

@@ -159,6 +159,30 @@ def test_gaze_shift_does_not_see_sinks_and_finds_what_a_word_turns_to():
         metrics.gaze_shift(attention, torch.tensor([2]))
 
 
+def test_changes_of_gaze_are_gains_and_losses():
+    attention, words = numbers(7, 3, 1, 5, 8), torch.tensor([0, 3])
+    gain, loss, both = (metrics.gaze_changes(attention, words, part) for part in ("gain", "loss", "both"))
+    torch.testing.assert_close(gain + loss, both)  # of one head: nothing is chosen
+    torch.testing.assert_close(gain - loss, (attention[:, 0, words + 1] - attention[:, 0, words]).mean(1))
+    torch.testing.assert_close(metrics.gaze_changes(-attention, words), loss)
+    with pytest.raises(ValueError, match="empty"):
+        metrics.gaze_changes(attention, words[:0])
+
+
+def test_detail_is_at_edges_and_pure_gradient_only_where_it_is():
+    picture = torch.zeros(3, 24, 24)
+    picture[:, :, 12:] = ((torch.arange(24)[:, None] + torch.arange(12)) % 2).float()  # a chequered half
+    detail = metrics.high_pass(picture)
+    assert detail[:, :6].abs().max() < 1e-6
+    assert detail[:, 16:].min() > 0.1
+    question, general = numbers(8, 3, 24, 24), numbers(9, 3, 24, 24)
+    found = metrics.pure_gradient(question, general, picture)
+    assert bool((found[detail <= detail.median()] == 0).all())
+    inside = detail > detail.median()
+    torch.testing.assert_close(found[inside], (question.norm(dim=0) / general.norm(dim=0))[inside])
+    torch.testing.assert_close(metrics.pure_gradient(3 * question, general, picture), 3 * found)
+
+
 def test_grounded_map_takes_the_heads_that_look_at_the_image():
     attention = 0.01 * numbers(6, 3, 2, 2, 6)
     attention[1, 0, 0, 4] = 0.9
