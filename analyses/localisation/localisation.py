@@ -169,16 +169,20 @@ _MAPS = (
 )
 _GRADIENTS = (
     "grad-att: attention times the positive part of the gradient by it of the likeliest word's log-probability; "
-    "pure-grad: the gradient by the pixels over that of the general prompt, where the picture has detail."
+    "pure-grad: the gradient by the pixels over that of the general prompt, where the picture has detail (not "
+    "where a processor cuts pictures into tiles or packs their patches)."
 )
 _OCCLUSION = (
     "Occlusion: how far the likeliest word's log-probability falls where one of {0} × {0} blocks of the picture is "
-    "blank."
+    "blank (not where a processor cuts pictures into tiles or packs their patches)."
 )
 
 
 def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
     """Heads from one half of the held-out groups; other boxes and questions from all."""
+    if options.occlusion < 0 or options.window < 1:
+        wrong = f"occlusion {options.occlusion}" if options.occlusion < 0 else f"window {options.window}"
+        raise UserError(f"localisation: {wrong}: --localisation.occlusion is 0 or more blocks a side, window 1 or more")
     half, groups = chosen_half(subject, batches, "localisation")
     choice = choose(subject, half, options)
     middles = {place.relative() for batch in batches for place in places(batch, options.asked) if place is not None}

@@ -282,6 +282,8 @@ def test_a_box_outside_its_picture_and_two_pictures_are_told(tmp_path):
 
 
 def test_a_task_without_pictures_is_told(tmp_path):
+    with pytest.raises(UserError, match="occlusion -1"):
+        localisation.fit(None, [], localisation.Options(occlusion=-1))
     with pytest.raises(UserError, match="needs a task with pictures"):
         analyse(tiny.subject(), tmp_path, tiny.task())
 
