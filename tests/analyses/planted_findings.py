@@ -32,6 +32,7 @@ from .claims import (
     learned_lenses,
     lenses,
     localisation,
+    modality,
     overlap,
     repairs,
     rows_of,
@@ -258,6 +259,15 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "any question": case(partial(of_localisation, "a fixed place"), "is asked for: in the middle layers the", OPEN),
         "nothing": case(partial(of_localisation, "nothing"), "It is not shown that the contrast", OPEN),
         "all right": case(partial(of_localisation, "all right"), "where the model looks when it answers", UNTESTABLE),
+    },
+    "modality": {
+        "early": case(modality.tables_of, "The question looks at the image in early layers", FOUND),
+        "late": case(partial(modality.tables_of, early=-0.1), "The question looks at the image in late layers", FOUND),
+        "by key": case(modality.tables_of, "In the middle layers the question gives an image token less", FOUND),
+        "see": case(modality.tables_of, "Of the tenth of the heads that look most", FOUND),
+        "sink": case(partial(modality.tables_of, see=False), "It is not shown that heads with much attention", OPEN),
+        "opinion": case(modality.tables_of, "A wrong opinion in front of the question takes attention", FOUND),
+        "any sentence": case(partial(modality.tables_of, neutral=0.1), "It is not shown that a wrong opinion", OPEN),
     },
     "information_flow": {
         "read": case(partial(of_flow, ""), "The last position reads the subject", FOUND),

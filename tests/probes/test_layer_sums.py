@@ -37,7 +37,9 @@ def compared(layer, groups):
     if visible is None:
         return
     uniform = metrics.uniform_pattern(visible.expand(b, -1, -1))
-    near(sums.uniform_mass(columns).expand(b, -1, -1, -1), torch.einsum("bhqk,bgk->bhqg", uniform, columns.float()), "u")
+    near(
+        sums.uniform_mass(columns).expand(b, -1, -1, -1), torch.einsum("bhqk,bgk->bhqg", uniform, columns.float()), "u"
+    )
     first = visible.any(1).int().argmax(-1)
     rest = pattern.scatter(3, first.reshape(-1, 1, 1, 1).expand(b, pattern.shape[1], q, 1), 0.0)
     twin = rest / rest.sum(-1, keepdim=True)
