@@ -18,8 +18,8 @@ def findings(tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
 
 def _early(tables: Mapping[str, pd.DataFrame]) -> Finding:
     return say(
-        "The question looks at the image {where} layers: without the first token it gets {value:+.2f} {span:+.2f} "
-        "times its uniform share more in the first third of the layers than in the last",
+        "The question looks at the image {where} layers: without the first token, the first third of the layers gives "
+        "it {value:+.2f} {span:+.2f} times its uniform share compared with the last third",
         "It is not shown that the question looks at the image more in early layers or in late ones: {value:+.2f} "
         "{span:+.2f} times its uniform share, first third of the layers minus the last",
         **tested(tables, "the image early"),

@@ -105,7 +105,7 @@ def spread(found: Tensor, chosen: Sequence[int], count: int) -> Tensor:
 
 def with_neutral_text(example: Example, tokenizer: Any, tokens: int) -> Example:
     """The example with as many tokens of neutral text in the place of its (first) image, marked; other images go."""
-    text = tokenizer.decode(_repeated(tokenizer, tokens), skip_special_tokens=True)
+    text = _neutral(tokenizer, tokens)
     segments, placed = [], False
     for segment in example.segments:
         if segment.role != "image":
@@ -116,6 +116,8 @@ def with_neutral_text(example: Example, tokenizer: Any, tokens: int) -> Example:
     return replace(example, segments=tuple(segments), boxes={})
 
 
-def _repeated(tokenizer: Any, tokens: int) -> list[int]:
-    own = tokenizer(NEUTRAL, add_special_tokens=False)["input_ids"]
-    return (own * (tokens // len(own) + 1))[:tokens]
+def _neutral(tokenizer: Any, tokens: int) -> str:
+    """NEUTRAL, repeated and cut behind so many tokens."""
+    text = NEUTRAL * (1 + tokens // len(NEUTRAL.split()))
+    ends = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    return text[: ends[min(tokens, len(ends)) - 1][1]]

@@ -17,7 +17,9 @@ def figures(tables: Tables) -> dict[str, go.Figure]:
 
 def shares(rows: pd.DataFrame, _: Tables) -> go.Figure:
     """A panel for each group of queries, itself and its controls."""
-    shown = first_condition(rows).assign(line="measured")
+    """Without the image's own tokens: they see little else."""
+    rows = first_condition(rows)
+    shown = rows[rows["query"] != "image"].assign(line="measured")
     return lines(shown, "layer", by="line", panel="query", y_title="share of attention", markers=False)
 
 
@@ -84,6 +86,7 @@ FIGURES = [
         lifts,
         "The same divided by uniform attention on the tokens in view, with the first token and without it.",
         "Above 1 the image gets more than its length's share. Where the lines part, the first token does it.",
+        "all groups",
         interval="Bands",
         select=lambda rows: rows[rows["measure"].str.startswith("lift")],
     ),
