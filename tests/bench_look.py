@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from bench import interleaved, plain
 from crosslens import Subject, load, look
+from crosslens.analyses.common.controls import GENERAL_PROMPT
 from crosslens.analyses.look import asking, maps, observing
 from crosslens.analyses.look.looking import HEADS, K
 from crosslens.data.subjects.scenes_model import FORM
@@ -52,7 +53,7 @@ def main() -> None:
 
     def asked(question: str, answer: str = " one") -> Any:
         return asking.ask(
-            opened, asking.prompt(question, [picture]), answer, ANSWER, FORM, None, asking.GENERAL
+            opened, asking.prompt(question, [picture]), answer, ANSWER, FORM, None, GENERAL_PROMPT
         ).prompts
 
     question = words(lambda text: int(asked(text).mask[0].sum()) - 1, PROMPT)

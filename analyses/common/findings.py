@@ -15,6 +15,7 @@ from scipy import stats as distributions
 
 from .claims import LEVEL, Row, bounds, one_row
 
+Side = Literal["above", "below"]
 FOUND, OPEN, UNTESTABLE = "found", "open", "not testable"
 SURE = 5.0  # half-widths: what lies farther behind its threshold is ordered by its analysis, not by its interval
 
@@ -154,8 +155,11 @@ def rows_with(table: pd.DataFrame | None, **where: Any) -> pd.DataFrame:
     return table[kept].reset_index(drop=True)
 
 
-def tested(tables: Mapping[str, pd.DataFrame], claim: str) -> dict[str, Any]:
-    """What `say` is asked about a number of the table `tested`: row, the nearest margin, its control, untestable."""
+def tested(tables: Mapping[str, pd.DataFrame], claim: str, side: Side = "above") -> dict[str, Any]:  # noqa: PT028
+    """What `say` is asked about a number of the table `tested`: row, the nearest margin, its control, untestable.
+
+    side: where the number has to lie, of its threshold and of its controls.
+    """
     table = tables.get("tested")
     row = one_row(table, claim=claim, than="")
     if row is None or table is None:
@@ -165,9 +169,8 @@ def tested(tables: Mapping[str, pd.DataFrame], claim: str) -> dict[str, Any]:
     if margins.empty:
         return asked
     lacking = margins["value"].isna()
-    nearest = (
-        margins[lacking].iloc[0] if lacking.any() else margins.iloc[int(margins["lower"].fillna(-np.inf).argmin())]
-    )
+    ahead = (margins["lower"] if side == "above" else -margins["upper"]).fillna(-np.inf)
+    nearest = margins[lacking].iloc[0] if lacking.any() else margins.iloc[int(ahead.argmin())]
     return asked | {"margin": nearest, "control": nearest["than"]}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from ...data.errors import SubjectError
 from ..model import anatomy
 from ..model.attention import AttentionCall
 from ..sites import PARTS, SITES, Site, SiteError, site
+from .sums import Sums
 
 if TYPE_CHECKING:
     from ..model.stack import Stack
@@ -144,6 +146,11 @@ class Layer:
     def pattern(self, rows: Int[Tensor, "b n"] | None = None) -> Float[Tensor, "b h n k"]:
         """Attention after the softmax, all query rows or those of `rows`; float32."""
         return self.attention.pattern(rows) if len(self.calls) < 2 else _blocks(self.calls, rows)
+
+    @cached_property
+    def sums(self) -> Sums:
+        """Entropy, Σ A², diagonals, mass on groups of keys: computed when first asked for, once for all who observe."""
+        return Sums(self.calls or [self.attention])
 
     def written(self, name: str) -> Tensor:
         """A site as rewrites get it: parts of the residual as their last writer gives them, before `anatomy.gain`."""

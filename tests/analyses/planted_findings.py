@@ -33,6 +33,7 @@ from .claims import (
     learned_lenses,
     lenses,
     localisation,
+    modality,
     overlap,
     repairs,
     rows_of,
@@ -276,6 +277,15 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "anywhere": case(partial(of_crops, "any crop"), "It is not shown that the crop holds", OPEN),
         "any size": case(partial(of_crops, "any crop"), "It is not shown that the crop helps small", OPEN),
         "large": case(partial(of_crops, "large"), "whether the crop helps small objects", UNTESTABLE),
+    },
+    "modality": {
+        "early": case(modality.tables_of, "The question looks at the image in early layers", FOUND),
+        "late": case(partial(modality.tables_of, early=-0.1), "The question looks at the image in late layers", FOUND),
+        "by key": case(modality.tables_of, "In the middle layers the question gives an image token less", FOUND),
+        "see": case(modality.tables_of, "Of the tenth of the heads that look most", FOUND),
+        "sink": case(partial(modality.tables_of, see=False), "It is not shown that heads with much attention", OPEN),
+        "opinion": case(modality.tables_of, "A wrong opinion in front of the question takes attention", FOUND),
+        "any sentence": case(partial(modality.tables_of, neutral=0.1), "It is not shown that a wrong opinion", OPEN),
     },
     "information_flow": {
         "read": case(partial(of_flow, ""), "The last position reads the subject", FOUND),
