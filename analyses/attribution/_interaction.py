@@ -45,9 +45,10 @@ def interaction_rows(subject: Any, batch: Batch, questions: Sequence[str]) -> di
     plain, ids = _states(subject, batch), _wanted(subject, batch, steps)
     rows: dict[str, Tensor] = {}
     for no_image, no_question in WITHOUT:
-        mute = _without_question(batch, no_question, questions)
-        changes = (_without_image(no_image), mute, lambda e, a=_without_image(no_image), b=mute: _both(e, a, b))
-        found = [_changed(subject, batch, change, plain) for change in changes]
+        blind, mute = _without_image(no_image), _without_question(batch, no_question, questions)
+        found = [
+            _changed(subject, batch, partial(_in_turn, some), plain) for some in ((blind,), (mute,), (blind, mute))
+        ]
         there = (steps >= 0) & torch.stack([~one[..., 0].isnan() for one in found]).all(0)
         whole = torch.full((*steps.shape, len(NUMBERS)), torch.nan)
         if bool(there.any()):
@@ -85,8 +86,8 @@ def _changed(
 
 
 def _wanted(subject: Any, batch: Batch, steps: Int[Tensor, "b s"]) -> Int[Tensor, "b s 2"]:
-    """Ids of the answer's token at each step and of the first wrong answer's, -1 where there is none. A prompt that ends
-    open asks for its answer's first token.
+    """Ids of the answer's token at each step and of the first wrong answer's, -1 where there is none. A prompt that
+    ends open asks for its answer's first token.
     """
     ids = torch.full((*steps.shape, 2), -1)
     spoken = batch.where("answer").any(1)
@@ -137,7 +138,7 @@ def _without_question(batch: Batch, kind: str, questions: Sequence[str]) -> Call
     return other if kind == QUESTION else lambda example: another_question(example, "")
 
 
-def _both(example: Example, *changes: Callable[[Example], Example | None]) -> Example | None:
+def _in_turn(changes: Sequence[Callable[[Example], Example | None]], example: Example) -> Example | None:
     changed: Example | None = example
     for change in changes:
         changed = None if changed is None else change(changed)
