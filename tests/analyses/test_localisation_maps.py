@@ -12,7 +12,7 @@ import torch
 from crosslens import Subject, capture
 from crosslens.analyses import metrics
 from crosslens.analyses.common.controls import GENERAL_PROMPT
-from crosslens.analyses.localisation import _looks, localisation
+from crosslens.analyses.localisation import _looks, crop_and_ask, localisation
 from crosslens.analyses.localisation._attention_maps import FUSION, TAG, fused, maps_of, seen_of
 from crosslens.analyses.localisation._looks import seen, steps_of
 from crosslens.analyses.localisation._masks import filled, mask_scores
@@ -195,5 +195,6 @@ def test_masks_are_held_to_the_box(opened, batch):
 
 
 def test_the_general_prompt_is_one_text():
-    assert localisation.Options().general == Look.__dataclass_fields__["general"].default == GENERAL_PROMPT
+    said = [analysis.Options().general for analysis in (localisation, crop_and_ask)]
+    assert {*said, Look.__dataclass_fields__["general"].default} == {GENERAL_PROMPT}
     assert signature(look).parameters["general"].default == GENERAL_PROMPT
