@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...data.example import Example
 from ...probes.prompts.batch import Batch
 from .. import metrics
 from ..common.controls import another_question
 from ..common.frames import middle
-from ._attention_maps import LAMBDA, attention_rows, rows_of, windows
+from ._attention_maps import LAMBDA, fused
 from ._crop_boxes import Shown, shown
+from ._looks import attention_rows
 from ._places import places
 from ._scoring import SCORES, scores
 
@@ -65,23 +65,18 @@ def fused_map(own: Maps, general: Maps, start: int, window: int) -> Float[Tensor
 def chosen_layers(subject: Any, batches: Sequence[Batch], asked: str, general: str, window: int, eps: float) -> Layers:
     """The layer and the window whose maps have the best mean AUROC against the boxes of these prompts."""
     relative, contrast = [], []
-
-    def other(example: Example) -> Example | None:
-        return another_question(example, general)
-
     for batch in batches:
         where = places(batch, asked)
         known = any(place is not None for place in where)
-        beside = rows_of(subject, batch, asked, other) if known else None
+        beside = general_rows(subject, batch, shown(batch, asked), general) if known else None
         if beside is None:
             continue
-        own = attention_rows(subject, batch, where)
+        own = attention_rows(subject, batch, where).mean(2)
         for row, place in enumerate(where):
             if place is not None:
-                mine, theirs = (x[row, ..., : len(place.positions)].mean(1) for x in (own, beside))
+                mine, theirs = (x[row, :, : len(place.positions)] for x in (own, beside))
                 relative.append(scores(relative_maps(mine, theirs, eps), place)[:, AUROC])
-                summed = windows(metrics.relative_attention(mine, theirs, LAMBDA), min(window, len(mine)))
-                contrast.append(scores(summed, place)[:, AUROC])
+                contrast.append(scores(fused(mine[:, None], theirs[:, None], window), place)[:, AUROC])
     if not relative:
         attending = subject.decoder.attending
         return Layers(attending[len(attending) // 2], middle(subject.n_layers).start, 0)

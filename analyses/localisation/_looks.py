@@ -99,6 +99,22 @@ def _padded(several: Sequence[Tensor], cells: int) -> Tensor:
 # ---------------------------------------------------------------- whole passes
 
 
+def last_rows(layer: Layer, batch: Batch, where: Where) -> Tensor | None:
+    """Attention of the position that predicts the answer on the map's cells, [b, h, cells]; None without heads."""
+    if not layer.attends:
+        return None
+    first = steps_of(batch)[:, :1].to(layer.resid_pre.device)
+    return on_cells(layer.pattern(first)[:, :, 0], where)
+
+
+def attention_rows(subject: Any, batch: Batch, where: Where) -> Float[Tensor, "b layer h cells"]:
+    """`last_rows` of every layer, by one observed pass."""
+    kept: list[Looks] = []
+    with tracing(subject, lambda layer: kept.append({"rows": last_rows(layer, batch, where)})):
+        subject.forward(batch)
+    return stack_layers(kept)["rows"]
+
+
 def seen(subject: Any, batch: Batch, options: Any, *, occluded: bool = True) -> dict[str, Tensor]:
     """One more pass over prompts: `looks` of every layer [b, layer, …]; and where they are asked for "grad" [b, layer,
     cells], "pixels" [b, c, y, x], the gradient's, "occlusion" [b, 1, cells].

@@ -22,13 +22,13 @@ from ..common.frames import held_out
 from ..common.selection import chosen_half
 from ..common.tested import judged
 from ..common.thumbnails import SIDE
-from ._attention_maps import last_rows
 from ._crop_asking import MEASURES, SHOWN, refused
 from ._crop_boxes import CROPS, shown
 from ._crop_findings import findings
 from ._crop_maps import chosen_layers
 from ._crop_rows import crop_rows
 from ._crop_tables import RUN_TABLES, TABLES
+from ._looks import last_rows
 
 __all__ = ["RUN_TABLES", "TABLES", "findings"]
 

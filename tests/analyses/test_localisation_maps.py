@@ -18,9 +18,9 @@ from crosslens.analyses.localisation._looks import seen, steps_of
 from crosslens.analyses.localisation._masks import filled, mask_scores
 from crosslens.analyses.localisation._places import places
 from crosslens.analyses.localisation._words import asked_of, asking, stretches
-from crosslens.analyses.look.looking import look
 from crosslens.cli.look import Look
 from crosslens.data.example import Example, Segment
+from crosslens.looked import look
 from crosslens.probes.intervene.answer_slopes import answer_slopes
 from crosslens.probes.observe.tracing import tracing
 from crosslens.probes.runs.answers import with_answers
