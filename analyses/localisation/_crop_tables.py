@@ -37,7 +37,7 @@ def _answers(rows: Rows, how: How) -> pd.DataFrame:
     frames = []
     for crop, way, values in _asked(rows):
         for column, (measure, unit) in enumerate(zip(MEASURES, UNITS, strict=True)):
-            names = {"crop": crop, "shown": way, "measure": measure}
+            names: dict[str, Any] = {"crop": crop, "shown": way, "measure": measure}
             frames.append(summarise(values[:, column], groups, {}, unit, **names))
     return _there(frames)
 
@@ -70,7 +70,7 @@ def _sizes(rows: Rows, how: How) -> pd.DataFrame | None:
         if part.examples.empty:
             continue
         for crop, way, values in _asked(part):
-            told = {"crop": crop, "shown": way, "size": name, "unit": "share of answers"}
+            told: dict[str, Any] = {"crop": crop, "shown": way, "size": name, "unit": "share of answers"}
             groups = part.examples["group"]
             frames.append(summarise(values[:, RIGHT], groups, {}, measure="right", **told))
             if crop != WHOLE:
