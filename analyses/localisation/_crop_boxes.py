@@ -49,7 +49,7 @@ def shown(batch: Batch, asked: str = "") -> list[Shown | None]:
         positions = picture.map + start
         rows, columns = positions.shape
         place = Place(positions.flatten(), (rows, columns), Box(0, 0, rows, columns))
-        found.append(Shown(picture, place, tuple(boxes[0]) if len(boxes) == 1 else None))
+        found.append(Shown(picture, place, boxes[0] if len(boxes) == 1 else None))
     return found
 
 

@@ -12,10 +12,11 @@ from ...probes.runs.results import How, Rows
 from ..common.frames import summarise
 from ..common.thumbnails import ASKED, first_of_groups, picture_table, unmapped
 from ._crop_asking import BESIDE, MEASURES, SHOWN, UNITS
-from ._crop_boxes import CROPS
+from ._crop_boxes import CENTRE, CROPS, RANDOM, RANDOM_CARVED
 from ._crop_reading import CONTROL_OF, RIGHT, TWICE, WHOLE, answered, classes, cropped
 from ._crop_tested import tested_rows
 
+CONTROLS = (TWICE, CENTRE, RANDOM, RANDOM_CARVED)
 SIZES = ("below .5 % of the picture", ".5 to 5 %", "5 % and more")
 PICTURES = 4
 
@@ -36,7 +37,7 @@ def _answers(rows: Rows, how: How) -> pd.DataFrame:
     frames = []
     for crop, way, values in _asked(rows):
         for column, (measure, unit) in enumerate(zip(MEASURES, UNITS, strict=True)):
-            names = {"crop": crop, "shown": way, "measure": measure}
+            names: dict[str, Any] = {"crop": crop, "shown": way, "measure": measure}
             frames.append(summarise(values[:, column], groups, {}, unit, **names))
     return _there(frames)
 
@@ -69,7 +70,7 @@ def _sizes(rows: Rows, how: How) -> pd.DataFrame | None:
         if part.examples.empty:
             continue
         for crop, way, values in _asked(part):
-            told = {"crop": crop, "shown": way, "size": name, "unit": "share of answers"}
+            told: dict[str, Any] = {"crop": crop, "shown": way, "size": name, "unit": "share of answers"}
             groups = part.examples["group"]
             frames.append(summarise(values[:, RIGHT], groups, {}, measure="right", **told))
             if crop != WHOLE:
@@ -90,8 +91,9 @@ def _crops(rows: Rows, how: How) -> pd.DataFrame:
 
 
 def _there(frames: list[pd.DataFrame]) -> pd.DataFrame:
-    """The rows that something was measured for."""
+    """The rows that something was measured for; control: the crop's name where it is one of others."""
     whole = pd.concat(frames, ignore_index=True)
+    whole = whole.assign(control=whole["crop"].where(whole["crop"].isin(CONTROLS), ""))
     return whole[whole["n"] > 0].reset_index(drop=True)
 
 
