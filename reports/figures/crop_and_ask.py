@@ -43,7 +43,9 @@ def crops(rows: pd.DataFrame, _: Tables) -> go.Figure:
 
 
 def sizes(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    return dots(first_condition(rows), "crop", panel="size", zero=True, x_title="right answers gained, share")
+    """A panel for each size, on one scale."""
+    figure = dots(first_condition(rows), "crop", panel="size", zero=True, x_title="right answers gained, share")
+    return figure.update_xaxes(matches="x")
 
 
 def answers(rows: pd.DataFrame, _: Tables) -> go.Figure:
