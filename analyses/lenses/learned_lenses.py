@@ -177,7 +177,11 @@ def _learning(subject: Any, positions: int, options: Options) -> int:
     one = _attention_lens(subject, layers)
     each = positions if options.positions == "all" else int(options.positions) if options.positions.isdigit() else 1
     corpus = 4 * (options.passages or 1000) * each * subject.d_model
-    return (len(layers) + 5) * one * bool(layers) + costs.logits(subject, options.batch, 6) + 3 * corpus
+    steps = (
+        6 * 4 * options.batch * _words(subject, layers) * bool(layers),
+        costs.logits(subject, options.tuned_batch, 6),
+    )
+    return (len(layers) + 5) * one * bool(layers) + max(steps) + 3 * corpus
 
 
 def disk(subject: Any, options: Options) -> int:
@@ -191,8 +195,12 @@ def disk(subject: Any, options: Options) -> int:
 
 def _attention_lens(subject: Any, layers: Sequence[int]) -> int:
     """Bytes of one layer's maps from heads to words."""
-    words = fitting(subject, list(layers)) or costs.vocabulary(subject)
-    return 4 * subject.n_heads * subject.d_head * words
+    return 4 * subject.n_heads * subject.d_head * _words(subject, layers)
+
+
+def _words(subject: Any, layers: Sequence[int]) -> int:
+    """How many words have maps of their own."""
+    return fitting(subject, list(layers)) or costs.vocabulary(subject)
 
 
 CLAIMS = (

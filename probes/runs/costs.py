@@ -79,8 +79,8 @@ def variants(subject: Subject, count: int, batch: int, rows: int, positions: int
 
 
 def proofs(subject: Subject) -> int:
-    """What edits are proved with in half precision: one layer and the unembedding in float32."""
-    return 4 * layer_size(subject) + wide_head(subject) if is_half(subject) else 0
+    """What edits are proved with in half precision: one layer in float32."""
+    return 4 * layer_size(subject) if is_half(subject) else 0
 
 
 def read_logits(subject: Subject, count: int, batch: int) -> int:
