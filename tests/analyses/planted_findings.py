@@ -28,6 +28,7 @@ from .claims import (
     faithfulness,
     head_divergence,
     image_lens,
+    influence,
     information_flow,
     learned_lenses,
     lenses,
@@ -258,6 +259,19 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "any question": case(partial(of_localisation, "a fixed place"), "is asked for: in the middle layers the", OPEN),
         "nothing": case(partial(of_localisation, "nothing"), "It is not shown that the contrast", OPEN),
         "all right": case(partial(of_localisation, "all right"), "where the model looks when it answers", UNTESTABLE),
+    },
+    "influence": {
+        "near": case(influence.tables_of, "What heads need for the answer lies near", FOUND),
+        "any slope": case(
+            partial(influence.tables_of, shuffled=1.0), "It is not shown that heads need near keys", OPEN
+        ),
+        "together": case(influence.tables_of, "Picture and question say the answer together", FOUND),
+        "any answer": case(partial(influence.tables_of, wrong=1.0), "It is not shown that picture and question", OPEN),
+        "texts": case(partial(influence.tables_of, pictures=False), "what picture and question say", UNTESTABLE),
+        "estimates": case(influence.tables_of, "First-order estimates of masking can be read here", FOUND),
+        "blind": case(
+            partial(influence.tables_of, told=False), "First-order estimates of masking are to be read", OPEN
+        ),
     },
     "information_flow": {
         "read": case(partial(of_flow, ""), "The last position reads the subject", FOUND),
