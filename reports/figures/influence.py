@@ -5,10 +5,11 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from ..charts import dots, head_map, heat_map, lines
+from ..charts import dots, head_map, lines
 from .drawing import Drawing, Tables, draw_all, first_condition
 from .views import views
 
+PAIRS = 12
 WORDS = {
     "answer": "the answer",
     "wrong": "a wrong answer",
@@ -56,8 +57,12 @@ def steps(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
 
 
 def roles(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    shown = first_condition(rows)
-    return heat_map(shown, "key", "query", unit="share of influence")
+    """The largest pairs, largest first."""
+    rows = first_condition(rows)
+    shown = rows.assign(pair=rows["query"] + " → " + rows["key"])
+    own = shown[shown["control"].fillna("") == ""].nlargest(PAIRS, "value")["pair"]
+    kept = shown[shown["pair"].isin(own)]
+    return dots(kept.sort_values("pair", key=lambda pairs: pairs.map({p: i for i, p in enumerate(own)})), "pair")
 
 
 FIGURES = [
@@ -124,12 +129,14 @@ FIGURES = [
     Drawing(
         "roles",
         "influence_roles",
-        {"control": ""},
+        {},
         "Which tokens need which",
         roles,
-        "Share of all |E|, over layers and heads, of the queries of a role at the keys of a role.",
+        "Share of all |E|, over layers and heads, of the queries of a role (left of the arrow) at the keys of a role.",
         "",
         "by role",
+        interval="Whiskers",
+        control="Grey",
     ),
     Drawing(
         "steps",

@@ -37,8 +37,8 @@ def tables_of(
     pictures: bool = True,
 ) -> dict[str, pd.DataFrame]:
     """near, shuffled: how much more near keys do than far ones (ln), with own slopes and those of other positions.
-    told: whether estimates follow what masking does. together, wrong: interaction of the answer and of a wrong one, where there are
-    pictures.
+    told: whether estimates follow what masking does. together, wrong: interaction of the answer and of a wrong one,
+    where there are pictures.
     """
     rng = np.random.default_rng(0)
     entries = np.tile(np.where(np.arange(BINS) < 6, 10.0, 0.0), (N, 1))
