@@ -63,7 +63,7 @@ def _opinions(tables: Mapping[str, pd.DataFrame]) -> Finding:
         "attention at the last position; {control}: {beside:+.3f}",
         **tested(tables, "opinions take attention away", "below"),
         about="what a user's opinion does",
-        figure="opinions",
+        figure="opinions" if "opinions" in tables else "shares",
         side="below",
     )
 

@@ -25,10 +25,8 @@ def _per_entry(rows: Rows, name: str, heads: int = 1) -> np.ndarray:
     return np.divide(values, entries, out=np.full(values.shape, np.nan), where=entries > 0)
 
 
-def _influence(rows: Rows, how: How) -> pd.DataFrame | None:
+def _influence(rows: Rows, how: How) -> pd.DataFrame:
     """Mean |E| of an entry by layer and distance, beside the same with the slopes of other positions."""
-    if "influence|distance" not in rows.values:
-        return None
     heads = rows["influence|distance"].shape[2]
     kinds = {
         "": _per_entry(rows, "influence|distance").mean(2),
@@ -41,10 +39,8 @@ def _influence(rows: Rows, how: How) -> pd.DataFrame | None:
     return _known(pd.concat(frames, ignore_index=True))
 
 
-def _influence_roles(rows: Rows, how: How) -> pd.DataFrame | None:
+def _influence_roles(rows: Rows, how: How) -> pd.DataFrame:
     """Σ |E| of queries of a role at keys of a role, over heads and layers, as a share of all."""
-    if "influence|pairs" not in rows.values:
-        return None
     frames = []
     for control, name in (("", "influence|pairs"), (SHUFFLED, "influence|pairs|shuffled")):
         values = np.nansum(rows[name], 1)
@@ -58,10 +54,8 @@ def _influence_roles(rows: Rows, how: How) -> pd.DataFrame | None:
     return whole[there].reset_index(drop=True)
 
 
-def _influence_heads(rows: Rows, how: How) -> pd.DataFrame | None:
+def _influence_heads(rows: Rows, how: How) -> pd.DataFrame:
     """Each head's Σ |E|, and the mean distance of what it rests on (weighted by |E|, in doublings)."""
-    if "influence|distance" not in rows.values:
-        return None
     sums = rows["influence|distance"]
     whole = sums.sum(-1)
     reach = np.divide((sums * np.arange(BINS)).sum(-1), whole, out=np.full(whole.shape, np.nan), where=whole > 0)
@@ -132,15 +126,12 @@ def _known(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["n"] > 0].reset_index(drop=True)
 
 
-def influence_tested(rows: Rows) -> list[pd.DataFrame]:
-    """The numbers of the claims "influence is near", "first order is enough" and "picture and question together"."""
-    return [*_near(rows), *_first_order(rows), *_together(rows)]
+def _tested(rows: Rows, how: How) -> pd.DataFrame:
+    return pd.concat([*_near(rows), *_first_order(rows), *_together(rows)], ignore_index=True)
 
 
 def _near(rows: Rows) -> list[pd.DataFrame]:
     claim, groups, unit = "influence is near", rows.examples["group"], "ln (near : far)"
-    if "influence|distance" not in rows.values:
-        return [nothing(claim, "masking influence was not measured")]
     own = _falls(_per_entry(rows, "influence|distance").mean(2))
     heads = rows["influence|distance"].shape[2]
     beside = _falls(_per_entry(rows, "influence|distance|shuffled", heads))
@@ -178,10 +169,11 @@ def _together(rows: Rows) -> list[pd.DataFrame]:
     return [number(claim, own, groups, unit), number(claim, own - wrong, groups, unit, than="the wrong answer")]
 
 
-INFLUENCE_TABLES = {
+TABLES = {
     "influence": (_influence, ("distance",)),
     "influence_roles": (_influence_roles, ("query", "key")),
     "influence_heads": (_influence_heads, ("measure",)),
     "calibration": (_calibration, ("measure", "entry")),
     "interaction": (_interaction, ("step", "word", "without")),
+    "tested": (_tested, ("claim", "than", "untestable")),
 }

@@ -172,6 +172,12 @@ def another_question(example: Example, question: str) -> Example | None:
     return replace(example, segments=tuple(segments))
 
 
+def questions_of(examples: Sequence[Example]) -> list[str]:
+    """The first question of each example that has one."""
+    asked = ([s for s in example.segments if s.role == "question"] for example in examples)
+    return [text for some in asked if some and (text := str(some[0].content).strip())]
+
+
 def shuffled(chosen: Bool[np.ndarray, "n states p"], asked: Bool[np.ndarray, "n p"], ids: Sequence[str]) -> np.ndarray:
     """Each example's chosen tokens at other places of those that are asked about, state by state."""
     mixed = np.zeros_like(chosen)

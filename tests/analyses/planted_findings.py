@@ -29,6 +29,7 @@ from .claims import (
     faithfulness,
     head_divergence,
     image_lens,
+    influence,
     information_flow,
     learned_lenses,
     lenses,
@@ -286,6 +287,20 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "sink": case(partial(modality.tables_of, see=False), "It is not shown that heads with much attention", OPEN),
         "opinion": case(modality.tables_of, "A wrong opinion in front of the question takes attention", FOUND),
         "any sentence": case(partial(modality.tables_of, neutral=0.1), "It is not shown that a wrong opinion", OPEN),
+        "none asked": case(partial(modality.tables_of, opinions=False), "what a user's opinion does", UNTESTABLE),
+    },
+    "influence": {
+        "near": case(influence.tables_of, "What heads need for the answer lies near", FOUND),
+        "any slope": case(
+            partial(influence.tables_of, shuffled=1.0), "It is not shown that heads need near keys", OPEN
+        ),
+        "together": case(influence.tables_of, "Picture and question say the answer together", FOUND),
+        "any answer": case(partial(influence.tables_of, wrong=1.0), "It is not shown that picture and question", OPEN),
+        "texts": case(partial(influence.tables_of, pictures=False), "what picture and question say", UNTESTABLE),
+        "estimates": case(influence.tables_of, "First-order estimates of masking can be read here", FOUND),
+        "blind": case(
+            partial(influence.tables_of, told=False), "First-order estimates of masking are to be read", OPEN
+        ),
     },
     "information_flow": {
         "read": case(partial(of_flow, ""), "The last position reads the subject", FOUND),

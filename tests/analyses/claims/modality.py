@@ -38,6 +38,7 @@ def tables_of(
     forget: float = 0.5,
     taken: float = 0.1,
     neutral: float = 0.0,
+    opinions: bool = True,
     seed: int = 0,
 ) -> dict[str, pd.DataFrame]:
     """image: the question's share on it without the first token, larger by early in the first layers. opposed: text
@@ -84,4 +85,6 @@ def tables_of(
         f"share|{NEUTRAL}": share - neutral - 0.5 * noise,
         **{f"said|{opinion}": np.tile([1.0, 0.0], (N, 1)) for opinion in ("", *OPINIONS)},
     }
+    if not opinions:
+        values = {name: rows for name, rows in values.items() if not name.startswith(("share|", "said|"))}
     return tables_from(modality, rows_of(values, GROUPS))
