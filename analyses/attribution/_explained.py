@@ -46,7 +46,8 @@ def agreement(rows: Rows, look: str, correlation: str, first: str) -> Agreement:
     names = dict.fromkeys(name for one in made for name in one)
     lacking = tuple(np.full(part.shape, np.nan) for part in made[0][""])
     parts = [
-        {name: np.stack([one.get(name, lacking)[part] for one in made]) for name in names} for part in range(len(lacking))
+        {name: np.stack([one.get(name, lacking)[part] for one in made]) for name in names}
+        for part in range(len(lacking))
     ]
     return Agreement(*parts)
 

@@ -16,9 +16,10 @@ from ...probes.prompts.batch import Batch, one_by_one
 from ..common.controls import permutations
 from ..common.thumbnails import picture_rows
 from ._game import KL, TARGETS, Game, game_of
-from ._methods import BY_FORWARDS, BY_GRADIENT, attributions
+from ._methods import ABLATION, BY_FORWARDS, BY_GRADIENT, IG, SHAPLEY, attributions
 
 ATTENTION, WEIGHTED = "attention", "attention × value"
+ORDERED = (IG, ABLATION, SHAPLEY)  # Captum's methods whose order is followed, beside both kinds of attention
 ORDERS = ("deletion", "insertion")
 RANDOM = "a random order"
 WORD, BLOCK = 0, 1
@@ -129,7 +130,7 @@ def _curves(
     game: Game, maps: Mapping[tuple[str, str], Tensor], looks: Mapping[str, Tensor], options: Any, key: str
 ) -> dict[str, Tensor]:
     """log p(answer) as the highest features of each map go (deletion) or come first (insertion), [points + 1]."""
-    orders = {method: values for (method, target), values in maps.items() if target == TARGETS[0]}
+    orders = {method: maps[method, TARGETS[0]] for method in ORDERED}
     orders |= {name: values[..., 1:].nanmean((0, 1)) for name, values in looks.items()}
     rows = {}
     for method, values in orders.items():
@@ -177,4 +178,3 @@ def _marked(batch: Batch, game: Game) -> dict[str, Tensor]:
 def areas(curves: np.ndarray) -> np.ndarray:
     """The mean height of curves [n, points + 1], by trapezoids."""
     return (curves[:, 1:] + curves[:, :-1]).mean(1) / 2
-

@@ -110,7 +110,7 @@ def named_part(rows: Rows, name: str, maps: str) -> tuple[np.ndarray, np.ndarray
 def _agreement(rows: Rows, how: How) -> pd.DataFrame:
     """Rank correlation of each two maps of an example, over its features."""
     maps = {method: rows[f"map/{method}/{TARGETS[0]}"] for method in METHODS}
-    maps |= {name: np.nanmean(rows[f"look/{name}"][..., 1:], (1, 2)) for name in LOOKS if _known(rows, name)}
+    maps |= {name: _mean_of_heads(rows[f"look/{name}"][..., 1:]) for name in LOOKS if _known(rows, name)}
     frames = []
     for one, other in combinations(maps, 2):
         values = [spearman(a, b) for a, b in zip(maps[one], maps[other], strict=True)]
@@ -118,6 +118,12 @@ def _agreement(rows: Rows, how: How) -> pd.DataFrame:
             named = {"method": row, "other": column}
             frames.append(summarise(np.array(values), rows.examples["group"], {}, "rank correlation", **named))
     return pd.concat(frames, ignore_index=True)
+
+
+def _mean_of_heads(maps: np.ndarray) -> np.ndarray:
+    """[n, layer, h, f] -> [n, f]; NaN behind an example's last feature."""
+    there = ~np.isnan(maps)
+    return np.where(there.any((1, 2)), np.nansum(maps, (1, 2)), np.nan) / np.maximum(there.sum((1, 2)), 1)
 
 
 def _known(rows: Rows, look: str) -> bool:

@@ -85,9 +85,9 @@ class Options:
     blocks: int = 3
     baseline: str = "another image"
     steps: int = 16
-    samples: int = 4
-    points: int = 6
-    draws: int = 3
+    samples: int = 2
+    points: int = 5
+    draws: int = 2
     at_once: int = 16
 
 

@@ -57,9 +57,20 @@ class Mixture:
 
     @torch.no_grad()
     def values(self, present: Float[Tensor, "v f"]) -> Float[Tensor, "v ..."]:
-        """The measure of each variant, whose features are present with these weights (0…1). Exact: layers replayed."""
-        variants = [self._variant(one) for one in present.detach()]
-        return read_variants(self.base, self._where, variants, self.measure, BUDGET)[:, 0]
+        """The measure of each variant, whose features are present with these weights (0…1). Exact: layers replayed.
+
+        Those that lack the same stretch of the prompt run together, from its first position on.
+        """
+        first = [
+            int((lacking > 0).int().argmax()) for lacking in (present.detach() < 1).float() @ self.features.float()
+        ]
+        found: dict[int, Tensor] = {}
+        for start in sorted(set(first)):
+            mine = [i for i, at in enumerate(first) if at == start]
+            variants = [self._variant(present[i].detach()) for i in mine]
+            values = read_variants(self.base, self._behind(start), variants, self.measure, BUDGET)[:, 0]
+            found |= dict(zip(mine, values, strict=True))
+        return torch.stack([found[i] for i in range(len(present))])
 
     @torch.enable_grad()
     def with_gradient(self, present: Float[Tensor, "v f"]) -> Float[Tensor, "v ..."]:
@@ -76,6 +87,10 @@ class Mixture:
     @cached_property
     def _where(self) -> Positions:
         return affected_positions(self.base, self._changed)
+
+    def _behind(self, start: int) -> Positions:
+        later = torch.arange(self._changed.shape[1], device=self._changed.device) >= start
+        return affected_positions(self.base, self._changed & later)
 
     @property
     def _changed(self) -> Bool[Tensor, "1 p"]:
@@ -130,7 +145,9 @@ def entering_first(subject: Subject, embeddings: Float[Tensor, "1 p d"]) -> Floa
         with tracing(subject, keep):
             subject.forward({"inputs_embeds": given, "attention_mask": mask})
     except (TypeError, ValueError, KeyError) as error:
-        raise UserError(f"{subject.name} takes no embeddings in the place of tokens ({error}): it has no mean word") from error
+        raise UserError(
+            f"{subject.name} takes no embeddings in the place of tokens ({error}): it has no mean word"
+        ) from error
     return found[0]
 
 
