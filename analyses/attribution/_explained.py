@@ -45,11 +45,11 @@ def agreement(rows: Rows, look: str, correlation: str, first: str) -> Agreement:
     ]
     names = dict.fromkeys(name for one in made for name in one)
     lacking = tuple(np.full(part.shape, np.nan) for part in made[0][""])
-    parts = [
-        {name: np.stack([one.get(name, lacking)[part] for one in made]) for name in names}
-        for part in range(len(lacking))
-    ]
-    return Agreement(*parts)
+
+    def of(part: int) -> Found:
+        return {name: np.stack([one.get(name, lacking)[part] for one in made]) for name in names}
+
+    return Agreement(*map(of, range(len(lacking))))
 
 
 def _of_example(rows: Rows, i: int, look: str, correlation: str, first: str) -> dict[str, tuple[np.ndarray, ...]]:

@@ -87,7 +87,7 @@ def game_of(subject: Any, batch: Batch, mean: Tensor, options: Any) -> tuple[Gam
 
 
 def reading(batch: Batch, reference: Float[Tensor, "1 vocab"]) -> Measure:
-    """[n, 3]: log p(answer), log p(answer) − log p(first wrong answer) (NaN without one), KL(reference ‖ ·), in nats."""
+    """[n, 3]: log p(answer), log p(answer) − log p(first wrong answer) (NaN without one), KL(reference ‖ ·); nats."""
     right = int(batch.answers[0])
     wrong = int(batch.wrong[0]) if batch.examples[0].wrong else None
     expected = reference.float().log_softmax(-1)

@@ -77,7 +77,7 @@ def _completeness(rows: Rows, how: How) -> pd.DataFrame:
 
 
 def _parts(rows: Rows, how: How) -> pd.DataFrame | None:
-    """What each method gives the named parts of the prompt (marks, boxes), beside as many other features of its kind."""
+    """What each method gives the named parts of the prompt (marks, boxes), and as many other features of its kind."""
     frames = []
     for name in sorted(name for name in rows.values if name.startswith("marked/")):
         for method in METHODS:

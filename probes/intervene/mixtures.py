@@ -1,4 +1,4 @@
-"""A recorded prompt of which some tokens are taken away: what attributions by path, occlusion or Shapley ask of a model.
+"""A recorded prompt of which some tokens are taken away: what attribution by path, occlusion or Shapley asks for.
 
 A feature is a set of positions. Where it is present with weight w, what enters the first layer is w times the prompt's
 own and 1 − w times what stands in for it; so gradients to w are those to embeddings, summed along the way between them.
@@ -129,7 +129,7 @@ def _words(subject: Subject) -> Int[Tensor, " n"]:
 
 @torch.no_grad()
 def entering_first(subject: Subject, embeddings: Float[Tensor, "1 p d"]) -> Float[Tensor, "1 p d"]:
-    """What enters the first layer where the embeddings of a prompt are these: with places, scale and norm of the family.
+    """What enters the first layer where a prompt's embeddings are these: with places, scale and norm of the family.
 
     UserError: a family that takes no embeddings in the place of tokens.
     """
@@ -146,7 +146,7 @@ def entering_first(subject: Subject, embeddings: Float[Tensor, "1 p d"]) -> Floa
             subject.forward({"inputs_embeds": given, "attention_mask": mask})
     except (TypeError, ValueError, KeyError) as error:
         raise UserError(
-            f"{subject.name} takes no embeddings in the place of tokens ({error}): it has no mean word"
+            f"{subject.name} takes no embeddings in the place of tokens: {error}"
         ) from error
     return found[0]
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from crosslens.analyses.attention import sinks as sinks_analysis
+from crosslens.analyses.attribution import attribution as attribution_analysis
 from crosslens.analyses.circuits import circuits as circuits_analysis
 from crosslens.analyses.circuits import edges as edges_analysis
 from crosslens.analyses.circuits import steering as steering_analysis
@@ -39,6 +40,7 @@ from .claims import (
     steering,
     subject_card,
 )
+from .claims import attribution as attribution_rows
 from .claims import logit_attribution as attribution
 
 Tables = dict[str, pd.DataFrame]
@@ -189,6 +191,10 @@ def of_localisation(kind: str) -> Tables:
     return localisation.tables_of(wrong=0.0 if kind == "all right" else 0.5)
 
 
+def of_attribution(kind: str) -> Tables:
+    return tables_from(attribution_analysis, attribution_rows.rows(kind))
+
+
 def case(made: Callable[[], Tables], begins: str, state: str) -> Case:
     return lambda: (made(), begins, state)
 
@@ -248,6 +254,16 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "any object": case(
             partial(of_image_lens, 0.8, 0.8), "It is not shown that image tokens decode to their object inside", OPEN
         ),
+    },
+    "attribution": {
+        "part": case(partial(of_attribution, ""), "Attention tells part of what the answer rests on", FOUND),
+        "gradients": case(partial(of_attribution, ""), "What integrated gradients name first", FOUND),
+        "deletion": case(partial(of_attribution, ""), "Attention names what the answer needs worse", FOUND),
+        "later": case(partial(of_attribution, ""), "Later layers' attention tells more", FOUND),
+        "any prompt": case(partial(of_attribution, "fixed"), "It is not shown that attention tells what", OPEN),
+        "not needed": case(partial(of_attribution, "worse"), "It is not shown that integrated gradients", OPEN),
+        "needed": case(partial(of_attribution, "worse"), "It is not shown that attention names what", OPEN),
+        "early": case(partial(of_attribution, "early"), "It is not shown that later layers", OPEN),
     },
     "localisation": {
         "heads": case(partial(of_localisation, ""), "Heads 1.2, chosen without a box, find what is asked", FOUND),
