@@ -60,13 +60,18 @@ def _of_example(rows: Rows, i: int, look: str, correlation: str, first: str) -> 
     found = {"": _levels(maps, saliency, correlation)}
     others = [_levels(maps, other[asked], correlation) for other in _partners(rows, i)]
     if others:
-        found[OTHER] = tuple(np.nanmean(np.stack(part), 0) for part in zip(*others, strict=True))
+        found[OTHER] = tuple(_mean(np.stack(part)) for part in zip(*others, strict=True))
     distance = np.broadcast_to(_places(rows, i)[: len(asked)][asked], maps.shape)
     found[RECENCY] = _levels(distance, saliency, correlation)
     orders = permutations(len(saliency), [f"{rows.examples['id'][i]} {draw}" for draw in range(DRAWS)]).numpy()
-    drawn = [_levels(maps, saliency[order], correlation) for order in orders]
-    found[SHUFFLED] = tuple(np.mean(np.stack(part), 0) for part in zip(*drawn, strict=True))
+    found[SHUFFLED] = tuple(_mean(part) for part in _levels(maps, saliency[orders], correlation))
     return found
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Over the first axis, of what is there; NaN of nothing."""
+    there = ~np.isnan(values)
+    return np.where(there.any(0), np.nansum(values, 0), np.nan) / np.maximum(there.sum(0), 1)
 
 
 def _asked(rows: Rows, i: int, first: str) -> np.ndarray:
@@ -82,24 +87,25 @@ def _asked(rows: Rows, i: int, first: str) -> np.ndarray:
 
 
 def _levels(maps: np.ndarray, saliency: np.ndarray, correlation: str) -> tuple[np.ndarray, ...]:
-    """maps [layer, h, n] beside saliency [n]. Layers without heads are left out of means."""
-    own = correlated(maps, saliency, correlation)
+    """maps [layer, h, n] beside saliency [(draw,) n]; draws in front of what is found. Layers without heads are left
+    out of means.
+    """
+    own = correlated(maps, saliency[..., None, None, :], correlation)
     there = ~np.isnan(maps).all((1, 2))
-    layers = np.full(len(maps), np.nan)
-    layers[there] = correlated(np.nanmean(maps[there], 1), saliency, correlation)
-    known = np.isfinite(own)
-    each = np.where(known, own, 0).sum() / known.sum() if known.any() else np.nan
-    whole = maps[there]
-    mean = correlated(np.nanmean(whole, (0, 1)), saliency, correlation) if len(whole) else np.array(np.nan)
-    return own, layers, mean, np.array(each)
+    layers = np.full(own.shape[:-1], np.nan)
+    layers[..., there] = correlated(maps[there].mean(1), saliency[..., None, :], correlation)
+    each = _mean(np.moveaxis(own.reshape(*own.shape[:-2], -1), -1, 0))
+    whole = maps[there].mean((0, 1)) if there.any() else np.full(maps.shape[-1], np.nan)
+    return own, layers, correlated(whole, saliency, correlation), each
 
 
 def correlated(maps: np.ndarray, saliency: np.ndarray, correlation: str) -> np.ndarray:
     """r along the last axis, over the cells of which the saliency is known; NaN for fewer than 3."""
-    known = ~np.isnan(saliency)
+    x, y = np.broadcast_arrays(maps, saliency)
+    known = ~np.isnan(saliency).reshape(-1, saliency.shape[-1]).any(0)
     if known.sum() < 3:
-        return np.full(maps.shape[:-1], np.nan)
-    x, y = maps[..., known], np.broadcast_to(saliency[known], (*maps.shape[:-1], int(known.sum())))
+        return np.full(x.shape[:-1], np.nan)
+    x, y = x[..., known], y[..., known]
     if correlation == SPEARMAN:
         x, y = (np.where(np.isnan(z), np.nan, rankdata(z, axis=-1)) for z in (x, y))
     return metrics.correlation(*(torch.from_numpy(np.array(z, float)) for z in (x, y))).numpy()

@@ -145,9 +145,7 @@ def entering_first(subject: Subject, embeddings: Float[Tensor, "1 p d"]) -> Floa
         with tracing(subject, keep):
             subject.forward({"inputs_embeds": given, "attention_mask": mask})
     except (TypeError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{subject.name} takes no embeddings in the place of tokens: {error}"
-        ) from error
+        raise UserError(f"{subject.name} takes no embeddings in the place of tokens: {error}") from error
     return found[0]
 
 

@@ -84,9 +84,7 @@ PICTURES = (
     "give there: illustrations, not a measurement."
 )
 COLOURS = "Red: without it the answer would be less likely. Blue: more likely."
-CURVES = (
-    "The answer's log-probability as words and blocks of the picture are {}, those first that a map holds highest."
-)
+CURVES = "The answer's log-probability as words and blocks of the picture are {}, those first that a map holds highest."
 FIGURES = [
     Drawing(
         "words",

@@ -191,7 +191,7 @@ def of_localisation(kind: str) -> Tables:
     return localisation.tables_of(wrong=0.0 if kind == "all right" else 0.5)
 
 
-def of_attribution(kind: str) -> Tables:
+def of_parts(kind: str) -> Tables:
     return tables_from(attribution_analysis, attribution_rows.rows(kind))
 
 
@@ -256,14 +256,14 @@ CASES_OF: dict[str, dict[str, Case]] = {
         ),
     },
     "attribution": {
-        "part": case(partial(of_attribution, ""), "Attention tells part of what the answer rests on", FOUND),
-        "gradients": case(partial(of_attribution, ""), "What integrated gradients name first", FOUND),
-        "deletion": case(partial(of_attribution, ""), "Attention names what the answer needs worse", FOUND),
-        "later": case(partial(of_attribution, ""), "Later layers' attention tells more", FOUND),
-        "any prompt": case(partial(of_attribution, "fixed"), "It is not shown that attention tells what", OPEN),
-        "not needed": case(partial(of_attribution, "worse"), "It is not shown that integrated gradients", OPEN),
-        "needed": case(partial(of_attribution, "worse"), "It is not shown that attention names what", OPEN),
-        "early": case(partial(of_attribution, "early"), "It is not shown that later layers", OPEN),
+        "part": case(partial(of_parts, ""), "Attention tells part of what the answer rests on", FOUND),
+        "gradients": case(partial(of_parts, ""), "What integrated gradients name first", FOUND),
+        "deletion": case(partial(of_parts, ""), "Attention names what the answer needs worse", FOUND),
+        "later": case(partial(of_parts, ""), "Later layers' attention tells more", FOUND),
+        "any prompt": case(partial(of_parts, "fixed"), "It is not shown that attention tells what", OPEN),
+        "not needed": case(partial(of_parts, "worse"), "It is not shown that integrated gradients", OPEN),
+        "needed": case(partial(of_parts, "worse"), "It is not shown that attention names what", OPEN),
+        "early": case(partial(of_parts, "early"), "It is not shown that later layers", OPEN),
     },
     "localisation": {
         "heads": case(partial(of_localisation, ""), "Heads 1.2, chosen without a box, find what is asked", FOUND),

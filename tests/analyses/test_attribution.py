@@ -199,8 +199,8 @@ def planted(rests: bool) -> Subject:
     model: Any = subject.model
     words = model.get_input_embeddings().weight
     words.copy_(0.02 * torch.randn(words.shape, generator=torch.Generator().manual_seed(0)))
-    words[:, 0] = 1.0
-    words[:, 1] = 0.0
+    words[:, 0], words[:, 2] = 1.0, 0.0
+    words[:, 1] = -3.0 / (len(words) - 1) if rests else 0.0  # the mean word says nothing
     ids = {word: subject.tokenizer.convert_tokens_to_ids(word) for word in ("w5", "w7", "w8")}
     words[ids["w5"], 1] = 3.0 if rests else 0.0
     for index, layer in enumerate(subject.layers):
@@ -209,12 +209,12 @@ def planted(rests: bool) -> Subject:
             part.weight.zero_()
         if index == 0:
             attention.v_proj.weight[0, 1] = 1.0
-            attention.o_proj.weight[2, 0] = 8.0
+            attention.o_proj.weight[2, 0] = 1.0
     head = model.get_output_embeddings()
     if head.weight.data_ptr() == words.data_ptr():
         head.weight = torch.nn.Parameter(torch.zeros_like(words))
     head.weight.zero_()
-    head.weight[ids["w7"], 2] = 8.0
+    head.weight[ids["w7"], 2] = 1.5  # small enough that its probability never comes near 1
     return Subject(model, subject.tokenizer, name="planted")
 
 
@@ -235,18 +235,21 @@ def resting(n: int | None = None, seed: int = 0, *, tokenizer: Any = None) -> li
 def analyse(rests: bool, out: Any) -> dict[str, pd.DataFrame]:
     task = tiny.task()
     task.module.examples = resting
-    (directory,) = run(planted(rests), task, {"attribution": (attribution, OPTIONS)}, Settings(limit=12, out=out))
+    (directory,) = run(planted(rests), task, {"attribution": (attribution, OPTIONS)}, Settings(limit=8, out=out))
     return {p.stem: pd.read_parquet(p) for p in (directory / "tables").glob("*.parquet")}
 
 
 def test_an_answer_that_rests_on_one_word_is_found_and_one_on_nothing_is_not(tmp_path):
     found, nothing = analyse(True, tmp_path / "rests"), analyse(False, tmp_path / "nothing")
     parts = found["parts"].set_index(["method", "control"])["value"]
-    for method in (IG, GRADIENT, ABLATION, SHAPLEY, OCCLUSION):
+    assert parts[GRADIENT, ""] > abs(parts[GRADIENT].drop("").item())  # a slope at the end of the way says less
+    for method in (IG, ABLATION, SHAPLEY, OCCLUSION):
         assert parts[method, ""] > 3 * abs(parts[method].drop("").item()), method
     gains = found["methods"].query("measure == 'gain'").set_index(["curve", "method"])
     assert (gains.loc[[("deletion", ABLATION), ("deletion", SHAPLEY), ("insertion", IG)], "lower"] > 0).all()
-    looked = found["looked"].query("part == 'mean map' and correlation == 'Pearson' and first.str.startswith('without')")
+    looked = found["looked"].query(
+        "part == 'mean map' and correlation == 'Pearson' and first.str.startswith('without')"
+    )
     weighted = looked[(looked["map"] == WEIGHTED)].set_index("control")
     assert weighted.loc["", "lower"] > 0.9  # what is read is one word's value; attention alone is flat
     assert weighted.loc["the saliency permuted", "value"] < 0.3
@@ -257,7 +260,7 @@ def test_an_answer_that_rests_on_one_word_is_found_and_one_on_nothing_is_not(tmp
     assert "holds" not in set(nothing["claims"]["verdict"])
     assert ATTENTION in set(looked["map"])
     drawn = figures.figures(found)
-    assert list(drawn)[0] == "words"
+    assert next(iter(drawn)) == "words"
 
 
 def test_what_a_user_gets_wrong_is_one_line():
