@@ -23,6 +23,7 @@ from crosslens.analyses.lenses import group_lens, logit_attribution
 from crosslens.probes.runs.results import Rows
 
 from ..helpers.makers import tables_from, tables_from_runs
+from .claims import attribution as attribution_rows
 from .claims import (
     circuits,
     edges,
@@ -40,7 +41,6 @@ from .claims import (
     steering,
     subject_card,
 )
-from .claims import attribution as attribution_rows
 from .claims import logit_attribution as attribution
 
 Tables = dict[str, pd.DataFrame]
