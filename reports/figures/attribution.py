@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from ..charts import dots, head_map, heat_map, lines, picture_maps, shaded_words
+from ..charts import dots, head_map, lines, picture_maps, shaded_words
 from .drawing import Drawing, Tables, draw_all, first_condition
 from .views import views
 
@@ -65,10 +65,6 @@ def sums(rows: pd.DataFrame, _: Tables) -> go.Figure:
 
 def areas(rows: pd.DataFrame, _: Tables) -> go.Figure:
     return dots(first_condition(rows), "method", panel="curve", x_title="mean log p over the way")
-
-
-def agreement(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    return heat_map(first_condition(rows), "other", "method", signed=True, scale=(-1.0, 1.0), unit="rank correlation")
 
 
 def heads(rows: pd.DataFrame, _: Tables) -> go.Figure:
@@ -194,16 +190,6 @@ FIGURES = [
         interval="Whiskers",
         control="Grey",
         select=lambda rows: rows[rows["measure"].isin(["sum", "whole"])],
-    ),
-    Drawing(
-        "agreement",
-        "agreement",
-        {},
-        "Do methods agree?",
-        agreement,
-        "Rank correlation of each two maps over a prompt's words and blocks, mean over examples.",
-        "",
-        "methods",
     ),
     Drawing(
         "parts",
