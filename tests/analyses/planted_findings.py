@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from crosslens.analyses.attention import sinks as sinks_analysis
+from crosslens.analyses.attribution import attribution as attribution_analysis
 from crosslens.analyses.circuits import circuits as circuits_analysis
 from crosslens.analyses.circuits import edges as edges_analysis
 from crosslens.analyses.circuits import steering as steering_analysis
@@ -22,6 +23,7 @@ from crosslens.analyses.lenses import group_lens, logit_attribution
 from crosslens.probes.runs.results import Rows
 
 from ..helpers.makers import tables_from, tables_from_runs
+from .claims import attribution as attribution_rows
 from .claims import (
     circuits,
     crop_and_ask,
@@ -198,6 +200,10 @@ def of_crops(kind: str) -> Tables:
     return crop_and_ask.tables_of(small=kind != "large", refused="one picture" if kind == "alone" else "")
 
 
+def of_parts(kind: str) -> Tables:
+    return tables_from(attribution_analysis, attribution_rows.rows(kind))
+
+
 def case(made: Callable[[], Tables], begins: str, state: str) -> Case:
     return lambda: (made(), begins, state)
 
@@ -257,6 +263,16 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "any object": case(
             partial(of_image_lens, 0.8, 0.8), "It is not shown that image tokens decode to their object inside", OPEN
         ),
+    },
+    "attribution": {
+        "part": case(partial(of_parts, ""), "Attention tells part of what the answer rests on", FOUND),
+        "gradients": case(partial(of_parts, ""), "What integrated gradients name first", FOUND),
+        "deletion": case(partial(of_parts, ""), "Attention names what the answer needs worse", FOUND),
+        "later": case(partial(of_parts, ""), "Later layers' attention tells more", FOUND),
+        "any prompt": case(partial(of_parts, "fixed"), "It is not shown that attention tells what", OPEN),
+        "not needed": case(partial(of_parts, "worse"), "It is not shown that integrated gradients", OPEN),
+        "needed": case(partial(of_parts, "worse"), "It is not shown that attention names what", OPEN),
+        "early": case(partial(of_parts, "early"), "It is not shown that later layers", OPEN),
     },
     "localisation": {
         "heads": case(partial(of_localisation, ""), "Heads 1.2, chosen without a box, find what is asked", FOUND),
