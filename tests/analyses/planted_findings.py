@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from crosslens.analyses.attention import sinks as sinks_analysis
-from crosslens.analyses.attribution import attribution as attribution_analysis
 from crosslens.analyses.circuits import circuits as circuits_analysis
 from crosslens.analyses.circuits import edges as edges_analysis
 from crosslens.analyses.circuits import steering as steering_analysis
@@ -201,7 +200,7 @@ def of_crops(kind: str) -> Tables:
 
 
 def of_parts(kind: str) -> Tables:
-    return tables_from(attribution_analysis, attribution_rows.rows(kind))
+    return attribution_rows.tables_of(kind)
 
 
 def case(made: Callable[[], Tables], begins: str, state: str) -> Case:

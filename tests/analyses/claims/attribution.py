@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pandas as pd
 from crosslens.analyses.attribution import attribution
@@ -75,5 +77,10 @@ FAILING = {
 }
 
 
+@cache
+def tables_of(kind: str) -> dict[str, pd.DataFrame]:
+    return tables_from(attribution, rows(kind))
+
+
 def planted(name: str, holds: bool) -> dict[str, pd.DataFrame]:
-    return tables_from(attribution, rows("" if holds else FAILING[name]))
+    return tables_of("" if holds else FAILING[name])
