@@ -139,7 +139,7 @@ def _steps(rows: Rows, how: How) -> pd.DataFrame | None:
         return None
     own, even = _middle(rows["steps"]), _middle(rows["even steps"])
     groups, axes = rows.examples["group"], {"step": np.arange(1, own.shape[1] + 1)}
-    share = {"unit": "share of attention", "measure": AS_IT_IS}
+    share: dict[str, Any] = {"unit": "share of attention", "measure": AS_IT_IS}
     frames = [
         summarise(own, groups, axes, **share, control=""),
         summarise(even, groups, axes, **share, control=UNIFORM),
@@ -160,7 +160,7 @@ def _opinions(rows: Rows, how: How) -> pd.DataFrame | None:
         if f"share|{opinion}" in rows.values:
             less = rows[f"share|{opinion}"] - plain
             axes = {"layer": np.arange(less.shape[1])}
-            told = {"opinion": opinion, "control": "" if opinion == WRONG else opinion}
+            told: dict[str, Any] = {"opinion": opinion, "control": "" if opinion == WRONG else opinion}
             frames.append(summarise(less, rows.examples["group"], axes, "share of attention", **told))
     return _known(pd.concat(frames, ignore_index=True)) if frames else None
 
@@ -179,7 +179,7 @@ def _opinion_answers(rows: Rows, how: How) -> pd.DataFrame | None:
                 "what the wrong opinion says": rows[f"said|{opinion}"][:, 1],
             }
             for answer, values in said.items():
-                told = {"answer": answer, "opinion": opinion or "no opinion"}
+                told: dict[str, Any] = {"answer": answer, "opinion": opinion or "no opinion"}
                 frames.append(summarise(values, rows.examples["group"], {}, "share of answers", **told))
     return pd.concat(frames, ignore_index=True) if frames else None
 

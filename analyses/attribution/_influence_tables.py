@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -80,7 +82,7 @@ def _calibration(rows: Rows, how: How) -> pd.DataFrame | None:
                 summarise(values, rows.examples["group"], {}, measure, measure=measure, entry=entry, control="")
             )
         mixed = _agreement(exact, np.roll(estimate, 1, 1))
-        told = {"measure": "correlation", "entry": entry, "control": "the next layer's estimate"}
+        told: dict[str, Any] = {"measure": "correlation", "entry": entry, "control": "the next layer's estimate"}
         frames.append(summarise(mixed, rows.examples["group"], {}, "correlation", **told))
     return pd.concat(frames, ignore_index=True)
 
@@ -117,7 +119,11 @@ def _interaction(rows: Rows, how: How) -> pd.DataFrame | None:
             values = rows[f"interaction|{name}|{without}"]
             axes = {"step": np.arange(1, values.shape[1] + 1)}
             unit = "logits²" if name == "variance" else "nats"
-            told = {"word": name, "without": without, "control": "the wrong answer" if name == "wrong" else ""}
+            told: dict[str, Any] = {
+                "word": name,
+                "without": without,
+                "control": "the wrong answer" if name == "wrong" else "",
+            }
             frames.append(summarise(values, rows.examples["group"], axes, unit, **told))
     return _known(pd.concat(frames, ignore_index=True))
 

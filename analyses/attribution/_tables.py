@@ -33,7 +33,11 @@ def _curves(rows: Rows, how: How) -> pd.DataFrame:
             values = rows.values.get(f"curve/{curve}/{method}")
             if values is not None:
                 share = np.arange(values.shape[1]) / (values.shape[1] - 1)
-                named = {"curve": curve, "method": method, "control": RANDOM if method == RANDOM else ""}
+                named: dict[str, Any] = {
+                    "curve": curve,
+                    "method": method,
+                    "control": RANDOM if method == RANDOM else "",
+                }
                 frames.append(summarise(values, rows.examples["group"], {"share": share}, "nats", **named))
     return pd.concat(frames, ignore_index=True)
 
@@ -51,7 +55,7 @@ def _methods(rows: Rows, how: How) -> pd.DataFrame:
             own = areas(values)
             gain = (random - own) if curve == "deletion" else (own - random)
             for measure, some, control in (("area", own, ""), ("area", random, RANDOM), ("gain", gain, "")):
-                named = {"curve": curve, "method": method, "measure": measure, "control": control}
+                named: dict[str, Any] = {"curve": curve, "method": method, "measure": measure, "control": control}
                 frames.append(summarise(some, rows.examples["group"], {}, "nats", **named))
     return pd.concat(frames, ignore_index=True)
 
@@ -71,7 +75,7 @@ def _completeness(rows: Rows, how: How) -> pd.DataFrame:
                 continue
             total = np.where(np.isnan(maps).all(1), np.nan, np.nansum(maps, 1))
             for measure, values in (("sum", total), ("whole", whole), ("gap", np.abs(total - whole))):
-                named = {"method": method, "target": name, "measure": measure}
+                named: dict[str, Any] = {"method": method, "target": name, "measure": measure}
                 frames.append(summarise(values, rows.examples["group"], {}, "nats", **named))
     return pd.concat(frames, ignore_index=True)
 
@@ -83,7 +87,7 @@ def _parts(rows: Rows, how: How) -> pd.DataFrame | None:
         for method in METHODS:
             own, typical = named_part(rows, name, f"map/{method}/{TARGETS[0]}")
             for control, values in (("", own), (TYPICAL, typical)):
-                named = {"part": name.removeprefix("marked/"), "method": method, "control": control}
+                named: dict[str, Any] = {"part": name.removeprefix("marked/"), "method": method, "control": control}
                 frames.append(summarise(values, rows.examples["group"], {}, "nats", **named))
     if not frames:
         return None
@@ -115,7 +119,7 @@ def _agreement(rows: Rows, how: How) -> pd.DataFrame:
     for one, other in combinations(maps, 2):
         values = [spearman(a, b) for a, b in zip(maps[one], maps[other], strict=True)]
         for row, column in ((one, other), (other, one)):
-            named = {"method": row, "other": column}
+            named: dict[str, Any] = {"method": row, "other": column}
             frames.append(summarise(np.array(values), rows.examples["group"], {}, "rank correlation", **named))
     return pd.concat(frames, ignore_index=True)
 
@@ -139,7 +143,7 @@ def _looked(rows: Rows, how: How) -> pd.DataFrame:
                 found = agreement(rows, look, correlation, first)
                 for part, values in (("mean map", found.mean), ("heads, on average", found.each)):
                     for control, some in values.items():
-                        named = {"map": look, "correlation": correlation, "first": first, "part": part}
+                        named: dict[str, Any] = {"map": look, "correlation": correlation, "first": first, "part": part}
                         frames.append(summarise(some, rows.examples["group"], {}, "r", control=control, **named))
     return pd.concat(frames, ignore_index=True)
 
@@ -150,7 +154,7 @@ def _layers(rows: Rows, how: How) -> pd.DataFrame:
     for look in (name for name in LOOKS if _known(rows, name)):
         for first in FIRST:
             for control, values in agreement(rows, look, PEARSON, first).layers.items():
-                named = {"map": look, "first": first, "control": control}
+                named: dict[str, Any] = {"map": look, "first": first, "control": control}
                 axes = {"layer": np.arange(values.shape[1])}
                 frames.append(summarise(values, rows.examples["group"], axes, "r", **named))
     return pd.concat(frames, ignore_index=True)
@@ -162,7 +166,7 @@ def _heads(rows: Rows, how: How) -> pd.DataFrame:
     for look in (name for name in LOOKS if _known(rows, name)):
         for control, values in agreement(rows, look, PEARSON, WITHOUT).heads.items():
             if control in ("", OTHER):
-                named = {"map": look, "control": control}
+                named: dict[str, Any] = {"map": look, "control": control}
                 frames.append(summarise(values, rows.examples["group"], head_axes(values), "r", **named))
     return pd.concat(frames, ignore_index=True)
 

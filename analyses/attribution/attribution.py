@@ -81,12 +81,12 @@ class Options:
     random orders. at_once: changed prompts in one forward.
     """
 
-    words: int = 24
+    words: int = 12
     blocks: int = 3
     baseline: str = "another image"
-    steps: int = 16
-    samples: int = 2
-    points: int = 5
+    steps: int = 8
+    samples: int = 1
+    points: int = 4
     draws: int = 2
     at_once: int = 16
 

@@ -35,6 +35,7 @@ def test_four_forwards_by_hand(subject):
     rows = interaction_rows(subject, subject.batch(EXAMPLES), ["w5 w6", "w7"])
     for i, (one, other) in enumerate(zip(EXAMPLES, ["w7", "w5 w6"], strict=True)):
         mute = another_question(one, other)
+        assert mute is not None
         four = [one, another_image(one), mute, another_image(mute)]
         batch = subject.batch([one])
         logits = torch.cat([subject.last_logits(subject.batch([changed])).float() for changed in four])
