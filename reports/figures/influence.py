@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from ..charts import dots, head_map, heat_map, lines
+from ..charts import dots, head_map, lines, scatter
 from .drawing import Drawing, Tables, draw_all, first_condition
 from .views import views
 
@@ -15,6 +15,8 @@ WORDS = {
     "top": "the five likeliest words",
     "variance": "variance over all words",
 }
+
+ENTRY = {"random": "a random entry", "largest": "the largest entry"}
 
 
 def figures(tables: Tables) -> dict[str, go.Figure]:
@@ -36,10 +38,23 @@ def heads(rows: pd.DataFrame, _: Tables) -> go.Figure:
     return head_map(views(first_condition(rows)), panel="measure", view="view", unit=str(rows["unit"].iloc[0]))
 
 
+def names(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    rows = first_condition(rows)
+    return dots(rows.assign(name=rows["name"].str.replace("_", " ")), "name", x_title="share of influence")
+
+
+def masked(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    """Estimate against what masking did, random and largest entries apart."""
+    rows = first_condition(rows)
+    place = rows["example"] + ", layer " + rows["layer"].astype(int).astype(str)
+    rows = rows.assign(label=place + rows["attention"].map(", attention {:.2f}".format), entry=rows["entry"].map(ENTRY))
+    titles = ("first-order estimate, logits", "what masking changed, logits")
+    return scatter(rows, "estimate", "value", "label", panel="entry", titles=titles, diagonal=True, named=("",))
+
+
 def calibration(rows: pd.DataFrame, _: Tables) -> go.Figure:
     shown = first_condition(rows)
-    named = shown.assign(entry=shown["entry"].map({"random": "a random entry", "largest": "the largest entry"}))
-    return dots(named, "entry", panel="measure", zero=True)
+    return dots(shown.assign(entry=shown["entry"].map(ENTRY)), "entry", panel="measure", zero=True)
 
 
 def interaction(rows: pd.DataFrame, _: Tables) -> go.Figure:
@@ -57,7 +72,7 @@ def steps(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
 
 def roles(rows: pd.DataFrame, _: Tables) -> go.Figure:
     shown = first_condition(rows)
-    return heat_map(shown, "key", "query", unit="share of influence")
+    return dots(shown.assign(pair=shown["query"] + " needs " + shown["key"]), "pair", x_title="share of influence")
 
 
 FIGURES = [
@@ -111,25 +126,62 @@ FIGURES = [
         claims=("picture and question together",),
     ),
     Drawing(
+        "masked",
+        "masked",
+        {},
+        "Estimates beside real masking, entry by entry",
+        masked,
+        "Each point: one key of one head at one position, masked for real, against its first-order estimate.",
+        "On the dashed line the estimate is exact. Where attention is near 1, masking is no small change.",
+        "estimates",
+        claims=("first order is to scale",),
+    ),
+    Drawing(
+        "names",
+        "influence_words",
+        {},
+        "Which named tokens the heads need",
+        names,
+        "The named tokens' share of all |E|: of the keys that lie there, of all heads and queries.",
+        "A dot right of its grey mark: for this answer these keys do more than the same attention with the slopes of "
+        "other positions.",
+        "by role",
+        interval="Whiskers",
+        control="Grey",
+    ),
+    Drawing(
+        "first",
+        "influence_heads",
+        {"measure": "the first token"},
+        "Heads that need the first token",
+        heads,
+        "The first token's share of each head's |E|.",
+        "Bright: what would matter most is that the first token takes no attention from the others.",
+        "by head",
+    ),
+    Drawing(
         "reach",
         "influence_heads",
         {"measure": "reach"},
         "How far each head's reading reaches",
         heads,
-        "Mean distance of what a head needs, weighted by |E|, in doublings: 0 its own position, 1 the one before, 4 "
-        "eight to fifteen back.",
+        "Mean distance of what a head needs, weighted by |E| and without the first token, in doublings: 0 its own "
+        "position, 1 the one before, 4 eight to fifteen back.",
         "",
         "by head",
     ),
     Drawing(
         "roles",
         "influence_roles",
-        {"control": ""},
+        {},
         "Which tokens need which",
         roles,
         "Share of all |E|, over layers and heads, of the queries of a role at the keys of a role.",
-        "",
+        "A dot right of its grey mark: for this answer these do more than the same attention with the slopes of other "
+        "positions.",
         "by role",
+        interval="Whiskers",
+        control="Grey",
     ),
     Drawing(
         "steps",
