@@ -35,7 +35,7 @@ def _together(tables: Mapping[str, pd.DataFrame]) -> Finding:
         "each alone would add; {control}: {beside:+.2f}",
         **tested(tables, "picture and question together"),
         about="what picture and question say together",
-        figure="interaction",
+        figure="interaction" if "interaction" in tables else "influence",
         side="above",
     )
 

@@ -9,13 +9,13 @@ from ..charts import dots, head_map, lines, scatter
 from .drawing import Drawing, Tables, draw_all, first_condition
 from .views import views
 
+PAIRS = 12
 WORDS = {
     "answer": "the answer",
     "wrong": "a wrong answer",
     "top": "the five likeliest words",
     "variance": "variance over all words",
 }
-
 ENTRY = {"random": "a random entry", "largest": "the largest entry"}
 
 
@@ -71,8 +71,12 @@ def steps(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
 
 
 def roles(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    shown = first_condition(rows)
-    return dots(shown.assign(pair=shown["query"] + " needs " + shown["key"]), "pair", x_title="share of influence")
+    """The largest pairs, largest first."""
+    rows = first_condition(rows)
+    shown = rows.assign(pair=rows["query"] + " → " + rows["key"])
+    own = shown[shown["control"].fillna("") == ""].nlargest(PAIRS, "value")["pair"]
+    kept = shown[shown["pair"].isin(own)]
+    return dots(kept.sort_values("pair", key=lambda pairs: pairs.map({p: i for i, p in enumerate(own)})), "pair")
 
 
 FIGURES = [
@@ -176,9 +180,8 @@ FIGURES = [
         {},
         "Which tokens need which",
         roles,
-        "Share of all |E|, over layers and heads, of the queries of a role at the keys of a role.",
-        "A dot right of its grey mark: for this answer these do more than the same attention with the slopes of other "
-        "positions.",
+        "Share of all |E|, over layers and heads, of the queries of a role (left of the arrow) at the keys of a role.",
+        "",
         "by role",
         interval="Whiskers",
         control="Grey",
