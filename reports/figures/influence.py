@@ -46,10 +46,11 @@ def names(rows: pd.DataFrame, _: Tables) -> go.Figure:
 def masked(rows: pd.DataFrame, _: Tables) -> go.Figure:
     """Estimate against what masking did, random and largest entries apart."""
     rows = first_condition(rows)
-    place = rows["example"] + ", layer " + rows["layer"].astype(int).astype(str)
-    rows = rows.assign(label=place + rows["attention"].map(", attention {:.2f}".format), entry=rows["entry"].map(ENTRY))
+    prompt = (pd.factorize(rows["example"])[0] + 1).astype(str)
+    label = "L" + rows["layer"].astype(int).astype(str) + ", prompt " + prompt
+    rows = rows.assign(label=label, entry=rows["entry"].map(ENTRY))
     titles = ("first-order estimate, logits", "what masking changed, logits")
-    return scatter(rows, "estimate", "value", "label", panel="entry", titles=titles, diagonal=True, named=("",))
+    return scatter(rows, "estimate", "value", "label", panel="entry", titles=titles, diagonal=True)
 
 
 def calibration(rows: pd.DataFrame, _: Tables) -> go.Figure:
@@ -91,7 +92,7 @@ FIGURES = [
         "Where a dot lies to the right of its grey tick, a key at that distance does more than the same attention with "
         "the slopes of other positions.",
         interval="Whiskers",
-        control="Grey",
+        control="Grey ticks",
         claims=("influence is near",),
     ),
     Drawing(
@@ -111,9 +112,9 @@ FIGURES = [
         calibration,
         "Over layers, of one entry each: correlation of the estimated change with that by masking for real, and the "
         "slope of the real change on the estimate.",
-        "1 is a perfect estimate. Grey: the estimate of the next layer in its place.",
+        "1 is a perfect estimate. The control is the estimate of the next layer in its place.",
         interval="Whiskers",
-        control="Grey",
+        control="Grey ticks",
         claims=("first order is enough",),
     ),
     Drawing(
@@ -136,7 +137,8 @@ FIGURES = [
         "Estimates beside real masking, entry by entry",
         masked,
         "Each point: one key of one head at one position, masked for real, against its first-order estimate.",
-        "On the dashed line the estimate is exact. Where attention is near 1, masking is no small change.",
+        "On the dashed line the estimate is exact. Where attention (see the table) is near 1, masking is no small "
+        "change.",
         "estimates",
         claims=("first order is to scale",),
     ),
@@ -151,7 +153,7 @@ FIGURES = [
         "other positions.",
         "by role",
         interval="Whiskers",
-        control="Grey",
+        control="Grey ticks",
     ),
     Drawing(
         "first",
@@ -184,7 +186,7 @@ FIGURES = [
         "",
         "by role",
         interval="Whiskers",
-        control="Grey",
+        control="Grey ticks",
     ),
     Drawing(
         "steps",
