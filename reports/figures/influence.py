@@ -10,6 +10,7 @@ from .drawing import Drawing, Tables, draw_all, first_condition
 from .views import views
 
 PAIRS = 12
+FIRST = "the first token"
 WORDS = {
     "answer": "the answer",
     "wrong": "a wrong answer",
@@ -27,6 +28,7 @@ def figures(tables: Tables) -> dict[str, go.Figure]:
 def by_distance(rows: pd.DataFrame, _: Tables) -> go.Figure:
     """Mean over layers would hide them: a panel for each quarter of the depth."""
     rows = first_condition(rows)
+    rows = rows[rows["distance"] != FIRST]  # it would take the scale
     layers = sorted(rows["layer"].unique())
     kept = [layers[int(share * (len(layers) - 1))] for share in (0.25, 0.5, 0.75, 1.0)]
     shown = rows[rows["layer"].isin(kept)].copy()
@@ -71,9 +73,11 @@ def steps(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
     return lines(shown.assign(word=shown["word"].map(WORDS)), "step", by="word", panel="without", y_title="nats")
 
 
-def roles(rows: pd.DataFrame, _: Tables) -> go.Figure:
+def roles(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
     """The largest pairs, largest first."""
     rows = first_condition(rows)
+    if len(rows[["query", "key"]].drop_duplicates()) < 2:  # texts of one role
+        return None
     shown = rows.assign(pair=rows["query"] + " → " + rows["key"])
     own = shown[shown["control"].fillna("") == ""].nlargest(PAIRS, "value")["pair"]
     kept = shown[shown["pair"].isin(own)]
@@ -88,7 +92,8 @@ FIGURES = [
         "What heads need for the answer, by distance",
         by_distance,
         "Mean |E| of one key at each distance from the query, over all heads of four layers: to first order, what the "
-        "answer's lead loses where the key is not read.",
+        "answer's lead loses where the key is not read. The first token, which draws attention from "
+        "everywhere, is apart.",
         "Where a dot lies to the right of its grey tick, a key at that distance does more than the same attention with "
         "the slopes of other positions.",
         interval="Whiskers",
@@ -96,13 +101,16 @@ FIGURES = [
         claims=("influence is near",),
     ),
     Drawing(
-        "heads",
-        "influence_heads",
-        {"measure": "influence"},
-        "How much each head's reading does",
-        heads,
-        "Σ |E| over all keys of a head.",
-        "Bright: masking what the head reads changes the answer's lead much, one way or the other.",
+        "names",
+        "influence_words",
+        {},
+        "Which named tokens the heads need",
+        names,
+        "The named tokens' share of all |E|: of the keys that lie there, of all heads and queries.",
+        "A dot right of its grey mark: for this answer these keys do more than the same attention with the slopes of "
+        "other positions.",
+        interval="Whiskers",
+        control="Grey ticks",
     ),
     Drawing(
         "calibration",
@@ -143,17 +151,14 @@ FIGURES = [
         claims=("first order is to scale",),
     ),
     Drawing(
-        "names",
-        "influence_words",
-        {},
-        "Which named tokens the heads need",
-        names,
-        "The named tokens' share of all |E|: of the keys that lie there, of all heads and queries.",
-        "A dot right of its grey mark: for this answer these keys do more than the same attention with the slopes of "
-        "other positions.",
-        "by role",
-        interval="Whiskers",
-        control="Grey ticks",
+        "heads",
+        "influence_heads",
+        {"measure": "influence"},
+        "How much each head's reading does",
+        heads,
+        "Σ |E| over all keys of a head.",
+        "Bright: masking what the head reads changes the answer's lead much, one way or the other.",
+        "by head",
     ),
     Drawing(
         "first",
