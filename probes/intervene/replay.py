@@ -98,6 +98,14 @@ def replay_with_gradient(
     return _Replay(recording, where, [variant], keep, sites).run()[0], tensors
 
 
+@torch.enable_grad()
+def replay_stacked_with_gradient(
+    recording: Recording, where: Positions, variants: Sequence[Variant]
+) -> Float[Tensor, "v b d"]:
+    """`replay` of several variants with their graph."""
+    return _Replay(recording, where, variants, None).run()
+
+
 def first_layer(variant: Variant) -> int:
     """The first layer that a variant changes."""
     return min(variant)

@@ -18,14 +18,16 @@ VEIL = [[0, "rgba(255,255,255,0.55)"], [1, "rgba(230,159,0,0.9)"]]  # over a pic
 SIDE = 430  # px, of a picture
 
 
-def picture_maps(frame: pd.DataFrame, pictures: pd.DataFrame, *, flag: str, unit: str) -> go.Figure:
+def picture_maps(
+    frame: pd.DataFrame, pictures: pd.DataFrame, *, flag: str, unit: str, signed: bool = False
+) -> go.Figure:
     """Pictures side by side, each cell coloured by its value; cells with `flag` are framed.
 
-    frame: example row column value and the flag. pictures: example png.
+    frame: example row column value and the flag. pictures: example png. signed: colours symmetric about 0.
     """
     count = len(pictures)
     figure = panels([f"picture {i}" for i in range(1, count + 1)], stacked=False, gap=0.03, share_values=False)
-    scale = colours(frame["value"], False, unit=unit)
+    scale = colours(frame["value"], signed, unit=unit)
     axis = {"cmin": scale["zmin"], "cmax": scale["zmax"], "colorscale": scale["colorscale"]}
     for index, (example, png) in enumerate(zip(pictures["example"], pictures["png"], strict=True), 1):
         part = frame[frame["example"] == example]

@@ -16,10 +16,13 @@ PER_LINE = 10  # tokens
 LETTERS = 10  # of a token, that its cell has room for; the whole one is under the mouse
 
 
-def shaded_words(frame: pd.DataFrame, *, unit: str, marked: str = "", per_line: int = PER_LINE) -> go.Figure:
+def shaded_words(
+    frame: pd.DataFrame, *, unit: str, marked: str = "", per_line: int = PER_LINE, signed: bool = False
+) -> go.Figure:
     """Every example's tokens in lines of `per_line` cells, coloured by `value`.
 
     Columns: example, position, token, value; tokens whose `kind` is `marked` stand in brackets, followed by ✗.
+    signed: diverging colours, symmetric about 0.
     """
     check_rows(frame, ("example", "position"))
     lines = [
@@ -40,11 +43,12 @@ def shaded_words(frame: pd.DataFrame, *, unit: str, marked: str = "", per_line: 
     figure = go.Figure()
     rows = list(range(len(lines)))
     place = {"z": [digits(line) for line in z], "x": list(range(per_line)), "y": rows, "text": said.tolist()}
-    look = _look(z, unit)
+    look = colours(pd.Series(z.ravel()), True, unit=unit) if signed else _look(z, unit)
     hover = f"token %{{text}}<br><b>%{{z:{FORMAT}}}</b> {fixed(unit)}<extra></extra>"
     figure.add_heatmap(**place, **look, xgap=1, ygap=3, hovertemplate=hover, hoverongaps=False)
     across, down = np.meshgrid(range(per_line), rows)
-    colour = np.where(z >= (look["zmin"] + look["zmax"]) / 2, "#000000", "#ffffff").ravel().tolist()
+    light = np.abs(z) < look["zmax"] / 2 if signed else z >= (look["zmin"] + look["zmax"]) / 2
+    colour = np.where(light, "#000000", "#ffffff").ravel().tolist()
     place = {"x": across.ravel().tolist(), "y": down.ravel().tolist(), "text": words.ravel().tolist()}
     figure.add_scatter(**place, mode="text", textfont={"color": colour, "size": 11}, hoverinfo="skip", showlegend=False)
     figure.update_yaxes(tickvals=rows, ticktext=[plain(name) for name, _ in lines], showgrid=False)

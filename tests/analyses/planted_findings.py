@@ -22,6 +22,7 @@ from crosslens.analyses.lenses import group_lens, logit_attribution
 from crosslens.probes.runs.results import Rows
 
 from ..helpers.makers import tables_from, tables_from_runs
+from .claims import attribution as attribution_rows
 from .claims import (
     circuits,
     edges,
@@ -190,6 +191,10 @@ def of_localisation(kind: str) -> Tables:
     return localisation.tables_of(wrong=0.0 if kind == "all right" else 0.5)
 
 
+def of_parts(kind: str) -> Tables:
+    return attribution_rows.tables_of(kind)
+
+
 def case(made: Callable[[], Tables], begins: str, state: str) -> Case:
     return lambda: (made(), begins, state)
 
@@ -249,6 +254,16 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "any object": case(
             partial(of_image_lens, 0.8, 0.8), "It is not shown that image tokens decode to their object inside", OPEN
         ),
+    },
+    "attribution": {
+        "part": case(partial(of_parts, ""), "Attention tells part of what the answer rests on", FOUND),
+        "gradients": case(partial(of_parts, ""), "What integrated gradients name first", FOUND),
+        "deletion": case(partial(of_parts, ""), "Attention names what the answer needs worse", FOUND),
+        "later": case(partial(of_parts, ""), "Later layers' attention tells more", FOUND),
+        "any prompt": case(partial(of_parts, "fixed"), "It is not shown that attention tells what", OPEN),
+        "not needed": case(partial(of_parts, "worse"), "It is not shown that integrated gradients", OPEN),
+        "needed": case(partial(of_parts, "worse"), "It is not shown that attention names what", OPEN),
+        "early": case(partial(of_parts, "early"), "It is not shown that later layers", OPEN),
     },
     "localisation": {
         "heads": case(partial(of_localisation, ""), "Heads 1.2, chosen without a box, find what is asked", FOUND),
