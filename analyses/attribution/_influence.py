@@ -24,13 +24,16 @@ from ...probes.intervene.sweep import variant_sweep
 from ...probes.prompts.batch import Batch, one_by_one
 from .. import metrics
 
-BINS = 13  # of distance: 0, 1, 2–3, 4–7, …, 2,048 and more
+BINS = 13  # of distance: 0, 1, 2–3, 4–7, …, 2,048 and more; a bin of its own behind them for the first token
 ENTRIES = ("random", "largest")  # of each layer: one of those in view, and that of largest influence
 
 
 class Entry(NamedTuple):
-    """One key that one head reads at one position: what masking it changes, to first order, and the change of its z."""
+    """One key that one head reads at one position: of which of ENTRIES, what masking it changes to first order, and
+    the change of the head's z.
+    """
 
+    kind: str
     layer: int
     head: int
     query: int
@@ -39,22 +42,31 @@ class Entry(NamedTuple):
     change: Float[Tensor, "d"]
 
 
-def influence_rows(subject: Any, batch: Batch, measure: Measure, *, calibrated: bool) -> dict[str, Tensor]:
+def influence_rows(subject: Any, batch: Batch, measure: Measure, *, calibrated: int) -> dict[str, Tensor]:
     """Rows of each example; layers without heads are NaN.
 
-    "influence|distance" [b, layer, h, BINS]: Σ |E| over the entries at these distances; "influence|entries" [b, BINS]:
-    how many a head has; "influence|pairs" [b, layer, ROLES, ROLES]: Σ |E| over heads, of queries of a role at keys of
-    another; "…|shuffled": the same, heads summed, with g at other positions of the prompt, as its control.
-    "calibration|<estimate, exact, attention>" [b, layer, ENTRIES] where some entries are masked for real.
+    "influence|distance" [b, layer, h, BINS + 1]: Σ |E| over the entries at these distances, and at the first token
+    whatever its distance; "influence|entries" [b, BINS + 1]: how many a head has; "influence|pairs" [b, layer, ROLES,
+    ROLES]: Σ |E| over heads, of queries of a role at keys of another; "influence|at <mark>" [b, layer]: at keys of that
+    name; "…|shuffled": the same, heads summed, with g at other positions of the prompt, as its control.
+    "calibration|<estimate, exact, attention>" [b, layer, ENTRIES] where some entries are masked for real: in so many
+    layers of each example.
     """
     layers = attention_slopes(subject, batch, measure)
     of_layers = [_of_layer(one, batch) for one in layers]
     rows = _whole([one.index for one in layers], [rows for rows, _ in of_layers], subject.n_layers)
     rows["influence|entries"] = _entries(batch)
     if calibrated:
-        entries = [[found[row] for _, found in of_layers] for row in range(len(batch.examples))]
+        drawn = [_drawn(name, len(layers), calibrated) for name in batch.example_ids]
+        entries = [[of_layers[i][1][row] for i in some] for row, some in enumerate(drawn)]
         rows |= _calibrated(subject, batch, measure, entries)
     return rows
+
+
+def _drawn(example: str, layers: int, count: int) -> list[int]:
+    """Which of the layers with heads are looked into, drawn by example."""
+    rng = np.random.default_rng(crc32(f"{example} layers".encode()))
+    return sorted(rng.permutation(layers)[:count].tolist())
 
 
 def _of_layer(one: AttentionSlopes, batch: Batch) -> tuple[dict[str, Tensor], list[list[Entry]]]:
@@ -68,7 +80,8 @@ def _of_layer(one: AttentionSlopes, batch: Batch) -> tuple[dict[str, Tensor], li
         asked = (pattern > 0) & batch.mask[number].to(pattern.device)[:, None]
         asked[:, int(batch.start[number])] = False  # one key alone: nothing is left without it
         key = f"{batch.example_ids[number]} {one.index}"
-        entries.append([_entry(one.index, at, influence, pattern, v, z) for at in _chosen(influence, asked, key)])
+        chosen = zip(ENTRIES, _chosen(influence, asked, key), strict=False)
+        entries.append([_entry(kind, one.index, at, influence, pattern, v, z) for kind, at in chosen])
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}, entries
 
 
@@ -83,11 +96,14 @@ def _examples(one: AttentionSlopes) -> Iterator[tuple[int, Tensor, Tensor, Tenso
 
 def _sums(influence: Float[Tensor, "h q k"], batch: Batch, number: int, control: str) -> dict[str, Tensor]:
     size = influence.abs()
-    queries, keys = size.shape[1:]
-    distance = torch.arange(queries)[:, None] - torch.arange(keys)
-    at = torch.nn.functional.one_hot(_bin(distance), BINS).float().to(size.device)
+    places = torch.arange(size.shape[-1])
+    bins = _bin(places[:, None] - places)
+    bins[:, int(batch.start[number])] = BINS
+    at = torch.nn.functional.one_hot(bins, BINS + 1).float().to(size.device)
     roles = torch.nn.functional.one_hot(batch.roles[number], len(ROLES)).float().to(size.device)
-    return {
+    of_keys = size.sum((0, 1)).cpu()
+    named = {f"influence|at {name}{control}": of_keys[mark[number]].sum() for name, mark in batch.marks.items()}
+    return named | {
         f"influence|distance{control}": torch.einsum("hqk,qkn->hn", size, at).cpu(),
         f"influence|pairs{control}": (roles.T @ size.sum(0) @ roles).cpu(),
     }
@@ -111,11 +127,12 @@ def _order(batch: Batch, number: int) -> Tensor:
 
 
 def _entries(batch: Batch) -> Tensor:
-    """How many pairs of real positions there are at these distances, [b, BINS]."""
-    counts = torch.zeros(len(batch.examples), BINS)
+    """How many pairs of real positions there are at these distances, and with the first, [b, BINS + 1]."""
+    counts = torch.zeros(len(batch.examples), BINS + 1)
     for row, length in zip(counts, batch.mask.sum(1).tolist(), strict=True):
         distance = torch.arange(length)
-        row.scatter_add_(0, _bin(distance), (length - distance).float())
+        row.scatter_add_(0, _bin(distance), (length - 1 - distance).float())
+        row[BINS] = length
     return counts
 
 
@@ -129,11 +146,11 @@ def _chosen(influence: Tensor, asked: Tensor, key: str) -> list[list[int]]:
     return [drawn.tolist(), [int(i) for i in largest]]
 
 
-def _entry(layer: int, at: list[int], influence: Tensor, pattern: Tensor, v: Tensor, z: Tensor) -> Entry:
+def _entry(kind: str, layer: int, at: list[int], influence: Tensor, pattern: Tensor, v: Tensor, z: Tensor) -> Entry:
     head, query, column = at
     attention = float(pattern[head, query, column])
     change = attention / max(1 - attention, 1e-6) * (z[head, query] - v[head, column])
-    return Entry(layer, head, query, attention, float(influence[head, query, column]), change)
+    return Entry(kind, layer, head, query, attention, float(influence[head, query, column]), change)
 
 
 def _calibrated(
@@ -144,7 +161,8 @@ def _calibrated(
     whole = torch.full((len(names), len(batch.examples), subject.n_layers, len(ENTRIES)), torch.nan)
     for number, (single, of_layers) in enumerate(zip(one_by_one(subject, batch), entries, strict=True)):
         shift = int(batch.start[number]) - int(single.start[0])
-        some = [one for found in of_layers for one in found]
+        # The sweep proves its first edit: one that moves much.
+        some = sorted((one for found in of_layers for one in found), key=lambda one: -float(one.change.norm()))
         rows = torch.zeros(len(some), single.mask.shape[1], dtype=torch.bool)
         rows[torch.arange(len(some)), torch.tensor([one.query - shift for one in some])] = True
         variants = [
@@ -156,7 +174,7 @@ def _calibrated(
         exact = (sweep.values - sweep.clean)[:, 0]
         for i, one in enumerate(some):
             told = torch.tensor([one.estimate, float(exact[i]), one.attention])
-            whole[:, number, one.layer, i % len(ENTRIES)] = told
+            whole[:, number, one.layer, ENTRIES.index(one.kind)] = told
     return {f"calibration|{name}": values for name, values in zip(names, whole, strict=True)}
 
 

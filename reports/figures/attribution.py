@@ -140,7 +140,7 @@ FIGURES = [
     ),
     *(
         Drawing(
-            f"heads-{number}",
+            name,
             "heads",
             {"map": look},
             f"Which heads tell what the answer rests on: {look}",
@@ -150,7 +150,7 @@ FIGURES = [
             "attention beside saliency",
             grey="Grey: not told from the control.",
         )
-        for number, look in enumerate(LOOKS, start=1)
+        for name, look in zip(("heads-1", "heads-2"), LOOKS, strict=True)
     ),
     Drawing(
         "insertion",

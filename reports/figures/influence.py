@@ -5,17 +5,19 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from ..charts import dots, head_map, lines
+from ..charts import dots, head_map, lines, scatter
 from .drawing import Drawing, Tables, draw_all, first_condition
 from .views import views
 
 PAIRS = 12
+FIRST = "the first token"
 WORDS = {
     "answer": "the answer",
     "wrong": "a wrong answer",
     "top": "the five likeliest words",
     "variance": "variance over all words",
 }
+ENTRY = {"random": "a random entry", "largest": "the largest entry"}
 
 
 def figures(tables: Tables) -> dict[str, go.Figure]:
@@ -26,6 +28,7 @@ def figures(tables: Tables) -> dict[str, go.Figure]:
 def by_distance(rows: pd.DataFrame, _: Tables) -> go.Figure:
     """Mean over layers would hide them: a panel for each quarter of the depth."""
     rows = first_condition(rows)
+    rows = rows[rows["distance"] != FIRST]  # it would take the scale
     layers = sorted(rows["layer"].unique())
     kept = [layers[int(share * (len(layers) - 1))] for share in (0.25, 0.5, 0.75, 1.0)]
     shown = rows[rows["layer"].isin(kept)].copy()
@@ -37,10 +40,24 @@ def heads(rows: pd.DataFrame, _: Tables) -> go.Figure:
     return head_map(views(first_condition(rows)), panel="measure", view="view", unit=str(rows["unit"].iloc[0]))
 
 
+def names(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    rows = first_condition(rows)
+    return dots(rows.assign(name=rows["name"].str.replace("_", " ")), "name", x_title="share of influence")
+
+
+def masked(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    """Estimate against what masking did, random and largest entries apart."""
+    rows = first_condition(rows)
+    prompt = (pd.factorize(rows["example"])[0] + 1).astype(str)
+    label = "L" + rows["layer"].astype(int).astype(str) + ", prompt " + prompt
+    rows = rows.assign(label=label, entry=rows["entry"].map(ENTRY))
+    titles = ("first-order estimate, logits", "what masking changed, logits")
+    return scatter(rows, "estimate", "value", "label", panel="entry", titles=titles, diagonal=True)
+
+
 def calibration(rows: pd.DataFrame, _: Tables) -> go.Figure:
     shown = first_condition(rows)
-    named = shown.assign(entry=shown["entry"].map({"random": "a random entry", "largest": "the largest entry"}))
-    return dots(named, "entry", panel="measure", zero=True)
+    return dots(shown.assign(entry=shown["entry"].map(ENTRY)), "entry", panel="measure", zero=True)
 
 
 def interaction(rows: pd.DataFrame, _: Tables) -> go.Figure:
@@ -56,9 +73,11 @@ def steps(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
     return lines(shown.assign(word=shown["word"].map(WORDS)), "step", by="word", panel="without", y_title="nats")
 
 
-def roles(rows: pd.DataFrame, _: Tables) -> go.Figure:
+def roles(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
     """The largest pairs, largest first."""
     rows = first_condition(rows)
+    if len(rows[["query", "key"]].drop_duplicates()) < 2:  # texts of one role
+        return None
     shown = rows.assign(pair=rows["query"] + " → " + rows["key"])
     own = shown[shown["control"].fillna("") == ""].nlargest(PAIRS, "value")["pair"]
     kept = shown[shown["pair"].isin(own)]
@@ -73,21 +92,25 @@ FIGURES = [
         "What heads need for the answer, by distance",
         by_distance,
         "Mean |E| of one key at each distance from the query, over all heads of four layers: to first order, what the "
-        "answer's lead loses where the key is not read.",
+        "answer's lead loses where the key is not read. The first token, which draws attention from "
+        "everywhere, is apart.",
         "Where a dot lies to the right of its grey tick, a key at that distance does more than the same attention with "
         "the slopes of other positions.",
         interval="Whiskers",
-        control="Grey",
+        control="Grey ticks",
         claims=("influence is near",),
     ),
     Drawing(
-        "heads",
-        "influence_heads",
-        {"measure": "influence"},
-        "How much each head's reading does",
-        heads,
-        "Σ |E| over all keys of a head.",
-        "Bright: masking what the head reads changes the answer's lead much, one way or the other.",
+        "names",
+        "influence_words",
+        {},
+        "Which named tokens the heads need",
+        names,
+        "The named tokens' share of all |E|: of the keys that lie there, of all heads and queries.",
+        "A dot right of its grey mark: for this answer these keys do more than the same attention with the slopes of "
+        "other positions.",
+        interval="Whiskers",
+        control="Grey ticks",
     ),
     Drawing(
         "calibration",
@@ -97,9 +120,9 @@ FIGURES = [
         calibration,
         "Over layers, of one entry each: correlation of the estimated change with that by masking for real, and the "
         "slope of the real change on the estimate.",
-        "1 is a perfect estimate. Grey: the estimate of the next layer in its place.",
+        "1 is a perfect estimate. The control is the estimate of the next layer in its place.",
         interval="Whiskers",
-        control="Grey",
+        control="Grey ticks",
         claims=("first order is enough",),
     ),
     Drawing(
@@ -116,13 +139,45 @@ FIGURES = [
         claims=("picture and question together",),
     ),
     Drawing(
+        "masked",
+        "masked",
+        {},
+        "Estimates beside real masking, entry by entry",
+        masked,
+        "Each point: one key of one head at one position, masked for real, against its first-order estimate.",
+        "On the dashed line the estimate is exact. Where attention (see the table) is near 1, masking is no small "
+        "change.",
+        "estimates",
+        claims=("first order is to scale",),
+    ),
+    Drawing(
+        "heads",
+        "influence_heads",
+        {"measure": "influence"},
+        "How much each head's reading does",
+        heads,
+        "Σ |E| over all keys of a head.",
+        "Bright: masking what the head reads changes the answer's lead much, one way or the other.",
+        "by head",
+    ),
+    Drawing(
+        "first",
+        "influence_heads",
+        {"measure": "the first token"},
+        "Heads that need the first token",
+        heads,
+        "The first token's share of each head's |E|.",
+        "Bright: what would matter most is that the first token takes no attention from the others.",
+        "by head",
+    ),
+    Drawing(
         "reach",
         "influence_heads",
         {"measure": "reach"},
         "How far each head's reading reaches",
         heads,
-        "Mean distance of what a head needs, weighted by |E|, in doublings: 0 its own position, 1 the one before, 4 "
-        "eight to fifteen back.",
+        "Mean distance of what a head needs, weighted by |E| and without the first token, in doublings: 0 its own "
+        "position, 1 the one before, 4 eight to fifteen back.",
         "",
         "by head",
     ),
@@ -136,7 +191,7 @@ FIGURES = [
         "",
         "by role",
         interval="Whiskers",
-        control="Grey",
+        control="Grey ticks",
     ),
     Drawing(
         "steps",

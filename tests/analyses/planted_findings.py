@@ -312,6 +312,7 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "together": case(influence.tables_of, "Picture and question say the answer together", FOUND),
         "any answer": case(partial(influence.tables_of, wrong=1.0), "It is not shown that picture and question", OPEN),
         "texts": case(partial(influence.tables_of, pictures=False), "what picture and question say", UNTESTABLE),
+        "short": case(partial(influence.tables_of, reached=3), "how far the heads reach", UNTESTABLE),
         "estimates": case(influence.tables_of, "First-order estimates of masking can be read here", FOUND),
         "blind": case(
             partial(influence.tables_of, told=False), "First-order estimates of masking are to be read", OPEN

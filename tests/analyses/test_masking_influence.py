@@ -53,7 +53,7 @@ def test_the_identity_equals_autograd(family):
 def test_sums_are_over_all_entries_by_distance_and_by_role():
     subject = tiny.subject()
     batch = subject.batch(TEXTS)
-    rows = influence_rows(subject, batch, MEASURE, calibrated=False)
+    rows = influence_rows(subject, batch, MEASURE, calibrated=0)
     for one in attention_slopes(subject, batch, MEASURE):
         pattern = one.call.pattern()
         heads = pattern.shape[1]
@@ -61,8 +61,9 @@ def test_sums_are_over_all_entries_by_distance_and_by_role():
         size = metrics.masking_influence(pattern, v, one.g.transpose(1, 2)).abs()
         torch.testing.assert_close(rows["influence|distance"][:, one.index].sum(-1), size.sum((2, 3)))
         torch.testing.assert_close(rows["influence|pairs"][:, one.index].sum((1, 2)), size.sum((1, 2, 3)))
-        own = size.diagonal(0, 2, 3).sum(-1)
+        own = size.diagonal(0, 2, 3)[..., 1:].sum(-1)
         torch.testing.assert_close(rows["influence|distance"][:, one.index, :, 0], own)
+        torch.testing.assert_close(rows["influence|distance"][:, one.index, :, BINS], size[..., 0].sum(-1))
     assert rows["influence|pairs"].shape[-2:] == (len(ROLES), len(ROLES))
     lengths = batch.mask.sum(1)
     assert rows["influence|entries"].sum(1).tolist() == (lengths * (lengths + 1) / 2).tolist()
@@ -75,12 +76,12 @@ def test_bins_of_distance():
 @pytest.mark.parametrize("padding", ["left", "right"])
 def test_rows_belong_to_their_example(padding):
     subject = tiny.subject()
-    together = influence_rows(subject, subject.batch(TEXTS, padding=padding), MEASURE, calibrated=True)
+    together = influence_rows(subject, subject.batch(TEXTS, padding=padding), MEASURE, calibrated=99)
     for i, text in enumerate(TEXTS):
         measure = logit_difference(MEASURE.correct[i : i + 1], MEASURE.wrong[i : i + 1])
         batch = subject.batch([subject.batch(TEXTS).examples[i]])
         assert batch.texts[0] == text
-        alone = influence_rows(subject, batch, measure, calibrated=True)
+        alone = influence_rows(subject, batch, measure, calibrated=99)
         for name, values in alone.items():
             torch.testing.assert_close(
                 together[name][i], values[0], rtol=2e-3, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
@@ -92,7 +93,7 @@ def test_calibration_masks_one_key_of_one_head():
     subject = tiny.subject()
     batch = subject.batch(TEXTS[:1])
     measure = logit_difference(MEASURE.correct[:1], MEASURE.wrong[:1])
-    rows = influence_rows(subject, batch, measure, calibrated=True)
+    rows = influence_rows(subject, batch, measure, calibrated=99)
     clean = measure(subject.last_logits(batch).float(), torch.tensor([0]))
     for one in attention_slopes(subject, batch, measure):
         pattern = one.call.pattern()
