@@ -181,9 +181,11 @@ def _tested(rows: Rows, how: How) -> pd.DataFrame:
 
 def _of_attention(rows: Rows, groups: pd.Series) -> list[pd.DataFrame]:
     found = agreement(rows, ATTENTION, PEARSON, WITHOUT)
-    over = {name: found.mean[name] - found.each[name] for name in ("", OTHER) if name in found.mean}
-    depth = {name: _later(values) for name, values in found.layers.items() if name in ("", OTHER)}
-    mean = {name: found.mean[name] for name in ("", OTHER, RECENCY, SHUFFLED) if name in found.mean}
+    # Where all examples are of one group there is no other's saliency: it stands as missing, so that nothing is judged.
+    missing = {OTHER: np.full(len(groups), np.nan)}
+    over = missing | {name: found.mean[name] - found.each[name] for name in ("", OTHER) if name in found.mean}
+    depth = missing | {name: _later(values) for name, values in found.layers.items() if name in ("", OTHER)}
+    mean = missing | {name: found.mean[name] for name in ("", OTHER, RECENCY, SHUFFLED) if name in found.mean}
     return [
         *_beside("attention explains", mean, groups, "r"),
         number("attention is not all", found.mean[""], groups, "r"),

@@ -78,7 +78,7 @@ def _points(rows: pd.DataFrame, heights: list[float], category: str, told: list[
     """The points of one series; `text` says their name, since their heights are shifted from the axis' ticks."""
     values = rows["value"].to_numpy(dtype=float)
     low, high = (rows[c].to_numpy(dtype=float) if c in rows else np.full(len(rows), np.nan) for c in ("lower", "upper"))
-    reach = {"array": digits(high - values), "arrayminus": digits(values - low)}
+    reach = {"array": digits(_seen(high - values, values)), "arrayminus": digits(_seen(values - low, values))}
     return {
         "x": digits(values),
         "y": digits(heights),
@@ -95,6 +95,11 @@ def _points(rows: pd.DataFrame, heights: list[float], category: str, told: list[
         },
         **template(told, "x", rows, "customdata"),
     }
+
+
+def _seen(reach: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """An interval's side without what rounding leaves of equal values: an axis as narrow as that has no ticks."""
+    return np.where(reach < 1e-9 * np.abs(values), 0.0, reach)
 
 
 def _dot(index: int) -> dict[str, Any]:

@@ -214,7 +214,7 @@ FIGURES = [
             draw,
             told.format(method),
             COLOURS,
-            "the same prompts by other methods",
+            "other methods",
         )
         for kind, draw, told in (("words", on_words, WORDS), ("pictures", on_pictures, PICTURES))
         for number, method in enumerate((ABLATION, GRADIENTS), start=1)

@@ -25,8 +25,9 @@ from crosslens.probes.runs.run import Settings, run
 from crosslens.reports.figures import attribution as figures
 
 from ..helpers import tiny, vision_subjects
-from ..helpers.makers import how_of
+from ..helpers.makers import how_of, tables_from
 from ..helpers.painting import prepared
+from .claims.attribution import rows as planted_rows
 
 OPTIONS = attribution.Options(blocks=2, steps=8, samples=2, points=3, draws=2, at_once=4)
 
@@ -263,6 +264,14 @@ def test_an_answer_that_rests_on_one_word_is_found_and_one_on_nothing_is_not(tmp
     assert ATTENTION in set(looked["map"])
     drawn = figures.figures(found)
     assert next(iter(drawn)) == "words"
+
+
+def test_one_group_has_no_other_saliency_and_nothing_is_said():
+    several = planted_rows("")
+    one = several.where((several.examples["group"] == several.examples["group"][0]).to_numpy())
+    tables = tables_from(attribution, one)
+    said = {finding.text.split(":")[0]: finding.state for finding in attribution.findings(tables)}
+    assert list(said.values()).count("not testable") == 2, said
 
 
 def test_what_a_user_gets_wrong_is_one_line():

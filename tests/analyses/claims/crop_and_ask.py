@@ -36,7 +36,7 @@ def rows(
     crops = np.stack([np.stack([answered(help.get(crop, 0.0)) for _ in SHOWN], 1) for crop in CROPS], 1)
     covered = np.stack([held.get(crop, 0.1) + 0.05 * rng.normal(size=N) for crop in CROPS], 1)
     values = {"whole": answered(0.0), "twice": answered(doubled), "crops": crops, "covered": covered}
-    values |= {"taken": np.full((N, len(CROPS)), 0.1), "box": np.tile([0.0, 0.0, 8.0, 8.0], (N, 1))}
+    values |= {"taken": 0.1 + 0.01 * rng.random((N, len(CROPS))), "box": np.tile([0.0, 0.0, 8.0, 8.0], (N, 1))}
     values |= {"size": np.full((N, 2), 16.0), "area": np.where(is_small, 0.002, 0.08), "cropped": np.ones(N)}
     values |= {"map": rng.random((N, 4)), "picture": np.zeros((N, 2, 2, 3), np.uint8)}
     assert values["whole"].shape == (N, len(MEASURES))
