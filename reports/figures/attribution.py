@@ -133,7 +133,7 @@ FIGURES = [
         looked,
         "Correlation with saliency by occlusion of the mean map of all heads and layers, and the mean of their own.",
         "A dot to the right of all its grey marks tells what this answer rests on.",
-        "attention beside saliency",
+        "attention, saliency",
         interval="Whiskers",
         control="Grey",
         claims=("mean over heads",),
@@ -147,7 +147,7 @@ FIGURES = [
             heads,
             "Correlation of each head's map with saliency by occlusion, and with another example's.",
             "Red, and pale under its control: the head follows what this answer rests on.",
-            "attention beside saliency",
+            "attention, saliency",
             grey="Grey: not told from the control.",
         )
         for name, look in zip(("heads-1", "heads-2"), LOOKS, strict=True)
