@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from ...probes.observe.tracing import tracing
 from ...probes.prompts.batch import Batch
 from ...probes.prompts.image_ablation import predicting
 from ...probes.runs.results import stack_layers
+from ..common.changed import Change, Changed, changed
 
 QUERIES = ("image", "question", "answer", "last")
 KEYS = ("first", "text before", "image", "text behind")
@@ -62,12 +62,13 @@ def shares(layer: Layer, batch: Batch) -> dict[str, Tensor | None]:
         return dict.fromkeys(("mass", "twin", "uniform", "steps", "even steps"))
     device = layer.resid_pre.device
     queries, keys, steps = (tensor.to(device) for tensor in groups_of(batch))
-    mass, even = layer.sums.mass(keys), layer.sums.uniform_mass(keys).mean(1)
+    mass, twin = layer.sums.mass_and_twin(keys)
+    even = layer.sums.uniform_mass(keys).mean(1)
     at = steps.clamp_min(0)
     there = torch.where(steps >= 0, 1.0, torch.nan)
     return {
         "mass": _of_queries(mass, queries),
-        "twin": _of_queries(layer.sums.twin_mass(keys), queries),
+        "twin": _of_queries(twin, queries),
         "uniform": _of_queries(even[:, None], queries)[:, 0],
         "steps": mass[..., IMAGE].mean(1).gather(1, at) * there,
         "even steps": even[..., IMAGE].gather(1, at) * there,
@@ -82,25 +83,18 @@ def _of_queries(mass: Float[Tensor, "b h q k"], queries: Bool[Tensor, "b g q"]) 
 
 
 def shares_of(
-    subject: Any, batch: Batch, change: Callable[[Example], Example | None]
-) -> tuple[dict[str, Tensor], list[int], Float[Tensor, "n vocab"]] | None:
-    """`shares` [n, layer, ...] of the examples as `change` makes them, which examples those are (it may give None), and
-    their last logits; None without any.
+    subject: Any, batch: Batch, change: Change
+) -> tuple[Changed, dict[str, Tensor], Float[Tensor, "n vocab"]] | None:
+    """The examples as `change` makes them, `shares` [n, layer, ...] of these, and the logits that predict their
+    answers; None without any.
     """
-    changed = {i: new for i, example in enumerate(batch.examples) if (new := change(example)) is not None}
-    if not changed:
+    made = changed(subject, batch, change)
+    if made is None:
         return None
-    other, kept = subject.batch([*changed.values()], **batch.form), []
-    with tracing(subject, lambda layer: kept.append(shares(layer, other))):
-        logits = subject.last_logits(other)
-    return stack_layers(kept), [*changed], logits
-
-
-def spread(found: Tensor, chosen: Sequence[int], count: int) -> Tensor:
-    """[count, ...]: rows of some examples at their places, NaN elsewhere."""
-    whole = found.new_full((count, *found.shape[1:]), torch.nan)
-    whole[list(chosen)] = found
-    return whole
+    kept: list[dict[str, Tensor | None]] = []
+    with tracing(subject, lambda layer: kept.append(shares(layer, made.batch))):
+        logits = subject.logits_at(made.batch, groups_of(made.batch).steps[:, 0])
+    return made, stack_layers(kept), logits
 
 
 def with_neutral_text(example: Example, tokenizer: Any, tokens: int) -> Example:

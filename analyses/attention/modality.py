@@ -8,22 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from ...data.errors import UserError
 from ...data.example import Example
+from ...probes.intervene.positions import at_last
 from ...probes.observe.layer import Layer
 from ...probes.prompts.batch import Batch
 from ...probes.runs import costs
 from ...probes.runs.results import How
 from ..common.claims import Claim, Statement
-from ..common.controls import another_image, another_question
+from ..common.controls import another_image, another_question, question_of
 from ..common.tested import judged
 from ._modality_findings import findings
-from ._modality_rows import KEYS, QUERIES, groups_of, shares, shares_of, spread, with_neutral_text
+from ._modality_rows import KEYS, QUERIES, groups_of, shares, shares_of, with_neutral_text
 from ._modality_tables import ANOTHER, NEUTRAL_TEXT, OPINIONS, TABLES
 
 __all__ = ["TABLES", "findings"]
@@ -115,8 +118,7 @@ def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor | None]:
         raise UserError(f"example {name} has no image tokens: modality needs a task with pictures (--task scenes)")
     rows = shares(layer, batch)
     if layer.index == layer.stack.n_layers - 1:
-        at = groups_of(batch).steps[:, 0].to(layer.resid_post.device)
-        rows["final"] = layer.resid_post[torch.arange(len(at), device=at.device), at]
+        rows["final"] = at_last(layer.resid_post, groups_of(batch).steps[:, 0])
     return rows
 
 
@@ -125,7 +127,7 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
     "mass|<control>" without heads; "share|<opinion>" [b, layer], "said|<opinion>" [b, right and wrong]; "keys"
     [b, KEYS], how many.
     """
-    final, count = kept.pop("final")[:, 0], len(batch.examples)
+    final = kept.pop("final")[:, 0]
     kept |= {"keys": groups_of(batch).keys.sum(-1).float()}
     changes = {
         ANOTHER: another_image,
@@ -133,48 +135,46 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
     }
     for control, change in changes.items():
         if (found := shares_of(subject, batch, change)) is not None:
-            kept |= {f"{name}|{control}": spread(found[0][name].mean(2), found[1], count) for name in ("mass", "twin")}
-    asked = _opinions(batch) if how.options.opinions else {}
-    if asked:
-        kept["said|"] = _said(
-            batch, range(count), subject.unembed(subject.norm(final.to(subject.device))).float().cpu()
-        )
-    for opinion, put in asked.items():
-        if (found := shares_of(subject, batch, put)) is not None:
-            share = found[0]["mass"].mean(2)[:, :, QUERIES.index("last"), KEYS.index("image")]
-            kept[f"share|{opinion}"] = spread(share, found[1], count)
-            kept[f"said|{opinion}"] = spread(_said(batch, found[1], found[2].float().cpu()), found[1], count)
-    return kept
+            made, seen, _ = found
+            kept |= {f"{name}|{control}": made.spread(seen[name].mean(2)) for name in ("mass", "twin")}
+    return kept | (_opinions(subject, batch, final) if how.options.opinions else {})
 
 
 def _image_tokens(batch: Batch, example: Example) -> int:
     return int(batch.where("image")[batch.example_ids.index(example.id)].sum())
 
 
-def _opinions(batch: Batch) -> dict[str, Any]:
-    """Opinion -> the example with it in front of the question; nothing where an example has no wrong answer."""
-    if not all(example.answer and example.wrong for example in batch.examples):
-        return {}
-
-    def put(sentence: str) -> Any:
-        def change(example: Example) -> Example | None:
-            words = {"wrong": example.wrong[0].strip(), "right": example.answer.strip()}
-            return another_question(example, f"{sentence.format(**words)} {_question(example)}")
-
-        return change
-
-    return {opinion: put(sentence) for opinion, sentence in OPINIONS.items()}
+def _opinions(subject: Any, batch: Batch, final: Float[Tensor, "b d"]) -> dict[str, Tensor]:
+    """The rows of opinions; NaN for examples without a question, an answer or a wrong one, none where all are such."""
+    rows: dict[str, Tensor] = {}
+    for opinion, sentence in OPINIONS.items():
+        if (found := shares_of(subject, batch, partial(_with_opinion, sentence))) is not None:
+            made, seen, logits = found
+            share = seen["mass"].mean(2)[:, :, QUERIES.index("last"), KEYS.index("image")]
+            rows |= {f"share|{opinion}": made.spread(share), f"said|{opinion}": made.spread(_said(made.batch, logits))}
+    if rows:
+        rows["said|"] = _said(batch, subject.unembed(subject.norm(final.to(subject.device))))
+    return rows
 
 
-def _question(example: Example) -> str:
-    return next((str(s.content).strip() for s in example.segments if s.role == "question"), "")
+def _with_opinion(sentence: str, example: Example) -> Example | None:
+    if not (example.answer and example.wrong):
+        return None
+    words = {"wrong": example.wrong[0].strip(), "right": example.answer.strip()}
+    return another_question(example, f"{sentence.format(**words)} {question_of(example)}")
 
 
-def _said(batch: Batch, chosen: Any, logits: Tensor) -> Tensor:
-    """[n, 2]: whether the first of the asked options is the right answer, and whether it is the first wrong one."""
-    ids, own = batch.option_ids[list(chosen)], batch.options[list(chosen)]
-    best = logits.gather(1, ids).masked_fill(~own, -torch.inf).argmax(1)
-    return torch.stack([best == 0, best == 1], 1).float()
+def _said(batch: Batch, logits: Float[Tensor, "b vocab"]) -> Float[Tensor, "b 2"]:
+    """Whether the likeliest of the asked options is the right answer, and whether it is the first wrong one; NaN
+    without options.
+    """
+    found = torch.full((len(batch.examples), 2), torch.nan)
+    for row, own, example in zip(found, logits.float().cpu(), batch.examples, strict=True):
+        if example.answer and example.wrong:
+            ids = [batch.first_token_of(example, word) for word in (example.answer, *example.wrong)]
+            best = int(own[ids].argmax())
+            row[:] = torch.tensor([best == 0, best == 1])
+    return found
 
 
 def row_size(subject: Any, positions: int, options: Options) -> int:

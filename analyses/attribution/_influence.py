@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers.integrations.sdpa_attention import repeat_kv
 
 from ...data.example import ROLES
 from ...probes.intervene.attention_slopes import AttentionSlopes, attention_slopes
@@ -90,8 +89,8 @@ def _examples(one: AttentionSlopes) -> Iterator[tuple[int, Tensor, Tensor, Tenso
     heads = one.call.query.shape[1]
     for part, patterns in one.call.patterns():
         for number, pattern in zip(range(*part.indices(len(one.g))), patterns, strict=True):
-            value = one.call.value[number : number + 1].float()
-            yield number, pattern, repeat_kv(value, heads // value.shape[1])[0], one.g[number].transpose(0, 1)
+            value = one.call.value[number].float()
+            yield number, pattern, value.repeat_interleave(heads // len(value), 0), one.g[number].transpose(0, 1)
 
 
 def _sums(influence: Float[Tensor, "h q k"], batch: Batch, number: int, control: str) -> dict[str, Tensor]:

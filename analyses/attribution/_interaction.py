@@ -5,7 +5,7 @@ I = l(V, T) − l(V̸, T) − l(V, T̸) + l(V̸, T̸) of log-probabilities, whic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 from zlib import crc32
@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ...data.example import Example
 from ...probes.model.head import in_rows
@@ -24,6 +25,7 @@ from ...probes.prompts.batch import Batch
 from ...probes.prompts.image_ablation import predicting
 from .. import metrics
 from ..common import controls
+from ..common.changed import Change, changed
 from ..common.controls import IMAGE, QUESTION, another_image, another_question
 
 TOP = 5  # words whose mean interaction stands beside its variance over all of them
@@ -45,7 +47,7 @@ def interaction_rows(subject: Any, batch: Batch, questions: Sequence[str]) -> di
     plain, ids = _states(subject, batch), _wanted(subject, batch, steps)
     rows: dict[str, Tensor] = {}
     for no_image, no_question in WITHOUT:
-        blind, mute = _without_image(no_image), _without_question(batch, no_question, questions)
+        blind, mute = _without_image(no_image), _without_question(no_question, questions)
         found = [
             _changed(subject, batch, partial(_in_turn, some), plain) for some in ((blind,), (mute,), (blind, mute))
         ]
@@ -73,16 +75,13 @@ def _states(subject: Any, batch: Batch) -> Float[Tensor, "b s d"]:
     return kept[0]
 
 
-def _changed(
-    subject: Any, batch: Batch, change: Callable[[Example], Example | None], like: Tensor
-) -> Float[Tensor, "b s d"]:
-    """`_states` of the examples as `change` makes them, NaN where it gives None."""
-    changed = {i: new for i, example in enumerate(batch.examples) if (new := change(example)) is not None}
-    whole = torch.full_like(like, torch.nan)
-    if changed:
-        found = _states(subject, subject.batch([*changed.values()], **batch.form))
-        whole[list(changed), : found.shape[1]] = found
-    return whole
+def _changed(subject: Any, batch: Batch, change: Change, like: Tensor) -> Float[Tensor, "b s d"]:
+    """`_states` of the examples as `change` makes them, in the shape of those; NaN where it gives None."""
+    made = changed(subject, batch, change)
+    if made is None:
+        return torch.full_like(like, torch.nan)
+    found = _states(subject, made.batch)
+    return made.spread(pad(found, (0, 0, 0, like.shape[1] - found.shape[1]), value=torch.nan))
 
 
 def _wanted(subject: Any, batch: Batch, steps: Int[Tensor, "b s"]) -> Int[Tensor, "b s 2"]:
@@ -114,7 +113,7 @@ def _read(subject: Any, *parts: Tensor) -> Float[Tensor, "n numbers"]:
     return torch.stack([*asked.unbind(1), top, whole.var(1)], 1).cpu()
 
 
-def _without_image(kind: str) -> Callable[[Example], Example | None]:
+def _without_image(kind: str) -> Change:
     return another_image if kind == IMAGE else _noise
 
 
@@ -128,21 +127,19 @@ def _noise(example: Example) -> Example:
     return controls.with_images(example, drawn)
 
 
-def _without_question(batch: Batch, kind: str, questions: Sequence[str]) -> Callable[[Example], Example | None]:
+def _without_question(kind: str, questions: Sequence[str]) -> Change:
     def other(example: Example) -> Example | None:
-        own = next((str(s.content).strip() for s in example.segments if s.role == "question"), None)
-        several = [question for question in questions if question != own]
-        drawn = controls.one_of_each(several, controls.example_keys([example.id], 0))
-        return another_question(example, drawn[0]) if drawn else None
+        drawn = controls.other_question(example, questions)
+        return None if drawn is None else another_question(example, drawn)
 
     return other if kind == QUESTION else lambda example: another_question(example, "")
 
 
-def _in_turn(changes: Sequence[Callable[[Example], Example | None]], example: Example) -> Example | None:
-    changed: Example | None = example
+def _in_turn(changes: Sequence[Change], example: Example) -> Example | None:
+    made: Example | None = example
     for change in changes:
-        changed = None if changed is None else change(changed)
-    return changed
+        made = None if made is None else change(made)
+    return made
 
 
 def no_rows(rows: Mapping[str, Any]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from ...probes.intervene.mixtures import mean_word
 from ...probes.observe.tracing import Layer
 from ...probes.prompts.batch import Batch, one_by_one
 from ..common.controls import permutations
+from ..common.ragged import stacked
 from ..common.thumbnails import picture_rows
 from ._game import KL, TARGETS, Game, game_of
 from ._methods import ABLATION, BY_FORWARDS, BY_GRADIENT, IG, SHAPLEY, attributions
@@ -56,19 +58,9 @@ def rows_of_batch(subject: Any, batch: Batch, kept: Mapping[str, Tensor], option
         _of_example(subject, single, {name: value[i] for name, value in kept.items()}, mean, options)
         for i, single in enumerate(one_by_one(subject, batch))
     ]
-    names = dict.fromkeys(name for row in rows for name in row)
-    whole = {name: _padded([row.get(name, torch.zeros(0)) for row in rows]) for name in names}
+    whole = stacked(rows)
     if batch.where("image").any(1).all():
         whole |= {name: value for name, value in picture_rows(batch).items() if name != "cell"}
-    return whole
-
-
-def _padded(parts: list[Tensor]) -> Tensor:
-    """[b, …], NaN where an example has no number."""
-    shape = [max(part.shape[axis] for part in parts) for axis in range(parts[0].ndim)]
-    whole = torch.full((len(parts), *shape), torch.nan)
-    for row, part in zip(whole, parts, strict=True):
-        row[tuple(slice(size) for size in part.shape)] = part
     return whole
 
 
@@ -122,8 +114,7 @@ def _without_first(game: Game, batch: Batch) -> Tensor:
         return game.values(1 - torch.eye(len(game.features.positions)))[game.features.first, KL]
     first = torch.zeros(1, batch.mask.shape[1], dtype=torch.bool)
     first[0, 0] = True
-    mixture = game.mixture
-    return type(mixture)(mixture.base, mixture.absent, first, mixture.measure).values(torch.zeros(1, 1))[0, KL]
+    return replace(game.mixture, features=first).values(torch.zeros(1, 1))[0, KL]
 
 
 def _curves(

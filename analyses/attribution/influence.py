@@ -19,7 +19,7 @@ from ...probes.prompts.batch import Batch
 from ...probes.runs import costs
 from ...probes.runs.results import How
 from ..common.claims import Claim, Statement
-from ..common.controls import questions_of
+from ..common.controls import question_of
 from ..common.frames import held_out
 from ..common.tested import judged
 from ._influence import BINS, ENTRIES, influence_rows
@@ -100,7 +100,8 @@ def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) ->
 
 def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
     """The held-out questions."""
-    return Learned(sorted({question for batch in batches for question in questions_of(batch.examples)}))
+    asked = {question_of(example) for batch in batches for example in batch.examples}
+    return Learned(sorted(asked - {""}))
 
 
 def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:

@@ -172,10 +172,16 @@ def another_question(example: Example, question: str) -> Example | None:
     return replace(example, segments=tuple(segments))
 
 
-def questions_of(examples: Sequence[Example]) -> list[str]:
-    """The first question of each example that has one."""
-    asked = ([s for s in example.segments if s.role == "question"] for example in examples)
-    return [text for some in asked if some and (text := str(some[0].content).strip())]
+def question_of(example: Example) -> str:
+    """The example's first question, "" without one."""
+    return next((str(s.content).strip() for s in example.segments if s.role == "question"), "")
+
+
+def other_question(example: Example, questions: Sequence[str]) -> str | None:
+    """One of `questions` that is not the example's own, the same for the same example; None without any."""
+    own = question_of(example)
+    drawn = one_of_each([question for question in questions if question != own], example_keys([example.id], 0))
+    return drawn[0] if drawn else None
 
 
 def shuffled(chosen: Bool[np.ndarray, "n states p"], asked: Bool[np.ndarray, "n p"], ids: Sequence[str]) -> np.ndarray:

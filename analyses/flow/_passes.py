@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ...data.example import Example
 from ...probes.model.attention import Edit
 from ...probes.observe.tracing import Layer, tracing
 from ...probes.prompts.batch import Batch
 from ...probes.prompts.image_ablation import drop_image, hide_image, image_columns, moved, predicting
 from .. import metrics
+from ..common.changed import Change, changed
 from ..common.controls import another_image, another_question
 from ._divergence_heads import (
     KINDS,
@@ -82,19 +82,17 @@ def passes_of(subject: Any, batch: Batch, options: Any) -> Iterator[Pass]:
         elif way == "masked":
             yield way, everyone, batch, places, hide_image(image_columns(subject, batch.inputs))
         elif way == "swapped":
-            yield _variant(subject, batch, way, [another_image(e) for e in batch.examples])
+            yield _variant(subject, batch, way, another_image)
         else:
             raise ValueError(f"unknown way {way!r}: one of {', '.join(WAYS)}")
     if options.question:
-        changed = [another_question(e, options.question) for e in batch.examples]
-        yield _variant(subject, batch, QUESTION_CHANGED, changed)
+        yield _variant(subject, batch, QUESTION_CHANGED, lambda e: another_question(e, options.question))
 
 
-def _variant(subject: Any, batch: Batch, name: str, changed: list[Example | None]) -> Pass:
+def _variant(subject: Any, batch: Batch, name: str, change: Change) -> Pass:
     """A pass over those examples that have a variant, made of the changed examples."""
-    chosen = [i for i, example in enumerate(changed) if example is not None]
-    if not chosen:
+    made = changed(subject, batch, change)
+    if made is None:
         return name, [], None, torch.empty(0), None
-    other = subject.batch([e for e in changed if e is not None], **batch.form)
     n = predicting(batch).shape[1]
-    return name, chosen, other, pad(predicting(other), (0, n), value=-1)[:, :n], None
+    return name, made.chosen, made.batch, pad(predicting(made.batch), (0, n), value=-1)[:, :n], None

@@ -73,10 +73,8 @@ def maps_of(own: Seen, general: Seen | None, heads: Sequence[Sequence[int]], pla
 
 
 def _beside(own: Seen, general: Seen, maps: Maps, place: Place, options: Any) -> Maps:
-    mean, beside = own.rows.mean(1), general.rows.mean(1)
-    less = options.eps * beside.mean(-1, keepdim=True)
     found = {
-        RELATIVE: metrics.relative_attention(mean, beside + less),
+        RELATIVE: relative(own.rows.mean(1), general.rows.mean(1), options.eps),
         CONTRAST: fused(own.steps[:, :1], general.steps[:, :1], options.window),
     }
     both = (~own.steps.isnan().all(-1).all(0)) & (~general.steps.isnan().all(-1).all(0))
@@ -88,6 +86,13 @@ def _beside(own: Seen, general: Seen, maps: Maps, place: Place, options: Any) ->
         pure = metrics.pure_gradient(own.pixels, general.pixels, own.picture.float(), options.eps)
         found[PURE] = torch.nn.functional.adaptive_avg_pool2d(pure[None], place.shape).flatten()[None]
     return found
+
+
+def relative(
+    own: Float[Tensor, "layer cells"], general: Float[Tensor, "layer cells"], eps: float
+) -> Float[Tensor, "layer cells"]:
+    """A(question) / (A(general) + eps · its mean), layer by layer."""
+    return metrics.relative_attention(own, general + eps * general.mean(-1, keepdim=True))
 
 
 def fused(

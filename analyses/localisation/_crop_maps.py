@@ -10,17 +10,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...probes.prompts.batch import Batch
-from .. import metrics
+from ..common.changed import changed
 from ..common.controls import another_question
 from ..common.frames import middle
-from ._attention_maps import LAMBDA, fused
+from ._attention_maps import fused, relative
 from ._crop_boxes import Shown, shown
 from ._looks import attention_rows
 from ._places import places
 from ._scoring import SCORES, scores
 
 AUROC = SCORES.index("AUROC")
-Maps = Float[Tensor, "layer cells"]
 
 
 class Layers(NamedTuple):
@@ -37,34 +36,16 @@ def general_rows(
     subject: Any, batch: Batch, where: Sequence[Shown | None], general: str
 ) -> Float[Tensor, "b layer cells"] | None:
     """What the last position gives to the map under the general prompt, heads averaged; NaN where there is none."""
-    changed = [
-        None if one is None else another_question(example, general)
-        for example, one in zip(batch.examples, where, strict=True)
-    ]
-    chosen = [i for i, example in enumerate(changed) if example is not None]
-    if not chosen:
+    placed = {example.id for example, one in zip(batch.examples, where, strict=True) if one is not None}
+    made = changed(subject, batch, lambda e: another_question(e, general) if e.id in placed else None)
+    if made is None:
         return None
-    other = subject.batch([example for example in changed if example is not None], **batch.form)
-    found = attention_rows(subject, other, [one and one.place for one in shown(other)]).mean(2)
-    whole = found.new_full((len(changed), *found.shape[1:]), torch.nan)
-    whole[chosen] = found
-    return whole
-
-
-def relative_maps(own: Maps, general: Maps, eps: float) -> Maps:
-    """A(question) / (A(general) + eps · its mean), layer by layer."""
-    return metrics.relative_attention(own, general + eps * general.mean(-1, keepdim=True))
-
-
-def fused_map(own: Maps, general: Maps, start: int, window: int) -> Float[Tensor, " cells"]:
-    """CARVE's fusion of the contrast in `window` layers from `start` on, at the last position: one step."""
-    contrast = metrics.relative_attention(own, general, LAMBDA)[start : start + window].nan_to_num()
-    return metrics.fused_contrast(contrast[None])
+    return made.spread(attention_rows(subject, made.batch, [one and one.place for one in shown(made.batch)]).mean(2))
 
 
 def chosen_layers(subject: Any, batches: Sequence[Batch], asked: str, general: str, window: int, eps: float) -> Layers:
     """The layer and the window whose maps have the best mean AUROC against the boxes of these prompts."""
-    relative, contrast = [], []
+    ratios, contrast = [], []
     for batch in batches:
         where = places(batch, asked)
         known = any(place is not None for place in where)
@@ -75,12 +56,12 @@ def chosen_layers(subject: Any, batches: Sequence[Batch], asked: str, general: s
         for row, place in enumerate(where):
             if place is not None:
                 mine, theirs = (x[row, :, : len(place.positions)] for x in (own, beside))
-                relative.append(scores(relative_maps(mine, theirs, eps), place)[:, AUROC])
+                ratios.append(scores(relative(mine, theirs, eps), place)[:, AUROC])
                 contrast.append(scores(fused(mine[:, None], theirs[:, None], window), place)[:, AUROC])
-    if not relative:
+    if not ratios:
         attending = subject.decoder.attending
         return Layers(attending[len(attending) // 2], middle(subject.n_layers).start, 0)
-    return Layers(_best(relative), _best(contrast), len(relative))
+    return Layers(_best(ratios), _best(contrast), len(ratios))
 
 
 def _best(found: Sequence[Tensor]) -> int:

@@ -13,9 +13,10 @@ from ...data.errors import UserError
 from ...probes.prompts.batch import Batch
 from ...probes.runs.results import How
 from ..common.thumbnails import picture_rows
+from ._attention_maps import fused, relative
 from ._crop_asking import ALONE, BESIDE, MEASURES, SHOWN, answers, twice, with_crop
 from ._crop_boxes import ATTENDED, CROPS, Pixels, Shown, covered, crops, shown
-from ._crop_maps import fused_map, general_rows, relative_maps
+from ._crop_maps import general_rows
 
 Crops = list[dict[str, list[Pixels]]]
 
@@ -78,9 +79,9 @@ def _crops_of(
         return {}, None
     options, learned, cells = how.options, how.learned, len(one.place.positions)
     own, general = own[:, :cells].float().cpu(), general[:, :cells].float().cpu()
-    relative = relative_maps(own, general, options.eps)[learned.layer]
-    fused = fused_map(own, general, learned.start, options.layers)
-    return crops(one, relative, fused, window, options.share, options.regions, name, options.draws), relative
+    ratio = relative(own, general, options.eps)[learned.layer]
+    contrast = fused(own[:, None], general[:, None], options.layers)[learned.start]
+    return crops(one, ratio, contrast, window, options.share, options.regions, name, options.draws), ratio
 
 
 def _asked_again(subject: Any, batch: Batch, found: Crops, how: How) -> dict[str, Tensor]:

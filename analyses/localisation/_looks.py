@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ...data.example import Example
 from ...probes.intervene.answer_slopes import Slopes, answer_slopes
 from ...probes.observe.layer import Layer
 from ...probes.observe.tracing import tracing
@@ -19,7 +17,9 @@ from ...probes.prompts.batch import Batch
 from ...probes.prompts.image_ablation import predicting
 from ...probes.runs.results import stack_layers
 from .. import metrics
+from ..common.changed import Change, changed
 from ..common.controls import example_keys, permutations
+from ..common.ragged import padded, stacked
 from ._occlusion import occlusion_maps, pixels_of
 from ._places import Place, on_cells, places
 from ._words import Stretch, stretches
@@ -55,7 +55,7 @@ def looks(layer: Layer, batch: Batch, where: Where, mark: str, draws: int = 0) -
         _of_question(own, run, place, name, draws)
         for own, run, place, name in zip(asked, runs, where, batch.example_ids, strict=True)
     ]
-    gaze, tag = (_padded([one[i] for one in mine], asked.shape[-1]) for i in (0, 1))
+    gaze, tag = (padded([one[i] for one in mine], asked.shape[-1]) for i in (0, 1))
     return {"rows": pattern[:, :, 0], "steps": told, "gaze": gaze, "tag": tag}
 
 
@@ -87,15 +87,6 @@ def _of_question(
     return torch.cat(maps), looking.take_along_dim(order[:, :, None], 1)
 
 
-def _padded(several: Sequence[Tensor], cells: int) -> Tensor:
-    """One tensor of all, NaN where one has fewer words or cells."""
-    shape = [max(sizes) for sizes in zip(*(one.shape[:-1] for one in several), strict=True)]
-    whole = several[0].new_full((len(several), *shape, cells), torch.nan)
-    for row, one in zip(whole, several, strict=True):
-        row[tuple(slice(size) for size in one.shape)] = one
-    return whole
-
-
 # ---------------------------------------------------------------- whole passes
 
 
@@ -121,7 +112,10 @@ def seen(subject: Any, batch: Batch, options: Any, *, occluded: bool = True) -> 
     """
     if options.gradients and len(batch.examples) > AT_ONCE:
         some = [batch.examples[first : first + AT_ONCE] for first in range(0, len(batch.examples), AT_ONCE)]
-        return _joined([seen(subject, subject.batch(part, **batch.form), options, occluded=occluded) for part in some])
+        parts = [seen(subject, subject.batch(part, **batch.form), options, occluded=occluded) for part in some]
+        return stacked(
+            [{name: rows[i] for name, rows in part.items()} for part in parts for i in range(len(part["rows"]))]
+        )
     where = places(batch, options.asked)
     kept: list[Looks] = []
     values: list[Tensor | None] = []
@@ -147,19 +141,6 @@ def seen(subject: Any, batch: Batch, options: Any, *, occluded: bool = True) -> 
     return found
 
 
-def _joined(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The examples of all parts, NaN where one has fewer words, steps or cells, or lacks the name."""
-    whole: dict[str, Tensor] = {}
-    counts = [len(part["rows"]) for part in parts]
-    for name in dict.fromkeys(name for part in parts for name in part):
-        sizes = zip(*(part[name].shape[1:] for part in parts if name in part), strict=True)
-        whole[name] = torch.full((sum(counts), *map(max, sizes)), torch.nan)
-        for row, part in zip(np.cumsum([0, *counts]), parts, strict=False):
-            if name in part:
-                whole[name][(slice(row, row + len(part[name])), *map(slice, part[name].shape[1:]))] = part[name]
-    return whole
-
-
 def _weighted(
     rows: Float[Tensor, "b layer h cells"], values: Sequence[Tensor | None], slopes: Slopes, where: Where
 ) -> Float[Tensor, "b layer cells"]:
@@ -174,17 +155,10 @@ def _weighted(
     return whole
 
 
-def seen_otherwise(
-    subject: Any, batch: Batch, options: Any, change: Callable[[Example], Example | None], *, occluded: bool
-) -> dict[str, Tensor]:
+def seen_otherwise(subject: Any, batch: Batch, options: Any, change: Change, *, occluded: bool) -> dict[str, Tensor]:
     """`seen` of the examples as `change` makes them, NaN where it gives None; nothing where it gives none."""
-    changed = [change(example) for example in batch.examples]
-    chosen = [i for i, example in enumerate(changed) if example is not None]
-    if not chosen:
+    made = changed(subject, batch, change)
+    if made is None:
         return {}
-    other = subject.batch([example for example in changed if example is not None], **batch.form)
-    found = seen(subject, other, options, occluded=occluded)
-    whole = {name: values.new_full((len(changed), *values.shape[1:]), torch.nan) for name, values in found.items()}
-    for name, values in found.items():
-        whole[name][chosen] = values
-    return whole
+    found = seen(subject, made.batch, options, occluded=occluded)
+    return {name: made.spread(rows) for name, rows in found.items()}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ...probes.intervene.answer_slopes import log_p_of
 from ...probes.prompts.batch import Batch
 from ._places import Place
 
@@ -36,13 +35,13 @@ def occlusion_maps(
     if shown is None:
         return {}
     pixels = batch.inputs["pixel_values"]
-    before, ids = log_p_of(subject, batch.inputs, at)
+    before, ids = _log_p(subject, batch.inputs, at).max(-1)
     y, x = (torch.arange(size) * blocks // size for size in pixels.shape[-2:])
     drops = torch.zeros(len(before), blocks, blocks)
     for row, column in torch.cartesian_prod(torch.arange(blocks), torch.arange(blocks)).tolist():
         hidden = ((y == row)[:, None] & (x == column)).to(pixels.device)
         blank = batch.inputs | {"pixel_values": pixels.masked_fill(hidden, 0.0)}
-        drops[:, row, column] = before - log_p_of(subject, blank, at, ids)[0]
+        drops[:, row, column] = before - _log_p(subject, blank, at).gather(1, ids[:, None])[:, 0]
     most = max((len(place.positions) for place in where if place is not None), default=0)
     maps = torch.full((len(before), 1, most), torch.nan)
     for i, place in enumerate(where):
@@ -50,3 +49,7 @@ def occlusion_maps(
             down, along = (torch.arange(side) * blocks // side for side in place.shape)
             maps[i, 0, : len(place.positions)] = drops[i][down][:, along].clamp_min(0.0).flatten()
     return {"occlusion": maps}
+
+
+def _log_p(subject: Any, inputs: Mapping[str, Any], at: Int[Tensor, " b"]) -> Float[Tensor, "b vocab"]:
+    return subject.logits_at(inputs, at).float().log_softmax(-1).cpu()

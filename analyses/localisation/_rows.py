@@ -12,6 +12,7 @@ from ...probes.prompts.batch import Batch
 from ...probes.runs.results import How
 from ..common.controls import BOX, HEADS, QUESTION, random_circuits
 from ..common.frames import middle
+from ..common.ragged import stacked
 from ..common.thumbnails import picture_rows
 from ._attention_maps import (
     ALL,
@@ -58,7 +59,7 @@ def score_rows(subject: Any, batch: Batch, kept: Found, general: Found, asked: F
         others = seen_of(general, batch, row, place), seen_of(asked, batch, row, place)
         told = {name: maps[row, ..., : len(place.positions)] for name, maps in states.items()}
         found.append(_of_example(own, *others, told, place, batch.examples[row].id, how))
-    rows = _stacked(found)
+    rows = stacked(found)
     rows["scored"] = torch.tensor([float("box" in one) for one in found])
     rows["right"] = _right(subject, batch, kept["last"][:, 0])
     pictures = picture_rows(batch)
@@ -137,18 +138,6 @@ def _shown(maps: dict[str, Tensor], said: dict[str, Tensor]) -> Float[Tensor, "s
     one |= {name: maps[name][layers] for name in (RELATIVE, GAZE) if name in maps}
     means = [one[name].nanmean(0) if name in one else torch.full((cells,), torch.nan) for name in SHOWN]
     return torch.stack([mean / mean.max().clamp_min(torch.finfo(mean.dtype).tiny) for mean in means])
-
-
-def _stacked(found: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """[b, …] of every name that an example has; NaN where another lacks it, or has fewer cells."""
-    whole: dict[str, Tensor] = {}
-    for name in dict.fromkeys(name for one in found for name in one):
-        shapes = [one[name].shape for one in found if name in one]
-        whole[name] = torch.full((len(found), *(max(sizes) for sizes in zip(*shapes, strict=True))), torch.nan)
-        for row, one in enumerate(found):
-            if name in one:
-                whole[name][(row, *(slice(size) for size in one[name].shape))] = one[name].float()
-    return whole
 
 
 def _right(subject: Any, batch: Batch, last: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:

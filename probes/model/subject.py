@@ -161,10 +161,16 @@ class Subject:
     def last_logits(self, inputs: Mapping[str, Any] | Batch) -> Float[Tensor, "b vocab"]:
         """Logits at each example's last real position."""
         arguments = self.prepare(inputs)
-        last = last_positions(arguments["input_ids"], arguments.get("attention_mask"))
-        columns, where = last.unique(return_inverse=True)
-        logits = self.forward(inputs, keep=columns)
-        return logits[torch.arange(len(last), device=logits.device), where.to(logits.device)]
+        return self.logits_at(inputs, last_positions(arguments["input_ids"], arguments.get("attention_mask")))
+
+    def logits_at(
+        self, inputs: Mapping[str, Any] | Batch, places: Int[Tensor, " b"], *, gradient: bool = False
+    ) -> Float[Tensor, "b vocab"]:
+        """Logits behind one position of each example, counted with the padding; gradient: with their graph."""
+        columns, where = places.unique(return_inverse=True)
+        logits = self.forward(inputs, keep=columns, gradient=gradient)
+        with torch.set_grad_enabled(gradient):
+            return logits[torch.arange(len(places), device=logits.device), where.to(logits.device)]
 
     def prepare(self, inputs: Mapping[str, Any] | Batch) -> dict[str, Any]:
         """Model arguments on the model's device, with the positions that left padding needs and an image's token types.

@@ -47,6 +47,7 @@ def compared(layer, groups):
     near(sums.twin_entropy, metrics.attention_entropy(twin), "twin entropy", 1e-5)
     near(sums.twin_squares, twin.square().sum(-1), "twin squares")
     near(sums.twin_mass(columns), torch.einsum("bhqk,bgk->bhqg", twin, columns.float()), "twin mass")
+    near(sums.mass_and_twin(columns)[0], mass, "mass beside its twin")
 
 
 @pytest.mark.parametrize("padding", ["none", "left", "right"])
