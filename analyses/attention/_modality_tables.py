@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from ...probes.runs.results import How, Rows
+from .. import metrics
 from ..common.controls import IMAGE as ANOTHER
-from ..common.frames import head_axes, middle, summarise
+from ..common.frames import head_axes, joined, middle, summarise
+from ..common.stats import quotient
 from ..common.tested import nothing, number
 from ._modality_rows import IMAGE, KEYS, QUERIES
 
@@ -23,6 +26,7 @@ OPINIONS = {
 WRONG, RIGHT, NEUTRAL = OPINIONS
 AS_IT_IS, TWIN, UNIFORM = "attention", "sink twin", "uniform attention"
 TENTH = 0.1
+FLAT = 1e-6  # of a curve: what rounding leaves of one that does not vary
 STEPS = 4  # of an answer, below which halves say nothing
 
 
@@ -33,11 +37,6 @@ def _even_twin(uniform: np.ndarray) -> np.ndarray:
     return even
 
 
-def _divided(top: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """The quotient; NaN where nothing is below."""
-    return np.divide(top, below, out=np.full(np.broadcast_shapes(top.shape, below.shape), np.nan), where=below > 0)
-
-
 def _kinds(rows: Rows) -> Iterator[tuple[str, str, np.ndarray]]:
     """(measure, control, values [n, layer, QUERIES, KEYS]): mean over heads of what is measured."""
     means = {AS_IT_IS: rows["mass"].mean(2), TWIN: rows["twin"].mean(2)}
@@ -45,7 +44,7 @@ def _kinds(rows: Rows) -> Iterator[tuple[str, str, np.ndarray]]:
     for name, own in means.items():
         yield name, "", own
         yield name, UNIFORM, even[name]
-        yield f"lift, {name}", "", _divided(own, even[name])
+        yield f"lift, {name}", "", quotient(own, even[name])
         for control in (ANOTHER, NEUTRAL_TEXT):
             if (key := f"{'mass' if name == AS_IT_IS else 'twin'}|{control}") in rows.values:
                 yield name, control, rows[key]
@@ -59,16 +58,12 @@ def _shares(rows: Rows, how: How) -> pd.DataFrame:
         axes = {"layer": np.arange(values.shape[1]), "query": QUERIES, "key": KEYS}
         unit = "times uniform" if measure.startswith("lift") else "share of attention"
         frames.append(summarise(values, rows.examples["group"], axes, unit, measure=measure, control=control))
-    return _known(pd.concat(frames, ignore_index=True))
-
-
-def _known(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame[frame["n"] > 0].reset_index(drop=True)
+    return joined(frames)
 
 
 def _ratio(share: np.ndarray) -> np.ndarray:
     """Attention on the image against all other."""
-    return _divided(share, 1 - share)
+    return quotient(share, np.maximum(1 - share, 0.0))
 
 
 def _ratios(rows: Rows) -> dict[str, np.ndarray]:
@@ -89,7 +84,7 @@ def _heads(rows: Rows, how: How) -> pd.DataFrame:
     for (measure, control, unit), values in kinds.items():
         frame = summarise(values, rows.examples["group"], head_axes(values), unit, measure=measure, control=control)
         frames.append(frame)
-    return _known(pd.concat(frames, ignore_index=True))
+    return joined(frames)
 
 
 def _survivors(rows: Rows, how: How) -> pd.DataFrame:
@@ -119,7 +114,7 @@ def _curves(rows: Rows, how: How) -> pd.DataFrame:
         for measure, control, values in _kinds(rows)
         if measure in (AS_IT_IS, TWIN) and control != UNIFORM
     ]
-    return _known(pd.concat(frames, ignore_index=True))
+    return joined(frames)
 
 
 def _around(values: np.ndarray) -> np.ndarray:
@@ -128,9 +123,9 @@ def _around(values: np.ndarray) -> np.ndarray:
     before = asked[..., KEYS.index("first")] + asked[..., KEYS.index("text before")]
     behind = asked[..., KEYS.index("text behind")]
     known = ~np.isnan(before[0]) if len(before) else slice(None)
-    a, b = (curve[:, known] - curve[:, known].mean(1, keepdims=True) for curve in (before, behind))
-    size = np.sqrt((a**2).sum(1) * (b**2).sum(1))
-    return np.divide((a * b).sum(1), size, out=np.full(len(a), np.nan), where=size > 1e-12)
+    a, b = (torch.from_numpy(np.ascontiguousarray(curve[:, known])) for curve in (before, behind))
+    flat = (before[:, known].std(1) < FLAT) | (behind[:, known].std(1) < FLAT)
+    return np.where(flat, np.nan, metrics.correlation(a, b).numpy())
 
 
 def _steps(rows: Rows, how: How) -> pd.DataFrame | None:
@@ -143,9 +138,9 @@ def _steps(rows: Rows, how: How) -> pd.DataFrame | None:
     frames = [
         summarise(own, groups, axes, **share, control=""),
         summarise(even, groups, axes, **share, control=UNIFORM),
-        summarise(_divided(own, even), groups, axes, "times uniform", measure="lift", control=""),
+        summarise(quotient(own, even), groups, axes, "times uniform", measure="lift", control=""),
     ]
-    return _known(pd.concat(frames, ignore_index=True))
+    return joined(frames)
 
 
 def _middle(values: np.ndarray) -> np.ndarray:
@@ -162,7 +157,7 @@ def _opinions(rows: Rows, how: How) -> pd.DataFrame | None:
             axes = {"layer": np.arange(less.shape[1])}
             told: dict[str, Any] = {"opinion": opinion, "control": "" if opinion == WRONG else opinion}
             frames.append(summarise(less, rows.examples["group"], axes, "share of attention", **told))
-    return _known(pd.concat(frames, ignore_index=True)) if frames else None
+    return joined(frames) if frames else None
 
 
 def _last_share(rows: Rows) -> np.ndarray:
@@ -200,12 +195,12 @@ def _per_key(rows: Rows) -> Number:
     text = [KEYS.index(name) for name in ("text before", "text behind")]
     image = np.nanmean(asked[..., IMAGE], 1) / rows["keys"][:, IMAGE]
     words = np.nanmean(asked[..., text].sum(-1), 1) / rows["keys"][:, text].sum(1)
-    return "text over image, per key", np.log(_divided(image, words)), "ln (image key / text key)", ""
+    return "text over image, per key", np.log(quotient(image, words)), "ln (image key / text key)", ""
 
 
 def _early(rows: Rows) -> Number:
     question = QUERIES.index("question")
-    lift = _divided(rows["twin"].mean(2), _even_twin(rows["uniform"]))[:, :, question, IMAGE]
+    lift = quotient(rows["twin"].mean(2), _even_twin(rows["uniform"]))[:, :, question, IMAGE]
     third = max(1, lift.shape[1] // 3)
     return "the image early", np.nanmean(lift[:, :third], 1) - np.nanmean(lift[:, -third:], 1), "times uniform", ""
 
@@ -216,7 +211,7 @@ def _visual(rows: Rows) -> Number:
 
 
 def _forgotten(rows: Rows) -> Number:
-    lift = _divided(_middle(rows["steps"]), _middle(rows["even steps"]))
+    lift = quotient(_middle(rows["steps"]), _middle(rows["even steps"]))
     count = (~np.isnan(lift)).sum(1)
     enough = lift[count >= STEPS]
     if not len(enough):

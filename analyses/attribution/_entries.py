@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from ...probes.runs.results import Rows
+from .. import metrics
+from ..common.stats import quotient
 from ._influence import BINS
 
 SHUFFLED = "slopes of other positions"
@@ -17,21 +20,13 @@ def per_entry(rows: Rows, name: str, heads: int = 1) -> np.ndarray:
     """Mean |E| of an entry at each distance, [n, layer, (h,) BINS]; NaN where there is no such distance."""
     values = rows[name]
     entries = rows["influence|entries"].reshape(len(values), *[1] * (values.ndim - 2), -1) * heads
-    return np.divide(values, entries, out=np.full(values.shape, np.nan), where=entries > 0)
-
-
-def _centred(values: np.ndarray, other: np.ndarray) -> np.ndarray:
-    known = ~(np.isnan(values) | np.isnan(other))
-    count = np.maximum(known.sum(1, keepdims=True), 1)
-    kept = np.where(known, values, 0.0)
-    return np.where(known, kept - kept.sum(1, keepdims=True) / count, 0.0)
+    return quotient(values, entries)
 
 
 def agreement(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Correlation over layers of each example, [n]."""
-    x, y = _centred(a, b), _centred(b, a)
-    size = np.sqrt((x**2).sum(1) * (y**2).sum(1))
-    return np.divide((x * y).sum(1), size, out=np.full(len(x), np.nan), where=size > 0)
+    """Correlation of each example over the layers that have both, [n]."""
+    pairs = (torch.from_numpy(np.stack([x, y])[:, ~np.isnan(x + y)]) for x, y in zip(a, b, strict=True))
+    return np.array([float(metrics.correlation(*pair)) for pair in pairs])
 
 
 def of_next_layer(values: np.ndarray) -> np.ndarray:
@@ -45,7 +40,6 @@ def of_next_layer(values: np.ndarray) -> np.ndarray:
 
 def slope(exact: np.ndarray, estimate: np.ndarray) -> np.ndarray:
     """Of the exact change on the estimate, through 0, [n]."""
-    there = ~(np.isnan(exact) | np.isnan(estimate))
+    there = ~np.isnan(exact + estimate)
     a, b = np.where(there, exact, 0.0), np.where(there, estimate, 0.0)
-    size = (b**2).sum(1)
-    return np.divide((a * b).sum(1), size, out=np.full(len(a), np.nan), where=size > 0)
+    return quotient((a * b).sum(1), (b**2).sum(1))

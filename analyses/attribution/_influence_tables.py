@@ -9,7 +9,8 @@ import pandas as pd
 
 from ...data.example import ROLES
 from ...probes.runs.results import How, Rows
-from ..common.frames import head_axes, summarise
+from ..common.frames import head_axes, joined, summarise
+from ..common.stats import quotient
 from ._entries import DISTANCES, FIRST, NEXT, SHUFFLED, agreement, of_next_layer, per_entry, slope
 from ._influence import BINS, ENTRIES
 from ._influence_tested import tested
@@ -29,7 +30,7 @@ def _influence(rows: Rows, how: How) -> pd.DataFrame:
     for control, values in kinds.items():
         axes = {"layer": np.arange(values.shape[1]), "distance": DISTANCES}
         frames.append(summarise(values, rows.examples["group"], axes, "logits a key", control=control))
-    return _known(pd.concat(frames, ignore_index=True))
+    return joined(frames)
 
 
 def _influence_roles(rows: Rows, how: How) -> pd.DataFrame:
@@ -60,7 +61,7 @@ def _influence_words(rows: Rows, how: How) -> pd.DataFrame | None:
             told: dict[str, Any] = {"name": name, "control": control}
             groups = rows.examples["group"]
             frames.append(summarise(values, groups, {}, "share of influence", denominators=below, **told))
-    return _known(pd.concat(frames, ignore_index=True)) if frames else None
+    return joined(frames) if frames else None
 
 
 def _influence_heads(rows: Rows, how: How) -> pd.DataFrame | None:
@@ -69,16 +70,13 @@ def _influence_heads(rows: Rows, how: How) -> pd.DataFrame | None:
     """
     sums = rows["influence|distance"]
     whole, near = sums.sum(-1), sums[..., :BINS].sum(-1)
-    reach = np.divide(
-        (sums[..., :BINS] * np.arange(BINS)).sum(-1), near, out=np.full_like(near, np.nan), where=near > 0
-    )
-    first = np.divide(sums[..., BINS], whole, out=np.full_like(whole, np.nan), where=whole > 0)
+    reach, first = quotient((sums[..., :BINS] * np.arange(BINS)).sum(-1), near), quotient(sums[..., BINS], whole)
     kinds = (("influence", whole, "logits"), ("reach", reach, "doublings"), (FIRST, first, "share"))
     frames = [
         summarise(values, rows.examples["group"], head_axes(values), unit, measure=measure)
         for measure, values, unit in kinds
     ]
-    return _known(pd.concat(frames, ignore_index=True))
+    return joined(frames)
 
 
 def _masked(rows: Rows, how: How) -> pd.DataFrame | None:
@@ -124,11 +122,7 @@ def _interaction(rows: Rows, how: How) -> pd.DataFrame | None:
             control = "the wrong answer" if name == "wrong" else ""
             told: dict[str, Any] = {"word": name, "without": without, "control": control}
             frames.append(summarise(values, rows.examples["group"], axes, unit, **told))
-    return _known(pd.concat(frames, ignore_index=True))
-
-
-def _known(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame[frame["n"] > 0].reset_index(drop=True)
+    return joined(frames)
 
 
 TABLES = {

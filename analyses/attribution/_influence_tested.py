@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ...probes.runs.results import How, Rows
+from ..common.stats import quotient
 from ..common.tested import nothing, number
 from ._entries import DISTANCES, NEXT, SHUFFLED, agreement, of_next_layer, per_entry, slope
 from ._influence import BINS, ENTRIES
@@ -36,7 +37,7 @@ def _falls(values: np.ndarray) -> np.ndarray:
     there = ~np.isnan(known[:, FAR]).all(1)
     near, far = known[:, NEAR].mean(1), np.full(len(known), np.nan)
     far[there] = np.nanmean(known[there, FAR], 1)
-    return np.log(np.divide(near, far, out=np.full(len(near), np.nan), where=far > 0))
+    return np.log(quotient(near, far))
 
 
 def _first_order(rows: Rows) -> list[pd.DataFrame]:

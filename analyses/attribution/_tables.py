@@ -12,7 +12,7 @@ import pandas as pd
 
 from ...probes.runs.results import How, Rows
 from ..common.agreement import spearman
-from ..common.frames import head_axes, summarise
+from ..common.frames import head_axes, joined, summarise
 from ..common.tested import nothing, number
 from ..common.thumbnails import ASKED, first_of_groups, picture_table, unmapped
 from ._explained import FIRST, OTHER, PEARSON, RECENCY, SHUFFLED, SPEARMAN, WITHOUT, agreement
@@ -89,10 +89,7 @@ def _parts(rows: Rows, how: How) -> pd.DataFrame | None:
             for control, values in (("", own), (TYPICAL, typical)):
                 named: dict[str, Any] = {"part": name.removeprefix("marked/"), "method": method, "control": control}
                 frames.append(summarise(values, rows.examples["group"], {}, "nats", **named))
-    if not frames:
-        return None
-    whole = pd.concat(frames, ignore_index=True)
-    return whole[whole["n"] > 0].reset_index(drop=True)
+    return joined(frames) if frames else None
 
 
 def named_part(rows: Rows, name: str, maps: str) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ...probes.runs.results import How, Rows
 from ..common.controls import HEADS
-from ..common.frames import summarise
+from ..common.frames import joined, summarise
 from ..common.selection import measured_rows
 from ..common.tested import number
 
@@ -32,7 +32,7 @@ def _scored(rows: Rows, how: How) -> Rows:
 def _repair(rows: Rows, how: How) -> pd.DataFrame:
     """Each set and control; control "" with set "nothing steered" is the model as it is."""
     scored = _scored(rows, how)
-    return _there([_repaired(scored, *of, how.options).assign(measure=name) for name, of in MEASURES.items()])
+    return joined([_repaired(scored, *of, how.options).assign(measure=name) for name, of in MEASURES.items()])
 
 
 def _gain(rows: Rows, how: How) -> pd.DataFrame:
@@ -40,13 +40,7 @@ def _gain(rows: Rows, how: How) -> pd.DataFrame:
     below the steered value.
     """
     scored = _scored(rows, how)
-    return _there([_gained(scored, *of).assign(measure=name) for name, of in MEASURES.items()])
-
-
-def _there(frames: list[pd.DataFrame]) -> pd.DataFrame:
-    """All rows but those of controls that do not exist."""
-    frame = pd.concat(frames, ignore_index=True)
-    return frame[frame["n"] > 0].reset_index(drop=True)
+    return joined([_gained(scored, *of).assign(measure=name) for name, of in MEASURES.items()])
 
 
 def _repaired(rows: Rows, name: str, unit: str, options: Any) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -80,6 +80,12 @@ def summarise(
     cells = {**places, **measured, **counts, "unit": unit, **columns}
     # in order before they are a frame: hundreds of small ones make a run's tables
     return pd.DataFrame({name: cells[name] for name in shared_first(cells)})
+
+
+def joined(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """The rows of several tables that something was measured for, as one table."""
+    whole = pd.concat(list(parts), ignore_index=True)
+    return whole[whole["n"] > 0].reset_index(drop=True)
 
 
 def _group_counts(present: np.ndarray, groups: np.ndarray) -> np.ndarray:

@@ -11,6 +11,8 @@ import re
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .stats import quotient
+
 POPE = ("accuracy", "precision", "recall", "F1", "yes rate", "false alarms")
 CHAIR = ("CHAIR_S", "CHAIR_I", "recall", "object words", "length")
 UNITS = {"object words": "words a caption", "length": "words a caption"}  # all others are shares
@@ -71,7 +73,7 @@ def pope_ratios(said_yes: ArrayLike, truth: ArrayLike) -> dict[str, Ratio]:
 
 def pope(said_yes: ArrayLike, truth: ArrayLike) -> dict[str, float]:
     """The POPE measures of a list of answers; NaN where a denominator is 0."""
-    return {name: float(_divide(*map(np.sum, ratio))) for name, ratio in pope_ratios(said_yes, truth).items()}
+    return {name: float(quotient(*map(np.sum, ratio))) for name, ratio in pope_ratios(said_yes, truth).items()}
 
 
 def pope_by_set(said_yes: ArrayLike, truth: ArrayLike, sets: ArrayLike) -> Array:
@@ -93,7 +95,7 @@ def over_sets(parts: ArrayLike) -> Array:
     set lacks it.
     """
     top, bottom = np.moveaxis(np.asarray(parts, float), -1, 0)
-    return _divide(top, bottom).mean(0)
+    return quotient(top, bottom).mean(0)
 
 
 def pope_averaged(said_yes: ArrayLike, truth: ArrayLike, sets: ArrayLike) -> dict[str, float]:
@@ -138,7 +140,7 @@ def chair(
 ) -> dict[str, float]:
     """The CHAIR measures of a list of captions; NaN where a denominator is 0."""
     ratios = chair_ratios(named, hallucinated, found, there, length)
-    return {name: float(_divide(*map(np.sum, ratio))) for name, ratio in ratios.items()}
+    return {name: float(quotient(*map(np.sum, ratio))) for name, ratio in ratios.items()}
 
 
 def word_count(text: str) -> int:
@@ -151,8 +153,3 @@ def _checked(said_yes: ArrayLike, truth: ArrayLike) -> tuple[NDArray[np.bool_], 
     if yes.shape != true.shape or yes.ndim != 1 or not len(yes):
         raise ValueError(f"answers {yes.shape} and truth {true.shape} must be [n], n ≥ 1")
     return yes, true
-
-
-def _divide(top: ArrayLike, bottom: ArrayLike) -> Array:
-    top, bottom = np.asarray(top, float), np.asarray(bottom, float)
-    return np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom != 0)

@@ -237,12 +237,14 @@ def _ratio_cells(sums: list[Array], n_boot: int, seed: int, level: float) -> tup
     top, bottom, counts = sums
     shared = bottom[:, :1] if (bottom == bottom[:, :1]).all() else bottom  # one product instead of many
     return resampling.interval(
-        lambda w: _divide(w @ top, w @ shared), counts > 0, n_boot=n_boot, seed=seed, level=level
+        lambda w: quotient(w @ top, w @ shared), counts > 0, n_boot=n_boot, seed=seed, level=level
     )
 
 
-def _divide(top: Array, bottom: Array) -> Array:
-    return np.divide(top, bottom, out=np.full(np.shape(top), np.nan), where=bottom != 0)
+def quotient(top: ArrayLike, bottom: ArrayLike) -> Array:
+    """top / bottom, broadcast; NaN where bottom is 0."""
+    top, bottom = np.broadcast_arrays(np.asarray(top, float), np.asarray(bottom, float))
+    return np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom != 0)
 
 
 # ---------------------------------------------------------------- the median
@@ -317,7 +319,7 @@ def ratio_difference(
 
     def of_weights(w: Array) -> Array:
         top_a, bottom_a, top_b, bottom_b = (w @ sums).T
-        return (_divide(top_a, bottom_a) - _divide(top_b, bottom_b))[:, None]
+        return (quotient(top_a, bottom_a) - quotient(top_b, bottom_b))[:, None]
 
     present = np.ones((len(sums), 1), bool)
     value, lower, upper = (
@@ -391,7 +393,7 @@ def _auroc(scores: ArrayLike, positive: ArrayLike, strata: ArrayLike, codes: Arr
 
     def of_weights(w: Array) -> Array:
         up, down = w[:, codes[chosen]], w[:, codes[~chosen]]
-        return _divide(((up @ wins) * down).sum(-1), ((up @ same) * down).sum(-1))[:, None]
+        return quotient(((up @ wins) * down).sum(-1), ((up @ same) * down).sum(-1))[:, None]
 
     return of_weights
 
@@ -450,7 +452,7 @@ def split_half_correlation(values: ArrayLike, groups: ArrayLike, *, n_splits: in
 
 
 def _half_correlation(sums: Array, counts: Array, half: Array) -> float:
-    a, b = (_divide(sums[h].sum(0), counts[h].sum(0)) for h in (half, ~half))
+    a, b = (quotient(sums[h].sum(0), counts[h].sum(0)) for h in (half, ~half))
     both = ~(np.isnan(a) | np.isnan(b))
     a, b = (x[both] - x[both].mean() if both.any() else x[both] for x in (a, b))
     scale = np.sqrt((a @ a) * (b @ b))

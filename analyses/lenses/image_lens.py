@@ -28,7 +28,7 @@ from ...probes.runs.results import How, Rows
 from .. import metrics
 from ..common import stats
 from ..common.claims import Claim, Statement, judge, one_row
-from ..common.frames import summarise
+from ..common.frames import joined, summarise
 from ..common.thumbnails import ASKED, SIDE, first_of_groups, picture_rows, picture_table, unmapped
 from ._image_findings import OVER_CHANCE, OVER_OTHER, findings
 
@@ -163,7 +163,7 @@ def _agreeing(rows: Rows) -> list[pd.DataFrame]:
 def _entropy(rows: Rows, how: How) -> pd.DataFrame:
     groups, states = rows.examples["group"], {"state": np.arange(rows["entropy|rest"].shape[1])}
     frames = [summarise(rows[f"entropy|{p}"], groups, states, "nats").assign(place=name) for p, name in _PLACES.items()]
-    return pd.concat([frame[frame["n"] > 0] for frame in frames], ignore_index=True)
+    return joined(frames)
 
 
 def _grid(rows: Rows, how: How) -> pd.DataFrame:
@@ -202,7 +202,7 @@ def _chosen(rows: Rows, how: How) -> pd.DataFrame | None:
         summarise(gap, groups[there][measured], {}, "share").assign(measure=measure, state=int(state), control="")
         for measure, gap in gaps.items()
     ]
-    return pd.concat([frame[frame["n"] > 0] for frame in frames], ignore_index=True)
+    return joined(frames)
 
 
 TABLES = {

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ...probes.runs.results import How, Rows
-from ..common.frames import summarise
+from ..common.frames import joined, summarise
 from ..common.thumbnails import ASKED, first_of_groups, picture_table, unmapped
 from ._crop_asking import BESIDE, MEASURES, SHOWN, UNITS
 from ._crop_boxes import CENTRE, CROPS, RANDOM, RANDOM_CARVED
@@ -92,9 +92,8 @@ def _crops(rows: Rows, how: How) -> pd.DataFrame:
 
 def _there(frames: list[pd.DataFrame]) -> pd.DataFrame:
     """The rows that something was measured for; control: the crop's name where it is one of others."""
-    whole = pd.concat(frames, ignore_index=True)
-    whole = whole.assign(control=whole["crop"].where(whole["crop"].isin(CONTROLS), ""))
-    return whole[whole["n"] > 0].reset_index(drop=True)
+    whole = joined(frames)
+    return whole.assign(control=whole["crop"].where(whole["crop"].isin(CONTROLS), ""))
 
 
 # ---------------------------------------------------------------- pictures

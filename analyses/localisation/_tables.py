@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import pandas as pd
 from ...probes.runs.results import How, Rows
 from ..common import stats
 from ..common.controls import BOX, QUESTION
-from ..common.frames import summarise
+from ..common.frames import joined, summarise
 from ..common.thumbnails import ASKED, first_of_groups, picture_table, unmapped
 from ._attention_maps import TAG, TAG_LESS, WHOLE
 from ._chosen import BY_LAYER, LOOKS, best, choice, scored, there
@@ -33,7 +33,7 @@ def _scores(rows: Rows, how: How) -> pd.DataFrame:
         for method in BY_LAYER
         for control, values in there(rows, method)
     ]
-    return _joined(frames)
+    return joined(frames)
 
 
 def _answers(rows: Rows, how: How) -> pd.DataFrame | None:
@@ -48,17 +48,12 @@ def _answers(rows: Rows, how: How) -> pd.DataFrame | None:
                 if control in ("", BOX, QUESTION):
                     made = _by_layer(some, values, "score")
                     frames.append(made.assign(method=method, control=control, answers=answers))
-    return _joined(frames) if frames else None
+    return joined(frames) if frames else None
 
 
 def _by_layer(rows: Rows, values: np.ndarray, unit: str) -> pd.DataFrame:
     axes = {"layer": np.arange(values.shape[1]), "score": SCORES}
     return summarise(values, rows.examples["group"], axes, unit)
-
-
-def _joined(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    whole = pd.concat(frames, ignore_index=True)
-    return whole[whole["n"] > 0].reset_index(drop=True)
 
 
 def _methods(rows: Rows, how: How) -> pd.DataFrame | None:
@@ -79,7 +74,7 @@ def _methods(rows: Rows, how: How) -> pd.DataFrame | None:
             if control:
                 frame = summarise(own - beside, groups, axes, "score")
                 frames.append(frame.assign(measure="difference", control=control, **named))
-    return _joined(frames)
+    return joined(frames)
 
 
 def _methods_by_answer(rows: Rows, how: How) -> pd.DataFrame | None:
@@ -96,7 +91,7 @@ def _methods_by_answer(rows: Rows, how: How) -> pd.DataFrame | None:
                 if control in ("", BOX, QUESTION):
                     frame = summarise(values[:, at], some.examples["group"], {"score": SCORES}, "score")
                     frames.append(frame.assign(control=control, answers=answers, **named))
-    return _joined(frames) if frames else None
+    return joined(frames) if frames else None
 
 
 def _chosen(rows: Rows) -> Iterator[tuple[str, dict[str, Any], np.ndarray]]:
@@ -123,7 +118,7 @@ def _masks(rows: Rows, how: How) -> pd.DataFrame | None:
         for control, values in there(some, f"mask {method}"):
             frame = summarise(values[:, int(at)], some.examples["group"], {"marks": MARKS}, "IoU")
             frames.append(frame.assign(method=method, control=control, layer=layer))
-    return _joined(frames) if frames else None
+    return joined(frames) if frames else None
 
 
 def _heads(rows: Rows, how: How) -> pd.DataFrame:
@@ -133,7 +128,7 @@ def _heads(rows: Rows, how: How) -> pd.DataFrame:
     for control, values in there(rows, "heads"):
         axes = {"layer": np.arange(values.shape[1]), "head": np.arange(values.shape[2]), "score": SCORES}
         frames.append(summarise(values, rows.examples["group"], axes, "score").assign(control=control))
-    return _joined(frames)
+    return joined(frames)
 
 
 def _localizers(rows: Rows, how: How) -> pd.DataFrame | None:
