@@ -15,6 +15,7 @@ from ...data.errors import UserError
 from ...data.example import Example
 from ...data.images import rgb
 from ._crop_boxes import Pixels
+from ._looks import steps_of
 
 BESIDE, ALONE = "image and crop", "crop alone"
 SHOWN = (BESIDE, ALONE)
@@ -60,7 +61,7 @@ def answers(subject: Any, examples: Sequence[Example | None], form: Mapping[str,
     if not there:
         return found
     batch = subject.batch([example for example in examples if example is not None], **form)
-    logits = subject.last_logits(batch).float().cpu()
+    logits = subject.logits_at(batch, steps_of(batch)[:, 0]).float().cpu()
     for row, at in enumerate(there):
         found[at, -1] = float(batch.mask[row].sum())
         example = batch.examples[row]

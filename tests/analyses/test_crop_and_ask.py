@@ -4,6 +4,7 @@ elsewhere.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ OPTIONS = crop_and_ask.Options(layers=1, draws=3, regions=1)
 class Reads(Subject):
     """Answers by what it sees: w7 where a patch of any picture is wholly white, else w8."""
 
-    def last_logits(self, inputs: Any) -> Tensor:
+    def logits_at(self, inputs: Any, places: Tensor, *, gradient: bool = False) -> Tensor:
         assert isinstance(inputs, Batch)
         shades = avg_pool2d(inputs.inputs["pixel_values"], PATCH).mean(1).flatten(1)
         counts = [len(example.images) for example in inputs.examples]
@@ -214,6 +215,14 @@ def test_answers_are_read_as_they_would_be_one_by_one():
         slow = [float(own > other), float(logits.log_softmax(-1)[batch.answers[0]]), float(own - other)]
         np.testing.assert_allclose(found[row], [*slow, float(batch.mask.sum())], rtol=1e-4, atol=1e-5)
     assert MEASURES[0] == "right"
+
+
+def test_an_answer_that_is_spoken_is_read_where_it_is_predicted(tmp_path):
+    opened = vision_subjects.save("llava", tmp_path)
+    (example,) = pictures(1)
+    spoken = replace(example, segments=(*example.segments, Segment("answer", f"{example.answer} w3")))
+    alone, behind = (answers(opened, [one], {})[0, :-1] for one in (example, spoken))
+    torch.testing.assert_close(alone, behind, atol=1e-4, rtol=1e-4)
 
 
 def test_random_crops_belong_to_their_keys_and_lie_in_the_picture():

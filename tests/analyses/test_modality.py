@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -113,6 +114,24 @@ def test_steps_of_an_answer_are_read_one_by_one(subject):
     assert rows["steps"].isfinite().all()
     assert rows["mass"][0, 0, :, QUERIES.index("answer")].isfinite().all()
     assert rows["mass"].shape[-2:] == (len(QUERIES), len(KEYS))
+
+
+def test_an_answer_that_is_spoken_is_read_where_it_is_predicted(subject):
+    open_ended, spoken = (
+        rows_of(subject, [example("c", "w5", 1, *more)]) for more in ((), (Segment("answer", " w4 w6"),))
+    )
+    said = [name for name in open_ended if name.startswith("said|")]
+    assert len(said) == 4
+    for name in said:
+        assert torch.equal(open_ended[name], spoken[name]), name
+
+
+def test_an_example_without_an_answer_leaves_its_neighbours_theirs(subject):
+    silent = replace(example("d", "w7", 2), answer="", wrong=())
+    alone, together = rows_of(subject, EXAMPLES[:1]), rows_of(subject, [EXAMPLES[0], silent])
+    for name in (name for name in alone if name.startswith(("said|", "share|"))):
+        torch.testing.assert_close(together[name][0], alone[name][0], rtol=1e-3, atol=1e-5)
+        assert together[name][1].isnan().all(), name
 
 
 def test_neutral_text_takes_the_place_of_the_image(subject):
