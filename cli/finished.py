@@ -29,17 +29,20 @@ class Report:
 
 @dataclass(frozen=True)
 class Compare:
-    """Put two runs of one analysis side by side: two models, two tasks, two revisions. Runs no model."""
+    """Put two runs of one analysis side by side: two models, two tasks, two revisions; or the same of several models.
 
-    runs: Positional[tuple[str, ...]] = ()  # two run directories, or their names in --out
+    Runs no model.
+    """
+
+    runs: Positional[tuple[str, ...]] = ()  # run directories, or their names in --out
     out: Path = OUT
 
     def __call__(self, line: str) -> None:
-        if len(self.runs) != 2:
-            raise UserError("name two runs: crosslens compare reports/out/runs/ONE reports/out/runs/OTHER")
+        if len(self.runs) < 2:
+            raise UserError("name two or more runs: crosslens compare reports/out/runs/ONE reports/out/runs/OTHER")
         from ..reports.pages.build import compare_page
 
-        print(compare_page(*self.runs, self.out))
+        print(compare_page(self.runs, self.out))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from tyro.conf import OmitArgPrefixes, Positional, subcommand
 
 from ..data.errors import UserError
 from ..data.progress import duration
-from .model import OUT, ModelFlags, crew
+from .model import OUT, OneModel, crew
 
 if TYPE_CHECKING:
     from ..probes.runs.kept import Kept
@@ -21,7 +21,7 @@ ACTIONS = ("fill", "list", "prune")
 
 
 @dataclass(frozen=True)
-class Fill(ModelFlags):
+class Fill(OneModel):
     """Run a task and keep activations."""
 
     subject: str = "smollm2"

@@ -9,11 +9,11 @@ from tyro.conf import Positional, UseAppendAction
 
 from ..data.errors import UserError
 from ..probes.runs.remembered import prove_once
-from .model import OUT, ModelFlags
+from .model import OUT, OneModel
 
 
 @dataclass(frozen=True)
-class Look(ModelFlags):
+class Look(OneModel):
     """Where the model looks as it answers: crosslens look "What colour is the circle?" --image FILE --subject scenes.
 
     One page that opens from a file: maps over the picture by word, method, layer and head, each with its control.

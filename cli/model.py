@@ -6,11 +6,12 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, fields, make_dataclass
+from dataclasses import dataclass, field, fields, make_dataclass, replace
+from functools import partial
 from inspect import getdoc
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from tyro.conf import Positional
 
@@ -33,7 +34,6 @@ BOS = {"task": None, "yes": (True,), "no": (False,), "both": (True, False)}
 class ModelFlags:
     """How a model is opened."""
 
-    revision: str | None = None  # of a hub id
     device: str = "auto"  # auto: a GPU where there is one; map: spread over several; or torch's name
     dtype: str = "auto"  # auto: the checkpoint's on a GPU, float32 on a CPU; or torch's name
     quantize: Literal["int8", "nf4"] | None = None  # linear layers' weights in 8 or 4 bits; needs crosslens[quantized]
@@ -69,14 +69,27 @@ class ModelFlags:
 
 
 @dataclass(frozen=True)
+class OneModel(ModelFlags):
+    """How one model is opened."""
+
+    revision: str | None = None  # of a hub id
+
+    @property
+    def model_flags(self) -> dict[str, Any]:
+        return super().model_flags | {"revision": self.revision}
+
+
+@dataclass(frozen=True)
 class Run(ModelFlags):
-    """Run analyses on a subject and one or more tasks; finished work is never repeated.
+    """Run analyses on one or more subjects and tasks; finished work is never repeated.
 
     `crosslens run sinks -h` shows the options of an analysis, `crosslens list` the analyses, tasks and subjects.
+    Several subjects or revisions (checkpoints of one training) are put side by side on a page.
     """
 
     analyses: Positional[tuple[str, ...]] = ()  # those that observe ride one forward
-    subject: str = "smollm2"  # an embedded one, a hub id, a directory, a .gguf file
+    subject: tuple[str, ...] = ("smollm2",)  # embedded ones, hub ids, directories, .gguf files
+    revision: tuple[str, ...] = ()  # of a hub id
     task: tuple[str, ...] = ()  # as in the list, with options behind a colon: colored_objects:shots=2
     limit: int | None = None  # examples; by default the task's own number
     seed: int = 0
@@ -94,11 +107,32 @@ class Run(ModelFlags):
 
     def __call__(self, line: str) -> None:
         self.require_names()
-        if self.is_too_large(self.subject) and self.plan:
-            return  # that line is the plan
+        models = self.each_model()
+        made: list[Path] = []
         with crew(self.workers, self.ray) as workers:
-            subject = self.open(self.subject)
-            self.on(subject, line, lambda: prove_once(subject), workers)
+            for run in models:
+                if run.is_too_large(run.name) and run.plan:
+                    continue  # that line is the plan
+                subject = run.open(run.name)
+                own = line if len(models) == 1 else as_line(run)
+                made += run.on(subject, own, partial(prove_once, subject), workers)
+        if len(models) > 1 and made:
+            _side_by_side(made, self.out)
+
+    def each_model(self) -> list[Self]:
+        """One command for each subject and each revision."""
+        revisions = [(one,) for one in self.revision] or [()]
+        return [replace(self, subject=(name,), revision=one) for name in self.subject for one in revisions]
+
+    @property
+    def name(self) -> str:
+        """The subject of a command of one."""
+        (name,) = self.subject
+        return name
+
+    @property
+    def model_flags(self) -> dict[str, Any]:
+        return super().model_flags | {"revision": next(iter(self.revision), None)}
 
     def require_names(self) -> None:
         """UserError: no analysis, one that runs no model, no task, an unknown one, or nothing to run on."""
@@ -111,6 +145,8 @@ class Run(ModelFlags):
             raise UserError("name at least one task: --task ioi (crosslens list shows all)")
         if self.limit is not None and self.limit < 1:
             raise UserError(f"--limit {self.limit}: at least one example is needed")
+        if not self.subject:
+            raise UserError("name at least one subject: --subject smollm2")
         for spec in self.task:
             open_task(spec)
 
@@ -150,6 +186,15 @@ class Run(ModelFlags):
         return Settings(bos=BOS[self.bos], command=line, **sizes, **{name: getattr(self, name) for name in same})
 
 
+def _side_by_side(made: Sequence[Path], out: Path) -> None:
+    """Print the page of every analysis and task that several of these runs have."""
+    from ..reports.pages.build import compare_page
+    from ..reports.pages.series import alike
+
+    for names in alike(made):
+        print(compare_page(names, out))
+
+
 def crew(count: int | None, address: str | None) -> AbstractContextManager[Workers | None]:
     """The workers that are asked for, nobody where none are. A cluster whose size is not said has one worker."""
     if count is None and address is None:
@@ -160,7 +205,7 @@ def crew(count: int | None, address: str | None) -> AbstractContextManager[Worke
 
 
 @dataclass(frozen=True)
-class Show(ModelFlags):
+class Show(OneModel):
     """One prompt, one page: crosslens show lenses "The capital of France is"."""
 
     analysis: Positional[str] = ""
@@ -187,7 +232,7 @@ class Show(ModelFlags):
 
 
 @dataclass(frozen=True)
-class Check(ModelFlags):
+class Check(OneModel):
     """Prove the instruments on a model: every proof, how far it was from failing, and a page of them."""
 
     subject: Positional[str] = "smollm2"

@@ -20,13 +20,13 @@ from ..probes.runs.recipes import Recipe as Content
 from ..probes.runs.recipes import Record, finished_records, read_record
 from ..probes.runs.remembered import prove_once
 from .finished import Overlap, Report
-from .model import OUT, ModelFlags, Run, as_line, crew, with_options
+from .model import OUT, OneModel, Run, as_line, crew, with_options
 from .names import require_known
 from .recipe_runs import figures_of, finished_join, finished_run, joins_of, known_recipes, made_of, runs_of, together
 
 
 @dataclass(frozen=True)
-class Recipe(ModelFlags):
+class Recipe(OneModel):
     """Regenerate a paper's figures: run what is missing of its runs, then build the report.
 
     `crosslens list` shows all recipes. Another subject, task or number of examples takes the place of all of the
@@ -51,7 +51,7 @@ class Recipe(ModelFlags):
         runs = runs_of(recipe, **self._instead(), out=self.out)
         for run in runs:
             run.require_names()
-            require_subject(run.subject)
+            require_subject(run.name)
         if self.plan:
             print("\n".join(self._planned(runs)))
             return
@@ -63,7 +63,7 @@ class Recipe(ModelFlags):
 
     def _instead(self) -> dict[str, Any]:
         """What the user asks for in place of the recipe's own, and how the model is opened."""
-        names = ["subject", "task", "limit", *(one.name for one in fields(ModelFlags))]
+        names = ["subject", "task", "limit", *(one.name for one in fields(OneModel))]
         return {n: getattr(self, n) for n in names if getattr(self, n) != getattr(Recipe, n)}
 
     def _planned(self, runs: list[Run]) -> list[str]:
@@ -78,9 +78,9 @@ class Recipe(ModelFlags):
         pace = _Pace(len(missing))
         made = []
         with crew(self.workers, self.ray) as workers:
-            for name in dict.fromkeys(run.subject for run in missing):
+            for name in dict.fromkeys(run.name for run in missing):
                 subject = self.open(name)
-                for run in [run for run in missing if run.subject == name]:
+                for run in [run for run in missing if run.name == name]:
                     pace.tell(as_line(run))
                     made += run.on(subject, as_line(run), lambda s=subject: prove_once(s), workers)
         return [record for record in found.values() if record is not None] + [read_record(path) for path in made]

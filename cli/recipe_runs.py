@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from importlib import import_module
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ..data import subjects
 from ..data.tasks import open_task
 from ..probes.runs.recipes import Recipe, Record, find_run, read_recipes
 from ..probes.runs.remembered import recall_subject
-from .model import BOS, ModelFlags, Run, as_line, with_options
+from .model import BOS, Run, as_line, with_options
 from .names import require_known
 
 RECIPES = Path(analyses.__file__).parent / "recipes"
@@ -32,11 +33,18 @@ def runs_of(recipe: Recipe, **instead: Any) -> list[Run]:
         given = dict(entry) | instead
         if _source(given["analysis"]).needs:
             continue
-        tasks = given.pop("task")
-        for task in [tasks] if isinstance(tasks, str) else tasks:
-            run = _command(task=(task,), **given)
+        tasks, subjects = (
+            _several(given.pop(name, default)) for name, default in (("task", ()), ("subject", Run.subject))
+        )
+        revision = given.pop("revision", None)
+        for task, subject in product(tasks, subjects):
+            run = _command(task=(task,), subject=(subject,), revision=(revision,) if revision else (), **given)
             runs.setdefault(as_line(run), run)
     return list(runs.values())
+
+
+def _several(given: str | Sequence[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def joins_of(recipe: Recipe) -> list[Source]:
@@ -93,12 +101,12 @@ def finished_run(run: Run, records: list[Record]) -> Record | None:
 
 def _subject_of(run: Run) -> dict[str, Any] | None:
     """What is known of a run's subject; None where it has to be opened."""
-    if run.subject not in subjects.EMBEDDED:
-        return recall_subject(run.subject, run.model_flags)
-    if any(getattr(run, f.name) != f.default for f in fields(ModelFlags)):
+    if run.name not in subjects.EMBEDDED:
+        return recall_subject(run.name, run.model_flags)
+    if run.model_flags != Run().model_flags:
         return None
-    home = import_module(f"{subjects.__name__}.{subjects.EMBEDDED[run.subject]}")
-    return {"name": run.subject, "revision": home.revision()}
+    home = import_module(f"{subjects.__name__}.{subjects.EMBEDDED[run.name]}")
+    return {"name": run.name, "revision": home.revision()}
 
 
 def together(runs: Sequence[Run]) -> list[Run]:

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -269,3 +270,18 @@ def test_a_look_is_one_page_and_its_mistakes_are_told(capsys, tmp_path, model_di
     assert "reads no images" in fails(capsys, *words, "--image", tmp_path / "fine.jpg")
     assert "is not an image" in fails(capsys, *words, "--image", tmp_path / "plotly.min.js")
     assert "--heads many: it takes" in fails(capsys, *words, "--heads", "many")
+
+
+def test_several_subjects_are_run_one_after_the_other_and_put_side_by_side(model_dir, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(model_dir, other)
+    weights = load_file(other / "model.safetensors")
+    save_file({name: w * 1.5 for name, w in weights.items()}, other / "model.safetensors", metadata={"format": "pt"})
+    asked = ["run", "sinks", "--subject", str(model_dir), str(other), "--task", "passages:tokens=20", "--limit", "4"]
+    cli.main([*asked, "--out", str(tmp_path / "out")])
+    *runs, page = capsys.readouterr().out.split()
+    records = [json.loads((Path(run) / "record.json").read_text()) for run in runs]
+    assert [record["subject"]["name"] for record in records] == [model_dir.name, "other"]
+    assert all(record["command"].count("--subject") == 1 for record in records)
+    assert Path(page).name.startswith("compare-sinks")
+    assert "other" in Path(page).read_text()

@@ -89,7 +89,7 @@ def test_every_recipe_is_valid(name):
     assert recipe.title
     for run in runs:
         run.require_names()  # analyses, tasks and their options exist
-        assert run.subject in EMBEDDED
+        assert run.name in EMBEDDED
         assert values(parse(as_line(run).split()[1:])) == values(run), "the command of its page asks for the same"
     if name not in ("tour", "full"):
         assert recipe.paper
@@ -242,7 +242,7 @@ CHANGES = (
     {"template": "chat"},
     {"answer_tokens": 3},
     {"task": ("passages:tokens=21",)},
-    {"subject": "scenes"},
+    {"subject": ("scenes",)},
     {"device": "cuda"},
 )
 

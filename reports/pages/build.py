@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from ...data.errors import ReportError
-from . import claims, compare, gallery, glossary, heads, page, recipes
+from . import claims, compare, gallery, glossary, heads, page, recipes, series
 from . import static as images_of
 from .files import write_file
 from .runs import Run, read_runs
@@ -23,9 +23,9 @@ def build(out: Path, *, static: bool = False) -> list[Path]:
     """Write the report of `out/runs/*` into `out`; returns the HTML pages, the gallery first.
 
     Pages: index.html, claims.html, glossary.html, <run>.html, head.html with a card for every head and MLP,
-    compare-….html for pairs of runs that fit, a page for each of `out/recipes/*.json` (a paper's figures in its order);
-    beside them plotly.min.js (no page asks the network for anything) and downloads/<run>/ with every table as CSV and
-    parquet. static: also every figure as SVG, PNG and PDF (slow; needs kaleido and a Chromium).
+    compare-….html for pairs and series of runs that fit, a page for each of `out/recipes/*.json` (a paper's figures in
+    its order); beside them plotly.min.js (no page asks the network for anything) and downloads/<run>/ with every table
+    as CSV and parquet. static: also every figure as SVG, PNG and PDF (slow; needs kaleido and a Chromium).
     The same runs give the same bytes; where nothing has changed since the last time, nothing is drawn. Raises
     ReportError without runs or where `out` cannot be written.
     """
@@ -36,7 +36,7 @@ def build(out: Path, *, static: bool = False) -> list[Path]:
     drawn = {run.name: page.run_figures(run) for run in runs}
     images = _images(drawn, out) if static else {}
     subjects = heads.subjects(runs, drawn)
-    compared = compare.pages(runs)
+    compared = compare.pages(runs) | series.pages(runs)
     asked, unread = recipes.read_recipe_pages(out / "recipes")
     notes += unread
     links = [(recipe.address, recipe.texts["title"]) for recipe in asked]
@@ -59,18 +59,24 @@ def build(out: Path, *, static: bool = False) -> list[Path]:
     return [out / name for name in written]
 
 
-def compare_page(first: str | Path, second: str | Path, out: Path) -> Path:
-    """The page of two runs side by side in `out`; returns its path.
+def compare_page(names: Sequence[str | Path], out: Path) -> Path:
+    """The page of two or more runs side by side in `out`; returns its path.
 
-    first, second: run directories, or names of runs under `out/runs`. Raises ReportError where one is no complete run,
-    or where they are not alike enough: the line says in what they differ.
+    names: run directories, or names of runs under `out/runs`. Raises ReportError where one is no complete run, or where
+    they are not alike enough: the line says in what they differ.
     """
     out = Path(out)
-    a, b = (compare.open_named(name, out) for name in (first, second))
-    text = compare.render(a, b, {run.name for run in (a, b) if (out / f"{run.name}.html").is_file()})
+    runs = [compare.open_named(name, out) for name in names]
+    linked = {run.name for run in runs if (out / f"{run.name}.html").is_file()}
+    if len(runs) < series.LEAST:
+        first, second = runs
+        address, text = compare.address(first, second), compare.render(first, second, linked)
+    else:
+        runs = series.in_order(runs)
+        address, text = series.address(runs), series.render(runs, linked)
     write_file(out / "plotly.min.js", get_plotlyjs().encode())
-    write_file(out / compare.address(a, b), text.encode())
-    return out / compare.address(a, b)
+    write_file(out / address, text.encode())
+    return out / address
 
 
 def show_page(figures: go.Figure | Sequence[go.Figure] | Mapping[str, go.Figure], path: Path, title: str) -> Path:

@@ -13,11 +13,12 @@ FINDINGS = 6
 
 def forest(a: Run, b: Run) -> list[dict[str, Any]]:
     """The claims that both runs judge, by name and condition: text, both sides, their difference, places on an axis."""
-    second = {_name(claim): claim for claim in b.claims}
-    return [_pair(claim, second[_name(claim)]) for claim in a.claims if _name(claim) in second]
+    second = {claim_name(claim): claim for claim in b.claims}
+    return [_pair(claim, second[claim_name(claim)]) for claim in a.claims if claim_name(claim) in second]
 
 
-def _name(claim: dict[str, Any]) -> tuple[str, str]:
+def claim_name(claim: dict[str, Any]) -> tuple[str, str]:
+    """What tells the claims of a run apart: name and condition."""
     return str(claim.get("name") or claim.get("text")), str(claim.get("condition") or "")
 
 

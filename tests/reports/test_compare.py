@@ -114,7 +114,7 @@ def test_unlike_conditions_are_refused_in_words(tmp_path, capsys, second, said):
     a, b = two(tmp_path, **second)
     assert said in compare.refusal(a, b)
     with pytest.raises(ReportError, match="cannot be compared"):
-        compare_page(a.name, b.name, tmp_path)
+        compare_page([a.name, b.name], tmp_path)
     with pytest.raises(SystemExit) as stop:
         cli.main(["compare", a.name, b.name, "--out", str(tmp_path)])
     assert stop.value.code == 2
@@ -132,7 +132,7 @@ def test_the_command_takes_names_or_directories(tmp_path, capsys):
     build(tmp_path)
     cli.main(["compare", a.name, b.name, "--out", str(tmp_path)])
     assert f'href="{a.name}.html"' in path.read_text()
-    for words, said in ((["x"], "name two runs"), ([a.name, "nowhere"], "nowhere: ")):
+    for words, said in ((["x"], "name two or more runs"), ([a.name, "nowhere"], "nowhere: ")):
         with pytest.raises(SystemExit) as stop:
             cli.main(["compare", *words, "--out", str(tmp_path)])
         assert stop.value.code == 2
@@ -255,6 +255,6 @@ def test_hostile_texts_are_only_text(tmp_path):
 def test_the_same_runs_give_the_same_page(tmp_path):
     a, b = two(tmp_path)
     assert compare.render(a, b) == compare.render(a, b)
-    path = compare_page(a.name, b.name, tmp_path)
+    path = compare_page([a.name, b.name], tmp_path)
     before = path.read_bytes()
-    assert compare_page(a.name, b.name, tmp_path).read_bytes() == before
+    assert compare_page([a.name, b.name], tmp_path).read_bytes() == before

@@ -1,0 +1,131 @@
+"""Three or more models, or checkpoints of one training, on one page: an analysis of one task by layer and model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from hashlib import sha256
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from ...data.errors import ReportError
+from .blocks import figure_block
+from .compare import OPEN, refusal
+from .compare_claims import claim_name
+from .runs import Run, read_run
+from .series_figures import figures
+from .words import environment, sample_size, task_words
+
+LEAST = 3  # two have a page of their own kind
+
+
+def alike(directories: Sequence[Path]) -> list[list[Path]]:
+    """Finished runs of one analysis and one task together, each group of several in the order given."""
+    groups: dict[tuple[str, str], list[Path]] = {}
+    for path in directories:
+        run = read_run(path)
+        groups.setdefault((str(run.record["analysis"]), task_words(run.record["task"])), []).append(path)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def series(runs: Sequence[Run]) -> list[list[Run]]:
+    """Every LEAST or more runs that differ in their model alone, in order."""
+    groups: list[list[Run]] = []
+    for run in sorted(runs, key=lambda run: run.name):
+        fits = [group for group in groups if all(_fits(run, other) for other in group)]
+        if fits:
+            fits[0].append(run)
+        else:
+            groups.append([run])
+    return [in_order(group) for group in groups if len(group) >= LEAST]
+
+
+def _fits(a: Run, b: Run) -> bool:
+    return (
+        _weights(a) != _weights(b)
+        and task_words(a.record["task"]) == task_words(b.record["task"])
+        and not refusal(a, b)
+    )
+
+
+def in_order(runs: Sequence[Run]) -> list[Run]:
+    """Shallow models first; of one depth by the numbers in their names, as steps of a training have."""
+
+    def place(run: Run) -> tuple[int, list[tuple[int, str]]]:
+        words = re.split(r"(\d+)", _name(run))
+        return _depth(run), [(int(word), "") if word.isdigit() else (-1, word) for word in words]
+
+    return sorted(runs, key=place)
+
+
+def _depth(run: Run) -> int:
+    return int(run.record["subject"].get("n_layers") or 0)
+
+
+def _weights(run: Run) -> str:
+    return str(run.record["subject"].get("fingerprint"))
+
+
+def _name(run: Run) -> str:
+    revision = run.record["subject"].get("revision")
+    return f"{run.model} {revision}" if revision else run.model
+
+
+def names(runs: Sequence[Run]) -> list[str]:
+    """What tells the models apart: their names, their revisions, or both, or their weights."""
+    ways: tuple[Callable[[Run], str], ...] = (
+        lambda run: run.model,
+        lambda run: str(run.record["subject"].get("revision")),
+        _name,
+        lambda run: f"{run.model} {_weights(run)[:8]}",
+    )
+    for way in ways:
+        found = [way(run) for run in runs]
+        if len({*found}) == len(runs):
+            break
+    return found
+
+
+def address(runs: Sequence[Run]) -> str:
+    """The name of their page."""
+    whole = " ".join(run.name for run in runs)
+    return f"compare-{runs[0].name[-110:]}-{len(runs)}-{sha256(whole.encode()).hexdigest()[:8]}.html"
+
+
+def title(runs: Sequence[Run]) -> str:
+    """ "Sinks, passages: five models": what is compared, in a line."""
+    analysis = str(runs[0].record["analysis"]).replace("_", " ").capitalize()
+    return f"{analysis}, {task_words(runs[0].record['task'])}: {len(runs)} models side by side"
+
+
+def render(runs: Sequence[Run], linked: Collection[str] = ()) -> str:
+    """The HTML of three or more runs. linked: names of the runs that have a page beside it. ReportError: unlike."""
+    runs = in_order(runs)
+    for a, b in combinations(runs, 2):
+        if not _fits(a, b):
+            why = refusal(a, b) or "not another model on the same task"
+            raise ReportError(f"{a.name} and {b.name} do not belong on one page: {why}")
+    called = names(runs)
+    blocks = [figure_block(name, figure, None) for name, figure in figures(called, runs).items()]
+    sides = [
+        {"name": name, "run": run, "size": sample_size(run.record["task"])}
+        for name, run in zip(called, runs, strict=True)
+    ]
+    parts = {"chief": blocks[:OPEN], "more": blocks[OPEN:], "claims": list(_claims(runs))}
+    page = environment().get_template("series.html")
+    return page.render(title=title(runs), sides=sides, linked=linked, **parts)
+
+
+def _claims(runs: Sequence[Run]) -> Iterator[dict[str, Any]]:
+    """Each claim of the first run with what every run says of it."""
+    of = [{claim_name(claim): claim for claim in run.claims} for run in runs]
+    for name, claim in of[0].items():
+        sides = [one.get(name, {"verdict": "not testable", "numbers": "no such claim"}) for one in of]
+        yield {"text": claim.get("text", ""), "source": claim.get("source", ""), "condition": name[1], "sides": sides}
+
+
+def pages(runs: Sequence[Run]) -> dict[str, tuple[str, str]]:
+    """Address -> (title, HTML) of every series that a report builds."""
+    linked = {run.name for run in runs}
+    return {address(group): (title(group), render(group, linked)) for group in series(runs)}
