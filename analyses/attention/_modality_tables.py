@@ -18,6 +18,8 @@ from ..common.tested import nothing, number
 from ._modality_rows import IMAGE, KEYS, QUERIES
 
 NEUTRAL_TEXT = "neutral text in the image's place"
+RANDOM_TEXT = "as many random text positions"
+TEXT = [KEYS.index(name) for name in ("text before", "text behind")]
 OPINIONS = {
     "a wrong opinion": "I think the answer is {wrong}.",
     "the right opinion": "I think the answer is {right}.",
@@ -58,7 +60,20 @@ def _shares(rows: Rows, how: How) -> pd.DataFrame:
         axes = {"layer": np.arange(values.shape[1]), "query": QUERIES, "key": KEYS}
         unit = "times uniform" if measure.startswith("lift") else "share of attention"
         frames.append(summarise(values, rows.examples["group"], axes, unit, measure=measure, control=control))
+    for measure, key in ((AS_IT_IS, "mass"), (TWIN, "twin")):
+        drawn = _random_text(rows[key].mean(2), rows["keys"])
+        axes = {"layer": np.arange(drawn.shape[1]), "query": QUERIES, "key": ["image"]}
+        told: dict[str, Any] = {"measure": measure, "control": RANDOM_TEXT}
+        frames.append(summarise(drawn[..., None], rows.examples["group"], axes, "share of attention", **told))
     return joined(frames)
+
+
+def _random_text(means: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """What as many random text positions as the image has tokens get, the first token left out, [n, layer, QUERIES]:
+    its expectation over draws with replacement, so that no draw is needed and text may be shorter than the image.
+    """
+    per_key = quotient(means[..., TEXT].sum(-1), keys[:, TEXT].sum(1)[:, None, None])
+    return per_key * keys[:, IMAGE][:, None, None]
 
 
 def _ratio(share: np.ndarray) -> np.ndarray:
@@ -192,9 +207,8 @@ Number = tuple[str, Any, str, str]  # claim, values [n], unit, why there is none
 def _per_key(rows: Rows) -> Number:
     asked = rows["twin"].mean(2)[:, :, QUERIES.index("question")]
     asked = asked[:, middle(asked.shape[1])]
-    text = [KEYS.index(name) for name in ("text before", "text behind")]
     image = np.nanmean(asked[..., IMAGE], 1) / rows["keys"][:, IMAGE]
-    words = np.nanmean(asked[..., text].sum(-1), 1) / rows["keys"][:, text].sum(1)
+    words = np.nanmean(asked[..., TEXT].sum(-1), 1) / rows["keys"][:, TEXT].sum(1)
     return "text over image, per key", np.log(quotient(image, words)), "ln (image key / text key)", ""
 
 

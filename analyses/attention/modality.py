@@ -31,7 +31,7 @@ from ._modality_tables import ANOTHER, NEUTRAL_TEXT, OPINIONS, TABLES
 
 __all__ = ["TABLES", "findings"]
 
-VERSION = 1
+VERSION = 2
 QUESTION = "How much of its attention goes to the image, from where, and in which layers?"
 PAPER = (
     "arXiv 2511.22663 (AIA), 2411.19628 (DyVTE), 2507.04635 (MODA), 2410.06169 (YOPO), 2406.03496 (Wings), 2410.11302"
@@ -103,7 +103,7 @@ def methods(options: Options, learned: None, fitted_on: Mapping[str, int]) -> st
         "Question: all text behind the image and before the answer; last: the position that predicts the answer. "
         "Uniform: the same of attention that is alike on all keys in view; lift: the quotient. Sink twin: without the "
         "first token, what is left renormalised to 1. Controls: another image; as many tokens of neutral text in the "
-        f"image's place.{told}"
+        f"image's place; as many random positions of the prompt's own text, what they get on average.{told}"
     )
 
 

@@ -16,8 +16,7 @@ def figures(tables: Tables) -> dict[str, go.Figure]:
 
 
 def shares(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    """A panel for each group of queries, itself and its controls."""
-    """Without the image's own tokens: they see little else."""
+    """A panel for each group of queries, itself and its controls, without the image's own: they see little else."""
     rows = first_condition(rows)
     shown = rows[rows["query"] != "image"].assign(line="measured")
     return lines(shown, "layer", by="line", panel="query", y_title="share of attention", markers=False)
@@ -72,8 +71,9 @@ FIGURES = [
         shares,
         "Attention on the image, mean over heads, by the group of tokens that looks, without the first token and "
         "renormalised (the sink twin).",
-        "Above the dotted lines of uniform attention and of neutral text more goes to the image than its length alone "
-        "would draw; as high as for another image, it is not this picture that draws it.",
+        "Above the dotted lines of uniform attention, of neutral text and of as many random tokens of the text more "
+        "goes to the image than its length alone would draw; as high as for another image, it is not this picture that "
+        "draws it.",
         interval="Bands",
         control="Dotted",
         claims=("the image early", "text over image, per key"),

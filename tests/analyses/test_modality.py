@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from crosslens import metrics
 from crosslens.analyses.attention import modality
 from crosslens.analyses.attention._modality_rows import IMAGE, KEYS, QUERIES, STAND_IN, groups_of, with_neutral_text
+from crosslens.analyses.attention._modality_tables import _random_text
 from crosslens.data.errors import UserError
 from crosslens.data.example import Example, Segment
 from crosslens.probes.observe.tracing import tracing
@@ -146,3 +148,12 @@ def test_a_text_is_refused_in_one_line():
     subject = tiny.subject()
     with pytest.raises(UserError, match="no image tokens: modality needs a task with pictures"):
         rows_of(subject, [Example("t", "t", (Segment("text", "w1 w2"),))])
+
+
+def test_random_text_positions_get_the_images_share_where_all_keys_are_alike():
+    keys = np.array([[1.0, 3, 16, 5], [1, 0, 40, 2]])
+    alike = np.broadcast_to((keys / keys.sum(1, keepdims=True))[:, None, None], (2, 3, len(QUERIES), len(KEYS)))
+    drawn = _random_text(alike, keys)
+    np.testing.assert_allclose(drawn, alike[..., IMAGE])
+    no_text = np.array([[1.0, 0, 16, 0]])
+    assert np.isnan(_random_text(alike[:1], no_text)).all()
