@@ -25,7 +25,7 @@ def _early(tables: Mapping[str, pd.DataFrame]) -> Finding:
         **tested(tables, "the image early"),
         about="where in depth the image is looked at",
         figure="shares",
-        where=_side(tables, "the image early", "in late", "in early"),
+        where=_side(tables, "the image early", "more in late", "more in early"),
     )
 
 
