@@ -108,8 +108,10 @@ from .similarity import correlation, cosine, head_jensen_shannon, jensen_shannon
 from .sinks import dimension_peaks, energy_share, gap_threshold, massive_dimensions, sink_dimensions, sink_values
 from .spans import elastic_ranges, elastic_span, masking_influence, sums_by_distance, triangle_scores
 from .spectra import (
+    LogMoments,
     attention_rank,
     effective_rank,
+    log_attention_moments,
     log_attention_variance,
     noise_edge,
     noise_threshold,
@@ -145,6 +147,7 @@ from .structure import (
     fit_trivial,
     head_diversity,
     local_focus,
+    trivial_r2,
     trivial_residual,
 )
 from .visibility import causal_visibility, first_real, uniform_pattern, visible_keys

@@ -82,12 +82,25 @@ def fit_trivial(pattern: Float[Tensor, "b h p p"], mask: Bool[Tensor, "b p"]) ->
     indicators = _trivial_indicators(visible, mask)
     gram = torch.einsum("bqkf,bqkg->fg", indicators, indicators)
     moments = torch.einsum("bhqk,bqkf->hf", attention.double(), indicators)
+    squares = attention.double().square().sum((0, 2, 3))
     weights = (torch.linalg.pinv(gram) @ moments.T).T
-    squares, mean = attention.double().square().sum((0, 2, 3)), moments[:, 3] / gram[3, 3]
-    variation = squares - gram[3, 3] * mean.square()
-    unexplained = squares - (weights * moments).sum(-1)
-    r2 = (1 - unexplained / variation).masked_fill(variation <= 1e-12 * squares, NAN)
+    r2 = trivial_r2(gram.expand(len(moments), 4, 4), moments, squares)
     return TrivialFit(*(x.to(attention.dtype) for x in (r2, weights[:, :3], weights[:, 3])))
+
+
+def trivial_r2(
+    gram: Float[Tensor, "*batch 4 4"], moments: Float[Tensor, "*batch 4"], squares: Float[Tensor, "*batch"]
+) -> Float[Tensor, "*batch"]:
+    """r2 of `fit_trivial` from sums over a head's visible entries, −∞…1; NaN for a constant head.
+
+    gram: how many entries two of self, previous, first and all have in common; moments: Σ A over the entries of each;
+    squares: Σ A². All of them float64, so that texts can be added up. Source: as `fit_trivial`.
+    """
+    weights = (torch.linalg.pinv(gram) @ moments[..., None])[..., 0]
+    count = gram[..., 3, 3]
+    variation = squares - moments[..., 3].square() / count
+    unexplained = squares - (weights * moments).sum(-1)
+    return (1 - unexplained / variation).masked_fill(variation <= 1e-12 * squares, NAN)
 
 
 def trivial_residual(

@@ -86,15 +86,21 @@ class Sums:
     def seen(self) -> Int[Tensor, "b heads q"]:
         return self._joined(lambda call, _: call.allowed().sum(-1))
 
-    @cached_property
+    @property
     def spread_over_heads(self) -> Float[Tensor, "b q"]:
         """Σ_k of the (population) standard deviation of A[q, k] over heads: 0 where all heads are alike."""
+        return self._over_heads["spread"]
 
-        def of(call: AttentionCall, _: slice) -> Tensor:
-            apart = (p - p.mean(1, keepdim=True) for _, p in call.patterns())
-            return torch.cat([one.square_().mean(1).sqrt_().sum(-1) for one in apart])
+    @property
+    def head_mean_entropy(self) -> Float[Tensor, "b q"]:
+        """Entropy of the mean over heads of a row, nats; never below the mean of the heads' entropies."""
+        return self._over_heads["entropy"]
 
-        return self._joined(of, 1)
+    @cached_property
+    def _over_heads(self) -> dict[str, Tensor]:
+        parts = [[_of_heads(pattern) for _, pattern in call.patterns()] for call in self._calls]
+        names = parts[0][0]
+        return {name: torch.cat([torch.cat([one[name] for one in part]) for part in parts], 1) for name in names}
 
     def mass(self, columns: Bool[Tensor, "b groups k"]) -> Float[Tensor, "b h q groups"]:
         """Attention on groups of keys, 0…1: what the layer's attention gives for columns of 0 and 1 as values."""
@@ -147,6 +153,12 @@ def _of_part(pattern: Float[Tensor, "b h q k"], first: Int[Tensor, "b"]) -> dict
         "rest_squares": torch.linalg.vecdot(rest, rest),
         "diagonals": diagonals,
     }
+
+
+def _of_heads(pattern: Float[Tensor, "b h q k"]) -> dict[str, Tensor]:
+    mean = pattern.mean(1, keepdim=True)
+    entropy = -torch.linalg.vecdot(mean, mean.clamp_min(torch.finfo(mean.dtype).tiny).log())[:, 0]
+    return {"spread": (pattern - mean).square_().mean(1).sqrt_().sum(-1), "entropy": entropy.clamp_min(0.0)}
 
 
 def _diagonals(pattern: Float[Tensor, "b h q k"]) -> Float[Tensor, "b h q diagonals"]:

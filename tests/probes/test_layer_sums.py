@@ -26,6 +26,7 @@ def compared(layer, groups):
     near(sums.entropy, metrics.attention_entropy(pattern), "entropy")
     near(sums.squares, pattern.square().sum(-1), "squares")
     near(sums.spread_over_heads, pattern.std(1, correction=0).sum(-1), "spread over heads")
+    near(sums.head_mean_entropy, metrics.attention_entropy(pattern.mean(1, keepdim=True))[:, 0], "entropy of the mean")
     for distance in range(DIAGONALS):
         near(sums.diagonals[:, :, distance:, distance], pattern.diagonal(-distance, 2, 3), f"diagonal {distance}")
         assert not sums.diagonals[:, :, :distance, distance].any()
