@@ -22,8 +22,8 @@ from crosslens.analyses.lenses import group_lens, logit_attribution
 from crosslens.probes.runs.results import Rows
 
 from ..helpers.makers import tables_from, tables_from_runs
-from .claims import attribution as attribution_rows
 from .claims import (
+    attention_profile,
     circuits,
     crop_and_ask,
     edges,
@@ -43,6 +43,7 @@ from .claims import (
     steering,
     subject_card,
 )
+from .claims import attribution as attribution_rows
 from .claims import logit_attribution as attribution
 
 Tables = dict[str, pd.DataFrame]
@@ -294,9 +295,26 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "any size": case(partial(of_crops, "any crop"), "It is not shown that the crop helps small", OPEN),
         "large": case(partial(of_crops, "large"), "whether the crop helps small objects", UNTESTABLE),
     },
+    "attention_profile": {
+        "local": case(attention_profile.tables_of, "Heads look at the token before", FOUND),
+        "anywhere": case(partial(attention_profile.tables_of, local=-0.1), "It is not shown that heads look at", OPEN),
+        "narrower": case(attention_profile.tables_of, "In longer contexts attention covers a smaller part", FOUND),
+        "any tokens": case(
+            partial(attention_profile.tables_of, fall_shuffled=-0.2), "It is not shown that attention covers", OPEN
+        ),
+        "short": case(partial(attention_profile.tables_of, longest=4), "attention in long contexts", UNTESTABLE),
+        "trivial": case(attention_profile.tables_of, "Own token, previous and first explain", FOUND),
+        "by rank": case(attention_profile.tables_of, "The rank of maps tells layers apart", FOUND),
+        "by sharpness": case(
+            partial(attention_profile.tables_of, by_rank_shuffled=0.6), "It is not shown that the rank of maps", OPEN
+        ),
+        "no maps": case(partial(attention_profile.tables_of, maps=False), "ranks of maps", UNTESTABLE),
+    },
     "modality": {
-        "early": case(modality.tables_of, "The question looks at the image in early layers", FOUND),
-        "late": case(partial(modality.tables_of, early=-0.1), "The question looks at the image in late layers", FOUND),
+        "early": case(modality.tables_of, "The question looks at the image more in early layers", FOUND),
+        "late": case(
+            partial(modality.tables_of, early=-0.1), "The question looks at the image more in late layers", FOUND
+        ),
         "by key": case(modality.tables_of, "In the middle layers the question gives an image token less", FOUND),
         "see": case(modality.tables_of, "Of the tenth of the heads that look most", FOUND),
         "sink": case(partial(modality.tables_of, see=False), "It is not shown that heads with much attention", OPEN),

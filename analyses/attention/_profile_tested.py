@@ -1,0 +1,90 @@
+"""The numbers of attention_profile's claims, each with its margin over a control where there is one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ...probes.runs.results import How, Rows
+from .. import metrics
+from ..common.frames import of_heads
+from ..common.stats import quotient
+from ..common.tested import nothing, number
+from ._profile_maps import SHUFFLED
+from ._profile_shuffled import SHUFFLED as SHUFFLED_TOKENS
+
+OBSERVED, UNIFORM = "the largest head's entropy", "uniform attention's entropy"
+SHORT = 4  # the bin of 16 to 31 keys
+NO_MAPS = "maps were not looked at (--attention-profile.maps)"
+
+
+def overload(rows: Rows, yardstick: str) -> tuple[np.ndarray, np.ndarray]:
+    """[n]: share of a prompt's heads above ¾ of the largest entropy, and between ¼ and ¾."""
+    heads = of_heads(rows["entropy"])
+    heads = torch.from_numpy(np.ascontiguousarray(heads.reshape(len(heads), -1)))
+    even = np.nanmax(rows["even|entropy"], 1)
+    above, between = np.full(len(heads), np.nan), np.full(len(heads), np.nan)
+    for i, own in enumerate(heads):
+        largest = torch.tensor(even[i]).to(own) if yardstick == UNIFORM else None
+        above[i] = metrics.overloaded_heads(own, largest).double().mean()
+        between[i] = metrics.middle_heads(own, largest).double().mean()
+    return above, between
+
+
+def tested(rows: Rows, how: How) -> pd.DataFrame:
+    groups = rows.examples["group"]
+    trivial = of_heads(rows["trivial"]) - rows["even|trivial"][:, _attending(rows)][..., None]
+    before = of_heads(rows["before, twin"]) - rows["even|before, twin"][:, _attending(rows)][..., None]
+    parts = [
+        number("heads in the middle", overload(rows, OBSERVED)[1], groups, "share of heads"),
+        number("attention is local", np.nanmean(before, (1, 2)), groups, "share of attention over uniform"),
+        number("trivial patterns", np.nanmean(trivial, (1, 2)), groups, "R² over uniform"),
+        *_wider(rows),
+    ]
+    return pd.concat([*parts, *_of_maps(rows)], ignore_index=True)
+
+
+def _attending(rows: Rows) -> np.ndarray:
+    return np.asarray(~np.isnan(rows["entropy"]).all((0, 2)))
+
+
+def over_layers(values: np.ndarray) -> np.ndarray:
+    """Mean over the layers that have a number, [n, layer, …] → [n, …]; NaN where none has."""
+    return quotient(np.nansum(values, 1), (~np.isnan(values)).sum(1))
+
+
+def _wider(rows: Rows) -> list[pd.DataFrame]:
+    """From rows of 16 to 31 keys to the longest bin that all prompts have."""
+    claim, groups = "wider in long contexts", rows.examples["group"]
+    own = over_layers(rows["by length, twin"])
+    whole = np.flatnonzero(~np.isnan(own).any(0))
+    longest = int(whole.max()) if len(whole) else 0
+    if longest <= SHORT:
+        return [nothing(claim, "no prompt has rows of 16 and of 32 keys")]
+    fall = own[:, longest] - own[:, SHORT]
+    found = [number(claim, fall, groups, "share of uniform")]
+    if (key := f"by length, twin|{SHUFFLED_TOKENS}") in rows.values:
+        other = over_layers(rows[key])
+        than = fall - (other[:, longest] - other[:, SHORT])
+        found.append(number(claim, than, groups, "share of uniform", than=SHUFFLED_TOKENS))
+    return found
+
+
+def _of_maps(rows: Rows) -> list[pd.DataFrame]:
+    claims = ("layers by rank", "heads are apart", "about log-normal")
+    if "rank" not in rows.values:
+        return [nothing(claim, NO_MAPS) for claim in claims]
+    groups, beside = rows.examples["group"], {"than": SHUFFLED}
+    varies, shuffled = (np.nanstd(rows[name].mean(2), 1) for name in ("rank", f"rank|{SHUFFLED}"))
+    apart, chance = (np.nanmean(rows[name], 1) for name in ("apart, twin", f"apart, twin|{SHUFFLED}"))
+    skew = np.nanmean(np.abs(rows["skewness"]), (1, 2))
+    return [
+        number("layers by rank", varies, groups, "share of the largest rank"),
+        number("layers by rank", varies - shuffled, groups, "share of the largest rank", **beside),
+        number("heads are apart", apart, groups, "nats")
+        if not np.isnan(apart).all()
+        else nothing(claims[1], "one head"),
+        *([number("heads are apart", apart - chance, groups, "nats", **beside)] if not np.isnan(apart).all() else []),
+        number("about log-normal", skew, groups, "skewness"),
+    ]
