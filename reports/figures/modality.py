@@ -16,9 +16,8 @@ def figures(tables: Tables) -> dict[str, go.Figure]:
 
 
 def shares(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    """A panel for each group of queries, itself and its controls, without the image's own: they see little else."""
-    rows = first_condition(rows)
-    shown = rows[rows["query"] != "image"].assign(line="measured")
+    """A panel for each group of queries, itself and its controls."""
+    shown = first_condition(rows).assign(line="measured")
     return lines(shown, "layer", by="line", panel="query", y_title="share of attention", markers=False)
 
 
@@ -76,6 +75,7 @@ FIGURES = [
         "draws it.",
         interval="Bands",
         control="Dotted",
+        select=lambda rows: rows[rows["query"] != "image"],  # which sees little else
         claims=("the image early", "text over image, per key"),
     ),
     Drawing(

@@ -202,7 +202,7 @@ def test_ids_are_unique_over_the_rooms():
     files = [path for path in Path(str(analyses.__file__)).parent.glob("*/*.py") if not path.name.startswith("_")]
     ids = [path.stem for path in files if path.parent.name not in analyses.SHARED]
     assert sorted(ids) == list(analyses.find_analyses())
-    with pytest.raises(UserError, match=r"^unknown analysis 'nowhere': one of attribution, "):
+    with pytest.raises(UserError, match=r"^unknown analysis 'nowhere': one of attention_profile, "):
         open_analysis("nowhere")
 
 
