@@ -11,6 +11,10 @@ JOBS   ?= logical
 PAPER  ?= vhd
 CROSSLENS := $(BIN)/crosslens
 
+# What was compiled is kept, also where the machine says otherwise: the tests start a hundred processes, each of which
+# would compile torch and transformers again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup figures figures-full paper card report scenes-model scenes-prior browser test families check bench bench-short notebooks docs cover clean
 
