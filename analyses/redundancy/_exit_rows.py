@@ -96,6 +96,7 @@ def _swapped(subject: Any, batch: Batch, chosen: list[int], other: Batch) -> Ten
     return _read(base, [*variants, {}], target, asked(own))
 
 
+@torch.no_grad()
 def _read(
     base: Recording, variants: Sequence[Variant], target: Tensor, question: Asked
 ) -> Float[Tensor, "b exits read"]:

@@ -15,7 +15,7 @@ def findings(tables: Tables) -> list[Finding]:
     """Of the numbers of the table tested."""
     if "tested" not in tables:
         return []
-    return [_predicts(tables), _third(tables), *_vision(tables)]
+    return [_predicts(tables), _least(tables), _third(tables), *_vision(tables)]
 
 
 def _predicts(tables: Tables) -> Finding:
@@ -28,6 +28,20 @@ def _predicts(tables: Tables) -> Finding:
         about="whether a cheap number tells what can be left out",
         figure="predictions",
         side="above",
+    )
+
+
+def _least(tables: Tables) -> Finding:
+    return say(
+        "The third of the attention layers that turns the residual least costs {value:+.2f} {span:+.2f} nats a token "
+        "compared with a random third, and {gap:+.2f} {gap_span:+.2f} compared with {control}",
+        "It is not shown that the third of the attention layers that turns the residual least is the one to leave out: "
+        "{value:+.2f} {span:+.2f} nats a token compared with a random third, {gap:+.2f} {gap_span:+.2f} compared with "
+        "{control}",
+        **tested(tables, "the least important third", "below"),
+        about="which attention can be left out",
+        figure="curves",
+        side="below",
     )
 
 

@@ -29,11 +29,13 @@ def _cost(rows: Rows, name: str) -> Array:
 
 
 def _cells(rows: Rows, kinds: tuple[str, ...]) -> Array:
-    """[n, 3, cells]: 1 − cos, that of an orthogonal update, what leaving the module out costs, of the modules that
-    there are."""
-    own = [rows["turned"][:, :, KINDS.index(kind)] for kind in kinds]
-    costs = [_cost(rows, f"skip|{kind}") for kind in kinds]
-    cells = np.concatenate([np.stack([o[..., 0], o[..., 1], c], 1) for o, c in zip(own, costs, strict=True)], 2)
+    """[n, 4, cells]: what PREDICTORS say, and what leaving the module out costs, of the modules that there are."""
+    found = []
+    for kind in kinds:
+        own, cost = rows["turned"][:, :, KINDS.index(kind)], _cost(rows, f"skip|{kind}")
+        depth = np.broadcast_to(-np.arange(cost.shape[1], dtype=float), cost.shape)
+        found.append(np.stack([own[..., 0], own[..., 1], depth, cost], 1))
+    cells = np.concatenate(found, 2)
     return cells[:, :, ~np.isnan(cells).any((0, 1))]
 
 
@@ -56,10 +58,7 @@ def predictions(rows: Rows, how: How) -> pd.DataFrame | None:
     for part, kinds in every.items():
         if all(f"skip|{kind}" in rows.values for kind in kinds):
             cells = _cells(rows, kinds)
-            depth = -np.concatenate([np.arange(cells.shape[2] // len(kinds))] * len(kinds))
-            if len(depth) != cells.shape[2] or len(depth) < 3:
-                continue
-            found = _estimated(cells, rows, lambda m, d=depth: np.array([spearman(x, m[2]) for x in (m[0], m[1], d)]))
+            found = _estimated(cells, rows, lambda m: np.array([spearman(one, m[-1]) for one in m[:-1]]))
             for one, name in zip(found, PREDICTORS, strict=True):
                 told = {"part": part, "predictor": name, "control": "" if name == PREDICTORS[0] else name}
                 frames.append(told | one | {"unit": RANKS} | _counts(rows))
@@ -99,7 +98,7 @@ def transfer(rows: Rows, name: str) -> stats.Estimate | None:
 
 def tested(rows: Rows, how: How) -> pd.DataFrame:
     """A row for each claim, and for each control of it."""
-    made = (_predicts, _deep, _before, _third, _entropy, _few, _vision)
+    made = (_predicts, _deep, _before, _third, _least, _entropy, _few, _vision)
     return pd.concat([frame for make in made for frame in make(rows)], ignore_index=True)
 
 
@@ -114,7 +113,7 @@ def _predicts(rows: Rows) -> list[pd.DataFrame]:
         return [nothing(claim, "this model has no attention or no MLPs to leave out")]
 
     def both(mean: Array) -> Array:
-        own, null = (spearman(mean[i], mean[2]) for i in (0, 1))
+        own, null = (spearman(mean[i], mean[-1]) for i in (0, 1))
         return np.array([own, own - null])
 
     own, margin = _estimated(_cells(rows, ("attention", "MLP")), rows, both)
@@ -154,6 +153,15 @@ def _third(rows: Rows) -> list[pd.DataFrame]:
         return [nothing(claim, "this model has no attention to leave out")]
     deep, random = (_left_out(rows, "attention", order) for order in ("deep first", "random"))
     return [number(claim, deep, groups, NATS), number(claim, deep - random, groups, NATS, than="a random third")]
+
+
+def _least(rows: Rows) -> list[pd.DataFrame]:
+    claim, groups = "the least important third", rows.examples["group"]
+    if "curve|attention" not in rows.values:
+        return [nothing(claim, "this model has no attention to leave out")]
+    deep, least, random = (_left_out(rows, "attention", order) for order in ORDERS)
+    margin = number(claim, least - deep, groups, NATS, than="the deepest third")
+    return [number(claim, least - random, groups, NATS), margin]
 
 
 def _entropy(rows: Rows) -> list[pd.DataFrame]:

@@ -1,4 +1,4 @@
-"""Modules left out: one at a time, several in three orders, and replaced by their mean update; all from one recording.
+"""Modules left out: one at a time, several in three orders, and replaced by their mean update: all from one recording.
 
 A module is left out where it writes: what it adds to the residual is 0. Layers below the first change are not run.
 """
@@ -87,10 +87,11 @@ class Skips:
         return {i: tuple(self._zero[i, site] for site in sites_of(self.subject, kind, i)) for i in sorted(layers)}
 
     def replaced(self, kind: str, layer: int) -> Variant:
-        """A module's update at every token is its mean over the prompt's tokens without the first."""
+        """A module's update at every token but the first is its mean over the tokens from the second to this one."""
         sites = sites_of(self.subject, kind, layer)
         return {layer: tuple(_mean_update(self.base, layer, site, self._kept) for site in sites)}
 
+    @torch.no_grad()
     def read(self, variants: Sequence[Variant]) -> tuple[Float[Tensor, "v b read"], Float[Tensor, "v b d"]]:
         """Loss and top-1 of each variant, and its last position's state behind the final norm."""
         acting = [i for i, variant in enumerate(variants) if variant]
@@ -121,10 +122,11 @@ def _one_layer(variant: Variant) -> Variant:
 
 
 def _mean_update(base: Recording, layer: int, site: str, kept: Bool[Tensor, "b p"]) -> Change:
+    """The first token keeps its own; no token is told of later ones."""
     written = base.layers[layer].site(site)
     weight = kept.to(written)[..., None]
-    mean = (written * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp_min(1)
-    return Patch(site, None, mean)
+    so_far = (written * weight).cumsum(1) / weight.cumsum(1).clamp_min(1)
+    return Patch(site, kept.to(written.device), so_far)
 
 
 def order_of(order: str, layers: Sequence[int], turned: Mapping[int, float], draw: int) -> list[int]:

@@ -67,6 +67,13 @@ CLAIMS = (
         side="below",
     ),
     Statement(
+        "the least important third",
+        "Importance tells which attention can go: the third of least 1 − cos left out costs less than a random third "
+        "(difference of the loss below 0), and less than the deepest third.",
+        "arXiv 2406.15786, style; both comparisons are this project's",
+        side="below",
+    ),
+    Statement(
         "entropy predicts loss",
         "Attention that does not change the entropy of the last features can go: the rank correlation of transfer "
         "entropy with the cost of leaving a layer's attention out is above 0.5, and above that of the update's norm.",
@@ -114,7 +121,9 @@ def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) ->
         f"next token at {options.positions} evenly spaced places. Importance: 1 − cos of the residual before and "
         "after, mean over tokens without the first; the order by importance was learned on "
         f"{held_out(fitted_on)}. Controls: an orthogonal update of equal norm; the module's mean update over the "
-        f"prompt's tokens in its place; {options.draws} random orders."
+        "tokens from the second to this one in its place (the first token keeps its own); "
+        f"{options.draws} random orders. Transfer entropy: how far Σ ln of the standard deviation over prompts, of the "
+        "channels at the last position behind the final norm, changes where a layer's attention is left out."
     )
 
 
