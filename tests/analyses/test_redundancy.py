@@ -11,7 +11,7 @@ from crosslens import metrics
 from crosslens.analyses.redundancy import redundancy
 from crosslens.analyses.redundancy._importance import INSIDE, KINDS, SHARES, counted, without_first
 from crosslens.analyses.redundancy._redundancy_tested import transfer
-from crosslens.analyses.redundancy._skips import SITES_OF, Skips, curves, layers_of, scored, singles
+from crosslens.analyses.redundancy._skips import SITES_OF, Skips, curves, scored, singles
 from crosslens.data.example import Example, Segment
 from crosslens.probes.model import anatomy
 from crosslens.probes.observe.tracing import rewrite_output, tracing

@@ -40,7 +40,7 @@ def rows_of(subject, examples, **form):
 def losses(subject, batch, cut_from):
     """Of whole forwards in which nothing outside of the image reads it, from a layer on."""
     edit = hide_image(batch.where("image"))
-    layers = {i: edit for i in range(cut_from, subject.n_layers)}
+    layers = dict.fromkeys(range(cut_from, subject.n_layers), edit)
     with torch.no_grad(), tracing(subject, edits=layers):
         logits = subject.model(**subject.prepare(batch)).logits.float().log_softmax(-1)
     found, question = [], asked(batch)
