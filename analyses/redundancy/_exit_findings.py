@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from ..common.findings import Finding, say, tested
+from ..common.findings import Finding, rows_with, say, tested
 
 
 def findings(tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
@@ -32,7 +32,7 @@ def findings(tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
             "earlier, it costs {value:.2f} {span:.2f} nats a token; {control}: {beside:.2f}",
             **tested(tables, "the image is used before"),
             about="where the image is read",
-            figure="loss",
+            figure="loss" if rows_with(tables.get("exits"), measure="loss").size else "agreement",
             side="above",
         ),
     ]

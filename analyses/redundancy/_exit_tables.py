@@ -50,8 +50,7 @@ def _may_go(rows: Rows) -> list[pd.DataFrame]:
     claim, groups = "the image may go", rows.examples["group"]
     agreement = _reading(rows, "agreement")
     late = agreement[:, round(2 / 3 * (agreement.shape[1] - 1))]
-    margin = number(claim, late - agreement[:, 0], groups, "share of tokens", than=BLIND)
-    return [number(claim, late, groups, "share of tokens"), margin]
+    return [number(claim, late, groups, "share"), number(claim, late - agreement[:, 0], groups, "share", than=BLIND)]
 
 
 def _used_before(rows: Rows) -> list[pd.DataFrame]:

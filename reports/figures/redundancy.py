@@ -58,8 +58,8 @@ FIGURES = [
         {"measure": "loss"},
         "What leaving out a share of the layers costs",
         curves,
-        "The loss more than the whole model's, with a share of the blocks, of the attention layers or of the MLPs left "
-        "out: the deepest first, or those that turn the residual least on other examples.",
+        "The loss more than the whole model's, with a share of the blocks (whole layers), of the attention layers or "
+        "of the MLPs left out: the deepest first, or those that turn the residual least on other examples.",
         "Near 0, those layers are not needed. Only below the dotted line (layers drawn at random) has an order chosen "
         "well. A guess among all words alike costs the ln of their number, 9 to 12 nats.",
         interval="Bands",
@@ -164,8 +164,8 @@ FIGURES = [
         {},
         "Heads with large activations",
         heads,
-        "TransAct's score of a head, mean + (10 / d_head) · maximum over its dimensions of √Σ act², over the mean of its "
-        "layer's heads.",
+        "TransAct's score of a head, mean + (10 / d_head) · maximum over its dimensions of √Σ act², over the mean of "
+        "its layer's heads.",
         "1 is an average head of its layer.",
         "inner activations",
     ),

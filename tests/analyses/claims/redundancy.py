@@ -21,7 +21,7 @@ def planted(name: str, holds: bool) -> dict[str, pd.DataFrame]:
     return tables_of(
         told=-1.0 if wrong == "importance predicts loss" else 1.0,
         sinking=wrong != "deep attention is redundant",
-        mlp=0.05 if wrong == "attention before MLPs" else 0.8,
+        mlp=-0.2 if wrong == "attention before MLPs" else 0.8,
         deep=0.5 if wrong == "a third of the attention" else 0.06,
         least=1.5 if wrong == "the least important third" else 0.02,
         entropy=-1.0 if wrong == "entropy predicts loss" else 1.0,
@@ -65,7 +65,7 @@ def tables_of(
     values = {"turned": noisy(turned, 1e-4), "clean": clean}
     thirds = {"block": [1.0, 1.0, 1.0], "attention": [deep, least, 0.9], "MLP": [0.8, mlp, 1.0]}
     for kind in KINDS:
-        values[f"skip|{kind}"] = clean[:, None] + noisy(_both(costs[kind]))
+        values[f"skip|{kind}"] = clean[:, None] + noisy(_both(costs[kind]), 0.25)
         values[f"mean|{kind}"] = clean[:, None] + noisy(_both(costs[kind] / 2))
         curve = np.array(thirds[kind])[:, None] * np.array(LEFT_OUT) * 3
         values[f"curve|{kind}"] = clean[:, None, None] + noisy(_both(curve), 0.005)

@@ -11,7 +11,7 @@ from crosslens.analyses.redundancy._exit_rows import TEXT
 from ...helpers.makers import tables_from
 from . import rows_of
 
-N, GROUPS, LAYERS = 40, 20, 12
+N, GROUPS, LAYERS = 80, 40, 12  # fewer groups cannot show more than nine tenths
 
 
 def planted(name: str, holds: bool) -> dict[str, pd.DataFrame]:
