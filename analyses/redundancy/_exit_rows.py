@@ -80,7 +80,8 @@ def exits(subject: Any, batch: Batch) -> dict[str, Float[Tensor, "b exits read"]
 def _cut(base: Recording, target: Tensor, source: Tensor) -> list[Variant]:
     """Exit behind l layers, l = 0…L: the columns are cut in all others."""
     count, cut = len(base.layers), Knockout(target, source)
-    return [dict.fromkeys(range(first, count), (cut,)) for first in range(count)] + [{}]
+    cuts: list[Variant] = [dict.fromkeys(range(first, count), (cut,)) for first in range(count)]
+    return [*cuts, {}]
 
 
 def _swapped(subject: Any, batch: Batch, chosen: list[int], other: Batch) -> Tensor:

@@ -31,7 +31,7 @@ def _exits(rows: Rows, how: How) -> pd.DataFrame:
                 frames.append(summarise(values, rows.examples["group"], axes, unit, **told))
                 if not control:
                     floor = np.repeat(values[:, :1], values.shape[1], 1)
-                    frames.append(summarise(floor, rows.examples["group"], axes, unit, **told | {"control": BLIND}))
+                    frames.append(summarise(floor, rows.examples["group"], axes, unit, measure=measure, control=BLIND))
     return joined(frames)
 
 

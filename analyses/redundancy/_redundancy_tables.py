@@ -12,7 +12,8 @@ from ...probes.runs.results import How, Rows
 from ..common import stats
 from ..common.frames import head_axes, joined, summarise
 from ._importance import INSIDE, KINDS, NULLS, SHARES
-from ._redundancy_tested import predictions, tested, transfer
+from ._redundancy_ranks import predictions, transfer
+from ._redundancy_tested import tested
 from ._skips import LEFT_OUT, ORDERS, READ
 
 UNITS = {"loss": "nats a token", "top-1": "share of tokens"}

@@ -1,9 +1,6 @@
-"""What the claims of redundancy are about: cheap numbers against the cost of leaving modules out."""
+"""What the claims of redundancy are about, each number with its margin over its controls."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,87 +10,23 @@ from ..common import stats
 from ..common.agreement import spearman
 from ..common.tested import nothing, number
 from ._importance import INSIDE, KINDS, SHARES
+from ._redundancy_ranks import (
+    ORTHOGONAL,
+    RANKS,
+    Array,
+    cells_of,
+    cost_of,
+    counts_of,
+    entropy_changes,
+    estimated,
+    moments_of,
+    without_nan,
+)
 from ._skips import LEFT_OUT, ORDERS
 
-ORTHOGONAL, NORM = "an orthogonal update of equal norm", "the norm of the update"
-PREDICTORS = ("1 − cos", ORTHOGONAL, "depth, the deepest first")
-NATS, RANKS = "nats a token", "rank correlation"
-DRAWS = 400
+NORM = "the norm of the update"
+NATS = "nats a token"
 MOST = 3 / 16  # of the dimensions of z: 768 of 4096
-Array = np.ndarray[Any, Any]
-
-
-def _cost(rows: Rows, name: str) -> Array:
-    """Loss more than clean, [n, layers]."""
-    return rows[name][..., 0] - rows["clean"][:, None, 0]
-
-
-def _cells(rows: Rows, kinds: tuple[str, ...]) -> Array:
-    """[n, 4, cells]: what PREDICTORS say, and what leaving the module out costs, of the modules that there are."""
-    found = []
-    for kind in kinds:
-        own, cost = rows["turned"][:, :, KINDS.index(kind)], _cost(rows, f"skip|{kind}")
-        depth = np.broadcast_to(-np.arange(cost.shape[1], dtype=float), cost.shape)
-        found.append(np.stack([own[..., 0], own[..., 1], depth, cost], 1))
-    cells = np.concatenate(found, 2)
-    return cells[:, :, ~np.isnan(cells).any((0, 1))]
-
-
-def _counts(rows: Rows) -> dict[str, int]:
-    return {"n": len(rows.examples), "n_groups": rows.examples["group"].nunique()}
-
-
-def _estimated(
-    values: Array, rows: Rows, statistic: Callable[[Array], Array], draws: int = DRAWS
-) -> list[dict[str, float]]:
-    """value, lower, upper of each number that `statistic` makes of means."""
-    found = stats.bootstrap_statistic(values, rows.examples["group"], statistic, n_boot=draws)
-    return [dict(zip(("value", "lower", "upper"), map(float, one), strict=True)) for one in zip(*found, strict=True)]
-
-
-def predictions(rows: Rows, how: How) -> pd.DataFrame | None:
-    """Rank correlation over layers of what is cheap to know with what leaving a module out costs."""
-    frames = []
-    every = {kind: (kind,) for kind in KINDS} | {"attention and MLP": ("attention", "MLP")}
-    for part, kinds in every.items():
-        if all(f"skip|{kind}" in rows.values for kind in kinds):
-            cells = _cells(rows, kinds)
-            found = _estimated(cells, rows, lambda m: np.array([spearman(one, m[-1]) for one in m[:-1]]))
-            for one, name in zip(found, PREDICTORS, strict=True):
-                told = {"part": part, "predictor": name, "control": "" if name == PREDICTORS[0] else name}
-                frames.append(told | one | {"unit": RANKS} | _counts(rows))
-    return pd.DataFrame(frames) if frames else None
-
-
-def _moments(rows: Rows, name: str) -> Array | None:
-    """[n, 1 + layers, 2, d]: the last features and their squares, clean first."""
-    if f"features|{name}" not in rows.values:
-        return None
-    both = np.concatenate([rows["features"][:, None], rows[f"features|{name}"]], 1).astype(float)
-    both -= np.nan_to_num(rows["features"]).mean((0, 1))  # squares of what is left lose no digits
-    return np.stack([both, both**2], 2)
-
-
-def _transfers(mean: Array) -> Array:
-    """|Δ entropy| of each layer: `metrics.transfer_entropy` from Σx and Σx²."""
-    spread = np.maximum(mean[:, 1] - mean[:, 0] ** 2, np.finfo(float).tiny)
-    entropy = 0.5 * np.log(spread).sum(-1)
-    return np.abs(entropy[1:] - entropy[0])
-
-
-def transfer(rows: Rows, name: str) -> stats.Estimate | None:
-    """Transfer entropy of each layer's attention, nats, with an interval by groups; NaN in layers without. None with
-    fewer than three examples.
-    """
-    moments = _moments(rows, name)
-    if moments is None or len(moments) < 3:
-        return None
-    there = ~np.isnan(moments).any((0, 2, 3))
-    found = stats.bootstrap_statistic(moments[:, there], rows.examples["group"], _transfers, n_boot=100)
-    whole = [np.full(len(there) - 1, np.nan) for _ in found]
-    for one, values in zip(whole, found, strict=True):
-        one[there[1:]] = values
-    return stats.Estimate(*whole)
 
 
 def tested(rows: Rows, how: How) -> pd.DataFrame:
@@ -104,7 +37,9 @@ def tested(rows: Rows, how: How) -> pd.DataFrame:
 
 def _given(claim: str, estimate: dict[str, float], unit: str, rows: Rows, than: str = "") -> pd.DataFrame:
     """A row of `tested` of a number that is no mean over examples."""
-    return pd.DataFrame([{"claim": claim, "than": than, "untestable": ""} | estimate | {"unit": unit} | _counts(rows)])
+    return pd.DataFrame(
+        [{"claim": claim, "than": than, "untestable": ""} | estimate | {"unit": unit} | counts_of(rows)]
+    )
 
 
 def _predicts(rows: Rows) -> list[pd.DataFrame]:
@@ -116,7 +51,7 @@ def _predicts(rows: Rows) -> list[pd.DataFrame]:
         own, null = (spearman(mean[i], mean[-1]) for i in (0, 1))
         return np.array([own, own - null])
 
-    own, margin = _estimated(_cells(rows, ("attention", "MLP")), rows, both)
+    own, margin = estimated(cells_of(rows, ("attention", "MLP")), rows, both)
     return [_given(claim, own, RANKS, rows), _given(claim, margin, RANKS, rows, ORTHOGONAL)]
 
 
@@ -124,7 +59,7 @@ def _deep(rows: Rows) -> list[pd.DataFrame]:
     claim, groups = "deep attention is redundant", rows.examples["group"]
     if not {"skip|attention", "skip|MLP"} <= set(rows.values):
         return [nothing(claim, "this model has no attention or no MLPs to leave out")]
-    attention, mlp = (_deep_minus_rest(_cost(rows, f"skip|{kind}")) for kind in ("attention", "MLP"))
+    attention, mlp = (_deep_minus_rest(cost_of(rows, f"skip|{kind}")) for kind in ("attention", "MLP"))
     return [number(claim, attention, groups, NATS), number(claim, attention - mlp, groups, NATS, than="MLPs")]
 
 
@@ -165,12 +100,12 @@ def _least(rows: Rows) -> list[pd.DataFrame]:
 
 
 def _entropy(rows: Rows) -> list[pd.DataFrame]:
-    claim, moments = "entropy predicts loss", _moments(rows, "skip")
+    claim, moments = "entropy predicts loss", moments_of(rows, "skip")
     width = 0 if moments is None else moments.shape[3]
     if moments is None or len(moments) < 3:
         return [nothing(claim, "an entropy over examples needs more of them")]
-    cost, norm = _cost(rows, "skip|attention"), rows["turned"][:, :, KINDS.index("attention"), 1]
-    there = ~np.isnan(moments).any((0, 2, 3))[1:]
+    cost, norm = cost_of(rows, "skip|attention"), rows["turned"][:, :, KINDS.index("attention"), 1]
+    there = without_nan(moments, 1)[1:]
     packed = np.concatenate(
         [
             moments.reshape(len(moments), len(there) + 1, -1)[:, [True, *there]].reshape(len(cost), -1),
@@ -182,12 +117,12 @@ def _entropy(rows: Rows) -> list[pd.DataFrame]:
     count = int(there.sum())
 
     def both(mean: Array) -> Array:
-        found = _transfers(mean[: -2 * count].reshape(count + 1, 2, width))
+        found = entropy_changes(mean[: -2 * count].reshape(count + 1, 2, width))
         costs, norms = mean[-2 * count : -count], mean[-count:]
         own = spearman(found, costs)
         return np.array([own, own - spearman(norms, costs)])
 
-    own, margin = _estimated(packed, rows, both, 100)
+    own, margin = estimated(packed, rows, both, 100)
     return [_given(claim, own, RANKS, rows), _given(claim, margin, RANKS, rows, NORM)]
 
 
@@ -202,7 +137,7 @@ def _vision(rows: Rows) -> list[pd.DataFrame]:
     claim, groups = "layers for vision", rows.examples["group"].to_numpy()
     if "blind|block" not in rows.values:
         return [nothing(claim, "the prompts have no images")]
-    excess = _cost(rows, "skip|block") - (rows["blind|block"][..., 0] - rows["blind clean"][:, None, 0])
+    excess = cost_of(rows, "skip|block") - (rows["blind|block"][..., 0] - rows["blind clean"][:, None, 0])
     if len(np.unique(groups)) < 2:
         return [nothing(claim, "there are no two groups, one to choose layers on")]
     count = max(1, excess.shape[1] // 4)

@@ -10,7 +10,7 @@ import torch
 from crosslens import metrics
 from crosslens.analyses.redundancy import redundancy
 from crosslens.analyses.redundancy._importance import INSIDE, KINDS, SHARES, counted, without_first
-from crosslens.analyses.redundancy._redundancy_tested import transfer
+from crosslens.analyses.redundancy._redundancy_ranks import transfer
 from crosslens.analyses.redundancy._skips import SITES_OF, Skips, curves, scored, singles
 from crosslens.data.example import Example, Segment
 from crosslens.probes.model import anatomy
