@@ -56,6 +56,11 @@ class Positions:
         stacked[:, *places] = rows[:, *rows_of_them]
         return stacked
 
+    def rows_of(self, places: Int[Tensor, "b n"]) -> Int[Tensor, "b n"]:
+        """Which of the s rows chosen positions are."""
+        before = torch.arange(self.chosen.shape[1], device=places.device) < places[..., None]
+        return (self.chosen.to(places.device)[:, None] & before).sum(-1)
+
     @cached_property
     def _places(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Example and position of each, and example and row: told once, since a GPU has to be waited for."""

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...data.errors import UserError
 from ..model.head import linear_head, vocabulary
+from ..observe.layer import Layer
 from .intervening import full_forward
 from .interventions import Variant
 from .measures import Measure
 from .positions import Positions
 from .proofs import obstacle_of
 from .recording import Recording
-from .replay import first_layer, replay
+from .replay import first_layer, replay, replay_at
 from .state_memory import state_bytes
 
 if TYPE_CHECKING:
@@ -40,6 +41,37 @@ def read_variants(
         resid = replay(base, where, [variants[i] for i in order[at : at + step]])
         values.append(measured(base, resid, measure, budget))
     return torch.cat(values)[torch.argsort(torch.tensor(order))]
+
+
+@torch.no_grad()
+def states_of_variants(
+    base: Recording, where: Positions, variants: Sequence[Variant], places: Int[Tensor, "b n"], budget: int = BUDGET
+) -> Iterator[tuple[int, Float[Tensor, "b n d"]]]:
+    """Each variant's number and its residual behind the last layer at `places`, one at a time and in any order.
+
+    For what reads more than the last position. where: `affected_positions` of everything that the variants change,
+    `places` among them.
+    """
+    if obstacle_of(base):
+        yield from ((i, _whole(base, variant, places)) for i, variant in enumerate(variants))
+        return
+    order = sorted(range(len(variants)), key=lambda i: first_layer(variants[i]))
+    step = max(1, int(budget // bytes_per_variant(base, where)))
+    for at in range(0, len(order), step):
+        chunk = order[at : at + step]
+        yield from zip(chunk, replay_at(base, where, [variants[i] for i in chunk], places), strict=True)
+
+
+def _whole(base: Recording, variant: Variant, places: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
+    found: list[Tensor] = []
+
+    def keep(layer: Layer) -> None:
+        if layer.index == len(base.layers) - 1:
+            at = places.to(layer.resid_post.device)
+            found.append(layer.resid_post[torch.arange(len(at), device=at.device)[:, None], at])
+
+    full_forward(base, variant, keep)
+    return found[0]
 
 
 def bytes_per_variant(base: Recording, where: Positions) -> int:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..model import anatomy
@@ -46,6 +46,15 @@ def replay(
     """
     keep_freed_memory()
     return _Replay(recording, where, variants, observe).run()
+
+
+@torch.no_grad()
+def replay_at(
+    recording: Recording, where: Positions, variants: Sequence[Variant], places: Int[Tensor, "b n"]
+) -> Float[Tensor, "v b n d"]:
+    """The same at some positions of each example, all of them among `where`."""
+    keep_freed_memory()
+    return _Replay(recording, where, variants, None).run_at(where.rows_of(places))
 
 
 @torch.no_grad()
@@ -139,10 +148,15 @@ class _Replay:
 
     def run(self) -> Float[Tensor, "v b d"]:
         """The residual behind the last layer at the last position, for every variant."""
+        return self.run_at(self.where.last[:, None])[:, :, 0]
+
+    def run_at(self, rows: Int[Tensor, "b n"]) -> Float[Tensor, "v b n d"]:
+        """The same at some of the rows."""
         for index in range(len(self.recording.layers)):
             self.through(index)
-        last = torch.arange(len(self.where.index)), self.where.last.to(self.hidden.device)
-        return self.hidden[torch.tensor(self.row_of_variant)][:, *last]
+        rows = rows.to(self.hidden.device)
+        of_example = torch.arange(len(rows), device=rows.device)[:, None]
+        return self.hidden[torch.tensor(self.row_of_variant)][:, of_example, rows]
 
     def through(self, index: int) -> None:
         """Fork what parts here, then compute one layer of all that differ from the clean pass."""

@@ -37,11 +37,13 @@ from .claims import (
     localisation,
     modality,
     overlap,
+    redundancy,
     repairs,
     rows_of,
     sinks,
     steering,
     subject_card,
+    visual_exit,
 )
 from .claims import attribution as attribution_rows
 from .claims import logit_attribution as attribution
@@ -350,6 +352,25 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "few of any": case(
             partial(of_divergence, maps=head_divergence.FEW, control=head_divergence.FEW), "That a tenth of", OPEN
         ),
+    },
+    "redundancy": {
+        "told": case(redundancy.tables_of, "How far attention and MLPs turn the residual tells what", FOUND),
+        "size": case(partial(redundancy.tables_of, null=True), "How far attention and MLPs turn the residual is", OPEN),
+        "least": case(redundancy.tables_of, "The third of the attention layers that turns the residual least", FOUND),
+        "any third": case(partial(redundancy.tables_of, least=0.9), "It is not shown that the third of the", OPEN),
+        "deep": case(redundancy.tables_of, "The deepest third of the attention layers can be left out", FOUND),
+        "needed": case(partial(redundancy.tables_of, deep=0.5), "It is not shown that the deepest third", OPEN),
+        "vision": case(redundancy.tables_of, "A quarter of the layers matters more with the image", FOUND),
+        "any layer": case(partial(redundancy.tables_of, alike=True), "It is not shown that some layers matter", OPEN),
+        "no attention": case(partial(redundancy.tables_of, attention=False), "which attention can be left", UNTESTABLE),
+    },
+    "visual_exit": {
+        "goes": case(visual_exit.tables_of, "Behind two thirds of the layers the image may go", FOUND),
+        "stays": case(partial(visual_exit.tables_of, read_at=11), "It is not shown that the image may go", OPEN),
+        "unseen": case(partial(visual_exit.tables_of, blind=1.0), "It is not shown that the image may go", OPEN),
+        "read": case(visual_exit.tables_of, "The image is read between a quarter and two thirds", FOUND),
+        "any token": case(partial(visual_exit.tables_of, text=1.0), "It is not shown that the image is needed", OPEN),
+        "no answers": case(partial(visual_exit.tables_of, answers=False), "where the image is read", UNTESTABLE),
     },
     "repairs": {
         "mends": case(lambda: repairs.made({"VHR": 0.5}), "VHR helps", FOUND),
