@@ -6,58 +6,23 @@ A module is left out where it writes: what it adds to the residual is 0. Layers 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ...probes.intervene.interventions import Change, Patch, Scale, Variant
-from ...probes.intervene.proofs import verify_edit
-from ...probes.intervene.readout import states_of_variants
 from ...probes.intervene.recording import Recording, record
 from ...probes.prompts.batch import Batch
-from ...probes.prompts.image_ablation import predicting
 from ...probes.sites import PARTS, SITES
 from ..common.controls import permutations
+from ..common.losses import READ, read_losses, scored
 from ._importance import KINDS, counted, without_first
 
 SITES_OF = {"block": PARTS, "attention": ("attn_out",), "MLP": ("mlp_out",)}
 ORDERS = ("deep first", "least important first", "random")
 LEFT_OUT = (1 / 8, 1 / 4, 1 / 3, 1 / 2)  # of the layers
-READ = ("loss", "top-1")
-
-
-class Scored(NamedTuple):
-    """places Int[b, n]: the positions that are read, the last one first. targets Int[b, n]: the token that should
-    follow, −1 where none is asked.
-    """
-
-    places: Int[Tensor, "b n"]
-    targets: Int[Tensor, "b n"]
-
-
-def scored(batch: Batch, most: int) -> Scored:
-    """Of a prompt with an answer its tokens, of an open one the first token of the answer; of a text without any the
-    next tokens of at most `most` positions, evenly spaced.
-    """
-    rows = [_scored(batch, i, most) for i in range(len(batch.examples))]
-    width = max(map(len, rows))
-    whole = [[*row, *[(row[0][0], -1)] * (width - len(row))] for row in rows]
-    return Scored(*torch.tensor(whole).unbind(2))
-
-
-def _scored(batch: Batch, i: int, most: int) -> list[tuple[int, int]]:
-    ids, start, last = batch.inputs["input_ids"][i].tolist(), int(batch.start[i]), int(batch.last[i])
-    answer, example = batch.where("answer")[i], batch.examples[i]
-    if bool(answer.any()):
-        places = predicting(batch)[i]
-        return [(last, -1), *((int(at), ids[int(at) + 1]) for at in places[places >= 0])]
-    if example.answer:
-        return [(last, batch.first_token_of(example, example.answer))]
-    count = min(most, last - start)
-    spaced = torch.linspace(start, last - 1, count).round().int().tolist() if count else []
-    return [(last, -1), *((at, ids[at + 1]) for at in spaced)]
 
 
 def sites_of(subject: Any, kind: str, layer: int) -> list[str]:
@@ -91,34 +56,9 @@ class Skips:
         sites = sites_of(self.subject, kind, layer)
         return {layer: tuple(_mean_update(self.base, layer, site, self._kept) for site in sites)}
 
-    @torch.no_grad()
     def read(self, variants: Sequence[Variant]) -> tuple[Float[Tensor, "v b read"], Float[Tensor, "v b d"]]:
-        """Loss and top-1 of each variant, and its last position's state behind the final norm."""
-        acting = [i for i, variant in enumerate(variants) if variant]
-        clean = next(states_of_variants(self.base, self.base.everywhere, [{0: ()}], self.scored.places))[1]
-        values, features = (one.expand(len(variants), *one.shape).clone() for one in self._readings(clean))
-        if acting:
-            verify_edit(self.base, self.base.everywhere, [_one_layer(variants[acting[-1]])])
-        chosen = [variants[i] for i in acting]
-        for i, states in states_of_variants(self.base, self.base.everywhere, chosen, self.scored.places):
-            values[acting[i]], features[acting[i]] = self._readings(states)
-        return values, features
-
-    def _readings(self, states: Float[Tensor, "b n d"]) -> tuple[Float[Tensor, "b read"], Float[Tensor, "b d"]]:
-        normed = self.subject.norm(states)
-        asked = self.scored.targets >= 0
-        rows = self.subject.unembed(normed[asked.to(normed.device)]).float()
-        targets = self.scored.targets[asked].to(rows.device)
-        loss = rows.logsumexp(-1) - rows.gather(1, targets[:, None])[:, 0]
-        both = torch.stack([loss, (rows.argmax(-1) == targets).float()], -1).cpu()
-        whole = torch.full((*asked.shape, len(READ)), torch.nan)
-        whole[asked] = both
-        return whole.nanmean(1), normed[:, 0].float().cpu()
-
-
-def _one_layer(variant: Variant) -> Variant:
-    layer = max(variant)
-    return {layer: variant[layer]}
+        """See `read_losses`."""
+        return read_losses(self.base, self.scored, variants)
 
 
 def _mean_update(base: Recording, layer: int, site: str, kept: Bool[Tensor, "b p"]) -> Change:
