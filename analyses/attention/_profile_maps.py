@@ -5,15 +5,14 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from ...probes.observe.layer import Layer
 from ...probes.prompts.batch import Batch
 from .. import metrics
-from ..common.controls import permutations
 from ..common.ragged import stacked
-from ._profile_rows import queries_of
+from ._first_tokens import of_first_tokens, orders_of, sink_twin, with_shuffled_keys
 
 SHUFFLED = "keys of a row shuffled"
 EVEN = "uniform attention"
@@ -29,41 +28,23 @@ def of_maps(layer: Layer, batch: Batch, length: int) -> dict[str, Tensor | None]
     names = [f"{name}|{kind}" if kind else name for name in NAMES for kind in KINDS]
     if not layer.attends:
         return dict.fromkeys((*names, *LAW))
-    rows, counts = _first_tokens(batch, length)
-    rows = rows.to(layer.resid_pre.device)
-    pattern, found = layer.pattern(rows), []
-    for own, at, n, order in zip(pattern, rows, counts, _orders(batch, length), strict=True):
-        found.append(_of_example(own[:, :n][..., at[:n]], order.to(own.device)))
+    orders = orders_of(batch, length)
+    found = [_of_example(maps, own) for maps, own in zip(of_first_tokens(layer, batch, length), orders, strict=True)]
     return dict(stacked(found))
-
-
-def _first_tokens(batch: Batch, length: int) -> tuple[Int[Tensor, "b n"], list[int]]:
-    """The positions of each example's first tokens, the last of a shorter one repeated, and how many it has."""
-    place = queries_of(batch).place
-    counts = [min(length, int(own.max()) + 1) for own in place]
-    at = [(own >= 0).nonzero()[:, 0] for own in place]
-    return torch.stack([own[torch.arange(length).clamp_max(n - 1)] for own, n in zip(at, counts, strict=True)]), counts
 
 
 def _of_example(maps: Float[Tensor, "h n n"], order: Tensor) -> dict[str, Tensor]:
     n = maps.shape[-1]
-    shuffled = maps.gather(-1, order[:n, :n].clamp_max(n - 1).expand_as(maps)).tril()
+    shuffled = with_shuffled_keys(maps, order)
     found: dict[str, Tensor] = {}
     for kind, one in (("", maps), (f"|{SHUFFLED}", shuffled)):
         found[f"rank{kind}"] = metrics.attention_rank(one).float() / max(n - 1, 1)
         found[f"effective rank{kind}"] = metrics.effective_rank(metrics.without_diagonal(one)) / max(n - 1, 1)
         found[f"apart{kind}"] = _apart(maps, one)
-        found[f"apart, twin{kind}"] = _apart(_twin(maps), _twin(one))
+        found[f"apart, twin{kind}"] = _apart(sink_twin(maps), sink_twin(one))
     visible = torch.ones(n, n, dtype=torch.bool, device=maps.device).tril()
     visible[0] = False
     return found | dict(zip(LAW, metrics.log_attention_moments(maps, visible), strict=True))
-
-
-def _twin(maps: Float[Tensor, "h n n"]) -> Float[Tensor, "h n n"]:
-    """Without the first column; rows that give nothing to others stay 0, and are as far apart as they are."""
-    rest = maps.clone()
-    rest[..., 0] = 0.0
-    return rest / rest.sum(-1, keepdim=True).clamp_min(1e-12)
 
 
 def _apart(one: Float[Tensor, "h n n"], other: Float[Tensor, "h n n"]) -> Float[Tensor, ""]:
@@ -73,17 +54,6 @@ def _apart(one: Float[Tensor, "h n n"], other: Float[Tensor, "h n n"]) -> Float[
         return one.new_tensor(torch.nan)
     pairs = [metrics.jensen_shannon(one[:, 2:], other.roll(by, 0)[:, 2:]).mean() for by in range(1, h)]
     return torch.stack(pairs).mean()
-
-
-@lru_cache(maxsize=2)
-def _orders(batch: Batch, length: int) -> Int[Tensor, "b n n"]:
-    """For each of an example's first rows an order of the keys that it sees, of its own; the others behind them."""
-    found = []
-    for name in batch.example_ids:
-        drawn = permutations(length, [f"{name} {row}" for row in range(length)])
-        hidden = torch.arange(length)[None] > torch.arange(length)[:, None]
-        found.append(drawn.masked_fill(hidden, length).argsort(dim=-1, stable=True))
-    return torch.stack(found)
 
 
 @lru_cache(maxsize=8)

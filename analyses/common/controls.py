@@ -206,6 +206,15 @@ def permutations(count: int, keys: Sequence[str]) -> Tensor:
     return torch.from_numpy(np.array(drawn, int).reshape(len(keys), count))
 
 
+def random_edges(edges: Bool[Tensor, "*batch n n"], key: str) -> Bool[Tensor, "*batch n n"]:
+    """In each row as many edges to random positions before it as the row has."""
+    n = edges.shape[-1]
+    before = torch.ones(n, n, dtype=torch.bool, device=edges.device).tril(-1)
+    drawn = np.random.default_rng(crc32(key.encode())).random(edges.shape, dtype=np.float32)
+    order = torch.from_numpy(drawn).to(edges.device).masked_fill(~before, 2.0).argsort(-1).argsort(-1)
+    return (order < edges.sum(-1, keepdim=True)) & before
+
+
 def random_directions(directions: Float[Tensor, "b d"], keys: Sequence[str]) -> Float[Tensor, "b d"]:
     """A direction for each example, uniform on the sphere, of the norm of its own. keys: as in `random_positions`."""
     drawn = [np.random.default_rng(crc32(key.encode())).normal(size=directions.shape[1]) for key in keys]

@@ -32,6 +32,7 @@ from .claims import (
     image_lens,
     influence,
     information_flow,
+    layer_similarity,
     learned_lenses,
     lenses,
     localisation,
@@ -311,6 +312,19 @@ CASES_OF: dict[str, dict[str, Case]] = {
             partial(attention_profile.tables_of, by_rank_shuffled=0.6), "It is not shown that the rank of maps", OPEN
         ),
         "no maps": case(partial(attention_profile.tables_of, maps=False), "ranks of maps", UNTESTABLE),
+    },
+    "layer_similarity": {
+        "swapped": case(layer_similarity.tables_of, "A layer's pattern in the place of the next one's costs", FOUND),
+        "any": case(partial(layer_similarity.tables_of, other=0.01), "It is not shown that the pattern of the", OPEN),
+        "kept": case(
+            partial(layer_similarity.tables_of, swaps=False), "whether another layer's pattern will do", UNTESTABLE
+        ),
+        "alike": case(layer_similarity.tables_of, "Neighbouring layers attend alike", FOUND),
+        "all alike": case(partial(layer_similarity.tables_of, far=0.6), "It is not shown that neighbouring", OPEN),
+        "told": case(layer_similarity.tables_of, "How alike two neighbours are tells what it costs", FOUND),
+        "untold": case(partial(layer_similarity.tables_of, told=0.0), "It is not shown that likeness without", OPEN),
+        "far": case(layer_similarity.tables_of, "By entries above .1 the last position reaches", FOUND),
+        "anywhere": case(partial(layer_similarity.tables_of, random=0.98), "It is not shown that large entries", OPEN),
     },
     "modality": {
         "early": case(modality.tables_of, "The question looks at the image more in early layers", FOUND),
