@@ -348,6 +348,10 @@ CASES_OF: dict[str, dict[str, Case]] = {
     },
     "visual_exit": {
         "goes": case(visual_exit.tables_of, "Behind two thirds of the layers the image may go", FOUND),
+        "long": case(visual_exit.tables_of, "The image has to be read by the first", FOUND),
+        "like text": case(
+            partial(visual_exit.tables_of, words=True), "It is not shown that the image is needed for longer", OPEN
+        ),
         "stays": case(partial(visual_exit.tables_of, read_at=11), "It is not shown that the image may go", OPEN),
         "unseen": case(partial(visual_exit.tables_of, blind=1.0), "It is not shown that the image may go", OPEN),
         "read": case(visual_exit.tables_of, "The image is read between a quarter and two thirds", FOUND),
