@@ -6,6 +6,7 @@ A module is left out where it writes: what it adds to the residual is 0. Layers 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -55,9 +56,9 @@ def _scored(batch: Batch, i: int, most: int) -> list[tuple[int, int]]:
         return [(last, -1), *((int(at), ids[int(at) + 1]) for at in places[places >= 0])]
     if example.answer:
         return [(last, batch.first_token_of(example, example.answer))]
-    count = min(most, last - start)
-    spaced = torch.linspace(start, last - 1, count).round().int().tolist() if count else []
-    return [(last, -1), *((at, ids[at + 1]) for at in spaced)]
+    told = [at for at in range(start, last) if not bool(batch.where("image")[i, at + 1])]
+    spaced = torch.linspace(0, len(told) - 1, min(most, len(told))).round().int().tolist()
+    return [(last, -1), *((told[k], ids[told[k] + 1]) for k in spaced)]
 
 
 def sites_of(subject: Any, kind: str, layer: int) -> list[str]:
@@ -95,14 +96,20 @@ class Skips:
     def read(self, variants: Sequence[Variant]) -> tuple[Float[Tensor, "v b read"], Float[Tensor, "v b d"]]:
         """Loss and top-1 of each variant, and its last position's state behind the final norm."""
         acting = [i for i, variant in enumerate(variants) if variant]
-        clean = next(states_of_variants(self.base, self.base.everywhere, [{0: ()}], self.scored.places))[1]
-        values, features = (one.expand(len(variants), *one.shape).clone() for one in self._readings(clean))
+        values, features = (one.expand(len(variants), *one.shape).clone() for one in self._clean)
         if acting:
             verify_edit(self.base, self.base.everywhere, [_one_layer(variants[acting[-1]])])
         chosen = [variants[i] for i in acting]
         for i, states in states_of_variants(self.base, self.base.everywhere, chosen, self.scored.places):
             values[acting[i]], features[acting[i]] = self._readings(states)
         return values, features
+
+    @cached_property
+    def _clean(self) -> tuple[Tensor, Tensor]:
+        """Of the whole model, replayed like the variants."""
+        return self._readings(
+            next(states_of_variants(self.base, self.base.everywhere, [{0: ()}], self.scored.places))[1]
+        )
 
     def _readings(self, states: Float[Tensor, "b n d"]) -> tuple[Float[Tensor, "b read"], Float[Tensor, "b d"]]:
         normed = self.subject.norm(states)

@@ -66,6 +66,15 @@ def test_one_module_left_out_is_the_forward_without_it(family, padding):
     torch.testing.assert_close(nothing, by_hand(subject, batch, []), rtol=1e-5, atol=1e-6)
 
 
+def test_a_family_that_cannot_be_replayed_is_read_from_whole_forwards(monkeypatch):
+    subject = tiny.subject()
+    batch = subject.batch(texts(answers=False), padding="left")
+    replayed = singles(Skips(subject, batch, 8), "MLP")
+    monkeypatch.setattr("crosslens.probes.intervene.readout.obstacle_of", lambda base: "not these")
+    for one, other in zip(replayed, singles(Skips(subject, batch, 8), "MLP"), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
 def test_several_left_out_in_their_orders():
     subject = tiny.subject()
     batch = subject.batch(texts())
