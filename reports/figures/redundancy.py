@@ -12,7 +12,7 @@ ZERO = [(0.0, "", "")]
 
 
 def figures(tables: Tables) -> dict[str, go.Figure]:
-    """Curves of leaving out, single costs, importance, prediction; vision, entropy and inner activations in folds."""
+    """Curves of leaving out, importance, prediction; single costs, vision, entropy and inner activations in folds."""
     return draw_all(FIGURES, tables)
 
 
@@ -75,6 +75,7 @@ FIGURES = [
         f"The loss more than the whole model's, layer by layer. {LEFT_OUT}",
         "Where the line is high and the dotted one low, a constant would have done: what the module writes for this "
         "token in particular is not needed.",
+        "one at a time",
         interval="Bands",
         control="Dotted",
         claims=("deep attention is redundant",),
@@ -125,7 +126,7 @@ FIGURES = [
         by_part,
         "Share of tokens that are the likeliest, minus the whole model's share.",
         "Below 0 answers are lost.",
-        "right tokens",
+        "one at a time",
         interval="Bands",
         control="Dotted",
     ),
