@@ -73,8 +73,8 @@ FIGURES = [
         "What leaving out one module costs",
         by_part,
         f"The loss more than the whole model's, layer by layer. {LEFT_OUT}",
-        "Where the line is high and the dotted one low, a constant would have done: what the module writes for this "
-        "token in particular is not needed.",
+        "Where the line is high and the dotted one low, the module's mean would have done, with the first token's own "
+        "update: what it writes for each later token in particular is not needed.",
         "one at a time",
         interval="Bands",
         control="Dotted",
@@ -152,7 +152,8 @@ FIGURES = [
         "How much of the energy the largest dimensions hold",
         energies,
         "Share of the sum of squares in the largest 3/16 of the dimensions, within a prompt: of what the heads give "
-        "(z), of that times the norm of what W_O writes for it, and of the MLP's neurons; without the first token.",
+        "(z), of that times the norm of what their output matrix writes for it, and of the MLP's neurons; without the "
+        "first token.",
         "Far above the dotted line, few dimensions do most. That the others can be cut is not shown.",
         "inner activations",
         interval="Bands",
