@@ -18,7 +18,7 @@ from ...probes.observe.layer import Layer
 from ...probes.observe.tracing import tracing
 from ...probes.prompts.batch import Batch
 from ..common.controls import permutations
-from ..common.losses import read_losses, rows_before, scored
+from ..common.losses import Losses, rows_before, scored
 
 BELOW, UNIFORM, OTHER = "the layer below", "uniform attention", "shuffled tokens"
 SWAPS = (BELOW, UNIFORM, OTHER)
@@ -38,8 +38,8 @@ def swapped(subject: Any, batch: Batch, most: int, within: int) -> dict[str, Ten
     plan = [(swap, layer) for swap in SWAPS for layer in attending if _source(swap, layer, own, other) is not None]
     variants: list[Variant] = [{layer: (EditAttention(None, _edit(swap, layer, own, other)),)} for swap, layer in plan]
     removing = [{layer: (EditAttention(None, edit),) for layer in attending} for edit in _removals(batch)]
-    where = rows_before(asked, base)
-    values = read_losses(base, asked, [{}, *variants, *removing], where, prove=False)[0][..., 0]
+    losses = Losses(base, asked, rows_before(asked, base))
+    values = losses.read([{}, *variants, *removing], prove=False)[0][..., 0]
     clean = values[0]
     found = {"clean": clean, "removed": (values[1 + len(variants) :] - clean).T}
     for swap in SWAPS:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -31,7 +32,7 @@ class Scored(NamedTuple):
 
 def scored(batch: Batch, most: int, within: int | None = None) -> Scored:
     """Of a prompt with an answer its tokens, of an open one the first token of the answer; of a text without any the
-    next tokens of at most `most` positions, evenly spaced, of its first `within` tokens where that is given.
+    next tokens (words, not pictures) of at most `most` positions, evenly spaced, of its first `within` tokens where that is given.
     """
     rows = [_scored(batch, i, most, within) for i in range(len(batch.examples))]
     width = max(map(len, rows))
@@ -48,9 +49,9 @@ def _scored(batch: Batch, i: int, most: int, within: int | None) -> list[tuple[i
     if example.answer:
         return [(last, batch.first_token_of(example, example.answer))]
     last = last if within is None else min(last, start + within - 1)
-    count = min(most, last - start)
-    spaced = torch.linspace(start, last - 1, count).round().int().tolist() if count else []
-    return [(last, -1), *((at, ids[at + 1]) for at in spaced)]
+    told = [at for at in range(start, last) if not bool(batch.where("image")[i, at + 1])]
+    spaced = torch.linspace(0, len(told) - 1, min(most, len(told))).round().int().tolist()
+    return [(last, -1), *((told[k], ids[told[k] + 1]) for k in spaced)]
 
 
 def rows_before(asked: Scored, base: Recording) -> Positions:
@@ -59,38 +60,46 @@ def rows_before(asked: Scored, base: Recording) -> Positions:
     return positions_of(reached.to(base.mask.device) & base.mask, base.last)
 
 
-@torch.no_grad()
-def read_losses(
-    base: Recording, asked: Scored, variants: Sequence[Variant], where: Positions | None = None, prove: bool = True
-) -> tuple[Float[Tensor, "v b read"], Float[Tensor, "v b d"]]:
-    """Loss and top-1 of each variant, and its last position's state behind the final norm; an empty variant is the
-    clean run. where: the rows that are computed, all by default. prove: of the last one's deepest layer, that it does
-    something.
-    """
-    where = base.everywhere if where is None else where
-    acting = [i for i, variant in enumerate(variants) if variant]
-    clean = next(states_of_variants(base, where, [{0: ()}], asked.places))[1]
-    values, features = (one.expand(len(variants), *one.shape).clone() for one in _readings(base, asked, clean))
-    if acting and prove:
-        verify_edit(base, where, [_one_layer(variants[acting[-1]])])
-    chosen = [variants[i] for i in acting]
-    for i, states in states_of_variants(base, where, chosen, asked.places):
-        values[acting[i]], features[acting[i]] = _readings(base, asked, states)
-    return values, features
+class Losses:
+    """What variants of one recording do to its losses. where: the rows that are computed, all by default."""
 
+    def __init__(self, base: Recording, asked: Scored, where: Positions | None = None) -> None:
+        self.base, self.asked = base, asked
+        self.where = base.everywhere if where is None else where
 
-def _readings(
-    base: Recording, asked: Scored, states: Float[Tensor, "b n d"]
-) -> tuple[Float[Tensor, "b read"], Float[Tensor, "b d"]]:
-    normed = base.subject.norm(states)
-    there = asked.targets >= 0
-    rows = base.subject.unembed(normed[there.to(normed.device)]).float()
-    targets = asked.targets[there].to(rows.device)
-    loss = rows.logsumexp(-1) - rows.gather(1, targets[:, None])[:, 0]
-    both = torch.stack([loss, (rows.argmax(-1) == targets).float()], -1).cpu()
-    whole = torch.full((*there.shape, len(READ)), torch.nan)
-    whole[there] = both
-    return whole.nanmean(1), normed[:, 0].float().cpu()
+    @torch.no_grad()
+    def read(
+        self, variants: Sequence[Variant], prove: bool = True
+    ) -> tuple[Float[Tensor, "v b read"], Float[Tensor, "v b d"]]:
+        """Loss and top-1 of each variant, and its last position's state behind the final norm; an empty variant is the
+        clean run. prove: of the last one's deepest layer, that it does something.
+        """
+        acting = [i for i, variant in enumerate(variants) if variant]
+        values, features = (one.expand(len(variants), *one.shape).clone() for one in self._clean)
+        if acting and prove:
+            verify_edit(self.base, self.where, [_one_layer(variants[acting[-1]])])
+        for i, states in self._states([variants[i] for i in acting]):
+            values[acting[i]], features[acting[i]] = self._readings(states)
+        return values, features
+
+    @cached_property
+    def _clean(self) -> tuple[Tensor, Tensor]:
+        """Of the whole model, replayed like the variants."""
+        ((_, states),) = self._states([{0: ()}])
+        return self._readings(states)
+
+    def _states(self, variants: Sequence[Variant]) -> Iterator[tuple[int, Float[Tensor, "b n d"]]]:
+        return states_of_variants(self.base, self.where, variants, self.asked.places)
+
+    def _readings(self, states: Float[Tensor, "b n d"]) -> tuple[Float[Tensor, "b read"], Float[Tensor, "b d"]]:
+        subject, there = self.base.subject, self.asked.targets >= 0
+        normed = subject.norm(states)
+        rows = subject.unembed(normed[there.to(normed.device)]).float()
+        targets = self.asked.targets[there].to(rows.device)
+        loss = rows.logsumexp(-1) - rows.gather(1, targets[:, None])[:, 0]
+        whole = torch.full((*there.shape, len(READ)), torch.nan)
+        whole[there] = torch.stack([loss, (rows.argmax(-1) == targets).float()], -1).cpu()
+        return whole.nanmean(1), normed[:, 0].float().cpu()
 
 
 def _one_layer(variant: Variant) -> Variant:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from ..common.findings import Finding, rows_with, say, tested
+from ._exit_tables import NEEDED
 
 
 def findings(tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
@@ -14,6 +15,16 @@ def findings(tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
     if "tested" not in tables:
         return []
     return [
+        say(
+            "The image has to be read by the first {value:.1f} {span:.1f} layers before its tokens may go without a "
+            "change of the answer; {control}: {beside:.1f}",
+            "It is not shown that the image is needed for longer than text is: by the first {value:.1f} {span:.1f} "
+            "layers; {control}: {beside:.1f}",
+            **tested(tables, NEEDED),
+            about="how long the image is needed",
+            figure="agreement",
+            side="above",
+        ),
         say(
             "Behind two thirds of the layers the image may go: {value:.0%} {span:.0%} of the answer's tokens stay; "
             "with {control}: {beside:.0%}",

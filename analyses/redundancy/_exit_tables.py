@@ -15,6 +15,7 @@ from ._exit_rows import READ, TEXT
 
 BLIND = "the image removed before the first layer"
 UNITS = {"agreement": "share of tokens", "loss": "nats a token", "allowed": "share of prompts"}
+NEEDED = "how long the image is needed"
 SWAPPED = "another image's keys and values"
 NAMES = {"": "", ANOTHER: SWAPPED, TEXT: TEXT}
 
@@ -43,7 +44,20 @@ def _reading(rows: Rows, measure: str, control: str = "") -> np.ndarray:
 
 
 def _tested(rows: Rows, how: How) -> pd.DataFrame:
-    return pd.concat([*_may_go(rows), *_used_before(rows)], ignore_index=True)
+    return pd.concat([*_may_go(rows), *_used_before(rows), *_needed(rows)], ignore_index=True)
+
+
+def _needed(rows: Rows) -> list[pd.DataFrame]:
+    """No claim: how many layers have to read the image, so that from there on every exit keeps the answer."""
+    groups = rows.examples["group"]
+    own, text = (_until(_reading(rows, "agreement", control)) for control in ("", TEXT))
+    return [number(NEEDED, own, groups, "layers"), number(NEEDED, own - text, groups, "layers", than=TEXT)]
+
+
+def _until(agreement: np.ndarray) -> np.ndarray:
+    """The first exit from which on all tokens stay, [n]."""
+    lost = np.flip(np.maximum.accumulate(np.flip(agreement < 1, 1), 1), 1)
+    return np.where(np.isnan(agreement).any(1), np.nan, lost.sum(1))
 
 
 def _may_go(rows: Rows) -> list[pd.DataFrame]:

@@ -18,7 +18,7 @@ from .. import metrics
 
 KINDS = ("block", "attention", "MLP")
 NULLS = ("turned", "orthogonal", "of other tokens")  # a module's own update, and what it is compared with
-INSIDE = ("z", "z through W_O", "MLP inside")
+INSIDE = ("z", "z as it is written", "MLP inside")
 SHARES = (1 / 32, 1 / 16, 1 / 8, 3 / 16, 1 / 4, 1 / 2)  # of the inner dimensions, the largest first
 
 

@@ -20,10 +20,10 @@ def findings(tables: Tables) -> list[Finding]:
 
 def _predicts(tables: Tables) -> Finding:
     return say(
-        "How far attention and MLPs turn the residual tells what leaving them out costs: rank correlation {value:.2f} "
-        "{span:.2f}; {control}: {beside:.2f}",
-        "How far attention and MLPs turn the residual is not shown to tell what leaving them out costs better than "
-        "size alone: rank correlation {value:.2f} {span:.2f}; {control}: {beside:.2f}",
+        "How far attention and MLPs turn the residual stream tells what leaving them out costs: rank correlation "
+        "{value:.2f} {span:.2f}; {control}: {beside:.2f}",
+        "How far attention and MLPs turn the residual stream is not shown to tell what leaving them out costs better "
+        "than size alone: rank correlation {value:.2f} {span:.2f}; {control}: {beside:.2f}",
         **tested(tables, "importance predicts loss"),
         about="whether a cheap number tells what can be left out",
         figure="predictions",
@@ -33,11 +33,12 @@ def _predicts(tables: Tables) -> Finding:
 
 def _least(tables: Tables) -> Finding:
     return say(
-        "The third of the attention layers that turns the residual least costs {value:+.2f} {span:+.2f} nats a token "
-        "compared with a random third, and {gap:+.2f} {gap_span:+.2f} compared with {control}",
-        "It is not shown that the third of the attention layers that turns the residual least is the one to leave out: "
-        "{value:+.2f} {span:+.2f} nats a token compared with a random third, {gap:+.2f} {gap_span:+.2f} compared with "
+        "Leaving out the third of the attention layers that turns the residual stream least changes the loss by "
+        "{value:+.2f} {span:+.2f} nats a token against a random third, and by {gap:+.2f} {gap_span:+.2f} against "
         "{control}",
+        "It is not shown that the third of the attention layers that turns the residual stream least is the one to "
+        "leave out: it changes the loss by {value:+.2f} {span:+.2f} nats a token against a random third, and by "
+        "{gap:+.2f} {gap_span:+.2f} against {control}",
         **tested(tables, "the least important third", "below"),
         about="which attention can be left out",
         figure="curves",

@@ -17,7 +17,7 @@ from ...probes.intervene.recording import Recording, record
 from ...probes.prompts.batch import Batch
 from ...probes.sites import PARTS, SITES
 from ..common.controls import permutations
-from ..common.losses import READ, read_losses, scored
+from ..common.losses import READ, Losses, scored
 from ._importance import KINDS, counted, without_first
 
 SITES_OF = {"block": PARTS, "attention": ("attn_out",), "MLP": ("mlp_out",)}
@@ -46,6 +46,7 @@ class Skips:
         self.base = record(subject, batch, written)
         self._zero = {(layer, site): Scale(site, None, 0.0) for layer in range(subject.n_layers) for site in written}
         self._kept = without_first(batch)
+        self._losses = Losses(self.base, self.scored)
 
     def variant(self, kind: str, layers: Sequence[int]) -> Variant:
         """These modules left out."""
@@ -57,8 +58,8 @@ class Skips:
         return {layer: tuple(_mean_update(self.base, layer, site, self._kept) for site in sites)}
 
     def read(self, variants: Sequence[Variant]) -> tuple[Float[Tensor, "v b read"], Float[Tensor, "v b d"]]:
-        """See `read_losses`."""
-        return read_losses(self.base, self.scored, variants)
+        """See `Losses.read`."""
+        return self._losses.read(variants)
 
 
 def _mean_update(base: Recording, layer: int, site: str, kept: Bool[Tensor, "b p"]) -> Change:

@@ -12,7 +12,7 @@ ZERO = [(0.0, "", "")]
 
 
 def figures(tables: Tables) -> dict[str, go.Figure]:
-    """Curves of leaving out, single costs, importance, prediction; vision, entropy and inner activations in folds."""
+    """Curves of leaving out, importance, prediction; single costs, vision, entropy and inner activations in folds."""
     return draw_all(FIGURES, tables)
 
 
@@ -73,8 +73,9 @@ FIGURES = [
         "What leaving out one module costs",
         by_part,
         f"The loss more than the whole model's, layer by layer. {LEFT_OUT}",
-        "Where the line is high and the dotted one low, a constant would have done: what the module writes for this "
-        "token in particular is not needed.",
+        "Where the line is high and the dotted one low, the module's mean would have done, with the first token's own "
+        "update: what it writes for each later token in particular is not needed.",
+        "one at a time",
         interval="Bands",
         control="Dotted",
         claims=("deep attention is redundant",),
@@ -125,7 +126,7 @@ FIGURES = [
         by_part,
         "Share of tokens that are the likeliest, minus the whole model's share.",
         "Below 0 answers are lost.",
-        "right tokens",
+        "one at a time",
         interval="Bands",
         control="Dotted",
     ),
@@ -151,7 +152,8 @@ FIGURES = [
         "How much of the energy the largest dimensions hold",
         energies,
         "Share of the sum of squares in the largest 3/16 of the dimensions, within a prompt: of what the heads give "
-        "(z), of that times the norm of what W_O writes for it, and of the MLP's neurons; without the first token.",
+        "(z), of that times the norm of what their output matrix writes for it, and of the MLP's neurons; without the "
+        "first token.",
         "Far above the dotted line, few dimensions do most. That the others can be cut is not shown.",
         "inner activations",
         interval="Bands",

@@ -368,9 +368,9 @@ CASES_OF: dict[str, dict[str, Case]] = {
         ),
     },
     "redundancy": {
-        "told": case(redundancy.tables_of, "How far attention and MLPs turn the residual tells what", FOUND),
-        "size": case(partial(redundancy.tables_of, null=True), "How far attention and MLPs turn the residual is", OPEN),
-        "least": case(redundancy.tables_of, "The third of the attention layers that turns the residual least", FOUND),
+        "told": case(redundancy.tables_of, "turn the residual stream tells what", FOUND),
+        "size": case(partial(redundancy.tables_of, null=True), "turn the residual stream is not shown to", OPEN),
+        "least": case(redundancy.tables_of, "Leaving out the third of the attention layers that turns", FOUND),
         "any third": case(partial(redundancy.tables_of, least=0.9), "It is not shown that the third of the", OPEN),
         "deep": case(redundancy.tables_of, "The deepest third of the attention layers can be left out", FOUND),
         "needed": case(partial(redundancy.tables_of, deep=0.5), "It is not shown that the deepest third", OPEN),
@@ -380,6 +380,10 @@ CASES_OF: dict[str, dict[str, Case]] = {
     },
     "visual_exit": {
         "goes": case(visual_exit.tables_of, "Behind two thirds of the layers the image may go", FOUND),
+        "long": case(visual_exit.tables_of, "The image has to be read by the first", FOUND),
+        "like text": case(
+            partial(visual_exit.tables_of, words=True), "It is not shown that the image is needed for longer", OPEN
+        ),
         "stays": case(partial(visual_exit.tables_of, read_at=11), "It is not shown that the image may go", OPEN),
         "unseen": case(partial(visual_exit.tables_of, blind=1.0), "It is not shown that the image may go", OPEN),
         "read": case(visual_exit.tables_of, "The image is read between a quarter and two thirds", FOUND),

@@ -17,7 +17,7 @@ from crosslens.probes.model import anatomy
 from crosslens.probes.observe.tracing import rewrite_output, tracing
 from crosslens.probes.runs.results import How, observe
 
-from ..helpers import planted_hybrid, tiny
+from ..helpers import planted_hybrid, tiny, vision_subjects
 from .claims import rows_of as planted_rows
 
 OPTIONS = redundancy.Options(draws=2, positions=8)
@@ -64,6 +64,15 @@ def test_one_module_left_out_is_the_forward_without_it(family, padding):
             torch.testing.assert_close(left_out[:, layer], by_hand(subject, batch, sites), rtol=1e-4, atol=1e-5)
     nothing = skips.read([{}])[0][0, :, 0]
     torch.testing.assert_close(nothing, by_hand(subject, batch, []), rtol=1e-5, atol=1e-6)
+
+
+def test_a_family_that_cannot_be_replayed_is_read_from_whole_forwards(monkeypatch):
+    subject = tiny.subject()
+    batch = subject.batch(texts(answers=False), padding="left")
+    replayed = singles(Skips(subject, batch, 8), "MLP")
+    monkeypatch.setattr("crosslens.probes.intervene.readout.obstacle_of", lambda base: "not these")
+    for one, other in zip(replayed, singles(Skips(subject, batch, 8), "MLP"), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_several_left_out_in_their_orders():
@@ -159,3 +168,16 @@ def test_layers_without_attention_have_no_number_of_it():
         assert values[:, without].isnan().all()
         assert values[:, list(subject.decoder.attending)].isfinite().all()
     assert rows["skip|block"].isfinite().all()
+
+
+def test_the_blind_rows_are_those_of_the_prompt_without_its_image(tmp_path):
+    subject = vision_subjects.save("llava", tmp_path)
+    question = Segment("question", " w5 w6 w3")
+    text = Segment("text", "w1 w2")
+    seen = Example("a", "a", (text, Segment("image", vision_subjects.picture(1)), question), answer=" w4")
+    blind = Example("b", "b", (text, question), answer=" w4")
+    rows, expected = rows_of(subject, [seen, blind]), rows_of(subject, [blind])
+    torch.testing.assert_close(rows["blind|block"][0], expected["skip|block"][0], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(rows["blind clean"][0], expected["clean"][0], rtol=1e-4, atol=1e-5)
+    assert rows["blind|block"][1].isnan().all()
+    assert "blind|block" not in expected

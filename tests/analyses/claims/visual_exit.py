@@ -23,17 +23,25 @@ def planted(name: str, holds: bool) -> dict[str, pd.DataFrame]:
 
 
 def tables_of(
-    *, read_at: int = 6, gain: float = 1.0, blind: float = 0.2, text: float = 0.1, answers: bool = True
+    *,
+    read_at: int = 6,
+    gain: float = 1.0,
+    blind: float = 0.2,
+    text: float = 0.1,
+    words: bool = False,
+    answers: bool = True,
 ) -> dict[str, pd.DataFrame]:
     """read_at: the layer that reads the image. gain: what reading it spares of the loss. blind: the share of answers
-    that stay without it. text: what random text that is removed costs.
+    that stay without it. text: what random text that is removed costs; words: answers go with it as with the image.
     """
     rng = np.random.default_rng(0)
     through = np.arange(LAYERS + 1) > read_at
     stays = np.where(through, 1.0, rng.random((N, 1)) < blind)
     lost = np.where(through, 0.0, gain) + 0.01 * rng.normal(size=(N, LAYERS + 1))
     values = {"exit|": _read(stays, lost), f"exit|{ANOTHER}": _read(stays, 2 * lost)}
-    values[f"exit|{TEXT}"] = _read(np.ones_like(stays), np.where(through, 0.0, text) + 0.001 * rng.random(lost.shape))
+    values[f"exit|{TEXT}"] = _read(
+        stays if words else np.ones_like(stays), np.where(through, 0.0, text) + 0.001 * rng.random(lost.shape)
+    )
     if not answers:
         for rows in values.values():
             rows[..., 1:] = np.nan
