@@ -32,7 +32,9 @@ class Scored(NamedTuple):
 
 def scored(batch: Batch, most: int, within: int | None = None) -> Scored:
     """Of a prompt with an answer its tokens, of an open one the first token of the answer; of a text without any the
-    next tokens (words, not pictures) of at most `most` positions, evenly spaced, of its first `within` tokens where that is given.
+    next tokens (words, not pictures) of at most `most` positions, evenly spaced.
+
+    within: of a text its first so many tokens are read, all by default.
     """
     rows = [_scored(batch, i, most, within) for i in range(len(batch.examples))]
     width = max(map(len, rows))
