@@ -65,7 +65,7 @@ FIGURES = [
         layers,
         "Mean over a layer's heads: attention on the first token; on the token before, without the first; what own "
         "token, previous and first explain of the maps.",
-        "Dotted: the same of uniform attention, whose maps such patterns explain in part as well.",
+        "Such patterns explain a part of uniform attention's maps as well.",
         interval="Bands",
         control="Dotted",
         select=lambda rows: rows[rows["measure"].isin(NEAR)],

@@ -15,9 +15,10 @@ def figures(tables: Tables) -> dict[str, go.Figure]:
 
 
 def likeness(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    shown = first_condition(rows)
-    signed = bool((shown["value"] < 0).any())
-    return heat_map(shown, "layer", "other", view="measure", signed=signed, unit="cosine")
+    """What is left of likeness first: the plain cosine is bright everywhere."""
+    shown = first_condition(rows)[::-1].rename(columns={"other": "other layer"})
+    over = [name for name in shown["measure"].unique() if name.endswith("uniform")]
+    return heat_map(shown, "layer", "other layer", view="measure", signed=over, unit="cosine")
 
 
 def costs(rows: pd.DataFrame, _: Tables) -> go.Figure:
@@ -50,8 +51,8 @@ FIGURES = [
         {},
         "Which layers attend alike",
         likeness,
-        "Cosine of the mean maps of every two layers: as they are; without the first token (the sink twin); each minus "
-        "what both share with uniform attention.",
+        "Cosine of the mean maps of every two layers, without the first token (the sink twin) and minus what both share "
+        "with uniform attention; by the buttons as it is.",
         "As it is, nearly all layers are alike: they share the first token and the length. What stays bright in the "
         "sink twin over uniform attention is likeness.",
         claims=("neighbours attend alike",),
