@@ -44,6 +44,7 @@ from .claims import (
     sinks,
     steering,
     subject_card,
+    tower_profile,
     visual_exit,
 )
 from .claims import attribution as attribution_rows
@@ -312,6 +313,15 @@ CASES_OF: dict[str, dict[str, Case]] = {
             partial(attention_profile.tables_of, by_rank_shuffled=0.6), "It is not shown that the rank of maps", OPEN
         ),
         "no maps": case(partial(attention_profile.tables_of, maps=False), "ranks of maps", UNTESTABLE),
+    },
+    "tower_profile": {
+        "further": case(tower_profile.tables_of, "The vision tower looks further in its last blocks", FOUND),
+        "nearer": case(partial(tower_profile.tables_of, rise=-1.0), "It is not shown that the vision tower", OPEN),
+        "near": case(tower_profile.tables_of, "The first blocks of the vision tower look near", FOUND),
+        "far": case(partial(tower_profile.tables_of, early=1.0), "It is not shown that the first blocks of", OPEN),
+        "own": case(tower_profile.tables_of, "Patches look at themselves", FOUND),
+        "others": case(partial(tower_profile.tables_of, own=-0.02), "It is not shown that patches look at", OPEN),
+        "shallow": case(partial(tower_profile.tables_of, layers=2), "how far blocks look", UNTESTABLE),
     },
     "layer_similarity": {
         "swapped": case(layer_similarity.tables_of, "A layer's pattern in the place of the next one's costs", FOUND),
