@@ -29,8 +29,8 @@ def _further(tables: Mapping[str, pd.DataFrame]) -> Finding:
 
 def _near(tables: Mapping[str, pd.DataFrame]) -> Finding:
     return say(
-        "The first blocks of the vision tower look near: attended patches are {value:+.2f} {span:+.2f} patches further "
-        "away than for uniform attention",
+        "The first blocks of the vision tower look near: the mean distance of attended patches differs by {value:+.2f} "
+        "{span:+.2f} patches from uniform attention's",
         "It is not shown that the first blocks of the vision tower look nearer than uniform attention would: "
         "{value:+.2f} {span:+.2f} patches",
         **tested(tables, "early blocks look near", "below"),
