@@ -15,7 +15,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -30,11 +30,13 @@ import pandas as pd
 import torch
 from crosslens import Subject, knockout_sweep, load, patch_sweep, record
 from crosslens.analyses import metrics
-from crosslens.analyses.attention import sinks
+from crosslens.analyses.attention import attention_profile, sinks
+from crosslens.analyses.attention._modality_rows import shares
 from crosslens.analyses.common.contrast import contrast
 from crosslens.analyses.flow import head_divergence
 from crosslens.analyses.lenses import _attention_lens, _tuned_lens, lenses
 from crosslens.analyses.lenses._descent import Descent
+from crosslens.analyses.redundancy import redundancy
 from crosslens.analyses.repairs import repairs
 from crosslens.data.tasks import colored_objects, ioi, open_task, passages
 from crosslens.probes.intervene.measures import logit_difference
@@ -109,6 +111,27 @@ def bench_observe() -> None:
         "sinks + lenses without reads": observing(subject, batch),
     }
     interleaved(works)
+
+
+def bench_attention() -> None:
+    """What the analyses of attention take from one forward of 16 × 256 tokens; the limit of all together is 1.5."""
+    subject, batch = subject_and_batch()
+    profile = How(attention_profile.Options(maps=False))
+    takers: dict[str, Callable[[Any], Any]] = {
+        "sums alone": lambda layer: layer.sums.entropy,
+        "modality": lambda layer: shares(layer, batch),
+        "attention_profile without maps": lambda layer: attention_profile.observe(layer, batch, profile),
+        "sinks": lambda layer: sinks.observe(layer, batch, SINKS),
+        "redundancy": lambda layer: redundancy.observe(layer, batch, How(redundancy.Options())),
+    }
+
+    def riding(names: Collection[str]) -> None:
+        with torch.no_grad(), tracing(subject, lambda layer: [takers[name](layer) for name in names]):
+            subject.forward(batch)
+
+    works: dict[str, Callable[[], Any]] = {"plain forward, 16 × 256": plain(subject, batch)}
+    works |= {name: partial(riding, [name]) for name in takers} | {"all of them": partial(riding, list(takers))}
+    interleaved(works, min(ROUNDS, 5))
 
 
 def bench_lens() -> None:

@@ -62,13 +62,12 @@ def _wider(rows: Rows) -> list[pd.DataFrame]:
     longest = int(whole.max()) if len(whole) else 0
     if longest <= SHORT:
         return [nothing(claim, "no prompt has rows of 16 and of 32 keys")]
-    fall = own[:, longest] - own[:, SHORT]
-    found = [number(claim, fall, groups, "share of uniform")]
-    if (key := f"by length, twin|{SHUFFLED_TOKENS}") in rows.values:
-        other = over_layers(rows[key])
-        than = fall - (other[:, longest] - other[:, SHORT])
-        found.append(number(claim, than, groups, "share of uniform", than=SHUFFLED_TOKENS))
-    return found
+    if (key := f"by length, twin|{SHUFFLED_TOKENS}") not in rows.values:
+        return [nothing(claim, "prompts hold images, which have no other order: there is no control")]
+    fall, other = own[:, longest] - own[:, SHORT], over_layers(rows[key])
+    than = fall - (other[:, longest] - other[:, SHORT])
+    unit = "share of uniform"
+    return [number(claim, fall, groups, unit), number(claim, than, groups, unit, than=SHUFFLED_TOKENS)]
 
 
 def _of_maps(rows: Rows) -> list[pd.DataFrame]:

@@ -307,6 +307,7 @@ CASES_OF: dict[str, dict[str, Case]] = {
             partial(attention_profile.tables_of, fall_shuffled=-0.2), "It is not shown that attention covers", OPEN
         ),
         "short": case(partial(attention_profile.tables_of, longest=4), "attention in long contexts", UNTESTABLE),
+        "pictures": case(partial(attention_profile.tables_of, pictures=True), "attention in long contexts", UNTESTABLE),
         "trivial": case(attention_profile.tables_of, "Own token, previous and first explain", FOUND),
         "by rank": case(attention_profile.tables_of, "The rank of maps tells layers apart", FOUND),
         "by sharpness": case(

@@ -44,6 +44,7 @@ def tables_of(
     skew: float = 0.1,
     longest: int = 7,
     maps: bool = True,
+    pictures: bool = False,
     seed: int = 0,
 ) -> dict[str, pd.DataFrame]:
     """sharp: share of the heads that are. local, trivial: over uniform attention. fall: of entropy over ln keys from
@@ -67,6 +68,8 @@ def tables_of(
         bins = 0.6 + slope * np.clip(np.arange(LENGTHS) - 4, 0, None) / max(longest - 4, 1)
         bins[longest + 1 :] = np.nan
         values |= {f"by length{twin}{name}": drawn(bins, LAYERS, LENGTHS) for twin in ("", ", twin")}
+    if pictures:  # which are not shuffled
+        values = {name: rows for name, rows in values.items() if SHUFFLED_TOKENS not in name}
     if maps:
         values["tokens"] = np.full(N, 24.0)
         for name, size in (("", by_rank), (f"|{SHUFFLED}", by_rank_shuffled)):
