@@ -9,6 +9,8 @@ from ..charts import dots, head_map, heat_map, lines, scatter
 from .drawing import Drawing, Tables, draw_all, first_condition
 from .views import views
 
+SELF = ("patch → itself", "patch → class token", "class token → class token")
+
 
 def figures(tables: Tables) -> dict[str, go.Figure]:
     """Distance by block, by head and as a profile, groups of heads; all statistics in folds."""
@@ -100,14 +102,15 @@ FIGURES = [
     Drawing(
         "own",
         "blocks",
-        {"unit": "share of attention"},
-        "Itself, class token",
+        {},
+        "How much patches look at themselves",
         by_block,
-        "Attention of a patch on itself and on the class token, and of the class token; mean over heads.",
+        "Attention of a patch on itself and on the class token, and of the class token on itself; mean over heads.",
         "Panels of the class token are missing where the tower has none.",
         "block statistics",
         interval="Bands",
         control="Dotted",
+        select=lambda rows: rows[rows["measure"].isin(SELF)],
         claims=("patches look at themselves",),
     ),
     Drawing(
