@@ -83,7 +83,7 @@ def figures(called: Sequence[str], runs: Sequence[Run]) -> dict[str, go.Figure]:
 def _map(one: Measure) -> go.Figure:
     rows = one.measured
     figure = heat_map(rows, one.place, "model", signed=bool((rows["value"] < 0).any()), unit=one.unit)
-    seen = f"{one.title}: a row for each model, a column for each {one.place}."
+    seen = f"{_begun(one.title)}: a row for each model, a column for each {one.place}."
     read = f"A change along a column is a change between models.{_sign(one)}"
     return _finished(figure, f"By model and {one.place}: {one.title}", (seen, read, sample(rows)), one.table)
 
@@ -93,10 +93,15 @@ def _curves(one: Measure, depths: dict[str, int]) -> go.Figure:
     if len({*depths.values()}) > 1:
         rows, x = rows.assign(**{DEPTH: rows[one.place] / rows["model"].map(depths).clip(lower=1)}), DEPTH
     figure = lines(rows, x, by="model", y_title=one.unit, markers=False)
-    seen = f"{one.title}, a line for each model, over {x}{f', {one.place} / layers' if x == DEPTH else ''}."
+    seen = f"{_begun(one.title)}, a line for each model, over {x}{f', {one.place} / layers' if x == DEPTH else ''}."
     read = "Bands: 95 % interval." if "lower" in rows and rows["lower"].notna().any() else ""
     read += " Dotted: the control." if (rows["control"] != "").any() else ""
     return _finished(figure, f"Over depth: {one.title}", (seen, f"{read}{_sign(one)}".strip(), sample(rows)), one.table)
+
+
+def _begun(text: str) -> str:
+    """As a sentence begins."""
+    return text[:1].upper() + text[1:]
 
 
 def _sign(one: Measure) -> str:
