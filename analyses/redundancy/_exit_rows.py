@@ -87,14 +87,19 @@ def _cut(base: Recording, target: Tensor, source: Tensor) -> list[Variant]:
 def _swapped(subject: Any, batch: Batch, chosen: list[int], other: Batch) -> Tensor:
     """READ with another image's keys and values from a layer on; NaN where that image has another length."""
     own = subject.batch([batch.examples[i] for i in chosen], **batch.form)
-    base = record(subject, own)
-    count, target, image = len(base.layers), behind_image(own), own.where("image")
-    if not torch.equal(own.roles, other.roles):
-        return torch.full((len(chosen), count + 1, len(READ)), torch.nan)
-    donor = record(subject, other)
+    alike = [k for k in range(len(chosen)) if torch.equal(*(one.roles[k][one.mask[k]] for one in (own, other)))]
+    found = torch.full((len(chosen), subject.n_layers + 1, len(READ)), torch.nan)
+    if alike:
+        kept, donor = (subject.batch([one.examples[k] for k in alike], **one.form) for one in (own, other))
+        found[alike] = _swapped_alike(record(subject, kept), record(subject, donor), kept)
+    return found
+
+
+def _swapped_alike(base: Recording, donor: Recording, batch: Batch) -> Tensor:
+    count, target, image = len(base.layers), behind_image(batch), batch.where("image")
     lent = [(Knockout(target, image, layer),) for layer in donor.layers]
     variants = [{i: lent[i] for i in range(first, count)} for first in range(count)]
-    return _read(base, [*variants, {}], target, asked(own))
+    return _read(base, [*variants, {}], target, asked(batch))
 
 
 @torch.no_grad()
