@@ -101,7 +101,9 @@ def methods(options: Options, learned: None, fitted_on: Mapping[str, int]) -> st
 
 
 def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
-    """See `_likeness.likeness` and `_swapped.swapped`. UserError: a prompt of fewer than four tokens."""
+    """See `_likeness.likeness` and `_swapped.swapped`. UserError: no attention, a prompt of fewer than four tokens."""
+    if not subject.decoder.attending:
+        raise UserError(f"{subject.name} has no attention: layer_similarity compares patterns")
     short = batch.mask.sum(1) < 4
     if bool(short.any()):
         name = batch.example_ids[int(short.nonzero()[0])]

@@ -108,9 +108,9 @@ class Options:
 
 
 class Learned(NamedTuple):
-    """importance: for each of KINDS 1 − cos by layer, the mean over held-out examples; NaN in layers without."""
+    """importance: for each of KINDS 1 − cos by layer, the mean over held-out examples; None in layers without."""
 
-    importance: Sequence[Sequence[float]] = ()
+    importance: Sequence[Sequence[float | None]] = ()
 
 
 def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) -> str:
@@ -138,7 +138,7 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
         with tracing(subject, keep):
             subject.forward(batch)
     means = torch.stack([torch.cat(rows).nanmean(0) for rows in found], 1)
-    return Learned(means.tolist())
+    return Learned([[None if value != value else value for value in kind] for kind in means.tolist()])
 
 
 def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor | None]:
@@ -162,7 +162,8 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
             kept[f"{name}|{kind}"], states = singles(skips, kind, replaced=name == "mean")
             if kind == "attention":
                 kept[f"features|{name}"] = states
-        turned = dict(enumerate(how.learned.importance[KINDS.index(kind)]))
+        known = enumerate(how.learned.importance[KINDS.index(kind)])
+        turned = {layer: value for layer, value in known if value is not None}
         kept[f"curve|{kind}"] = curves(skips, kind, turned, how.options.draws)
     return kept | (_blind(subject, batch, how) if how.options.blind else {})
 
