@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from ...probes.model.attention import AttentionCall
 from ...probes.observe.layer import Layer
 from ...probes.observe.tracing import tracing
 from ...probes.prompts.batch import Batch
-from ..common.controls import permutations
+from ..common.controls import permutations, shuffled_tokens
 from ..common.losses import Losses, rows_before, scored
 
 BELOW, UNIFORM, OTHER = "the layer below", "uniform attention", "shuffled tokens"
@@ -33,7 +32,7 @@ def swapped(subject: Any, batch: Batch, most: int, within: int) -> dict[str, Ten
     replaced, NaN where there is nothing to put; "removed" [b, REMOVED], with entries removed in all layers.
     """
     base, asked = record(subject, batch), scored(batch, most, within)
-    own, other = _calls(subject, batch), _calls(subject, _shuffled(batch))
+    own, other = _calls(subject, batch), _calls(subject, shuffled_tokens(batch))
     attending = [*own]
     plan = [(swap, layer) for swap in SWAPS for layer in attending if _source(swap, layer, own, other) is not None]
     variants: list[Variant] = [{layer: (EditAttention(None, _edit(swap, layer, own, other)),)} for swap, layer in plan]
@@ -62,16 +61,6 @@ def _calls(subject: Any, batch: Batch) -> dict[int, AttentionCall]:
     with tracing(subject, keep):
         subject.forward(batch)
     return kept
-
-
-def _shuffled(batch: Batch) -> Batch:
-    """The same prompts with the tokens behind the first in another order; images stay where they are."""
-    whole = batch.inputs["input_ids"].clone()
-    moved = batch.mask & ~batch.where("image")
-    for row, own, name in zip(whole, moved, batch.example_ids, strict=True):
-        at = own.nonzero()[1:, 0]
-        row[at] = row[at[permutations(len(at), [f"{name} tokens"])[0]]]
-    return replace(batch, inputs={**batch.inputs, "input_ids": whole})
 
 
 def _source(swap: str, layer: int, own: dict[int, AttentionCall], other: dict[int, AttentionCall]) -> Any:

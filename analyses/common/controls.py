@@ -25,6 +25,7 @@ from PIL import Image
 from torch import Tensor
 
 from ...data.example import Example
+from ...probes.prompts.batch import Batch
 
 DRAWS = 20
 HEADS = "random heads of the same layers"
@@ -204,6 +205,16 @@ def permutations(count: int, keys: Sequence[str]) -> Tensor:
     """An order of so many cells for each key, Int[keys, count]."""
     drawn = [np.random.default_rng(crc32(f"{key} permuted".encode())).permutation(count) for key in keys]
     return torch.from_numpy(np.array(drawn, int).reshape(len(keys), count))
+
+
+def shuffled_tokens(batch: Batch) -> Batch:
+    """The same prompts with the tokens behind the first in another order; images stay where they are."""
+    whole = batch.inputs["input_ids"].clone()
+    moved = batch.mask & ~batch.where("image")
+    for row, own, name in zip(whole, moved, batch.example_ids, strict=True):
+        at = own.nonzero()[1:, 0]
+        row[at] = row[at[permutations(len(at), [f"{name} tokens"])[0]]]
+    return replace(batch, inputs={**batch.inputs, "input_ids": whole})
 
 
 def random_edges(edges: Bool[Tensor, "*batch n n"], key: str) -> Bool[Tensor, "*batch n n"]:

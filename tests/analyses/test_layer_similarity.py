@@ -71,7 +71,7 @@ def test_rows_belong_to_their_example(padding):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_layers_own_pattern_in_its_place_changes_nothing(name, monkeypatch):
     """The shuffled prompt stands for another one: without shuffling it is the same."""
-    monkeypatch.setattr(_swapped, "_shuffled", lambda batch: batch)
+    monkeypatch.setattr(_swapped, "shuffled_tokens", lambda batch: batch)
     subject = subject_of(name)
     rows = swapped(subject, subject.batch(EXAMPLES), 5, 32)
     assert rows[f"cost|{OTHER}"].abs().max() < 1e-5
