@@ -106,8 +106,12 @@ class Run(ModelFlags):
     ray: str | None = None  # the address of a Ray cluster whose nodes the workers are on
 
     def __call__(self, line: str) -> None:
+        from ..probes.model.naming import require_subject
+
         self.require_names()
         models = self.each_model()
+        for run in models[1:]:
+            require_subject(run.name)  # before the first one is run
         made: list[Path] = []
         with crew(self.workers, self.ray) as workers:
             for run in models:
@@ -147,6 +151,9 @@ class Run(ModelFlags):
             raise UserError(f"--limit {self.limit}: at least one example is needed")
         if not self.subject:
             raise UserError("name at least one subject: --subject smollm2")
+        for name in self.subject:
+            if self.revision and (name in EMBEDDED or Path(name).exists()):
+                raise UserError(f"--revision {self.revision[0]}: {name} has none; only hub ids owner/name have")
         for spec in self.task:
             open_task(spec)
 

@@ -285,3 +285,16 @@ def test_several_subjects_are_run_one_after_the_other_and_put_side_by_side(model
     assert all(record["command"].count("--subject") == 1 for record in records)
     assert Path(page).name.startswith("compare-sinks")
     assert "other" in Path(page).read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--subject", "smollm2", "nope"), "unknown subject 'nope'"),
+        (("--subject", "smollm2", "--revision", "a", "b"), "--revision a: smollm2 has none; only hub ids"),
+    ],
+)
+def test_of_several_models_a_wrong_one_is_told_before_any_is_run(words, said, tmp_path, capsys):
+    line = fails(capsys, "run", "sinks", "--task", "passages", "--limit", 2, *words, "--out", tmp_path / "out")
+    assert said in line
+    assert not (tmp_path / "out").exists()

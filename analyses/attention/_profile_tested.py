@@ -16,7 +16,7 @@ from ._profile_shuffled import SHUFFLED as SHUFFLED_TOKENS
 
 OBSERVED, UNIFORM = "the largest head's entropy", "uniform attention's entropy"
 SHORT = 4  # the bin of 16 to 31 keys
-NO_MAPS = "maps were not looked at (--attention-profile.maps)"
+NO_MAPS = "maps were not looked at (--attention_profile.maps)"
 
 
 def overload(rows: Rows, yardstick: str) -> tuple[np.ndarray, np.ndarray]:

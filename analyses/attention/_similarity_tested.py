@@ -13,7 +13,7 @@ from ._swapped import BELOW, OTHER, REMOVED, UNIFORM
 
 FLOOR = "shared with uniform attention"
 APART = "layers half a model apart"
-NO_SWAPS = "no pattern was replaced (--layer-similarity.swaps)"
+NO_SWAPS = "no pattern was replaced (--layer_similarity.swaps)"
 FEW = 4  # layers, below which a rank correlation says nothing
 
 
