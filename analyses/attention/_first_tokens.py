@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...probes.observe.layer import Layer
 from ...probes.prompts.batch import Batch
+from .. import metrics
 from ..common.controls import permutations
 from ._profile_rows import queries_of
 
@@ -41,7 +42,7 @@ def sink_twin(maps: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:
 
 def even_maps(n: int) -> Float[Tensor, "n n"]:
     """Uniform attention."""
-    return torch.ones(n, n).tril() / torch.arange(1, n + 1)[:, None]
+    return metrics.uniform_pattern(metrics.causal_visibility(torch.ones(1, n, dtype=torch.bool)))[0, 0]
 
 
 def with_shuffled_keys(maps: Float[Tensor, "h n n"], order: Int[Tensor, "length length"]) -> Float[Tensor, "h n n"]:

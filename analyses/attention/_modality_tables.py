@@ -12,6 +12,7 @@ import torch
 from ...probes.runs.results import How, Rows
 from .. import metrics
 from ..common.controls import IMAGE as ANOTHER
+from ..common.controls import UNIFORM
 from ..common.frames import head_axes, joined, middle, summarise
 from ..common.stats import quotient
 from ..common.tested import nothing, number
@@ -26,7 +27,7 @@ OPINIONS = {
     "a neutral sentence": "I have a question for you.",
 }
 WRONG, RIGHT, NEUTRAL = OPINIONS
-AS_IT_IS, TWIN, UNIFORM = "attention", "sink twin", "uniform attention"
+AS_IT_IS, TWIN = "attention", "sink twin"
 TENTH = 0.1
 FLAT = 1e-6  # of a curve: what rounding leaves of one that does not vary
 STEPS = 4  # of an answer, below which halves say nothing

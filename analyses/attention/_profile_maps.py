@@ -11,19 +11,18 @@ from torch import Tensor
 from ...probes.observe.layer import Layer
 from ...probes.prompts.batch import Batch
 from .. import metrics
+from ..common.controls import SHUFFLED_KEYS
 from ..common.ragged import stacked
-from ._first_tokens import of_first_tokens, orders_of, sink_twin, with_shuffled_keys
+from ._first_tokens import even_maps, of_first_tokens, orders_of, sink_twin, with_shuffled_keys
 
-SHUFFLED = "keys of a row shuffled"
-EVEN = "uniform attention"
-KINDS = ("", SHUFFLED)
+KINDS = ("", SHUFFLED_KEYS)
 NAMES = ("rank", "effective rank", "apart", "apart, twin")
 LAW = ("variance", "skewness", "kurtosis")
 
 
 def of_maps(layer: Layer, batch: Batch, length: int) -> dict[str, Tensor | None]:
     """rank, effective rank [b, h] over the tokens; apart [b]: mean Jensen–Shannon divergence between two heads, nats;
-    of shuffled rows under "…|SHUFFLED"; LAW [b, h] of ln A. Of the first `length` tokens. None without heads.
+    of shuffled rows under "…|SHUFFLED_KEYS"; LAW [b, h] of ln A. Of the first `length` tokens. None without heads.
     """
     names = [f"{name}|{kind}" if kind else name for name in NAMES for kind in KINDS]
     if not layer.attends:
@@ -37,7 +36,7 @@ def _of_example(maps: Float[Tensor, "h n n"], order: Tensor) -> dict[str, Tensor
     n = maps.shape[-1]
     shuffled = with_shuffled_keys(maps, order)
     found: dict[str, Tensor] = {}
-    for kind, one in (("", maps), (f"|{SHUFFLED}", shuffled)):
+    for kind, one in (("", maps), (f"|{SHUFFLED_KEYS}", shuffled)):
         found[f"rank{kind}"] = metrics.attention_rank(one).float() / max(n - 1, 1)
         found[f"effective rank{kind}"] = metrics.effective_rank(metrics.without_diagonal(one)) / max(n - 1, 1)
         found[f"apart{kind}"] = _apart(maps, one)
@@ -59,6 +58,6 @@ def _apart(one: Float[Tensor, "h n n"], other: Float[Tensor, "h n n"]) -> Float[
 @lru_cache(maxsize=8)
 def even_ranks(n: int) -> tuple[float, float]:
     """Rank and effective rank of uniform attention on n tokens, over n − 1."""
-    even = torch.ones(n, n).tril() / torch.arange(1, n + 1)[:, None]
-    apart = metrics.effective_rank(metrics.without_diagonal(even)[None])
-    return float(metrics.attention_rank(even[None])) / (n - 1), float(apart) / (n - 1)
+    even = even_maps(n)[None]
+    apart = metrics.effective_rank(metrics.without_diagonal(even))
+    return float(metrics.attention_rank(even)) / (n - 1), float(apart) / (n - 1)

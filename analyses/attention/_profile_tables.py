@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 
 from ...probes.runs.results import How, Rows
-from ..common.frames import head_axes, joined, summarise
-from ._profile_maps import EVEN, LAW, SHUFFLED, even_ranks
+from ..common.controls import SHUFFLED_KEYS, SHUFFLED_PROMPT, UNIFORM
+from ..common.frames import by_head, joined, mean_of_present, summarise
+from ._profile_maps import LAW, even_ranks
 from ._profile_rows import LENGTHS
-from ._profile_shuffled import SHUFFLED as SHUFFLED_TOKENS
-from ._profile_tested import OBSERVED, UNIFORM, over_layers, overload, tested
+from ._profile_tested import CEILING, OBSERVED, overload, tested
 
 WORDS = {
     "entropy": ("entropy", "nats"),
@@ -41,10 +41,9 @@ def _indicators(rows: Rows, how: How) -> pd.DataFrame:
     for name, (measure, unit) in WORDS.items():
         kinds = {"": rows[name]}
         if f"even|{name}" in rows.values:
-            kinds[EVEN] = np.broadcast_to(rows[f"even|{name}"][..., None], rows[name].shape)
+            kinds[UNIFORM] = np.broadcast_to(rows[f"even|{name}"][..., None], rows[name].shape)
         for control, values in kinds.items():
-            told: dict[str, Any] = {"measure": measure, "control": control}
-            frames.append(summarise(values, rows.examples["group"], head_axes(values), unit, **told))
+            frames.append(by_head(rows, values, unit, measure=measure, control=control))
     return joined(frames)
 
 
@@ -54,16 +53,12 @@ def _layers(rows: Rows, how: How) -> pd.DataFrame:
     for name, (measure, unit) in WORDS.items():
         values = {"": rows[name].mean(2)}
         if f"even|{name}" in rows.values:
-            values[EVEN] = rows[f"even|{name}"]
-        frames += [_by_layer(rows, one, unit, measure=measure, control=control) for control, one in values.items()]
-    frames.append(_by_layer(rows, rows["entropy of mean"], "nats", measure="entropy of the heads' mean", control=""))
-    frames.append(_by_layer(rows, rows["even|entropy"], "nats", measure="entropy of the heads' mean", control=EVEN))
+            values[UNIFORM] = rows[f"even|{name}"]
+        frames += [by_head(rows, one, unit, measure=measure, control=control) for control, one in values.items()]
+    frames.append(by_head(rows, rows["entropy of mean"], "nats", measure="entropy of the heads' mean", control=""))
+    frames.append(by_head(rows, rows["even|entropy"], "nats", measure="entropy of the heads' mean", control=UNIFORM))
     told: dict[str, Any] = {"measure": "deviation between heads, mean over entries", "control": ""}
-    return joined([*frames, _by_layer(rows, rows["diversity"], "attention", **told)])
-
-
-def _by_layer(rows: Rows, values: np.ndarray, unit: str, **columns: Any) -> pd.DataFrame:
-    return summarise(values, rows.examples["group"], {"layer": np.arange(values.shape[1])}, unit, **columns)
+    return joined([*frames, by_head(rows, rows["diversity"], "attention", **told)])
 
 
 def _lengths(rows: Rows, how: How) -> pd.DataFrame:
@@ -73,10 +68,10 @@ def _lengths(rows: Rows, how: How) -> pd.DataFrame:
     """
     frames = []
     for name, measure in (("by length", "entropy / ln keys"), ("by length, twin", "entropy / ln keys, sink twin")):
-        for control in ("", SHUFFLED_TOKENS):
+        for control in ("", SHUFFLED_PROMPT):
             key = f"{name}|{control}" if control else name
             if key in rows.values:
-                values = over_layers(rows[key])
+                values = mean_of_present(rows[key], 1)
                 axes: dict[str, Any] = {"keys": 2 ** np.arange(LENGTHS)}
                 told: dict[str, Any] = {"measure": measure, "control": control}
                 frames.append(summarise(values, rows.examples["group"], axes, "share of uniform", **told))
@@ -86,7 +81,7 @@ def _lengths(rows: Rows, how: How) -> pd.DataFrame:
 def _overload(rows: Rows, how: How) -> pd.DataFrame:
     """Of a prompt's heads the share above ¾, and between ¼ and ¾, of the largest entropy: of a head, or of uniform."""
     frames = []
-    for yardstick in (OBSERVED, UNIFORM):
+    for yardstick in (OBSERVED, CEILING):
         above, between = overload(rows, yardstick)
         for part, values in (("overloaded: above ¾", above), ("between ¼ and ¾", between)):
             told: dict[str, Any] = {"part": part, "yardstick": yardstick}
@@ -100,14 +95,14 @@ def _maps(rows: Rows, how: How) -> pd.DataFrame | None:
         return None
     frames = []
     for name, (measure, unit) in MAPS.items():
-        for control in ("", SHUFFLED):
+        for control in ("", SHUFFLED_KEYS):
             values = rows[f"{name}|{control}" if control else name]
             values = values.mean(2) if values.ndim == 3 else values
-            frames.append(_by_layer(rows, values, unit, measure=measure, control=control))
+            frames.append(by_head(rows, values, unit, measure=measure, control=control))
     for at, name in enumerate(("rank", "effective rank")):
         even = np.array([even_ranks(int(n))[at] for n in rows["tokens"]])
         values = np.repeat(even[:, None], rows["rank"].shape[1], 1)
-        frames.append(_by_layer(rows, values, MAPS[name][1], measure=MAPS[name][0], control=EVEN))
+        frames.append(by_head(rows, values, MAPS[name][1], measure=MAPS[name][0], control=UNIFORM))
     return joined(frames)
 
 
@@ -119,7 +114,7 @@ def _law(rows: Rows, how: How) -> pd.DataFrame | None:
     for name in LAW:
         measure = "excess kurtosis" if name == "kurtosis" else name
         unit = "nats²" if name == "variance" else "0 of a normal law"
-        frames.append(summarise(rows[name], rows.examples["group"], head_axes(rows[name]), unit, measure=measure))
+        frames.append(by_head(rows, rows[name], unit, measure=measure))
     return joined(frames)
 
 

@@ -19,7 +19,7 @@ def findings(tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
 def _cost(tables: Mapping[str, pd.DataFrame]) -> Finding:
     return say(
         "A layer's pattern in the place of the next one's costs {value:.2f} {span:.2f} nats a token, less than "
-        "{threshold:.1f}; {control} in its place: {beside:.2f}",
+        "{threshold:.1f}; {control}: {beside:.2f}",
         "It is not shown that the pattern of the layer below does in a layer's place, and better than another one: it "
         "costs {value:.2f} {span:.2f} nats a token; {control}: {beside:.2f}",
         **tested(tables, "another layer's pattern will do", "below"),
@@ -59,9 +59,9 @@ def _predicted(tables: Mapping[str, pd.DataFrame]) -> Finding:
 def _reach(tables: Mapping[str, pd.DataFrame]) -> Finding:
     return say(
         "By entries above .1 the last position reaches {value:.0%} {span:.0%} of the prompt within half of the layers; "
-        "by {control}: {beside:.0%}",
+        "{control}: {beside:.0%}",
         "It is not shown that large entries of attention reach further than as many random ones: {value:.0%} "
-        "{span:.0%} of the prompt within half of the layers; by {control}: {beside:.0%}",
+        "{span:.0%} of the prompt within half of the layers; {control}: {beside:.0%}",
         **tested(tables, "few hops reach all"),
         about="how far attention reaches",
         figure="reach",

@@ -9,12 +9,11 @@ import numpy as np
 import pandas as pd
 
 from ...probes.runs.results import How, Rows
-from ..common.frames import joined, summarise
+from ..common.controls import RANDOM_ENTRIES, SHUFFLED_KEYS, UNIFORM
+from ..common.frames import by_head, joined, summarise
 from ._likeness import KINDS, SHARES, THRESHOLDS
 from ._similarity_tested import FLOOR, of_layers, tested
-from ._swapped import REMOVED, SWAPS, UNIFORM
-
-SHUFFLED, RANDOM = "keys of a row shuffled", "as many random entries"
+from ._swapped import REMOVED, SWAPS
 
 
 def _likeness(rows: Rows, how: How) -> pd.DataFrame:
@@ -37,10 +36,10 @@ def _neighbours(rows: Rows, how: How) -> pd.DataFrame:
             ("layers", ""): _before(rows[f"alike|{kind}"]),
             ("layers", FLOOR): _before(rows[f"floor|{kind}"]),
             ("heads", ""): rows[f"best|{kind}"],
-            ("heads", SHUFFLED): rows[f"best, shuffled|{kind}"],
+            ("heads", SHUFFLED_KEYS): rows[f"best, shuffled|{kind}"],
         }
         for (of, control), values in steps.items():
-            frames.append(_by_layer(rows, values, "cosine", of=of, measure=kind, control=control))
+            frames.append(by_head(rows, values, "cosine", of=of, measure=kind, control=control))
     return joined(frames)
 
 
@@ -53,17 +52,12 @@ def _before(pairs: np.ndarray) -> np.ndarray:
     return found
 
 
-def _by_layer(rows: Rows, values: np.ndarray, unit: str, **columns: Any) -> pd.DataFrame:
-    axes: dict[str, Any] = {"layer": np.arange(values.shape[1])}
-    return summarise(values, rows.examples["group"], axes, unit, **columns)
-
-
 def _rollout(rows: Rows, how: How) -> pd.DataFrame:
     """What of the prompt is in the last position's state by attention alone, after each layer."""
     frames = []
     for control, name in (("", "rolled"), (UNIFORM, "rolled, uniform")):
         for at, share in enumerate(SHARES):
-            frames.append(_by_layer(rows, rows[name][..., at], "share of the state", of=share, control=control))
+            frames.append(by_head(rows, rows[name][..., at], "share of the state", of=share, control=control))
     return joined(frames)
 
 
@@ -71,7 +65,7 @@ def _reach(rows: Rows, how: How) -> pd.DataFrame:
     """Share of the positions that the last one reaches within so many layers from the top, by threshold."""
     frames = []
     layers = of_layers(rows["alike|attention"])
-    for control, name in (("", "reached"), (RANDOM, "reached, random")):
+    for control, name in (("", "reached"), (RANDOM_ENTRIES, "reached, random")):
         for at, threshold in enumerate(THRESHOLDS):
             values = rows[name][:, at][:, layers]
             axes: dict[str, Any] = {"layers": np.arange(1, values.shape[1] + 1)}
@@ -84,7 +78,7 @@ def _costs(rows: Rows, how: How) -> pd.DataFrame | None:
     """How much more the loss is with a layer's pattern replaced."""
     if "clean" not in rows.values:
         return None
-    return joined([_by_layer(rows, rows[f"cost|{swap}"], "nats a token", instead=swap) for swap in SWAPS])
+    return joined([by_head(rows, rows[f"cost|{swap}"], "nats a token", instead=swap) for swap in SWAPS])
 
 
 def _removed(rows: Rows, how: How) -> pd.DataFrame | None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
 
 from ...probes.runs.results import How, Rows
+from ..common.agreement import rank_correlations
+from ..common.controls import RANDOM_ENTRIES, SHUFFLED_PROMPT, UNIFORM
 from ..common.tested import nothing, number
 from ._likeness import KINDS, THRESHOLDS
-from ._swapped import BELOW, OTHER, REMOVED, UNIFORM
+from ._swapped import BELOW
 
 FLOOR = "shared with uniform attention"
 APART = "layers half a model apart"
@@ -49,7 +50,7 @@ def _reach(rows: Rows) -> list[pd.DataFrame]:
     unit = "share of positions"
     return [
         number(claim, own, groups, unit),
-        number(claim, own - random, groups, unit, than="as many random entries"),
+        number(claim, own - random, groups, unit, than=RANDOM_ENTRIES),
     ]
 
 
@@ -61,16 +62,16 @@ def _swaps(rows: Rows) -> list[pd.DataFrame]:
     layers = ~np.isnan(rows[f"cost|{BELOW}"]).all(0)
     if not layers.any():
         return [nothing(name, "no two layers have patterns of one shape") for name in names]
-    cost = {swap: rows[f"cost|{swap}"][:, layers] for swap in (BELOW, UNIFORM, OTHER)}
+    cost = {swap: rows[f"cost|{swap}"][:, layers] for swap in (BELOW, UNIFORM, SHUFFLED_PROMPT)}
     means = {swap: values.mean(1) for swap, values in cost.items()}  # NaN where a layer cannot be swapped so
     removed = rows["removed"]
     found = [number(names[0], means[BELOW], groups, unit)]
-    for swap in (UNIFORM, OTHER):
+    for swap in (UNIFORM, SHUFFLED_PROMPT):
         if not np.isnan(means[swap]).all():
             found.append(number(names[0], means[BELOW] - means[swap], groups, unit, than=swap))
     found += [
         number(names[2], removed[:, 0], groups, unit),
-        number(names[2], removed[:, 0] - removed[:, 1], groups, unit, than=REMOVED[1]),
+        number(names[2], removed[:, 0] - removed[:, 1], groups, unit, than=RANDOM_ENTRIES),
     ]
     return [*found, *_predicted(rows, names[1], cost[BELOW], np.flatnonzero(layers))]
 
@@ -81,13 +82,8 @@ def _predicted(rows: Rows, claim: str, cost: np.ndarray, layers: np.ndarray) -> 
     pairs = [(layer, attending[attending.index(layer) - 1]) for layer in layers]
     if len(pairs) < FEW:
         return [nothing(claim, f"fewer than {FEW} layers can take the pattern of the one below")]
-    plain, twin = (_ranked(np.stack([rows[f"alike|{kind}"][:, a, b] for a, b in pairs], 1), cost) for kind in KINDS)
+    plain, twin = (
+        rank_correlations(np.stack([rows[f"alike|{kind}"][:, a, b] for a, b in pairs], 1), cost) for kind in KINDS
+    )
     groups, unit = rows.examples["group"], "rank correlation"
     return [number(claim, twin, groups, unit), number(claim, twin - plain, groups, unit, than="the cosine as it is")]
-
-
-def _ranked(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Spearman's correlation of each row, [n]; NaN where one of them is constant."""
-    a, b = (rankdata(values, axis=1) - (values.shape[1] + 1) / 2 for values in (one, other))
-    scale = np.sqrt((a**2).sum(1) * (b**2).sum(1))
-    return np.divide((a * b).sum(1), scale, out=np.full(len(a), np.nan), where=scale > 0)

@@ -9,7 +9,7 @@ from ...probes.runs.results import How, Rows
 from ..common import controls
 from ..common.claims import Claim, Statement, judge, one_row, unsolved
 from ..common.controls import SHUFFLED, UNIFORM, uniform_on_first
-from ..common.frames import middle, of_heads, summarise
+from ..common.frames import mean_of_present, middle, of_heads, summarise
 from . import _visual_sinks
 
 MASSIVE, FIRST, AGREE = "massive dimensions", "first token", "criteria agree"
@@ -51,12 +51,6 @@ STATEMENTS = (
 )
 
 
-def nanmean(values: np.ndarray) -> np.ndarray:
-    """Mean over the last axis, NaN where nothing is there (np.nanmean warns)."""
-    there = np.isfinite(values)
-    return np.where(there, values, 0).sum(-1) / np.where(there.any(-1), there.sum(-1), np.nan)
-
-
 def criteria(rows: Rows, how: How) -> tuple[np.ndarray, np.ndarray]:
     """Which tokens are sinks by φ ≥ τ and by attention received > receives/N, Bool [n, layers, p]."""
     tau = np.inf if how.learned.tau is None else how.learned.tau
@@ -92,14 +86,21 @@ def summary(rows: Rows, how: How) -> pd.DataFrame:
     by_phi, by_attention = criteria(rows, how)
     first = of_heads(rows["first_share"][:, half])
     first = first.mean((1, 2)) if first.size else np.full(len(by_phi), np.nan)
-    agree, chance = (nanmean(agreement(rows, by_phi, x)[:, half]) for x in (by_attention, shuffled(rows, by_attention)))
+    agree, chance = (
+        mean_of_present(agreement(rows, by_phi, x)[:, half]) for x in (by_attention, shuffled(rows, by_attention))
+    )
     numbers = [
         (MASSIVE, "", _massive(rows, how), "share"),
         (FIRST, "", first, "share of attention"),
         (FIRST, UNIFORM, first - uniform_on_first(rows["length"]), "share of attention"),
         (AGREE, "", agree, "Jaccard"),
         (AGREE, SHUFFLED, agree - chance, "Jaccard"),
-        (HIDDEN, "", nanmean((of_heads(rows["hidden_rate"][:, 2:-1]) >= 1).reshape(len(first), -1)), "share of heads"),
+        (
+            HIDDEN,
+            "",
+            mean_of_present((of_heads(rows["hidden_rate"][:, 2:-1]) >= 1).reshape(len(first), -1)),
+            "share of heads",
+        ),
         (SEPARATION, "", separation(rows, how), "share of tokens"),
     ]
     if "visual|phi" in rows.values:
@@ -124,7 +125,7 @@ def separation(rows: Rows, how: How) -> np.ndarray:
     """Share of middle states in which the first token is above τ, minus the other tokens' share, [n]."""
     phi = rows["phi"][:, middle(rows["phi"].shape[1])]
     above = np.where(np.isfinite(phi), phi >= (np.nan if how.learned.tau is None else how.learned.tau), np.nan)
-    return nanmean(above[:, :, 0]) - nanmean(above[:, :, 1:].reshape(len(above), -1))
+    return mean_of_present(above[:, :, 0]) - mean_of_present(above[:, :, 1:].reshape(len(above), -1))
 
 
 def separates_nothing(row: pd.Series | None) -> str:

@@ -10,7 +10,8 @@ import torch
 
 from ...probes.runs.results import How, Rows
 from .. import metrics
-from ..common.frames import head_axes, middle, summarise
+from ..common.controls import UNIFORM
+from ..common.frames import head_axes, mean_of_present, middle, summarise
 from . import _visual_sinks
 from ._sink_summary import (
     SEPARATION,
@@ -18,7 +19,6 @@ from ._sink_summary import (
     agreement,
     asked_about,
     criteria,
-    nanmean,
     separates_nothing,
     separation,
     shuffled,
@@ -70,7 +70,7 @@ def _by_position(rows: Rows, values: np.ndarray, unit: str, **columns: Any) -> p
     """Mean over each bin of positions, per example; [n, layers, p] -> one row per state and bin."""
     bins, edges, labels = _bins(values.shape[2])
     with np.errstate(invalid="ignore"):
-        binned = np.stack([nanmean(values[:, :, bins == i]) for i in range(len(edges))], 2)
+        binned = np.stack([mean_of_present(values[:, :, bins == i]) for i in range(len(edges))], 2)
     axes = {"state": np.arange(values.shape[1]), "position": edges}
     frame = summarise(binned, rows.examples["group"], axes, unit)
     frame = frame[frame["n"] > 0]
@@ -89,7 +89,7 @@ def _tokens(rows: Rows, how: How) -> pd.DataFrame:
             _by_position(rows, rows["phi"], "φ", measure="phi", control=""),
             _by_position(rows, energy, "share", measure="energy", control=""),
             _by_position(rows, rows["received"], "attention", measure="received", control=""),
-            _by_position(rows, uniform, "attention", measure="received", control="uniform attention"),
+            _by_position(rows, uniform, "attention", measure="received", control=UNIFORM),
             _by_position(rows, by_phi, "share of tokens", measure="sink by φ", control=""),
             _by_position(rows, by_attention, "share of tokens", measure="sink by attention", control=""),
         ],
@@ -105,7 +105,7 @@ def _agreement(rows: Rows, how: How) -> pd.DataFrame:
     """Jaccard of the two criteria's tokens per state, and the same with each example's tokens shuffled."""
     by_phi, by_attention = criteria(rows, how)
     states = {"state": np.arange(by_phi.shape[1])}
-    first_only = nanmean(np.where(by_phi, np.arange(by_phi.shape[2]) == 0, np.nan))
+    first_only = mean_of_present(np.where(by_phi, np.arange(by_phi.shape[2]) == 0, np.nan))
     frames = []
     for control, other in (("", by_attention), (SHUFFLED, shuffled(rows, by_attention))):
         frame = summarise(agreement(rows, by_phi, other), rows.examples["group"], states, "Jaccard")
@@ -115,7 +115,7 @@ def _agreement(rows: Rows, how: How) -> pd.DataFrame:
                 phi_sinks=by_phi.sum(2).mean(0),
                 received_sinks=other.sum(2).mean(0),
                 both=(by_phi & other).sum(2).mean(0),
-                only_first=nanmean(first_only.T),
+                only_first=mean_of_present(first_only.T),
             )
         )
     return pd.concat(frames, ignore_index=True)

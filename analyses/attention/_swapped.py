@@ -16,14 +16,14 @@ from ...probes.model.attention import AttentionCall
 from ...probes.observe.layer import Layer
 from ...probes.observe.tracing import tracing
 from ...probes.prompts.batch import Batch
-from ..common.controls import permutations, shuffled_tokens
+from ..common.controls import RANDOM_ENTRIES, SHUFFLED_PROMPT, UNIFORM, permutations, shuffled_tokens
 from ..common.losses import Losses, rows_before, scored
 
-BELOW, UNIFORM, OTHER = "the layer below", "uniform attention", "shuffled tokens"
-SWAPS = (BELOW, UNIFORM, OTHER)
+BELOW = "the layer below"
+SWAPS = (BELOW, UNIFORM, SHUFFLED_PROMPT)
 WEAK = 0.01  # attention below which an entry is removed
 LONGEST = 2**14  # one order of so many places for each example, whatever its padding
-REMOVED = ("weak entries", "as many random entries")
+REMOVED = ("weak entries", RANDOM_ENTRIES)
 Edit = Callable[[AttentionCall, Positions], AttentionCall]
 
 
@@ -34,8 +34,11 @@ def swapped(subject: Any, batch: Batch, most: int, within: int) -> dict[str, Ten
     base, asked = record(subject, batch), scored(batch, most, within)
     own, other = _calls(subject, batch), _calls(subject, shuffled_tokens(batch))
     attending = [*own]
-    plan = [(swap, layer) for swap in SWAPS for layer in attending if _source(swap, layer, own, other) is not None]
-    variants: list[Variant] = [{layer: (EditAttention(None, _edit(swap, layer, own, other)),)} for swap, layer in plan]
+    sources = {(swap, layer): _source(swap, layer, own, other) for swap in SWAPS for layer in attending}
+    plan = {place: source for place, source in sources.items() if source is not None}
+    variants: list[Variant] = [
+        {layer: (EditAttention(None, _edit(source, even=swap == UNIFORM)),)} for (swap, layer), source in plan.items()
+    ]
     removing = [{layer: (EditAttention(None, edit),) for layer in attending} for edit in _removals(batch)]
     losses = Losses(base, asked, rows_before(asked, base))
     values = losses.read([{}, *variants, *removing], prove=False)[0][..., 0]
@@ -63,7 +66,9 @@ def _calls(subject: Any, batch: Batch) -> dict[int, AttentionCall]:
     return kept
 
 
-def _source(swap: str, layer: int, own: dict[int, AttentionCall], other: dict[int, AttentionCall]) -> Any:
+def _source(
+    swap: str, layer: int, own: dict[int, AttentionCall], other: dict[int, AttentionCall]
+) -> AttentionCall | None:
     """The call whose pattern is put into a layer; None where there is none of its shape."""
     if swap == UNIFORM:
         return own[layer] if own[layer].sinks is None else None
@@ -71,20 +76,20 @@ def _source(swap: str, layer: int, own: dict[int, AttentionCall], other: dict[in
     place = attending.index(layer) - (swap == BELOW)
     if place < 0:
         return None
-    found = (other if swap == OTHER else own)[attending[place]]
+    found = (other if swap == SHUFFLED_PROMPT else own)[attending[place]]
     alike = found.query.shape == own[layer].query.shape and found.key.shape == own[layer].key.shape
     return found if alike else None
 
 
-def _edit(swap: str, layer: int, own: dict[int, AttentionCall], other: dict[int, AttentionCall]) -> Edit:
-    source = _source(swap, layer, own, other)
-    query = torch.zeros_like(source.query) if swap == UNIFORM else source.query
+def _edit(source: AttentionCall, even: bool) -> Edit:
+    """The pattern that a call's queries and keys make; even: alike on all keys in view."""
 
     def edit(call: AttentionCall, rows: Positions) -> AttentionCall:
-        taken = rows.take(query.transpose(1, 2)).transpose(1, 2)
-        return call.edited(
-            query=taken, key=source.key, scale=source.scale, bias=None if swap == UNIFORM else source.bias
-        )
+        if even:
+            return call.edited(query=torch.zeros_like(call.query), bias=None)
+        query = rows.take(source.query.transpose(1, 2)).transpose(1, 2)
+        # The bias is of positions, which all layers and prompts have alike; the call's is of its rows.
+        return call.edited(query=query.to(call.query), key=source.key.to(call.key), scale=source.scale)
 
     return edit
 

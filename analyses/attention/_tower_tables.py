@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from ...probes.runs.results import How, Rows
-from ..common.frames import head_axes, joined, summarise
+from ..common.controls import UNIFORM
+from ..common.frames import by_head, joined, summarise
 from ..common.tested import nothing, number
-from ._profile_maps import EVEN
 from ._tower_groups import groups_of_heads, stability
 from ._tower_rows import HOPS, STATISTICS, UPDATES
 
@@ -33,27 +33,22 @@ def _heads(rows: Rows, how: How) -> pd.DataFrame:
     for name, (measure, unit) in WORDS.items():
         values = rows[name]
         even = np.broadcast_to(rows[f"even|{name}"][:, None, None], values.shape)
-        for control, one in (("", values), (EVEN, even)):
-            told: dict[str, Any] = {"measure": measure, "control": control}
-            frames.append(summarise(one, rows.examples["group"], head_axes(one), unit, **told))
+        for control, one in (("", values), (UNIFORM, even)):
+            frames.append(by_head(rows, one, unit, measure=measure, control=control))
     return joined(frames)
 
 
 def _blocks(rows: Rows, how: How) -> pd.DataFrame:
     """Mean over a block's heads, and how much each module adds to the residual."""
     frames = []
-    axes: dict[str, Any] = {"layer": np.arange(rows["distance"].shape[1])}
     for name, (measure, unit) in WORDS.items():
         values = rows[name].mean(2)
         even = np.broadcast_to(rows[f"even|{name}"][:, None], values.shape)
-        for control, one in (("", values), (EVEN, even)):
-            told: dict[str, Any] = {"measure": measure, "control": control}
-            frames.append(summarise(one, rows.examples["group"], axes, unit, **told))
+        for control, one in (("", values), (UNIFORM, even)):
+            frames.append(by_head(rows, one, unit, measure=measure, control=control))
     for at, module in enumerate(UPDATES):
-        told = {"measure": f"update by {module}", "control": ""}
-        frames.append(
-            summarise(rows["update"][..., at], rows.examples["group"], axes, "of the residual's norm", **told)
-        )
+        told: dict[str, Any] = {"measure": f"update by {module}", "control": ""}
+        frames.append(by_head(rows, rows["update"][..., at], "of the residual's norm", **told))
     return joined(frames)
 
 

@@ -29,7 +29,7 @@ from ._profile_tables import TABLES
 
 __all__ = ["TABLES", "findings"]
 
-VERSION = 1
+VERSION = 2
 QUESTION = "Which shape has attention: how wide, how local, how much of it the first token's, and how different heads?"
 PAPER = "arXiv 2510.11602 (eight indicators), 2410.09637 (overload), 2401.07004, 2410.13859, 2311.13541, 2003.05997"
 CLAIMS = (

@@ -26,7 +26,7 @@ from ._swapped import REMOVED, SWAPS, WEAK, swapped
 
 __all__ = ["TABLES", "findings"]
 
-VERSION = 1
+VERSION = 2
 QUESTION = "Do layers attend alike, how far does attention reach through them, and would another layer's pattern do?"
 PAPER = "arXiv 2409.14595 (EchoAtt), 2407.12866 (Shared Attention), 2503.03588 (PowerAttention), rollout: 2005.00928"
 CLAIMS = (

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 
 from ...probes.runs.results import Rows
 from .. import metrics
+from ..common.agreement import rank_correlations
 from ..common.controls import DRAWS, permutations
 from ._rows import ATTENTION, BLOCK, WEIGHTED, WORD
 
@@ -107,7 +107,7 @@ def correlated(maps: np.ndarray, saliency: np.ndarray, correlation: str) -> np.n
         return np.full(x.shape[:-1], np.nan)
     x, y = x[..., known], y[..., known]
     if correlation == SPEARMAN:
-        x, y = (np.where(np.isnan(z), np.nan, rankdata(z, axis=-1)) for z in (x, y))
+        return rank_correlations(x, y)
     return metrics.correlation(*(torch.from_numpy(np.array(z, float)) for z in (x, y))).numpy()
 
 

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Bool
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, spearmanr
 from torch import Tensor
 
 from ...probes.intervene.attribution import attribution_sweeps
 from ...probes.intervene.patching import patch_sweep
+from .. import metrics
 from . import stats
 from .contrast import PARTS, Contrast
 
@@ -91,6 +93,11 @@ def spearman(a: np.ndarray, b: np.ndarray) -> float:
     a, b = a[there], b[there]
     found: Any = spearmanr(a, b) if len(a) and np.ptp(a) > 0 and np.ptp(b) > 0 else None  # its fields are not typed
     return np.nan if found is None else float(found.statistic)
+
+
+def rank_correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Spearman's correlation along the last axis, −1…1; NaN where one is constant or has a NaN."""
+    return metrics.correlation(*(torch.from_numpy(rankdata(x, axis=-1)) for x in (a, b))).numpy()
 
 
 def recall(estimate: np.ndarray, exact: np.ndarray, share: float) -> float:

@@ -2,9 +2,10 @@
 
 Random heads, positions: as many as were chosen, without replacement, never what was chosen itself. Random words: as
 many tokens of nearby ids that are words too. Another image, another question, a blank image: the example with that part
-exchanged. Shuffled: the chosen tokens at other places of those asked
-about. Random direction: of the same norm. Uniform attention: all visible tokens alike. Another box: of the same size,
-where another example's lies. A permuted map: its values at other cells.
+exchanged. Shuffled tokens: the chosen ones at other places of those asked about; a shuffled prompt: all of its text in
+another order; shuffled keys: what a row of attention gives, to other keys of it. Random direction: of the same norm.
+Uniform attention: all visible tokens alike. Another box: of the same size, where another example's lies. A permuted
+map: its values at other cells.
 
 A draw belongs to a key, the example's id and the number of the draw; where one draw has to serve a whole batch, its
 number alone. So neither the batch nor its padding nor the order of the examples changes it.
@@ -33,6 +34,8 @@ IMAGE, QUESTION = "another image", "another question"
 GENERAL_PROMPT = "Write a general description of the image."  # in a question's place; arXiv 2502.17422
 BOX, PERMUTED = "another example's box", "the map permuted"
 SHUFFLED, UNIFORM = "shuffled tokens", "uniform attention"
+SHUFFLED_PROMPT = "the prompt's tokens shuffled"
+SHUFFLED_KEYS, RANDOM_ENTRIES = "keys of a row shuffled", "as many random entries"
 NEAR = 500  # random words are at most so many ids away from the word they stand for: ids go roughly by frequency
 Head = tuple[int, int]
 

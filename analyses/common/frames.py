@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from ...probes.runs.results import Rows
 from ...probes.runs.tables import SHARED
 from . import stats
 
@@ -35,6 +36,11 @@ def head_axes(values: np.ndarray) -> dict[str, Any]:
     """The axes of rows [n, layer, head] for `summarise`, or of [n, layer], as of MLPs."""
     names = ("layer", "head")[: values.ndim - 1]
     return {name: np.arange(size) for name, size in zip(names, values.shape[1:], strict=True)}
+
+
+def by_head(rows: Rows, values: np.ndarray, unit: str, **columns: Any) -> pd.DataFrame:
+    """`summarise` of a run's values [n, layer, head], or [n, layer]."""
+    return summarise(values, rows.examples["group"], head_axes(values), unit, **columns)
 
 
 def summarise(
@@ -99,6 +105,12 @@ def _places(axes: Mapping[str, Sequence[Any]], shape: tuple[int, ...]) -> dict[s
     """Axis name → its label for every cell, cells in C order."""
     places = np.unravel_index(np.arange(math.prod(shape)), shape) if shape else ()
     return {name: np.asarray(labels)[at] for (name, labels), at in zip(axes.items(), places, strict=True)}
+
+
+def mean_of_present(values: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Mean over the finite numbers along an axis; NaN where there are none (np.nanmean warns)."""
+    there = np.isfinite(values)
+    return stats.quotient(np.where(there, values, 0).sum(axis), there.sum(axis))
 
 
 def of_heads(values: np.ndarray) -> np.ndarray:

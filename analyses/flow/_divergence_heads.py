@@ -10,6 +10,7 @@ import pandas as pd
 
 from ...probes.runs.results import Rows
 from ..common import stats
+from ..common.agreement import rank_correlations
 from ..common.controls import IMAGE as ANOTHER_IMAGE
 from ..common.controls import QUESTION as ANOTHER_QUESTION
 from ..common.frames import head_axes, summarise
@@ -78,7 +79,7 @@ def stability(rows: Rows, way: str, options: Any) -> pd.DataFrame:
     odd, even = (_flat(part, f"{way}|{name}") for name in ("odd", "even"))
     frames = [
         summarise(ranking, groups, {}, "rank correlation").assign(measure=RANKING),
-        summarise(_spearman(odd, even), groups, {}, "rank correlation").assign(measure=TOKENS),
+        summarise(rank_correlations(odd, even), groups, {}, "rank correlation").assign(measure=TOKENS),
         summarise(share[0], groups[second], {}, "share of the sum", denominators=share[1]).assign(measure=LEADING),
         *_leading_excess(rows, way),
     ]
@@ -161,15 +162,7 @@ def _ranking(rows: Rows, way: str) -> np.ndarray:
     sums, counts = np.zeros((codes.max() + 1, maps.shape[1])), np.bincount(codes)
     np.add.at(sums, codes, maps)
     others = (maps.sum(0) - sums) / (len(maps) - counts)[:, None]
-    return _spearman(maps, others[codes])
-
-
-def _spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Rank correlation over the heads, one per example; NaN where an example has too few tokens for one side."""
-    ranks = [pd.DataFrame(x).rank(axis=1).to_numpy() for x in (a, b)]
-    a, b = (r - r.mean(1, keepdims=True) for r in ranks)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (a * b).sum(1) / np.sqrt((a**2).sum(1) * (b**2).sum(1))
+    return rank_correlations(maps, others[codes])
 
 
 def _difference(first: Any, second: Any, groups: Any, unit: str) -> pd.DataFrame:

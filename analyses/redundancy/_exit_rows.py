@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ...probes.intervene.interventions import Knockout, Variant
@@ -15,37 +15,20 @@ from ...probes.intervene.proofs import verify_edit
 from ...probes.intervene.readout import states_of_variants
 from ...probes.intervene.recording import Recording, record
 from ...probes.prompts.batch import Batch
-from ...probes.prompts.image_ablation import predicting
 from .. import metrics
 from ..common.changed import changed
 from ..common.controls import IMAGE as ANOTHER
 from ..common.controls import another_image, example_keys, random_positions
+from ..common.losses import Scored, scored
 
 READ = ("agreement", "loss", "clean loss", "allowed")
 TEXT = "as many random text tokens"
 CUT = {"": "image", TEXT: "text"}
 
 
-class Asked(NamedTuple):
-    """places Int[b, n]: the positions that predict the answer, the last one repeated. targets Int[b, n]: its tokens,
-    −1 for none.
-    """
-
-    places: Int[Tensor, "b n"]
-    targets: Int[Tensor, "b n"]
-
-
-def asked(batch: Batch) -> Asked:
-    """Tokens of the answer where it is written; of an open prompt the first token of the answer, if it has one."""
-    places = predicting(batch)
-    whole = places.clamp_min(0)
-    ids = torch.as_tensor(batch.inputs["input_ids"])
-    following = ids.gather(1, (whole + 1).clamp_max(ids.shape[1] - 1))
-    spoken = batch.where("answer").any(1)
-    for i in (~spoken).nonzero()[:, 0].tolist():
-        example = batch.examples[i]
-        following[i] = batch.first_token_of(example, example.answer) if example.answer else -1
-    return Asked(torch.where(places >= 0, places, whole[:, :1]), following.masked_fill(places < 0, -1))
+def answers_of(batch: Batch) -> Scored:
+    """The tokens of the answers; of a prompt without one its last position alone."""
+    return scored(batch, most=0)
 
 
 def behind_image(batch: Batch) -> Bool[Tensor, "b p"]:
@@ -65,7 +48,7 @@ def random_text(batch: Batch, draw: int = 0) -> Bool[Tensor, "b p"]:
 
 def exits(subject: Any, batch: Batch) -> dict[str, Float[Tensor, "b exits read"]]:
     """For each control name ("" for the image itself): READ with so many layers, 0…L, that still read the columns."""
-    base, question = record(subject, batch), asked(batch)
+    base, question = record(subject, batch), answers_of(batch)
     target = behind_image(batch)
     found = {
         "": _read(base, [*_cut(base, target, batch.where("image"))], target, question),
@@ -99,12 +82,12 @@ def _swapped_alike(base: Recording, donor: Recording, batch: Batch) -> Tensor:
     count, target, image = len(base.layers), behind_image(batch), batch.where("image")
     lent = [(Knockout(target, image, layer),) for layer in donor.layers]
     variants = [{i: lent[i] for i in range(first, count)} for first in range(count)]
-    return _read(base, [*variants, {}], target, asked(batch))
+    return _read(base, [*variants, {}], target, answers_of(batch))
 
 
 @torch.no_grad()
 def _read(
-    base: Recording, variants: Sequence[Variant], target: Tensor, question: Asked
+    base: Recording, variants: Sequence[Variant], target: Tensor, question: Scored
 ) -> Float[Tensor, "b exits read"]:
     where = affected_positions(base, target)
     where = where if bool(where.chosen.gather(1, question.places).all()) else base.everywhere
@@ -125,16 +108,16 @@ def _logits(base: Recording, states: Float[Tensor, "b n d"]) -> Float[Tensor, "b
     return base.subject.unembed(base.subject.norm(states)).float().cpu()
 
 
-def _readings(clean: Tensor, exited: Tensor, question: Asked) -> Float[Tensor, "b read"]:
+def _readings(clean: Tensor, exited: Tensor, question: Scored) -> Float[Tensor, "b read"]:
     """`metrics.visual_exit` of each example; without an answer the agreement alone."""
     rows = torch.full((len(clean), len(READ)), torch.nan)
     for i, targets in enumerate(question.targets):
-        count = int((targets >= 0).sum())
-        if not count:
+        told = targets >= 0
+        if not bool(told.any()):
             rows[i, 0] = (clean[i, 0].argmax() == exited[i, 0].argmax()).float()
             continue
-        labels = torch.cat([targets.new_tensor([-100]), targets[:count]])
-        before, after = (torch.cat([one[i, :count], one[i, :1]]) for one in (clean, exited))
+        labels = torch.cat([targets.new_tensor([-100]), targets[told]])
+        before, after = (torch.cat([one[i, told], one[i, :1]]) for one in (clean, exited))
         found = metrics.visual_exit(before, after, labels)
         rows[i] = torch.stack(
             [found.agreement.float(), found.loss_exited, found.loss_clean, torch.tensor(float(found.allowed))]

@@ -10,7 +10,7 @@ import pandas as pd
 
 from ...probes.runs.results import How, Rows
 from ..common import stats
-from ..common.frames import head_axes, joined, summarise
+from ..common.frames import by_head, joined, summarise
 from ._importance import INSIDE, KINDS, NULLS, SHARES
 from ._redundancy_ranks import predictions, transfer
 from ._redundancy_tested import tested
@@ -27,9 +27,7 @@ def _importance(rows: Rows, how: How) -> pd.DataFrame:
     for k, kind in enumerate(KINDS):
         for j, control in enumerate(CONTROLS[: len(NULLS)]):
             values = rows["turned"][:, :, k, j]
-            frames.append(
-                summarise(values, rows.examples["group"], head_axes(values), "1 − cos", part=kind, control=control)
-            )
+            frames.append(by_head(rows, values, "1 − cos", part=kind, control=control))
     return joined(frames)
 
 
@@ -48,9 +46,7 @@ def _costs(rows: Rows, wanted: list[tuple[str, str, str]], clean: str = "clean")
         if name in rows.values:
             cost = rows[name] - rows[clean][:, None]
             for j, measure in enumerate(READ):
-                axes = {"layer": np.arange(cost.shape[1])}
-                told: dict[str, Any] = {"part": kind, "measure": measure, "control": control}
-                yield summarise(cost[..., j], rows.examples["group"], axes, UNITS[measure], **told)
+                yield by_head(rows, cost[..., j], UNITS[measure], part=kind, measure=measure, control=control)
 
 
 def _curves(rows: Rows, how: How) -> pd.DataFrame:
@@ -84,7 +80,7 @@ def _heads(rows: Rows, how: How) -> pd.DataFrame:
     """TransAct's score of each head over the mean of all heads of the layer, without the first token."""
     energy = rows["head energy"]
     lift = stats.quotient(energy, np.broadcast_to(energy.mean(2, keepdims=True), energy.shape))
-    return joined([summarise(lift, rows.examples["group"], head_axes(lift), "times the layer's mean")])
+    return joined([by_head(rows, lift, "times the layer's mean")])
 
 
 def _entropy(rows: Rows, how: How) -> pd.DataFrame | None:

@@ -53,8 +53,8 @@ FIGURES = [
         likeness,
         "Cosine of the mean maps of every two layers, without the first token (the sink twin) and minus what both "
         "share with uniform attention; by the buttons as it is.",
-        "As it is, nearly all layers are alike: they share the first token and the length. What stays bright in the "
-        "sink twin over uniform attention is likeness.",
+        "As it is, nearly all layers are alike: they share the first token and the length. What is red in "
+        "the sink twin over uniform attention is likeness.",
         claims=("neighbours attend alike",),
     ),
     Drawing(

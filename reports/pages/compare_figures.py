@@ -65,7 +65,7 @@ def _scatter(names: tuple[str, str], pairs: Sequence[Pair], what: str, theme: st
     read = f"On the dashed line both are equal; named are the {OUTLIERS} that differ most. {_apart(parts[0], what)}"
     read += _sign(pairs)
     title = f"{what.capitalize()} against each other"
-    return _finished(figure, title, (seen, read, sample(_joined(pairs))), pairs[0].table, theme)
+    return finished(figure, title, (seen, read, sample(_joined(pairs))), pairs[0].table, theme)
 
 
 def _apart(rows: pd.DataFrame, what: str) -> str:
@@ -81,7 +81,7 @@ def _maps(names: tuple[str, str], pair: Pair, theme: str) -> go.Figure:
     rows = _joined([pair], names)
     figure = head_map(rows[rows["control"] == ""], signed=pair.signed, panel="run", unit=pair.unit)
     seen = f"{pair.title}: {names[0]} above, {names[1]} below, one cell a head."
-    return _finished(
+    return finished(
         figure,
         f"Heads: {pair.title}",
         (seen, f"Both have one colour scale.{_sign([pair])}", sample(rows)),
@@ -97,7 +97,7 @@ def _difference(names: tuple[str, str], pair: Pair, theme: str) -> go.Figure:
     named = ", ".join(f"{r['label']} ({number(r['value'])})" for r in apart.head(OUTLIERS).to_dict("records"))
     clear = int(apart["clear"].sum())
     read = f"{clear} of {len(apart)} heads differ beyond their intervals; largest: {named}."
-    return _finished(figure, f"Difference: {pair.title}", (seen, read, sample(_joined([pair]))), pair.table, theme)
+    return finished(figure, f"Difference: {pair.title}", (seen, read, sample(_joined([pair]))), pair.table, theme)
 
 
 def _curves(names: tuple[str, str], depths: tuple[int, int], pairs: Sequence[Pair], theme: str) -> go.Figure:
@@ -137,7 +137,7 @@ def _over_depth(
     read += " Dotted: the control." if (rows["control"] != "").any() else ""
     read += "" if said[1] else _sign(pairs)
     parts = (f"{said[1]}{names[0]} and {names[1]} over {over}.", read.strip(), sample(_joined(pairs)))
-    return _finished(figure, said[0], parts, pairs[0].table, theme)
+    return finished(figure, said[0], parts, pairs[0].table, theme)
 
 
 def _sign(pairs: Sequence[Pair]) -> str:
@@ -151,7 +151,7 @@ def _joined(pairs: Sequence[Pair], names: tuple[str, str] = ("", "")) -> pd.Data
     return pd.concat(both, ignore_index=True)
 
 
-def _finished(figure: go.Figure, title: str, said: tuple[str, str, str], table: str, theme: str) -> go.Figure:
+def finished(figure: go.Figure, title: str, said: tuple[str, str, str], table: str, theme: str = "") -> go.Figure:
     """The figure with its title and caption: what is seen, how to read it, n."""
     captioned(figure, title, " ".join(part for part in said if part), table)
     parts = dict(zip(("seen", "read", "sample"), said, strict=True))

@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from ..charts import captioned, heat_map, lines, sample
-from ..charts.style import meta_of
-from .compare_figures import DEPTH, HELPS
+from ..charts import heat_map, lines, sample
+from .compare_figures import DEPTH, HELPS, finished
 from .compare_rows import Pair, aligned
 from .runs import Run
 
@@ -85,7 +84,7 @@ def _map(one: Measure) -> go.Figure:
     figure = heat_map(rows, one.place, "model", signed=bool((rows["value"] < 0).any()), unit=one.unit)
     seen = f"{_begun(one.title)}: a row for each model, a column for each {one.place}."
     read = f"A change along a column is a change between models.{_sign(one)}"
-    return _finished(figure, f"By model and {one.place}: {one.title}", (seen, read, sample(rows)), one.table)
+    return finished(figure, f"By model and {one.place}: {one.title}", (seen, read, sample(rows)), one.table)
 
 
 def _curves(one: Measure, depths: dict[str, int]) -> go.Figure:
@@ -96,7 +95,7 @@ def _curves(one: Measure, depths: dict[str, int]) -> go.Figure:
     seen = f"{_begun(one.title)}, a line for each model, over {x}{f', {one.place} / layers' if x == DEPTH else ''}."
     read = "Bands: 95 % interval." if "lower" in rows and rows["lower"].notna().any() else ""
     read += " Dotted: the control." if (rows["control"] != "").any() else ""
-    return _finished(figure, f"Over depth: {one.title}", (seen, f"{read}{_sign(one)}".strip(), sample(rows)), one.table)
+    return finished(figure, f"Over depth: {one.title}", (seen, f"{read}{_sign(one)}".strip(), sample(rows)), one.table)
 
 
 def _begun(text: str) -> str:
@@ -106,9 +105,3 @@ def _begun(text: str) -> str:
 
 def _sign(one: Measure) -> str:
     return f" {HELPS}" if one.edited else ""
-
-
-def _finished(figure: go.Figure, title: str, said: tuple[str, str, str], table: str) -> go.Figure:
-    captioned(figure, title, " ".join(part for part in said if part), table)
-    parts = dict(zip(("seen", "read", "sample"), said, strict=True))
-    return figure.update_layout(meta={**meta_of(figure), **parts})

@@ -10,10 +10,10 @@ import pytest
 import torch
 from crosslens import Subject, metrics
 from crosslens.analyses.attention import attention_profile
-from crosslens.analyses.attention._profile_maps import SHUFFLED, even_ranks, of_maps
+from crosslens.analyses.attention._profile_maps import even_ranks, of_maps
 from crosslens.analyses.attention._profile_rows import INDICATORS, LENGTHS, indicators
-from crosslens.analyses.attention._profile_shuffled import SHUFFLED as SHUFFLED_TOKENS
 from crosslens.analyses.attention._profile_shuffled import by_length_of_shuffled
+from crosslens.analyses.common.controls import SHUFFLED_KEYS, SHUFFLED_PROMPT
 from crosslens.data.errors import UserError
 from crosslens.data.example import Example, Segment
 from crosslens.probes.observe.tracing import tracing
@@ -118,8 +118,8 @@ def test_shuffled_rows_keep_their_sharpness_and_lose_their_places():
         subject.forward(batch)
     for found in kept:
         assert found["apart, twin"].isfinite().all()
-        assert (found[f"rank|{SHUFFLED}"] <= 1).all()
-        assert not torch.equal(found["effective rank"], found[f"effective rank|{SHUFFLED}"])
+        assert (found[f"rank|{SHUFFLED_KEYS}"] <= 1).all()
+        assert not torch.equal(found["effective rank"], found[f"effective rank|{SHUFFLED_KEYS}"])
 
 
 def test_shuffled_tokens_are_the_same_tokens_with_the_first_in_place(monkeypatch):
@@ -128,7 +128,7 @@ def test_shuffled_tokens_are_the_same_tokens_with_the_first_in_place(monkeypatch
     plain = subject.forward
     monkeypatch.setattr(subject, "forward", lambda b, *a, **k: (seen.append(b), plain(b, *a, **k))[1])
     rows = by_length_of_shuffled(subject, batch)
-    assert set(rows) == {f"by length|{SHUFFLED_TOKENS}", f"by length, twin|{SHUFFLED_TOKENS}"}
+    assert set(rows) == {f"by length|{SHUFFLED_PROMPT}", f"by length, twin|{SHUFFLED_PROMPT}"}
     ids, other = batch.inputs["input_ids"], seen[0].inputs["input_ids"]
     assert not torch.equal(ids, other)
     torch.testing.assert_close(ids.sort(1).values, other.sort(1).values)

@@ -8,8 +8,9 @@ from crosslens import Subject, metrics
 from crosslens.analyses.attention import _swapped, layer_similarity
 from crosslens.analyses.attention._first_tokens import even_maps, sink_twin
 from crosslens.analyses.attention._likeness import FROM, THRESHOLDS, likeness
-from crosslens.analyses.attention._swapped import BELOW, OTHER, UNIFORM, swapped
+from crosslens.analyses.attention._swapped import BELOW, swapped
 from crosslens.analyses.common import controls
+from crosslens.analyses.common.controls import SHUFFLED_PROMPT, UNIFORM
 from crosslens.data.errors import UserError
 from crosslens.data.example import Example, Segment
 from crosslens.probes.observe.tracing import tracing
@@ -68,13 +69,14 @@ def test_rows_belong_to_their_example(padding):
             torch.testing.assert_close(together[name][i], value[0], rtol=1e-3, atol=1e-4, equal_nan=True, msg=name)
 
 
+@pytest.mark.parametrize("within", [32, 5])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_layers_own_pattern_in_its_place_changes_nothing(name, monkeypatch):
+def test_a_layers_own_pattern_in_its_place_changes_nothing(name, within, monkeypatch):
     """The shuffled prompt stands for another one: without shuffling it is the same."""
     monkeypatch.setattr(_swapped, "shuffled_tokens", lambda batch: batch)
     subject = subject_of(name)
-    rows = swapped(subject, subject.batch(EXAMPLES), 5, 32)
-    assert rows[f"cost|{OTHER}"].abs().max() < 1e-5
+    rows = swapped(subject, subject.batch(EXAMPLES), 5, within)
+    assert rows[f"cost|{SHUFFLED_PROMPT}"].abs().max() < 1e-5
     assert rows[f"cost|{BELOW}"][:, 1:].abs().nan_to_num().max() > 1e-4
     assert rows[f"cost|{BELOW}"][:, 0].isnan().all()
 

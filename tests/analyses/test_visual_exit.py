@@ -6,7 +6,7 @@ import pytest
 import torch
 from crosslens.analyses.common.controls import IMAGE as ANOTHER
 from crosslens.analyses.redundancy import visual_exit
-from crosslens.analyses.redundancy._exit_rows import READ, TEXT, asked, random_text
+from crosslens.analyses.redundancy._exit_rows import READ, TEXT, answers_of, random_text
 from crosslens.data.errors import UserError
 from crosslens.data.example import Example, Segment
 from crosslens.probes.observe.tracing import tracing
@@ -43,7 +43,7 @@ def losses(subject, batch, cut_from):
     layers = dict.fromkeys(range(cut_from, subject.n_layers), edit)
     with torch.no_grad(), tracing(subject, edits=layers):
         logits = subject.model(**subject.prepare(batch)).logits.float().log_softmax(-1)
-    found, question = [], asked(batch)
+    found, question = [], answers_of(batch)
     for row, places, targets in zip(logits, question.places, question.targets, strict=True):
         found.append(torch.stack([-row[p, t] for p, t in zip(places, targets, strict=True) if t >= 0]).mean())
     return torch.stack(found)

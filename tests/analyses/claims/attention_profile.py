@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from crosslens.analyses.attention import attention_profile
-from crosslens.analyses.attention._profile_maps import LAW, SHUFFLED
+from crosslens.analyses.attention._profile_maps import LAW
 from crosslens.analyses.attention._profile_rows import INDICATORS, LENGTHS
-from crosslens.analyses.attention._profile_shuffled import SHUFFLED as SHUFFLED_TOKENS
+from crosslens.analyses.common.controls import SHUFFLED_KEYS, SHUFFLED_PROMPT
 
 from ...helpers.makers import tables_from
 from . import rows_of
@@ -64,19 +64,19 @@ def tables_of(
     values["before, twin"] = drawn(0.1 + local, *heads)
     values |= {"trivial": drawn(0.1 + trivial, *heads), "even|trivial": drawn(0.1, LAYERS), "gap": drawn(0.5, *heads)}
     values |= {"entropy of mean": drawn(2.5, LAYERS), "diversity": drawn(0.1, LAYERS)}
-    for name, slope in (("", fall), (f"|{SHUFFLED_TOKENS}", fall_shuffled)):
+    for name, slope in (("", fall), (f"|{SHUFFLED_PROMPT}", fall_shuffled)):
         bins = 0.6 + slope * np.clip(np.arange(LENGTHS) - 4, 0, None) / max(longest - 4, 1)
         bins[longest + 1 :] = np.nan
         values |= {f"by length{twin}{name}": drawn(bins, LAYERS, LENGTHS) for twin in ("", ", twin")}
     if pictures:  # which are not shuffled
-        values = {name: rows for name, rows in values.items() if SHUFFLED_TOKENS not in name}
+        values = {name: rows for name, rows in values.items() if SHUFFLED_PROMPT not in name}
     if maps:
         values["tokens"] = np.full(N, 24.0)
-        for name, size in (("", by_rank), (f"|{SHUFFLED}", by_rank_shuffled)):
+        for name, size in (("", by_rank), (f"|{SHUFFLED_KEYS}", by_rank_shuffled)):
             values |= {
                 f"{kind}{name}": drawn((0.2 + size * layers)[:, None], *heads) for kind in ("rank", "effective rank")
             }
         for kind in ("apart", "apart, twin"):
-            values |= {kind: drawn(apart, LAYERS), f"{kind}|{SHUFFLED}": drawn(0.03, LAYERS)}
+            values |= {kind: drawn(apart, LAYERS), f"{kind}|{SHUFFLED_KEYS}": drawn(0.03, LAYERS)}
         values |= {name: drawn(skew, *heads) for name in LAW}
     return tables_from(attention_profile, rows_of(values, GROUPS))

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from crosslens.analyses.attention import layer_similarity
 from crosslens.analyses.attention._likeness import KINDS, SHARES, THRESHOLDS
-from crosslens.analyses.attention._swapped import BELOW, OTHER, REMOVED, UNIFORM
+from crosslens.analyses.attention._swapped import BELOW, REMOVED
+from crosslens.analyses.common.controls import SHUFFLED_PROMPT, UNIFORM
 
 from ...helpers.makers import tables_from
 from . import rows_of
@@ -70,6 +71,6 @@ def tables_of(
         values[f"cost|{BELOW}"] = drawn(below + 0.01 * (order - 0.5), LAYERS, noise=0.001)
         values[f"cost|{BELOW}"][:, 0] = np.nan
         values[f"cost|{UNIFORM}"] = drawn(1.0, LAYERS)
-        values[f"cost|{OTHER}"] = drawn(other, LAYERS)
+        values[f"cost|{SHUFFLED_PROMPT}"] = drawn(other, LAYERS)
         values["removed"] = drawn(np.array([weak, 2.0]), len(REMOVED))
     return tables_from(layer_similarity, rows_of(values, GROUPS))
