@@ -179,7 +179,7 @@ def _columns(layer: Layer, real: Tensor, first: Tensor, options: Options) -> tup
     received [b, k] (mean over heads and over the real queries that see it); hidden sinks Bool[b, h, k].
     """
     summed, received, hidden = [], [], []
-    for part, pattern in layer.attention.patterns():
+    for part, pattern in layer.sums.patterns(layer.attention):
         queries = torch.stack([real[part], real[part] & ~first[part]], 1)
         sums, seen = column_counts(layer.attention, part, pattern, queries)
         everyone, behind = sums.unbind(2)

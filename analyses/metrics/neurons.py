@@ -104,7 +104,7 @@ def activation_energy(activations: Float[Tensor, "*batch n"]) -> Float[Tensor, "
     Streaming: squares add up over batches. The first token dominates: leave it out beside it.
     Source: arXiv 2407.05690 (TransAct), code.
     """
-    return widen(activations).reshape(-1, activations.shape[-1]).norm(dim=0)
+    return widen(activations).reshape(-1, activations.shape[-1]).square().sum(0).sqrt()
 
 
 def head_energy(energy: Float[Tensor, "h d"]) -> Float[Tensor, "h"]:

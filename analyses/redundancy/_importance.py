@@ -34,8 +34,7 @@ def importance(layer: Layer, batch: Batch) -> Float[Tensor, "b kinds nulls"]:
     kept = without_first(batch).to(layer.resid_pre.device)
     found = kept.new_full((len(kept), len(KINDS), len(NULLS)), torch.nan, dtype=torch.float)
     for kind, before, update in _updates(layer):
-        for i, real in enumerate(kept):
-            found[i, KINDS.index(kind)] = _turned(before[i, real], update[i, real])
+        found[:, KINDS.index(kind)] = _turned(before.float(), update.float(), kept)
     return found
 
 
@@ -49,11 +48,29 @@ def _updates(layer: Layer) -> Iterator[tuple[str, Tensor, Tensor]]:
         yield "MLP", layer.resid_mid if between else layer.resid_pre, layer.mlp_out
 
 
-def _turned(before: Float[Tensor, "t d"], update: Float[Tensor, "t d"]) -> Float[Tensor, "nulls"]:
-    before, update = before.float(), update.float()
-    other = update.roll(1, 0) if len(update) > 1 else torch.full_like(update, torch.nan)
-    own, moved = (metrics.cosine_importance(before, before + one) for one in (update, other))
-    return torch.stack([own, metrics.orthogonal_importance(before, update), moved])
+def _turned(
+    before: Float[Tensor, "b t d"], update: Float[Tensor, "b t d"], kept: Bool[Tensor, "b t"]
+) -> Float[Tensor, "b nulls"]:
+    """`metrics.cosine_importance` and `metrics.orthogonal_importance` of each example's kept tokens, from inner
+    products: no sum of states is made. Of other tokens: the update of the one before, of the first that of the last.
+    """
+    rows, place = torch.arange(len(kept), device=kept.device), torch.arange(kept.shape[1], device=kept.device)
+    first, last = place.masked_fill(~kept, kept.shape[1] - 1).amin(1), (place * kept).amax(1)
+    states, updates, both = before.norm(dim=-1) ** 2, update.norm(dim=-1) ** 2, torch.linalg.vecdot(before, update)
+    with_other, others = torch.zeros_like(both), updates.roll(1, 1)
+    with_other[:, 1:] = torch.linalg.vecdot(before[:, 1:], update[:, :-1])
+    with_other[rows, first] = torch.linalg.vecdot(before[rows, first], update[rows, last])
+    others[rows, first] = updates[rows, last]
+    own, moved = (_cosine(states, *one) for one in ((both, updates), (with_other, others)))
+    orthogonal = (1 + updates / states).rsqrt()
+    alone = kept.sum(1) < 2
+    means = [(one.masked_fill(~kept, 0.0)).sum(1) / kept.sum(1) for one in (own, orthogonal, moved)]
+    return 1 - torch.stack([*means[:2], means[2].masked_fill(alone, torch.nan)], 1)
+
+
+def _cosine(states: Tensor, both: Tensor, updates: Tensor) -> Tensor:
+    """cos(x, x + f) by x·x, x·f and f·f."""
+    return (states + both) / (states * (states + 2 * both + updates)).sqrt()
 
 
 def energies(layer: Layer, batch: Batch) -> tuple[Float[Tensor, "b inside shares"], Float[Tensor, "b h"] | None]:

@@ -7,14 +7,14 @@ attention on the first token, every share is first of all a measure of that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..model.attention import AttentionCall
+from ..model.attention import SCORES_BUDGET, AttentionCall
 
 DIAGONALS = 4  # a query's own key and the three before it
 NOTHING = 1e-12  # attention below which a row gives nothing: its squares would be smaller than float32 can tell
@@ -31,6 +31,15 @@ class Sums:
 
     def __init__(self, calls: Sequence[AttentionCall]) -> None:
         self._calls = calls
+        self._kept: dict[AttentionCall, list[tuple[slice, Tensor]]] = {}
+
+    def patterns(self, call: AttentionCall) -> Iterable[tuple[slice, Float[Tensor, "b h q k"]]]:
+        """`call.patterns()`, not to be changed: computed once for all who ask where all of them together are small."""
+        if not _is_small(call):
+            return call.patterns()
+        if call not in self._kept:
+            self._kept[call] = [*call.patterns()]
+        return self._kept[call]
 
     first = property(lambda self: self._rows["first"])
     rest = property(lambda self: self._rows["rest"])
@@ -98,13 +107,20 @@ class Sums:
 
     @cached_property
     def _over_heads(self) -> dict[str, Tensor]:
-        parts = [[_of_heads(pattern) for _, pattern in call.patterns()] for call in self._calls]
+        parts = [[_of_heads(pattern) for _, pattern in self.patterns(call)] for call in self._calls]
         names = parts[0][0]
         return {name: torch.cat([torch.cat([one[name] for one in part]) for part in parts], 1) for name in names}
 
     def mass(self, columns: Bool[Tensor, "b groups k"]) -> Float[Tensor, "b h q groups"]:
         """Attention on groups of keys, 0…1: what the layer's attention gives for columns of 0 and 1 as values."""
-        return self._joined(lambda call, part: _mass(call, columns[..., part].to(call.query.device)))
+        return self._joined(lambda call, part: self._mass(call, columns[..., part].to(call.query.device)))
+
+    def _mass(self, call: AttentionCall, columns: Bool[Tensor, "b groups k"]) -> Float[Tensor, "b h q groups"]:
+        half = call.query.dtype not in (torch.float32, torch.float64)
+        if not (_is_small(call) or half or call.explicit or call.pattern_edit is not None):
+            return _mass(call, columns)
+        wanted = columns.float().transpose(1, 2)[:, None]
+        return torch.cat([pattern @ wanted[part] for part, pattern in self.patterns(call)])
 
     def uniform_mass(self, columns: Bool[Tensor, "b groups k"]) -> Float[Tensor, "b heads q groups"]:
         """The same of uniform attention on the keys in view, [b, 1 or h, q, groups]; 0 for rows that see none."""
@@ -119,7 +135,7 @@ class Sums:
     def _rows(self) -> dict[str, Tensor]:
         found: list[dict[str, Tensor]] = []
         for call in self._calls:
-            parts = [_of_part(pattern, _first_key(call)[part]) for part, pattern in call.patterns()]
+            parts = [_of_part(pattern, _first_key(call)[part]) for part, pattern in self.patterns(call)]
             found.append({name: torch.cat([one[name] for one in parts]) for name in parts[0]})
         return {name: torch.cat([one[name] for one in found], 2) for name in found[0]}
 
@@ -144,12 +160,10 @@ def _of_part(pattern: Float[Tensor, "b h q k"], first: Int[Tensor, "b"]) -> dict
     column = first.reshape(-1, 1, 1, 1).expand(*pattern.shape[:3], 1)
     on_first = pattern.gather(3, column)[..., 0]
     rest = pattern.scatter(3, column, 0.0)
-    # ln of the smallest normal number instead of ln 0: 0 · ln 0 is 0.
-    entropy = -torch.linalg.vecdot(rest, rest.clamp_min(torch.finfo(rest.dtype).tiny).log())
     return {
         "first": on_first,
         "rest": rest.sum(-1),
-        "rest_entropy": entropy.clamp_min(0.0),
+        "rest_entropy": torch.special.entr(rest).sum(-1).clamp_min(0.0),
         "rest_squares": torch.linalg.vecdot(rest, rest),
         "diagonals": diagonals,
     }
@@ -157,8 +171,8 @@ def _of_part(pattern: Float[Tensor, "b h q k"], first: Int[Tensor, "b"]) -> dict
 
 def _of_heads(pattern: Float[Tensor, "b h q k"]) -> dict[str, Tensor]:
     mean = pattern.mean(1, keepdim=True)
-    entropy = -torch.linalg.vecdot(mean, mean.clamp_min(torch.finfo(mean.dtype).tiny).log())[:, 0]
-    return {"spread": (pattern - mean).square_().mean(1).sqrt_().sum(-1), "entropy": entropy.clamp_min(0.0)}
+    entropy = torch.special.entr(mean[:, 0]).sum(-1).clamp_min(0.0)
+    return {"spread": (pattern - mean).square_().mean(1).sqrt_().sum(-1), "entropy": entropy}
 
 
 def _diagonals(pattern: Float[Tensor, "b h q k"]) -> Float[Tensor, "b h q diagonals"]:
@@ -170,11 +184,15 @@ def _diagonals(pattern: Float[Tensor, "b h q k"]) -> Float[Tensor, "b h q diagon
     return found.masked_fill(wanted < 0, 0.0)
 
 
+def _is_small(call: AttentionCall) -> bool:
+    """Whether the maps of the whole batch may be held while the layer is alive."""
+    batch, heads, queries, _ = call.query.shape
+    return batch * heads * queries * call.key.shape[2] <= SCORES_BUDGET
+
+
 def _mass(call: AttentionCall, columns: Bool[Tensor, "b groups k"]) -> Float[Tensor, "b h q groups"]:
+    """By the fused attention, which makes no maps."""
     wanted = columns.float().transpose(1, 2)[:, None]
-    half = call.query.dtype not in (torch.float32, torch.float64)
-    if half or call.explicit or call.pattern_edit is not None:
-        return torch.cat([pattern @ wanted[part] for part, pattern in call.patterns()])
     width, groups = call.query.shape[-1], columns.shape[1]
     # As wide as the keys: the fused attention asks for it.
     padded = torch.nn.functional.pad(wanted.to(call.value.dtype), (0, -groups % width))

@@ -55,6 +55,7 @@ def forward(subject: Subject, batch: int, positions: int) -> int:
     """
     one = subject.n_heads * positions**2
     patterns = 6 * 4 * min(batch * one, max(one, SCORES_BUDGET // 8))
+    patterns += 4 * batch * one if batch * one <= SCORES_BUDGET else 0  # held for all who ask
     per_position = (10 * subject.d_model + 3 * mlp_width(subject)) * item(subject)
     return batch * positions * per_position + patterns + logits(subject, batch, 1)
 

@@ -6,11 +6,19 @@ import pytest
 import torch
 from crosslens import Subject
 from crosslens.analyses import metrics
+from crosslens.probes.observe import sums as sums_of_layers
 from crosslens.probes.observe.sums import DIAGONALS, NOTHING
 from crosslens.probes.observe.tracing import tracing
 
 from ..helpers import tiny, vision
 from ..helpers.families import TEXT, build, prompts
+
+
+@pytest.fixture(autouse=True, params=["held", "one after the other"])
+def maps_are(request, monkeypatch):
+    """Small maps are held for all who ask, large ones made again."""
+    if request.param != "held":
+        monkeypatch.setattr(sums_of_layers, "SCORES_BUDGET", 0)
 
 
 def near(found, expected, name, atol=2e-6):
