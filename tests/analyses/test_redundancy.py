@@ -18,6 +18,7 @@ from crosslens.probes.observe.tracing import rewrite_output, tracing
 from crosslens.probes.runs.results import How, observe
 
 from ..helpers import planted_hybrid, tiny, vision_subjects
+from ..helpers.counting import layer_rows
 from .claims import rows_of as planted_rows
 
 OPTIONS = redundancy.Options(draws=2, positions=8)
@@ -73,6 +74,18 @@ def test_a_family_that_cannot_be_replayed_is_read_from_whole_forwards(monkeypatc
     monkeypatch.setattr("crosslens.probes.intervene.readout.obstacle_of", lambda base: "not these")
     for one, other in zip(replayed, singles(Skips(subject, batch, 8), "MLP"), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_all_sizes_deepest_first_are_half_of_the_layers_forwards():
+    """Each is forked at its first layer: k layers of size k; beside them the clean run and a layer's proof."""
+    subject = tiny.subject()
+    batch, layers = subject.batch(texts()), subject.n_layers
+    for _ in range(2):  # the first proves the model
+        skips = Skips(subject, batch, 8)
+        with layer_rows(subject) as counts:
+            skips.read([skips.variant("block", range(first, layers)) for first in range(layers)])
+    one = layers * int(batch.mask.sum(1).max()) * len(batch.examples)
+    assert sum(counts) <= one * ((layers + 1) / 2 + 1 + 3 / layers)
 
 
 def test_several_left_out_in_their_orders():

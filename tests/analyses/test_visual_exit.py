@@ -6,14 +6,16 @@ import pytest
 import torch
 from crosslens.analyses.common.controls import IMAGE as ANOTHER
 from crosslens.analyses.redundancy import visual_exit
-from crosslens.analyses.redundancy._exit_rows import READ, TEXT, answers_of, random_text
+from crosslens.analyses.redundancy._exit_rows import READ, TEXT, _cut, _read, answers_of, behind_image, random_text
 from crosslens.data.errors import UserError
 from crosslens.data.example import Example, Segment
+from crosslens.probes.intervene.recording import record
 from crosslens.probes.observe.tracing import tracing
 from crosslens.probes.prompts.image_ablation import hide_image
 from crosslens.probes.runs.results import How
 
 from ..helpers import tiny, vision_subjects
+from ..helpers.counting import layer_rows
 
 HOW = How(visual_exit.Options())
 LOSS, AGREE = READ.index("loss"), READ.index("agreement")
@@ -59,6 +61,16 @@ def test_every_exit_is_the_forward_with_the_columns_cut(subject, padding):
     torch.testing.assert_close(own[:, -1, LOSS], own[:, -1, READ.index("clean loss")], rtol=0, atol=0)
     assert (own[:, -1, AGREE] == 1).all()
     assert (own[:, 0, LOSS] - own[:, -1, LOSS]).abs().max() > 1e-4
+
+
+def test_the_curve_is_half_of_the_layers_forwards_of_the_text(subject):
+    batch = subject.batch(EXAMPLES)
+    base, target = record(subject, batch), behind_image(batch)
+    for _ in range(2):  # the first proves the model
+        with layer_rows(subject) as counts:
+            _read(base, _cut(base, target, batch.where("image")), target, answers_of(batch))
+    one = subject.n_layers * int(target.sum(1).max()) * len(batch.examples)
+    assert sum(counts) <= one * ((subject.n_layers + 1) / 2 + 1 + 3 / subject.n_layers)
 
 
 @pytest.mark.parametrize("padding", ["left", "right"])
