@@ -18,6 +18,7 @@ from crosslens.data.tasks import (
     ioi,
     open_task,
     passages,
+    texts,
 )
 from crosslens.data.templates import fill, token_count
 from hypothesis import HealthCheck, given, settings
@@ -27,7 +28,7 @@ from transformers import PreTrainedTokenizerFast
 
 QA = [(ioi, {}), (colored_objects, {}), (colored_objects, {"shots": 2}), (facts, {}), (induction, {})]
 DIGITS = [(greater_than, {}), (arithmetic, {}), (arithmetic, {"digits": 2, "shots": 1})]
-ALL = [*QA, *DIGITS, (passages, {"tokens": 200})]
+ALL = [*QA, *DIGITS, (passages, {"tokens": 200}), (texts, {"tokens": 32})]
 some = settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -251,6 +252,28 @@ def test_windows_do_not_overlap(tokenizer):
 def test_passages_that_cannot_be_had(tokenizer, options):
     with pytest.raises(UserError):
         passages.examples(tokenizer=tokenizer, **options)
+
+
+def test_texts_say_the_same_in_all_languages_and_labels_come_in_turn(tokenizer):
+    languages = [texts.documents(label) for label in texts.LANGUAGES]
+    for name, text in languages[0].items():
+        assert len({len(other[name].split("\n\n")) for other in languages}) == 1
+        assert len({other[name] for other in languages}) == len(languages)
+        assert text.strip() == text
+    assert len({*map(tuple, languages)}) == 1
+    for label in texts.LANGUAGES + texts.DOMAINS:
+        assert len(texts.documents(label)) >= 20
+        assert sum(token_count(tokenizer, text) for text in texts.documents(label).values()) > 20_000
+    made = texts.examples(12, tokenizer=tokenizer, labels="French+code+prose")
+    assert [e.meta["label"] for e in made[:3]] == ["French", "code", "prose"]
+    assert {e.group for e in made if e.meta["label"] == "French"} <= {*languages[0]}
+    assert sum(f.stat().st_size for f in texts.FOLDER.iterdir()) <= 2_000_000
+
+
+@pytest.mark.parametrize("options", [{"labels": "English"}, {"labels": "English+Latin"}, {"tokens": 10**6}])
+def test_texts_that_cannot_be_had(tokenizer, options):
+    with pytest.raises(UserError, match="texts"):
+        texts.examples(tokenizer=tokenizer, **options)
 
 
 @pytest.mark.parametrize(("task", "options"), QA)
