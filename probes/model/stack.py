@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...data.errors import SubjectError
-from ..sites import Site, SiteError
+from ..sites import SITES, Site, SiteError
 from . import anatomy, first_forward, hybrid
 from .attention import NAME
 from .residual_parts import TOLD
@@ -59,6 +59,10 @@ class Stack:
     def W_O(self, layer: int) -> Float[Tensor, "h d_head d"]:
         """The output projection of a layer's heads; biases are not part of it."""
         return anatomy.output_weight(self.layers[layer], self.heads(layer))
+
+    def W_down(self, layer: int) -> Float[Tensor, "n d"]:
+        """What each of a layer's neurons writes. SiteError where its MLP has no neurons and a down projection."""
+        return anatomy.weight_in_out(self.module(layer, SITES["mlp_post"]))
 
     def heads(self, layer: int) -> int:
         """The query heads of a layer; `n_heads` in nearly all families."""

@@ -61,8 +61,8 @@ def heat_map(
     """
     check_rows(frame, (view, panel, x, y))
     view, frame = (view, frame) if view else ("view", frame.assign(view=""))
-    rows = _range(frame[y]) if pd.api.types.is_numeric_dtype(frame[y]) else list(frame[y].unique())
-    axes = _range(frame[x], in_steps=x == "state"), rows
+    rows = _along(frame[y])
+    axes = _along(frame[x], in_steps=x == "state"), rows
     names = [name for name, _ in parts(frame, panel)]
     figure = panels(names, stacked=True, gap=_gap(len(names), len(rows)))
     views = list(frame[view].unique())
@@ -161,6 +161,11 @@ def _height(count: int, rows: int) -> int:
 
 def _gap(count: int, rows: int) -> float:
     return 0.0 if count == 1 else min(34 / (_height(count, rows) - 110), 1 / (count - 1) - 0.01)
+
+
+def _along(values: pd.Series, in_steps: bool = False) -> list[Any]:
+    """The places of an axis: numbers as `_range` has them, words in their order."""
+    return _range(values, in_steps) if pd.api.types.is_numeric_dtype(values) else list(values.unique())
 
 
 def _range(values: pd.Series, in_steps: bool = False) -> list[int]:

@@ -37,6 +37,7 @@ from .claims import (
     lenses,
     localisation,
     modality,
+    neurons,
     overlap,
     redundancy,
     repairs,
@@ -61,7 +62,7 @@ OPTIONS: dict[str, Any] = {
 
 
 def learned(analysis: str) -> dict[str, Any]:
-    return {"edges": edges.LEARNED, "faithfulness": faithfulness.LEARNED}.get(analysis, {})
+    return {"edges": edges.LEARNED, "faithfulness": faithfulness.LEARNED, "neurons": neurons.LEARNED}.get(analysis, {})
 
 
 def at_chance(rows: Rows) -> Rows:
@@ -388,6 +389,16 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "vision": case(redundancy.tables_of, "A quarter of the layers matters more with the image", FOUND),
         "any layer": case(partial(redundancy.tables_of, alike=True), "It is not shown that some layers matter", OPEN),
         "no attention": case(partial(redundancy.tables_of, attention=False), "which attention can be left", UNTESTABLE),
+    },
+    "neurons": {
+        "own": case(neurons.tables_of, "Labels have neurons of their own", FOUND),
+        "alike": case(partial(neurons.tables_of, own=0.3), "It is not shown that labels have neurons", OPEN),
+        "needed": case(neurons.tables_of, "Texts need the neurons of their own label", FOUND),
+        "any": case(partial(neurons.tables_of, random=1.0), "It is not shown that texts need", OPEN),
+        "ends": case(neurons.tables_of, "Neurons of one label lie at the ends", FOUND),
+        "middle": case(partial(neurons.tables_of, ends=False), "It is not shown that neurons of one label lie", OPEN),
+        "none": case(partial(neurons.tables_of, found=False), "whether labels have neurons", UNTESTABLE),
+        "kept": case(partial(neurons.tables_of, removed=False), "what neurons of one label are for", UNTESTABLE),
     },
     "visual_exit": {
         "goes": case(visual_exit.tables_of, "Behind two thirds of the layers the image may go", FOUND),

@@ -1,0 +1,1 @@
+"""Neurons: which serve one language or domain, and what removing them does."""

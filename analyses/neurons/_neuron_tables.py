@@ -1,0 +1,109 @@
+"""Tables of neurons: where the specific ones lie, how specific they stay elsewhere, what their removal does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ...probes.runs.results import How, Rows
+from .. import metrics
+from ..common.frames import joined, summarise
+from ._neuron_tested import PERMUTED, apart, by_folds, important_apart, label_column, layer_share, permuted_mean, tested
+from ._removal import HOW, RANDOM, ZERO
+from ._specific import Units, entropy_bar
+
+SHOWN = 25  # neurons of each label
+
+
+def _layers(rows: Rows, how: How) -> pd.DataFrame | None:
+    """Share of a layer's neurons that are specific to a label, of this run's own documents; and how many are as much so
+    with permuted labels.
+    """
+    units = Units(rows, len(how.learned.labels))
+    if not units.whole:
+        return None
+    axes: dict[str, Any] = {"layer": np.arange(units.active.shape[1]), "label": how.learned.labels}
+    own = by_folds(units, lambda w: layer_share(units, how.options, w), axes, "share of neurons", control="")
+    bar = entropy_bar(units.probability(), how.options.share, how.options.rate)
+    chance = permuted_mean(units, lambda label: layer_share(units, how.options, None, label, bar))
+    return joined([own, _plain(own, chance).assign(control=PERMUTED)])
+
+
+def _plain(like: pd.DataFrame, values: np.ndarray) -> pd.DataFrame:
+    """The same cells with other numbers, of which there is no interval."""
+    return like.assign(value=values.ravel(), lower=np.nan, upper=np.nan)
+
+
+def _held_out(rows: Rows, how: How) -> pd.DataFrame | None:
+    """Activation probability in the own label minus that in the others, of neurons chosen on other documents."""
+    units = Units(rows, len(how.learned.labels))
+    if not units.whole:
+        return None
+    axes = {"label": how.learned.labels}
+    parts = [
+        by_folds(units, lambda w: apart(units, how.learned.specific, w), axes, "share of tokens", control=""),
+        by_folds(units, lambda w: _of_twins(units, how, w), axes, "share of tokens", control=RANDOM),
+    ]
+    return joined(parts)
+
+
+def _of_twins(units: Units, how: How, weights: np.ndarray) -> np.ndarray:
+    return np.mean([apart(units, draw, weights) for draw in how.learned.random], 0)
+
+
+def _important(rows: Rows, how: How) -> pd.DataFrame | None:
+    """Share of their own label's texts to which neurons matter minus that of the others, chosen on other texts."""
+    units, own = Units(rows, len(how.learned.labels)), how.learned.always
+    if not units.whole:
+        return None
+    axes = {"label": how.learned.labels}
+    table = by_folds(units, lambda w: important_apart(units, own, w), axes, "share of texts", control="")
+    chance = permuted_mean(units, lambda label: important_apart(units, own, None, label))
+    counted = joined([table, _plain(table, chance).assign(control=PERMUTED)])
+    return counted.assign(neurons=counted["label"].map(dict(zip(how.learned.labels, map(len, own), strict=True))))
+
+
+def _neurons(rows: Rows, how: How) -> pd.DataFrame | None:
+    """The most specific neurons of each label, with their activation probabilities in this run's documents."""
+    units = Units(rows, len(how.learned.labels))
+    if not units.whole:
+        return None
+    probability = units.probability()
+    entropy = metrics.group_entropy(probability.nan_to_num())
+    parts = []
+    for i, label in enumerate(how.learned.labels):
+        for layer, neuron in how.learned.specific[i][:SHOWN]:
+            shares = probability[layer, neuron].tolist()
+            others = float(np.mean([share for j, share in enumerate(shares) if j != i]))
+            told = {"layer": layer, "neuron": neuron, "label": label, "value": shares[i], "others": others}
+            tokens = int(units.tokens[units.label == i].sum())
+            parts.append(told | {"entropy": float(entropy[layer, neuron]), "n": tokens, "unit": "share of tokens"})
+    return pd.DataFrame(parts) if parts else None
+
+
+def _removal(rows: Rows, how: How) -> pd.DataFrame | None:
+    """How much more the loss of each label's texts is without the neurons of each label, or of their twins."""
+    if "removed" not in rows.values:
+        return None
+    own, frames = label_column(rows), []
+    axes: dict[str, Any] = {"removed": how.learned.labels, "how": HOW}
+    for label in how.learned.labels:
+        mine = own == label
+        if mine.any():
+            groups = rows.examples["group"].to_numpy()[mine]
+            frames.append(summarise(rows["removed"][mine], groups, axes, "nats a token", evaluated=label))
+    table = joined(frames)
+    random = table["how"] == RANDOM
+    return table.assign(control=np.where(random, RANDOM, ""), how=np.where(random, ZERO, table["how"]))
+
+
+TABLES = {
+    "layers": (_layers, ("label",)),
+    "held_out": (_held_out, ("label",)),
+    "important": (_important, ("label", "neurons")),
+    "removal": (_removal, ("removed", "evaluated", "how")),
+    "neurons": (_neurons, ("neuron", "label", "others", "entropy")),
+    "tested": (tested, ("claim", "than", "untestable")),
+}

@@ -1,0 +1,154 @@
+"""Neurons of languages and domains: which MLP neurons serve one label, and what the model loses without them
+
+Activation probability of every neuron by label, neurons specific to one, neurons that matter to nearly every document
+of one, and the loss of each label's texts without them. Tables: layers, held_out, important, neurons, removal, tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from ...data.errors import UserError
+from ...probes.intervene.readout import mlp_width
+from ...probes.observe.layer import Layer
+from ...probes.prompts.batch import Batch
+from ...probes.runs import costs
+from ...probes.runs.results import How
+from ..common.claims import Claim, Statement
+from ..common.frames import held_out
+from ..common.tested import judged
+from ._counts import MOST, SUMMED, counts, has_neurons, labels_in
+from ._learning import learn
+from ._neuron_findings import findings
+from ._neuron_tables import TABLES
+from ._removal import HOW, removed
+from ._specific import of_one_label, specific, twins
+
+__all__ = ["TABLES", "findings"]
+
+VERSION = 1
+QUESTION = "Which neurons serve one language or domain, and does the model need them for it alone?"
+PAPER = "arXiv 2402.16438 (LAPE), 2406.11193 (MMNeuron), 2402.18815 (PLND)"
+SUMS = SUMMED
+FIT_EXAMPLES = 256
+CLAIMS = (
+    Statement(
+        "neurons of one label",
+        "Neurons that are active for one label alone exist: chosen on other documents, they are active on a share of "
+        "their label's tokens that is larger by more than .1 than that of the other labels, and by more than random "
+        "neurons of like activity.",
+        "arXiv 2402.16438 (LAPE), held out and with this project's threshold",
+        0.1,
+    ),
+    Statement(
+        "removal hurts its label",
+        "Without the neurons of a label its texts lose more than without those of another label (difference of the "
+        "loss above 0 nats a token), and more so than for random neurons of like activity.",
+        "arXiv 2402.16438 (LAPE), 2402.18815 (PLND), 2406.11193 (MMNeuron)",
+    ),
+    Statement(
+        "at the ends",
+        "Neurons of one label lie at the bottom and the top: more than half of what they are more active by for their "
+        "label, on other documents, lies in the first and last quarter of the layers, and more of them than with "
+        "permuted labels.",
+        "arXiv 2402.16438 (LAPE), abstract; the threshold is this project's",
+        0.5,
+    ),
+    Statement(
+        "important to one label",
+        "Some neurons matter to the documents of one label alone, by what removing them changes in the MLP's output: "
+        "chosen on other documents because they matter to nearly all of one label's and no other's, they matter to a "
+        "share of its documents that is larger by more than .1, and by more than with permuted labels.",
+        "arXiv 2402.18815 (PLND), the exact form of its proxies, held out and with this project's threshold",
+        0.1,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """share: of all neurons are specific, those of lowest entropy. rate: the percentile of the two bars. top: of a
+    layer's neurons are important to a document. draws: of random twins. positions: tokens whose loss is read.
+    removal: whether neurons are removed.
+    """
+
+    share: float = 0.01
+    rate: float = 0.95
+    top: float = 0.14
+    draws: int = 2
+    positions: int = 32
+    removal: bool = True
+
+
+class Learned(NamedTuple):
+    """labels; for each the neurons (layer, neuron) that are specific to it and their mean activation; random: for each
+    draw the same of their twins. always: for each label the neurons that matter to nearly all of its texts alone.
+    """
+
+    labels: Sequence[str] = ()
+    specific: Sequence[Sequence[Sequence[int]]] = ()
+    means: Sequence[Sequence[float]] = ()
+    random: Sequence[Sequence[Sequence[Sequence[int]]]] = ()
+    always: Sequence[Sequence[Sequence[int]]] = ()
+
+
+def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) -> str:
+    """The methods sentence of the page."""
+    return (
+        "Active: the activation function of the MLP gives more than 0. Tokens: of text, without each example's first. "
+        f"Specific: the {options.share:.0%} of all neurons with the lowest entropy of their activation probabilities "
+        f"over labels, of those whose largest one is above the {options.rate:.0%} quantile of all; they belong to "
+        "every label whose probability is above that bar. Important to a document: among the "
+        f"{options.top:.0%} of its layer whose removal changes the MLP's output most, |act| · ‖W_down‖ over tokens. "
+        "What is removed, and whose probabilities are held out, was learned on "
+        f"{held_out(fitted_on)}. Controls: labels permuted among the documents of a fold; random neurons of the same "
+        f"layer, each one of the 20 nearest in how often they are active ({options.draws} draws). Loss: of the next "
+        f"token at {options.positions} evenly spaced places."
+    )
+
+
+def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
+    """The specific neurons of held-out examples, their means and twins."""
+    labels = labels_in([example for batch in batches for example in batch.examples])
+    if not any(has_neurons(subject, layer) for layer in range(subject.n_layers)):
+        raise UserError(f"neurons: no MLP of {subject.family} has neurons that can be read")
+    learned = learn(subject, batches, labels, options.top)
+    found = learned.probability
+    chosen = specific(found, options.share, options.rate)
+    random = [twins(found.nan_to_num(), chosen, draw) for draw in range(options.draws)]
+    means = [[float(learned.mean[a, b]) for a, b in own] for own in chosen]
+    return Learned(labels, chosen, means, random, of_one_label(learned.important))
+
+
+def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor | None]:
+    """See `_counts.counts`."""
+    return counts(layer, batch, how.learned.labels, how.options.top)
+
+
+def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
+    """See `_removal.removed`."""
+    return kept | (removed(subject, batch, how.learned, how.options.positions) if how.options.removal else {})
+
+
+def row_size(subject: Any, positions: int, options: Options) -> int:
+    """Numbers that one example's rows hold."""
+    return 1 + MOST * len(HOW)
+
+
+def memory(subject: Any, batch: int, positions: int, options: Options) -> int:
+    """Bytes beyond the shared forward: counts of every neuron, and a recording with variants."""
+    counted = 2 * 4 * batch * subject.n_layers * mlp_width(subject) * 4
+    if not options.removal:
+        return counted
+    variants = costs.variants(subject, MOST * (2 + options.draws), batch, positions, positions)
+    read = costs.logits(subject, batch * options.positions, 3)
+    return counted + costs.recording(subject, batch, positions) + variants + read
+
+
+def claims(tables: dict[str, Any]) -> list[Claim]:
+    """What the papers say, judged by the table tested."""
+    return judged(tables.get("tested"), CLAIMS)

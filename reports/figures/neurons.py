@@ -1,0 +1,89 @@
+"""Figures of neurons: where those of one label lie, what their removal does, how specific they stay elsewhere."""
+
+from __future__ import annotations
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from ..charts import dots, heat_map, lines
+from .drawing import Drawing, Tables, draw_all, first_condition
+
+
+def figures(tables: Tables) -> dict[str, go.Figure]:
+    """The removal matrix, layers, held-out probabilities, neurons that matter to one label."""
+    return draw_all(FIGURES, tables)
+
+
+def removal(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    """Removed in rows, read in columns; what is done to the neurons, and the control, by buttons."""
+    shown = first_condition(rows)[::-1]
+    kind = shown["control"].where(shown["control"] != "", shown["how"]) if "control" in shown else shown["how"]
+    shown = shown.assign(kind=kind).rename(columns={"evaluated": "texts in", "removed": "without neurons of"})
+    order = shown.sort_values("kind", key=lambda column: column != "set to 0", kind="stable")
+    return heat_map(order, "texts in", "without neurons of", view="kind", signed=True, unit="nats a token")
+
+
+def layers(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    return lines(first_condition(rows), "layer", by="label", y_title="share of the layer's neurons", markers=False)
+
+
+def held_out(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    return dots(first_condition(rows), "label", x_title="share of tokens", zero=True)
+
+
+def important(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    return dots(first_condition(rows), "label", x_title="share of texts", zero=True)
+
+
+FIGURES = [
+    Drawing(
+        "removal",
+        "removal",
+        {},
+        "What each label's texts lose without the neurons of each",
+        removal,
+        "How much more the loss is without the neurons that are specific to a label (rows), for the texts of each "
+        "label (columns). Neurons were chosen on other documents. Buttons: set to 0, set to their mean, as many random "
+        "neurons of like activity set to 0.",
+        "Red on the diagonal alone: each label needs its own neurons. A red row: its neurons serve others too.",
+        claims=("removal hurts its label",),
+    ),
+    Drawing(
+        "layers",
+        "layers",
+        {},
+        "Where the neurons of one label lie",
+        layers,
+        "Share of a layer's neurons that are specific to a label: active on its tokens, hardly on the others'.",
+        "Dotted near 0: with labels permuted among documents no neuron is as specific.",
+        interval="Bands",
+        control="Dotted",
+        claims=("at the ends",),
+    ),
+    Drawing(
+        "held_out",
+        "held_out",
+        {},
+        "How specific they stay on other documents",
+        held_out,
+        "Share of their own label's tokens on which they are active minus that of the other labels, mean over neurons "
+        "that were chosen on other documents.",
+        "Right of the grey ticks they are the label's own, and not just often active.",
+        interval="Whiskers",
+        control="Grey",
+        claims=("neurons of one label",),
+    ),
+    Drawing(
+        "important",
+        "important",
+        {},
+        "Neurons that matter to the texts of one label alone",
+        important,
+        "Neurons whose removal changes the MLP's output among the most of their layer, in 19 of 20 texts of one label "
+        "and of no other, as chosen on other documents: to how many more of its texts they matter than of the others.",
+        "0: chosen by chance. Grey: the same with labels permuted among documents.",
+        interval="Whiskers",
+        control="Grey",
+        claims=("important to one label",),
+    ),
+]

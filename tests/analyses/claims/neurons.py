@@ -1,0 +1,102 @@
+"""Planted rows of neurons: labels with neurons of their own, at the ends, that their texts need; and without."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from crosslens.analyses.neurons import neurons
+from crosslens.analyses.neurons._removal import HOW
+
+from ...helpers.makers import tables_from
+from . import rows_of
+
+N, FOLDS, LAYERS, WIDTH, OWN = 60, 12, 8, 200, 18
+LABELS = ("code", "French", "prose")
+TOKENS, DOCUMENTS = 200.0, 10.0
+
+
+def places(ends: bool) -> list[list[tuple[int, int]]]:
+    """The neurons of each label, four fifths of them in the outer layers, or in the inner ones."""
+    outer, inner = (0, 1, LAYERS - 2, LAYERS - 1), (2, 3, 4, 5)
+    many, few = (outer, inner) if ends else (inner, outer)
+    return [[((few if k % 5 == 0 else many)[k % 4], 20 * i + k) for k in range(OWN)] for i in range(len(LABELS))]
+
+
+def learned(ends: bool = True) -> dict[str, Any]:
+    specific = places(ends)
+    random = [[(layer, neuron + 80) for layer, neuron in own] for own in specific]
+    return {
+        "labels": LABELS,
+        "specific": specific,
+        "means": [[0.1] * OWN] * len(LABELS),
+        "random": [random] * 2,
+        "always": specific,
+    }
+
+
+LEARNED = learned()
+
+
+def planted(name: str, holds: bool) -> dict[str, pd.DataFrame]:
+    """Tables in which the claim of this name holds, or fails."""
+    wrong = "" if holds else name
+    return tables_of(
+        own=0.3 if wrong == "neurons of one label" else 0.9,
+        ends=wrong != "at the ends",
+        matters=0.25 if wrong == "important to one label" else 1.0,
+        hurts=-1.0 if wrong == "removal hurts its label" else 1.0,
+    )
+
+
+def tables_of(
+    *,
+    own: float = 0.9,
+    ends: bool = True,
+    matters: float = 1.0,
+    hurts: float = 1.0,
+    random: float = 0.0,
+    found: bool = True,
+    removed: bool = True,
+) -> dict[str, pd.DataFrame]:
+    """own: activation probability of a label's neurons on its tokens. ends: where they lie. matters: the share of its
+    documents to which they matter. hurts, random: what its texts lose without them, and without random neurons. found:
+    whether any are known. removed: whether they were removed.
+    """
+    rng = np.random.default_rng(0)
+    shape = (FOLDS, LAYERS, WIDTH)
+    sums: dict[str, np.ndarray] = {}
+    for i, mine in enumerate(places(ends)):
+        probability = 0.3 + 0.02 * rng.random(shape)
+        # Active in some documents of any label: what permuted labels take for specific.
+        probability[:, 2:6, 150:] = rng.choice((0.1, 0.95), (FOLDS, 4, WIDTH - 150))
+        important = DOCUMENTS * 0.4 * rng.random(shape)
+        for j, other in enumerate(places(ends)):
+            for layer, neuron in other:
+                noise = 0.09 * rng.random(FOLDS)
+                probability[:, layer, neuron] = (own if i == j or own < 0.5 else 0.1) - noise
+        for layer, neuron in mine:
+            important[:, layer, neuron] = DOCUMENTS * (matters - 0.05 * rng.random(FOLDS))
+        sums |= {f"active|{i}": TOKENS * probability, f"important|{i}": important}
+        sums[f"tokens|{i}"] = np.full((FOLDS, LAYERS), TOKENS)
+    counts = {name: np.full(value.shape, DOCUMENTS) for name, value in sums.items()}
+    label = np.arange(N) % len(LABELS)
+    cost = 0.1 * rng.random((N, len(LABELS), len(HOW)))
+    cost[np.arange(N), label] += (hurts, hurts, random)
+    rows = rows_of(
+        {"clean": np.full(N, 3.0)} | ({"removed": cost} if removed else {}), 30, label=np.array(LABELS)[label]
+    )
+    folds = pd.DataFrame({"condition": "no BOS", "fold": range(FOLDS)})
+    known = (
+        learned(ends)
+        if found
+        else learned(ends)
+        | {
+            "specific": [[]] * len(LABELS),
+            "random": [[[]] * len(LABELS)],
+            "always": [[]] * len(LABELS),
+        }
+    )
+    return tables_from(neurons, replace(rows, folds=folds, sums=sums, counts=counts), **known)
