@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Collection
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter, process_time
@@ -36,6 +37,7 @@ from crosslens.analyses.common.contrast import contrast
 from crosslens.analyses.flow import head_divergence
 from crosslens.analyses.lenses import _attention_lens, _tuned_lens, lenses
 from crosslens.analyses.lenses._descent import Descent
+from crosslens.analyses.neurons._counts import counts
 from crosslens.analyses.redundancy import redundancy
 from crosslens.analyses.repairs import repairs
 from crosslens.data.tasks import colored_objects, ioi, open_task, passages
@@ -132,6 +134,19 @@ def bench_attention() -> None:
     works: dict[str, Callable[[], Any]] = {"plain forward, 16 × 256": plain(subject, batch)}
     works |= {name: partial(riding, [name]) for name in takers} | {"all of them": partial(riding, list(takers))}
     interleaved(works, min(ROUNDS, 5))
+
+
+def bench_neurons() -> None:
+    """What `neurons` counts on 16 × 256 tokens; the limit is 1.25."""
+    subject, batch = subject_and_batch()
+    label = {"label": "English"}
+    labelled = replace(batch, examples=[replace(example, meta=label) for example in batch.examples])
+
+    def counting() -> None:
+        with torch.no_grad(), tracing(subject, lambda layer: counts(layer, labelled, ["English", "French"], 0.14)):
+            subject.forward(batch)
+
+    interleaved({"plain forward, 16 × 256": plain(subject, batch), "neurons": counting}, min(ROUNDS, 5))
 
 
 def bench_lens() -> None:
