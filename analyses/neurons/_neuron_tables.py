@@ -74,13 +74,20 @@ def _neurons(rows: Rows, how: How) -> pd.DataFrame | None:
     entropy = metrics.group_entropy(probability.nan_to_num())
     parts = []
     for i, label in enumerate(how.learned.labels):
-        for layer, neuron in how.learned.specific[i][:SHOWN]:
+        for at, (layer, neuron) in enumerate(how.learned.specific[i][:SHOWN]):
             shares = probability[layer, neuron].tolist()
             others = float(np.mean([share for j, share in enumerate(shares) if j != i]))
             told = {"layer": layer, "neuron": neuron, "label": label, "value": shares[i], "others": others}
+            told |= {"reads": _said(rows, how.learned.reads, i, at), "writes": _said(rows, how.learned.writes, i, at)}
             tokens = int(units.tokens[units.label == i].sum())
             parts.append(told | {"entropy": float(entropy[layer, neuron]), "n": tokens, "unit": "share of tokens"})
     return pd.DataFrame(parts) if parts else None
+
+
+def _said(rows: Rows, several: Any, label: int, at: int) -> str:
+    """The tokens of one neuron as words; "" where none were kept."""
+    ids = several[label][at] if several else []
+    return " · ".join(rows.words(np.array(ids)).tolist()) if len(ids) else ""
 
 
 def _removal(rows: Rows, how: How) -> pd.DataFrame | None:
@@ -104,6 +111,6 @@ TABLES = {
     "held_out": (_held_out, ("label",)),
     "important": (_important, ("label", "neurons")),
     "removal": (_removal, ("removed", "evaluated", "how")),
-    "neurons": (_neurons, ("neuron", "label", "others", "entropy")),
+    "neurons": (_neurons, ("neuron", "label", "others", "entropy", "reads", "writes")),
     "tested": (tested, ("claim", "than", "untestable")),
 }

@@ -24,9 +24,10 @@ from ..common.tested import judged
 from ._counts import MOST, SUMMED, counts, has_neurons, labels_in
 from ._learning import learn
 from ._neuron_findings import findings
-from ._neuron_tables import TABLES
+from ._neuron_tables import SHOWN, TABLES
 from ._removal import HOW, removed
 from ._specific import of_one_label, specific, twins
+from ._words import reads, writes
 
 __all__ = ["TABLES", "findings"]
 
@@ -87,6 +88,7 @@ class Options:
 class Learned(NamedTuple):
     """labels; for each the neurons (layer, neuron) that are specific to it and their mean activation; random: for each
     draw the same of their twins. always: for each label the neurons that matter to nearly all of its texts alone.
+    reads, writes: of the most specific ones the tokens, see `_words`.
     """
 
     labels: Sequence[str] = ()
@@ -94,6 +96,8 @@ class Learned(NamedTuple):
     means: Sequence[Sequence[float]] = ()
     random: Sequence[Sequence[Sequence[Sequence[int]]]] = ()
     always: Sequence[Sequence[Sequence[int]]] = ()
+    reads: Sequence[Sequence[Sequence[int]]] = ()
+    writes: Sequence[Sequence[Sequence[int]]] = ()
 
 
 def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) -> str:
@@ -107,7 +111,8 @@ def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) ->
         "What is removed, and whose probabilities are held out, was learned on "
         f"{held_out(fitted_on)}. Controls: labels permuted among the documents of a fold; random neurons of the same "
         f"layer, each one of the 20 nearest in how often they are active ({options.draws} draws). Loss: of the next "
-        f"token at {options.positions} evenly spaced places."
+        f"token at {options.positions} evenly spaced places. Reads: the tokens of those texts "
+        "at which a neuron is largest; writes: the tokens that its output points to, by W_U · W_down alone."
     )
 
 
@@ -117,11 +122,16 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
     if not any(has_neurons(subject, layer) for layer in range(subject.n_layers)):
         raise UserError(f"neurons: no MLP of {subject.family} has neurons that can be read")
     learned = learn(subject, batches, labels, options.top)
-    found = learned.probability
-    chosen = specific(found, options.share, options.rate)
-    random = [twins(found.nan_to_num(), chosen, draw) for draw in range(options.draws)]
+    chosen = specific(learned.probability, options.share, options.rate)
+    random = [twins(learned.probability.nan_to_num(), chosen, draw) for draw in range(options.draws)]
     means = [[float(learned.mean[a, b]) for a, b in own] for own in chosen]
-    return Learned(labels, chosen, means, random, of_one_label(learned.important))
+    shown = [own[:SHOWN] for own in chosen]
+    several = [neuron for own in shown for neuron in own]
+    words = [
+        [[found[neuron] for neuron in own] for own in shown]
+        for found in (reads(subject, batches, several), writes(subject, several))
+    ]
+    return Learned(labels, chosen, means, random, of_one_label(learned.important), *words)
 
 
 def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor | None]:

@@ -14,6 +14,7 @@ from crosslens.analyses.neurons._counts import label_of, labels_in, tokens_of
 from crosslens.analyses.neurons._learning import learn
 from crosslens.analyses.neurons._removal import HOW, removed
 from crosslens.analyses.neurons._specific import Units, entropy_bar, specific, twins
+from crosslens.analyses.neurons._words import reads, writes
 from crosslens.data.errors import UserError
 from crosslens.data.example import Example, Segment
 from crosslens.probes.observe.tracing import rewrite_output, tracing
@@ -114,6 +115,23 @@ def test_one_neuron_a_language_is_found_and_hurts_its_language_alone(planted):
     is_own = torch.tensor([[label_of(one) == label for label in LABELS] for one in EXAMPLES])
     assert cost[is_own].abs().min() > 1e-3
     assert cost[~is_own].abs().max() < 1e-5
+
+
+def test_a_neuron_reads_the_words_that_it_fires_on_and_writes_what_it_raises():
+    subject = model_of(True)
+    batch = subject.batch(EXAMPLES)
+    own = {label: (LAYER, NEURON[label]) for label in LABELS}
+    mlp = subject.model.model.layers[LAYER].mlp
+    for label in LABELS:  # what the gate multiplies is positive on all words
+        mlp.up_proj.weight.data[NEURON[label]] = 0.0
+        mlp.up_proj.weight.data[NEURON[label], LABELS.index(label)] = 1.0
+        mlp.down_proj.weight.data[:, NEURON[label]] = subject.W_U[5 + LABELS.index(label)]
+    read, written = reads(subject, [batch], [*own.values()]), writes(subject, [*own.values()])
+    for label in LABELS:
+        said = subject.tokenizer.batch_decode([[token] for token in read[own[label]]])
+        assert {word.strip() for word in said} <= {*WORDS[label].split()}
+        expected = (subject.W_U @ subject.W_U[5 + LABELS.index(label)]).topk(6).indices
+        assert written[own[label]] == expected.tolist()
 
 
 def test_permuted_labels_leave_nothing_as_specific():
