@@ -1,0 +1,80 @@
+"""What `probing` found in this model: what its states hold, and from which layers it can be read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from ..common.controls import CONTROL_TASK, PERMUTED_LABELS
+from ..common.findings import Finding, minus, rows_with, say, tested
+from ._probing_tables import BEFORE, PICTURE
+
+
+def findings(tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
+    """Of the numbers of the tables tested and best."""
+    if "tested" not in tables:
+        return []
+    return [_answer(tables), _picture(tables), _best(tables)]
+
+
+def _answer(tables: Mapping[str, pd.DataFrame]) -> Finding:
+    return say(
+        "The answer can be read before the last layer: in the middle half a linear probe is {value:+.0%} {span:+.0%} "
+        "better than the most frequent answer (balanced accuracy), and {gap:+.0%} {gap_span:+.0%} than {control}",
+        "It is not shown that the answer can be read before the last layer: in the middle half a linear probe is "
+        "{value:+.0%} {span:+.0%} better than the most frequent answer (balanced accuracy), and {gap:+.0%} "
+        "{gap_span:+.0%} than {control}",
+        **tested(tables, BEFORE),
+        about="where the answer can be read",
+        figure="last",
+        side="above",
+    )
+
+
+def _picture(tables: Mapping[str, pd.DataFrame]) -> Finding:
+    return say(
+        "The middle layers make readable what the picture shows: {value:+.0%} {span:+.0%} balanced accuracy over the "
+        "image tokens as they enter the first layer; {control}: {beside:+.0%}",
+        "It is not shown that the middle layers make more readable what the picture shows: {value:+.0%} {span:+.0%} "
+        "balanced accuracy over the image tokens as they enter the first layer; {control}: {beside:+.0%}",
+        **tested(tables, PICTURE),
+        about="where the picture can be read",
+        figure="image",
+        side="above",
+    )
+
+
+def _best(tables: Mapping[str, pd.DataFrame]) -> Finding:
+    """The target that stands out most over its better control, among all."""
+    found = rows_with(tables.get("best"))
+    own, others = found[found["control"] == ""], found[found["control"].isin([PERMUTED_LABELS, CONTROL_TASK])]
+    sides = [_nearest(row, others) for _, row in own.iterrows()]
+    if not sides:
+        return say("", "", None, about="what the states hold", figure="selectivity")
+    gaps = [minus(row, beside) for (_, row), beside in zip(own.iterrows(), sides, strict=True)]
+    best = int(np.argmax([gap["value"] for gap in gaps]))
+    row, beside = own.iloc[best], sides[best]
+    return say(
+        "Of {several} targets that were asked for, “{target}” ({place}) stands out most: after {state} layers {value:.0%} "
+        "{span:.0%} balanced accuracy; {control}: {beside:.0%}",
+        "None of {several} targets is shown to be held by the states: “{target}” ({place}) comes nearest, after {state} "
+        "layers {value:.0%} {span:.0%} balanced accuracy; {control}: {beside:.0%}",
+        row,
+        margin=gaps[best],
+        control=str(beside["control"]),
+        about="what the states hold",
+        figure="best",
+        side="above",
+        among=len(sides),
+        several=str(len(sides)),
+        target=str(row["target"]),
+        place=str(row["place"]),
+        state=str(int(row["state"])),
+    )
+
+
+def _nearest(row: pd.Series, others: pd.DataFrame) -> pd.Series:
+    mine = others[(others["target"] == row["target"]) & (others["place"] == row["place"])]
+    return mine.loc[mine["value"].idxmax()]

@@ -1,0 +1,130 @@
+"""What probes are asked for: classes that examples have, and words of the prompt that have nothing to do with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import adjusted_mutual_info_score
+
+from ...probes.runs.results import Rows
+
+MOST = 12  # classes
+ANSWER = "answer"
+COUNT = "number of objects"
+NAMES = {"n_objects": COUNT, "asked": "word asked about", "kind": "kind of question", "treatment": "how it is drawn"}
+NOT_ASKED = ("id", "group", "condition", "objects", "question", "answer")  # columns that name, or whole texts
+
+
+class Target(NamedTuple):
+    """labels [n], "" where an example has none, or one that stands in too few groups. pictured: what the picture shows,
+    whatever is asked. left_out: why it cannot be read, or "".
+    """
+
+    labels: np.ndarray
+    pictured: bool = False
+    left_out: str = ""
+
+    @property
+    def classes(self) -> list[str]:
+        return sorted({*self.labels.tolist()} - {""})
+
+
+def targets_of(rows: Rows, folds: int) -> dict[str, Target]:
+    """Everything that the examples could be asked for, by name, with the reason where they cannot."""
+    groups = rows.examples["group"].to_numpy()
+    made = [*_answers(rows), *_pictured(rows.examples), *_where(rows), *_columns(rows.examples)]
+    return {name: checked(Target(labels, pictured), groups, folds) for name, labels, pictured in made}
+
+
+Made = tuple[str, np.ndarray, bool]
+
+
+def checked(target: Target, groups: np.ndarray, folds: int) -> Target:
+    """The target without the classes that stand in fewer groups than there are folds."""
+    kept = [label for label in target.classes if len({*groups[target.labels == label]}) >= folds]
+    labels = np.where(np.isin(target.labels, kept), target.labels, "")
+    if len(target.classes) == 1:
+        why = "all examples are of one class"
+    elif len(kept) < 2:
+        why = f"fewer than two classes stand in {folds} groups"
+    else:
+        why = f"{len(kept)} classes: at most {MOST} are read" if len(kept) > MOST else ""
+    return target._replace(labels=labels, left_out=why)
+
+
+def _answers(rows: Rows) -> Iterator[Made]:
+    """First tokens of the answers; of each kind of question alone, where a task has several."""
+    ids = rows["answer"].astype(int)
+    if (ids < 0).all():
+        return
+    words = np.where(ids < 0, "", rows.words(np.maximum(ids, 0)).astype(str))
+    if "kind" not in rows.examples:
+        yield ANSWER, words, False
+        return
+    kinds = rows.examples["kind"].astype(str).to_numpy()
+    for kind in sorted({*kinds}):
+        yield f"{ANSWER}: {kind.replace('_', ' ')}", np.where(kinds == kind, words, ""), False
+
+
+def _pictured(examples: pd.DataFrame) -> Iterator[Made]:
+    """How many objects a picture has, and whether the colour and the shape that part the pictures best are there."""
+    if "objects" not in examples:
+        return
+    things = [[tuple(one.split(" ")) for one in str(text).split(", ")] for text in examples["objects"]]
+    if "n_objects" in examples:
+        yield COUNT, examples["n_objects"].astype(str).to_numpy(), True
+    for what in (0, -1):
+        words = [{thing[what] for thing in own} for own in things]
+        word = _evenly({w for own in words for w in own}, words)
+        yield f"{word} in the picture", np.array(["yes" if word in own else "no" for own in words]), True
+
+
+def _evenly(words: set[str], there: list[set[str]]) -> str:
+    """The word that is there for nearest to half of the examples."""
+    return min(sorted(words), key=lambda word: abs(np.mean([word in own for own in there]) - 0.5))
+
+
+def _where(rows: Rows) -> Iterator[Made]:
+    """The third of the picture that the middle of the asked thing lies in."""
+    for axis, name, thirds in (
+        (0, "column of the asked object", ("left", "middle", "right")),
+        (1, "row of the asked object", ("top", "middle", "bottom")),
+    ):
+        share = rows["place"][:, axis]
+        if not np.isnan(share).all():
+            third = np.clip(np.nan_to_num(share) * 3, 0, 2).astype(int)
+            yield name, np.where(np.isnan(share), "", np.array(thirds)[third]), False
+
+
+def _columns(examples: pd.DataFrame) -> Iterator[Made]:
+    """What the task tells of its examples."""
+    for column in examples:
+        told = examples[column]
+        if column not in NOT_ASKED and not (column == "n_objects" and "objects" in examples):
+            words = told.astype(str).where(told.notna(), "").to_numpy(str)
+            yield NAMES.get(str(column), str(column).replace("_", " ")), words, False
+
+
+# ---------------------------------------------------------------- the control task
+
+
+def types_of(rows: Rows, place: str, labels: np.ndarray) -> np.ndarray | None:
+    """What gets a random label in the control task, [n]: of pictures that name their objects the first of these; else
+    the word of the prompt, counted from its end, that tells least of the labels. None where no word will do.
+
+    A word will do where it has as many values as there are classes, each in two groups at least.
+    """
+    if place == "image" and "objects" in rows.examples:
+        return rows.examples["objects"].astype(str).str.split(", ").str[0].to_numpy(str)
+    groups, tail = rows.examples["group"].to_numpy(), rows["tail"].astype(int)
+    told = [tail[:, i].astype(str) for i in range(tail.shape[1])]
+    known = [words for words in told if _varies(words, groups, len({*labels}))]
+    return min(known, key=lambda words: abs(adjusted_mutual_info_score(labels, words)), default=None)
+
+
+def _varies(words: np.ndarray, groups: np.ndarray, classes: int) -> bool:
+    several = [word for word in {*words} - {"-1"} if len({*groups[words == word]}) > 1]
+    return len(several) >= classes and np.isin(words, several).mean() > 0.5
