@@ -223,12 +223,13 @@ def shuffled_tokens(batch: Batch) -> Batch:
 
 
 def permuted_labels(labels: np.ndarray, groups: np.ndarray, draw: int) -> np.ndarray:
-    """Every group's labels are those of a group drawn for it, repeated or cut to its size: [n]."""
+    """Every group's labels are those of a group drawn for it, mixed, repeated or cut to its size: [n]."""
     names, codes = np.unique(groups, return_inverse=True)
-    order = np.random.default_rng(crc32(f"labels {draw}".encode())).permutation(len(names))
+    rng = np.random.default_rng(crc32(f"labels {draw}".encode()))
     whole = np.empty_like(labels)
-    for own, other in enumerate(order):
-        whole[codes == own] = np.resize(labels[codes == other], int((codes == own).sum()))
+    for own, other in enumerate(rng.permutation(len(names))):
+        # Mixed, so that what groups have in common (a question of each kind, in turn) goes too.
+        whole[codes == own] = np.resize(rng.permutation(labels[codes == other]), int((codes == own).sum()))
     return whole
 
 

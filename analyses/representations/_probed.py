@@ -9,26 +9,24 @@ import numpy as np
 
 from ...probes.runs.results import Rows
 from ..common.controls import CONTROL_TASK, PERMUTED_LABELS, permuted_labels, random_labels
-from ._probes import folds_of, most_frequent, read
+from ._probes import folds_of, most_frequent, read, weights
 from ._probing_rows import PLACES
-from ._targets import ANSWER, Target, checked, targets_of, types_of
+from ._targets import PROMPT, Target, checked, targets_of, types_of
 
 FREQUENT, FIRST = "the most frequent class", "the state before the first layer"
 
 
 class Probed(NamedTuple):
     """What every example adds to a target's balanced accuracy, [n, states], by control ("": measured): their mean is
-    the balanced accuracy. NaN for examples without the target, and in a control that cannot be had.
+    the balanced accuracy, and so is Σ added / Σ weight ([n], mean 1), of some examples too. NaN for examples without
+    the target, and in a control that cannot be had.
     """
 
     target: str
+    about: str
     place: str
-    pictured: bool
     added: dict[str, np.ndarray]
-
-    @property
-    def answer(self) -> bool:
-        return self.target.startswith(ANSWER)
+    weight: dict[str, np.ndarray]
 
 
 _last: list[tuple[ref[Rows], Any, list[Probed]]] = []  # all makers of a condition ask for the same
@@ -47,33 +45,39 @@ def _probed(rows: Rows, options: Any) -> list[Probed]:
     for place in (place for place in PLACES if place in rows.values):
         there = ~np.isnan(rows[place]).any((1, 2))
         for name, target in targets.items():
+            if place == "image" and target.about == PROMPT:  # image tokens come before it
+                continue
             mine = checked(target._replace(labels=np.where(there, target.labels, "")), groups, options.folds)
             if not mine.left_out:
-                found.append(Probed(name, place, target.pictured, _added(rows, place, mine, options)))
+                found.append(Probed(name, target.about, place, *_added(rows, place, mine, options)))
     return found
 
 
-def _added(rows: Rows, place: str, target: Target, options: Any) -> dict[str, np.ndarray]:
-    """The measured numbers and the controls' means over their draws."""
+def _added(rows: Rows, place: str, target: Target, options: Any) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The measured numbers and the controls' means over their draws, and their weights."""
     chosen = target.labels != ""
     part, labels = rows.where(chosen), target.labels[chosen]
     groups, words = part.examples["group"].to_numpy(), types_of(part, place, labels)
-    draws = range(options.draws)
-    permuted = [permuted_labels(labels, groups, draw) for draw in draws]
-    dealt = [] if words is None else [random_labels(words, target.classes, draw) for draw in draws]
+    permuted = [permuted_labels(labels, groups, draw) for draw in range(options.draws)]
+    dealt = [] if words is None else [random_labels(words, target.classes, draw) for draw in range(options.draws)]
     folds = folds_of(labels, groups, options.folds)
     own, *others = read(part[place], [labels, *permuted, *dealt], folds, options)
-    found = {
+    alike, count = weights(labels), own.shape[1]
+    added = {
         "": own,
         PERMUTED_LABELS: np.mean(others[: len(permuted)], 0),
         CONTROL_TASK: np.mean(others[len(permuted) :], 0) if dealt else np.full_like(own, np.nan),
-        FREQUENT: np.repeat(most_frequent(labels, folds)[:, None], own.shape[1], 1),
-        FIRST: np.repeat(own[:, :1], own.shape[1], 1),
+        FREQUENT: np.repeat(most_frequent(labels, folds)[:, None], count, 1),
+        FIRST: np.repeat(own[:, :1], count, 1),
     }
-    return {control: _spread(values, chosen) for control, values in found.items()}
+    weight = dict.fromkeys(added, alike) | {PERMUTED_LABELS: np.mean([*map(weights, permuted)], 0)}
+    weight |= {CONTROL_TASK: np.mean([*map(weights, dealt)], 0)} if dealt else {}
+    return _spread(added, chosen), _spread(weight, chosen)
 
 
-def _spread(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    whole = np.full((len(chosen), *values.shape[1:]), np.nan)
-    whole[chosen] = values
+def _spread(several: dict[str, np.ndarray], chosen: np.ndarray) -> dict[str, np.ndarray]:
+    """Of the chosen examples' numbers those of all, NaN for the others."""
+    whole = {name: np.full((len(chosen), *values.shape[1:]), np.nan) for name, values in several.items()}
+    for name, values in several.items():
+        whole[name][chosen] = values
     return whole

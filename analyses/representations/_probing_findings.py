@@ -57,10 +57,10 @@ def _best(tables: Mapping[str, pd.DataFrame]) -> Finding:
     best = int(np.argmax([gap["value"] for gap in gaps]))
     row, beside = own.iloc[best], sides[best]
     return say(
-        "Of {several} targets that were asked for, “{target}” ({place}) stands out most: after {state} layers {value:.0%} "
-        "{span:.0%} balanced accuracy; {control}: {beside:.0%}",
-        "None of {several} targets is shown to be held by the states: “{target}” ({place}) comes nearest, after {state} "
-        "layers {value:.0%} {span:.0%} balanced accuracy; {control}: {beside:.0%}",
+        "Of {several} things that probes were asked for, “{target}” ({place}) stands out most: after {state} layers "
+        "{value:.0%} {span:.0%} balanced accuracy; {control}: {beside:.0%}",
+        "It is not shown that the states hold any of {several} things that probes were asked for: “{target}” ({place}) "
+        "comes nearest, after {state} layers {value:.0%} {span:.0%} balanced accuracy; {control}: {beside:.0%}",
         row,
         margin=gaps[best],
         control=str(beside["control"]),

@@ -17,7 +17,8 @@ from ..common.tested import nothing, number
 from ._probed import FREQUENT, Probed, probed
 from ._probes import folds_of, read
 from ._probing_rows import PLACES
-from ._targets import targets_of
+from ._targets import ANSWER, targets_of
+from ._targets import PICTURE as SHOWN
 
 UNIT, OVER = "balanced accuracy", "balanced accuracy, difference"
 PICTURE, BEFORE = "the picture in the middle layers", "the answer before the last layer"
@@ -28,8 +29,11 @@ def _accuracy(rows: Rows, how: How) -> pd.DataFrame:
     found = probed(rows, how.options)
     if not found:
         raise NothingToMeasure(f"probing: nothing to read from the states: {_why(rows, how)}")
-    parts = ((one, control, values) for one in found for control, values in one.added.items())
-    return joined(_over_states(rows, values, UNIT, one, control) for one, control, values in parts)
+    return joined(
+        _over_states(rows, values, UNIT, one, control=control, denominators=one.weight[control])
+        for one in found
+        for control, values in one.added.items()
+    )
 
 
 def _why(rows: Rows, how: How) -> str:
@@ -39,16 +43,13 @@ def _why(rows: Rows, how: How) -> str:
 
 def _selectivity(rows: Rows, how: How) -> pd.DataFrame | None:
     """Accuracy minus that of the control task."""
-    parts = [
-        _over_states(rows, one.added[""] - one.added[CONTROL_TASK], OVER, one, "") for one in probed(rows, how.options)
-    ]
-    return joined(parts) if parts else None
+    found = [(one, one.added[""] - one.added[CONTROL_TASK]) for one in probed(rows, how.options)]
+    return joined(_over_states(rows, values, OVER, one) for one, values in found) if found else None
 
 
-def _over_states(rows: Rows, values: np.ndarray, unit: str, one: Probed, control: str) -> pd.DataFrame:
-    told: dict[str, Any] = {"target": one.target, "place": PLACES[one.place], "control": control}
+def _over_states(rows: Rows, values: np.ndarray, unit: str, one: Probed, **told: Any) -> pd.DataFrame:
     axes = {"state": np.arange(values.shape[1])}
-    return summarise(values, rows.examples["group"], axes, unit, **told)
+    return summarise(values, rows.examples["group"], axes, unit, target=one.target, place=PLACES[one.place], **told)
 
 
 def _best(rows: Rows, how: How) -> pd.DataFrame | None:
@@ -57,14 +58,16 @@ def _best(rows: Rows, how: How) -> pd.DataFrame | None:
     for one in probed(rows, how.options):
         state, other = _chosen(one.added[""], groups)
         for control, values in one.added.items():
-            told: dict[str, Any] = {"target": one.target, "place": PLACES[one.place], "state": state}
-            frames.append(summarise(values[other, state], groups[other], {}, UNIT, control=control, **told))
+            told: dict[str, Any] = {"target": one.target, "place": PLACES[one.place], "control": control}
+            below = one.weight[control][other]
+            found = summarise(values[other, state], groups[other], {}, UNIT, denominators=below, **told)
+            frames.append(found.assign(state=state))
     return joined(frames) if frames else None
 
 
-def _chosen(values: np.ndarray, groups: np.ndarray) -> tuple[int, np.ndarray]:
+def _chosen(added: np.ndarray, groups: np.ndarray) -> tuple[int, np.ndarray]:
     """The earliest of the best states, chosen on one half; the examples of the other."""
-    state, other = chosen_on(values, groups, lambda half: np.nanmean(half, 0).argmax())
+    state, other = chosen_on(added, groups, lambda half: np.nanmean(half, 0).argmax())
     return int(state), other
 
 
@@ -102,7 +105,8 @@ def _of_heads(rows: Rows, name: str, labels: np.ndarray, options: Any) -> Iterab
         whole = np.full(flat.shape[:2], np.nan)
         whole[:, known] = values
         cells = whole.reshape(z.shape[:3])
-        yield summarise(cells, groups, head_axes(cells), UNIT, target=name, control=control)
+        told: dict[str, Any] = {"target": name, "control": control}
+        yield summarise(cells, groups, head_axes(cells), UNIT, **told)
 
 
 # ---------------------------------------------------------------- the numbers of the claims
@@ -115,7 +119,7 @@ def _tested(rows: Rows, how: How) -> pd.DataFrame:
 
 def _of_pictures(rows: Rows, found: list[Probed]) -> list[pd.DataFrame]:
     """Middle half of the states minus the first, over all that pictures show."""
-    mine = [one for one in found if one.pictured and one.place == "image"]
+    mine = [one for one in found if one.about == SHOWN and one.place == "image"]
     if not mine:
         return [nothing(PICTURE, "there are no image tokens of pictures whose objects are told")]
     own, permuted = (_mean(mine, control, _risen) for control in ("", PERMUTED_LABELS))
@@ -124,7 +128,7 @@ def _of_pictures(rows: Rows, found: list[Probed]) -> list[pd.DataFrame]:
 
 def _of_answers(rows: Rows, found: list[Probed]) -> list[pd.DataFrame]:
     """Middle half of the states minus the most frequent answer."""
-    mine = [one for one in found if one.answer and one.place == "last"]
+    mine = [one for one in found if one.about == ANSWER and one.place == "last"]
     if not mine:
         return [nothing(BEFORE, "no answers of 2 to 12 classes that stand in groups enough")]
     own, frequent = (_mean(mine, control, _middle) for control in ("", FREQUENT))

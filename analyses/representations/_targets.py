@@ -12,19 +12,21 @@ from sklearn.metrics import adjusted_mutual_info_score
 from ...probes.runs.results import Rows
 
 MOST = 12  # classes
-ANSWER = "answer"
+PICTURE, ANSWER, ASKED, PROMPT = "picture", "answer", "asked object", "prompt"
 COUNT = "number of objects"
 NAMES = {"n_objects": COUNT, "asked": "word asked about", "kind": "kind of question", "treatment": "how it is drawn"}
+TELLING = 0.5  # adjusted mutual information, from which a word is the target under another name
 NOT_ASKED = ("id", "group", "condition", "objects", "question", "answer")  # columns that name, or whole texts
 
 
 class Target(NamedTuple):
-    """labels [n], "" where an example has none, or one that stands in too few groups. pictured: what the picture shows,
-    whatever is asked. left_out: why it cannot be read, or "".
+    """labels [n], "" where an example has none, or one that stands in too few groups. about: PICTURE, what it shows
+    whatever is asked; ANSWER; ASKED, of the object that is asked about; PROMPT, what the prompt says by itself.
+    left_out: why it cannot be read, or "".
     """
 
     labels: np.ndarray
-    pictured: bool = False
+    about: str = PROMPT
     left_out: str = ""
 
     @property
@@ -36,10 +38,10 @@ def targets_of(rows: Rows, folds: int) -> dict[str, Target]:
     """Everything that the examples could be asked for, by name, with the reason where they cannot."""
     groups = rows.examples["group"].to_numpy()
     made = [*_answers(rows), *_pictured(rows.examples), *_where(rows), *_columns(rows.examples)]
-    return {name: checked(Target(labels, pictured), groups, folds) for name, labels, pictured in made}
+    return {name: checked(Target(labels, about), groups, folds) for name, labels, about in made}
 
 
-Made = tuple[str, np.ndarray, bool]
+Made = tuple[str, np.ndarray, str]
 
 
 def checked(target: Target, groups: np.ndarray, folds: int) -> Target:
@@ -62,11 +64,11 @@ def _answers(rows: Rows) -> Iterator[Made]:
         return
     words = np.where(ids < 0, "", rows.words(np.maximum(ids, 0)).astype(str))
     if "kind" not in rows.examples:
-        yield ANSWER, words, False
+        yield ANSWER, words, ANSWER
         return
     kinds = rows.examples["kind"].astype(str).to_numpy()
     for kind in sorted({*kinds}):
-        yield f"{ANSWER}: {kind.replace('_', ' ')}", np.where(kinds == kind, words, ""), False
+        yield f"{ANSWER}: {kind.replace('_', ' ')}", np.where(kinds == kind, words, ""), ANSWER
 
 
 def _pictured(examples: pd.DataFrame) -> Iterator[Made]:
@@ -75,11 +77,11 @@ def _pictured(examples: pd.DataFrame) -> Iterator[Made]:
         return
     things = [[tuple(one.split(" ")) for one in str(text).split(", ")] for text in examples["objects"]]
     if "n_objects" in examples:
-        yield COUNT, examples["n_objects"].astype(str).to_numpy(), True
+        yield COUNT, examples["n_objects"].astype(str).to_numpy(), PICTURE
     for what in (0, -1):
         words = [{thing[what] for thing in own} for own in things]
         word = _evenly({w for own in words for w in own}, words)
-        yield f"{word} in the picture", np.array(["yes" if word in own else "no" for own in words]), True
+        yield f"{word} in the picture", np.array(["yes" if word in own else "no" for own in words]), PICTURE
 
 
 def _evenly(words: set[str], there: list[set[str]]) -> str:
@@ -96,7 +98,7 @@ def _where(rows: Rows) -> Iterator[Made]:
         share = rows["place"][:, axis]
         if not np.isnan(share).all():
             third = np.clip(np.nan_to_num(share) * 3, 0, 2).astype(int)
-            yield name, np.where(np.isnan(share), "", np.array(thirds)[third]), False
+            yield name, np.where(np.isnan(share), "", np.array(thirds)[third]), ASKED
 
 
 def _columns(examples: pd.DataFrame) -> Iterator[Made]:
@@ -105,7 +107,7 @@ def _columns(examples: pd.DataFrame) -> Iterator[Made]:
         told = examples[column]
         if column not in NOT_ASKED and not (column == "n_objects" and "objects" in examples):
             words = told.astype(str).where(told.notna(), "").to_numpy(str)
-            yield NAMES.get(str(column), str(column).replace("_", " ")), words, False
+            yield NAMES.get(str(column), str(column).replace("_", " ")), words, PROMPT
 
 
 # ---------------------------------------------------------------- the control task
@@ -113,18 +115,23 @@ def _columns(examples: pd.DataFrame) -> Iterator[Made]:
 
 def types_of(rows: Rows, place: str, labels: np.ndarray) -> np.ndarray | None:
     """What gets a random label in the control task, [n]: of pictures that name their objects the first of these; else
-    the word of the prompt, counted from its end, that tells least of the labels. None where no word will do.
+    the word of the prompt, counted from its end, that has most values. None where no word will do.
 
-    A word will do where it has as many values as there are classes, each in two groups at least.
+    A word will do where it has as many values as there are classes, each in two groups at least, for half of the
+    examples, and tells little of the labels themselves.
     """
     if place == "image" and "objects" in rows.examples:
         return rows.examples["objects"].astype(str).str.split(", ").str[0].to_numpy(str)
-    groups, tail = rows.examples["group"].to_numpy(), rows["tail"].astype(int)
-    told = [tail[:, i].astype(str) for i in range(tail.shape[1])]
-    known = [words for words in told if _varies(words, groups, len({*labels}))]
-    return min(known, key=lambda words: abs(adjusted_mutual_info_score(labels, words)), default=None)
+    groups, tail = rows.examples["group"].to_numpy(), rows["tail"].astype(int).astype(str)
+    known = [words for words in tail.T if _values(words, groups) >= len({*labels}) and _tells(words, labels) < TELLING]
+    return max(known, key=lambda words: _values(words, groups), default=None)
 
 
-def _varies(words: np.ndarray, groups: np.ndarray, classes: int) -> bool:
-    several = [word for word in {*words} - {"-1"} if len({*groups[words == word]}) > 1]
-    return len(several) >= classes and np.isin(words, several).mean() > 0.5
+def _values(words: np.ndarray, groups: np.ndarray) -> int:
+    """How many words stand in two groups at least; 0 where those of half of the examples do not."""
+    several = [word for word in {*words.tolist()} - {"-1"} if len({*groups[words == word]}) > 1]
+    return len(several) if np.isin(words, several).mean() > 0.5 else 0
+
+
+def _tells(words: np.ndarray, labels: np.ndarray) -> float:
+    return float(adjusted_mutual_info_score(labels, words))

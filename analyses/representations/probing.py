@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-
 from torch import Tensor
 
 from ...probes.observe.layer import Layer
@@ -66,10 +65,11 @@ def methods(options: Options, learned: None, fitted_on: Mapping[str, int]) -> st
         "alone; every example is read once, by a probe that never saw its group. Balanced accuracy: the mean over "
         "classes of the share that is read rightly; guessing gives 1 / classes. Intervals resample groups and take the "
         f"probes as trained. Controls, in the same folds, {options.draws} draws each: labels permuted over groups; the "
-        "control task, a random label for each value of a word of the prompt (of a picture: for its first object), "
-        "which is not the target; the state before the first layer; the most frequent class. Selectivity: accuracy "
-        "minus that of the control task. Only classes that stand in as many groups as there are folds are read. A "
-        "model with random weights is not among the controls: it would need a run of its own."
+        "control task, a random label for each value of a word of the prompt (the word with most values among those "
+        "that hardly tell the target; for image tokens, of the first object that the picture's description names). "
+        "Beside them the state before the first layer and the most frequent class. Selectivity: accuracy minus that of "
+        "the control task. Only classes that stand in as many groups as there are folds are read. A model with random "
+        "weights is not among the controls: it would need a run of its own."
     )
 
 
@@ -77,7 +77,7 @@ def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor | None]:
     """The state that enters the layer, read at the last position and over the image [b, d]; of the last layer also the
     one that leaves it; where asked, each head's output at the last position [b, h, d_head].
     """
-    found: dict[str, Tensor | None] = read_at(layer.resid_pre, batch)
+    found: dict[str, Tensor | None] = {**read_at(layer.resid_pre, batch)}
     if layer.index == layer.stack.n_layers - 1:
         found |= {f"left|{name}": value for name, value in read_at(layer.resid_post, batch).items()}
     if how.options.heads:
