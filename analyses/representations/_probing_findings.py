@@ -9,12 +9,13 @@ import pandas as pd
 
 from ..common.controls import CONTROL_TASK, PERMUTED_LABELS
 from ..common.findings import Finding, minus, rows_with, say, tested
-from ._probing_tables import BEFORE, PICTURE
+from ._probing_rows import PLACES
+from ._probing_tables import BEFORE, PICTURE, READABLE
 
 
 def findings(tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
     """Of the numbers of the tables tested and best."""
-    if "tested" not in tables:
+    if not {"accuracy", "tested"} <= set(tables):
         return []
     return [_answer(tables), _picture(tables), _best(tables)]
 
@@ -29,6 +30,7 @@ def _answer(tables: Mapping[str, pd.DataFrame]) -> Finding:
         **tested(tables, BEFORE),
         about="where the answer can be read",
         figure="last",
+        threshold=READABLE,
         side="above",
     )
 
@@ -41,7 +43,7 @@ def _picture(tables: Mapping[str, pd.DataFrame]) -> Finding:
         "balanced accuracy over the image tokens as they enter the first layer; {control}: {beside:+.0%}",
         **tested(tables, PICTURE),
         about="where the picture can be read",
-        figure="image",
+        figure="image" if rows_with(tables["accuracy"], place=PLACES["image"]).size else "last",
         side="above",
     )
 
@@ -57,10 +59,10 @@ def _best(tables: Mapping[str, pd.DataFrame]) -> Finding:
     best = int(np.argmax([gap["value"] for gap in gaps]))
     row, beside = own.iloc[best], sides[best]
     return say(
-        "Of {several} things that probes were asked for, “{target}” ({place}) stands out most: after {state} layers "
+        "Of {several} things that probes were asked for, “{target}” ({place}) stands out most: in state {state} "
         "{value:.0%} {span:.0%} balanced accuracy; {control}: {beside:.0%}",
         "It is not shown that the states hold any of {several} things that probes were asked for: “{target}” ({place}) "
-        "comes nearest, after {state} layers {value:.0%} {span:.0%} balanced accuracy; {control}: {beside:.0%}",
+        "comes nearest, in state {state} {value:.0%} {span:.0%} balanced accuracy; {control}: {beside:.0%}",
         row,
         margin=gaps[best],
         control=str(beside["control"]),

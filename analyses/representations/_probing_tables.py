@@ -21,6 +21,7 @@ from ._targets import ANSWER, targets_of
 from ._targets import PICTURE as SHOWN
 
 UNIT, OVER = "balanced accuracy", "balanced accuracy, difference"
+READABLE = 0.1  # over the most frequent class, from which a target counts as readable
 PICTURE, BEFORE = "the picture in the middle layers", "the answer before the last layer"
 
 
@@ -53,14 +54,16 @@ def _over_states(rows: Rows, values: np.ndarray, unit: str, one: Probed, **told:
 
 
 def _best(rows: Rows, how: How) -> pd.DataFrame | None:
-    """Each target at the state that is best on one half of the groups, measured on the other."""
+    """Each target at the state that is best on one half of the groups, measured on the other. A share: of 1 and 0, from
+    groups that do not vary, there is an exact bound.
+    """
     frames, groups = [], rows.examples["group"].to_numpy()
     for one in probed(rows, how.options):
         state, other = _chosen(one.added[""], groups)
         for control, values in one.added.items():
             told: dict[str, Any] = {"target": one.target, "place": PLACES[one.place], "control": control}
             below = one.weight[control][other]
-            found = summarise(values[other, state], groups[other], {}, UNIT, denominators=below, **told)
+            found = summarise(values[other, state], groups[other], {}, "share", denominators=below, **told)
             frames.append(found.assign(state=state))
     return joined(frames) if frames else None
 
