@@ -11,13 +11,14 @@ from ..common.controls import CONTROL_TASK, PERMUTED_LABELS
 from ..common.findings import Finding, minus, rows_with, say, tested
 from ._probing_rows import PLACES
 from ._probing_tables import BEFORE, PICTURE, READABLE
+from ._targets import ANSWER
 
 
 def findings(tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
     """Of the numbers of the tables tested and best."""
     if not {"accuracy", "tested"} <= set(tables):
         return []
-    return [_answer(tables), _picture(tables), _best(tables)]
+    return [_answer(tables), _best_answer(tables), _picture(tables), _best(tables)]
 
 
 def _answer(tables: Mapping[str, pd.DataFrame]) -> Finding:
@@ -48,25 +49,45 @@ def _picture(tables: Mapping[str, pd.DataFrame]) -> Finding:
     )
 
 
+def _best_answer(tables: Mapping[str, pd.DataFrame]) -> Finding:
+    found = rows_with(tables.get("best"), place=PLACES["last"])
+    return _standing_out(
+        found[found["target"].astype(str).str.startswith(ANSWER)] if len(found) else found,
+        "The right answer is read best in state {state}: {value:.0%} {span:.0%} balanced accuracy (“{target}”), chosen "
+        "on half of the groups and measured on the others; {control}: {beside:.0%}",
+        "It is not shown that some state holds the right answer: in state {state} {value:.0%} {span:.0%} balanced "
+        "accuracy (“{target}”); {control}: {beside:.0%}",
+        about="in which state the answer is read best",
+    )
+
+
 def _best(tables: Mapping[str, pd.DataFrame]) -> Finding:
-    """The target that stands out most over its better control, among all."""
-    found = rows_with(tables.get("best"))
-    own, others = found[found["control"] == ""], found[found["control"].isin([PERMUTED_LABELS, CONTROL_TASK])]
-    sides = [_nearest(row, others) for _, row in own.iterrows()]
-    if not sides:
-        return say("", "", None, about="what the states hold", figure="selectivity")
-    gaps = [minus(row, beside) for (_, row), beside in zip(own.iterrows(), sides, strict=True)]
-    best = int(np.argmax([gap["value"] for gap in gaps]))
-    row, beside = own.iloc[best], sides[best]
-    return say(
+    return _standing_out(
+        rows_with(tables.get("best")),
         "Of {several} things that probes were asked for, “{target}” ({place}) stands out most: in state {state} "
         "{value:.0%} {span:.0%} balanced accuracy; {control}: {beside:.0%}",
         "It is not shown that the states hold any of {several} things that probes were asked for: “{target}” ({place}) "
         "comes nearest, in state {state} {value:.0%} {span:.0%} balanced accuracy; {control}: {beside:.0%}",
+        about="what the states hold",
+    )
+
+
+def _standing_out(found: pd.DataFrame, yes: str, no: str, *, about: str) -> Finding:
+    """The target that stands out most over the better of its controls, among all."""
+    if found.empty:
+        return say(yes, no, None, about=about, figure="best", untestable="no target of that kind can be read")
+    own, others = found[found["control"] == ""], found[found["control"].isin([PERMUTED_LABELS, CONTROL_TASK])]
+    sides = [_nearest(row, others) for _, row in own.iterrows()]
+    gaps = [minus(row, beside) for (_, row), beside in zip(own.iterrows(), sides, strict=True)]
+    best = int(np.argmax([gap["value"] for gap in gaps]))
+    row, beside = own.iloc[best], sides[best]
+    return say(
+        yes,
+        no,
         row,
         margin=gaps[best],
         control=str(beside["control"]),
-        about="what the states hold",
+        about=about,
         figure="best",
         side="above",
         among=len(sides),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from crosslens.analyses.representations import probing
@@ -22,7 +24,7 @@ def planted(name: str, holds: bool) -> dict[str, pd.DataFrame]:
     return tables_of(answered=(1, 2) if holds else (), count=N if holds else 4 * N)
 
 
-def tables_of(**planted: object) -> dict[str, pd.DataFrame]:
+def tables_of(**planted: Any) -> dict[str, pd.DataFrame]:
     return tables_from(probing, rows(**planted), OPTIONS)
 
 
