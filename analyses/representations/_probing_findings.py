@@ -53,10 +53,10 @@ def _best_answer(tables: Mapping[str, pd.DataFrame]) -> Finding:
     found = rows_with(tables.get("best"), place=PLACES["last"])
     return _standing_out(
         found[found["target"].astype(str).str.startswith(ANSWER)] if len(found) else found,
-        "The right answer is read best in state {state}: {value:.0%} {span:.0%} balanced accuracy (“{target}”), chosen "
-        "on half of the groups and measured on the others; {control}: {beside:.0%}",
-        "It is not shown that some state holds the right answer: in state {state} {value:.0%} {span:.0%} balanced "
-        "accuracy (“{target}”); {control}: {beside:.0%}",
+        "State {state}, chosen on half of the groups, holds the right answer: on the others “{target}” is read with "
+        "{value:.0%} {span:.0%} balanced accuracy; {control}: {beside:.0%}",
+        "It is not shown that some state holds the right answer: “{target}” is read with {value:.0%} {span:.0%} "
+        "balanced accuracy from state {state}; {control}: {beside:.0%}",
         about="in which state the answer is read best",
     )
 
@@ -64,10 +64,10 @@ def _best_answer(tables: Mapping[str, pd.DataFrame]) -> Finding:
 def _best(tables: Mapping[str, pd.DataFrame]) -> Finding:
     return _standing_out(
         rows_with(tables.get("best")),
-        "Of {several} things that probes were asked for, “{target}” ({place}) stands out most: in state {state} "
-        "{value:.0%} {span:.0%} balanced accuracy; {control}: {beside:.0%}",
+        "Of {several} things that probes were asked for, “{target}” ({place}) stands out most: {value:.0%} "
+        "{span:.0%} balanced accuracy in state {state}; {control}: {beside:.0%}",
         "It is not shown that the states hold any of {several} things that probes were asked for: “{target}” ({place}) "
-        "comes nearest, in state {state} {value:.0%} {span:.0%} balanced accuracy; {control}: {beside:.0%}",
+        "comes nearest, {value:.0%} {span:.0%} balanced accuracy in state {state}; {control}: {beside:.0%}",
         about="what the states hold",
     )
 

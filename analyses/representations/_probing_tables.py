@@ -31,7 +31,7 @@ def _accuracy(rows: Rows, how: How) -> pd.DataFrame:
     if not found:
         raise NothingToMeasure(f"probing: nothing to read from the states: {_why(rows, how)}")
     return joined(
-        _over_states(rows, values, UNIT, one, control=control, denominators=one.weight[control])
+        _over_states(rows, values, UNIT, one, about=one.about, control=control, denominators=one.weight[control])
         for one in found
         for control, values in one.added.items()
     )
@@ -159,7 +159,7 @@ def _risen(added: np.ndarray) -> np.ndarray:
 
 
 TABLES = {
-    "accuracy": (_accuracy, ("target", "place")),
+    "accuracy": (_accuracy, ("target", "place", "about")),
     "selectivity": (_selectivity, ("target", "place")),
     "best": (_best, ("target", "place")),
     "heads": (_heads, ("target",)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -9,9 +11,9 @@ from ..charts import dots, head_map, heat_map, lines
 from .drawing import Drawing, Tables, draw_all, first_condition
 from .views import views
 
-PANELS = 6  # targets of one figure; the map of selectivity shows all
+PANELS = 3  # targets of an open figure; all others lie in a fold
 LAST, IMAGE = "last position", "mean over image tokens"
-PERMUTED, TASK = "labels permuted over groups", "random labels of a word (control task)"
+PERMUTED, TASK = "labels permuted over groups", "random labels (control task)"
 FIRST = "the state before the first layer"
 
 
@@ -40,19 +42,29 @@ def heads(rows: pd.DataFrame, _: Tables) -> go.Figure:
     return head_map(views(first_condition(rows)), panel="target", view="view", unit="balanced accuracy")
 
 
-def _first(controls: tuple[str, ...]):
-    """The first targets with their controls of these names."""
+def _shown(*controls: str, folded: bool = False) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """The targets of an open figure (of pictures, what they show), or all others, with the controls of these names."""
 
     def select(rows: pd.DataFrame) -> pd.DataFrame:
-        targets = rows["target"].drop_duplicates()[:PANELS]
-        return rows[rows["target"].isin(targets) & rows["control"].fillna("").isin(["", *controls])]
+        pictured = rows[rows["about"] == "picture"]
+        ordered = pictured if (rows["place"] == IMAGE).all() and len(pictured) else rows
+        mine = rows["target"].isin(ordered["target"].drop_duplicates()[:PANELS])
+        return _with(rows[mine != folded], *controls)
 
     return select
 
 
+def _with(rows: pd.DataFrame, *controls: str) -> pd.DataFrame:
+    return rows[rows["control"].fillna("").isin(["", *controls])]
+
+
 READ = (
-    "Dotted, permuted labels say what guessing gives. As high as random labels of a word, a probe shows only that it "
-    "can tell the prompt's words apart and learn any label for them."
+    "Dotted, permuted labels say what guessing gives. No higher than random labels, one for each value of a word, a "
+    "probe shows only that it can tell the prompt's words apart and learn any label for them."
+)
+AS_IT_CAME = (
+    "Above the dotted line of the state before the first layer, the layers have made more readable what the vision "
+    "tower and its projector gave them."
 )
 FIGURES = [
     Drawing(
@@ -61,12 +73,12 @@ FIGURES = [
         {"place": LAST},
         "What can be read from the state that predicts the answer",
         curves,
-        f"Balanced accuracy of linear probes on held-out groups, state by state, of the first {PANELS} targets; state "
-        "0 enters the first layer and is the same token in all prompts of a task that ends them alike.",
+        "Balanced accuracy of linear probes on held-out groups, state by state. State 0 enters the first layer: it is "
+        "one token, the same in prompts that end alike.",
         READ,
         interval="Bands",
         control="Dotted",
-        select=_first((PERMUTED, TASK)),
+        select=_shown(PERMUTED, TASK),
         claims=("the answer before the last layer",),
     ),
     Drawing(
@@ -75,19 +87,19 @@ FIGURES = [
         {"place": IMAGE},
         "What can be read from the image tokens",
         curves,
-        "The same of the mean state of the image tokens, which stand before the question and do not know it.",
-        "Above the dotted line of the state before the first layer, the layers have made more readable what the vision "
-        "tower and its projector gave them.",
+        "The same of the mean state of the image tokens, which stand before the question and do not know it: of what "
+        "the picture shows, whatever is asked.",
+        AS_IT_CAME,
         interval="Bands",
         control="Dotted",
-        select=_first((FIRST, PERMUTED)),
+        select=_shown(FIRST, PERMUTED),
         claims=("the picture in the middle layers",),
     ),
     Drawing(
         "selectivity",
         "selectivity",
         {},
-        "How much better than random labels of a word",
+        "How much better than the control task",
         selectivity,
         "Accuracy of a target minus that of its control task: in the same folds, a random label for each value of a "
         "word of the prompt, for image tokens for each first object that the picture's description names.",
@@ -104,7 +116,34 @@ FIGURES = [
         "",
         interval="Whiskers",
         control="Grey ticks",
-        select=_first((PERMUTED, TASK)),
+        select=lambda rows: _with(rows, PERMUTED, TASK),
+    ),
+    Drawing(
+        "last_more",
+        "accuracy",
+        {"place": LAST},
+        "What else can be read from the state that predicts the answer",
+        curves,
+        "Balanced accuracy of linear probes on held-out groups, state by state, of all other targets.",
+        READ,
+        "more targets",
+        interval="Bands",
+        control="Dotted",
+        select=_shown(PERMUTED, TASK, folded=True),
+    ),
+    Drawing(
+        "image_more",
+        "accuracy",
+        {"place": IMAGE},
+        "What else can be read from the image tokens",
+        curves,
+        "Balanced accuracy from the mean state of the image tokens, of what the question asks for: more than guessing "
+        "comes from the picture alone.",
+        AS_IT_CAME,
+        "more targets",
+        interval="Bands",
+        control="Dotted",
+        select=_shown(FIRST, PERMUTED, folded=True),
     ),
     Drawing(
         "heads",
@@ -115,6 +154,6 @@ FIGURES = [
         "Balanced accuracy of probes on one head's output at the last position.",
         "",
         "heads",
-        select=_first((PERMUTED,)),
+        select=lambda rows: _with(rows, PERMUTED),
     ),
 ]

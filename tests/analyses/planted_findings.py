@@ -363,9 +363,9 @@ CASES_OF: dict[str, dict[str, Case]] = {
             partial(probing.tables_of, seen=(0, 1, 2, 3)), "It is not shown that the middle layers make", OPEN
         ),
         "texts": case(partial(probing.tables_of, pictures=False), "where the picture can be read", UNTESTABLE),
-        "best answer": case(probing.tables_of, "The right answer is read best in state", FOUND),
+        "best answer": case(probing.tables_of, "holds the right answer: on the others", FOUND),
         "no best answer": case(partial(probing.tables_of, answered=()), "It is not shown that some state holds", OPEN),
-        "best": case(probing.tables_of, "stands out most: in state", FOUND),
+        "best": case(probing.tables_of, "stands out most", FOUND),
         "nothing": case(
             partial(probing.tables_of, seen=(), answered=()), "It is not shown that the states hold any", OPEN
         ),
