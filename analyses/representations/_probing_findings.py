@@ -10,7 +10,7 @@ import pandas as pd
 from ..common.controls import CONTROL_TASK, PERMUTED_LABELS
 from ..common.findings import Finding, minus, rows_with, say, tested
 from ._probing_rows import PLACES
-from ._probing_tables import BEFORE, PICTURE, READABLE
+from ._probing_tables import ANSWERED, PICTURE, READABLE
 from ._targets import ANSWER
 
 
@@ -23,12 +23,12 @@ def findings(tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
 
 def _answer(tables: Mapping[str, pd.DataFrame]) -> Finding:
     return say(
-        "The answer can be read before the last layer: in the middle half a linear probe is {value:+.0%} {span:+.0%} "
+        "The right answer can be read in the middle half of the layers: a linear probe is {value:+.0%} {span:+.0%} "
         "better than the most frequent answer (balanced accuracy), and {gap:+.0%} {gap_span:+.0%} than {control}",
-        "It is not shown that the answer can be read before the last layer: in the middle half a linear probe is "
+        "It is not shown that the right answer can be read in the middle half of the layers: a linear probe is "
         "{value:+.0%} {span:+.0%} better than the most frequent answer (balanced accuracy), and {gap:+.0%} "
         "{gap_span:+.0%} than {control}",
-        **tested(tables, BEFORE),
+        **tested(tables, ANSWERED),
         about="where the answer can be read",
         figure="last",
         threshold=READABLE,

@@ -10,9 +10,10 @@ import pandas as pd
 
 from ...data.errors import NothingToMeasure
 from ...probes.runs.results import How, Rows
+from ..common.claims import unseen
 from ..common.controls import CONTROL_TASK, PERMUTED_LABELS, permuted_labels
 from ..common.frames import head_axes, joined, mean_of_present, middle, summarise
-from ..common.stats import chosen_on
+from ..common.stats import MIN_GROUPS, chosen_on
 from ..common.tested import nothing, number
 from ._probed import FREQUENT, Probed, probed
 from ._probes import folds_of, read
@@ -22,7 +23,7 @@ from ._targets import PICTURE as SHOWN
 
 UNIT, OVER = "balanced accuracy", "balanced accuracy, difference"
 READABLE = 0.1  # over the most frequent class, from which a target counts as readable
-PICTURE, BEFORE = "the picture in the middle layers", "the answer before the last layer"
+PICTURE, ANSWERED = "the picture in the middle layers", "the answer in the middle layers"
 
 
 def _accuracy(rows: Rows, how: How) -> pd.DataFrame:
@@ -54,18 +55,24 @@ def _over_states(rows: Rows, values: np.ndarray, unit: str, one: Probed, **told:
 
 
 def _best(rows: Rows, how: How) -> pd.DataFrame | None:
-    """Each target at the state that is best on one half of the groups, measured on the other. A share: of 1 and 0, from
-    groups that do not vary, there is an exact bound.
-    """
+    """Each target at the state that is best on one half of the groups, measured on the other."""
     frames, groups = [], rows.examples["group"].to_numpy()
     for one in probed(rows, how.options):
         state, other = _chosen(one.added[""], groups)
         for control, values in one.added.items():
             told: dict[str, Any] = {"target": one.target, "place": PLACES[one.place], "control": control}
             below = one.weight[control][other]
-            found = summarise(values[other, state], groups[other], {}, "share", denominators=below, **told)
-            frames.append(found.assign(state=state))
+            found = summarise(values[other, state], groups[other], {}, UNIT, denominators=below, **told)
+            frames.append(_bounded(found).assign(state=state))
     return joined(frames) if frames else None
+
+
+def _bounded(row: pd.DataFrame) -> pd.DataFrame:
+    """Where everything is read rightly, or nothing is, the exact interval of so many equal groups."""
+    value, count = float(row["value"].iloc[0]), float(row["n_groups"].iloc[0])
+    if value in (0.0, 1.0) and count >= MIN_GROUPS:
+        row[["lower", "upper"]] = (0.0, unseen(count)) if value == 0 else (1 - unseen(count), 1.0)
+    return row
 
 
 def _chosen(added: np.ndarray, groups: np.ndarray) -> tuple[int, np.ndarray]:
@@ -133,10 +140,10 @@ def _of_answers(rows: Rows, found: list[Probed]) -> list[pd.DataFrame]:
     """Middle half of the states minus the most frequent answer."""
     mine = [one for one in found if one.about == ANSWER and one.place == "last"]
     if not mine:
-        return [nothing(BEFORE, "no answers of 2 to 12 classes that stand in groups enough")]
+        return [nothing(ANSWERED, "no answers of 2 to 12 classes that stand in groups enough")]
     own, frequent = (_mean(mine, control, _middle) for control in ("", FREQUENT))
     margins = {control: own - _mean(mine, control, _middle) for control in (PERMUTED_LABELS, CONTROL_TASK)}
-    return _compared(BEFORE, own - frequent, margins, rows)
+    return _compared(ANSWERED, own - frequent, margins, rows)
 
 
 def _compared(claim: str, own: np.ndarray, margins: dict[str, np.ndarray], rows: Rows) -> list[pd.DataFrame]:

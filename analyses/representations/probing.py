@@ -35,8 +35,8 @@ CLAIMS = (
         "arXiv 2412.09585 (OLA-VLM), style; linear probes of labels here, the control is added",
     ),
     Statement(
-        "the answer before the last layer",
-        "The right answer can be read before the last layer: in the middle half of the layers balanced accuracy at the "
+        "the answer in the middle layers",
+        "The right answer can be read well before the last layer: in the middle half of the layers balanced accuracy at the "
         "last position lies more than 0.1 above that of the most frequent answer, and above that of labels permuted "
         "over groups and of random labels of a word (the control task).",
         "arXiv 2410.11302 (MM-SY), style; the bar and the controls are this project's",

@@ -79,7 +79,7 @@ FIGURES = [
         interval="Bands",
         control="Dotted",
         select=_shown(PERMUTED, TASK),
-        claims=("the answer before the last layer",),
+        claims=("the answer in the middle layers",),
     ),
     Drawing(
         "image",
@@ -87,8 +87,8 @@ FIGURES = [
         {"place": IMAGE},
         "What can be read from the image tokens",
         curves,
-        "The same of the mean state of the image tokens, which stand before the question and do not know it: of what "
-        "the picture shows, whatever is asked.",
+        "Balanced accuracy of linear probes on the mean state of the image tokens, which stand before the question and "
+        "do not know it: of what the picture shows, whatever is asked.",
         AS_IT_CAME,
         interval="Bands",
         control="Dotted",
@@ -103,8 +103,8 @@ FIGURES = [
         selectivity,
         "Accuracy of a target minus that of its control task: in the same folds, a random label for each value of a "
         "word of the prompt, for image tokens for each first object that the picture's description names.",
-        "Above 0 the states hold the target itself; below, the prompt's words are read more easily. A row of the table "
-        "tells each interval.",
+        "Above 0 the states hold the target itself; below, the prompt's words are read more easily. Intervals stand in "
+        "the table.",
     ),
     Drawing(
         "best",

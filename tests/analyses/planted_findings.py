@@ -352,10 +352,14 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "none asked": case(partial(modality.tables_of, opinions=False), "what a user's opinion does", UNTESTABLE),
     },
     "probing": {
-        "answer": case(probing.tables_of, "The answer can be read before the last layer", FOUND),
-        "late": case(partial(probing.tables_of, answered=(3,)), "It is not shown that the answer can be read", OPEN),
+        "answer": case(probing.tables_of, "The right answer can be read in the middle half", FOUND),
+        "late": case(
+            partial(probing.tables_of, answered=(3,)), "It is not shown that the right answer can be read", OPEN
+        ),
         "any label": case(
-            partial(probing.tables_of, words=(1, 2), answered=()), "It is not shown that the answer can be read", OPEN
+            partial(probing.tables_of, words=(1, 2), answered=()),
+            "It is not shown that the right answer can be read",
+            OPEN,
         ),
         "no answers": case(partial(probing.tables_of, answers=False), "where the answer can be read", UNTESTABLE),
         "picture": case(probing.tables_of, "The middle layers make readable what the picture shows", FOUND),
