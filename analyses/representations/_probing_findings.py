@@ -18,7 +18,11 @@ def findings(tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
     """Of the numbers of the tables tested and best."""
     if not {"accuracy", "tested"} <= set(tables):
         return []
-    return [_answer(tables), _best_answer(tables), _picture(tables), _best(tables)]
+    best = rows_with(tables["best"])
+    answers = best[best["target"].str.startswith(ANSWER) & (best["place"] == PLACES["last"])]
+    found = [_answer(tables), _picture(tables)]
+    found += [_best_answer(answers)] if len(answers) else []
+    return found + ([_best(best)] if len(best) > len(answers) else [])
 
 
 def _answer(tables: Mapping[str, pd.DataFrame]) -> Finding:
@@ -49,21 +53,20 @@ def _picture(tables: Mapping[str, pd.DataFrame]) -> Finding:
     )
 
 
-def _best_answer(tables: Mapping[str, pd.DataFrame]) -> Finding:
-    found = rows_with(tables.get("best"), place=PLACES["last"])
+def _best_answer(answers: pd.DataFrame) -> Finding:
     return _standing_out(
-        found[found["target"].astype(str).str.startswith(ANSWER)] if len(found) else found,
+        answers,
         "State {state}, chosen on half of the groups, holds the right answer: on the others “{target}” is read with "
         "{value:.0%} {span:.0%} balanced accuracy; {control}: {beside:.0%}",
         "It is not shown that some state holds the right answer: “{target}” is read with {value:.0%} {span:.0%} "
         "balanced accuracy from state {state}; {control}: {beside:.0%}",
-        about="in which state the answer is read best",
+        about="the state that holds the answer",
     )
 
 
-def _best(tables: Mapping[str, pd.DataFrame]) -> Finding:
+def _best(best: pd.DataFrame) -> Finding:
     return _standing_out(
-        rows_with(tables.get("best")),
+        best,
         "Of {several} things that probes were asked for, “{target}” ({place}) stands out most: {value:.0%} "
         "{span:.0%} balanced accuracy in state {state}; {control}: {beside:.0%}",
         "It is not shown that the states hold any of {several} things that probes were asked for: “{target}” ({place}) "
@@ -74,8 +77,6 @@ def _best(tables: Mapping[str, pd.DataFrame]) -> Finding:
 
 def _standing_out(found: pd.DataFrame, yes: str, no: str, *, about: str) -> Finding:
     """The target that stands out most over the better of its controls, among all."""
-    if found.empty:
-        return say(yes, no, None, about=about, figure="best", untestable="no target of that kind can be read")
     own, others = found[found["control"] == ""], found[found["control"].isin([PERMUTED_LABELS, CONTROL_TASK])]
     sides = [_nearest(row, others) for _, row in own.iterrows()]
     gaps = [minus(row, beside) for (_, row), beside in zip(own.iterrows(), sides, strict=True)]

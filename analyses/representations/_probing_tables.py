@@ -68,11 +68,11 @@ def _best(rows: Rows, how: How) -> pd.DataFrame | None:
 
 
 def _bounded(row: pd.DataFrame) -> pd.DataFrame:
-    """Where everything is read rightly, or nothing is, the exact interval of so many equal groups."""
+    """The interval within 0…1; where all is read rightly, or nothing is, the exact one of so many equal groups."""
     value, count = float(row["value"].iloc[0]), float(row["n_groups"].iloc[0])
     if value in (0.0, 1.0) and count >= MIN_GROUPS:
         row[["lower", "upper"]] = (0.0, unseen(count)) if value == 0 else (1 - unseen(count), 1.0)
-    return row
+    return row.assign(lower=row["lower"].clip(lower=0), upper=row["upper"].clip(upper=1))
 
 
 def _chosen(added: np.ndarray, groups: np.ndarray) -> tuple[int, np.ndarray]:

@@ -38,7 +38,18 @@ def targets_of(rows: Rows, folds: int) -> dict[str, Target]:
     """Everything that the examples could be asked for, by name, with the reason where they cannot."""
     groups = rows.examples["group"].to_numpy()
     made = [*_answers(rows), *_pictured(rows.examples), *_where(rows), *_columns(rows.examples)]
-    return {name: checked(Target(labels, about), groups, folds) for name, labels, about in made}
+    found: dict[str, Target] = {}
+    for name, labels, about in made:
+        target = checked(Target(labels, about), groups, folds)
+        twin = next((other for other, one in found.items() if not one.left_out and _same(one, target)), "")
+        found[name] = target._replace(left_out=f"the same classes as “{twin}”") if twin else target
+    return found
+
+
+def _same(one: Target, other: Target) -> bool:
+    """Whether two targets part the examples alike, whatever the classes are called."""
+    pairs = {*zip(one.labels.tolist(), other.labels.tolist(), strict=True)}
+    return len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
 
 
 Made = tuple[str, np.ndarray, str]

@@ -36,9 +36,9 @@ CLAIMS = (
     ),
     Statement(
         "the answer in the middle layers",
-        "The right answer can be read well before the last layer: in the middle half of the layers balanced accuracy at the "
-        "last position lies more than 0.1 above that of the most frequent answer, and above that of labels permuted "
-        "over groups and of random labels of a word (the control task).",
+        "The right answer can be read well before the last layer: in the middle half of the layers balanced accuracy "
+        "at the last position lies more than 0.1 above that of the most frequent answer, and above that of labels "
+        "permuted over groups and of random labels of a word (the control task).",
         "arXiv 2410.11302 (MM-SY), style; the bar and the controls are this project's",
         threshold=0.1,
     ),

@@ -210,6 +210,7 @@ def test_targets_are_told_with_the_reason_why_they_are_not_read():
     assert found["one"].left_out == "all examples are of one class"
     assert found["rare"].classes == ["a", "b"]
     assert (found["rare"].labels[:4] == "").all()
+    assert targets(a=["x", "y"] * 30, b=["u", "v"] * 30)["b"].left_out == "the same classes as “a”"
     names = [f"m{i}" for i in range(planted.N)]
     assert targets(names=names)["names"].left_out == "fewer than two classes stand in 5 groups"
 
