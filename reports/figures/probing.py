@@ -59,13 +59,10 @@ def _with(rows: pd.DataFrame, *controls: str) -> pd.DataFrame:
 
 
 READ = (
-    "Dotted, permuted labels say what guessing gives. No higher than random labels, one for each value of a word, a "
-    "probe shows only that it can tell the prompt's words apart and learn any label for them."
+    "Permuted labels say what guessing gives. No higher than random labels of a word, a probe shows only that it can "
+    "tell words apart."
 )
-AS_IT_CAME = (
-    "Above the dotted line of the state before the first layer, the layers have made more readable what the vision "
-    "tower and its projector gave them."
-)
+AS_IT_CAME = "Above the state before the first layer, the layers have made more readable what the projector gave them."
 FIGURES = [
     Drawing(
         "last",
@@ -87,8 +84,8 @@ FIGURES = [
         {"place": IMAGE},
         "What can be read from the image tokens",
         curves,
-        "Balanced accuracy of linear probes on the mean state of the image tokens, which stand before the question and "
-        "do not know it: of what the picture shows, whatever is asked.",
+        "Balanced accuracy of probes on the mean state of the image tokens, which stand before the question, for what "
+        "the picture shows.",
         AS_IT_CAME,
         interval="Bands",
         control="Dotted",
@@ -101,8 +98,8 @@ FIGURES = [
         {},
         "How much better than the control task",
         selectivity,
-        "Accuracy of a target minus that of its control task: in the same folds, a random label for each value of a "
-        "word of the prompt, for image tokens for each first object that the picture's description names.",
+        "Accuracy of a target minus that of its control task: a random label for each value of a word of the prompt, "
+        "for image tokens for each first object of the picture's description.",
         "Above 0 the states hold the target itself; below, the prompt's words are read more easily. Intervals stand in "
         "the table.",
     ),
