@@ -45,7 +45,7 @@ def _probed(rows: Rows, options: Any) -> list[Probed]:
     for place in (place for place in PLACES if place in rows.values):
         there = ~np.isnan(rows[place]).any((1, 2))
         for name, target in targets.items():
-            if place == "image" and target.about == PROMPT:  # image tokens come before it
+            if target.left_out or (place == "image" and target.about == PROMPT):  # image tokens come before the prompt
                 continue
             mine = checked(target._replace(labels=np.where(there, target.labels, "")), groups, options.folds)
             if not mine.left_out:

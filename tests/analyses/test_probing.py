@@ -215,6 +215,12 @@ def test_targets_are_told_with_the_reason_why_they_are_not_read():
     assert targets(names=names)["names"].left_out == "fewer than two classes stand in 5 groups"
 
 
+def test_targets_that_are_the_same_are_read_once():
+    rows = planted.rows(pictures=False)
+    twins = replace(rows, examples=rows.examples.assign(twin=rows["answer"].astype(str)))
+    assert set(tables_from(probing, twins, QUICK)["accuracy"]["target"]) == {"answer"}
+
+
 def test_the_word_of_the_control_task_is_not_the_target():
     rows = planted.rows()
     answers = rows["answer"].astype(str)
