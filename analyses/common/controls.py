@@ -5,7 +5,8 @@ many tokens of nearby ids that are words too. Another image, another question, a
 exchanged. Shuffled tokens: the chosen ones at other places of those asked about; a shuffled prompt: all of its text in
 another order; shuffled keys: what a row of attention gives, to other keys of it. Random direction: of the same norm.
 Uniform attention: all visible tokens alike. Another box: of the same size, where another example's lies. A permuted
-map: its values at other cells.
+map: its values at other cells. Permuted labels: every group has those of another one; the control task: a random
+label for each kind of word (Hewitt and Liang, arXiv 1909.03368).
 
 A draw belongs to a key, the example's id and the number of the draw; where one draw has to serve a whole batch, its
 number alone. So neither the batch nor its padding nor the order of the examples changes it.
@@ -35,6 +36,7 @@ GENERAL_PROMPT = "Write a general description of the image."  # in a question's 
 BOX, PERMUTED = "another example's box", "the map permuted"
 SHUFFLED, UNIFORM = "shuffled tokens", "uniform attention"
 SHUFFLED_PROMPT = "the prompt's tokens shuffled"
+PERMUTED_LABELS, CONTROL_TASK = "labels permuted over groups", "random labels (control task)"
 SHUFFLED_KEYS, RANDOM_ENTRIES = "keys of a row shuffled", "as many random entries"
 NEAR = 500  # random words are at most so many ids away from the word they stand for: ids go roughly by frequency
 Head = tuple[int, int]
@@ -218,6 +220,24 @@ def shuffled_tokens(batch: Batch) -> Batch:
         at = own.nonzero()[1:, 0]
         row[at] = row[at[permutations(len(at), [f"{name} tokens"])[0]]]
     return replace(batch, inputs={**batch.inputs, "input_ids": whole})
+
+
+def permuted_labels(labels: np.ndarray, groups: np.ndarray, draw: int) -> np.ndarray:
+    """Every group's labels are those of a group drawn for it, mixed, repeated or cut to its size: [n]."""
+    names, codes = np.unique(groups, return_inverse=True)
+    rng = np.random.default_rng(crc32(f"labels {draw}".encode()))
+    whole = np.empty_like(labels)
+    for own, other in enumerate(rng.permutation(len(names))):
+        # Mixed, so that what groups have in common (a question of each kind, in turn) goes too.
+        whole[codes == own] = np.resize(rng.permutation(labels[codes == other]), int((codes == own).sum()))
+    return whole
+
+
+def random_labels(words: np.ndarray, classes: Sequence[str], draw: int) -> np.ndarray:
+    """The classes dealt out in turn to the kinds of word, in a random order: [n], equal words have equal labels."""
+    order = sorted({*words.tolist()}, key=lambda word: (crc32(f"{word} label {draw}".encode()), word))
+    given = {word: classes[i % len(classes)] for i, word in enumerate(order)}
+    return np.array([given[word] for word in words.tolist()])
 
 
 def random_edges(edges: Bool[Tensor, "*batch n n"], key: str) -> Bool[Tensor, "*batch n n"]:

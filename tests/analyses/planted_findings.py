@@ -39,6 +39,7 @@ from .claims import (
     modality,
     neurons,
     overlap,
+    probing,
     redundancy,
     repairs,
     rows_of,
@@ -58,6 +59,7 @@ OPTIONS: dict[str, Any] = {
     "faithfulness": faithfulness.OPTIONS,
     "steering": steering_analysis.Options(draws=steering.DRAWS),
     "logit_attribution": logit_attribution.Options(words=0),
+    "probing": probing.OPTIONS,
 }
 
 
@@ -349,6 +351,29 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "opinion": case(modality.tables_of, "A wrong opinion in front of the question takes attention", FOUND),
         "any sentence": case(partial(modality.tables_of, neutral=0.1), "It is not shown that a wrong opinion", OPEN),
         "none asked": case(partial(modality.tables_of, opinions=False), "what a user's opinion does", UNTESTABLE),
+    },
+    "probing": {
+        "answer": case(probing.tables_of, "The right answer can be read in the middle half", FOUND),
+        "late": case(
+            partial(probing.tables_of, answered=(3,)), "It is not shown that the right answer can be read", OPEN
+        ),
+        "any label": case(
+            partial(probing.tables_of, words=(1, 2), answered=()),
+            "It is not shown that the right answer can be read",
+            OPEN,
+        ),
+        "no answers": case(partial(probing.tables_of, answers=False), "where the answer can be read", UNTESTABLE),
+        "picture": case(probing.tables_of, "The middle layers make readable what the picture shows", FOUND),
+        "as it came": case(
+            partial(probing.tables_of, seen=(0, 1, 2, 3)), "It is not shown that the middle layers make", OPEN
+        ),
+        "texts": case(partial(probing.tables_of, pictures=False), "where the picture can be read", UNTESTABLE),
+        "best answer": case(probing.tables_of, "holds the right answer: on the others", FOUND),
+        "no best answer": case(partial(probing.tables_of, answered=()), "It is not shown that some state holds", OPEN),
+        "best": case(probing.tables_of, "stands out most", FOUND),
+        "nothing": case(
+            partial(probing.tables_of, seen=(), answered=()), "It is not shown that the states hold any", OPEN
+        ),
     },
     "influence": {
         "near": case(influence.tables_of, "What heads need for the answer lies near", FOUND),

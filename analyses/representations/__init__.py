@@ -1,0 +1,1 @@
+"""What states hold: what can be read from them, layer by layer."""

@@ -1,0 +1,156 @@
+"""Figures of probing: what linear probes read from the states, how selective they are, where they read best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from ..charts import dots, head_map, heat_map, lines
+from .drawing import Drawing, Tables, draw_all, first_condition
+from .views import views
+
+PANELS = 3  # targets of an open figure; all others lie in a fold
+LAST, IMAGE = "last position", "mean over image tokens"
+PERMUTED, TASK = "labels permuted over groups", "random labels (control task)"
+FIRST = "the state before the first layer"
+
+
+def figures(tables: Tables) -> dict[str, go.Figure]:
+    """Accuracy at the last position and over the image, selectivity, the best states; heads in a fold."""
+    return draw_all(FIGURES, tables)
+
+
+def curves(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    """A panel for each target, itself and its controls."""
+    shown = first_condition(rows).assign(line="measured")
+    return lines(shown, "state", by="line", panel="target", y_title="balanced accuracy", markers=False)
+
+
+def selectivity(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    figure = heat_map(first_condition(rows), "state", "target", panel="place", signed=True)
+    return figure.update_yaxes(title_text="")
+
+
+def best(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    shown = first_condition(rows)
+    return dots(shown, "target", panel="place", x_title="balanced accuracy")
+
+
+def heads(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    return head_map(views(first_condition(rows)), panel="target", view="view", unit="balanced accuracy")
+
+
+def _shown(*controls: str, folded: bool = False) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """The targets of an open figure (of pictures, what they show), or all others, with the controls of these names."""
+
+    def select(rows: pd.DataFrame) -> pd.DataFrame:
+        pictured = rows[rows["about"] == "picture"]
+        ordered = pictured if (rows["place"] == IMAGE).all() and len(pictured) else rows
+        mine = rows["target"].isin(ordered["target"].drop_duplicates()[:PANELS])
+        return _with(rows[mine != folded], *controls)
+
+    return select
+
+
+def _with(rows: pd.DataFrame, *controls: str) -> pd.DataFrame:
+    return rows[rows["control"].fillna("").isin(["", *controls])]
+
+
+READ = (
+    "Permuted labels say what guessing gives. No higher than random labels of a word, a probe shows only that it can "
+    "tell words apart."
+)
+AS_IT_CAME = "Above the state before the first layer, the layers have made more readable what the projector gave them."
+FIGURES = [
+    Drawing(
+        "last",
+        "accuracy",
+        {"place": LAST},
+        "What can be read from the state that predicts the answer",
+        curves,
+        "Balanced accuracy of linear probes on held-out groups, state by state. State 0 enters the first layer: it is "
+        "one token, the same in prompts that end alike.",
+        READ,
+        interval="Bands",
+        control="Dotted",
+        select=_shown(PERMUTED, TASK),
+        claims=("the answer in the middle layers",),
+    ),
+    Drawing(
+        "image",
+        "accuracy",
+        {"place": IMAGE},
+        "What can be read from the image tokens",
+        curves,
+        "Balanced accuracy of probes on the mean state of the image tokens, which stand before the question, for what "
+        "the picture shows.",
+        AS_IT_CAME,
+        interval="Bands",
+        control="Dotted",
+        select=_shown(FIRST, PERMUTED),
+        claims=("the picture in the middle layers",),
+    ),
+    Drawing(
+        "selectivity",
+        "selectivity",
+        {},
+        "How much better than the control task",
+        selectivity,
+        "Accuracy of a target minus that of its control task: a random label for each value of a word of the prompt, "
+        "for image tokens for each first object of the picture's description.",
+        "Above 0 the states hold the target itself; below, the prompt's words are read more easily. Intervals stand in "
+        "the table.",
+    ),
+    Drawing(
+        "best",
+        "best",
+        {},
+        "Each target at its best state",
+        best,
+        "Balanced accuracy at the state that is best on one half of the groups, measured on the other half.",
+        "",
+        interval="Whiskers",
+        control="Grey ticks",
+        select=lambda rows: _with(rows, PERMUTED, TASK),
+    ),
+    Drawing(
+        "last_more",
+        "accuracy",
+        {"place": LAST},
+        "What else can be read from the state that predicts the answer",
+        curves,
+        "Balanced accuracy of linear probes on held-out groups, state by state, of all other targets.",
+        READ,
+        "more targets",
+        interval="Bands",
+        control="Dotted",
+        select=_shown(PERMUTED, TASK, folded=True),
+    ),
+    Drawing(
+        "image_more",
+        "accuracy",
+        {"place": IMAGE},
+        "What else can be read from the image tokens",
+        curves,
+        "Balanced accuracy from the mean state of the image tokens, of what the question asks for: more than guessing "
+        "comes from the picture alone.",
+        AS_IT_CAME,
+        "more targets",
+        interval="Bands",
+        control="Dotted",
+        select=_shown(FIRST, PERMUTED, folded=True),
+    ),
+    Drawing(
+        "heads",
+        "heads",
+        {},
+        "What each head's output tells",
+        heads,
+        "Balanced accuracy of probes on one head's output at the last position.",
+        "",
+        "heads",
+        select=lambda rows: _with(rows, PERMUTED),
+    ),
+]
