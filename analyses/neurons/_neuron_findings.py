@@ -1,11 +1,14 @@
-"""What `neurons` found in this model: whether labels have neurons of their own, where they lie, what they are for."""
+"""What `neurons` found in this model: whether languages have neurons of their own, where they lie, what they are for."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from ..common.claims import one_row
 from ..common.findings import Finding, say, tested
 
 Tables = Mapping[str, pd.DataFrame]
@@ -18,12 +21,12 @@ def findings(tables: Tables) -> list[Finding]:
 
 def _hurts(tables: Tables) -> Finding:
     return say(
-        "Texts need the neurons of their own label: without them they lose {value:.3f} {span:.3f} nats a token more "
-        "than without those of another one; {control}: {beside:.3f}",
-        "It is not shown that texts need the neurons of their own label more than those of another one: "
+        "A language (or domain) needs its own neurons: without them its texts lose {value:.3f} {span:.3f} nats a token "
+        "more than without those of another one; {control}: {beside:.3f}",
+        "It is not shown that a language (or domain) needs its own neurons more than those of another one: "
         "{value:+.3f} {span:+.3f} nats a token; {control}: {beside:+.3f}",
         **tested(tables, "removal hurts its label"),
-        about="what neurons of one label are for",
+        about="what neurons of one language or domain are for",
         figure="removal" if "removal" in tables else "layers",
         side="above",
     )
@@ -31,27 +34,35 @@ def _hurts(tables: Tables) -> Finding:
 
 def _one_label(tables: Tables) -> Finding:
     return say(
-        "Labels have neurons of their own: chosen on other documents, they are active on {value:.0%} {span:.0%} more "
-        "of their label's tokens than of the others'; {control}: {beside:.0%}",
-        "It is not shown that labels have neurons of their own: chosen on other documents, they are active on "
-        "{value:.0%} {span:.0%} more of their label's tokens than of the others'; {control}: {beside:.0%}",
+        "Languages (or domains) have neurons of their own: chosen on other documents, they are active on {value:.0%} "
+        "{span:.0%} more of their own tokens than of the others'; {control}: {beside:.0%}",
+        "It is not shown that languages (or domains) have neurons of their own: chosen on other documents, they are "
+        "active on {value:.0%} {span:.0%} more of their own tokens than of the others'; {control}: {beside:.0%}",
         **tested(tables, "neurons of one label"),
-        about="whether labels have neurons of their own",
+        about="whether languages or domains have neurons of their own",
         figure="layers",
+        threshold=0.1,
         side="above",
     )
 
 
 def _ends(tables: Tables) -> Finding:
+    """Both shares are told: the claim is about the smaller one."""
+    first, last = (one_row(tables.get("ends"), part=part, control="") for part in ("first quarter", "last quarter"))
+    shares: dict[str, Any] = {
+        "first": np.nan if first is None else first["value"],
+        "last": np.nan if last is None else last["value"],
+    }
     return say(
-        "Neurons of one label lie at the ends: {value:.0%} {span:.0%} of what they are more active by for their label "
-        "lies in the first and last quarter of the layers; {control}: {beside:.0%} of the neurons",
-        "It is not shown that neurons of one label lie at the ends: {value:.0%} {span:.0%} of what they are more "
-        "active by for their label lies in the first and last quarter of the layers; {control}: {beside:.0%} of the "
-        "neurons",
+        "Neurons of one language or domain lie at both ends: the first quarter of the layers holds {first:.0%} of what "
+        "they are more active by, the last {last:.0%}; of the smaller share, {control}: {beside:.0%}",
+        "It is not shown that neurons of one language or domain lie at both ends: the first quarter of the layers "
+        "holds {first:.0%} of what they are more active by, the last {last:.0%}; of the smaller share, {control}: "
+        "{beside:.0%}",
         **tested(tables, "at the ends"),
-        about="where neurons of one label lie",
+        about="where neurons of one language or domain lie",
         figure="layers",
-        threshold=0.5,
+        threshold=0.25,
         side="above",
+        **shares,
     )

@@ -10,7 +10,19 @@ import pandas as pd
 from ...probes.runs.results import How, Rows
 from .. import metrics
 from ..common.frames import joined, summarise
-from ._neuron_tested import PERMUTED, apart, by_folds, important_apart, label_column, layer_share, permuted_mean, tested
+from ._neuron_tested import (
+    ENDS,
+    PERMUTED,
+    apart,
+    at_ends,
+    by_folds,
+    ends_by_chance,
+    important_apart,
+    label_column,
+    layer_share,
+    permuted_mean,
+    tested,
+)
 from ._removal import HOW, RANDOM, ZERO
 from ._specific import Units, entropy_bar
 
@@ -90,6 +102,18 @@ def _said(rows: Rows, several: Any, label: int, at: int) -> str:
     return " · ".join(rows.words(np.array(ids)).tolist()) if len(ids) else ""
 
 
+def _ends(rows: Rows, how: How) -> pd.DataFrame | None:
+    """Of what neurons are more active for their own label by, the share in the first and in the last quarter of the
+    layers; and of the neurons that permuted labels have.
+    """
+    units = Units(rows, len(how.learned.labels))
+    if not units.whole or not any(map(len, how.learned.specific)):
+        return None
+    unit = "share of the difference"
+    own = by_folds(units, lambda w: at_ends(units, how.learned.specific, w), {"part": ENDS}, unit, control="")
+    return joined([own, _plain(own, ends_by_chance(units, how.options)).assign(control=PERMUTED)])
+
+
 def _removal(rows: Rows, how: How) -> pd.DataFrame | None:
     """How much more the loss of each label's texts is without the neurons of each label, or of their twins."""
     if "removed" not in rows.values:
@@ -110,6 +134,7 @@ TABLES = {
     "layers": (_layers, ("label",)),
     "held_out": (_held_out, ("label",)),
     "important": (_important, ("label", "neurons")),
+    "ends": (_ends, ("part",)),
     "removal": (_removal, ("removed", "evaluated", "how")),
     "neurons": (_neurons, ("neuron", "label", "others", "entropy", "reads", "writes")),
     "tested": (tested, ("claim", "than", "untestable")),

@@ -18,6 +18,7 @@ from ._specific import Neuron, Units, specific
 Array = NDArray[Any]
 PERMUTED = "labels permuted among documents"
 PERMUTATIONS = 20
+ENDS = ("first quarter", "last quarter")  # of the layers
 LEVEL = 0.95
 DRAWS = 200  # of the bootstrap, where there are as many folds as it needs
 LACKING = "a label has no tokens here"
@@ -66,24 +67,26 @@ def layer_share(
     return found / probability.shape[1]
 
 
-def at_ends(units: Units, chosen: Sequence[Sequence[Neuron]], weights: Array | None = None) -> float:
-    """Of what neurons are more active for their own label by, the share in the first and last quarter of the layers."""
-    values, layers = units.probability(weights).numpy(), units.active.shape[1]
-    quarter, inside, whole = max(1, layers // 4), 0.0, 0.0
+def at_ends(units: Units, chosen: Sequence[Sequence[Neuron]], weights: Array | None = None) -> Array:
+    """Of what neurons are more active for their own label by, the share in each of ENDS."""
+    values = units.probability(weights).numpy()
+    more = np.zeros(units.active.shape[1])
     for i, own in enumerate(chosen):
         for layer, neuron in own:
             shares = values[layer, neuron]
-            more = shares[i] - np.delete(shares, i).mean()
-            whole += more
-            inside += more if layer < quarter or layer >= layers - quarter else 0.0
-    return inside / whole if whole else np.nan
+            more[layer] += shares[i] - np.delete(shares, i).mean()
+    return _quarters(more)
 
 
-def _ends_by_chance(units: Units, options: Any) -> float:
-    """Share of the specific neurons that permuted labels have there."""
-    share = permuted_mean(units, lambda label: layer_share(units, options, None, label)).sum(1)
-    quarter = max(1, len(share) // 4)
-    return float((share[:quarter].sum() + share[-quarter:].sum()) / share.sum()) if share.sum() else np.nan
+def ends_by_chance(units: Units, options: Any) -> Array:
+    """Of the specific neurons that permuted labels have, the share in each of ENDS."""
+    return _quarters(permuted_mean(units, lambda label: layer_share(units, options, None, label)).sum(1))
+
+
+def _quarters(by_layer: Array) -> Array:
+    quarter, whole = max(1, len(by_layer) // 4), by_layer.sum()
+    ends = np.array([by_layer[:quarter].sum(), by_layer[-quarter:].sum()])
+    return ends / whole if whole else np.full(2, np.nan)
 
 
 def apart(units: Units, chosen: Sequence[Sequence[Neuron]], weights: Array | None = None) -> Array:
@@ -139,10 +142,10 @@ def _ends(units: Units, how: How) -> list[pd.DataFrame]:
     claim, own, unit = "at the ends", how.learned.specific, "share of the difference"
     if units.active.shape[1] < 4 or not any(map(len, own)):
         return [nothing(claim, "fewer than 4 layers, or no neuron is specific to a label")]
-    chance = _ends_by_chance(units, how.options)
+    chance = ends_by_chance(units, how.options).min()
     return [
-        _row(units, claim, lambda w: at_ends(units, own, w), unit),
-        _row(units, claim, lambda w: at_ends(units, own, w) - chance, unit, PERMUTED),
+        _row(units, claim, lambda w: at_ends(units, own, w).min(), unit),
+        _row(units, claim, lambda w: at_ends(units, own, w).min() - chance, unit, PERMUTED),
     ]
 
 

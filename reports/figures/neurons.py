@@ -16,7 +16,7 @@ def figures(tables: Tables) -> dict[str, go.Figure]:
 
 def removal(rows: pd.DataFrame, _: Tables) -> go.Figure:
     """Removed in rows, read in columns; what is done to the neurons, and the control, by buttons."""
-    shown = first_condition(rows)[::-1]
+    shown = first_condition(rows).sort_values(["removed", "evaluated"], ascending=[False, True], kind="stable")
     kind = shown["control"].where(shown["control"] != "", shown["how"]) if "control" in shown else shown["how"]
     shown = shown.assign(kind=kind).rename(columns={"evaluated": "texts in", "removed": "without neurons of"})
     order = shown.sort_values("kind", key=lambda column: column != "set to 0", kind="stable")
@@ -40,22 +40,22 @@ FIGURES = [
         "removal",
         "removal",
         {},
-        "What each label's texts lose without the neurons of each",
+        "What texts lose without the neurons of each language or domain",
         removal,
-        "How much more the loss is without the neurons that are specific to a label (rows), for the texts of each "
-        "label (columns). Neurons were chosen on other documents. Buttons: set to 0, set to their mean, as many random "
-        "neurons of like activity set to 0.",
-        "Red on the diagonal alone: each label needs its own neurons. A red row: its neurons serve others too.",
+        "How much more the loss is without the neurons that are specific to a language or domain (rows), for the "
+        "texts of each (columns). Neurons were chosen on other documents. Buttons: set to 0, set to their mean, as "
+        "many random neurons of like activity set to 0.",
+        "Red on the diagonal alone: each needs its own neurons. A red row: its neurons serve others too.",
         claims=("removal hurts its label",),
     ),
     Drawing(
         "layers",
         "layers",
         {},
-        "Where the neurons of one label lie",
+        "Where the neurons of one language or domain lie",
         layers,
-        "Share of a layer's neurons that are specific to a label: active on its tokens, hardly on the others'.",
-        "Dotted near 0: with labels permuted among documents no neuron is as specific.",
+        "Share of a layer's neurons that are specific to one: active on its tokens, hardly on the others'.",
+        "Where the dotted line is near 0, no neuron is as specific with labels permuted among documents.",
         interval="Bands",
         control="Dotted",
         claims=("at the ends",),
@@ -66,9 +66,9 @@ FIGURES = [
         {},
         "How specific they stay on other documents",
         held_out,
-        "Share of their own label's tokens on which they are active minus that of the other labels, mean over neurons "
-        "that were chosen on other documents.",
-        "Right of the grey ticks they are the label's own, and not just often active.",
+        "Share of their own tokens on which they are active minus that of the other languages or domains, mean over "
+        "neurons that were chosen on other documents.",
+        "Right of the grey ticks they are specific, and not just often active.",
         interval="Whiskers",
         control="Grey",
         claims=("neurons of one label",),
@@ -77,11 +77,11 @@ FIGURES = [
         "important",
         "important",
         {},
-        "Neurons that matter to the texts of one label alone",
+        "Neurons that matter to the texts of one language or domain alone",
         important,
-        "Neurons whose removal changes the MLP's output among the most of their layer, in 19 of 20 texts of one label "
+        "Neurons whose removal changes the MLP's output among the most of their layer, in 19 of 20 texts of one "
         "and of no other, as chosen on other documents: to how many more of its texts they matter than of the others.",
-        "0: chosen by chance. Grey: the same with labels permuted among documents.",
+        "0: they matter to all alike.",
         interval="Whiskers",
         control="Grey",
         claims=("important to one label",),
