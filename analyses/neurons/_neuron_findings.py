@@ -1,4 +1,4 @@
-"""What `neurons` found in this model: whether languages have neurons of their own, where they lie, what they are for."""
+"""What `neurons` found in this model: whether languages have neurons of their own, where they lie, what for."""
 
 from __future__ import annotations
 
