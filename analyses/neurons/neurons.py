@@ -118,7 +118,8 @@ def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) ->
 
 
 def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
-    """The specific neurons of held-out examples, their means and twins."""
+    """The specific neurons of held-out examples, their means and twins. UserError: options, labels, no neurons."""
+    _require(options)
     labels = labels_in([example for batch in batches for example in batch.examples])
     if not any(has_neurons(subject, layer) for layer in range(subject.n_layers)):
         raise UserError(f"neurons: no MLP of {subject.family} has neurons that can be read")
@@ -133,6 +134,15 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
         for found in (reads(subject, batches, several), writes(subject, several))
     ]
     return Learned(labels, chosen, means, random, of_one_label(learned.important), *words)
+
+
+def _require(options: Options) -> None:
+    for name in ("share", "rate", "top"):
+        if not 0 < getattr(options, name) < 1:
+            raise UserError(f"--neurons.{name} {getattr(options, name)}: a share between 0 and 1 is needed")
+    for name in ("draws", "positions"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--neurons.{name} {getattr(options, name)}: at least 1 is needed")
 
 
 def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor | None]:

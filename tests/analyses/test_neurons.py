@@ -196,6 +196,13 @@ def test_units_weigh_and_permute():
             assert sorted(label[units.fold == fold]) == [0, 1]
 
 
+@pytest.mark.parametrize("wrong", [{"share": 2.0}, {"rate": 0.0}, {"top": -1.0}, {"draws": 0}])
+def test_options_that_mean_nothing_are_refused_in_one_line(wrong):
+    (name,) = wrong
+    with pytest.raises(UserError, match=f"--neurons.{name}"):
+        neurons.fit(tiny.subject(), [], neurons.Options(**wrong))
+
+
 def test_what_cannot_be_compared_is_refused_in_one_line():
     with pytest.raises(UserError, match=r"neurons compares 2 to 8 labels .* have 1: French"):
         labels_in(EXAMPLES[::2])
