@@ -6,7 +6,10 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ..charts import dots, heat_map, lines
+from ..charts.style import sized
 from .drawing import Drawing, Tables, draw_all, first_condition
+
+HEIGHT = 360  # px: so few rows would be flat on a phone
 
 
 def figures(tables: Tables) -> dict[str, go.Figure]:
@@ -20,7 +23,8 @@ def removal(rows: pd.DataFrame, _: Tables) -> go.Figure:
     kind = shown["control"].where(shown["control"] != "", shown["how"]) if "control" in shown else shown["how"]
     shown = shown.assign(kind=kind).rename(columns={"evaluated": "texts in", "removed": "without neurons of"})
     order = shown.sort_values("kind", key=lambda column: column != "set to 0", kind="stable")
-    return heat_map(order, "texts in", "without neurons of", view="kind", signed=True, unit="nats a token")
+    figure = heat_map(order, "texts in", "without neurons of", view="kind", signed=True, unit="nats a token")
+    return sized(figure, HEIGHT)
 
 
 def layers(rows: pd.DataFrame, _: Tables) -> go.Figure:
@@ -69,6 +73,7 @@ FIGURES = [
         "Share of their own tokens on which they are active minus that of the other languages or domains, mean over "
         "neurons that were chosen on other documents.",
         "Right of the grey ticks they are specific, and not just often active.",
+        "by language, domain",
         interval="Whiskers",
         control="Grey",
         claims=("neurons of one label",),
