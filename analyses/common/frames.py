@@ -82,8 +82,7 @@ def summarise(
         estimate = stats.ratio_bootstrap(values, below, groups, **options)
     measured = dict(zip(("value", "lower", "upper"), (x.ravel() for x in estimate), strict=True))
     counts = {"n": present.sum(0).ravel(), "n_groups": _group_counts(present, groups).ravel()}
-    places = _places(axes, shape)
-    cells = {**places, **measured, **counts, "unit": unit, **columns}
+    cells = {**places(axes, shape), **measured, **counts, "unit": unit, **columns}
     # in order before they are a frame: hundreds of small ones make a run's tables
     return pd.DataFrame({name: cells[name] for name in shared_first(cells)})
 
@@ -101,7 +100,7 @@ def _group_counts(present: np.ndarray, groups: np.ndarray) -> np.ndarray:
     return np.logical_or.reduceat(present[order], starts, axis=0).sum(0)
 
 
-def _places(axes: Mapping[str, Sequence[Any]], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+def places(axes: Mapping[str, Sequence[Any]], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
     """Axis name → its label for every cell, cells in C order."""
     places = np.unravel_index(np.arange(math.prod(shape)), shape) if shape else ()
     return {name: np.asarray(labels)[at] for (name, labels), at in zip(axes.items(), places, strict=True)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from ...data.errors import UserError
 from ...data.example import Example
+from ...probes.model.stack import Stack
 from ...probes.observe.layer import Layer
 from ...probes.prompts.batch import Batch
 from ...probes.sites import SITES
@@ -47,7 +47,7 @@ def counts(layer: Layer, batch: Batch, labels: Sequence[str], top: float) -> dic
     neuron is in the layer's top share by what removing it changes; "tokens|i" [b]. None without neurons.
     """
     names = [f"{name}|{i}" for i in range(len(labels)) for name in COUNTED]
-    if not has_neurons(layer, layer.index):
+    if not has_neurons(layer.stack, layer.index):
         return dict.fromkeys(names)
     kept = tokens_of(batch).to(layer.resid_pre.device)
     values = {
@@ -64,9 +64,8 @@ def counts(layer: Layer, batch: Batch, labels: Sequence[str], top: float) -> dic
     return rows
 
 
-def has_neurons(of: Any, layer: int) -> bool:
-    """Whether a subject's decoder, or a layer's stack, has neurons there."""
-    stack = of.stack if isinstance(of, Layer) else of.decoder
+def has_neurons(stack: Stack, layer: int) -> bool:
+    """Whether the stack's MLP there has neurons."""
     return all(stack.has(layer, SITES[site]) for site in ("mlp_pre", "mlp_post"))
 
 

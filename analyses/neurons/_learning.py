@@ -39,7 +39,7 @@ def learn(subject: Any, batches: Sequence[Batch], labels: Sequence[str], top: fl
 
         def keep(layer: Layer, kept: Tensor = kept, own: Tensor = own) -> None:
             i = layer.index
-            if not has_neurons(subject, i):
+            if not has_neurons(subject.decoder, i):
                 fires[i] = matters[i] = total[i] = torch.nan
                 return
             there = kept.to(layer.resid_pre.device)

@@ -9,10 +9,10 @@ import pandas as pd
 
 from ...probes.runs.results import How, Rows
 from .. import metrics
+from ..common.controls import NEURONS, PERMUTED_IN_FOLDS
 from ..common.frames import joined, summarise
 from ._neuron_tested import (
     ENDS,
-    PERMUTED,
     apart,
     at_ends,
     by_folds,
@@ -23,7 +23,7 @@ from ._neuron_tested import (
     permuted_mean,
     tested,
 )
-from ._removal import HOW, RANDOM, ZERO
+from ._removal import HOW, ZERO
 from ._specific import Units, entropy_bar
 
 SHOWN = 25  # neurons of each label
@@ -40,7 +40,7 @@ def _layers(rows: Rows, how: How) -> pd.DataFrame | None:
     own = by_folds(units, lambda w: layer_share(units, how.options, w), axes, "share of neurons", control="")
     bar = entropy_bar(units.probability(), how.options.share, how.options.rate)
     chance = permuted_mean(units, lambda label: layer_share(units, how.options, None, label, bar))
-    return joined([own, _plain(own, chance).assign(control=PERMUTED)])
+    return joined([own, _plain(own, chance).assign(control=PERMUTED_IN_FOLDS)])
 
 
 def _plain(like: pd.DataFrame, values: np.ndarray) -> pd.DataFrame:
@@ -56,7 +56,7 @@ def _held_out(rows: Rows, how: How) -> pd.DataFrame | None:
     axes = {"label": how.learned.labels}
     parts = [
         by_folds(units, lambda w: apart(units, how.learned.specific, w), axes, "share of tokens", control=""),
-        by_folds(units, lambda w: _of_twins(units, how, w), axes, "share of tokens", control=RANDOM),
+        by_folds(units, lambda w: _of_twins(units, how, w), axes, "share of tokens", control=NEURONS),
     ]
     return joined(parts)
 
@@ -73,7 +73,7 @@ def _important(rows: Rows, how: How) -> pd.DataFrame | None:
     axes = {"label": how.learned.labels}
     table = by_folds(units, lambda w: important_apart(units, own, w), axes, "share of texts", control="")
     chance = permuted_mean(units, lambda label: important_apart(units, own, None, label))
-    counted = joined([table, _plain(table, chance).assign(control=PERMUTED)])
+    counted = joined([table, _plain(table, chance).assign(control=PERMUTED_IN_FOLDS)])
     return counted.assign(neurons=counted["label"].map(dict(zip(how.learned.labels, map(len, own), strict=True))))
 
 
@@ -111,7 +111,7 @@ def _ends(rows: Rows, how: How) -> pd.DataFrame | None:
         return None
     unit = "share of the difference"
     own = by_folds(units, lambda w: at_ends(units, how.learned.specific, w), {"part": ENDS}, unit, control="")
-    return joined([own, _plain(own, ends_by_chance(units, how.options)).assign(control=PERMUTED)])
+    return joined([own, _plain(own, ends_by_chance(units, how.options)).assign(control=PERMUTED_IN_FOLDS)])
 
 
 def _removal(rows: Rows, how: How) -> pd.DataFrame | None:
@@ -126,8 +126,8 @@ def _removal(rows: Rows, how: How) -> pd.DataFrame | None:
             groups = rows.examples["group"].to_numpy()[mine]
             frames.append(summarise(rows["removed"][mine], groups, axes, "nats a token", evaluated=label))
     table = joined(frames)
-    random = table["how"] == RANDOM
-    return table.assign(control=np.where(random, RANDOM, ""), how=np.where(random, ZERO, table["how"]))
+    random = table["how"] == NEURONS
+    return table.assign(control=np.where(random, NEURONS, ""), how=np.where(random, ZERO, table["how"]))
 
 
 TABLES = {

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from ...probes.runs.results import How, Rows
 from ..common import resampling
+from ..common.controls import NEURONS, PERMUTED_IN_FOLDS
+from ..common.frames import mean_of_present, places
 from ..common.tested import nothing, number
-from ._removal import RANDOM
 from ._specific import Neuron, Units, specific
 
 Array = NDArray[Any]
-PERMUTED = "labels permuted among documents"
 PERMUTATIONS = 20
 ENDS = ("first quarter", "last quarter")  # of the layers
 LEVEL = 0.95
@@ -38,10 +38,10 @@ def by_folds(
         seed=0,
         level=LEVEL,
     )
-    places = np.indices(shape).reshape(len(shape), present.shape[1])
-    cells = {name: np.asarray(labels)[at] for (name, labels), at in zip(axes.items(), places, strict=True)}
     measured = dict(zip(("value", "lower", "upper"), found, strict=True))
-    return pd.DataFrame({**cells, **measured, "n": units.n_examples, "n_groups": folds, "unit": unit, **columns})
+    return pd.DataFrame(
+        {**places(axes, shape), **measured, "n": units.n_examples, "n_groups": folds, "unit": unit, **columns}
+    )
 
 
 def permuted_mean(units: Units, statistic: Callable[[Array], Array]) -> Array:
@@ -119,6 +119,12 @@ def tested(rows: Rows, how: How) -> pd.DataFrame:
     return pd.concat([*parts, *_hurts(rows, how)], ignore_index=True)
 
 
+def _with_chance(row: pd.DataFrame, chance: float) -> list[pd.DataFrame]:
+    """The row, and its margin over what permuted labels give."""
+    less = {name: row[name] - chance for name in ("value", "lower", "upper")}
+    return [row, row.assign(than=PERMUTED_IN_FOLDS, **less)]
+
+
 def _row(units: Units, claim: str, statistic: Callable[[Array], Any], unit: str, than: str = "") -> pd.DataFrame:
     return by_folds(units, statistic, {}, unit, claim=claim, than=than, untestable="")
 
@@ -134,7 +140,7 @@ def _one_label(units: Units, how: How) -> list[pd.DataFrame]:
 
     return [
         _row(units, claim, lambda w: np.nanmean(apart(units, own, w)), "share of tokens"),
-        _row(units, claim, beside, "share of tokens", RANDOM),
+        _row(units, claim, beside, "share of tokens", NEURONS),
     ]
 
 
@@ -143,21 +149,15 @@ def _ends(units: Units, how: How) -> list[pd.DataFrame]:
     if units.active.shape[1] < 4 or not any(map(len, own)):
         return [nothing(claim, "fewer than 4 layers, or no neuron is specific to a label")]
     chance = ends_by_chance(units, how.options).min()
-    return [
-        _row(units, claim, lambda w: at_ends(units, own, w).min(), unit),
-        _row(units, claim, lambda w: at_ends(units, own, w).min() - chance, unit, PERMUTED),
-    ]
+    return _with_chance(_row(units, claim, lambda w: at_ends(units, own, w).min(), unit), chance)
 
 
 def _important(units: Units, how: How) -> list[pd.DataFrame]:
     claim, own, unit = "important to one label", how.learned.always, "share of texts"
     if not any(map(len, own)):
         return [nothing(claim, "no neuron matters to nearly all texts of one label alone")]
-    chance = np.nanmean(permuted_mean(units, lambda label: important_apart(units, own, None, label)))
-    return [
-        _row(units, claim, lambda w: np.nanmean(important_apart(units, own, w)), unit),
-        _row(units, claim, lambda w: np.nanmean(important_apart(units, own, w)) - chance, unit, PERMUTED),
-    ]
+    chance = float(np.nanmean(permuted_mean(units, lambda label: important_apart(units, own, None, label))))
+    return _with_chance(_row(units, claim, lambda w: np.nanmean(important_apart(units, own, w)), unit), chance)
 
 
 def _hurts(rows: Rows, how: How) -> list[pd.DataFrame]:
@@ -170,8 +170,8 @@ def _hurts(rows: Rows, how: How) -> list[pd.DataFrame]:
         return [nothing(claim, "no neuron is specific to a label")]
     groups, unit = rows.examples["group"], "nats a token"
     other = np.where(own[..., None], np.nan, removed)
-    more = np.where(own[..., None], removed, 0).sum(1) - np.nanmean(other, 1)
+    more = np.where(own[..., None], removed, 0).sum(1) - mean_of_present(other, 1)
     return [
         number(claim, more[:, 0], groups, unit),
-        number(claim, more[:, 0] - more[:, 2], groups, unit, than=RANDOM),
+        number(claim, more[:, 0] - more[:, 2], groups, unit, than=NEURONS),
     ]

@@ -12,12 +12,12 @@ from torch import Tensor
 from ...probes.intervene.interventions import Apply, Clamp, Variant
 from ...probes.intervene.recording import record
 from ...probes.prompts.batch import Batch
+from ..common.controls import NEURONS
 from ..common.losses import Losses, rows_before, scored
 
 SITE = "mlp_post"
 ZERO, MEAN = "set to 0", "set to their mean"
-RANDOM = "as many random neurons of like activity"
-HOW = (ZERO, MEAN, RANDOM)
+HOW = (ZERO, MEAN, NEURONS)
 
 
 def removed(subject: Any, batch: Batch, learned: Any, positions: int) -> dict[str, Float[Tensor, "b ..."]]:

@@ -121,7 +121,7 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
     """The specific neurons of held-out examples, their means and twins. UserError: options, labels, no neurons."""
     _require(options)
     labels = labels_in([example for batch in batches for example in batch.examples])
-    if not any(has_neurons(subject, layer) for layer in range(subject.n_layers)):
+    if not any(has_neurons(subject.decoder, layer) for layer in range(subject.n_layers)):
         raise UserError(f"neurons: no MLP of {subject.family} has neurons that can be read")
     learned = learn(subject, batches, labels, options.top)
     chosen = specific(learned.probability, options.share, options.rate)

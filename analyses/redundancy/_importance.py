@@ -63,9 +63,8 @@ def _turned(
     others[rows, first] = updates[rows, last]
     own, moved = (_cosine(states, *one) for one in ((both, updates), (with_other, others)))
     orthogonal = (1 + updates / states).rsqrt()
-    alone = kept.sum(1) < 2
-    means = [(one.masked_fill(~kept, 0.0)).sum(1) / kept.sum(1) for one in (own, orthogonal, moved)]
-    return 1 - torch.stack([*means[:2], means[2].masked_fill(alone, torch.nan)], 1)
+    moved = moved.masked_fill(kept.sum(1, keepdim=True) < 2, torch.nan)
+    return 1 - torch.stack([one.masked_fill(~kept, 0.0).sum(1) / kept.sum(1) for one in (own, orthogonal, moved)], 1)
 
 
 def _cosine(states: Tensor, both: Tensor, updates: Tensor) -> Tensor:

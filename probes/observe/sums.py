@@ -118,7 +118,7 @@ class Sums:
     def _mass(self, call: AttentionCall, columns: Bool[Tensor, "b groups k"]) -> Float[Tensor, "b h q groups"]:
         half = call.query.dtype not in (torch.float32, torch.float64)
         if not (_is_small(call) or half or call.explicit or call.pattern_edit is not None):
-            return _mass(call, columns)
+            return _fused_mass(call, columns)
         wanted = columns.float().transpose(1, 2)[:, None]
         return torch.cat([pattern @ wanted[part] for part, pattern in self.patterns(call)])
 
@@ -190,7 +190,7 @@ def _is_small(call: AttentionCall) -> bool:
     return batch * heads * queries * call.key.shape[2] <= SCORES_BUDGET
 
 
-def _mass(call: AttentionCall, columns: Bool[Tensor, "b groups k"]) -> Float[Tensor, "b h q groups"]:
+def _fused_mass(call: AttentionCall, columns: Bool[Tensor, "b groups k"]) -> Float[Tensor, "b h q groups"]:
     """By the fused attention, which makes no maps."""
     wanted = columns.float().transpose(1, 2)[:, None]
     width, groups = call.query.shape[-1], columns.shape[1]
