@@ -11,7 +11,12 @@ from ...probes.runs.results import How, Rows
 from .. import metrics
 from ..common.controls import NEURONS, PERMUTED_IN_FOLDS
 from ..common.frames import joined, summarise
-from ._neuron_tested import (
+from ._channel_tables import important_layers
+from ._counts import PREFIXES, TEXT, WITH_NEURONS
+from ._neuron_tested import tested
+from ._removal import HOW, ZERO
+from ._specific import entropy_bar
+from ._statistics import (
     ENDS,
     apart,
     at_ends,
@@ -21,10 +26,9 @@ from ._neuron_tested import (
     label_column,
     layer_share,
     permuted_mean,
-    tested,
+    plain,
 )
-from ._removal import HOW, ZERO
-from ._specific import Units, entropy_bar
+from ._units import Units, each_part, units_of
 
 SHOWN = 25  # neurons of each label
 
@@ -33,25 +37,24 @@ def _layers(rows: Rows, how: How) -> pd.DataFrame | None:
     """Share of a layer's neurons that are specific to a label, of this run's own documents; and how many are as much so
     with permuted labels.
     """
-    units = Units(rows, len(how.learned.labels))
-    if not units.whole:
-        return None
+    return each_part(rows, how, WITH_NEURONS, _layers_of)
+
+
+def _layers_of(units: Units, how: How) -> pd.DataFrame:
     axes: dict[str, Any] = {"layer": np.arange(units.active.shape[1]), "label": how.learned.labels}
     own = by_folds(units, lambda w: layer_share(units, how.options, w), axes, "share of neurons", control="")
     bar = entropy_bar(units.probability(), how.options.share, how.options.rate)
     chance = permuted_mean(units, lambda label: layer_share(units, how.options, None, label, bar))
-    return joined([own, _plain(own, chance).assign(control=PERMUTED_IN_FOLDS)])
-
-
-def _plain(like: pd.DataFrame, values: np.ndarray) -> pd.DataFrame:
-    """The same cells with other numbers, of which there is no interval."""
-    return like.assign(value=values.ravel(), lower=np.nan, upper=np.nan)
+    return joined([own, plain(own, chance).assign(control=PERMUTED_IN_FOLDS)])
 
 
 def _held_out(rows: Rows, how: How) -> pd.DataFrame | None:
     """Activation probability in the own label minus that in the others, of neurons chosen on other documents."""
-    units = Units(rows, len(how.learned.labels))
-    if not units.whole:
+    return each_part(rows, how, WITH_NEURONS, _held_out_of)
+
+
+def _held_out_of(units: Units, how: How) -> pd.DataFrame | None:
+    if not any(map(len, how.learned.specific)):
         return None
     axes = {"label": how.learned.labels}
     parts = [
@@ -66,21 +69,24 @@ def _of_twins(units: Units, how: How, weights: np.ndarray) -> np.ndarray:
 
 
 def _important(rows: Rows, how: How) -> pd.DataFrame | None:
-    """Share of their own label's texts to which neurons matter minus that of the others, chosen on other texts."""
-    units, own = Units(rows, len(how.learned.labels)), how.learned.always
-    if not units.whole:
-        return None
-    axes = {"label": how.learned.labels}
+    """Share of their own label's texts to which neurons (or channels) matter minus that of the others, chosen on other
+    texts.
+    """
+    return each_part(rows, how, tuple(PREFIXES), _important_of)
+
+
+def _important_of(units: Units, how: How) -> pd.DataFrame:
+    own, axes = how.learned.always, {"label": how.learned.labels}
     table = by_folds(units, lambda w: important_apart(units, own, w), axes, "share of texts", control="")
     chance = permuted_mean(units, lambda label: important_apart(units, own, None, label))
-    counted = joined([table, _plain(table, chance).assign(control=PERMUTED_IN_FOLDS)])
+    counted = joined([table, plain(table, chance).assign(control=PERMUTED_IN_FOLDS)])
     return counted.assign(neurons=counted["label"].map(dict(zip(how.learned.labels, map(len, own), strict=True))))
 
 
 def _neurons(rows: Rows, how: How) -> pd.DataFrame | None:
     """The most specific neurons of each label, with their activation probabilities in this run's documents."""
-    units = Units(rows, len(how.learned.labels))
-    if not units.whole:
+    units = units_of(rows, how).get(TEXT)
+    if units is None:
         return None
     probability = units.probability()
     entropy = metrics.group_entropy(probability.nan_to_num())
@@ -106,36 +112,41 @@ def _ends(rows: Rows, how: How) -> pd.DataFrame | None:
     """Of what neurons are more active for their own label by, the share in the first and in the last quarter of the
     layers; and of the neurons that permuted labels have.
     """
-    units = Units(rows, len(how.learned.labels))
-    if not units.whole or not any(map(len, how.learned.specific)):
+    return each_part(rows, how, WITH_NEURONS, _ends_of)
+
+
+def _ends_of(units: Units, how: How) -> pd.DataFrame | None:
+    if not any(map(len, how.learned.specific)):
         return None
     unit = "share of the difference"
     own = by_folds(units, lambda w: at_ends(units, how.learned.specific, w), {"part": ENDS}, unit, control="")
-    return joined([own, _plain(own, ends_by_chance(units, how.options)).assign(control=PERMUTED_IN_FOLDS)])
+    return joined([own, plain(own, ends_by_chance(units, how.options)).assign(control=PERMUTED_IN_FOLDS)])
 
 
 def _removal(rows: Rows, how: How) -> pd.DataFrame | None:
     """How much more the loss of each label's texts is without the neurons of each label, or of their twins."""
-    if "removed" not in rows.values:
-        return None
-    own, frames = label_column(rows), []
+    own, frames = label_column(rows, how.options.by), []
     axes: dict[str, Any] = {"removed": how.learned.labels, "how": HOW}
-    for label in how.learned.labels:
-        mine = own == label
-        if mine.any():
-            groups = rows.examples["group"].to_numpy()[mine]
-            frames.append(summarise(rows["removed"][mine], groups, axes, "nats a token", evaluated=label))
+    for part in (part for part in WITH_NEURONS if f"{PREFIXES[part]}removed" in rows.values):
+        values = rows[f"{PREFIXES[part]}removed"]
+        for label in (label for label in how.learned.labels if (own == label).any()):
+            mine = own == label
+            groups, columns = rows.examples["group"].to_numpy()[mine], {"evaluated": label, "module": part}
+            frames.append(summarise(values[mine], groups, axes, "nats a token", **columns))
+    if not frames:
+        return None
     table = joined(frames)
     random = table["how"] == NEURONS
     return table.assign(control=np.where(random, NEURONS, ""), how=np.where(random, ZERO, table["how"]))
 
 
 TABLES = {
-    "layers": (_layers, ("label",)),
-    "held_out": (_held_out, ("label",)),
-    "important": (_important, ("label", "neurons")),
-    "ends": (_ends, ("part",)),
-    "removal": (_removal, ("removed", "evaluated", "how")),
+    "layers": (_layers, ("module", "label")),
+    "held_out": (_held_out, ("module", "label")),
+    "important": (_important, ("module", "label", "neurons")),
+    "important_layers": (important_layers, ("module",)),
+    "ends": (_ends, ("module", "part")),
+    "removal": (_removal, ("module", "removed", "evaluated", "how")),
     "neurons": (_neurons, ("neuron", "label", "others", "entropy", "reads", "writes")),
     "tested": (tested, ("claim", "than", "untestable")),
 }

@@ -2,121 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from ...probes.runs.results import How, Rows
-from ..common import resampling
-from ..common.controls import NEURONS, PERMUTED_IN_FOLDS
-from ..common.frames import mean_of_present, places
+from ..common.controls import MLP_NEURONS, NEURONS, PERMUTED_IN_FOLDS
+from ..common.frames import mean_of_present
 from ..common.tested import nothing, number
-from ._specific import Neuron, Units, specific
+from ._counts import IMAGE, KEYS, QUERIES, TEXT, TOWER
+from ._statistics import (
+    Array,
+    apart,
+    at_ends,
+    by_folds,
+    ends_by_chance,
+    important_apart,
+    important_more,
+    label_column,
+    outer_share,
+    permuted_mean,
+)
+from ._units import Units, of_part, units_of
 
-Array = NDArray[Any]
-PERMUTATIONS = 20
-ENDS = ("first quarter", "last quarter")  # of the layers
-LEVEL = 0.95
-DRAWS = 200  # of the bootstrap, where there are as many folds as it needs
 LACKING = "a label has no tokens here"
 NO_REMOVAL = "no neuron was removed (--neurons.removal)"
-
-
-def by_folds(
-    units: Units, statistic: Callable[[Array], Array], axes: Mapping[str, Sequence[Any]], unit: str, **columns: Any
-) -> pd.DataFrame:
-    """One row a cell of `statistic(weights of the folds)`, with its interval over folds."""
-    folds, shape = int(units.fold.max()) + 1, tuple(len(labels) for labels in axes.values())
-    present = np.ones((folds, int(np.prod(shape))), bool)
-    found = resampling.interval(
-        lambda weights: np.stack([np.asarray(statistic(one), float).ravel() for one in weights]),
-        present,
-        n_boot=DRAWS,
-        seed=0,
-        level=LEVEL,
-    )
-    measured = dict(zip(("value", "lower", "upper"), found, strict=True))
-    return pd.DataFrame(
-        {**places(axes, shape), **measured, "n": units.n_examples, "n_groups": folds, "unit": unit, **columns}
-    )
-
-
-def permuted_mean(units: Units, statistic: Callable[[Array], Array]) -> Array:
-    """The mean of a statistic over permuted labels."""
-    return np.mean([statistic(label) for label in units.permuted(PERMUTATIONS)], 0)
-
-
-def label_column(rows: Rows) -> Array:
-    """Each example's label, as `_counts.label_of`."""
-    column = "label" if "label" in rows.examples else "kind"
-    return rows.examples[column].to_numpy()
-
-
-def layer_share(
-    units: Units, options: Any, weights: Array | None, label: Array | None = None, bar: float | None = None
-) -> Array:
-    """[layer, label]: share of a layer's neurons that are specific to a label. bar: see `specific`."""
-    probability = units.probability(weights, label)
-    found = np.zeros((probability.shape[0], units.n_labels))
-    for i, own in enumerate(specific(probability, options.share, options.rate, bar)):
-        for layer, _ in own:
-            found[layer, i] += 1
-    return found / probability.shape[1]
-
-
-def at_ends(units: Units, chosen: Sequence[Sequence[Neuron]], weights: Array | None = None) -> Array:
-    """Of what neurons are more active for their own label by, the share in each of ENDS."""
-    values = units.probability(weights).numpy()
-    more = np.zeros(units.active.shape[1])
-    for i, own in enumerate(chosen):
-        for layer, neuron in own:
-            shares = values[layer, neuron]
-            more[layer] += shares[i] - np.delete(shares, i).mean()
-    return _quarters(more)
-
-
-def ends_by_chance(units: Units, options: Any) -> Array:
-    """Of the specific neurons that permuted labels have, the share in each of ENDS."""
-    return _quarters(permuted_mean(units, lambda label: layer_share(units, options, None, label)).sum(1))
-
-
-def _quarters(by_layer: Array) -> Array:
-    quarter, whole = max(1, len(by_layer) // 4), by_layer.sum()
-    ends = np.array([by_layer[:quarter].sum(), by_layer[-quarter:].sum()])
-    return ends / whole if whole else np.full(2, np.nan)
-
-
-def apart(units: Units, chosen: Sequence[Sequence[Neuron]], weights: Array | None = None) -> Array:
-    """[label]: probability in the own label minus the mean of the others, mean over its neurons."""
-    return _over_others(units.probability(weights).numpy(), chosen)
-
-
-def important_apart(
-    units: Units, chosen: Sequence[Sequence[Neuron]], weights: Array | None = None, label: Array | None = None
-) -> Array:
-    """[label]: the same of the share of texts to which they matter."""
-    return _over_others(units.important_share(weights, label), chosen)
-
-
-def _over_others(values: Array, chosen: Sequence[Sequence[Neuron]]) -> Array:
-    found = np.full(values.shape[-1], np.nan)
-    for i, own in enumerate(chosen):
-        if len(own):
-            shares = values[tuple(np.array(own).T)]
-            found[i] = (shares[:, i] - np.delete(shares, i, 1).mean(1)).mean()
-    return found
+NO_PICTURES = "not every label has pictures, or the model has no such neurons"
+NO_CHANNELS = "channels were not measured (--neurons.channels)"
+OF_TEXT = ("neurons of one label", "at the ends", "important to one label")
+OF_PICTURES = {"neurons of one kind of picture": TOWER, "image tokens of one kind": IMAGE}
 
 
 def tested(rows: Rows, how: How) -> pd.DataFrame:
-    units = Units(rows, len(how.learned.labels))
-    if units.whole:
-        parts = [*_one_label(units, how), *_ends(units, how), *_important(units, how)]
+    units, learned = units_of(rows, how), how.learned
+    if TEXT in units:
+        text = units[TEXT]
+        parts = [*_one_label(text, learned, OF_TEXT[0]), *_ends(text, how), *_important(text, how)]
     else:
-        parts = [nothing(claim, LACKING) for claim in ("neurons of one label", "at the ends", "important to one label")]
-    return pd.concat([*parts, *_hurts(rows, how)], ignore_index=True)
+        parts = [nothing(claim, LACKING) for claim in OF_TEXT]
+    for claim, part in OF_PICTURES.items():
+        there = part in units and part in learned.beside
+        own = of_part(learned, part)
+        parts += _one_label(units[part], own, claim) if there else [nothing(claim, NO_PICTURES)]
+    return pd.concat([*parts, *_channels(units, learned), *_hurts(rows, how)], ignore_index=True)
 
 
 def _with_chance(row: pd.DataFrame, chance: float) -> list[pd.DataFrame]:
@@ -129,8 +59,8 @@ def _row(units: Units, claim: str, statistic: Callable[[Array], Any], unit: str,
     return by_folds(units, statistic, {}, unit, claim=claim, than=than, untestable="")
 
 
-def _one_label(units: Units, how: How) -> list[pd.DataFrame]:
-    claim, own, random = "neurons of one label", how.learned.specific, how.learned.random
+def _one_label(units: Units, learned: Any, claim: str) -> list[pd.DataFrame]:
+    own, random = learned.specific, learned.random
     if not any(map(len, own)):
         return [nothing(claim, "no neuron is specific to a label")]
 
@@ -160,12 +90,36 @@ def _important(units: Units, how: How) -> list[pd.DataFrame]:
     return _with_chance(_row(units, claim, lambda w: np.nanmean(important_apart(units, own, w)), unit), chance)
 
 
+def _channels(units: dict[str, Units], learned: Any) -> list[pd.DataFrame]:
+    """Of what channels of queries and keys matter more to the texts of their label by, the share in the outer half of
+    the layers; beside that of the MLP's neurons that were chosen alike.
+    """
+    claim, unit = "channels at the ends", "share of the difference"
+    if QUERIES not in learned.beside or QUERIES not in units:
+        return [nothing(claim, NO_CHANNELS)]
+    own = {part: of_part(learned, part).always for part in (TEXT, QUERIES, KEYS)}
+    if units[QUERIES].important.shape[1] < 4 or not any(map(len, (*own[QUERIES], *own[KEYS]))):
+        return [nothing(claim, "fewer than 4 layers, or no channel matters to nearly all texts of one label alone")]
+
+    def outer(weights: Array) -> float:
+        queries, keys = (important_more(units[part], own[part], weights) for part in (QUERIES, KEYS))
+        return outer_share(queries + keys)
+
+    def beside(weights: Array) -> float:
+        return outer(weights) - outer_share(important_more(units[TEXT], own[TEXT], weights))
+
+    return [
+        _row(units[QUERIES], claim, outer, unit),
+        _row(units[QUERIES], claim, beside, unit, MLP_NEURONS),
+    ]
+
+
 def _hurts(rows: Rows, how: How) -> list[pd.DataFrame]:
     """Each text's loss without the neurons of its label minus the mean of those without another label's."""
     claim, labels = "removal hurts its label", list(how.learned.labels)
     if "removed" not in rows.values:
         return [nothing(claim, NO_REMOVAL)]
-    removed, own = rows["removed"], label_column(rows)[:, None] == np.array(labels)
+    removed, own = rows["removed"], label_column(rows, how.options.by)[:, None] == np.array(labels)
     if not own.any() or np.isnan(removed[..., 0]).all():
         return [nothing(claim, "no neuron is specific to a label")]
     groups, unit = rows.examples["group"], "nats a token"

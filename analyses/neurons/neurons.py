@@ -1,8 +1,9 @@
-"""Neurons of languages and domains: which MLP neurons serve one label, and what the model loses without them
+"""Neurons of languages and domains: which serve one label, and what the model loses without them
 
-Activation probability of every neuron by label, neurons specific to one, neurons that matter to nearly every document
-of one, and the loss of each label's texts without them. Tables: layers, held_out, ends,
-important, removal, neurons, tested.
+Activation probability of every neuron by label (language, domain, kind of picture), in decoder and vision tower,
+neurons specific to one, neurons and channels of queries and keys that matter to nearly every document of one, and the
+loss of each label's texts without them. Tables: layers, held_out, ends, important, important_layers, removal, neurons,
+tested.
 """
 
 from __future__ import annotations
@@ -19,77 +20,54 @@ from ...probes.observe.layer import Layer
 from ...probes.prompts.batch import Batch
 from ...probes.runs import costs
 from ...probes.runs.results import How
-from ..common.claims import Claim, Statement
 from ..common.frames import held_out
-from ..common.tested import judged
-from ._counts import MOST, SUMMED, counts, has_neurons, labels_in
-from ._learning import learn
+from ._channels import QUERIES
+from ._counts import MOST, SUMMED, TEXT, TOWER, by_label, has_neurons, labels_in, observed
+from ._learning import Known, learn
+from ._neuron_claims import CLAIMS, claims
 from ._neuron_findings import findings
 from ._neuron_tables import SHOWN, TABLES
 from ._removal import HOW, removed
 from ._specific import of_one_label, specific, twins
+from ._tower import tower_counts, tower_has_neurons
 from ._words import reads, writes
 
-__all__ = ["TABLES", "findings"]
+__all__ = ["CLAIMS", "TABLES", "claims", "findings"]
 
-VERSION = 1
-QUESTION = "Which neurons serve one language or domain, and does the model need them for it alone?"
+VERSION = 2
+QUESTION = "Which neurons serve one language, domain or kind of picture, and does the model need them for it alone?"
 PAPER = "arXiv 2402.16438 (LAPE), 2406.11193 (MMNeuron), 2402.18815 (PLND)"
 SUMS = SUMMED
 FIT_EXAMPLES = 256
-CLAIMS = (
-    Statement(
-        "neurons of one label",
-        "Neurons that are active for one label alone exist: chosen on other documents, they are active on a share of "
-        "their label's tokens that is larger by more than .1 than that of the other labels, and by more than random "
-        "neurons of like activity.",
-        "arXiv 2402.16438 (LAPE), held out and with this project's threshold",
-        0.1,
-    ),
-    Statement(
-        "removal hurts its label",
-        "Without the neurons of a label its texts lose more than without those of another label (difference of the "
-        "loss above 0 nats a token), and more so than for random neurons of like activity.",
-        "arXiv 2402.16438 (LAPE), 2402.18815 (PLND), 2406.11193 (MMNeuron)",
-    ),
-    Statement(
-        "at the ends",
-        "Neurons of one label lie at the bottom and at the top: of what they are more active by for their label, on "
-        "other documents, the first and the last quarter of the layers each hold more than a quarter, and more than of "
-        "the neurons that permuted labels have.",
-        "arXiv 2402.16438 (LAPE), abstract; the threshold, an even share, is this project's",
-        0.25,
-    ),
-    Statement(
-        "important to one label",
-        "Some neurons matter to the documents of one label alone, by what removing them changes in the MLP's output: "
-        "chosen on other documents because they matter to nearly all of one label's and no other's, they matter to a "
-        "share of its documents that is larger by more than .1, and by more than with permuted labels.",
-        "arXiv 2402.18815 (PLND), the exact form of its proxies, held out and with this project's threshold",
-        0.1,
-    ),
+_CHANNELS = (
+    ", or whose channel of queries or keys, as the attention reads it, changes the attention most by being 0: the sum "
+    f"of squares over {QUERIES} evenly spaced query tokens"
 )
 
 
 @dataclass(frozen=True)
 class Options:
-    """share: of all neurons are specific, those of lowest entropy. rate: the percentile of the two bars. top: of a
-    layer's neurons are important to a document. draws: of random twins. positions: tokens whose loss is read.
-    removal: whether neurons are removed.
+    """by: the column of the examples that says their label; by default label, else kind. share: of all neurons are
+    specific, those of lowest entropy. rate: the percentile of the two bars. top: of a layer's neurons are important to
+    a document. draws: of random twins. positions: tokens whose loss is read. removal: whether neurons are removed.
+    channels: whether channels of queries and keys are measured too, one after the other, which is slow.
     """
 
+    by: str = ""
     share: float = 0.01
     rate: float = 0.95
     top: float = 0.14
     draws: int = 2
     positions: int = 32
     removal: bool = True
+    channels: bool = False
 
 
 class Learned(NamedTuple):
     """labels; for each the neurons (layer, neuron) that are specific to it and their mean activation; random: for each
     draw the same of their twins. always: for each label the neurons that matter to nearly all of its texts alone.
-    reads, writes: of the most specific ones the tokens, see `_words`.
+    reads, writes: of the most specific ones the tokens, see `_words`. All of the decoder at words; beside: the same
+    names, those that there are, of the other parts of the model, see `_counts`.
     """
 
     labels: Sequence[str] = ()
@@ -99,20 +77,24 @@ class Learned(NamedTuple):
     always: Sequence[Sequence[Sequence[int]]] = ()
     reads: Sequence[Sequence[Sequence[int]]] = ()
     writes: Sequence[Sequence[Sequence[int]]] = ()
+    beside: Mapping[str, Mapping[str, Sequence[Any]]] = {}
 
 
 def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
     return (
-        "Active: the activation function of the MLP gives more than 0. Tokens: of text, without each example's first. "
-        f"Specific: the {options.share:.0%} of all neurons with the lowest entropy of their activation probabilities "
+        "Active: the activation function of the MLP gives more than 0. Tokens: of text, without each example's first; "
+        "image tokens, and the positions of the vision tower, on their own. "
+        f"Specific: the {options.share:.0%} of all neurons of such a part of the model with the lowest entropy of "
+        "their activation probabilities "
         f"over labels, of those whose largest one is above the {options.rate:.0%} quantile of all; they belong to "
         "every label whose probability is above that bar. Important to a document: among the "
-        f"{options.top:.0%} of its layer whose removal changes the MLP's output most, |act| · ‖W_down‖ over tokens. "
+        f"{options.top:.0%} of its layer whose removal changes the MLP's output most, |act| · ‖W_down‖ over tokens"
+        f"{_CHANNELS if options.channels else ''}. "
         "What is removed, and whose probabilities are held out, was learned on "
         f"{held_out(fitted_on)}. Controls: labels permuted among the documents of a fold; random neurons of the same "
         f"layer, each one of the 20 nearest in how often they are active ({options.draws} draws). Loss: of the next "
-        f"token at {options.positions} evenly spaced places. Reads: the tokens of those texts "
+        f"token at {options.positions} evenly spaced places, or of the answer. Reads: the tokens of those texts "
         "at which a neuron is largest; writes: the tokens that its output points to, by W_U · W_down alone."
     )
 
@@ -120,20 +102,34 @@ def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) ->
 def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
     """The specific neurons of held-out examples, their means and twins. UserError: options, labels, no neurons."""
     _require(options)
-    labels = labels_in([example for batch in batches for example in batch.examples])
+    labels = labels_in([example for batch in batches for example in batch.examples], options.by)
     if not any(has_neurons(subject.decoder, layer) for layer in range(subject.n_layers)):
         raise UserError(f"neurons: no MLP of {subject.family} has neurons that can be read")
-    learned = learn(subject, batches, labels, options.top)
-    chosen = specific(learned.probability, options.share, options.rate)
-    random = [twins(learned.probability.nan_to_num(), chosen, draw) for draw in range(options.draws)]
-    means = [[float(learned.mean[a, b]) for a, b in own] for own in chosen]
-    shown = [own[:SHOWN] for own in chosen]
+    known = learn(subject, batches, labels, options)
+    if TEXT not in known:
+        raise UserError(
+            "neurons: of some label no held-out example has words behind its first token; give longer texts"
+        )
+    chosen = {part: _chosen(one, options) for part, one in known.items()}
+    text = chosen.pop(TEXT)
+    shown = [own[:SHOWN] for own in text["specific"]]
     several = [neuron for own in shown for neuron in own]
     words = [
         [[found[neuron] for neuron in own] for own in shown]
         for found in (reads(subject, batches, several), writes(subject, several))
     ]
-    return Learned(labels, chosen, means, random, of_one_label(learned.important), *words)
+    return Learned(labels, **text, reads=words[0], writes=words[1], beside=chosen)
+
+
+def _chosen(known: Known, options: Options) -> dict[str, Any]:
+    """The fields of `Learned` that one part of the model has."""
+    always = {"always": of_one_label(known.important)}
+    if not known.probability.numel():
+        return always
+    chosen = specific(known.probability, options.share, options.rate)
+    random = [twins(known.probability.nan_to_num(), chosen, draw) for draw in range(options.draws)]
+    means = [[float(known.mean[a, b]) for a, b in own] for own in chosen] if known.mean.numel() else []
+    return {"specific": chosen, "means": means, "random": random} | always
 
 
 def _require(options: Options) -> None:
@@ -146,30 +142,44 @@ def _require(options: Options) -> None:
 
 
 def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor | None]:
-    """See `_counts.counts`."""
-    return counts(layer, batch, how.learned.labels, how.options.top)
+    """The counts of every part of the decoder that was learned, see `_counts`."""
+    rows: dict[str, Tensor | None] = {}
+    for part, values in observed(layer, batch, how.options).items():
+        if part == TEXT or part in how.learned.beside:
+            rows |= by_label(values, part, batch, how)
+    return rows
 
 
 def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
-    """See `_removal.removed`."""
-    return kept | (removed(subject, batch, how.learned, how.options.positions) if how.options.removal else {})
+    """The counts of the vision tower, and what `_removal.removed` reads."""
+    tower = tower_counts(subject, batch, how.options.top) if TOWER in how.learned.beside else {}
+    rows = {**kept, **(by_label(tower, TOWER, batch, how) if tower else {})}
+    return rows | (removed(subject, batch, how.learned, how.options.positions) if how.options.removal else {})
 
 
 def row_size(subject: Any, positions: int, options: Options) -> int:
-    """Numbers that one example's rows hold."""
-    return 1 + MOST * len(HOW)
+    """Numbers that a fold's rows hold: sums, and counts as many, of as many labels as there may be."""
+    return 1 + MOST * (3 * len(HOW) + 2 * _counted(subject, options))
+
+
+def _counted(subject: Any, options: Options) -> int:
+    """Numbers that are counted of one example: of its label, however long it is."""
+    shown = subject.vision is not None
+    numbers = subject.n_layers * (2 * mlp_width(subject) + 1) * (1 + shown)
+    if shown and tower_has_neurons(subject):
+        numbers += subject.vision.n_layers * (2 * subject.vision.W_down(0).shape[0] + 1)
+    channels = (subject.n_heads + subject.n_kv_heads) * subject.d_head + 2
+    return numbers + subject.n_layers * channels * options.channels
 
 
 def memory(subject: Any, batch: int, positions: int, options: Options) -> int:
-    """Bytes beyond the shared forward: counts of every neuron, and a recording with variants."""
-    counted = 2 * 4 * batch * subject.n_layers * mlp_width(subject) * 4
+    """Bytes beyond the shared forward: counts of every neuron, layer by layer and stacked, and a recording with
+    variants; of a picture one more forward.
+    """
+    counted = 2 * 4 * batch * MOST * _counted(subject, options)
+    counted += costs.forward(subject, 1, positions) if subject.vision is not None else 0
     if not options.removal:
         return counted
     variants = costs.variants(subject, MOST * (2 + options.draws), batch, positions, positions)
     read = costs.logits(subject, batch * options.positions, 3)
     return counted + costs.recording(subject, batch, positions) + variants + read
-
-
-def claims(tables: dict[str, Any]) -> list[Claim]:
-    """What the papers say, judged by the table tested."""
-    return judged(tables.get("tested"), CLAIMS)

@@ -15,16 +15,12 @@ from ...probes.observe.layer import Layer
 from ...probes.prompts.batch import Batch
 from ...probes.sites import SITES
 from .. import metrics
+from ..common.places import without_first
 
 KINDS = ("block", "attention", "MLP")
 NULLS = ("turned", "orthogonal", "of other tokens")  # a module's own update, and what it is compared with
 INSIDE = ("z", "z as it is written", "MLP inside")
 SHARES = (1 / 32, 1 / 16, 1 / 8, 3 / 16, 1 / 4, 1 / 2)  # of the inner dimensions, the largest first
-
-
-def without_first(batch: Batch) -> Bool[Tensor, "b p"]:
-    """The real positions behind each example's first."""
-    return batch.mask & (batch.mask.cumsum(1) > 1)
 
 
 def importance(layer: Layer, batch: Batch) -> Float[Tensor, "b kinds nulls"]:

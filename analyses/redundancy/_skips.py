@@ -18,7 +18,8 @@ from ...probes.prompts.batch import Batch
 from ...probes.sites import PARTS, SITES
 from ..common.controls import permutations
 from ..common.losses import READ, Losses, scored
-from ._importance import KINDS, counted, without_first
+from ..common.places import without_first
+from ._importance import KINDS, counted
 
 SITES_OF = {"block": PARTS, "attention": ("attn_out",), "MLP": ("mlp_out",)}
 ORDERS = ("deep first", "least important first", "random")

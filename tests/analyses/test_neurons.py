@@ -10,10 +10,11 @@ import pytest
 import torch
 from crosslens import Subject, metrics
 from crosslens.analyses.neurons import neurons
-from crosslens.analyses.neurons._counts import label_of, labels_in, tokens_of
+from crosslens.analyses.neurons._counts import TEXT, label_of, labels_in, tokens_of
 from crosslens.analyses.neurons._learning import learn
 from crosslens.analyses.neurons._removal import HOW, removed
-from crosslens.analyses.neurons._specific import Units, entropy_bar, specific, twins
+from crosslens.analyses.neurons._specific import entropy_bar, specific, twins
+from crosslens.analyses.neurons._units import Units
 from crosslens.analyses.neurons._words import reads, writes
 from crosslens.data.errors import UserError
 from crosslens.data.example import Example, Segment
@@ -137,10 +138,10 @@ def test_a_neuron_reads_the_words_that_it_fires_on_and_writes_what_it_raises():
 def test_permuted_labels_leave_nothing_as_specific():
     """Of so many folds: the bar is that of the true labels."""
     subject = model_of(True)
-    probability = learn(subject, [subject.batch(EXAMPLES)], LABELS, 0.14).probability
+    probability = learn(subject, [subject.batch(EXAMPLES)], LABELS, neurons.Options())[TEXT].probability
     bar = entropy_bar(probability, 0.02, 0.9)
     mixed = [Example(e.id, e.group, e.segments, meta={"label": LABELS[i // 2 % 2]}) for i, e in enumerate(EXAMPLES)]
-    other = learn(subject, [subject.batch(mixed)], LABELS, 0.14).probability
+    other = learn(subject, [subject.batch(mixed)], LABELS, neurons.Options())[TEXT].probability
     assert sum(map(len, specific(probability, 0.02, 0.9, bar))) >= 2
     assert not any(specific(other, 0.02, 0.9, bar * 0.5))
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from crosslens import metrics
+from crosslens.analyses.common.places import without_first
 from crosslens.analyses.redundancy import redundancy
-from crosslens.analyses.redundancy._importance import INSIDE, KINDS, SHARES, counted, without_first
+from crosslens.analyses.redundancy._importance import INSIDE, KINDS, SHARES, counted
 from crosslens.analyses.redundancy._redundancy_ranks import transfer
 from crosslens.analyses.redundancy._skips import SITES_OF, Skips, curves, scored, singles
 from crosslens.data.example import Example, Segment
