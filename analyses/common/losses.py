@@ -81,19 +81,20 @@ class Losses:
         if acting and prove:
             verify_edit(self.base, self.where, [_one_layer(variants[acting[-1]])])
         for i, states in self._states([variants[i] for i in acting]):
-            values[acting[i]], features[acting[i]] = self._readings(states)
+            values[acting[i]], features[acting[i]] = self.readings(states)
         return values, features
 
     @cached_property
     def _clean(self) -> tuple[Tensor, Tensor]:
         """Of the whole model, replayed like the variants."""
         ((_, states),) = self._states([{0: ()}])
-        return self._readings(states)
+        return self.readings(states)
 
     def _states(self, variants: Sequence[Variant]) -> Iterator[tuple[int, Float[Tensor, "b n d"]]]:
         return states_of_variants(self.base, self.where, variants, self.asked.places)
 
-    def _readings(self, states: Float[Tensor, "b n d"]) -> tuple[Float[Tensor, "b read"], Float[Tensor, "b d"]]:
+    def readings(self, states: Float[Tensor, "b n d"]) -> tuple[Float[Tensor, "b read"], Float[Tensor, "b d"]]:
+        """Loss and top-1 of states behind the last layer at the places that are read, and the last position's normed."""
         subject, there = self.base.subject, self.asked.targets >= 0
         normed = subject.norm(states)
         rows = subject.unembed(normed[there.to(normed.device)]).float()

@@ -12,10 +12,11 @@ from torch import Tensor
 from ...probes.intervene.interventions import Apply, Clamp, Variant
 from ...probes.intervene.recording import record
 from ...probes.model.stack import VISION
+from ...probes.observe.layer import Layer
 from ...probes.observe.tracing import tracing
 from ...probes.prompts.batch import Batch
 from ..common.controls import NEURONS
-from ..common.losses import Losses, Scored, rows_before, scored
+from ..common.losses import Losses, rows_before, scored
 from ._counts import IMAGE, PREFIXES, TEXT, TOWER
 from ._units import of_part
 
@@ -39,7 +40,7 @@ def removed(subject: Any, batch: Batch, learned: Any, positions: int) -> dict[st
     if TOWER in learned.beside and bool((shown := batch.where("image").any(1)).any()):
         parts.append(TOWER)
         for label, how, own in _zeroed(of_part(learned, TOWER)):
-            more = _without_in_tower(subject, batch, asked, own) - values[0]
+            more = _without_in_tower(losses, batch, own) - values[0]
             changes.append((TOWER, label, how, more.masked_fill(~shown, torch.nan)))
     rows = {f"{PREFIXES[part]}removed": _means(changes, part, len(batch.examples), learned) for part in parts}
     return {"clean": values[0]} | rows
@@ -68,11 +69,19 @@ def _means(changes: Sequence[Any], part: str, count: int, learned: Any) -> Float
     return sums / counts.masked_fill(counts == 0, torch.nan)
 
 
-def _without_in_tower(subject: Any, batch: Batch, asked: Scored, neurons: Neurons) -> Float[Tensor, "b"]:
+def _without_in_tower(losses: Losses, batch: Batch, neurons: Neurons) -> Float[Tensor, "b"]:
     """The loss with neurons of the vision tower at 0: a whole forward, since replaying begins behind the tower."""
+    subject, places, states = losses.base.subject, losses.asked.places, []
+
+    def keep(layer: Layer) -> None:
+        if layer.index == subject.n_layers - 1:
+            rows = torch.arange(len(places), device=layer.resid_post.device)[:, None]
+            states.append(layer.resid_post[rows, places.to(rows.device)])
+
     zero = {(layer, SITE): _setter(own, torch.zeros(len(own))) for layer, own in _by_layer(neurons).items()}
-    with tracing(subject, rewrites=zero, stack=VISION):
-        return Losses(record(subject, batch), asked).read([{}])[0][0, :, 0]
+    with torch.no_grad(), tracing(subject, keep), tracing(subject, rewrites=zero, stack=VISION):
+        subject.forward(batch)
+        return losses.readings(states[0])[0][:, 0]
 
 
 def _by_layer(neurons: Neurons) -> dict[int, list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -33,17 +34,30 @@ def tower_counts(subject: Any, batch: Batch, top: float) -> dict[str, Tensor]:
     return stacked([_of_example(subject, one, top) if there else {} for one, there in zip(alone, shown, strict=True)])
 
 
+class _Read(Exception):
+    """The tower has run: the rest of the forward is not needed."""
+
+
 @torch.no_grad()
 def _of_example(subject: Any, batch: Batch, top: float) -> dict[str, Tensor]:
-    found: list[dict[str, Tensor]] = []
+    totals: dict[int, list[Tensor]] = {}
 
-    def keep(layer: Layer) -> None:
+    def keep(layer: Layer) -> None:  # once, or once for each picture
         everywhere = torch.ones(layer.resid_pre.shape[:2], dtype=torch.bool, device=layer.resid_pre.device)
-        fires, size = (of(layer, everywhere).sum(0, keepdim=True) for of in (active, removal))
-        values = {"active": fires, "important": largest(size, top)}
-        tokens = everywhere.sum().reshape(1)
-        found.append({name: value[0].cpu() for name, value in with_tokens(values, tokens).items()})
+        sums = [of(layer, everywhere).sum(0, keepdim=True).cpu() for of in (active, removal)]
+        sums.append(torch.tensor([everywhere.numel()]))
+        before = totals.get(layer.index, [torch.zeros_like(one) for one in sums])
+        totals[layer.index] = [one + more for one, more in zip(before, sums, strict=True)]
 
-    with tracing(subject, keep, stack=VISION):
+    with suppress(_Read), tracing(subject, keep, stack=VISION), tracing(subject, _stop):
         subject.forward(batch)
-    return {name: torch.stack([one[name] for one in found]) for name in found[0]}
+    found = [
+        with_tokens({"active": fires, "important": largest(size, top)}, tokens)
+        for fires, size, tokens in totals.values()
+    ]
+    return {name: torch.cat([one[name] for one in found]) for name in found[0]}
+
+
+def _stop(layer: Layer) -> None:
+    """Behind the decoder's first layer all pictures have been seen."""
+    raise _Read
