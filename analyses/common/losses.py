@@ -94,7 +94,7 @@ class Losses:
         return states_of_variants(self.base, self.where, variants, self.asked.places)
 
     def readings(self, states: Float[Tensor, "b n d"]) -> tuple[Float[Tensor, "b read"], Float[Tensor, "b d"]]:
-        """Loss and top-1 of states behind the last layer at the places that are read, and the last position's normed."""
+        """Loss and top-1 of states behind the last layer at the places that are read; the last place's normed state."""
         subject, there = self.base.subject, self.asked.targets >= 0
         normed = subject.norm(states)
         rows = subject.unembed(normed[there.to(normed.device)]).float()

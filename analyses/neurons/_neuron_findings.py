@@ -12,11 +12,58 @@ from ..common.claims import one_row
 from ..common.findings import Finding, say, tested
 
 Tables = Mapping[str, pd.DataFrame]
+CHANNELS = "channels at the ends"
+# Claim: whose neurons, and what they are active at.
+PICTURES = {
+    "neurons of one kind of picture": ("the vision tower", "patches"),
+    "image tokens of one kind": ("the decoder", "image tokens"),
+}
 
 
 def findings(tables: Tables) -> list[Finding]:
-    """Of the numbers of the table tested."""
-    return [_hurts(tables), _one_label(tables), _ends(tables)] if "tested" in tables else []
+    """Of the numbers of the table tested; where labels have pictures, of these."""
+    if "tested" not in tables:
+        return []
+    pictures = [_of_pictures(tables, claim, *words) for claim, words in PICTURES.items() if _measured(tables, claim)]
+    channels = [_channels(tables)] if _measured(tables, CHANNELS) else []
+    return [*(pictures or (_hurts(tables), _one_label(tables), _ends(tables))), *channels]
+
+
+def _measured(tables: Tables, claim: str) -> bool:
+    row = one_row(tables["tested"], claim=claim, than="")
+    return row is not None and bool(np.isfinite(row["value"]))
+
+
+def _of_pictures(tables: Tables, claim: str, whose: str, where: str) -> Finding:
+    said = (
+        f"{where} of their own kind than of the others: {{value:.0%}} {{span:.0%}} more, chosen on other pictures; "
+        "{control}: {beside:.0%}"
+    )
+    return say(
+        f"Kinds of pictures have neurons of their own in {whose}, active at more {said}",
+        f"It is not shown that kinds of pictures have neurons of their own in {whose}, active at more {said}",
+        **tested(tables, claim),
+        about=f"whether kinds of pictures have neurons of their own in {whose}",
+        figure="layers",
+        threshold=0.1,
+        side="above",
+    )
+
+
+def _channels(tables: Tables) -> Finding:
+    return say(
+        "Channels of queries and keys that serve one label alone lie at the ends more than MLP neurons: the outer half "
+        "of the layers holds {value:.0%} {span:.0%} of what they matter more to their label by; {control}: "
+        "{beside:.0%}",
+        "It is not shown that channels of queries and keys that serve one label alone lie at the ends more than MLP "
+        "neurons: the outer half of the layers holds {value:.0%} {span:.0%} of what they matter more to their label "
+        "by; {control}: {beside:.0%}",
+        **tested(tables, CHANNELS),
+        about="where channels of queries and keys that serve one label lie",
+        figure="important_layers",
+        threshold=0.5,
+        side="above",
+    )
 
 
 def _hurts(tables: Tables) -> Finding:

@@ -1,4 +1,4 @@
-"""Figures of neurons: where those of one label lie, what their removal does, how specific they stay elsewhere."""
+"""Figures of neurons, by part of the model: where those of one label lie, what their removal does, what lasts."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from ..charts.style import sized
 from .drawing import Drawing, Tables, draw_all, first_condition
 
 HEIGHT = 360  # px: so few rows would be flat on a phone
+MAP, BESIDE = 230, 130  # px, of one map where there are several, and of what stands around them
 
 
 def figures(tables: Tables) -> dict[str, go.Figure]:
-    """The removal matrix, layers, held-out probabilities, neurons that matter to one label."""
+    """The removal matrix, layers, neurons that matter to one label and their layers, held-out probabilities."""
     return draw_all(FIGURES, tables)
 
 
@@ -21,22 +22,41 @@ def removal(rows: pd.DataFrame, _: Tables) -> go.Figure:
     """Removed in rows, read in columns; what is done to the neurons, and the control, by buttons."""
     shown = first_condition(rows).sort_values(["removed", "evaluated"], ascending=[False, True], kind="stable")
     kind = shown["control"].where(shown["control"] != "", shown["how"]) if "control" in shown else shown["how"]
-    shown = shown.assign(kind=kind).rename(columns={"evaluated": "texts in", "removed": "without neurons of"})
+    shown = shown.assign(kind=kind).rename(columns={"evaluated": "texts of", "removed": "without neurons of"})
     order = shown.sort_values("kind", key=lambda column: column != "set to 0", kind="stable")
-    figure = heat_map(order, "texts in", "without neurons of", view="kind", signed=True, unit="nats a token")
-    return sized(figure, HEIGHT)
+    panel = _several(order)
+    figure = heat_map(
+        order, "texts of", "without neurons of", view="kind", signed=True, unit="nats a token", panel=panel
+    )
+    return sized(figure, HEIGHT if panel is None else MAP * order[panel].nunique() + BESIDE)
 
 
 def layers(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    return lines(first_condition(rows), "layer", by="label", y_title="share of the layer's neurons", markers=False)
+    shown = first_condition(rows)
+    title = "share of the layer's neurons"
+    return lines(shown, "layer", by="label", y_title=title, markers=False, panel=_several(shown))
+
+
+def important_layers(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    return lines(first_condition(rows), "layer", by="module", y_title="share of the layer", markers=False)
 
 
 def held_out(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    return dots(first_condition(rows), "label", x_title="share of tokens", zero=True)
+    return _dots(rows, "share of tokens")
 
 
 def important(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    return dots(first_condition(rows), "label", x_title="share of texts", zero=True)
+    return _dots(rows, "share of texts")
+
+
+def _dots(rows: pd.DataFrame, title: str) -> go.Figure:
+    shown = first_condition(rows)
+    return dots(shown, "label", by=_several(shown), x_title=title, zero=True)
+
+
+def _several(rows: pd.DataFrame) -> str | None:
+    """The column of the parts of the model, where there are several."""
+    return "module" if "module" in rows and rows["module"].nunique() > 1 else None
 
 
 FIGURES = [
@@ -44,11 +64,11 @@ FIGURES = [
         "removal",
         "removal",
         {},
-        "What texts lose without the neurons of each language or domain",
+        "What texts lose without the neurons of each label",
         removal,
-        "How much more the loss is without the neurons that are specific to a language or domain (rows), for the "
-        "texts of each (columns). Neurons were chosen on other documents. Buttons: set to 0, set to their mean, as "
-        "many random neurons of like activity set to 0.",
+        "How much more the loss is without the neurons that are specific to a language, domain or kind of picture "
+        "(rows), for the texts of each (columns; with pictures, the answer's loss). Neurons were chosen on other "
+        "documents. Buttons: set to 0, set to their mean, as many random neurons of like activity set to 0.",
         "Red on the diagonal alone: each needs its own neurons. A red row: its neurons serve others too.",
         claims=("removal hurts its label",),
     ),
@@ -56,9 +76,10 @@ FIGURES = [
         "layers",
         "layers",
         {},
-        "Where the neurons of one language or domain lie",
+        "Where the neurons of one label lie",
         layers,
-        "Share of a layer's neurons that are specific to one: active on its tokens, hardly on the others'.",
+        "Share of a layer's neurons that are specific to a language, domain or kind of picture: active on its tokens, "
+        "hardly on the others'. With pictures: at words and at image tokens of the decoder, at patches in the tower.",
         "Where the dotted line is near 0, no neuron is as specific with labels permuted among documents.",
         interval="Bands",
         control="Dotted",
@@ -70,25 +91,38 @@ FIGURES = [
         {},
         "How specific they stay on other documents",
         held_out,
-        "Share of their own tokens on which they are active minus that of the other languages or domains, mean over "
+        "Share of their own tokens (or patches) on which they are active minus that of the other labels, mean over "
         "neurons that were chosen on other documents.",
         "Right of the grey ticks they are specific, and not just often active.",
-        "by language, domain",
+        "on other documents",
         interval="Whiskers",
         control="Grey",
-        claims=("neurons of one label",),
+        claims=("neurons of one label", "neurons of one kind of picture", "image tokens of one kind"),
     ),
     Drawing(
         "important",
         "important",
         {},
-        "Neurons that matter to the texts of one language or domain alone",
+        "Neurons that matter to the texts of one label alone",
         important,
-        "Neurons whose removal changes the MLP's output among the most of their layer, in 19 of 20 texts of one "
-        "and of no other, as chosen on other documents: to how many more of its texts they matter than of the others.",
+        "Neurons whose removal changes the MLP's output among the most of their layer (channels of queries and keys: "
+        "the attention), in 19 of 20 texts of one label and of no other, as chosen on other documents: to how many "
+        "more of its texts they matter than of the others.",
         "0: they matter to all alike.",
         interval="Whiskers",
         control="Grey",
         claims=("important to one label",),
+    ),
+    Drawing(
+        "important_layers",
+        "important_layers",
+        {},
+        "In which layers they lie: MLP neurons, queries and keys",
+        important_layers,
+        "The same, summed over the neurons or channels of a layer that were chosen, in units of all that it has.",
+        "High at both ends and low between: each label has its own where text is read and where it is written.",
+        interval="Bands",
+        control="Dotted",
+        claims=("channels at the ends",),
     ),
 ]

@@ -424,6 +424,12 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "middle": case(partial(neurons.tables_of, ends=False), "It is not shown that neurons of one language", OPEN),
         "none": case(partial(neurons.tables_of, found=False), "whether languages or domains have", UNTESTABLE),
         "kept": case(partial(neurons.tables_of, removed=False), "what neurons of one language", UNTESTABLE),
+        "tower": case(neurons.of_pictures, "Kinds of pictures have neurons of their own in the vision tower", FOUND),
+        "any picture": case(
+            partial(neurons.of_pictures, 0.3), "kinds of pictures have neurons of their own in the vision", OPEN
+        ),
+        "channels": case(partial(neurons.of_channels, True), "Channels of queries and keys that serve", FOUND),
+        "inner": case(partial(neurons.of_channels, False), "It is not shown that channels of queries", OPEN),
     },
     "visual_exit": {
         "goes": case(visual_exit.tables_of, "Behind two thirds of the layers the image may go", FOUND),
