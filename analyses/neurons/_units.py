@@ -96,11 +96,15 @@ class Units:
             return np.tensordot(member, sums, 1).transpose(1, 2, 0) / (member @ of)
 
     def permuted(self, draws: int) -> Iterator[Array]:
-        """Other labels for the units: those of a fold among themselves."""
+        """Other labels for the units: those of a fold among themselves, or, where some folds lack labels (a picture is
+        of one kind alone), those of all folds.
+        """
         rng = np.random.default_rng(0)
+        whole = len(self.label) == len(np.unique(self.fold)) * self.n_labels
+        blocks = self.fold if whole else np.zeros_like(self.fold)
         for _ in range(draws):
             label = self.label.copy()
-            for fold in np.unique(self.fold):
-                mine = self.fold == fold
+            for block in np.unique(blocks):
+                mine = blocks == block
                 label[mine] = rng.permutation(label[mine])
             yield label

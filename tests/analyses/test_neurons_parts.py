@@ -16,7 +16,7 @@ from crosslens.analyses.neurons._channels import channel_changes, channels, quer
 from crosslens.analyses.neurons._counts import IMAGE, KEYS, QUERIES, TEXT, TOWER, labels_in, tokens_of
 from crosslens.analyses.neurons._learning import learn
 from crosslens.analyses.neurons._tower import tower_counts
-from crosslens.analyses.neurons._units import units_of
+from crosslens.analyses.neurons._units import Units, units_of
 from crosslens.data.errors import UserError
 from crosslens.data.example import Example, Segment
 from crosslens.probes.model import anatomy
@@ -234,3 +234,12 @@ def test_sums_are_made_into_units_once():
     other = Rows(pd.DataFrame({"id": []}), {}, sums=sums, counts=sums)
     assert units_of(other, how)[TEXT] is not first[TEXT]
     assert units_of(rows, how)[TEXT] is first[TEXT]  # two conditions in turn
+
+
+def test_labels_are_permuted_over_folds_where_a_fold_has_one_alone():
+    sums = {f"{name}|{i}": np.ones((6, 2, 5)) for name in ("active", "important") for i in (0, 1)}
+    sums |= {f"tokens|{i}": np.repeat((np.arange(6) % 2 == i)[:, None], 2, 1).astype(float) for i in (0, 1)}
+    units = Units(Rows(pd.DataFrame({"id": []}), {}, sums=sums, counts=sums), 2)
+    drawn = [label.tolist() for label in units.permuted(8)]
+    assert all(sorted(label) == sorted(units.label) for label in drawn)
+    assert any(label != units.label.tolist() for label in drawn)
