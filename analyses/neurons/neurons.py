@@ -1,4 +1,4 @@
-"""Neurons of languages and domains: which serve one label, and what the model loses without them
+"""Neurons of languages, domains and kinds of pictures: which serve one label, and what the model loses without them
 
 Activation probability of every neuron by label (language, domain, kind of picture), in decoder and vision tower,
 neurons specific to one, neurons and channels of queries and keys that matter to nearly every document of one, and the
@@ -92,7 +92,8 @@ def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) ->
         f"{options.top:.0%} of its layer whose removal changes the MLP's output most, |act| · ‖W_down‖ over tokens"
         f"{_CHANNELS if options.channels else ''}. "
         "What is removed, and whose probabilities are held out, was learned on "
-        f"{held_out(fitted_on)}. Controls: labels permuted among the documents of a fold (of all, where folds lack labels); random neurons of the same "
+        f"{held_out(fitted_on)}. Controls: labels permuted among the documents of a fold (of all, where "
+        "folds lack labels); random neurons of the same "
         f"layer, each one of the 20 nearest in how often they are active ({options.draws} draws). Loss: of the next "
         f"token at {options.positions} evenly spaced places, or of the answer. Reads: the tokens of those texts "
         "at which a neuron is largest; writes: the tokens that its output points to, by W_U · W_down alone."
