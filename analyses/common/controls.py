@@ -39,6 +39,7 @@ SHUFFLED_PROMPT = "the prompt's tokens shuffled"
 PERMUTED_LABELS, CONTROL_TASK = "labels permuted over groups", "random labels (control task)"
 PERMUTED_IN_FOLDS = "labels permuted among documents"  # those of a fold among themselves
 NEURONS = "as many random neurons of like activity"
+RANDOM_WEIGHTS = "random weights"  # of the same shape, as training begins with them: `probes/model/random_weights.py`
 SHUFFLED_KEYS, RANDOM_ENTRIES = "keys of a row shuffled", "as many random entries"
 NEAR = 500  # random words are at most so many ids away from the word they stand for: ids go roughly by frequency
 Head = tuple[int, int]

@@ -20,7 +20,7 @@ from .. import metrics
 from ..common.controls import random_words
 
 MEASURES = ("apart", "final", "chunks")
-OTHER, RANDOM = "another last token", "random weights"
+OTHER = "another last token"
 
 
 def places(batch: Batch, first: int) -> Int[Tensor, "b lengths"]:

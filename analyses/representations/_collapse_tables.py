@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 
 from ...probes.runs.results import How, Rows
+from ..common.controls import RANDOM_WEIGHTS
 from ..common.frames import joined, summarise
 from ..common.stats import quotient
 from ..common.tested import nothing, number
-from ._collapse_rows import OTHER, RANDOM, named
+from ._collapse_rows import OTHER, named
 
 LESS, SEEN = "one more is seen less and less", "another token is still seen"
 ONE_MORE = "one repetition more"
@@ -53,7 +54,7 @@ def axes(rows: Rows, how: How) -> dict[str, Any]:
 
 def controls(rows: Rows) -> list[str]:
     """ "" and the controls that were measured."""
-    return [name for name in ("", RANDOM, OTHER) if named("final", name) in rows.values]
+    return [name for name in ("", RANDOM_WEIGHTS, OTHER) if named("final", name) in rows.values]
 
 
 def over_first(rows: Rows, control: str) -> np.ndarray:

@@ -19,9 +19,10 @@ from ...probes.prompts.batch import Batch
 from ...probes.runs import costs
 from ...probes.runs.results import How
 from ..common.claims import Claim, Statement
+from ..common.controls import RANDOM_WEIGHTS
 from ..common.tested import judged
 from ._collapse_findings import findings
-from ._collapse_rows import OTHER, RANDOM, distances, pairs, places, read, states_at, whole, with_another
+from ._collapse_rows import OTHER, distances, pairs, places, read, states_at, whole, with_another
 from ._collapse_tables import TABLES
 
 __all__ = ["TABLES", "findings"]
@@ -64,9 +65,9 @@ class Options:
 def methods(options: Options, learned: None, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
     twin = (
-        f"{RANDOM}, the same configuration as its family initialises it (one draw)"
+        f"{RANDOM_WEIGHTS}, the same configuration as its family initialises it (one draw)"
         if options.twin
-        else f"none of {RANDOM}: it was not asked for"
+        else f"none of {RANDOM_WEIGHTS}: it was not asked for"
     )
     return (
         f"Prompts end in one token written n and n + 1 times, n = {options.first}, {2 * options.first}, … Both states "
@@ -97,7 +98,7 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
     rows = distances(subject, once, more) | distances(subject, more, with_another(subject, batch, at), OTHER)
     if how.options.twin:
         twin = random_twin(subject)
-        rows |= distances(twin, *states_at(twin, batch, pairs(at)).chunk(2, 2), RANDOM)
+        rows |= distances(twin, *states_at(twin, batch, pairs(at)).chunk(2, 2), RANDOM_WEIGHTS)
     short = at < 0
     return {
         name: values.masked_fill(short if values.ndim == 2 else short[:, None], float("nan"))

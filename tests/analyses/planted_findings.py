@@ -25,6 +25,7 @@ from ..helpers.makers import tables_from, tables_from_runs
 from .claims import (
     attention_profile,
     circuits,
+    collapse,
     crop_and_ask,
     edges,
     faithfulness,
@@ -373,6 +374,17 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "best": case(probing.tables_of, "stands out most", FOUND),
         "nothing": case(
             partial(probing.tables_of, seen=(), answered=()), "It is not shown that the states hold any", OPEN
+        ),
+    },
+    "collapse": {
+        "collapses": case(collapse.tables_of, "One repetition more is seen less and less", FOUND),
+        "as any weights": case(
+            partial(collapse.tables_of, random=3.0), "It is not shown that this model, more than others", OPEN
+        ),
+        "nothing before": case(partial(collapse.tables_of, start=1e-9), "how one repetition more is seen", UNTESTABLE),
+        "other seen": case(collapse.tables_of, "Another last token is seen as well", FOUND),
+        "other lost": case(
+            partial(collapse.tables_of, others=1.5), "It is not shown that another last token is still seen", OPEN
         ),
     },
     "influence": {
