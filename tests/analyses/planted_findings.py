@@ -42,6 +42,7 @@ from .claims import (
     overlap,
     probing,
     redundancy,
+    relations,
     repairs,
     rows_of,
     sinks,
@@ -385,6 +386,20 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "other seen": case(collapse.tables_of, "Another last token is seen as well", FOUND),
         "other lost": case(
             partial(collapse.tables_of, others=1.5), "It is not shown that another last token is still seen", OPEN
+        ),
+    },
+    "relations": {
+        "near": case(relations.tables_of, "The model relates its tokens as the other model does", FOUND),
+        "strangers": case(
+            partial(relations.tables_of, apart=1.0), "It is not shown that the model relates its tokens", OPEN
+        ),
+        "as random weights": case(
+            partial(relations.tables_of, random=0.1), "It is not shown that the model relates its tokens", OPEN
+        ),
+        "one text": case(partial(relations.tables_of, texts=False), "how near the two models are", UNTESTABLE),
+        "upper": case(relations.tables_of, "The two models part most in the upper half", FOUND),
+        "as any pair": case(
+            partial(relations.tables_of, steeper=1.2), "It is not shown that the two models part most", OPEN
         ),
     },
     "influence": {
