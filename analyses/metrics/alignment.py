@@ -11,7 +11,6 @@ from ._checks import require, require_shape, widen
 from .lenses import kl_divergence
 from .similarity import cosine
 
-
 RELATIONS = 2**22  # entries of relations that are held at once
 
 

@@ -21,8 +21,8 @@ def findings(tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
 
 def _less(tables: Mapping[str, pd.DataFrame], few: str, many: str) -> Finding:
     return say(
-        "One repetition more is seen less and less: behind {many} the last state moves by {value:.0%} {span:.0%} of what "
-        "it moves by behind {few}; {control}: {beside:.0%}",
+        "One repetition more is seen less and less: behind {many} the last state moves by {value:.0%} {span:.0%} of "
+        "what it moves by behind {few}; {control}: {beside:.0%}",
         "It is not shown that this model, more than others, sees one repetition more less and less: behind {many} the "
         "last state moves by {value:.0%} {span:.0%} of what it moves by behind {few}; {control}: {beside:.0%}",
         **tested(tables, LESS, "below"),
@@ -39,8 +39,8 @@ def _seen(tables: Mapping[str, pd.DataFrame], few: str, many: str) -> Finding:
     return say(
         "Another last token is seen as well behind a long run: behind {many} it moves the last state by {value:.0%} "
         "{span:.0%} of what it does behind {few}; {control}: {beside:.0%}",
-        "It is not shown that another last token is still seen behind a long run: behind {many} it moves the last state "
-        "by {value:.0%} {span:.0%} of what it does behind {few}; {control}: {beside:.0%}",
+        "It is not shown that another last token is still seen behind a long run: behind {many} it moves the last "
+        "state by {value:.0%} {span:.0%} of what it does behind {few}; {control}: {beside:.0%}",
         **tested(tables, SEEN),
         about="whether another last token is seen",
         figure="final",

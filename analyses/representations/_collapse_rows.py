@@ -114,8 +114,8 @@ def distances(
     """Relative distances in the residual stream [b, states, lengths]; after the final norm these ("final") and the mean
     over chunks of 64 channels of the largest difference ("chunks") [b, lengths].
     """
-    normed = [_normed(subject, states[:, -1]) for states in (a, b)]
-    found = (metrics.relative_distance(a, b), metrics.relative_distance(*normed), metrics.collapse_distance(*normed))
+    x, y = (_normed(subject, states[:, -1]) for states in (a, b))
+    found = (metrics.relative_distance(a, b), metrics.relative_distance(x, y), metrics.collapse_distance(x, y))
     return {named(name, control): values for name, values in zip(MEASURES, found, strict=True)}
 
 

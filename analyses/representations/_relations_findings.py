@@ -17,8 +17,8 @@ def findings(tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
 
 def _near(tables: Mapping[str, pd.DataFrame]) -> Finding:
     return say(
-        "The model relates its tokens as the other model does: their divergence is {value:.0%} {span:.0%} of that of the "
-        "model's own relations on two texts; {control}: {beside:.0%}",
+        "The model relates its tokens as the other model does: their divergence is {value:.0%} {span:.0%} of that of "
+        "the model's own relations on two texts; {control}: {beside:.0%}",
         "It is not shown that the model relates its tokens as the other model does: their divergence is {value:.0%} "
         "{span:.0%} of that of the model's own relations on two texts; {control}: {beside:.0%}",
         **tested(tables, NEAR, "below"),
@@ -33,8 +33,8 @@ def _upper(tables: Mapping[str, pd.DataFrame]) -> Finding:
     return say(
         "The two models part most in the upper half of the layers: their divergence is {value:+.0%} {span:+.0%} of its "
         "mean larger there than in the lower half; {control}: {beside:+.0%}",
-        "It is not shown that the two models part most in the upper half of the layers: their divergence is {value:+.0%} "
-        "{span:+.0%} of its mean larger there than in the lower half; {control}: {beside:+.0%}",
+        "It is not shown that the two models part most in the upper half of the layers: their divergence is "
+        "{value:+.0%} {span:+.0%} of its mean larger there than in the lower half; {control}: {beside:+.0%}",
         **tested(tables, UPPER),
         about="where the two models part",
         figure="layers",

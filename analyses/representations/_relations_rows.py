@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -31,7 +32,9 @@ def reference_of(subject: Any, name: str) -> Any:
         raise UserError("relations compares two models: name the other one, --relations.reference NAME")
     reference = _opened(name, str(subject.device), str(subject.dtype).removeprefix("torch."))
     if reference.fingerprint == subject.fingerprint:
-        raise UserError(f"--relations.reference {reference.name} is the very model that is run: all relations are equal")
+        raise UserError(
+            f"--relations.reference {reference.name} is the very model that is run: all relations are equal"
+        )
     return reference
 
 
@@ -41,7 +44,7 @@ def _opened(name: str, device: str, dtype: str) -> Any:
 
 
 def compared(
-    subject: Any, reference: Any, example: Batch, texts: list[str], most: int
+    subject: Any, reference: Any, example: Batch, texts: Sequence[str], most: int
 ) -> dict[str, Float[Tensor, "layers kinds"]]:
     """KL(other ‖ subject) of the relations of one example: the other is the reference, ("|" and its name) random
     weights of its shape, and the subject on another text, of which the longer one is cut. UserError: an image, a
@@ -68,7 +71,7 @@ def _same_tokens(reference: Any, example: Batch) -> Batch:
     return same
 
 
-def _another(subject: Any, example: Batch, texts: list[str]) -> Batch:
+def _another(subject: Any, example: Batch, texts: Sequence[str]) -> Batch:
     """A held-out text, the same for the same example, at least as long where there is one."""
     length = int(example.mask.sum())
     made = [subject.batch([text], **example.form) for text in texts]
@@ -88,7 +91,9 @@ def vectors(subject: Any, example: Batch) -> Vectors:
     real, found = example.mask[0], []
 
     def on_layer(layer: Layer) -> None:
-        found.append(tuple(layer[name][0, real].flatten(1).float() for name in _sites(layer)) if layer.attends else None)
+        found.append(
+            tuple(layer[name][0, real].flatten(1).float() for name in _sites(layer)) if layer.attends else None
+        )
 
     with torch.no_grad(), tracing(subject, on_layer):
         subject.forward(example)

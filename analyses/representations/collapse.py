@@ -73,10 +73,10 @@ def methods(options: Options, learned: None, fitted_on: Mapping[str, int]) -> st
         f"Prompts end in one token written n and n + 1 times, n = {options.first}, {2 * options.first}, … Both states "
         "come from one forward of the longest run, since later tokens change nothing before them. Distance after the "
         "final norm: the largest absolute difference in each 64 channels, mean over these, divided by its value at the "
-        "shortest run, example by example (the paper's measure; chunks of channels mean nothing in the residual stream, "
-        "so that layers are compared by ‖a − b‖ over the mean norm). Where the states differ by rounding alone from the "
-        "start, nothing is divided. Means over prompts, intervals resample repeated tokens. Controls: the same prompts "
-        f"with {OTHER}, a random word in the place of the last repetition; {twin}."
+        "shortest run, example by example (the paper's measure; chunks of channels mean nothing in the residual "
+        "stream, so that layers are compared by ‖a − b‖ over the mean norm). Where the states differ by rounding alone "
+        "from the start, nothing is divided. Means over prompts, intervals resample repeated tokens. Controls: the "
+        f"same prompts with {OTHER}, a random word in the place of the last repetition; {twin}."
     )
 
 
@@ -98,7 +98,8 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
     rows = distances(subject, once, more) | distances(subject, more, with_another(subject, batch, at), OTHER)
     if how.options.twin:
         twin = random_twin(subject)
-        rows |= distances(twin, *states_at(twin, batch, pairs(at)).chunk(2, 2), RANDOM_WEIGHTS)
+        once, more = states_at(twin, batch, pairs(at)).chunk(2, 2)
+        rows |= distances(twin, once, more, RANDOM_WEIGHTS)
     short = at < 0
     return {
         name: values.masked_fill(short if values.ndim == 2 else short[:, None], float("nan"))

@@ -35,8 +35,9 @@ FIT_EXAMPLES = 8
 CLAIMS = (
     Statement(
         "related models relate alike",
-        "A model and the one that it was made from relate tokens alike: the divergence of their relations is below half "
-        "of that of the model's own relations on two texts, and below that of random weights in the other's place.",
+        "A model and the one that it was made from relate tokens alike: the divergence of their relations is below "
+        "half of that of the model's own relations on two texts, and below that of random weights in the other's "
+        "place.",
         "arXiv 2012.15828 (MiniLMv2), style: what it distils by; the bar and the controls are this project's",
         threshold=0.5,
         side="below",
@@ -74,8 +75,9 @@ def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) ->
         f"into at most {options.heads} relation heads, as many as divide the channels of both models; relations: "
         "softmax(x xᵀ / √d) over all tokens of the text, not causal; KL(other ‖ this model), mean over relation heads "
         f"and tokens, in nats. The other: {called(options.reference)}, its layer at the same relative depth. Controls: "
-        f"{RANDOM_WEIGHTS}, a model of the other's configuration as its family initialises it (one draw); {TEXT}, one of "
-        f"{len(learned.texts)} held-out texts, the longer of the two cut. Means over examples; intervals resample groups."
+        f"{RANDOM_WEIGHTS}, a model of the other's configuration as its family initialises it (one draw); {TEXT}, one "
+        f"of {len(learned.texts)} held-out texts, the longer of the two cut. Means over examples; intervals resample "
+        "groups."
     )
 
 
@@ -95,7 +97,8 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
     `_relations_rows.compared`.
     """
     _require(how.options)
-    reference, texts = reference_of(subject, how.options.reference), list(how.learned.texts if how.learned else ())
+    reference = reference_of(subject, how.options.reference)
+    texts: Sequence[str] = how.learned.texts if how.learned else ()
     found = [compared(subject, reference, one, texts, how.options.heads) for one in one_by_one(subject, batch)]
     return {named(control): torch.stack([one[control] for one in found]) for control in found[0]}
 

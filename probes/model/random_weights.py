@@ -27,7 +27,9 @@ def random_twin(subject: Subject) -> Subject:
 def _built(subject: Subject) -> Subject:
     kind, config = type(subject.model), copy.deepcopy(subject.model.config)
     if getattr(config, "quantization_config", None):
-        raise UserError(f"{subject.name} has packed weights: a twin with random weights needs a model without --quantize")
+        raise UserError(
+            f"{subject.name} has packed weights: a twin with random weights needs a model without --quantize"
+        )
     try:
         # The drawing is the same on every device, and no other random number of the run is moved by it.
         with torch.random.fork_rng(devices=[]):

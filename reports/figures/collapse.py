@@ -31,9 +31,7 @@ def by_state(rows: pd.DataFrame, _: Tables) -> go.Figure:
     ends = shown[shown["times"].isin([shown["times"].min(), shown["times"].max()])]
     told = ends.assign(run=[f"behind {times}" for times in ends["times"]], line="one repetition more")
     moved = told[told["state"] > 0]  # what enters the first layer is the token alone
-    return lines(
-        moved, "state", by="line", panel="run", log_y=True, y_title="relative distance", markers=False
-    )
+    return lines(moved, "state", by="line", panel="run", log_y=True, y_title="relative distance", markers=False)
 
 
 def _forms(rows: pd.DataFrame) -> pd.DataFrame:
@@ -50,8 +48,8 @@ FIGURES = [
         "How far one repetition more moves the last state",
         by_length,
         "Distance of the last states of a prompt that ends in a token written n times and n + 1 times, after the final "
-        "norm: the largest difference in each 64 channels, mean over these, over its value at the shortest run. Across: "
-        "n. Panels: whether one other token stands between the question and the run.",
+        "norm: the largest difference in each 64 channels, mean over these, over its value at the shortest run. "
+        "Across: n. Panels: whether one other token stands between the question and the run.",
         "Falling: the longer the run, the less one more is seen. A fall as deep with random weights is the "
         "architecture's, which averages over more and more tokens.",
         interval="Bands",

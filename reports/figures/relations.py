@@ -28,10 +28,10 @@ FIGURES = [
         {},
         "How far apart the two models are in each layer",
         by_layer,
-        "Divergence of the two models' relations on the same text, over that of this model's own relations on two texts, "
-        "layer by layer. Relations: how alike the tokens' queries (or keys, or values) are with each other.",
-        "Near 0: the layer relates tokens as the other model's does. At 1 the models differ as two texts do. A layer that "
-        "rises above its neighbours is where the models part.",
+        "Divergence of the two models' relations on the same text, over that of this model's own relations on two "
+        "texts, layer by layer. Relations: how alike the tokens' queries (or keys, or values) are with each other.",
+        "Near 0: the layer relates tokens as the other model's does. At 1 the models differ as two texts do. A layer "
+        "that rises above its neighbours is where the models part.",
         interval="Bands",
         control="Dotted",
         claims=("related models relate alike",),
@@ -43,8 +43,8 @@ FIGURES = [
         "The same in nats, beside another text",
         by_layer,
         "Divergence of the relations, mean over relation heads and tokens, layer by layer.",
-        "Layers whose queries or keys are long have sharp relations, which lie far apart for any pair of texts: compare "
-        "with the control of the same layer.",
+        "Layers whose queries or keys are long have sharp relations, which lie far apart for any pair of texts: "
+        "compare with the control of the same layer.",
         interval="Bands",
         control="Dotted",
         claims=("the upper layers were changed most",),

@@ -71,10 +71,9 @@ def test_rows_are_the_distances_by_hand(subject, padding):
                     continue
                 states = [last_states(one, text) for text in (a, b)]
                 normed = [one.norm(state[-1]) for state in states]
-                close = {"rtol": 2e-3, "atol": 2e-5}
-                torch.testing.assert_close(found["apart"], metrics.relative_distance(*states), **close)
-                torch.testing.assert_close(found["final"], metrics.relative_distance(*normed), **close)
-                torch.testing.assert_close(found["chunks"], metrics.collapse_distance(*normed), **close)
+                torch.testing.assert_close(found["apart"], metrics.relative_distance(*states), rtol=2e-3, atol=2e-5)
+                torch.testing.assert_close(found["final"], metrics.relative_distance(*normed), rtol=2e-3, atol=2e-5)
+                torch.testing.assert_close(found["chunks"], metrics.collapse_distance(*normed), rtol=2e-3, atol=2e-5)
 
 
 @pytest.mark.parametrize("padding", ["left", "right"])
@@ -161,7 +160,11 @@ def test_without_the_second_model_there_is_no_such_control(subject):
 @pytest.mark.parametrize(
     ("examples", "options", "said"),
     [
-        ([example("w1", "w2", 3)], {"first": 2}, "w2-3 ends in a token that stands there 3 times in a row; 5 are needed"),
+        (
+            [example("w1", "w2", 3)],
+            {"first": 2},
+            "w2-3 ends in a token that stands there 3 times in a row; 5 are needed",
+        ),
         (EXAMPLES, {"first": 0}, "--collapse.first 0: a run of at least one token"),
         ([example("w1", "w2", 5000)], {"first": 2}, "tokens, tiny-llama reads at most"),
     ],

@@ -52,7 +52,9 @@ def rows_of(subject: Any, examples: list[Example], how: How = HOW, **form: Any) 
 
 def by_hand(teacher: Subject, student: Subject, texts: tuple[str, str], heads: int) -> torch.Tensor:
     """[layers, kinds] of two models of the same depth, each on its text, at as many tokens as the shorter one has."""
-    seen = [capture(one, one.batch([text]), ["q", "k", "v"]) for one, text in zip((teacher, student), texts, strict=True)]
+    seen = [
+        capture(one, one.batch([text]), ["q", "k", "v"]) for one, text in zip((teacher, student), texts, strict=True)
+    ]
     length = min(one["q", 0].shape[1] for one in seen)
     return torch.tensor(
         [
