@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from ...probes.model.naming import called
 from ...probes.runs.results import How, Rows
 from ..common.controls import RANDOM_WEIGHTS
 from ..common.frames import joined, mean_of_present, summarise
@@ -17,6 +18,7 @@ from ._relations_rows import KINDS, TEXT
 NEAR, UPPER = "related models relate alike", "the upper layers were changed most"
 NATS, SHARE = "nats", "of the divergence of another text"
 DEEPER = "upper minus lower half, over their mean"
+OTHER = "the other model"
 NO_TEXT = "the task has no other text to hold out"
 
 
@@ -31,14 +33,21 @@ def controls(rows: Rows) -> list[str]:
 
 def _layers(rows: Rows, how: How) -> pd.DataFrame:
     """Each layer's divergence, of queries, keys and values, beside the controls."""
-    return _of_layers(rows, None, NATS, controls(rows))
+    return _of_layers(rows, None, NATS, controls(rows)).assign(reference=other(how))
 
 
 def _shares(rows: Rows, how: How) -> pd.DataFrame | None:
     """The same in units of what another text makes of the layer: scores are larger in some layers than in others."""
     if named(TEXT) not in rows.values:
         return None
-    return _of_layers(rows, rows[named(TEXT)], SHARE, [name for name in controls(rows) if name != TEXT])
+    return _of_layers(rows, rows[named(TEXT)], SHARE, [name for name in controls(rows) if name != TEXT]).assign(
+        reference=other(how)
+    )
+
+
+def other(how: How) -> str:
+    """The other model's name, never the path that it lies at."""
+    return called(how.options.reference) or OTHER
 
 
 def _of_layers(rows: Rows, below: np.ndarray | None, unit: str, names: list[str]) -> pd.DataFrame:
@@ -98,7 +107,7 @@ def _deeper(values: np.ndarray) -> np.ndarray:
 
 
 TABLES = {
-    "layers": (_layers, ("kind",)),
-    "shares": (_shares, ("kind",)),
+    "layers": (_layers, ("kind", "reference")),
+    "shares": (_shares, ("kind", "reference")),
     "tested": (_tested, ("claim", "than", "untestable")),
 }

@@ -9,6 +9,7 @@ from ..charts import lines
 from .drawing import Drawing, Tables, draw_all, first_condition
 
 ALL = "all"
+TITLES = {"largest differences": "distance, 1 at the shortest run", "relative distance": "relative distance"}
 CLAIMS = ("one more is seen less and less", "another token is still seen")
 
 
@@ -20,9 +21,11 @@ def figures(tables: Tables) -> dict[str, go.Figure]:
 def by_length(rows: pd.DataFrame, _: Tables) -> go.Figure:
     """A panel for each form of the prompt; both axes logarithmic."""
     shown = first_condition(rows).assign(line="one repetition more")
-    figure = lines(shown, "times", by="line", panel="front", log_y=True, y_title=str(rows["unit"].iloc[0]))
+    figure = lines(shown, "times", by="line", panel="front", log_y=True, y_title=TITLES[str(rows["measure"].iloc[0])])
     ticks = sorted(shown["times"].unique().tolist())
-    return figure.update_xaxes(type="log", tickvals=ticks, ticktext=[str(tick) for tick in ticks], minor_ticks="")
+    return figure.update_xaxes(
+        type="log", title_text="repetitions n", tickvals=ticks, ticktext=[str(tick) for tick in ticks], minor_ticks=""
+    )
 
 
 def by_state(rows: pd.DataFrame, _: Tables) -> go.Figure:

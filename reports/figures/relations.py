@@ -15,7 +15,7 @@ def figures(tables: Tables) -> dict[str, go.Figure]:
 
 
 def by_layer(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    shown = first_condition(rows).assign(line="the two models")
+    shown = first_condition(rows).assign(line="beside " + rows["reference"].astype(str))
     unit = str(rows["unit"].iloc[0])
     title = "share of another text's divergence" if unit != "nats" else "divergence, nats"
     return lines(shown, "layer", by="line", panel="kind", log_y=True, y_title=title, markers=False)
@@ -31,7 +31,8 @@ FIGURES = [
         "Divergence of the two models' relations on the same text, over that of this model's own relations on two "
         "texts, layer by layer. Relations: how alike the tokens' queries (or keys, or values) are with each other.",
         "Near 0: the layer relates tokens as the other model's does. At 1 the models differ as two texts do. A layer "
-        "that rises above its neighbours is where the models part.",
+        "that rises above its neighbours is where the models part. Where texts hardly differ (values of the "
+        "first layer) a share says little.",
         interval="Bands",
         control="Dotted",
         claims=("related models relate alike",),

@@ -397,9 +397,9 @@ CASES_OF: dict[str, dict[str, Case]] = {
             partial(relations.tables_of, random=0.1), "It is not shown that the model relates its tokens", OPEN
         ),
         "one text": case(partial(relations.tables_of, texts=False), "how near the two models are", UNTESTABLE),
-        "upper": case(relations.tables_of, "The two models part most in the upper half", FOUND),
+        "upper": case(relations.tables_of, "The model and the other model part most in the upper half", FOUND),
         "as any pair": case(
-            partial(relations.tables_of, steeper=1.2), "It is not shown that the two models part most", OPEN
+            partial(relations.tables_of, steeper=1.2), "It is not shown that the model and the other model part", OPEN
         ),
     },
     "influence": {
