@@ -23,9 +23,8 @@ def by_length(rows: pd.DataFrame, _: Tables) -> go.Figure:
     shown = first_condition(rows).assign(line="one repetition more")
     figure = lines(shown, "times", by="line", panel="front", log_y=True, y_title=TITLES[str(rows["measure"].iloc[0])])
     ticks = sorted(shown["times"].unique().tolist())
-    return figure.update_xaxes(
-        type="log", title_text="repetitions n", tickvals=ticks, ticktext=[str(tick) for tick in ticks], minor_ticks=""
-    )
+    named = {"tickvals": ticks, "ticktext": [*map(str, ticks)]}
+    return figure.update_xaxes(type="log", title_text="repetitions n", **named)
 
 
 def by_state(rows: pd.DataFrame, _: Tables) -> go.Figure:
