@@ -27,12 +27,14 @@ def by_length(rows: pd.DataFrame, _: Tables) -> go.Figure:
     return figure.update_xaxes(type="log", title_text="repetitions n", **named)
 
 
-def by_state(rows: pd.DataFrame, _: Tables) -> go.Figure:
+def by_state(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
     """The shortest and the longest run side by side."""
     shown = first_condition(rows)
     ends = shown[shown["times"].isin([shown["times"].min(), shown["times"].max()])]
     told = ends.assign(run=[f"behind {times}" for times in ends["times"]], line="one repetition more")
     moved = told[told["state"] > 0]  # what enters the first layer is the token alone
+    if moved.empty:
+        return None
     return lines(moved, "state", by="line", panel="run", log_y=True, y_title="relative distance", markers=False)
 
 
