@@ -385,7 +385,7 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "nothing before": case(partial(collapse.tables_of, start=1e-9), "how one repetition more is seen", UNTESTABLE),
         "other seen": case(collapse.tables_of, "Another last token is seen as well", FOUND),
         "other lost": case(
-            partial(collapse.tables_of, others=1.5), "It is not shown that another last token is still seen", OPEN
+            partial(collapse.tables_of, others=1.5), "It is not shown that a long run hides repetitions", OPEN
         ),
     },
     "relations": {
