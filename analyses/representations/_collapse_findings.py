@@ -39,8 +39,8 @@ def _seen(tables: Mapping[str, pd.DataFrame], few: str, many: str) -> Finding:
     return say(
         "Another last token is seen as well behind a long run: behind {many} it moves the last state by {value:.0%} "
         "{span:.0%} of what it does behind {few}; {control}: {beside:.0%}",
-        "It is not shown that a long run hides repetitions rather than any token: behind {many} another last token moves "
-        "the last state by {value:.0%} {span:.0%} of what it does behind {few}; {control}: {beside:.0%}",
+        "It is not shown that a long run hides repetitions rather than any token: behind {many} another last token "
+        "moves the last state by {value:.0%} {span:.0%} of what it does behind {few}; {control}: {beside:.0%}",
         **tested(tables, SEEN),
         about="whether another last token is seen",
         figure="final",
