@@ -40,6 +40,7 @@ PERMUTED_LABELS, CONTROL_TASK = "labels permuted over groups", "random labels (c
 PERMUTED_IN_FOLDS = "labels permuted among documents"  # those of a fold among themselves, where it has all
 NEURONS = "as many random neurons of like activity"
 MLP_NEURONS = "MLP neurons chosen alike"
+RANDOM_WEIGHTS = "random weights"  # of the same shape, as training begins with them: `probes/model/random_weights.py`
 SHUFFLED_KEYS, RANDOM_ENTRIES = "keys of a row shuffled", "as many random entries"
 NEAR = 500  # random words are at most so many ids away from the word they stand for: ids go roughly by frequency
 Head = tuple[int, int]

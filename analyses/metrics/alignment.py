@@ -11,6 +11,8 @@ from ._checks import require, require_shape, widen
 from .lenses import kl_divergence
 from .similarity import cosine
 
+RELATIONS = 2**22  # entries of relations that are held at once
+
 
 class PairwiseCosine(NamedTuple):
     """mean, −1…1, and standard deviation (divisor n·m) of the cosines of all pairs of two sets."""
@@ -61,20 +63,24 @@ def relation_divergence(
     teacher, student: one kind (q, k or v) of all heads side by side at the real tokens of the same text; their channels
     are split anew into relation heads, so that widths may differ. causal: keys of the past alone, which the paper does
     not do. Source: arXiv 2012.15828 (MiniLMv2), a third party's code.
-    Errors: ValueError for unequal texts or heads that do not divide a width.
+    Rows are taken in chunks. Errors: ValueError for unequal texts or heads that do not divide a width.
     """
     require(len(teacher) == len(student), f"teacher has {len(teacher)} tokens, student {len(student)}")
-    scores = [_relation_scores(widen(x), relation_heads, causal) for x in (teacher, student)]
-    return kl_divergence(*scores).mean()
+    parts = [_relation_heads(widen(x), relation_heads) for x in (teacher, student)]
+    step = max(1, RELATIONS // (relation_heads * max(1, len(teacher))))
+    rows = torch.arange(len(teacher), device=teacher.device).split(step)
+    return torch.cat([kl_divergence(*(_scores(x, some, causal) for x in parts)) for some in rows], 1).mean()
 
 
-def _relation_scores(x: Tensor, heads: int, causal: bool) -> Tensor:
+def _relation_heads(x: Tensor, heads: int) -> Float[Tensor, "h p d"]:
     require(heads >= 1 and x.shape[1] % heads == 0, f"{heads} relation heads do not divide {x.shape[1]} channels")
-    parts = x.unflatten(1, (heads, -1)).transpose(0, 1)
-    scores = parts @ parts.mT / parts.shape[-1] ** 0.5
-    if causal:
-        scores = scores.masked_fill(torch.ones(len(x), len(x), dtype=torch.bool, device=x.device).triu(1), -torch.inf)
-    return scores
+    return x.unflatten(1, (heads, -1)).transpose(0, 1)
+
+
+def _scores(parts: Float[Tensor, "h p d"], rows: Tensor, causal: bool) -> Float[Tensor, "h rows p"]:
+    scores = parts[:, rows] @ parts.mT / parts.shape[-1] ** 0.5
+    later = torch.arange(parts.shape[1], device=parts.device) > rows[:, None]
+    return scores.masked_fill(later, -torch.inf) if causal else scores
 
 
 class FeatureFit(NamedTuple):

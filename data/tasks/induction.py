@@ -27,7 +27,7 @@ def examples(n: int | None = None, seed: int = 0, *, tokenizer: Any, length: int
     repeats. Corrupt: another word stood where the answer stood; that one is `wrong`. UserError for a length below 3 or
     too few such words.
     """
-    words = _words(tokenizer)
+    words = words_of(tokenizer)
     if length < 3 or len(words) < 2 * length:
         raise UserError(f"induction: length {length} must be at least 3, and twice as many words exist ({len(words)})")
     rng = random.Random(seed)
@@ -35,7 +35,7 @@ def examples(n: int | None = None, seed: int = 0, *, tokenizer: Any, length: int
     return [require_equal_length(tokenizer, example) for example in made]
 
 
-def _words(tokenizer: Any) -> list[str]:
+def words_of(tokenizer: Any) -> list[str]:
     """All tokens that are a space and a word, in the order of the vocabulary."""
     return [text for text in dict.fromkeys(texts(tokenizer)) if WORD.fullmatch(text)]
 

@@ -25,6 +25,7 @@ from ..helpers.makers import tables_from, tables_from_runs
 from .claims import (
     attention_profile,
     circuits,
+    collapse,
     crop_and_ask,
     edges,
     faithfulness,
@@ -41,6 +42,7 @@ from .claims import (
     overlap,
     probing,
     redundancy,
+    relations,
     repairs,
     rows_of,
     sinks,
@@ -373,6 +375,31 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "best": case(probing.tables_of, "stands out most", FOUND),
         "nothing": case(
             partial(probing.tables_of, seen=(), answered=()), "It is not shown that the states hold any", OPEN
+        ),
+    },
+    "collapse": {
+        "collapses": case(collapse.tables_of, "One repetition more is seen less and less", FOUND),
+        "as any weights": case(
+            partial(collapse.tables_of, random=3.0), "It is not shown that this model, more than others", OPEN
+        ),
+        "nothing before": case(partial(collapse.tables_of, start=1e-9), "how one repetition more is seen", UNTESTABLE),
+        "other seen": case(collapse.tables_of, "Another last token is seen as well", FOUND),
+        "other lost": case(
+            partial(collapse.tables_of, others=1.5), "It is not shown that a long run hides repetitions", OPEN
+        ),
+    },
+    "relations": {
+        "near": case(relations.tables_of, "The model relates its tokens as the other model does", FOUND),
+        "strangers": case(
+            partial(relations.tables_of, apart=1.0), "It is not shown that the model relates its tokens", OPEN
+        ),
+        "as random weights": case(
+            partial(relations.tables_of, random=0.1), "It is not shown that the model relates its tokens", OPEN
+        ),
+        "one text": case(partial(relations.tables_of, texts=False), "how near the two models are", UNTESTABLE),
+        "upper": case(relations.tables_of, "The model and the other model part most in the upper half", FOUND),
+        "as any pair": case(
+            partial(relations.tables_of, steeper=1.2), "It is not shown that the model and the other model part", OPEN
         ),
     },
     "influence": {

@@ -18,6 +18,7 @@ from crosslens.data.tasks import (
     ioi,
     open_task,
     passages,
+    repeats,
     texts,
 )
 from crosslens.data.templates import fill, token_count
@@ -28,7 +29,7 @@ from transformers import PreTrainedTokenizerFast
 
 QA = [(ioi, {}), (colored_objects, {}), (colored_objects, {"shots": 2}), (facts, {}), (induction, {})]
 DIGITS = [(greater_than, {}), (arithmetic, {}), (arithmetic, {"digits": 2, "shots": 1})]
-ALL = [*QA, *DIGITS, (passages, {"tokens": 200}), (texts, {"tokens": 32})]
+ALL = [*QA, *DIGITS, (passages, {"tokens": 200}), (texts, {"tokens": 32}), (repeats, {"times": 20})]
 some = settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -252,6 +253,24 @@ def test_windows_do_not_overlap(tokenizer):
 def test_passages_that_cannot_be_had(tokenizer, options):
     with pytest.raises(UserError):
         passages.examples(tokenizer=tokenizer, **options)
+
+
+def test_repeats_end_in_runs_of_one_token(tokenizer):
+    for one in repeats.examples(40, tokenizer=tokenizer, times=33):
+        ids = tokenizer.encode(one.text, add_special_tokens=False)
+        assert len({*ids[-33:]}) == 1
+        assert ids[-34] != ids[-1]
+        assert tokenizer.decode(ids[-1:]).strip() == one.group
+    fronts = [one.meta["front"] for one in repeats.examples(4, tokenizer=tokenizer)]
+    assert fronts == [*repeats.FRONTS] * 2
+
+
+def test_repeats_that_cannot_be_had(tokenizer, monkeypatch):
+    with pytest.raises(UserError, match="times=2 is no run"):
+        repeats.examples(tokenizer=tokenizer, times=2)
+    monkeypatch.setattr(repeats, "_repeats", lambda tokenizer, text: text == "1")
+    with pytest.raises(UserError, match="only 1 tokens stand alone"):
+        repeats.examples(tokenizer=tokenizer)
 
 
 def test_texts_say_the_same_in_all_languages_and_labels_come_in_turn(tokenizer):
