@@ -14,15 +14,11 @@ from ...probes.model.stack import Stack
 from ...probes.observe.layer import Layer
 from ...probes.prompts.batch import Batch
 from ...probes.sites import SITES
+from ..common.labels import label_of
 
 MOST = 8  # labels
 COUNTED = ("active", "important", "tokens")
 SUMMED = tuple(f"{name}|{i}" for name in COUNTED for i in range(MOST))
-
-
-def label_of(example: Example) -> str:
-    """The language or domain that a task gives its example, else its kind of question; "" without."""
-    return str(example.meta.get("label", example.meta.get("kind", "")))
 
 
 def labels_in(examples: Sequence[Example]) -> list[str]:

@@ -10,16 +10,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ...probes.runs.results import How, Rows
-from ..common import resampling
 from ..common.controls import NEURONS, PERMUTED_IN_FOLDS
-from ..common.frames import mean_of_present, places
+from ..common.frames import by_weights, mean_of_present
+from ..common.labels import label_column
 from ..common.tested import nothing, number
 from ._specific import Neuron, Units, specific
 
 Array = NDArray[Any]
 PERMUTATIONS = 20
 ENDS = ("first quarter", "last quarter")  # of the layers
-LEVEL = 0.95
 DRAWS = 200  # of the bootstrap, where there are as many folds as it needs
 LACKING = "a label has no tokens here"
 NO_REMOVAL = "no neuron was removed (--neurons.removal)"
@@ -29,30 +28,20 @@ def by_folds(
     units: Units, statistic: Callable[[Array], Array], axes: Mapping[str, Sequence[Any]], unit: str, **columns: Any
 ) -> pd.DataFrame:
     """One row a cell of `statistic(weights of the folds)`, with its interval over folds."""
-    folds, shape = int(units.fold.max()) + 1, tuple(len(labels) for labels in axes.values())
-    present = np.ones((folds, int(np.prod(shape))), bool)
-    found = resampling.interval(
+    return by_weights(
         lambda weights: np.stack([np.asarray(statistic(one), float).ravel() for one in weights]),
-        present,
+        int(units.fold.max()) + 1,
+        axes,
+        unit,
+        n=units.n_examples,
         n_boot=DRAWS,
-        seed=0,
-        level=LEVEL,
-    )
-    measured = dict(zip(("value", "lower", "upper"), found, strict=True))
-    return pd.DataFrame(
-        {**places(axes, shape), **measured, "n": units.n_examples, "n_groups": folds, "unit": unit, **columns}
+        **columns,
     )
 
 
 def permuted_mean(units: Units, statistic: Callable[[Array], Array]) -> Array:
     """The mean of a statistic over permuted labels."""
     return np.mean([statistic(label) for label in units.permuted(PERMUTATIONS)], 0)
-
-
-def label_column(rows: Rows) -> Array:
-    """Each example's label, as `_counts.label_of`."""
-    column = "label" if "label" in rows.examples else "kind"
-    return rows.examples[column].to_numpy()
 
 
 def layer_share(
