@@ -246,6 +246,12 @@ def other_groups(count: int, draw: int) -> np.ndarray:
     return found
 
 
+def random_half(count: int, draw: int) -> np.ndarray:
+    """Half of so many, Bool[count]."""
+    order = np.random.default_rng(crc32(f"half {draw}".encode())).permutation(count)
+    return order < count // 2
+
+
 def random_labels(words: np.ndarray, classes: Sequence[str], draw: int) -> np.ndarray:
     """The classes dealt out in turn to the kinds of word, in a random order: [n], equal words have equal labels."""
     order = sorted({*words.tolist()}, key=lambda word: (crc32(f"{word} label {draw}".encode()), word))

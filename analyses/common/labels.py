@@ -11,7 +11,7 @@ COLUMNS = ("label", "kind")
 
 
 def label_of(example: Example) -> str:
-    """"" without one."""
+    """ "" without one."""
     return str(next((example.meta[name] for name in COLUMNS if name in example.meta), ""))
 
 
