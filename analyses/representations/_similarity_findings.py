@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from ..common.claims import one_row
-from ..common.findings import Finding, say, tested
-from ._similarity_tested import ELSEWHERE, NEARER, PAGES, RISES, SHARED
+from ..common.findings import Finding, rows_with, say, tested
+from ._similarity_tested import CONTENT, ELSEWHERE, NEARER, PAGES, RISES, SHARED
 
 Tables = Mapping[str, pd.DataFrame]
 
@@ -67,6 +67,7 @@ def _nearer(tables: Tables) -> Finding:
 
 
 def _pages(tables: Tables) -> Finding:
+    paired = rows_with(tables.get("likeness"), measure=CONTENT).size > 0
     return say(
         "The same page in two languages is more alike in the middle: what it shares there is {value:+.2f} {span:+.2f} "
         "(cosine over that of different pages) above what it shares at both ends; {control}: {beside:+.2f}",
@@ -75,7 +76,7 @@ def _pages(tables: Tables) -> Finding:
         "{beside:+.2f}",
         **tested(tables, PAGES),
         about="where the same page in two languages is alike",
-        figure="content",
+        figure="content" if paired else "curves",
         side="above",
     )
 

@@ -16,7 +16,7 @@ from ..common.stats import quotient
 from ._similarity_sets import Array, Pair, sums
 
 FOLDS = 20
-LEAST = 8  # groups that CKA needs: four are left in what a fold leaves out
+LEAST = 4  # groups that unbiased CKA needs
 
 
 def folds_of(groups: int) -> NDArray[np.int64]:
@@ -105,13 +105,14 @@ class Kernels(NamedTuple):
 
 
 def kernels(pair: Pair, groups: int) -> Kernels | None:
-    """Of WHOLE sets; None where fewer than LEAST groups have both."""
+    """Of WHOLE sets; None where a fold leaves fewer than LEAST groups that have both."""
     (x, many), (y, other) = sums(pair.x, groups), sums(pair.y, groups)
     there = (many > 0) & (other > 0)
-    if there.sum() < LEAST:
+    fold = folds_of(groups)[there]
+    if len(fold) - np.bincount(fold).max(initial=0) < LEAST:
         return None
     of_x, of_y = (some[there] / count[there][:, None, None] for some, count in ((x, many), (y, other)))
-    return Kernels(_reduced(of_x), _reduced(of_y), folds_of(int(there.sum())))
+    return Kernels(_reduced(of_x), _reduced(of_y), fold)
 
 
 def _reduced(states: Array) -> list[Tensor]:

@@ -15,10 +15,10 @@ from ..common.frames import by_weights, joined
 from ._similarity_cosines import Cosines, cosines, entering
 from ._similarity_folds import content, crossed, different, folds_of, kernels, mean_cka
 from ._similarity_sets import AS_THEY_ARE, CENTRED, WHOLE, Compared, Pair, compared
-from ._similarity_tested import DRAWN, tested
+from ._similarity_tested import CONTENT, DRAWN, tested
 
 COSINE, DIFFERENCE = "cosine", "difference of cosines"
-ALL, SAME, DIFFERENT, CONTENT = "all pairs", "same example", "different examples", "same minus different"
+ALL, SAME, DIFFERENT = "all pairs", "same example", "different examples"
 ENTERING = "image as it enters the first layer"
 FORMS = (AS_THEY_ARE, CENTRED)
 UNBIASED, PLAIN = "unbiased", "plain"
@@ -78,7 +78,7 @@ def _cka(rows: Rows, how: How) -> pd.DataFrame | None:
     if len(several) < len(sets.between):
         return None
     axes: dict[str, Any] = {"state": np.arange(_states(sets))}
-    folds, frames = int(several[0].fold.max()) + 1, []
+    folds, frames = int(folds_of(sets.groups).max()) + 1, []
     for unbiased, measure in ((True, UNBIASED), (False, PLAIN)):
         own = by_weights(
             partial(mean_cka, several, unbiased), folds, axes, "CKA", n=sets.n, measure=measure, control=""

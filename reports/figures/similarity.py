@@ -6,11 +6,15 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ..charts import heat_map, lines
+from ..charts.style import sized
 from .drawing import Drawing, Tables, draw_all, first_condition
 
 AS_THEY_ARE, CENTRED = "as they are", "minus their set's mean"
 DIFFERENT, CONTENT = "different examples", "same minus different"
 ENTERING = "image as it enters the first layer"
+BETWEEN = PICTURES, _LABELS = "image and text", "texts of two labels"
+FIRST_AND_OTHER = "state of the first", "state of the other"
+HEIGHT = 520  # px of a map of layers
 
 
 def figures(tables: Tables) -> dict[str, go.Figure]:
@@ -36,9 +40,19 @@ def cka(rows: pd.DataFrame, _: Tables) -> go.Figure:
 
 
 def layers(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    """A button for each two sets."""
-    shown = first_condition(rows).rename(columns={"state": "state of the first", "other": "state of the second"})
-    return heat_map(shown, "state of the first", "state of the second", view="sets", signed=True)
+    """The first set to the right, the other up; a button for each two sets where there are several."""
+    shown = first_condition(rows)
+    x, y = ("state of the image", "state of the text") if (shown["sets"] == PICTURES).all() else FIRST_AND_OTHER
+    figure = heat_map(shown.rename(columns={"state": x, "other": y}), x, y, view="sets", signed=True)
+    return sized(figure, HEIGHT)
+
+
+def _between(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[rows["sets"].isin(BETWEEN)]
+
+
+def _within(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[~rows["sets"].isin(BETWEEN)]
 
 
 def each_pair(rows: pd.DataFrame, _: Tables) -> go.Figure:
@@ -76,6 +90,41 @@ FIGURES = [
         claims=("a pair shares content", "pages meet in the middle"),
     ),
     Drawing(
+        "layers",
+        "layers",
+        {"measure": CONTENT},
+        "Every state beside every state: what the two of a pair share",
+        layers,
+        "Cosine of a state of the one of a pair (to the right) with a state of the other (up), minus that of "
+        "different examples, after subtracting each set's mean state.",
+        "Red away from the diagonal: one set has at this depth what the other has at another. Intervals stand in the "
+        "table.",
+        select=_between,
+    ),
+    Drawing(
+        "layers_alike",
+        "layers",
+        {"measure": DIFFERENT},
+        "Every state beside every state: how alike, whatever the examples",
+        layers,
+        "Cosine of a state of the one set with a state of the other, of different examples, as they are.",
+        "",
+        "layers by layers",
+        select=_between,
+    ),
+    Drawing(
+        "layers_within",
+        "layers",
+        {"measure": CONTENT},
+        "Every state beside every state of the same set",
+        layers,
+        "Cosine of an example's state with the state of the same example (of texts of one label: of the same group) "
+        "in another layer, minus that of different examples, after subtracting the set's mean state.",
+        "1 on the diagonal is the state itself; blocks are layers that keep what tells examples apart.",
+        "layers by layers",
+        select=_within,
+    ),
+    Drawing(
         "cka",
         "cka",
         {},
@@ -85,31 +134,9 @@ FIGURES = [
         "the directions; 0 (unbiased) where not at all.",
         "Plain CKA is lifted where examples are fewer than dimensions, as its dotted line shows: read the unbiased "
         "one.",
+        "same order (CKA)",
         interval="Bands",
         control="Dotted",
-    ),
-    Drawing(
-        "layers",
-        "layers",
-        {"measure": CONTENT},
-        "Every state beside every state: what pairs share",
-        layers,
-        "Cosine of a state of the first of a pair (rows) with a state of the second (columns), minus that of "
-        "different examples, after subtracting each set's mean state. Buttons: the two sets, and each with itself, "
-        "where the pair is the same example at two states.",
-        "Red away from the diagonal: one set has at this depth what the other has at another. Intervals stand in the "
-        "table.",
-    ),
-    Drawing(
-        "layers_alike",
-        "layers",
-        {"measure": DIFFERENT},
-        "Every state beside every state: how alike, whatever the examples",
-        layers,
-        "Cosine of a state of one set with a state of the other, of different examples, as they are. Buttons: the two "
-        "sets, and each with itself.",
-        "",
-        "layers by layers",
     ),
     Drawing(
         "entering",
