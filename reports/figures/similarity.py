@@ -14,7 +14,7 @@ DIFFERENT, CONTENT = "different examples", "same minus different"
 ENTERING = "image as it enters the first layer"
 BETWEEN = PICTURES, _LABELS = "image and text", "texts of two labels"
 FIRST_AND_OTHER = "state of the first", "state of the other"
-HEIGHT = 520  # px of a map of layers
+HEIGHT = 480  # px of a map of layers
 
 
 def figures(tables: Tables) -> dict[str, go.Figure]:
@@ -22,8 +22,10 @@ def figures(tables: Tables) -> dict[str, go.Figure]:
     return draw_all(FIGURES, tables)
 
 
-def curves(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    shown = first_condition(rows).assign(line="measured")
+def curves(rows: pd.DataFrame, tables: Tables) -> go.Figure:
+    """The line has the name of what is compared."""
+    compared = next((str(name) for name in tables["layers"]["sets"] if name in BETWEEN), "measured")
+    shown = first_condition(rows).assign(line=compared)
     return lines(shown, "state", by="line", y_title="cosine", markers=False)
 
 
@@ -97,8 +99,8 @@ FIGURES = [
         layers,
         "Cosine of a state of the one of a pair (to the right) with a state of the other (up), minus that of "
         "different examples, after subtracting each set's mean state.",
-        "Red away from the diagonal: one set has at this depth what the other has at another. Intervals stand in the "
-        "table.",
+        "Red away from the diagonal: one set has at this depth what the other has at another. Intervals, by 20 folds "
+        "of groups, stand in the table.",
         select=_between,
     ),
     Drawing(
@@ -133,8 +135,8 @@ FIGURES = [
         "Linear CKA, state by state: 1 where examples are as near to each other in one set as in the other, whatever "
         "the directions; 0 (unbiased) where not at all.",
         "Plain CKA is lifted where examples are fewer than dimensions, as its dotted line shows: read the unbiased "
-        "one.",
-        "same order (CKA)",
+        "one. Bands: groups are dealt to at most 20 folds, left out in turn.",
+        "order of examples",
         interval="Bands",
         control="Dotted",
     ),
