@@ -24,12 +24,10 @@ def findings(tables: Tables) -> list[Finding]:
 
 def _rises(tables: Tables) -> Finding:
     return say(
-        "Image and text states grow alike: in the middle half of the states the cosine of an image with another "
-        "example's text is {value:+.2f} {span:+.2f} above the first quarter's, {gap:+.2f} {gap_span:+.2f} more than "
-        "that of {control} rises",
-        "It is not shown that image and text states grow alike: in the middle half of the states the cosine of an "
-        "image with another example's text is {value:+.2f} {span:+.2f} above the first quarter's, {gap:+.2f} "
-        "{gap_span:+.2f} more than that of {control} rises",
+        "Image and text states grow alike: their cosine (different examples) is {value:+.2f} {span:+.2f} higher in the "
+        "middle half of the states than in the first quarter; {control}: {beside:+.2f}",
+        "It is not shown that image and text states grow alike: their cosine (different examples) is {value:+.2f} "
+        "{span:+.2f} higher in the middle half of the states than in the first quarter; {control}: {beside:+.2f}",
         **tested(tables, RISES),
         about="whether image and text states grow alike",
         figure="curves",
