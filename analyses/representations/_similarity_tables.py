@@ -97,7 +97,8 @@ def _layers(rows: Rows, how: How) -> pd.DataFrame:
     ):
         sets = compared(rows, form)
         for name, pairs in {sets.kind: sets.between, **sets.within}.items():
-            frames.append(_crossed(sets, pairs, statistic, unit, sets=name, measure=measure))
+            told = {"sets": name.removeprefix("different "), "measure": measure}
+            frames.append(_crossed(sets, pairs, statistic, unit, **told))
     return joined(frames)
 
 

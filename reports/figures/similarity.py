@@ -14,7 +14,7 @@ DIFFERENT, CONTENT = "different examples", "same minus different"
 ENTERING = "image as it enters the first layer"
 BETWEEN = PICTURES, _LABELS = "image and text", "texts of two labels"
 FIRST_AND_OTHER = "state of the first", "state of the other"
-HEIGHT = 440  # px of a map of layers
+HEIGHT = 400  # px of a map of layers
 
 
 def figures(tables: Tables) -> dict[str, go.Figure]:
