@@ -14,7 +14,7 @@ from ..common.labels import label_column
 
 MOST = 8  # labels
 IMAGE, TEXT = "image", "text"
-AS_THEY_ARE, CENTRED, WHOLE = "as they are", "minus their set's mean", "not scaled"
+AS_THEY_ARE, CENTRED, WHOLE = "as they are", "centred", "not scaled"
 Array = NDArray[np.float64]
 
 
@@ -58,7 +58,7 @@ class Compared(NamedTuple):
         return self.kind == PICTURES
 
 
-PICTURES, LABELS = "image and text", "texts of two labels"
+PICTURES, LABELS = "image and text", "two labels"
 WITHIN = {IMAGE: "different images", TEXT: "different texts", LABELS: "different texts of one label"}
 
 

@@ -18,8 +18,8 @@ from ._similarity_sets import AS_THEY_ARE, CENTRED, WHOLE, Compared, Pair, compa
 from ._similarity_tested import CONTENT, DRAWN, tested
 
 COSINE, DIFFERENCE = "cosine", "difference of cosines"
-ALL, SAME, DIFFERENT = "all pairs", "same example", "different examples"
-ENTERING = "image as it enters the first layer"
+ALL, SAME, DIFFERENT = "all pairs", "same", "different"
+ENTERING = "image at state 0"
 FORMS = (AS_THEY_ARE, CENTRED)
 UNBIASED, PLAIN = "unbiased", "plain"
 
@@ -97,7 +97,7 @@ def _layers(rows: Rows, how: How) -> pd.DataFrame:
     ):
         sets = compared(rows, form)
         for name, pairs in {sets.kind: sets.between, **sets.within}.items():
-            told = {"sets": name.removeprefix("different "), "measure": measure}
+            told = {"sets": name.removeprefix("different ").removeprefix("texts of "), "measure": measure}
             frames.append(_crossed(sets, pairs, statistic, unit, **told))
     return joined(frames)
 

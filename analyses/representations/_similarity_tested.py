@@ -16,7 +16,7 @@ from ._similarity_cosines import Cosines, at_state, cosines, exchanged, where
 from ._similarity_sets import CENTRED, Array, Compared, Pair, compared
 
 DRAWN = 1000  # of the bootstrap
-CONTENT = "same minus different"
+CONTENT = "same − different"
 RISES, SHARED = "image and text grow alike", "a pair shares content"
 NEARER, PAGES = "texts are nearer to texts", "pages meet in the middle"
 UNIT, FEWEST = "difference of cosines", 4  # states that have quarters

@@ -9,10 +9,10 @@ from ..charts import heat_map, lines
 from ..charts.style import sized
 from .drawing import Drawing, Tables, draw_all, first_condition
 
-AS_THEY_ARE, CENTRED = "as they are", "minus their set's mean"
-DIFFERENT, CONTENT = "different examples", "same minus different"
-ENTERING = "image as it enters the first layer"
-BETWEEN = PICTURES, _LABELS = "image and text", "texts of two labels"
+AS_THEY_ARE, CENTRED = "as they are", "centred"
+DIFFERENT, CONTENT = "different", "same − different"
+ENTERING = "image at state 0"
+BETWEEN = PICTURES, _LABELS = "image and text", "two labels"
 FIRST_AND_OTHER = "state of the first", "state of the other"
 HEIGHT = 400  # px of a map of layers
 
@@ -156,7 +156,7 @@ FIGURES = [
     Drawing(
         "same",
         "likeness",
-        {"states": AS_THEY_ARE, "measure": "same example"},
+        {"states": AS_THEY_ARE, "measure": "same"},
         "Cosine of the two of a pair",
         curves,
         "Cosine of two states that belong together, as they are: with all that any two states share.",

@@ -138,9 +138,9 @@ def by_hand(found):
     apart = np.array([g != h for _, g, h, _ in found])
     return {
         "all pairs": every.mean(),
-        "same example": every[same].mean(),
-        "different examples": every[apart].mean(),
-        "same minus different": every[same].mean() - every[apart].mean(),
+        "same": every[same].mean(),
+        "different": every[apart].mean(),
+        "same − different": every[same].mean() - every[apart].mean(),
     }
 
 
@@ -149,9 +149,7 @@ def test_cosines_are_those_of_all_pairs_one_by_one(rows):
     tables = tables_from(similarity, rows)
     own = tables["likeness"].query("control == ''").set_index(["states", "measure", "state"])["value"]
     for state in range(3):
-        for form, found in zip(
-            ("as they are", "minus their set's mean"), pairs_by_hand(rows, state, state), strict=True
-        ):
+        for form, found in zip(("as they are", "centred"), pairs_by_hand(rows, state, state), strict=True):
             for measure, value in by_hand(found).items():
                 assert own[form, measure, state] == pytest.approx(value), (form, measure, state)
     crossed = tables["layers"]
@@ -159,8 +157,8 @@ def test_cosines_are_those_of_all_pairs_one_by_one(rows):
     cells = crossed[crossed["sets"] == kind].set_index(["measure", "state", "other"])["value"]
     for s, t in ((0, 0), (0, 2), (2, 1)):
         plain, centred = (by_hand(found) for found in pairs_by_hand(rows, s, t))
-        assert cells["different examples", s, t] == pytest.approx(plain["different examples"])
-        assert cells["same minus different", s, t] == pytest.approx(centred["same minus different"])
+        assert cells["different", s, t] == pytest.approx(plain["different"])
+        assert cells["same − different", s, t] == pytest.approx(centred["same − different"])
 
 
 def test_permuted_pairs_are_those_of_other_groups():
@@ -171,8 +169,8 @@ def test_permuted_pairs_are_those_of_other_groups():
     order = np.argsort(rows.examples["group"].to_numpy())
     drawn = [np.mean((x[order] * y[order][other_groups(len(x), draw)]).sum(1)) for draw in range(DRAWS)]
     table = tables_from(similarity, rows)["likeness"].query("states == 'as they are' and state == 1")
-    different = table.query("measure == 'different examples' and control == ''")["value"].item()
-    beside = table.query("measure == 'same minus different' and control == @PAIRS")["value"].item()
+    different = table.query("measure == 'different' and control == ''")["value"].item()
+    beside = table.query("measure == 'same − different' and control == @PAIRS")["value"].item()
     assert beside == pytest.approx(np.mean(drawn) - different)
 
 
@@ -223,19 +221,19 @@ def test_sets_that_are_the_same_have_cosine_and_cka_1():
         .query("control == '' and states == 'as they are'")
         .pivot(index="state", columns="measure", values="value")
     )
-    assert np.allclose(own["same example"], 1)
-    assert np.allclose(own["same minus different"], 1 - own["different examples"])
+    assert np.allclose(own["same"], 1)
+    assert np.allclose(own["same − different"], 1 - own["different"])
     assert np.allclose(tables["cka"].query("control == ''")["value"], 1)
     images = tables["likeness"].query("control == 'different images' and states == 'as they are'")
-    assert np.allclose(images["value"], own["different examples"])
+    assert np.allclose(images["value"], own["different"])
 
 
 # ---------------------------------------------------------------- planted
 
 
 def content(tables, control=""):
-    found = tables["likeness"].query("measure == 'same minus different' and control == @control")
-    return found[found["states"] == "minus their set's mean"].sort_values("state")
+    found = tables["likeness"].query("measure == 'same − different' and control == @control")
+    return found[found["states"] == "centred"].sort_values("state")
 
 
 def verdict(tables, name):
@@ -261,7 +259,7 @@ def test_what_pairs_share_in_one_state_is_found_there_and_of_shuffled_pairs_nowh
 
 def test_what_all_share_is_likeness_and_no_content():
     tables = planted.tables_of(alike=(2, 3, 4, 5), shared=())
-    own = tables["likeness"].query("control == '' and states == 'as they are' and measure == 'different examples'")
+    own = tables["likeness"].query("control == '' and states == 'as they are' and measure == 'different'")
     assert own.set_index("state")["value"].loc[[2, 3, 4, 5]].min() > 0.5
     assert np.abs(content(tables)["value"]).max() < 0.12  # 4 standard errors
 
@@ -269,7 +267,7 @@ def test_what_all_share_is_likeness_and_no_content():
 def test_an_interval_covers_where_groups_are_drawn_twice():
     """A group that is drawn twice is no other to itself: what pairs share must not lift the others' cosine."""
     tables = planted.tables_of(shared=range(planted.STATES), alike=())
-    for measure in ("different examples", "all pairs"):
+    for measure in ("different", "all pairs"):
         rows = tables["likeness"].query("control == '' and states == 'as they are'")
         rows = rows[rows["measure"] == measure]
         middle = (rows["lower"] + rows["upper"]) / 2
@@ -313,8 +311,8 @@ def test_nothing_to_compare_is_one_line(rows, said):
 
 def test_pages_that_no_two_labels_share_have_no_pairs():
     tables = planted.pages_of(paired=False)
-    assert "same minus different" not in set(tables["likeness"]["measure"])
-    assert "different examples" in set(tables["likeness"]["measure"])
+    assert "same − different" not in set(tables["likeness"]["measure"])
+    assert "different" in set(tables["likeness"]["measure"])
     assert "cka" not in tables
     assert {claim.verdict for claim in similarity.claims(tables)} == {UNTESTABLE}
     assert "no group has texts of two labels" in set(tables["tested"]["untestable"])
