@@ -5,8 +5,9 @@ many tokens of nearby ids that are words too. Another image, another question, a
 exchanged. Shuffled tokens: the chosen ones at other places of those asked about; a shuffled prompt: all of its text in
 another order; shuffled keys: what a row of attention gives, to other keys of it. Random direction: of the same norm.
 Uniform attention: all visible tokens alike. Another box: of the same size, where another example's lies. A permuted
-map: its values at other cells. Permuted labels: every group has those of another one; the control task: a random
-label for each kind of word (Hewitt and Liang, arXiv 1909.03368).
+map: its values at other cells. Permuted labels: every group has those of another one; permuted pairs: its partner;
+sets exchanged: half of the groups have theirs the other way round. The control task: a random label for each kind of
+word (Hewitt and Liang, arXiv 1909.03368).
 
 A draw belongs to a key, the example's id and the number of the draw; where one draw has to serve a whole batch, its
 number alone. So neither the batch nor its padding nor the order of the examples changes it.
@@ -42,6 +43,8 @@ NEURONS = "as many random neurons of like activity"
 MLP_NEURONS = "MLP neurons chosen alike"
 RANDOM_WEIGHTS = "random weights"  # of the same shape, as training begins with them: `probes/model/random_weights.py`
 SHUFFLED_KEYS, RANDOM_ENTRIES = "keys of a row shuffled", "as many random entries"
+PAIRS = "pairs permuted over groups"  # each with another group's partner
+EXCHANGED = "sets exchanged at random"  # which of an example's two states belongs to which set
 NEAR = 500  # random words are at most so many ids away from the word they stand for: ids go roughly by frequency
 Head = tuple[int, int]
 
@@ -235,6 +238,20 @@ def permuted_labels(labels: np.ndarray, groups: np.ndarray, draw: int) -> np.nda
         # Mixed, so that what groups have in common (a question of each kind, in turn) goes too.
         whole[codes == own] = np.resize(rng.permutation(labels[codes == other]), int((codes == own).sum()))
     return whole
+
+
+def other_groups(count: int, draw: int) -> np.ndarray:
+    """Another group for each of so many, every one once: [count]. Nothing can be drawn for one alone: itself."""
+    order = np.random.default_rng(crc32(f"pairs {draw}".encode())).permutation(count)
+    found = np.empty(count, int)
+    found[order] = np.roll(order, 1)
+    return found
+
+
+def random_half(count: int, draw: int) -> np.ndarray:
+    """Half of so many, Bool[count]."""
+    order = np.random.default_rng(crc32(f"half {draw}".encode())).permutation(count)
+    return order < count // 2
 
 
 def random_labels(words: np.ndarray, classes: Sequence[str], draw: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from ...probes.runs.results import Rows
 from ...probes.runs.tables import SHARED
-from . import stats
+from . import resampling, stats
 
 
 def order_columns(frame: pd.DataFrame) -> pd.DataFrame:
@@ -85,6 +85,29 @@ def summarise(
     cells = {**places(axes, shape), **measured, **counts, "unit": unit, **columns}
     # in order before they are a frame: hundreds of small ones make a run's tables
     return pd.DataFrame({name: cells[name] for name in shared_first(cells)})
+
+
+def by_weights(
+    statistic: resampling.Statistic,
+    n_groups: int,
+    axes: Mapping[str, Sequence[Any]],
+    unit: str,
+    *,
+    n: int,
+    n_boot: int = 2000,
+    level: float = 0.95,
+    **columns: Any,
+) -> pd.DataFrame:
+    """The same of what is no mean of examples: a statistic of how often each group counts.
+
+    statistic: weights [draws, n_groups] -> [draws, cells], cells in C order of the axes. Every group has every cell.
+    """
+    shape = tuple(len(labels) for labels in axes.values())
+    present = np.ones((n_groups, math.prod(shape)), bool)
+    found = resampling.interval(statistic, present, n_boot=n_boot, seed=0, level=level)
+    measured = dict(zip(("value", "lower", "upper"), found, strict=True))
+    counts = {"n": n, "n_groups": n_groups, "unit": unit}
+    return pd.DataFrame({**places(axes, shape), **measured, **counts, **columns})
 
 
 def joined(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:

@@ -20,6 +20,7 @@ from ...probes.observe.layer import Layer
 from ...probes.prompts.batch import Batch
 from ...probes.runs.results import How
 from ...probes.sites import SITES
+from ..common.labels import COLUMNS, label_of
 from ..common.places import without_first
 from ._channels import channels
 
@@ -30,14 +31,7 @@ TEXT, IMAGE, TOWER, QUERIES, KEYS = "decoder, words", "decoder, image tokens", "
 PREFIXES = {TEXT: "", IMAGE: "image ", TOWER: "tower ", QUERIES: "q ", KEYS: "k "}
 WITH_NEURONS, WITH_CHANNELS = (TEXT, IMAGE, TOWER), (QUERIES, KEYS)
 SUMMED = tuple(f"{prefix}{name}|{i}" for prefix in PREFIXES.values() for name in COUNTED for i in range(MOST))
-COLUMNS = ("label", "kind")  # of the examples, the first that they have
 Values = Mapping[str, Tensor]
-
-
-def label_of(example: Example, by: str = "") -> str:
-    """What an example has in column `by`; by default its label (language, domain), else its kind; "" without."""
-    column = by or next((name for name in COLUMNS if name in example.meta), "")
-    return str(example.meta.get(column, ""))
 
 
 def labels_in(examples: Sequence[Example], by: str = "") -> list[str]:

@@ -12,7 +12,8 @@ from torch import Tensor
 from ...probes.observe.layer import Layer
 from ...probes.observe.tracing import tracing
 from ...probes.prompts.batch import Batch
-from ._counts import TOWER, has_neurons, label_of, observed, places
+from ..common.labels import label_of
+from ._counts import TOWER, has_neurons, observed, places
 from ._tower import tower_counts
 
 

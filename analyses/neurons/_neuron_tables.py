@@ -11,6 +11,7 @@ from ...probes.runs.results import How, Rows
 from .. import metrics
 from ..common.controls import NEURONS, PERMUTED_IN_FOLDS
 from ..common.frames import joined, summarise
+from ..common.labels import label_column
 from ._channel_tables import important_layers
 from ._counts import PREFIXES, TEXT, WITH_NEURONS
 from ._neuron_tested import tested
@@ -23,7 +24,6 @@ from ._statistics import (
     by_folds,
     ends_by_chance,
     important_apart,
-    label_column,
     layer_share,
     permuted_mean,
     plain,

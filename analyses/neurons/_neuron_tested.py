@@ -11,6 +11,7 @@ import pandas as pd
 from ...probes.runs.results import How, Rows
 from ..common.controls import MLP_NEURONS, NEURONS, PERMUTED_IN_FOLDS
 from ..common.frames import mean_of_present
+from ..common.labels import label_column
 from ..common.tested import nothing, number
 from ._counts import IMAGE, KEYS, QUERIES, TEXT, TOWER
 from ._statistics import (
@@ -21,7 +22,6 @@ from ._statistics import (
     ends_by_chance,
     important_apart,
     important_more,
-    label_column,
     outer_share,
     permuted_mean,
 )

@@ -8,16 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ...probes.runs.results import Rows
-from ..common import resampling
-from ..common.frames import places
-from ._counts import COLUMNS
 from ._specific import Neuron, specific
 from ._units import Array, Units
 
 PERMUTATIONS = 20
 ENDS = ("first quarter", "last quarter")  # of the layers
-LEVEL = 0.95
 DRAWS = 200  # of the bootstrap, where there are as many folds as it needs
 
 
@@ -25,18 +20,14 @@ def by_folds(
     units: Units, statistic: Callable[[Array], Array], axes: Mapping[str, Sequence[Any]], unit: str, **columns: Any
 ) -> pd.DataFrame:
     """One row a cell of `statistic(weights of the folds)`, with its interval over folds."""
-    folds, shape = int(units.fold.max()) + 1, tuple(len(labels) for labels in axes.values())
-    present = np.ones((folds, int(np.prod(shape))), bool)
-    found = resampling.interval(
+    return by_weights(
         lambda weights: np.stack([np.asarray(statistic(one), float).ravel() for one in weights]),
-        present,
+        int(units.fold.max()) + 1,
+        axes,
+        unit,
+        n=units.n_examples,
         n_boot=DRAWS,
-        seed=0,
-        level=LEVEL,
-    )
-    measured = dict(zip(("value", "lower", "upper"), found, strict=True))
-    return pd.DataFrame(
-        {**places(axes, shape), **measured, "n": units.n_examples, "n_groups": folds, "unit": unit, **columns}
+        **columns,
     )
 
 
@@ -48,12 +39,6 @@ def plain(like: pd.DataFrame, values: np.ndarray) -> pd.DataFrame:
 def permuted_mean(units: Units, statistic: Callable[[Array], Array]) -> Array:
     """The mean of a statistic over permuted labels."""
     return np.mean([statistic(label) for label in units.permuted(PERMUTATIONS)], 0)
-
-
-def label_column(rows: Rows, by: str) -> Array:
-    """Each example's label, as `_counts.label_of`."""
-    column = by or next(name for name in COLUMNS if name in rows.examples)
-    return rows.examples[column].astype(str).to_numpy()
 
 
 def layer_share(

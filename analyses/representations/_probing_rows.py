@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -12,6 +10,7 @@ from ...data.example import Example
 from ...probes.intervene.positions import at_last
 from ...probes.prompts.batch import Batch
 from ...probes.prompts.image_ablation import predicting
+from ._states import mean_over
 
 TAIL = 32  # text tokens in front of the answer, among which the control task finds its word
 PLACES = {"last": "last position", "image": "mean over image tokens"}
@@ -22,17 +21,10 @@ def read_at(tensor: Float[Tensor, "b p *d"], batch: Batch) -> dict[str, Tensor]:
     Without any image in the batch there is no "image".
     """
     found = {"last": at_last(tensor, predicting(batch)[:, 0])}
-    image = batch.where("image").to(tensor.device)
+    image = batch.where("image")
     if bool(image.any()) and tensor.ndim == 3:
-        whole = torch.where(image[..., None], tensor.float(), 0.0).sum(1)
-        found["image"] = (whole / image.sum(1, keepdim=True)).to(tensor.dtype)
+        found["image"] = mean_over(tensor, image).to(tensor.dtype)
     return found
-
-
-def states(kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The states [b, states, d] of what was observed layer by layer: behind the last layer's own the one it leaves."""
-    rows = {name: torch.cat([kept[name], kept[f"left|{name}"]], 1) for name in PLACES if name in kept}
-    return rows | ({"z": kept["z"]} if "z" in kept else {})
 
 
 def answer_ids(batch: Batch) -> Int[Tensor, " b"]:

@@ -19,8 +19,9 @@ from ...probes.runs.results import How
 from ..common.claims import Claim, Statement
 from ..common.tested import judged
 from ._probing_findings import findings
-from ._probing_rows import TAIL, answer_ids, pictured_places, read_at, states, tails
+from ._probing_rows import PLACES, TAIL, answer_ids, pictured_places, read_at, tails
 from ._probing_tables import TABLES
+from ._states import by_state, states
 
 __all__ = ["TABLES", "findings"]
 
@@ -80,9 +81,7 @@ def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor | None]:
     one that leaves it; where asked, each head's output at the last position [b, h, d_head]. UserError: options.
     """
     _require(how.options)
-    found: dict[str, Tensor | None] = {**read_at(layer.resid_pre, batch)}
-    if layer.index == layer.stack.n_layers - 1:
-        found |= {f"left|{name}": value for name, value in read_at(layer.resid_post, batch).items()}
+    found: dict[str, Tensor | None] = {**by_state(layer, lambda state: read_at(state, batch))}
     if how.options.heads:
         found["z"] = read_at(layer.z, batch)["last"] if layer.attends else None
     return found
@@ -101,7 +100,7 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
     first token, −1 without one. "tail" [b, TAIL], the prompt's last text tokens from the end, −1 where it is shorter.
     "place" [b, 2]: where the asked thing lies, shares of the picture's width and height, NaN without just one.
     """
-    rows = states(kept)
+    rows = states(kept, PLACES) | ({"z": kept["z"]} if "z" in kept else {})
     return rows | {"answer": answer_ids(batch), "tail": tails(batch), "place": pictured_places(batch)}
 
 

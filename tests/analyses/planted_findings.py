@@ -45,6 +45,7 @@ from .claims import (
     relations,
     repairs,
     rows_of,
+    similarity,
     sinks,
     steering,
     subject_card,
@@ -401,6 +402,23 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "as any pair": case(
             partial(relations.tables_of, steeper=1.2), "It is not shown that the model and the other model part", OPEN
         ),
+    },
+    "similarity": {
+        "alike": case(similarity.tables_of, "Image and text states grow alike", FOUND),
+        "as any": case(partial(similarity.tables_of, alike=()), "It is not shown that image and text states", OPEN),
+        "few states": case(partial(similarity.tables_of, states=3), "whether image and text states grow", UNTESTABLE),
+        "own text": case(similarity.tables_of, "An image's state is more like its own text's", FOUND),
+        "any text": case(
+            partial(similarity.tables_of, shared=(), against=(3,)), "It is not shown that an image's state is", OPEN
+        ),
+        "few groups": case(partial(similarity.tables_of, count=3), "what an image and its text share", UNTESTABLE),
+        "apart": case(similarity.tables_of, "Texts lie nearer to other texts than to images in every", FOUND),
+        "together": case(partial(similarity.tables_of, apart=-2.0), "It is not shown that texts lie nearer", OPEN),
+        "pages": case(similarity.pages_of, "The same page in two languages is more alike in the middle", FOUND),
+        "at the ends": case(
+            partial(similarity.pages_of, shared=(0, 1, 6, 7)), "It is not shown that the same page", OPEN
+        ),
+        "no page": case(partial(similarity.pages_of, paired=False), "where the same page in two", UNTESTABLE),
     },
     "influence": {
         "near": case(influence.tables_of, "What heads need for the answer lies near", FOUND),

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 import torch
 from crosslens import Subject, metrics
+from crosslens.analyses.common.labels import label_of
 from crosslens.analyses.neurons import neurons
-from crosslens.analyses.neurons._counts import TEXT, label_of, labels_in, tokens_of
+from crosslens.analyses.neurons._counts import TEXT, labels_in, tokens_of
 from crosslens.analyses.neurons._learning import learn
 from crosslens.analyses.neurons._removal import HOW, removed
 from crosslens.analyses.neurons._specific import entropy_bar, specific, twins
