@@ -11,6 +11,8 @@ from ...probes.runs.results import How, Rows
 from .. import metrics
 from ..common.controls import NEURONS, PERMUTED_IN_FOLDS
 from ..common.frames import joined, summarise
+from ._card_tables import CARD_TABLES
+from ._explained import label_column
 from ._neuron_tested import (
     ENDS,
     apart,
@@ -18,15 +20,13 @@ from ._neuron_tested import (
     by_folds,
     ends_by_chance,
     important_apart,
-    label_column,
     layer_share,
     permuted_mean,
     tested,
 )
 from ._removal import HOW, ZERO
 from ._specific import Units, entropy_bar
-
-SHOWN = 25  # neurons of each label
+from ._words import SHOWN
 
 
 def _layers(rows: Rows, how: How) -> pd.DataFrame | None:
@@ -137,5 +137,6 @@ TABLES = {
     "ends": (_ends, ("part",)),
     "removal": (_removal, ("removed", "evaluated", "how")),
     "neurons": (_neurons, ("neuron", "label", "others", "entropy", "reads", "writes")),
+    **CARD_TABLES,
     "tested": (tested, ("claim", "than", "untestable")),
 }

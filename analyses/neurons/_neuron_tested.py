@@ -14,6 +14,7 @@ from ..common import resampling
 from ..common.controls import NEURONS, PERMUTED_IN_FOLDS
 from ..common.frames import mean_of_present, places
 from ..common.tested import nothing, number
+from ._explained import explains, label_column
 from ._specific import Neuron, Units, specific
 
 Array = NDArray[Any]
@@ -47,12 +48,6 @@ def by_folds(
 def permuted_mean(units: Units, statistic: Callable[[Array], Array]) -> Array:
     """The mean of a statistic over permuted labels."""
     return np.mean([statistic(label) for label in units.permuted(PERMUTATIONS)], 0)
-
-
-def label_column(rows: Rows) -> Array:
-    """Each example's label, as `_counts.label_of`."""
-    column = "label" if "label" in rows.examples else "kind"
-    return rows.examples[column].to_numpy()
 
 
 def layer_share(
@@ -116,7 +111,7 @@ def tested(rows: Rows, how: How) -> pd.DataFrame:
         parts = [*_one_label(units, how), *_ends(units, how), *_important(units, how)]
     else:
         parts = [nothing(claim, LACKING) for claim in ("neurons of one label", "at the ends", "important to one label")]
-    return pd.concat([*parts, *_hurts(rows, how)], ignore_index=True)
+    return pd.concat([*parts, *_hurts(rows, how), *explains(rows, how)], ignore_index=True)
 
 
 def _with_chance(row: pd.DataFrame, chance: float) -> list[pd.DataFrame]:

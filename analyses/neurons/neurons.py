@@ -2,7 +2,7 @@
 
 Activation probability of every neuron by label, neurons specific to one, neurons that matter to nearly every document
 of one, and the loss of each label's texts without them. Tables: layers, held_out, ends,
-important, removal, neurons, tested.
+important, removal, neurons, cards, explained, contexts, ngrams, tested.
 """
 
 from __future__ import annotations
@@ -22,19 +22,22 @@ from ...probes.runs.results import How
 from ..common.claims import Claim, Statement
 from ..common.frames import held_out
 from ..common.tested import judged
+from ._card_tables import RUN_TABLES
+from ._contexts import LONGEST, cards
 from ._counts import MOST, SUMMED, counts, has_neurons, labels_in
+from ._explained import CLAIM, mean_acts
 from ._learning import learn
 from ._neuron_findings import findings
-from ._neuron_tables import SHOWN, TABLES
+from ._neuron_tables import TABLES
 from ._removal import HOW, removed
 from ._specific import of_one_label, specific, twins
-from ._words import reads, writes
+from ._words import SHOWN, WITHIN, read_texts, reads, sides, turned, writes
 
-__all__ = ["TABLES", "findings"]
+__all__ = ["RUN_TABLES", "TABLES", "findings"]
 
-VERSION = 1
+VERSION = 2
 QUESTION = "Which neurons serve one language or domain, and does the model need them for it alone?"
-PAPER = "arXiv 2402.16438 (LAPE), 2406.11193 (MMNeuron), 2402.18815 (PLND)"
+PAPER = "arXiv 2402.16438 (LAPE), 2406.11193 (MMNeuron), 2402.18815 (PLND), 2305.09863 (SASC)"
 SUMS = SUMMED
 FIT_EXAMPLES = 256
 CLAIMS = (
@@ -68,6 +71,13 @@ CLAIMS = (
         "arXiv 2402.18815 (PLND), the exact form of its proxies, held out and with this project's threshold",
         0.1,
     ),
+    Statement(
+        CLAIM,
+        "A label explains its neurons: on texts that they were not chosen on they pass on more in the label's texts than "
+        "in all others, in σ of what they pass on at n-grams, and more so than for another label's name (the own "
+        "label's SASC score minus the mean of the others above 0) and than with permuted labels.",
+        "arXiv 2305.09863 (SASC), its score; labels in place of generated explanations, this project's threshold",
+    ),
 )
 
 
@@ -89,7 +99,7 @@ class Options:
 class Learned(NamedTuple):
     """labels; for each the neurons (layer, neuron) that are specific to it and their mean activation; random: for each
     draw the same of their twins. always: for each label the neurons that matter to nearly all of its texts alone.
-    reads, writes: of the most specific ones the tokens, see `_words`.
+    reads, writes: of the most specific ones the tokens, see `_words`; cards: of the same, see `_contexts.Card`.
     """
 
     labels: Sequence[str] = ()
@@ -99,6 +109,7 @@ class Learned(NamedTuple):
     always: Sequence[Sequence[Sequence[int]]] = ()
     reads: Sequence[Sequence[Sequence[int]]] = ()
     writes: Sequence[Sequence[Sequence[int]]] = ()
+    cards: Sequence[Sequence[Sequence[Any]]] = ()
 
 
 def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) -> str:
@@ -112,8 +123,13 @@ def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) ->
         "What is removed, and whose probabilities are held out, was learned on "
         f"{held_out(fitted_on)}. Controls: labels permuted among the documents of a fold; random neurons of the same "
         f"layer, each one of the 20 nearest in how often they are active ({options.draws} draws). Loss: of the next "
-        f"token at {options.positions} evenly spaced places. Reads: the tokens of those texts "
-        "at which a neuron is largest; writes: the tokens that its output points to, by W_U · W_down alone."
+        f"token at {options.positions} evenly spaced places. Cards: of the {SHOWN} most specific neurons of each label, "
+        "on the side of 0 where what they pass on is larger (the sign of Σ act · |act|). Reads: the tokens of the "
+        "held-out texts at which a neuron is largest; contexts and n-grams are of the same texts, the first "
+        f"{WITHIN} tokens of each; writes: the tokens that its output points to, by W_U · W_down alone. SASC score of "
+        "a label: the mean of a neuron over tokens, mean over the run's texts of the label minus mean over all others, "
+        "in standard deviations over the unique n-grams of 1 to 3 tokens of the held-out texts (its mean at an "
+        "n-gram's last token, in running text; SASC reads each n-gram alone)."
     )
 
 
@@ -129,10 +145,11 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
     means = [[float(learned.mean[a, b]) for a, b in own] for own in chosen]
     shown = [own[:SHOWN] for own in chosen]
     several = [neuron for own in shown for neuron in own]
-    words = [
-        [[found[neuron] for neuron in own] for own in shown]
-        for found in (reads(subject, batches, several), writes(subject, several))
-    ]
+    texts = read_texts(subject, batches, several)
+    side = sides(texts)
+    texts = turned(texts, side)
+    known = (reads(texts, several), writes(subject, several, side), cards(texts, several, side))
+    words = [[[found[neuron] for neuron in own] for own in shown] for found in known]
     return Learned(labels, chosen, means, random, of_one_label(learned.important), *words)
 
 
@@ -146,23 +163,25 @@ def _require(options: Options) -> None:
 
 
 def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor | None]:
-    """See `_counts.counts`."""
-    return counts(layer, batch, how.learned.labels, how.options.top)
+    """See `_counts.counts` and `_explained.mean_acts`."""
+    return counts(layer, batch, how.learned.labels, how.options.top) | mean_acts(layer, batch, how.learned)
 
 
 def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
-    """See `_removal.removed`."""
+    """See `_removal.removed`; "acts" [b, shown] of all layers."""
+    kept = kept | ({"acts": kept["acts"].sum(1)} if "acts" in kept else {})
     return kept | (removed(subject, batch, how.learned, how.options.positions) if how.options.removal else {})
 
 
 def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold."""
-    return 1 + MOST * len(HOW)
+    return 1 + MOST * (len(HOW) + SHOWN)
 
 
 def memory(subject: Any, batch: int, positions: int, options: Options) -> int:
     """Bytes beyond the shared forward: counts of every neuron, and a recording with variants."""
-    counted = 2 * 4 * batch * subject.n_layers * mlp_width(subject) * 4
+    cards = (2 * LONGEST + 1) * 4 * FIT_EXAMPLES * WITHIN * MOST * SHOWN
+    counted = 2 * 4 * batch * subject.n_layers * mlp_width(subject) * 4 + cards
     if not options.removal:
         return counted
     variants = costs.variants(subject, MOST * (2 + options.draws), batch, positions, positions)
