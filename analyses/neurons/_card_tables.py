@@ -108,7 +108,7 @@ def _ngrams(rows: Rows, how: How) -> pd.DataFrame | None:
     """The n-grams at whose last token each shown neuron is largest in the held-out texts; n: how often each occurs."""
     told = []
     for place, card in _with_cards(how):
-        texts = inside(rows.tokenizer, [[int(one) for one in ids] for _, _, *ids in card.ngrams])
+        texts = inside(rows.tokenizer, [[int(one) for one in ids] for _, _, *ids in card.ngrams]) if card.ngrams else []
         for rank, ((value, count, *_), text) in enumerate(zip(card.ngrams, texts, strict=True), start=1):
             told.append(place | {"rank": rank, "value": value, "n": int(count), "ngram": text})
     return pd.DataFrame(told).assign(unit="activation") if told else None

@@ -13,7 +13,7 @@ from ._words import Neuron, Text
 
 CONTEXTS, BEFORE, BEHIND = 5, 8, 3  # of each neuron; tokens before and behind the peak
 NGRAMS, LONGEST = 6, 3  # of each neuron; tokens of one
-TRIED = 64  # n-grams of which those that end on the same token are left out
+TRIED = 64  # texts and n-grams, of which those that say the same are left out
 
 
 class Card(NamedTuple):
@@ -48,15 +48,21 @@ def cards(texts: Sequence[Text], neurons: Sequence[Neuron], side: Float[Tensor, 
 
 
 def contexts(texts: Sequence[Text]) -> list[list[list[float]]]:
-    """For each neuron the texts in which it is largest, one place in each; none where it is never above 0."""
+    """For each neuron the texts in which it is largest, one place in each and no passage twice; none where it is never
+    above 0.
+    """
     peaks = [text.acts.nan_to_num(nan=-torch.inf).max(0) for text in texts if len(text.ids)]
     known = [text for text in texts if len(text.ids)]
     values, places = (torch.stack([peak[part] for peak in peaks]) for part in (0, 1))
-    best = values.topk(min(CONTEXTS, len(known)), 0)
+    best = values.topk(min(TRIED, len(known)), 0)
     found = []
     for i, (tops, at) in enumerate(zip(best.values.T.tolist(), best.indices.T.tolist(), strict=True)):
         told = [(value, known[text], int(places[text, i])) for value, text in zip(tops, at, strict=True) if value > 0]
-        found.append([_around(*one) for one in told])
+        unique: dict[tuple[float, ...], list[float]] = {}
+        for one in told:
+            passage = _around(*one)
+            unique.setdefault(tuple(passage[2:]), passage)
+        found.append([*unique.values()][:CONTEXTS])
     return found
 
 
@@ -82,10 +88,8 @@ def _of_size(texts: Sequence[Text], size: int) -> Ngrams:
         windows.append(ids.unfold(0, size, 1)[kept])
         acts.append(ends[kept])
     width = texts[0].acts.shape[1]
-    unique, place, count = (
-        torch.cat([torch.zeros(0, size, dtype=torch.long), *windows]).unique(
-            dim=0, return_inverse=True, return_counts=True
-        )
+    unique, place, count = torch.cat([torch.zeros(0, size, dtype=torch.long), *windows]).unique(
+        dim=0, return_inverse=True, return_counts=True
     )
     sums = torch.zeros(len(unique), width).index_add_(0, place, torch.cat([torch.zeros(0, width), *acts]))
     filled = torch.full((len(unique), LONGEST), -1)

@@ -155,4 +155,3 @@ def explains(rows: Rows, how: How) -> list[pd.DataFrame]:
     rest = {name: float(number - chance) for name, number in told.items()}
     own = {name: float(number) for name, number in told.items()}
     return [pd.DataFrame([row | {"than": ""} | own]), pd.DataFrame([row | {"than": PERMUTED_LABELS} | rest])]
-

@@ -10,13 +10,14 @@ import pandas as pd
 
 from ..common.claims import one_row
 from ..common.findings import Finding, say, tested
+from ._explained import CLAIM
 
 Tables = Mapping[str, pd.DataFrame]
 
 
 def findings(tables: Tables) -> list[Finding]:
     """Of the numbers of the table tested."""
-    return [_hurts(tables), _one_label(tables), _ends(tables)] if "tested" in tables else []
+    return [_hurts(tables), _one_label(tables), _ends(tables), _explains(tables)] if "tested" in tables else []
 
 
 def _hurts(tables: Tables) -> Finding:
@@ -42,6 +43,19 @@ def _one_label(tables: Tables) -> Finding:
         about="whether languages or domains have neurons of their own",
         figure="layers",
         threshold=0.1,
+        side="above",
+    )
+
+
+def _explains(tables: Tables) -> Finding:
+    return say(
+        "A language (or domain) explains its neurons: chosen on other documents, they score {value:.2f} {span:.2f} σ "
+        "higher for its own texts than for those of another one; {control}: {beside:.2f}",
+        "It is not shown that a language (or domain) explains its neurons: chosen on other documents, they score "
+        "{value:+.2f} {span:+.2f} σ for its own texts over those of another one; {control}: {beside:+.2f}",
+        **tested(tables, CLAIM),
+        about="how far a language or domain explains its neurons",
+        figure="explained",
         side="above",
     )
 

@@ -100,6 +100,7 @@ class Learned(NamedTuple):
     """labels; for each the neurons (layer, neuron) that are specific to it and their mean activation; random: for each
     draw the same of their twins. always: for each label the neurons that matter to nearly all of its texts alone.
     reads, writes: of the most specific ones the tokens, see `_words`; cards: of the same, see `_contexts.Card`.
+    width: neurons of a layer.
     """
 
     labels: Sequence[str] = ()
@@ -110,6 +111,7 @@ class Learned(NamedTuple):
     reads: Sequence[Sequence[Sequence[int]]] = ()
     writes: Sequence[Sequence[Sequence[int]]] = ()
     cards: Sequence[Sequence[Sequence[Any]]] = ()
+    width: int = 0
 
 
 def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) -> str:
@@ -150,7 +152,7 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
     texts = turned(texts, side)
     known = (reads(texts, several), writes(subject, several, side), cards(texts, several, side))
     words = [[[found[neuron] for neuron in own] for own in shown] for found in known]
-    return Learned(labels, chosen, means, random, of_one_label(learned.important), *words)
+    return Learned(labels, chosen, means, random, of_one_label(learned.important), *words, mlp_width(subject))
 
 
 def _require(options: Options) -> None:

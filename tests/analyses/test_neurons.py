@@ -14,7 +14,7 @@ from crosslens.analyses.neurons._counts import label_of, labels_in, tokens_of
 from crosslens.analyses.neurons._learning import learn
 from crosslens.analyses.neurons._removal import HOW, removed
 from crosslens.analyses.neurons._specific import Units, entropy_bar, specific, twins
-from crosslens.analyses.neurons._words import read_texts, reads, sides, turned, writes
+from crosslens.analyses.neurons._words import read_texts, reads, sides, writes
 from crosslens.data.errors import UserError
 from crosslens.data.example import Example, Segment
 from crosslens.probes.observe.tracing import rewrite_output, tracing

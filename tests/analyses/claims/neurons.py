@@ -34,6 +34,7 @@ def learned(ends: bool = True) -> dict[str, Any]:
         "means": [[0.1] * OWN] * len(LABELS),
         "random": [random] * 2,
         "always": specific,
+        "cards": [[[1.0, 2.0, [], []]] * OWN] * len(LABELS),
     }
 
 
@@ -48,6 +49,7 @@ def planted(name: str, holds: bool) -> dict[str, pd.DataFrame]:
         ends=wrong != "at the ends",
         matters=0.25 if wrong == "important to one label" else 1.0,
         hurts=-1.0 if wrong == "removal hurts its label" else 1.0,
+        more=-1.0 if wrong == "a label explains its neurons" else 1.0,
     )
 
 
@@ -58,12 +60,15 @@ def tables_of(
     matters: float = 1.0,
     hurts: float = 1.0,
     random: float = 0.0,
+    more: float = 1.0,
+    any_label: bool = False,
     found: bool = True,
     removed: bool = True,
 ) -> dict[str, pd.DataFrame]:
     """own: activation probability of a label's neurons on its tokens. ends: where they lie. matters: the share of its
-    documents to which they matter. hurts, random: what its texts lose without them, and without random neurons. found:
-    whether any are known. removed: whether they were removed.
+    documents to which they matter. hurts, random: what its texts lose without them, and without random neurons. more:
+    what they pass on in its texts; any_label: in all alike. found: whether any are known. removed: whether they were
+    removed.
     """
     rng = np.random.default_rng(0)
     shape = (FOLDS, LAYERS, WIDTH)
@@ -85,9 +90,12 @@ def tables_of(
     label = np.arange(N) % len(LABELS)
     cost = 0.1 * rng.random((N, len(LABELS), len(HOW)))
     cost[np.arange(N), label] += (hurts, hurts, random)
-    rows = rows_of(
-        {"clean": np.full(N, 3.0)} | ({"removed": cost} if removed else {}), 30, label=np.array(LABELS)[label]
-    )
+    acts = rng.normal(0, 0.2, (N, len(LABELS), OWN))
+    if not any_label:
+        acts[np.arange(N), label] += more
+    values = {"clean": np.full(N, 3.0)} | ({"removed": cost} if removed else {})
+    values |= {"acts": acts.reshape(N, -1)} if found else {}
+    rows = rows_of(values, 30, label=np.array(LABELS)[label])
     folds = pd.DataFrame({"condition": "no BOS", "fold": range(FOLDS)})
     known = (
         learned(ends)
@@ -97,6 +105,7 @@ def tables_of(
             "specific": [[]] * len(LABELS),
             "random": [[[]] * len(LABELS)],
             "always": [[]] * len(LABELS),
+            "cards": [[]] * len(LABELS),
         }
     )
     return tables_from(neurons, replace(rows, folds=folds, sums=sums, counts=counts), **known)
