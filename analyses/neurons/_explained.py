@@ -119,23 +119,23 @@ class Scores:
 
 
 def _sums(values: Array, label: Array, groups: Array, n_labels: int) -> tuple[Array, Array]:
-    """[group, cell, label] and the texts of each [group, label]."""
+    """[group, label, cell] and the texts of each [group, label]."""
     _, place = np.unique(groups, return_inverse=True)
-    sums, counts = np.zeros((place.max() + 1, values.shape[1], n_labels)), np.zeros((place.max() + 1, n_labels))
-    np.add.at(sums, (place, slice(None), label), values)
+    sums, counts = np.zeros((place.max() + 1, n_labels, values.shape[1])), np.zeros((place.max() + 1, n_labels))
+    np.add.at(sums, (place, label), values)
     np.add.at(counts, (place, label), 1)
     return sums, counts
 
 
 def _scores(sums: Array, counts: Array, weights: Array) -> Array:
     """[cell, label]: the mean over the texts of a label minus that over all others (`metrics.explanation_score`)."""
-    total, texts = np.tensordot(weights, sums, 1), weights @ counts
+    total, texts = np.tensordot(weights, sums, 1).T, weights @ counts
     others, other_texts = total.sum(1, keepdims=True) - total, texts.sum() - texts
     return quotient(total, texts) - quotient(others, other_texts)
 
 
 def diagonal(scores: Array) -> Array:
-    """Of [label, explanation]: mean of the own label's scores minus the mean of all others, over labels with neurons."""
+    """Of scores [label, explanation]: the mean of the own labels minus the mean of all others, where there are any."""
     own = np.eye(len(scores), dtype=bool)
     return np.asarray(mean_of_present(scores[own]) - mean_of_present(scores[~own]))
 

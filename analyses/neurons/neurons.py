@@ -73,8 +73,8 @@ CLAIMS = (
     ),
     Statement(
         CLAIM,
-        "A label explains its neurons: on texts that they were not chosen on they pass on more in the label's texts than "
-        "in all others, in σ of what they pass on at n-grams, and more so than for another label's name (the own "
+        "A label explains its neurons: on texts that they were not chosen on they pass on more in the label's texts "
+        "than in all others, in σ of what they pass on at n-grams, and more so than for another label's name (the own "
         "label's SASC score minus the mean of the others above 0) and than with permuted labels.",
         "arXiv 2305.09863 (SASC), its score; labels in place of generated explanations, this project's threshold",
     ),
@@ -125,9 +125,9 @@ def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) ->
         "What is removed, and whose probabilities are held out, was learned on "
         f"{held_out(fitted_on)}. Controls: labels permuted among the documents of a fold; random neurons of the same "
         f"layer, each one of the 20 nearest in how often they are active ({options.draws} draws). Loss: of the next "
-        f"token at {options.positions} evenly spaced places. Cards: of the {SHOWN} most specific neurons of each label, "
-        "on the side of 0 where what they pass on is larger (the sign of Σ act · |act|). Reads: the tokens of the "
-        "held-out texts at which a neuron is largest; contexts and n-grams are of the same texts, the first "
+        f"token at {options.positions} evenly spaced places. Cards: of the {SHOWN} most specific neurons of each "
+        "label, on the side of 0 where what they pass on is larger (the sign of Σ act · |act|). Reads: the tokens of "
+        "the held-out texts at which a neuron is largest; contexts and n-grams are of the same texts, the first "
         f"{WITHIN} tokens of each; writes: the tokens that its output points to, by W_U · W_down alone. SASC score of "
         "a label: the mean of a neuron over tokens, mean over the run's texts of the label minus mean over all others, "
         "in standard deviations over the unique n-grams of 1 to 3 tokens of the held-out texts (its mean at an "
@@ -150,9 +150,10 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
     texts = read_texts(subject, batches, several)
     side = sides(texts)
     texts = turned(texts, side)
-    known = (reads(texts, several), writes(subject, several, side), cards(texts, several, side))
-    words = [[[found[neuron] for neuron in own] for own in shown] for found in known]
-    return Learned(labels, chosen, means, random, of_one_label(learned.important), *words, mlp_width(subject))
+    known: Any = (reads(texts, several), writes(subject, several, side), cards(texts, several, side))
+    said = [[[found[neuron] for neuron in own] for own in shown] for found in known]
+    always = of_one_label(learned.important)
+    return Learned(labels, chosen, means, random, always, *said, width=mlp_width(subject))
 
 
 def _require(options: Options) -> None:

@@ -22,10 +22,11 @@ __all__ = ["ReportError", "build", "show_page", "write_file"]
 def build(out: Path, *, static: bool = False) -> list[Path]:
     """Write the report of `out/runs/*` into `out`; returns the HTML pages, the gallery first.
 
-    Pages: index.html, claims.html, glossary.html, <run>.html, head.html with a card for every head and MLP, neuron.html for single neurons,
-    compare-….html for pairs and series of runs that fit, a page for each of `out/recipes/*.json` (a paper's figures in
-    its order); beside them plotly.min.js (no page asks the network for anything) and downloads/<run>/ with every table
-    as CSV and parquet. static: also every figure as SVG, PNG and PDF (slow; needs kaleido and a Chromium).
+    Pages: index.html, claims.html, glossary.html, <run>.html, head.html with a card for every head and MLP,
+    neuron.html with cards of single neurons, compare-….html for pairs and series of runs that fit, a page for each of
+    `out/recipes/*.json` (a paper's figures in its order); beside them plotly.min.js (no page asks the network for
+    anything) and downloads/<run>/ with every table as CSV and parquet. static: also every figure as SVG, PNG and PDF
+    (slow; needs kaleido and a Chromium).
     The same runs give the same bytes; where nothing has changed since the last time, nothing is drawn. Raises
     ReportError without runs or where `out` cannot be written.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -80,11 +80,13 @@ def roles(run: Run) -> Iterator[Roles]:
     """The labels that each neuron is specific to."""
     table = run.tables.get("neurons")
     if table is not None and {*NEURON, "label"} <= set(table):
-        named = table.drop_duplicates([*NEURON, "label"]).groupby(NEURON)["label"].agg(", ".join)
-        yield Roles(where_of(run, ""), "", run, {}, {(int(a), int(b)): text for (a, b), text in named.items()})
+        named: dict[Place, list[str]] = {}
+        for row in table.drop_duplicates([*NEURON, "label"]).to_dict("records"):
+            named.setdefault(_place(row), []).append(str(row["label"]))
+        yield Roles(where_of(run, ""), "", run, {}, {place: ", ".join(labels) for place, labels in named.items()})
 
 
-def _place(row: dict[str, Any]) -> Place:
+def _place(row: Mapping[Any, Any]) -> Place:
     return int(row["layer"]), int(row["neuron"])
 
 
