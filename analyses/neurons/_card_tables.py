@@ -65,7 +65,7 @@ def _active(rows: Rows, how: How, neurons: Sequence[Place]) -> list[pd.DataFrame
         table = summarise(
             mine[there],
             np.flatnonzero(there),
-            {"place": np.arange(len(neurons))},
+            {"place": range(len(neurons))},
             "share of tokens",
             denominators=tokens.max(1)[there],
             texts=label,

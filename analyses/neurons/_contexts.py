@@ -43,8 +43,8 @@ def cards(texts: Sequence[Text], neurons: Sequence[Neuron], side: Float[Tensor, 
         return {}
     found = ngrams(texts)
     spread = found.means.double().std(0, correction=0).tolist()
-    parts = zip(neurons, side.tolist(), spread, contexts(texts), top_ngrams(found), strict=True)
-    return {neuron: Card(*rest) for neuron, *rest in parts}
+    parts = zip(side.tolist(), spread, contexts(texts), top_ngrams(found), strict=True)
+    return dict(zip(neurons, map(Card._make, parts), strict=True))
 
 
 def contexts(texts: Sequence[Text]) -> list[list[list[float]]]:

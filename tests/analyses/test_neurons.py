@@ -58,9 +58,7 @@ def model_of(planted: bool) -> Subject:
 
 
 def rows_of(subject, examples, how, **form):
-    batch = subject.batch(examples, **form)
-    kept = observe(subject, batch, {"neurons": (neurons, how)})["neurons"]
-    return neurons.measure(subject, batch, kept, how)
+    return observe(subject, subject.batch(examples, **form), {"neurons": (neurons, how)})["neurons"]
 
 
 def how_of(subject, **options):
