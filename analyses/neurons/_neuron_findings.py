@@ -55,7 +55,7 @@ def _explains(tables: Tables) -> Finding:
         "{value:+.2f} {span:+.2f} σ for its own texts over those of another one; {control}: {beside:+.2f}",
         **tested(tables, CLAIM),
         about="how far a language or domain explains its neurons",
-        figure="explained",
+        figure="explained" if "explained" in tables else "layers",
         side="above",
     )
 

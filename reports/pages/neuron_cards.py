@@ -21,9 +21,9 @@ SECTIONS = ("SASC score", "How often it is active", "How specific it is")
 OTHERS = "mean of the neurons of other labels"
 EXPLAINED = (
     "SASC score: what the neuron passes on in texts of the label minus that in all other texts, in standard deviations "
-    "over n-grams (σ). 0: the label explains nothing of it. Label: the language, domain or kind that the task gives a "
-    "text. Neurons, contexts and n-grams were chosen on held-out texts, scores and shares are measured on others. "
-    "Thin lines: all neurons that have a card."
+    "over n-grams (σ). 0: the label explains nothing of it; below 0: in its texts the neuron passes on less, or on the "
+    "other side of 0. Label: the language, domain or kind that the task gives a text. Neurons, contexts and n-grams "
+    "were chosen on held-out texts, scores and shares are measured on others. Thin lines: all neurons that have a card."
 )
 
 
