@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
 from typing import Any
 
@@ -31,10 +31,15 @@ def ids_in_text(tokenizer: Any, word: str) -> list[int]:
 
 def texts(tokenizer: Any) -> list[str]:
     """What every id of the tokenizer says inside a text, leading space included; pieces of characters say U+FFFD."""
+    return inside(tokenizer, [[i] for i in range(len(tokenizer))])
+
+
+def inside(tokenizer: Any, several: Sequence[Sequence[int]]) -> list[str]:
+    """What each row of ids says inside a text, leading space included."""
     before = tokenizer.encode(BEFORE, add_special_tokens=False)[-1:]
     start = _decode(tokenizer, [before])[0] if before else ""
-    whole = _decode(tokenizer, [[*before, i] for i in range(len(tokenizer))])
-    alone = _decode(tokenizer, [[i] for i in range(len(tokenizer))])
+    whole = _decode(tokenizer, [[*before, *ids] for ids in several])
+    alone = _decode(tokenizer, [[*ids] for ids in several])
     return [w[len(start) :] if w.startswith(start) else a for w, a in zip(whole, alone, strict=True)]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..common.claims import Claim, Statement
 from ..common.tested import judged
+from ._explained import CLAIM
 
 CLAIMS = (
     Statement(
@@ -61,6 +62,13 @@ CLAIMS = (
         "first and the last quarter of the layers hold more than half, and more than of MLP neurons chosen alike.",
         "arXiv 2402.18815 (PLND), by the exact change of the attention; the threshold, an even share, is ours",
         0.5,
+    ),
+    Statement(
+        CLAIM,
+        "A label explains its neurons: on texts that they were not chosen on they pass on more in the label's texts "
+        "than in all others, in σ of what they pass on at n-grams, and more so than for another label's name (the own "
+        "label's SASC score minus the mean of the others above 0) and than with permuted labels.",
+        "arXiv 2305.09863 (SASC), its score; labels in place of generated explanations, this project's threshold",
     ),
 )
 

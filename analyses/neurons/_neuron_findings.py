@@ -10,6 +10,7 @@ import pandas as pd
 
 from ..common.claims import one_row
 from ..common.findings import Finding, say, tested
+from ._explained import CLAIM
 
 Tables = Mapping[str, pd.DataFrame]
 CHANNELS = "channels at the ends"
@@ -26,7 +27,11 @@ def findings(tables: Tables) -> list[Finding]:
         return []
     pictures = [_of_pictures(tables, claim, *words) for claim, words in PICTURES.items() if _measured(tables, claim)]
     channels = [_channels(tables)] if _measured(tables, CHANNELS) else []
-    return [*(pictures or (_hurts(tables), _one_label(tables), _ends(tables))), *channels]
+    return [*(pictures or _of_text(tables)), *channels]
+
+
+def _of_text(tables: Tables) -> list[Finding]:
+    return [_hurts(tables), _one_label(tables), _ends(tables), _explains(tables)]
 
 
 def _measured(tables: Tables, claim: str) -> bool:
@@ -89,6 +94,19 @@ def _one_label(tables: Tables) -> Finding:
         about="whether languages or domains have neurons of their own",
         figure="layers",
         threshold=0.1,
+        side="above",
+    )
+
+
+def _explains(tables: Tables) -> Finding:
+    return say(
+        "A language (or domain) explains its neurons: chosen on other documents, they score {value:.2f} {span:.2f} σ "
+        "higher for its own texts than for those of another one; {control}: {beside:.2f}",
+        "It is not shown that a language (or domain) explains its neurons: chosen on other documents, they score "
+        "{value:+.2f} {span:+.2f} σ for its own texts over those of another one; {control}: {beside:+.2f}",
+        **tested(tables, CLAIM),
+        about="how far a language or domain explains its neurons",
+        figure="explained" if "explained" in tables else "layers",
         side="above",
     )
 

@@ -12,6 +12,7 @@ from .. import metrics
 from ..common.controls import NEURONS, PERMUTED_IN_FOLDS
 from ..common.frames import joined, summarise
 from ..common.labels import label_column
+from ._card_tables import CARD_TABLES
 from ._channel_tables import important_layers
 from ._counts import PREFIXES, TEXT, WITH_NEURONS
 from ._neuron_tested import tested
@@ -29,8 +30,7 @@ from ._statistics import (
     plain,
 )
 from ._units import Units, each_part, units_of
-
-SHOWN = 25  # neurons of each label
+from ._words import SHOWN
 
 
 def _layers(rows: Rows, how: How) -> pd.DataFrame | None:
@@ -148,5 +148,6 @@ TABLES = {
     "ends": (_ends, ("module", "part")),
     "removal": (_removal, ("module", "removed", "evaluated", "how")),
     "neurons": (_neurons, ("neuron", "label", "others", "entropy", "reads", "writes")),
+    **CARD_TABLES,
     "tested": (tested, ("claim", "than", "untestable")),
 }

@@ -14,6 +14,7 @@ from ..common.frames import mean_of_present
 from ..common.labels import label_column
 from ..common.tested import nothing, number
 from ._counts import IMAGE, KEYS, QUERIES, TEXT, TOWER
+from ._explained import explains
 from ._statistics import (
     Array,
     apart,
@@ -46,7 +47,8 @@ def tested(rows: Rows, how: How) -> pd.DataFrame:
         there = part in units and part in learned.beside
         own = of_part(learned, part)
         parts += _one_label(units[part], own, claim) if there else [nothing(claim, NO_PICTURES)]
-    return pd.concat([*parts, *_channels(units, learned), *_hurts(rows, how)], ignore_index=True)
+    more = (*_channels(units, learned), *_hurts(rows, how), *explains(rows, how))
+    return pd.concat([*parts, *more], ignore_index=True)
 
 
 def _with_chance(row: pd.DataFrame, chance: float) -> list[pd.DataFrame]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..common.frames import by_weights
 from ._specific import Neuron, specific
 from ._units import Array, Units
 

@@ -3,7 +3,7 @@
 Activation probability of every neuron by label (language, domain, kind of picture), in decoder and vision tower,
 neurons specific to one, neurons and channels of queries and keys that matter to nearly every document of one, and the
 loss of each label's texts without them. Tables: layers, held_out, ends, important, important_layers, removal, neurons,
-tested.
+cards, explained, contexts, ngrams, tested.
 """
 
 from __future__ import annotations
@@ -21,22 +21,25 @@ from ...probes.prompts.batch import Batch
 from ...probes.runs import costs
 from ...probes.runs.results import How
 from ..common.frames import held_out
+from ._card_tables import RUN_TABLES
 from ._channels import QUERIES
+from ._contexts import LONGEST, cards
 from ._counts import MOST, SUMMED, TEXT, TOWER, by_label, has_neurons, labels_in, observed
+from ._explained import mean_acts
 from ._learning import Known, learn
 from ._neuron_claims import CLAIMS, claims
 from ._neuron_findings import findings
-from ._neuron_tables import SHOWN, TABLES
+from ._neuron_tables import TABLES
 from ._removal import HOW, removed
 from ._specific import of_one_label, specific, twins
 from ._tower import tower_counts, tower_has_neurons
-from ._words import reads, writes
+from ._words import SHOWN, WITHIN, read_texts, reads, sides, turned, writes
 
-__all__ = ["CLAIMS", "TABLES", "claims", "findings"]
+__all__ = ["CLAIMS", "RUN_TABLES", "TABLES", "claims", "findings"]
 
 VERSION = 2
 QUESTION = "Which neurons serve one language, domain or kind of picture, and does the model need them for it alone?"
-PAPER = "arXiv 2402.16438 (LAPE), 2406.11193 (MMNeuron), 2402.18815 (PLND)"
+PAPER = "arXiv 2402.16438 (LAPE), 2406.11193 (MMNeuron), 2402.18815 (PLND), 2305.09863 (SASC)"
 SUMS = SUMMED
 FIT_EXAMPLES = 256
 _CHANNELS = (
@@ -66,8 +69,9 @@ class Options:
 class Learned(NamedTuple):
     """labels; for each the neurons (layer, neuron) that are specific to it and their mean activation; random: for each
     draw the same of their twins. always: for each label the neurons that matter to nearly all of its texts alone.
-    reads, writes: of the most specific ones the tokens, see `_words`. All of the decoder at words; beside: the same
-    names, those that there are, of the other parts of the model, see `_counts`.
+    reads, writes: of the most specific ones the tokens, see `_words`; cards: of the same, see `_contexts.Card`; width:
+    neurons of a layer. All of the decoder at words; beside: the same names, those that there are, of the other parts of
+    the model, see `_counts`.
     """
 
     labels: Sequence[str] = ()
@@ -77,6 +81,8 @@ class Learned(NamedTuple):
     always: Sequence[Sequence[Sequence[int]]] = ()
     reads: Sequence[Sequence[Sequence[int]]] = ()
     writes: Sequence[Sequence[Sequence[int]]] = ()
+    cards: Sequence[Sequence[Sequence[Any]]] = ()
+    width: int = 0
     beside: Mapping[str, Mapping[str, Sequence[Any]]] = {}
 
 
@@ -95,8 +101,14 @@ def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) ->
         f"{held_out(fitted_on)}. Controls: labels permuted among the documents of a fold (of all, where "
         "folds lack labels); random neurons of the same "
         f"layer, each one of the 20 nearest in how often they are active ({options.draws} draws). Loss: of the next "
-        f"token at {options.positions} evenly spaced places, or of the answer. Reads: the tokens of those texts "
-        "at which a neuron is largest; writes: the tokens that its output points to, by W_U · W_down alone."
+        f"token at {options.positions} evenly spaced places, or of the answer. Cards: of the {SHOWN} most specific "
+        "neurons of each label, on the side of 0 where what they pass on is larger (the sign of Σ act · |act|). Reads: "
+        "the tokens of the held-out texts at which a neuron is largest; contexts and n-grams are of the same texts, "
+        "the first "
+        f"{WITHIN} tokens of each; writes: the tokens that its output points to, by W_U · W_down alone. SASC score of "
+        "a label: the mean of a neuron over tokens, mean over the run's texts of the label minus mean over all others, "
+        "in standard deviations over the unique n-grams of 1 to 3 tokens of the held-out texts (its mean at an "
+        "n-gram's last token, in running text; SASC reads each n-gram alone)."
     )
 
 
@@ -115,11 +127,13 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
     text = chosen.pop(TEXT)
     shown = [own[:SHOWN] for own in text["specific"]]
     several = [neuron for own in shown for neuron in own]
-    words = [
-        [[found[neuron] for neuron in own] for own in shown]
-        for found in (reads(subject, batches, several), writes(subject, several))
-    ]
-    return Learned(labels, **text, reads=words[0], writes=words[1], beside=chosen)
+    texts = read_texts(subject, batches, several)
+    side = sides(texts)
+    texts = turned(texts, side)
+    found: Any = (reads(texts, several), writes(subject, several, side), cards(texts, several, side))
+    said = [[[words[neuron] for neuron in own] for own in shown] for words in found]
+    told = dict(zip(("reads", "writes", "cards"), said, strict=True))
+    return Learned(labels, **text, **told, width=mlp_width(subject), beside=chosen)
 
 
 def _chosen(known: Known, options: Options) -> dict[str, Any]:
@@ -143,24 +157,25 @@ def _require(options: Options) -> None:
 
 
 def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor | None]:
-    """The counts of every part of the decoder that was learned, see `_counts`."""
+    """The counts of every part of the decoder that was learned, see `_counts`; "acts", see `_explained`."""
     rows: dict[str, Tensor | None] = {}
     for part, values in observed(layer, batch, how.options).items():
         if part == TEXT or part in how.learned.beside:
             rows |= by_label(values, part, batch, how)
-    return rows
+    return rows | mean_acts(layer, batch, how.learned)
 
 
 def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
-    """The counts of the vision tower, and what `_removal.removed` reads."""
+    """The counts of the vision tower, and what `_removal.removed` reads; "acts" [b, shown] of all layers."""
     tower = tower_counts(subject, batch, how.options.top) if TOWER in how.learned.beside else {}
     rows = {**kept, **(by_label(tower, TOWER, batch, how) if tower else {})}
+    rows |= {"acts": kept["acts"].sum(1)} if "acts" in kept else {}
     return rows | (removed(subject, batch, how.learned, how.options.positions) if how.options.removal else {})
 
 
 def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that a fold's rows hold: sums, and counts as many, of as many labels as there may be."""
-    return 1 + MOST * (3 * len(HOW) + 2 * _counted(subject, options))
+    return 1 + MOST * (3 * len(HOW) + SHOWN + 2 * _counted(subject, options))
 
 
 def _counted(subject: Any, options: Options) -> int:
@@ -175,10 +190,11 @@ def _counted(subject: Any, options: Options) -> int:
 
 def memory(subject: Any, batch: int, positions: int, options: Options) -> int:
     """Bytes beyond the shared forward: counts of every neuron, layer by layer and stacked, and a recording with
-    variants; of a picture one more forward.
+    variants; of a picture one more forward; of neurons with cards what they pass on in every held-out text.
     """
     counted = 2 * 4 * batch * MOST * _counted(subject, options)
     counted += costs.forward(subject, 1, positions) if subject.vision is not None else 0
+    counted += (2 * LONGEST + 1) * 4 * FIT_EXAMPLES * WITHIN * MOST * SHOWN
     if not options.removal:
         return counted
     variants = costs.variants(subject, MOST * (2 + options.draws), batch, positions, positions)

@@ -59,6 +59,15 @@ def _several(rows: pd.DataFrame) -> str | None:
     return "module" if "module" in rows and rows["module"].nunique() > 1 else None
 
 
+def explained(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    """Neurons in rows, texts in columns; the control by buttons."""
+    shown = first_condition(rows).sort_values(["label", "texts"], ascending=[False, True], kind="stable")
+    shown = shown.assign(kind=shown["control"].where(shown["control"] != "", "measured"))
+    shown = shown.sort_values("kind", key=lambda column: column != "measured", kind="stable")
+    shown = shown.drop(columns="control").rename(columns={"texts": "texts in", "label": "neurons of"})
+    return sized(heat_map(shown, "texts in", "neurons of", view="kind", signed=True, unit="σ"), HEIGHT)
+
+
 FIGURES = [
     Drawing(
         "removal",
@@ -124,5 +133,19 @@ FIGURES = [
         interval="Bands",
         control="Dotted",
         claims=("channels at the ends",),
+    ),
+    Drawing(
+        "explained",
+        "explained",
+        {},
+        "How far each language or domain explains its neurons",
+        explained,
+        "SASC score: what neurons pass on in the texts of a language or domain (columns) minus that in all other "
+        "texts, in standard deviations over n-grams; mean over the neurons that are specific to one (rows), chosen on "
+        "other documents. Button: labels permuted.",
+        "Red on the diagonal alone: each label explains its own neurons and no others. Rows sum to about 0, since "
+        "each text is for one label and against the others.",
+        "by language, domain",
+        claims=("a label explains its neurons",),
     ),
 ]

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from ...data.errors import ReportError
-from . import claims, compare, gallery, glossary, heads, page, recipes, series
+from . import claims, compare, gallery, glossary, heads, neuron_cards, page, recipes, series
 from . import static as images_of
 from .files import write_file
 from .runs import Run, read_runs
@@ -23,9 +23,10 @@ def build(out: Path, *, static: bool = False) -> list[Path]:
     """Write the report of `out/runs/*` into `out`; returns the HTML pages, the gallery first.
 
     Pages: index.html, claims.html, glossary.html, <run>.html, head.html with a card for every head and MLP,
-    compare-….html for pairs and series of runs that fit, a page for each of `out/recipes/*.json` (a paper's figures in
-    its order); beside them plotly.min.js (no page asks the network for anything) and downloads/<run>/ with every table
-    as CSV and parquet. static: also every figure as SVG, PNG and PDF (slow; needs kaleido and a Chromium).
+    neuron.html with cards of single neurons, compare-….html for pairs and series of runs that fit, a page for each of
+    `out/recipes/*.json` (a paper's figures in its order); beside them plotly.min.js (no page asks the network for
+    anything) and downloads/<run>/ with every table as CSV and parquet. static: also every figure as SVG, PNG and PDF
+    (slow; needs kaleido and a Chromium).
     The same runs give the same bytes; where nothing has changed since the last time, nothing is drawn. Raises
     ReportError without runs or where `out` cannot be written.
     """
@@ -35,16 +36,17 @@ def build(out: Path, *, static: bool = False) -> list[Path]:
     runs, notes = read_runs(out / "runs")
     drawn = {run.name: page.run_figures(run) for run in runs}
     images = _images(drawn, out) if static else {}
-    subjects = heads.subjects(runs, drawn)
+    subjects, neurons = heads.subjects(runs, drawn), neuron_cards.subjects(runs)
     compared = compare.pages(runs) | series.pages(runs)
     asked, unread = recipes.read_recipe_pages(out / "recipes")
     notes += unread
     links = [(recipe.address, recipe.texts["title"]) for recipe in asked]
     links += [(heads.PAGE, "Heads and MLPs")] if subjects else []
+    links += [(neuron_cards.PAGE, "Neurons")] if neurons else []
     links += [(address, title) for address, (title, _) in compared.items()]
     written = {"index.html": gallery.index(runs, drawn, notes, links), "claims.html": claims.claims(runs, drawn)}
     written |= {glossary.PAGE: environment().get_template("glossary.html").render(terms=glossary.listed())}
-    written |= {heads.PAGE: heads.render(subjects)}
+    written |= {heads.PAGE: heads.render(subjects), neuron_cards.PAGE: neuron_cards.render(neurons)}
     written |= {address: text for address, (_, text) in compared.items()}
     written |= {recipe.address: recipes.render_recipe(recipe, runs, drawn) for recipe in asked}
     written |= {f"{run.name}.html": page.render(run, drawn[run.name], images.get(run.name)) for run in runs}

@@ -109,12 +109,12 @@ def _split(run: Run, name: str, rows: pd.DataFrame, mlp: bool) -> Iterator[Measu
         unit = str(first.get("unit") or "")
         p_column = next((c for c in P_VALUES if c in part and part[c].notna().any()), "")
         section = _section(str(run.record["analysis"]), unit, " ".join(words))
-        where = _where(run, str(first.get("condition") or "")) if "n" in part else WEIGHTS
+        where = where_of(run, str(first.get("condition") or "")) if "n" in part else WEIGHTS
         values, named = _numbers(part, p_column), _control(rows, first)
         if named is not None:
             values["control"] = named["value"].reindex(values.index)
         yield Measure(
-            " · ".join(words), unit, where, section, mlp, run, "", _sample(part), P_VALUES.get(p_column, ""),
+            " · ".join(words), unit, where, section, mlp, run, "", sample_of(part), P_VALUES.get(p_column, ""),
             "" if named is None else str(named["control"].iloc[0]), values,
         )  # fmt: skip
 
@@ -156,7 +156,7 @@ def _section(analysis: str, unit: str, title: str) -> str:
     return named.get(analysis, effects if unit == "logits" else other)
 
 
-def _where(run: Run, condition: str) -> str:
+def where_of(run: Run, condition: str) -> str:
     """What a number was measured on: task with its options, condition, template where it is a chat; whether it is
     known that the model solves the task, where a claim says so.
     """
@@ -166,7 +166,7 @@ def _where(run: Run, condition: str) -> str:
     return ", ".join(part for part in (task_words(run.record["task"]), condition, template, solved) if part)
 
 
-def _sample(part: pd.DataFrame) -> str:
+def sample_of(part: pd.DataFrame) -> str:
     """ "n = 27 in 9 groups" of these rows; "" for weights."""
     counts = [part[c].max() for c in ("n", "n_groups") if c in part and part[c].notna().any()]
     return f"n = {counts[0]:,.0f}" + (f" in {counts[1]:,.0f} groups" if len(counts) > 1 else "") if counts else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from .blocks import packed, rounded_number
 from .head_values import MLP, PLACE, SECTIONS, WEIGHTS, Measure, measures
 from .head_words import Place, Roles, Words, findings, named_in, roles, words
 from .page import Drawn, environment, unique_slugs
-from .runs import Run
+from .runs import Run, by_model
 
 PAGE = "head.html"
 CHIEF = 10  # measures of the table that opens; with head and role these are 12 columns
@@ -43,23 +43,11 @@ class Heads:
 
 
 def subjects(runs: Sequence[Run], drawn: Mapping[str, Drawn]) -> list[Heads]:
-    """The subjects of which a run says something of single heads or MLPs, by name.
-
-    Two models of one name are told apart by their weights: "smollm2", "smollm2@1f2e3d4c".
-    """
-    by_weights: dict[tuple[str, str], list[Run]] = {}
-    for run in runs:
-        subject = run.record["subject"]
-        by_weights.setdefault((str(subject.get("name")), str(subject.get("fingerprint"))), []).append(run)
-    found: dict[str, Heads] = {}
-    for (name, fingerprint), mine in sorted(by_weights.items()):
-        one = _heads(name if name not in found else f"{name}@{fingerprint[:8]}", mine, drawn)
-        if one.measures or one.words:
-            found[one.key] = one
-    return list(found.values())
+    """The subjects of which a run says something of single heads or MLPs, as `by_model` has them."""
+    return by_model(runs, lambda key, mine: _heads(key, mine, drawn))
 
 
-def _heads(key: str, runs: list[Run], drawn: Mapping[str, Drawn]) -> Heads:
+def _heads(key: str, runs: list[Run], drawn: Mapping[str, Drawn]) -> Heads | None:
     one = Heads(key, runs[0].record["subject"], [])
     for run in sorted(runs, key=_untestable):
         figures = _addressed(run, drawn)
@@ -74,8 +62,8 @@ def _heads(key: str, runs: list[Run], drawn: Mapping[str, Drawn]) -> Heads:
         one.roles += roles(run)
         one.named += _named(run, figures, one.record)
     by_section = sorted(one.measures, key=lambda m: (SECTIONS.index(m.section), m.where == WEIGHTS))
-    one.measures = _apart(by_section)
-    return one
+    one.measures = apart(by_section)
+    return one if one.measures or one.words else None
 
 
 def _untestable(run: Run) -> bool:
@@ -101,11 +89,11 @@ def _named(run: Run, figures: list[tuple[str, go.Figure]], subject: Mapping[str,
     for address, figure in figures:
         if heads := named_in(figure, *size):
             title = str(meta_of(figure).get("title") or run.title)
-            said.append({"text": f"{title} ({_run_title(run)})", "address": address, "heads": heads})
+            said.append({"text": f"{title} ({run_title(run)})", "address": address, "heads": heads})
     return said
 
 
-def _apart(found: list[Measure]) -> list[Measure]:
+def apart(found: list[Measure]) -> list[Measure]:
     """Measures that two runs have alike are told apart by the run."""
     seen = [(m.title, m.unit, m.where, m.mlp) for m in found]
     twice = {one for one in seen if seen.count(one) > 1}
@@ -131,14 +119,18 @@ def chief(found: Sequence[Measure], mlp: bool) -> list[int]:
 
 def render(found: Sequence[Heads]) -> str:
     """The HTML of the page: one template, one compact JSON, cards and table made in the browser."""
+    return page_of(PAGE, map(as_data, found), [(one, csv_name(one)) for one in found])
+
+
+def page_of(template: str, found: Iterable[dict[str, Any]], subjects: Sequence[Any], **words: Any) -> str:
+    """A page of cards; subjects, words: what its template shows of each, and of all."""
     colours = {"signed": get_colorscale(SIGNED), "unsigned": get_colorscale(UNSIGNED)}
-    data = {"colours": colours, "subjects": [as_data(one) for one in found]}
-    files = [(one, csv_name(one)) for one in found]
+    data = {"colours": colours, "subjects": list(found)}
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return environment().get_template(PAGE).render(subjects=files, json=packed(text))
+    return environment().get_template(template).render(subjects=subjects, json=packed(text), **words)
 
 
-def as_data(one: Heads) -> dict[str, Any]:
+def as_data(one: Heads, sections: Sequence[str] = SECTIONS) -> dict[str, Any]:
     """What the browser needs of a subject; numbers to four digits, in the order of `places`."""
     places = one.places
     runs = list(dict.fromkeys([run.name for run in one.runs]))
@@ -147,9 +139,9 @@ def as_data(one: Heads) -> dict[str, Any]:
         "name": str(one.record.get("name")),
         "size": [int(one.record.get(n) or 0) for n in ("n_layers", "n_heads")],
         "places": [address(place) for place in places],
-        "runs": [{"name": run.name, "title": _run_title(run)} for run in one.runs],
-        "sections": SECTIONS,
-        "measures": [_measure(m, places, runs) for m in one.measures],
+        "runs": [{"name": run.name, "title": run_title(run)} for run in one.runs],
+        "sections": sections,
+        "measures": [_measure(m, places, runs, sections) for m in one.measures],
         "words": [
             {"title": w.title, "run": runs.index(w.run.name), "texts": {address(p): t for p, t in w.texts.items()}}
             for w in one.words
@@ -169,20 +161,20 @@ def as_data(one: Heads) -> dict[str, Any]:
     }
 
 
-def _measure(m: Measure, places: Sequence[Place], runs: list[str]) -> dict[str, Any]:
+def _measure(m: Measure, places: Sequence[Place], runs: list[str], sections: Sequence[str]) -> dict[str, Any]:
     mine = [place for place in places if (place[1] == MLP) == m.mlp]
     rows = m.rows.reindex(pd.MultiIndex.from_tuples(mine, names=PLACE))
     columns = {c: _short(rows[c]) for c in ("value", "lower", "upper", "p", "control")}
     data = {c: values for c, values in columns.items() if any(v is not None for v in values)}
     texts = {"title": m.title, "unit": m.unit, "where": m.where, "figure": m.figure, "sample": m.sample}
     texts |= {"pName": m.p_name, "controlName": m.control}
-    return {**texts, "section": SECTIONS.index(m.section), "mlp": m.mlp, "run": runs.index(m.run.name)} | {
+    return {**texts, "section": sections.index(m.section), "mlp": m.mlp, "run": runs.index(m.run.name)} | {
         "signed": m.signed,
         **data,
     }
 
 
-def _run_title(run: Run) -> str:
+def run_title(run: Run) -> str:
     task = run.record["task"]
     return f"{run.record['analysis'].replace('_', ' ')}: {task.get('title') or task.get('name', '?')}"
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
 from ...data.errors import ReportError
 
+Made = TypeVar("Made")
 SCHEMA = 1
 NAME = re.compile(r"\w[\w.+=-]*")
-RESERVED = {"index", "claims", "glossary", "head", "plotly.min"}  # pages of the gallery itself
+RESERVED = {"index", "claims", "glossary", "head", "neuron", "plotly.min"}  # pages of the gallery itself
 TEXTS = ("analysis", "title")
 PARTS = ("subject", "task", "options", "versions")
 
@@ -74,6 +76,24 @@ def read_runs(directory: Path) -> tuple[list[Run], list[str]]:
         except ReportError as error:
             notes.append(f"{path.name}: {error}")
     return runs, notes
+
+
+def by_model(runs: Sequence[Run], make: Callable[[str, list[Run]], Made | None]) -> list[Made]:
+    """What `make(key, runs of one model)` gives, models by name; without those of which it gives None.
+
+    Two models of one name are told apart by their weights: "smollm2", "smollm2@1f2e3d4c".
+    """
+    by_weights: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        subject = run.record["subject"]
+        by_weights.setdefault((str(subject.get("name")), str(subject.get("fingerprint"))), []).append(run)
+    found: dict[str, Made] = {}
+    for (name, fingerprint), mine in sorted(by_weights.items(), key=lambda item: item[0]):
+        key = name if name not in found else f"{name}@{fingerprint[:8]}"
+        made = make(key, mine)
+        if made is not None:
+            found[key] = made
+    return [*found.values()]
 
 
 def read_run(path: Path) -> Run:

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from .glossary import heading
 
 ROWS = 10  # shown; the downloads hold them all
 LONG = 120  # characters of a cell
+CARDED = ("neurons", "cards", "contexts", "ngrams")  # tables of neurons that have cards
 TOLD = ["subject", "task", "analysis"]  # said once on the page, not in every row
 PICTURE = re.compile(r"(data:image/|iVBORw0KGgo|/9j/)[\w+/=;:,.-]{60,}")
 
@@ -27,12 +29,16 @@ def table_block(
     shared: (heading, text) of columns with one value in all these rows; they have no column of their own.
     """
     rows = matching(table, where or {})
+    cards = _cards(rows) if name in CARDED else None
     rows = rows.drop(columns=[c for c in rows if c in TOLD or _is_picture(rows[c])])
     rows = _largest_first(rows)
     same = [c for c in rows if len(rows) > 1 and c != "value" and _same(rows[c])]
     shared = [(heading(c), _cell(rows[c].iloc[0])["text"]) for c in same]
     shown = rows.drop(columns=same)
     cells = [[_cell(value) for value in row] for row in shown.head(limit).itertuples(index=False, name=None)]
+    if cards is not None and "neuron" in shown:
+        for row, href in zip(cells, cards[shown.head(limit).index], strict=True):
+            row[list(shown).index("neuron")]["href"] = href
     return {
         "name": name,
         "title": heading(name),
@@ -42,6 +48,14 @@ def table_block(
         "count": len(rows),
         "all": len(table),
     }
+
+
+def _cards(rows: pd.DataFrame) -> pd.Series | None:
+    """The address of each row's neuron card."""
+    if not {"subject", "layer", "neuron"} <= set(rows):
+        return None
+    place = rows["layer"].astype(int).astype(str) + "." + rows["neuron"].astype(int).astype(str)
+    return "neuron.html#" + rows["subject"].map(lambda name: quote(str(name), safe="")) + "/" + place
 
 
 def _largest_first(rows: pd.DataFrame) -> pd.DataFrame:

@@ -467,6 +467,11 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "any": case(partial(neurons.tables_of, random=1.0), "It is not shown that a language (or domain) needs", OPEN),
         "ends": case(neurons.tables_of, "Neurons of one language or domain lie at both ends", FOUND),
         "middle": case(partial(neurons.tables_of, ends=False), "It is not shown that neurons of one language", OPEN),
+        "explained": case(neurons.tables_of, "A language (or domain) explains its neurons", FOUND),
+        "any label": case(
+            partial(neurons.tables_of, any_label=True), "It is not shown that a language (or domain) explains", OPEN
+        ),
+        "no cards": case(partial(neurons.tables_of, found=False), "how far a language or domain explains", UNTESTABLE),
         "none": case(partial(neurons.tables_of, found=False), "whether languages or domains have", UNTESTABLE),
         "kept": case(partial(neurons.tables_of, removed=False), "what neurons of one language", UNTESTABLE),
         "tower": case(neurons.of_pictures, "Kinds of pictures have neurons of their own in the vision tower", FOUND),

@@ -16,7 +16,7 @@ from crosslens.analyses.neurons._learning import learn
 from crosslens.analyses.neurons._removal import HOW, removed
 from crosslens.analyses.neurons._specific import entropy_bar, specific, twins
 from crosslens.analyses.neurons._units import Units
-from crosslens.analyses.neurons._words import reads, writes
+from crosslens.analyses.neurons._words import read_texts, reads, sides, writes
 from crosslens.data.errors import UserError
 from crosslens.data.example import Example, Segment
 from crosslens.probes.observe.tracing import rewrite_output, tracing
@@ -60,9 +60,7 @@ def model_of(planted: bool) -> Subject:
 
 
 def rows_of(subject, examples, how, **form):
-    batch = subject.batch(examples, **form)
-    kept = observe(subject, batch, {"neurons": (neurons, how)})["neurons"]
-    return neurons.measure(subject, batch, kept, how)
+    return observe(subject, subject.batch(examples, **form), {"neurons": (neurons, how)})["neurons"]
 
 
 def how_of(subject, **options):
@@ -128,7 +126,10 @@ def test_a_neuron_reads_the_words_that_it_fires_on_and_writes_what_it_raises():
         mlp.up_proj.weight.data[NEURON[label]] = 0.0
         mlp.up_proj.weight.data[NEURON[label], LABELS.index(label)] = 1.0
         mlp.down_proj.weight.data[:, NEURON[label]] = subject.W_U[5 + LABELS.index(label)]
-    read, written = reads(subject, [batch], [*own.values()]), writes(subject, [*own.values()])
+    neurons = [*own.values()]
+    texts = read_texts(subject, [batch], neurons)
+    assert sides(texts).tolist() == [1.0, 1.0]
+    read, written = reads(texts, neurons), writes(subject, neurons, sides(texts))
     for label in LABELS:
         said = subject.tokenizer.batch_decode([[token] for token in read[own[label]]])
         assert {word.strip() for word in said} <= {*WORDS[label].split()}

@@ -1,5 +1,4 @@
-// The data of all subjects, read once, and what card, map and table share.
-const { colours, subjects } = JSON.parse(await unpacked("heads-data"));
+// What card, map and table share.
 const SHOWN = 20;
 
 // An element with attributes and children; text is only ever text.

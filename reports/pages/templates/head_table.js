@@ -6,7 +6,7 @@ const ways = (m) => (m.signed ? ["size", "ascending", "descending"] : ["descendi
 function sets(subject) {
   const found = [];
   for (const mlp of [false, true]) {
-    const kind = mlp ? "MLPs" : "heads";
+    const kind = words.many(mlp);
     const mine = subject.measures.map((m, number) => [m, number]).filter(([m]) => m.mlp === mlp);
     if (mine.length) found.push({ name: `${kind}: the chief measures`, mlp, numbers: subject.chief[mlp ? "mlp" : "head"] });
     subject.runs.forEach((run, place) => {
@@ -55,8 +55,8 @@ function drawTable() {
   const { subject, measures } = table;
   const asked = document.getElementById("table-filter").value.trim().toLowerCase();
   const rows = placesOf(subject, table.mlp).map((place, index) => ({ place, index, names: namesOf(subject, place).join(", ") }));
-  const words = (place) => subject.words.map((one) => one.texts[place] ?? "").join(" ");
-  const fits = ({ place, names }) => place.startsWith(asked) || names.includes(asked) || words(place).toLowerCase().includes(asked);
+  const said = (place) => subject.words.map((one) => one.texts[place] ?? "").join(" ");
+  const fits = ({ place, names }) => place.startsWith(asked) || names.toLowerCase().includes(asked) || said(place).toLowerCase().includes(asked);
   const found = ordered(asked ? rows.filter(fits) : rows);
   const some = table.all ? found : found.slice(0, SHOWN);
   document.getElementById("head-table").replaceChildren(tableHead(measures), el("tbody", {}, ...some.map((row) => tableRow(subject, measures, row))));
@@ -75,7 +75,7 @@ function tableHead(measures) {
   }
   const over = spans.map(({ where, count }) => el("th", { scope: "colgroup", colspan: count }, where));
   return el("thead", {}, el("tr", {}, el("td"), el("td"), ...over),
-    el("tr", {}, el("th", { scope: "col" }, table.mlp ? "MLP" : "head"), el("th", { scope: "col" }, "role by rule"), ...measures.map(sortable)));
+    el("tr", {}, el("th", { scope: "col" }, words.place(table.mlp)), el("th", { scope: "col" }, words.role), ...measures.map(sortable)));
 }
 
 function sortable(m) {

@@ -43,7 +43,8 @@ def _beside(part: str, outer: bool) -> dict[str, Any]:
 def _chosen(ends: bool) -> dict[str, Any]:
     specific = places(ends)
     random = [[(layer, neuron + 80) for layer, neuron in own] for own in specific]
-    return {"specific": specific, "means": [[0.1] * OWN] * len(LABELS), "random": [random] * 2, "always": specific}
+    known = {"specific": specific, "means": [[0.1] * OWN] * len(LABELS), "random": [random] * 2, "always": specific}
+    return known | {"cards": [[[1.0, 2.0, [], []]] * OWN] * len(LABELS)}
 
 
 LEARNED = learned()
@@ -61,6 +62,7 @@ def planted(name: str, holds: bool) -> dict[str, pd.DataFrame]:
         ends=wrong != "at the ends",
         matters=0.25 if wrong == "important to one label" else 1.0,
         hurts=-1.0 if wrong == "removal hurts its label" else 1.0,
+        more=-1.0 if wrong == "a label explains its neurons" else 1.0,
     )
 
 
@@ -80,6 +82,8 @@ def tables_of(
     matters: float = 1.0,
     hurts: float = 1.0,
     random: float = 0.0,
+    more: float = 1.0,
+    any_label: bool = False,
     found: bool = True,
     removed: bool = True,
     beside: Sequence[str] = (),
@@ -87,9 +91,9 @@ def tables_of(
     outer: bool = True,
 ) -> dict[str, pd.DataFrame]:
     """own: activation probability of a label's neurons on its tokens. ends: where they lie. matters: the share of its
-    documents to which they matter. hurts, random: what its texts lose without them, and without random neurons. found:
-    whether any are known. removed: whether they were removed. beside: further parts of the model; own_of: `own` of
-    these. outer: whether channels lie at the ends.
+    documents to which they matter. hurts, random: what its texts lose without them, and without random neurons. more:
+    what they pass on in its texts; any_label: in all alike. found: whether any are known. removed: whether they were
+    removed. beside: further parts of the model; own_of: `own` of these. outer: whether channels lie at the ends.
     """
     rng = np.random.default_rng(0)
     sums = _sums(TEXT, own, ends, matters, rng)
@@ -99,14 +103,17 @@ def tables_of(
     label = np.arange(N) % len(LABELS)
     cost = 0.1 * rng.random((N, len(LABELS), len(HOW)))
     cost[np.arange(N), label] += (hurts, hurts, random)
-    rows = rows_of(
-        {"clean": np.full(N, 3.0)} | ({"removed": cost} if removed else {}), 30, label=np.array(LABELS)[label]
-    )
+    acts = rng.normal(0, 0.2, (N, len(LABELS), OWN))
+    if not any_label:
+        acts[np.arange(N), label] += more
+    values = {"clean": np.full(N, 3.0)} | ({"removed": cost} if removed else {})
+    values |= {"acts": acts.reshape(N, -1)} if found else {}
+    rows = rows_of(values, 30, label=np.array(LABELS)[label])
     folds = pd.DataFrame({"condition": "no BOS", "fold": range(FOLDS)})
     known = learned(ends, beside, outer)
     if not found:
         empty: list[list[Any]] = [[]] * len(LABELS)
-        known |= {"specific": empty, "random": [empty], "always": empty}
+        known |= {"specific": empty, "random": [empty], "always": empty, "cards": empty}
     return tables_from(neurons, replace(rows, folds=folds, sums=sums, counts=counts), **known)
 
 
