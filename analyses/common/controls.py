@@ -37,6 +37,7 @@ BOX, PERMUTED = "another example's box", "the map permuted"
 SHUFFLED, UNIFORM = "shuffled tokens", "uniform attention"
 SHUFFLED_PROMPT = "the prompt's tokens shuffled"
 PERMUTED_LABELS, CONTROL_TASK = "labels permuted over groups", "random labels (control task)"
+RANDOM_MODEL = "the same model with random weights"
 PERMUTED_IN_FOLDS = "labels permuted among documents"  # those of a fold among themselves
 NEURONS = "as many random neurons of like activity"
 SHUFFLED_KEYS, RANDOM_ENTRIES = "keys of a row shuffled", "as many random entries"

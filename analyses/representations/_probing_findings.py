@@ -10,7 +10,7 @@ import pandas as pd
 from ..common.controls import CONTROL_TASK, PERMUTED_LABELS
 from ..common.findings import Finding, minus, rows_with, say, tested
 from ._probing_rows import PLACES
-from ._probing_tables import ANSWERED, PICTURE, READABLE
+from ._probing_tested import ANSWERED, PICTURE, READABLE
 from ._targets import ANSWER
 
 
