@@ -111,7 +111,7 @@ def _trained(x: Tensor, there: Tensor, codes: Int[Tensor, "n variant"], attends:
         loss.backward()
         steps.step()
     biases = pool.biases.detach().masked_fill(~seen, -1e9)
-    return Pool(*(one.detach() for one in pool[:3]), biases)
+    return Pool(pool.queries.detach(), pool.values.detach(), pool.weights.detach(), biases)
 
 
 def _begun(variants: int, queries: int, width: int, classes: int) -> Pool:

@@ -129,6 +129,7 @@ def _shown(rows: Rows, how: How) -> tuple[np.ndarray, list[Pooled]]:
     found = pooled(rows, how.options)
     if not found:
         return np.array([], int), found
-    known = np.isfinite(found[0].looks).any((1, 2)) & np.isfinite(rows["whole|cell"]).any(1)
-    first = first_of_groups(rows, len(rows.examples))
-    return first[known[first]][:SHOWN], found
+    known = np.isfinite(found[0].looks).any(axis=(1, 2)) & np.isfinite(rows["whole|cell"]).any(axis=1)
+    first = np.asarray(first_of_groups(rows, len(rows.examples)))
+    chosen = [i for i in first if bool(known[i])]
+    return np.array(chosen[:SHOWN], int), found

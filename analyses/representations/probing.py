@@ -120,13 +120,13 @@ def methods(options: Options, learned: None, fitted_on: Mapping[str, int]) -> st
 
 
 _PATCHES = (
-    " Single patches: up to {} of a picture, half of them with their middle in the box of a thing and half that touch no "
+    " Single patches: up to {} of a picture, half with their middle in the box of a thing and half that touch no "
     "box; the same probe, with the patch's row and column alone as a control."
 )
 _QUERIES = (
     " Pooling: {} learned queries over the patches of the vision tower's last state (of the middle state, where there "
-    "is no tower to read), reduced to at most {} components; each query pools a part of the values, then batch norm and "
-    "a linear classifier, trained together on the training folds. The mean pools alike and is trained in the same way."
+    "is no tower to read), reduced to at most {} components; each query pools a part of the values, then batch norm "
+    "and a linear classifier, trained together on the training folds; the mean of the patches is trained likewise."
 )
 _RANDOM = " Control: a model of the same configuration with all weights drawn anew, vision tower and projector too."
 
