@@ -129,7 +129,6 @@ def _shown(rows: Rows, how: How) -> tuple[np.ndarray, list[Pooled]]:
     found = pooled(rows, how.options)
     if not found:
         return np.array([], int), found
-    known = np.isfinite(found[0].looks).any(axis=(1, 2)) & np.isfinite(rows["whole|cell"]).any(axis=1)
-    first = np.asarray(first_of_groups(rows, len(rows.examples)))
-    chosen = [i for i in first if bool(known[i])]
-    return np.array(chosen[:SHOWN], int), found
+    first = first_of_groups(rows, len(rows.examples))
+    known = np.isfinite(found[0].looks[first]).any(axis=(1, 2)) & np.isfinite(rows["whole|cell"][first]).any(axis=1)
+    return np.asarray(first)[known][:SHOWN], found
