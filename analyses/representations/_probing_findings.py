@@ -56,9 +56,9 @@ def _picture(tables: Mapping[str, pd.DataFrame]) -> Finding:
 
 def _patches(tables: Mapping[str, pd.DataFrame]) -> Finding:
     return say(
-        "A single image token tells what lies there: in the middle half of the layers whether a thing does, its colour "
-        "and its shape are read {value:+.0%} {span:+.0%} better than from the patch's row and column (mean of balanced "
-        "accuracies), and {gap:+.0%} {gap_span:+.0%} than {control}",
+        "A single image token tells what lies there: {value:+.0%} {span:+.0%} balanced accuracy over the patch's row "
+        "and column (a thing, its colour, its shape; middle half of the layers), {gap:+.0%} {gap_span:+.0%} over "
+        "{control}",
         "It is not shown that a single image token tells what lies there: {value:+.0%} {span:+.0%} balanced accuracy "
         "over the patch's row and column, {gap:+.0%} {gap_span:+.0%} over {control}",
         **tested(tables, ON_PATCHES),

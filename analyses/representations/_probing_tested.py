@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ...probes.runs.results import How, Rows
-from ..common.controls import CONTROL_TASK, PERMUTED_LABELS
+from ..common.controls import CONTROL_TASK, PERMUTED_LABELS, RANDOM_MODEL
 from ..common.frames import mean_of_present, middle
 from ..common.tested import nothing, number
 from ._patch_reading import PLACE, OnPatches, on_patches
@@ -55,12 +55,14 @@ def _of_patches(found: list[OnPatches]) -> list[pd.DataFrame]:
     mine = [one for one in found if one.stack == DECODER]
     if not mine:
         return [nothing(ON_PATCHES, "no boxes on pictures, in groups enough, tell what lies on a patch")]
-    own, place, permuted = (
-        np.mean([_on_all(_middle(one.added[control]), one.weight[control]) for one in mine], 0)
-        for control in ("", PLACE, PERMUTED_LABELS)
-    )
-    above, margin = (number(ON_PATCHES, own - other, mine[0].groups, OVER) for other in (place, permuted))
-    return [above, margin.assign(than=PERMUTED_LABELS)]
+
+    def mean(control: str) -> np.ndarray:
+        return np.mean([_on_all(_middle(one.added[control]), one.weight[control]) for one in mine], 0)
+
+    beside = [control for control in (PERMUTED_LABELS, RANDOM_MODEL) if control in mine[0].added]
+    margins = {control: mean("") - mean(control) for control in (PLACE, *beside)}
+    over = [number(ON_PATCHES, values, mine[0].groups, OVER, than=control) for control, values in margins.items()]
+    return [over[0].assign(than=""), *over[1:]]
 
 
 def _on_all(added: np.ndarray, weight: np.ndarray) -> np.ndarray:

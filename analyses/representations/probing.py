@@ -63,7 +63,8 @@ CLAIMS = (
         "what lies there",
         "The state of a single image token tells what lies there: in the middle half of the layers balanced accuracy, "
         "mean of whether a thing lies there, its colour and its shape, is more than 0.1 above that of the patch's row "
-        "and column alone, and above that of labels permuted over groups.",
+        "and column alone, and above that of labels permuted over groups and, where it is asked for, of the same model "
+        "with random weights.",
         "this project's bar; targets by patch after arXiv 2412.09585 (OLA-VLM)",
         threshold=0.1,
     ),

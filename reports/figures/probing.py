@@ -21,7 +21,7 @@ FIRST = "the state before the first layer"
 
 
 def figures(tables: Tables) -> dict[str, go.Figure]:
-    """Accuracy at the last position, over the image and of single patches, the best states; all others in folds."""
+    """Accuracy at the last position, over the image and of single patches, all others in folds."""
     return draw_all(FIGURES, tables)
 
 
@@ -80,8 +80,8 @@ READ = (
 )
 AS_IT_CAME = "Above the state before the first layer, the layers have made more readable what the projector gave them."
 OF_PATCHES = (
-    "Above what the patch's row and column tell, the token's own state holds what lies there; what earlier tokens told "
-    "it counts as well."
+    "Above what the patch's row and column tell, the state holds what lies there. What can be read with random weights "
+    "as well comes with the pixels and was not learned."
 )
 FIGURES = [
     Drawing(
@@ -134,6 +134,7 @@ FIGURES = [
         best,
         "Balanced accuracy at the state that is best on one half of the groups, measured on the other half.",
         "",
+        "best states",
         interval="Whiskers",
         control="Grey ticks",
         select=lambda rows: _with(rows, PERMUTED, TASK),
