@@ -121,7 +121,7 @@ def query_maps(rows: Rows, how: How) -> pd.DataFrame | None:
             frames.append(pd.DataFrame({**told, **places, "value": values[: len(at)][at]}))
     if not frames:
         return None
-    return pd.concat(frames, ignore_index=True).assign(n=1, unit="of attention alike on all patches")
+    return pd.concat(frames, ignore_index=True).assign(n=1, unit="× an even share")
 
 
 def _shown(rows: Rows, how: How) -> tuple[np.ndarray, list[Pooled]]:

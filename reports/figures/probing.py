@@ -51,7 +51,7 @@ def query(rows: pd.DataFrame, tables: Tables) -> go.Figure:
     shown = first_condition(rows).assign(
         looked=lambda one: one["value"] >= one.groupby("example")["value"].transform("max")
     )
-    return picture_maps(shown, pictures, flag="looked", unit="times alike")
+    return picture_maps(shown, pictures, flag="looked", unit="× an even share")
 
 
 def heads(rows: pd.DataFrame, _: Tables) -> go.Figure:
@@ -63,7 +63,7 @@ def _shown(*controls: str, folded: bool = False) -> Callable[[pd.DataFrame], pd.
 
     def select(rows: pd.DataFrame) -> pd.DataFrame:
         pictured = rows[rows["about"] == "picture"]
-        ordered = pictured if (rows["place"] == IMAGE).all() and len(pictured) else rows
+        ordered = pictured if (rows["place"] != LAST).all() and len(pictured) else rows
         mine = rows["target"].isin(ordered["target"].drop_duplicates()[:PANELS])
         return _with(rows[mine != folded], *controls)
 
@@ -107,6 +107,7 @@ FIGURES = [
         "Balanced accuracy of probes on the mean state of the image tokens, which stand before the question, for what "
         "the picture shows.",
         AS_IT_CAME,
+        "mean image token",
         interval="Bands",
         control="Dotted",
         select=_shown(FIRST, PERMUTED, RANDOM),
@@ -199,7 +200,7 @@ FIGURES = [
             f"Where query {number} looks",
             query,
             "How much of its attention a learned query gives each patch, over pictures that it was not trained on, in "
-            "multiples of attention that is alike on all patches; the largest is framed. Illustrations, not a "
+            "multiples of an even share (the same on all patches); the largest is framed. Illustrations, not a "
             "measurement.",
             "A query learns what tells the first target apart; nothing tells it to look at objects. Pictures of other "
             "folds have queries of their own.",
