@@ -21,6 +21,7 @@ from ...probes.runs import costs
 from ...probes.runs.results import How
 from ..common.claims import Claim, Statement
 from ..common.tested import judged
+from ..common.thumbnails import SIDE
 from ._attentive import WIDTH
 from ._patches import OF_A_PATCH, patch_rows
 from ._probing_findings import findings
@@ -177,7 +178,8 @@ def row_size(subject: Any, positions: int, options: Options) -> int:
     states = (subject.n_layers + 1) * subject.decoder.d_model
     each = (1 + options.random) * ((2 + shown) * states + (1 + shown) * seen)
     pooled = (subject.decoder.d_model if tower is None else tower.d_model) * positions * (shown and options.queries > 0)
-    return each + options.heads * states + pooled + shown * OF_A_PATCH + TAIL + 3
+    pictures = SIDE * SIDE * (pooled > 0)
+    return each + options.heads * states + pooled + pictures + shown * OF_A_PATCH + TAIL + 3
 
 
 def memory(subject: Any, batch: int, positions: int, options: Options) -> int:

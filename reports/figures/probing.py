@@ -21,7 +21,7 @@ FIRST = "the state before the first layer"
 
 
 def figures(tables: Tables) -> dict[str, go.Figure]:
-    """Accuracy at the last position, over the image and of single patches, all others in folds."""
+    """Accuracy at the last position and of single patches; all others in folds."""
     return draw_all(FIGURES, tables)
 
 
