@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from math import isqrt
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from ...probes.observe.tracing import tracing
 from ...probes.prompts.batch import Batch, one_by_one
 from .. import metrics
 from ..common.ragged import stacked
+from ..common.squares import square
 
 STATISTICS = metrics.BlockStatistics._fields
 OF_CLASS = tuple(name for name in STATISTICS if "cls" in name)
@@ -59,9 +59,9 @@ def _of_example(subject: Any, batch: Batch) -> dict[str, Tensor]:
 
 def _grid(subject: Any, n: int) -> tuple[int, bool]:
     """The side of the grid of patches, and whether a class token stands before them."""
-    for extra in (0, 1):
-        if isqrt(n - extra) ** 2 == n - extra:
-            return isqrt(n - extra), bool(extra)
+    found = square(n)
+    if found is not None:
+        return found
     raise UserError(
         f"{subject.name}: a row of its vision tower has {n} positions, which are no square grid of patches with or "
         "without a class token (pictures that are packed or of any shape): tower_profile cannot tell how far patches "

@@ -39,10 +39,19 @@ def share_above(claim: str, right: ArrayLike, chance: ArrayLike, groups: pd.Seri
     """
     right, chance = np.asarray(right, float), np.asarray(chance, float)
     row = number(claim, right - chance, groups, "share above guessing")
-    if np.ptp(right) == 0 and groups.nunique() >= MIN_GROUPS:
-        slack, value = unseen(groups.nunique()), float(row["value"].iloc[0])
-        row[["lower", "upper"]] = (value - slack, value) if right[0] else (value, value + slack)
-    return row
+    return exact(row, bool(right[0])) if np.ptp(right) == 0 else row
+
+
+def exact(row: pd.DataFrame, everything: bool) -> pd.DataFrame:
+    """The row of a share that is everything in all groups, or nothing, with the exact interval of so many equal groups;
+    unchanged where these are too few for one.
+    """
+    count, value = float(row["n_groups"].iloc[0]), float(row["value"].iloc[0])
+    if count < MIN_GROUPS:
+        return row
+    slack = unseen(count)
+    lower, upper = (value - slack, value) if everything else (value, value + slack)
+    return row.assign(lower=lower, upper=upper)
 
 
 def nothing(claim: str, untestable: str) -> pd.DataFrame:

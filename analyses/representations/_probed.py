@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from typing import Any, NamedTuple
-from weakref import ref
 
 import numpy as np
 
 from ...probes.runs.results import Rows
-from ..common.controls import CONTROL_TASK, PERMUTED_LABELS, permuted_labels, random_labels
+from ..common.controls import CONTROL_TASK, PERMUTED_LABELS, RANDOM_WEIGHTS, permuted_labels, random_labels
+from ._once import once
 from ._probes import folds_of, most_frequent, read, weights
-from ._probing_rows import PLACES
+from ._probing_rows import RANDOM, READ
 from ._targets import PROMPT, Target, checked, targets_of, types_of
 
 FREQUENT, FIRST = "the most frequent class", "the state before the first layer"
@@ -29,23 +29,16 @@ class Probed(NamedTuple):
     weight: dict[str, np.ndarray]
 
 
-_last: list[tuple[ref[Rows], Any, list[Probed]]] = []  # all makers of a condition ask for the same
-
-
+@once
 def probed(rows: Rows, options: Any) -> list[Probed]:
     """Each place with each of its targets that can be read."""
-    if not (_last and _last[0][0]() is rows and _last[0][1] == options):
-        _last[:] = [(ref(rows), options, _probed(rows, options))]
-    return _last[0][2]
-
-
-def _probed(rows: Rows, options: Any) -> list[Probed]:
     groups, found = rows.examples["group"].to_numpy(), []
     targets = targets_of(rows, options.folds)
-    for place in (place for place in PLACES if place in rows.values):
+    for place in (place for place in READ if place in rows.values):
         there = ~np.isnan(rows[place]).any((1, 2))
         for name, target in targets.items():
-            if target.left_out or (place == "image" and target.about == PROMPT):  # image tokens come before the prompt
+            # Image tokens come before the prompt.
+            if target.left_out or (place != "last" and target.about == PROMPT):
                 continue
             mine = checked(target._replace(labels=np.where(there, target.labels, "")), groups, options.folds)
             if not mine.left_out:
@@ -70,6 +63,8 @@ def _added(rows: Rows, place: str, target: Target, options: Any) -> tuple[dict[s
         FREQUENT: np.repeat(most_frequent(labels, folds)[:, None], count, 1),
         FIRST: np.repeat(own[:, :1], count, 1),
     }
+    if f"{RANDOM}{place}" in part.values:
+        added[RANDOM_WEIGHTS] = read(part[f"{RANDOM}{place}"], [labels], folds, options)[0]
     weight = dict.fromkeys(added, alike) | {PERMUTED_LABELS: np.mean([*map(weights, permuted)], 0)}
     weight |= {CONTROL_TASK: np.mean([*map(weights, dealt)], 0)} if dealt else {}
     return _spread(added, chosen), _spread(weight, chosen)

@@ -9,8 +9,9 @@ import pandas as pd
 
 from ..common.controls import CONTROL_TASK, PERMUTED_LABELS
 from ..common.findings import Finding, minus, rows_with, say, tested
+from ._pooling import CLAIM as QUERIES
 from ._probing_rows import PLACES
-from ._probing_tables import ANSWERED, PICTURE, READABLE
+from ._probing_tested import ANSWERED, ON_PATCHES, PICTURE, READABLE
 from ._targets import ANSWER
 
 
@@ -20,7 +21,7 @@ def findings(tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
         return []
     best = rows_with(tables["best"])
     answers = best[best["target"].str.startswith(ANSWER) & (best["place"] == PLACES["last"])]
-    found = [_answer(tables), _picture(tables)]
+    found = [_answer(tables), _picture(tables), _patches(tables), _queries(tables)]
     found += [_best_answer(answers)] if len(answers) else []
     return found + ([_best(best)] if len(best) > len(answers) else [])
 
@@ -49,6 +50,34 @@ def _picture(tables: Mapping[str, pd.DataFrame]) -> Finding:
         **tested(tables, PICTURE),
         about="where the picture can be read",
         figure="image" if rows_with(tables["accuracy"], place=PLACES["image"]).size else "last",
+        side="above",
+    )
+
+
+def _patches(tables: Mapping[str, pd.DataFrame]) -> Finding:
+    return say(
+        "A single image token tells what lies there: {value:+.0%} {span:+.0%} balanced accuracy over the patch's row "
+        "and column (a thing, its colour, its shape; middle half of the layers), {gap:+.0%} {gap_span:+.0%} over "
+        "{control}",
+        "It is not shown that a single image token tells what lies there: {value:+.0%} {span:+.0%} balanced accuracy "
+        "over the patch's row and column, {gap:+.0%} {gap_span:+.0%} over {control}",
+        **tested(tables, ON_PATCHES),
+        about="what single patches tell",
+        figure="patches" if "patches" in tables else "last",
+        threshold=READABLE,
+        side="above",
+    )
+
+
+def _queries(tables: Mapping[str, pd.DataFrame]) -> Finding:
+    return say(
+        "Learned queries over the patches tell more of the picture than their mean: {value:+.0%} {span:+.0%} balanced "
+        "accuracy; {control}: {beside:+.0%}",
+        "It is not shown that learned queries over the patches tell more of the picture than their mean: {value:+.0%} "
+        "{span:+.0%} balanced accuracy; {control}: {beside:+.0%}",
+        **tested(tables, QUERIES),
+        about="what learned queries tell",
+        figure="pooling" if "pooling" in tables else "last",
         side="above",
     )
 

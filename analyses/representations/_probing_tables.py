@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -10,20 +10,18 @@ import pandas as pd
 
 from ...data.errors import NothingToMeasure
 from ...probes.runs.results import How, Rows
-from ..common.claims import unseen
 from ..common.controls import CONTROL_TASK, PERMUTED_LABELS, permuted_labels
-from ..common.frames import head_axes, joined, mean_of_present, middle, summarise
-from ..common.stats import MIN_GROUPS, chosen_on
-from ..common.tested import nothing, number
-from ._probed import FREQUENT, Probed, probed
+from ..common.frames import head_axes, joined, summarise
+from ..common.stats import chosen_on
+from ..common.tested import exact
+from ..common.thumbnails import ASKED
+from ._patch_reading import on_patches
+from ._pooling import OVER, UNIT, pictures, pooling, query_maps
+from ._probed import Probed, probed
 from ._probes import folds_of, read
-from ._probing_rows import PLACES
-from ._targets import ANSWER, targets_of
-from ._targets import PICTURE as SHOWN
-
-UNIT, OVER = "balanced accuracy", "balanced accuracy, difference"
-READABLE = 0.1  # over the most frequent class, from which a target counts as readable
-PICTURE, ANSWERED = "the picture in the middle layers", "the answer in the middle layers"
+from ._probing_rows import DECODER, READ, TOWER
+from ._probing_tested import tested
+from ._targets import targets_of
 
 
 def _accuracy(rows: Rows, how: How) -> pd.DataFrame:
@@ -49,9 +47,13 @@ def _selectivity(rows: Rows, how: How) -> pd.DataFrame | None:
     return joined(_over_states(rows, values, OVER, one) for one, values in found) if found else None
 
 
-def _over_states(rows: Rows, values: np.ndarray, unit: str, one: Probed, **told: Any) -> pd.DataFrame:
-    axes = {"state": np.arange(values.shape[1])}
-    return summarise(values, rows.examples["group"], axes, unit, target=one.target, place=PLACES[one.place], **told)
+def _over_states(rows: Rows, values: np.ndarray, unit: str, one: Probed, **more: Any) -> pd.DataFrame:
+    axes, told = {"state": np.arange(values.shape[1])}, {**_named(one), **more}
+    return summarise(values, rows.examples["group"], axes, unit, **told)
+
+
+def _named(one: Probed) -> dict[str, Any]:
+    return {"target": one.target, "place": READ[one.place], "stack": TOWER if one.place == "tower" else DECODER}
 
 
 def _best(rows: Rows, how: How) -> pd.DataFrame | None:
@@ -60,7 +62,7 @@ def _best(rows: Rows, how: How) -> pd.DataFrame | None:
     for one in probed(rows, how.options):
         state, other = _chosen(one.added[""], groups)
         for control, values in one.added.items():
-            told: dict[str, Any] = {"target": one.target, "place": PLACES[one.place], "control": control}
+            told: dict[str, Any] = {**_named(one), "control": control}
             below = one.weight[control][other]
             found = summarise(values[other, state], groups[other], {}, UNIT, denominators=below, **told)
             frames.append(_bounded(found).assign(state=state))
@@ -68,10 +70,9 @@ def _best(rows: Rows, how: How) -> pd.DataFrame | None:
 
 
 def _bounded(row: pd.DataFrame) -> pd.DataFrame:
-    """The interval within 0…1; where all is read rightly, or nothing is, the exact one of so many equal groups."""
-    value, count = float(row["value"].iloc[0]), float(row["n_groups"].iloc[0])
-    if value in (0.0, 1.0) and count >= MIN_GROUPS:
-        row[["lower", "upper"]] = (0.0, unseen(count)) if value == 0 else (1 - unseen(count), 1.0)
+    """The interval within 0…1; where all is read rightly, or nothing is, the exact one."""
+    value = float(row["value"].iloc[0])
+    row = exact(row, value == 1) if value in (0.0, 1.0) else row
     return row.assign(lower=row["lower"].clip(lower=0), upper=row["upper"].clip(upper=1))
 
 
@@ -79,6 +80,17 @@ def _chosen(added: np.ndarray, groups: np.ndarray) -> tuple[int, np.ndarray]:
     """The earliest of the best states, chosen on one half; the examples of the other."""
     state, other = chosen_on(added, groups, lambda half: np.nanmean(half, 0).argmax())
     return int(state), other
+
+
+def _patches(rows: Rows, how: How) -> pd.DataFrame | None:
+    """What a single patch's state tells of what lies there; n counts patches."""
+    frames = []
+    for one in on_patches(rows, how.options):
+        for control, values in one.added.items():
+            told: dict[str, Any] = {"target": one.target, "stack": one.stack, "control": control}
+            axes = {"state": np.arange(values.shape[1])}
+            frames.append(summarise(values, one.groups, axes, UNIT, denominators=one.weight[control], **told))
+    return joined(frames) if frames else None
 
 
 def _targets(rows: Rows, how: How) -> pd.DataFrame | None:
@@ -119,57 +131,15 @@ def _of_heads(rows: Rows, name: str, labels: np.ndarray, options: Any) -> Iterab
         yield summarise(cells, groups, head_axes(cells), UNIT, **told)
 
 
-# ---------------------------------------------------------------- the numbers of the claims
-
-
-def _tested(rows: Rows, how: How) -> pd.DataFrame:
-    found = probed(rows, how.options)
-    return pd.concat([*_of_pictures(rows, found), *_of_answers(rows, found)], ignore_index=True)
-
-
-def _of_pictures(rows: Rows, found: list[Probed]) -> list[pd.DataFrame]:
-    """Middle half of the states minus the first, over all that pictures show."""
-    mine = [one for one in found if one.about == SHOWN and one.place == "image"]
-    if not mine:
-        return [nothing(PICTURE, "there are no image tokens of pictures whose objects are told")]
-    own, permuted = (_mean(mine, control, _risen) for control in ("", PERMUTED_LABELS))
-    return _compared(PICTURE, own, {PERMUTED_LABELS: own - permuted}, rows)
-
-
-def _of_answers(rows: Rows, found: list[Probed]) -> list[pd.DataFrame]:
-    """Middle half of the states minus the most frequent answer."""
-    mine = [one for one in found if one.about == ANSWER and one.place == "last"]
-    if not mine:
-        return [nothing(ANSWERED, "no answers of 2 to 12 classes that stand in groups enough")]
-    own, frequent = (_mean(mine, control, _middle) for control in ("", FREQUENT))
-    margins = {control: own - _mean(mine, control, _middle) for control in (PERMUTED_LABELS, CONTROL_TASK)}
-    return _compared(ANSWERED, own - frequent, margins, rows)
-
-
-def _compared(claim: str, own: np.ndarray, margins: dict[str, np.ndarray], rows: Rows) -> list[pd.DataFrame]:
-    groups = rows.examples["group"]
-    beside = [number(claim, values, groups, OVER, than=control) for control, values in margins.items()]
-    return [number(claim, own, groups, OVER), *beside]
-
-
-def _mean(several: list[Probed], control: str, of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """[n]: over the targets that an example has."""
-    return mean_of_present(np.stack([of(one.added[control]) for one in several], 1))
-
-
-def _middle(added: np.ndarray) -> np.ndarray:
-    return added[:, middle(added.shape[1])].mean(1)
-
-
-def _risen(added: np.ndarray) -> np.ndarray:
-    return _middle(added) - added[:, 0]
-
-
 TABLES = {
-    "accuracy": (_accuracy, ("target", "place", "about")),
-    "selectivity": (_selectivity, ("target", "place")),
-    "best": (_best, ("target", "place")),
+    "accuracy": (_accuracy, ("target", "place", "about", "stack")),
+    "selectivity": (_selectivity, ("target", "place", "stack")),
+    "best": (_best, ("target", "place", "stack")),
     "heads": (_heads, ("target",)),
+    "patches": (_patches, ("target", "stack")),
+    "pooling": (pooling, ("target", "pooling")),
     "targets": (_targets, ("target", "classes", "left_out")),
-    "tested": (_tested, ("claim", "than", "untestable")),
+    "tested": (tested, ("claim", "than", "untestable")),
+    "pictures": (pictures, ("example", *ASKED, "png")),
+    "query_maps": (query_maps, ("example", "row", "column", "target", "query")),
 }

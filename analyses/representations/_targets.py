@@ -131,7 +131,7 @@ def types_of(rows: Rows, place: str, labels: np.ndarray) -> np.ndarray | None:
     A word will do where it has as many values as there are classes, each in two groups at least, for half of the
     examples, and tells little of the labels themselves.
     """
-    if place == "image" and "objects" in rows.examples:
+    if place != "last" and "objects" in rows.examples:
         return rows.examples["objects"].astype(str).str.split(", ").str[0].to_numpy(str)
     groups, tail = rows.examples["group"].to_numpy(), rows["tail"].astype(int).astype(str)
     known = [words for words in tail.T if _values(words, groups) >= len({*labels}) and _tells(words, labels) < TELLING]

@@ -146,6 +146,17 @@ def scene_of(group: str) -> Scene:
     return world.sample(split, int(seed), int(index), difficulty)
 
 
+def things_of(example: Example) -> dict[tuple[int, int, int, int], Thing]:
+    """The things in the picture of one of this task's examples, by their boxes; none for any other example."""
+    if not example.id.startswith("scenes-") or not example.images:
+        return {}
+    things = scene_of(example.group).things
+    told = ", ".join(f"{thing.colour} {thing.shape}" for thing in things)
+    # A corrupt twin's picture is another one of the same group.
+    own = told == example.meta.get("objects")
+    return {_drawn(thing, example.images[0].width): thing for thing in things} if own else {}
+
+
 def other_scene(group: str) -> Scene:
     """Another scene of the same split and difficulty, of a seed that no example has: for swapped images."""
     split, seed, index, difficulty = group.split("-")

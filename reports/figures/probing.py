@@ -7,18 +7,21 @@ from collections.abc import Callable
 import pandas as pd
 import plotly.graph_objects as go
 
-from ..charts import dots, head_map, heat_map, lines
+from ..charts import dots, head_map, heat_map, lines, picture_maps
 from .drawing import Drawing, Tables, draw_all, first_condition
 from .views import views
 
 PANELS = 3  # targets of an open figure; all others lie in a fold
-LAST, IMAGE = "last position", "mean over image tokens"
+LAST, IMAGE, TOWER = "last position", "mean over image tokens", "mean over the vision tower's patches"
+PLACE = "row and column of the patch alone"
+RANDOM = "random weights"
+QUERIES = 4  # that are drawn, a figure each
 PERMUTED, TASK = "labels permuted over groups", "random labels (control task)"
 FIRST = "the state before the first layer"
 
 
 def figures(tables: Tables) -> dict[str, go.Figure]:
-    """Accuracy at the last position and over the image, selectivity, the best states; heads in a fold."""
+    """Accuracy at the last position and of single patches; all others in folds."""
     return draw_all(FIGURES, tables)
 
 
@@ -38,6 +41,19 @@ def best(rows: pd.DataFrame, _: Tables) -> go.Figure:
     return dots(shown, "target", panel="place", x_title="balanced accuracy")
 
 
+def pooling(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    shown = first_condition(rows)
+    return dots(shown, "target", panel="pooling", x_title="balanced accuracy")
+
+
+def query(rows: pd.DataFrame, tables: Tables) -> go.Figure:
+    pictures = first_condition(tables["pictures"])
+    shown = first_condition(rows).assign(
+        looked=lambda one: one["value"] >= one.groupby("example")["value"].transform("max")
+    )
+    return picture_maps(shown, pictures, flag="looked", unit="× an even share")
+
+
 def heads(rows: pd.DataFrame, _: Tables) -> go.Figure:
     return head_map(views(first_condition(rows)), panel="target", view="view", unit="balanced accuracy")
 
@@ -47,7 +63,7 @@ def _shown(*controls: str, folded: bool = False) -> Callable[[pd.DataFrame], pd.
 
     def select(rows: pd.DataFrame) -> pd.DataFrame:
         pictured = rows[rows["about"] == "picture"]
-        ordered = pictured if (rows["place"] == IMAGE).all() and len(pictured) else rows
+        ordered = pictured if (rows["place"] != LAST).all() and len(pictured) else rows
         mine = rows["target"].isin(ordered["target"].drop_duplicates()[:PANELS])
         return _with(rows[mine != folded], *controls)
 
@@ -63,6 +79,10 @@ READ = (
     "tell words apart."
 )
 AS_IT_CAME = "Above the state before the first layer, the layers have made more readable what the projector gave them."
+OF_PATCHES = (
+    "Above what the patch's row and column tell, the state holds what lies there. What can be read with random weights "
+    "as well comes with the pixels and was not learned."
+)
 FIGURES = [
     Drawing(
         "last",
@@ -75,7 +95,7 @@ FIGURES = [
         READ,
         interval="Bands",
         control="Dotted",
-        select=_shown(PERMUTED, TASK),
+        select=_shown(PERMUTED, TASK, RANDOM),
         claims=("the answer in the middle layers",),
     ),
     Drawing(
@@ -87,21 +107,25 @@ FIGURES = [
         "Balanced accuracy of probes on the mean state of the image tokens, which stand before the question, for what "
         "the picture shows.",
         AS_IT_CAME,
+        "mean image token",
         interval="Bands",
         control="Dotted",
-        select=_shown(FIRST, PERMUTED),
+        select=_shown(FIRST, PERMUTED, RANDOM),
         claims=("the picture in the middle layers",),
     ),
     Drawing(
-        "selectivity",
-        "selectivity",
-        {},
-        "How much better than the control task",
-        selectivity,
-        "Accuracy of a target minus that of its control task: a random label for each value of a word of the prompt, "
-        "for image tokens for each first object of the picture's description.",
-        "Above 0 the states hold the target itself; below, the prompt's words are read more easily. Intervals stand in "
-        "the table.",
+        "patches",
+        "patches",
+        {"stack": "decoder"},
+        "What a single image token tells of what lies there",
+        curves,
+        "Balanced accuracy of probes on the states of single image tokens: whether a thing lies there, and its colour "
+        "and shape where one does. State 0 is what the projector gives.",
+        OF_PATCHES,
+        interval="Bands",
+        control="Dotted",
+        select=lambda rows: _with(rows, PERMUTED, PLACE, RANDOM),
+        claims=("what lies there",),
     ),
     Drawing(
         "best",
@@ -111,9 +135,78 @@ FIGURES = [
         best,
         "Balanced accuracy at the state that is best on one half of the groups, measured on the other half.",
         "",
+        "best states",
         interval="Whiskers",
         control="Grey ticks",
         select=lambda rows: _with(rows, PERMUTED, TASK),
+    ),
+    Drawing(
+        "selectivity",
+        "selectivity",
+        {},
+        "How much better than the control task",
+        selectivity,
+        "Accuracy of a target minus that of its control task: a random label for each value of a word of the prompt, "
+        "for image tokens and the tower for each first object of the picture's description.",
+        "Above 0 the states hold the target itself; below, the prompt's words are read more easily. Intervals stand in "
+        "the table.",
+        "control task",
+    ),
+    Drawing(
+        "tower_patches",
+        "patches",
+        {"stack": "vision tower"},
+        "What a single patch of the vision tower tells",
+        curves,
+        "The same probes on the same patches in the vision tower, block by block. State 0 enters the first block.",
+        OF_PATCHES,
+        "vision tower",
+        interval="Bands",
+        control="Dotted",
+        select=lambda rows: _with(rows, PERMUTED, PLACE, RANDOM),
+    ),
+    Drawing(
+        "tower",
+        "accuracy",
+        {"place": TOWER},
+        "What the mean of the vision tower's patches tells",
+        curves,
+        "Balanced accuracy of probes on the mean state of the vision tower's patches, for what the picture shows.",
+        "Above the state before the first block, the tower has made it more readable.",
+        "vision tower",
+        interval="Bands",
+        control="Dotted",
+        select=_shown(FIRST, PERMUTED, RANDOM),
+    ),
+    Drawing(
+        "pooling",
+        "pooling",
+        {},
+        "Learned queries beside the mean of the patches",
+        pooling,
+        "Balanced accuracy of two ways of pooling a picture's patches, trained alike: queries that learn where to "
+        "look, and the mean of all patches.",
+        "Where few patches tell the answer, queries can find them; what is counted over the picture, a mean keeps.",
+        "learned queries",
+        interval="Whiskers",
+        control="Grey ticks",
+        claims=("learned queries",),
+    ),
+    *(
+        Drawing(
+            f"query{number}",
+            "query_maps",
+            {"query": number},
+            f"Where query {number} looks",
+            query,
+            "How much of its attention a learned query gives each patch, over pictures that it was not trained on, in "
+            "multiples of an even share (the same on all patches); the largest is framed. Illustrations, not a "
+            "measurement.",
+            "A query learns what tells the first target apart; nothing tells it to look at objects. Pictures of other "
+            "folds have queries of their own.",
+            "learned queries",
+        )
+        for number in range(1, QUERIES + 1)
     ),
     Drawing(
         "last_more",
@@ -126,7 +219,7 @@ FIGURES = [
         "more targets",
         interval="Bands",
         control="Dotted",
-        select=_shown(PERMUTED, TASK, folded=True),
+        select=_shown(PERMUTED, TASK, RANDOM, folded=True),
     ),
     Drawing(
         "image_more",
@@ -140,7 +233,7 @@ FIGURES = [
         "more targets",
         interval="Bands",
         control="Dotted",
-        select=_shown(FIRST, PERMUTED, folded=True),
+        select=_shown(FIRST, PERMUTED, RANDOM, folded=True),
     ),
     Drawing(
         "heads",

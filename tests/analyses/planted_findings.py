@@ -373,6 +373,20 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "texts": case(partial(probing.tables_of, pictures=False), "where the picture can be read", UNTESTABLE),
         "best answer": case(probing.tables_of, "holds the right answer: on the others", FOUND),
         "no best answer": case(partial(probing.tables_of, answered=()), "It is not shown that some state holds", OPEN),
+        "patches": case(partial(probing.tables_of, lying=(1, 2)), "A single image token tells what lies there", FOUND),
+        "place": case(
+            partial(probing.tables_of, lying=(1, 2), by_place=True),
+            "It is not shown that a single image token tells",
+            OPEN,
+        ),
+        "no boxes": case(probing.tables_of, "what single patches tell", UNTESTABLE),
+        "one patch": case(
+            partial(probing.tables_of, pooled="one patch"), "Learned queries over the patches tell", FOUND
+        ),
+        "all patches": case(
+            partial(probing.tables_of, pooled="all patches"), "It is not shown that learned queries", OPEN
+        ),
+        "no queries": case(probing.tables_of, "what learned queries tell", UNTESTABLE),
         "best": case(probing.tables_of, "stands out most", FOUND),
         "nothing": case(
             partial(probing.tables_of, seen=(), answered=()), "It is not shown that the states hold any", OPEN

@@ -21,7 +21,7 @@ from ..helpers import tiny, vision_subjects
 from ..helpers.makers import tables_from
 from .claims import probing as planted
 
-HOW = How(probing.Options(heads=True))
+HOW = How(probing.Options(heads=True, random=True))
 QUICK = probing.Options(draws=2)
 
 
@@ -44,7 +44,10 @@ def example(name, question, seed, *more, **told):
     return Example(name, name, segments, answer=" w4", **told)
 
 
-EXAMPLES = [example("a", "w5 w6 w3", 1), example("b", "w7", 2)]
+EXAMPLES = [
+    example("a", "w5 w6 w3", 1, boxes={"thing": [(0, 0, 12, 12)], "other": [(16, 14, 30, 30)]}),
+    example("b", "w7", 2, boxes={"thing": [(3, 9, 21, 18)]}),
+]
 
 
 def rows_of(subject, examples, how=HOW, **form):
@@ -106,9 +109,18 @@ def test_a_text_has_no_image_and_may_have_no_answer():
     assert rows["place"].isnan().all()
 
 
-@pytest.mark.parametrize(("options", "said"), [({"folds": 1}, "folds 1"), ({"draws": 0}, "draws 0"), ({"c": 0}, "c 0")])
+WRONG = [
+    ({"folds": 1}, "folds 1"),
+    ({"draws": 0}, "draws 0"),
+    ({"c": 0}, "c 0"),
+    ({"patches": -1}, "patches -1"),
+    ({"queries": 33}, "queries 33"),
+]
+
+
+@pytest.mark.parametrize(("options", "said"), WRONG)
 def test_options_that_measure_nothing_are_one_line(options, said):
-    with pytest.raises(UserError, match=f"--probing.{said}: .* needed"):
+    with pytest.raises(UserError, match=f"--probing.{said}: .* (needed|share)"):
         rows_of(tiny.subject(), [Example("t", "t", (Segment("text", "w1 w2"),))], How(probing.Options(**options)))
 
 
