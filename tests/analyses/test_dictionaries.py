@@ -39,7 +39,9 @@ SITE = "blocks.1.hook_resid_post"
 def example(i: int, label: str, seed: int = 0) -> Example:
     drawn = random.Random(f"{i} {label} {seed}")
     words = [f"w{drawn.choice(LABELS[label])}" for _ in range(7 + i % 4)]
-    return Example(f"{label} {i} {seed}", f"page {i} {seed}", (Segment("text", " ".join(words)),), meta={"label": label})
+    return Example(
+        f"{label} {i} {seed}", f"page {i} {seed}", (Segment("text", " ".join(words)),), meta={"label": label}
+    )
 
 
 EXAMPLES = [example(i, label) for i in range(12) for label in LABELS]
