@@ -70,11 +70,11 @@ def read(
     UserError: not there, broken, not of a `what`, or learned from another model or revision.
     """
     record, directory = record_of(name, what), _place(name)
-    for what in ("fingerprint", "revision"):
-        made, mine = record["subject"][what], getattr(subject, what)
+    for fact in ("fingerprint", "revision"):
+        made, mine = record["subject"][fact], getattr(subject, fact)
         if made != mine:
             raise UserError(
-                f"{what} {directory.name} was learned from {record['subject']['name']} with {what} {str(made)[:20]}, "
+                f"{what} {directory.name} was learned from {record['subject']['name']} with {fact} {str(made)[:20]}, "
                 f"not from {subject.name} with {str(mine)[:20]}: learn one for this model"
             )
     return store.read_rows(directory / FILE, record["key"], (), tuple(names) or None), record
