@@ -46,9 +46,9 @@ def _steers(tables: Tables) -> Finding:
 def _explains(tables: Tables) -> Finding:
     return say(
         "A dictionary's features tell more of a state than as many principal components: {value:.0%} {span:.0%} more "
-        "of the variance; the same of {control}: {beside:+.0%}",
+        "of the variance; with {control} instead {beside:+.0%}",
         "It is not shown that a dictionary's features tell more of a state than as many principal components: "
-        "{value:+.0%} {span:+.0%} of the variance; the same of {control}: {beside:+.0%}",
+        "{value:+.0%} {span:+.0%} of the variance; with {control} instead {beside:+.0%}",
         **tested(tables, "more than components"),
         about="how much of a state a dictionary tells",
         figure="quality",

@@ -75,8 +75,8 @@ CLAIMS = (
     ),
     Statement(
         "more specific than neurons",
-        "They are more specific than the MLP neurons of the same layer, chosen in the same way (difference above 0 of "
-        "the share of their own label's tokens minus that of the other labels' units).",
+        "Features of a label are more specific than MLP neurons of the same layer, chosen in the same way (difference "
+        "above 0 of the share of their own label's tokens minus that of the other labels' units).",
         "this project's bar",
     ),
     Statement(

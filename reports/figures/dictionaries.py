@@ -9,7 +9,7 @@ from ..charts import dots, lines
 from ..charts.style import sized
 from .drawing import Drawing, Tables, draw_all, first_condition
 
-HEIGHT = 340  # px: so few rows would be flat on a phone
+HEIGHT, HIGHER = 340, 400  # px: so few rows would be flat on a phone, below a long legend
 ADDED = "loss added"
 SAID, LOSS = "probability of the label's words", "loss of the text"
 
@@ -24,19 +24,21 @@ def quality(rows: pd.DataFrame, _: Tables) -> go.Figure:
 
 
 def added(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    return sized(dots(first_condition(rows), "measure", x_title="nats a token", zero=True), HEIGHT)
+    return sized(dots(first_condition(rows), "measure", x_title="nats a token", zero=True), HIGHER)
 
 
 def by_label(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    return sized(dots(first_condition(rows), "label", x_title="share of variance", zero=True), HEIGHT)
+    return sized(dots(first_condition(rows), "label", x_title="share of variance", zero=True), HIGHER)
 
 
 def steering(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    return lines(first_condition(rows), "strength", by="by", y_title=f"change of the {rows['measure'].iloc[0]}")
+    title = "change of probability" if (rows["measure"] == SAID).all() else "change of loss, nats"
+    figure = lines(first_condition(rows), "strength", by="by", y_title=title)
+    return figure.update_xaxes(tickvals=sorted(rows["strength"].unique()))
 
 
 def specific(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    return sized(dots(first_condition(rows), "label", x_title="share of tokens", zero=True), HEIGHT)
+    return sized(dots(first_condition(rows), "label", x_title="share of tokens", zero=True), HIGHER)
 
 
 def often(rows: pd.DataFrame, _: Tables) -> go.Figure:
@@ -65,7 +67,8 @@ FIGURES = [
         {"measure": SAID},
         "What a label's features do where they are added to other texts",
         steering,
-        "Change of the probability of the words of a label in texts of another one, when the label's features are "
+        "Change of the probability of a label's words (label: the language, domain or kind of a text) in texts of "
+        "another one, when the label's features are "
         "added to every token, 1, 2 or 4 times as active as in its own texts; difference of mean states: the same "
         "length along the difference between the label's mean state and the others', without a dictionary.",
         "Above the dotted lines the features stand for the label; another direction of that length does not.",
@@ -92,7 +95,8 @@ FIGURES = [
         {},
         "How often the features are active",
         often,
-        "Number of features by the share of tokens at which they are active: a count, so there is no interval.",
+        "Number of features by the share of tokens at which they are active: a count, so there is no interval; n counts "
+        "tokens.",
         "Features that are never active are dead: the dictionary is smaller than it looks. Those active at nearly "
         "every token say little of any.",
     ),
