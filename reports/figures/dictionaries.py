@@ -68,9 +68,9 @@ FIGURES = [
         "What a label's features do where they are added to other texts",
         steering,
         "Change of the probability of a label's words (label: the language, domain or kind of a text) in texts of "
-        "another one, when the label's features are "
-        "added to every token, 1, 2 or 4 times as active as in its own texts; difference of mean states: the same "
-        "length along the difference between the label's mean state and the others', without a dictionary.",
+        "another one, when the label's features are added to every token, 1, 2 or 4 times as active as in its own "
+        "texts; difference of mean states: the same length along the difference between the label's mean state and the "
+        "others', without a dictionary.",
         "Above the dotted lines the features stand for the label; another direction of that length does not.",
         interval="Bands",
         control="Dotted",
@@ -84,7 +84,7 @@ FIGURES = [
         specific,
         "Share of a text's tokens at which its label's features are active minus that of the other labels' features, "
         "mean over features that were chosen on other texts.",
-        "Right of the grey ticks they are more specific than features of like activity, and than neurons chosen alike.",
+        "Right of the grey ticks they are more specific than features of like activity, and than neurons.",
         interval="Whiskers",
         control="Grey",
         claims=("features of one label", "more specific than neurons"),
