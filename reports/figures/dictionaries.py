@@ -95,8 +95,8 @@ FIGURES = [
         {},
         "How often the features are active",
         often,
-        "Number of features by the share of tokens at which they are active: a count, so there is no interval; n counts "
-        "tokens.",
+        "Number of features by the share of tokens at which they are active: a count, so there is no interval; n "
+        "counts tokens.",
         "Features that are never active are dead: the dictionary is smaller than it looks. Those active at nearly "
         "every token say little of any.",
     ),
