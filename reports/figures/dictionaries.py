@@ -84,8 +84,8 @@ FIGURES = [
         specific,
         "Share of a text's tokens at which its label's features are active minus that of the other labels' features, "
         "mean over features that were chosen on other texts.",
-        "Right of the grey ticks they are more specific than features of like activity, and than neurons; these are active "
-        "far more often, which a difference of shares favours.",
+        "Right of the grey ticks they are more specific than features of like activity, and than neurons; these are "
+        "active far more often, which a difference of shares favours.",
         interval="Whiskers",
         control="Grey",
         claims=("features of one label", "more specific than neurons"),
