@@ -34,9 +34,9 @@ from crosslens.analyses import metrics
 from crosslens.analyses.attention import attention_profile, sinks
 from crosslens.analyses.attention._modality_rows import shares
 from crosslens.analyses.common.contrast import contrast
+from crosslens.analyses.common.descent import Descent
 from crosslens.analyses.flow import head_divergence
 from crosslens.analyses.lenses import _attention_lens, _tuned_lens, lenses
-from crosslens.analyses.lenses._descent import Descent
 from crosslens.analyses.neurons._counts import counts
 from crosslens.analyses.redundancy import redundancy
 from crosslens.analyses.repairs import repairs

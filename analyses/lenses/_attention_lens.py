@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ...probes.model import anatomy, frozen_norms
 from ...probes.model.head import rows_at_once, word_directions
-from ._descent import Descent, Weights, descend, frozen, kl_to
+from ..common.descent import Descent, Weights, descend, frozen, kl_to
 from ._lens_words import Chosen, spread, whole_target, with_others
 
 

@@ -20,8 +20,8 @@ from ...probes.runs import lens_store, store
 from ...probes.runs.activations import Activations, cached_together
 from ...probes.runs.activations import Options as Kept
 from ...probes.runs.job import PACKAGES
+from ..common.descent import Descent, Weights, require_batch
 from . import _attention_lens, _tuned_lens
-from ._descent import Descent, Weights, require_batch
 from ._lens_words import choose, fitting
 
 LEARNING = 1  # raised when the same training gives other lenses

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ...data.progress import tracked
 from ...probes.model.head import along_words, few_words, head_parts, of_words, rows_at_once, vocabulary
-from ._descent import Weights
+from ..common.descent import Weights
 
 BUDGET = 2**29  # bytes of maps, gradients and moments of one layer
 # The log-probabilities [rows, words] that a lens is learned towards, at some rows of the corpus.

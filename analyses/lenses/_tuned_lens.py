@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...probes.model.head import rows_at_once, vocabulary
-from ._descent import Descent, Weights, descend, frozen, kl_to
+from ..common.descent import Descent, Weights, descend, frozen, kl_to
 from ._lens_words import whole_target
 
 RIDGE = 1e-3  # penalty, in units of the mean diagonal of the Gram matrix

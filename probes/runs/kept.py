@@ -32,7 +32,8 @@ class Kept(NamedTuple):
     def is_named_in(self, record: dict[str, Any]) -> bool:
         """Whether a finished run was made with it: its numbers could not be proved again from what is left."""
         if self.kind == LENS:
-            return record.get("fitted", {}).get("lens") == self.directory.name
+            fitted = record.get("fitted", {})
+            return self.directory.name in (fitted.get(name) for name in ("lens", "dictionary", "beside"))
         return self.kind == GGUF and record.get("subject", {}).get("name") == self.of
 
 

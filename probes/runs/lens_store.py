@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..model.subject import Subject
 
 FILE = "weights.safetensors"
+LENS = "lens"
 
 
 def home() -> Path:
@@ -40,29 +41,40 @@ def is_saved(directory: Path) -> bool:
     return store.read_record(directory) is not None
 
 
-def record_of(name: str | Path) -> dict[str, Any]:
-    """What the weights of `home()/name` or of a directory were learned from. UserError: not there."""
+def record_of(name: str | Path, what: str = LENS) -> dict[str, Any]:
+    """What the weights of `home()/name` or of a directory were learned from. UserError: not there, or not of a `what`
+    ("lens", "dictionary").
+    """
     record = store.read_record(_place(name))
     if record is None:
-        raise UserError(f"no learned lens {name} in {home()}: run the command that learns it again")
+        raise UserError(f"no learned {what} {name} in {home()}: run the command that learns it again")
+    if kind_of(record) != what:
+        raise UserError(f"{_place(name).name} is no {what} but a {kind_of(record)}: give the name of a {what}")
     return record
+
+
+def kind_of(record: dict[str, Any]) -> str:
+    """What a record tells of; lenses have no word of their own in it."""
+    return record.get("what", LENS)
 
 
 def _place(name: str | Path) -> Path:
     return Path(name) if Path(name).is_dir() else home() / name
 
 
-def read(name: str | Path, subject: Subject, names: Iterable[str] = ()) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read(
+    name: str | Path, subject: Subject, names: Iterable[str] = (), what: str = LENS
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Weights (or those of `names`) and record of `home()/name` or of a directory.
 
-    UserError: not there, broken, or learned from another model or revision.
+    UserError: not there, broken, not of a `what`, or learned from another model or revision.
     """
-    record, directory = record_of(name), _place(name)
-    for what in ("fingerprint", "revision"):
-        made, mine = record["subject"][what], getattr(subject, what)
+    record, directory = record_of(name, what), _place(name)
+    for fact in ("fingerprint", "revision"):
+        made, mine = record["subject"][fact], getattr(subject, fact)
         if made != mine:
             raise UserError(
-                f"lens {directory.name} was learned from {record['subject']['name']} with {what} {str(made)[:20]}, "
+                f"{what} {directory.name} was learned from {record['subject']['name']} with {fact} {str(made)[:20]}, "
                 f"not from {subject.name} with {str(mine)[:20]}: learn one for this model"
             )
     return store.read_rows(directory / FILE, record["key"], (), tuple(names) or None), record
@@ -74,6 +86,6 @@ def require_held_out(record: dict[str, Any], ids: Iterable[str], groups: Iterabl
         common = sorted(set(record[what]) & set(mine))
         if common:
             raise UserError(
-                f"{len(common)} of these {what} were used to learn lens {record['name']} (first: {common[0]}): "
-                "measure on another split"
+                f"{len(common)} of these {what} were used to learn {kind_of(record)} {record['name']} "
+                f"(first: {common[0]}): measure on another split"
             )

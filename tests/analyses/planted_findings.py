@@ -27,6 +27,7 @@ from .claims import (
     circuits,
     collapse,
     crop_and_ask,
+    dictionaries,
     edges,
     faithfulness,
     head_divergence,
@@ -67,7 +68,8 @@ OPTIONS: dict[str, Any] = {
 
 
 def learned(analysis: str) -> dict[str, Any]:
-    return {"edges": edges.LEARNED, "faithfulness": faithfulness.LEARNED, "neurons": neurons.LEARNED}.get(analysis, {})
+    known = {"edges": edges.LEARNED, "faithfulness": faithfulness.LEARNED, "neurons": neurons.LEARNED}
+    return (known | {"dictionaries": dictionaries.LEARNED}).get(analysis, {})
 
 
 def at_chance(rows: Rows) -> Rows:
@@ -473,6 +475,20 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "vision": case(redundancy.tables_of, "A quarter of the layers matters more with the image", FOUND),
         "any layer": case(partial(redundancy.tables_of, alike=True), "It is not shown that some layers matter", OPEN),
         "no attention": case(partial(redundancy.tables_of, attention=False), "which attention can be left", UNTESTABLE),
+    },
+    "dictionaries": {
+        "kept": case(dictionaries.tables_of, "The model keeps most of what it uses", FOUND),
+        "lost": case(partial(dictionaries.tables_of, recovers=0.7), "It is not shown that a dictionary's few", OPEN),
+        "components too": case(
+            partial(dictionaries.tables_of, components=0.95), "It is not shown that a dictionary's few", OPEN
+        ),
+        "steers": case(dictionaries.tables_of, "Features of a label do what they stand for", FOUND),
+        "any": case(partial(dictionaries.tables_of, others=0.2), "It is not shown that features of a label do", OPEN),
+        "no labels": case(partial(dictionaries.tables_of, labels=False), "what features of a label do", UNTESTABLE),
+        "tells": case(dictionaries.tables_of, "A dictionary's features tell more of a state", FOUND),
+        "less": case(
+            partial(dictionaries.tables_of, explains=0.4), "It is not shown that a dictionary's features", OPEN
+        ),
     },
     "neurons": {
         "own": case(neurons.tables_of, "Languages (or domains) have neurons of their own", FOUND),

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from crosslens import Subject
+from crosslens.analyses.common.descent import Descent, kl_to
 from crosslens.analyses.lenses import (
     _attention_lens,
     _attribution,
@@ -19,7 +20,6 @@ from crosslens.analyses.lenses import (
     lenses,
     logit_attribution,
 )
-from crosslens.analyses.lenses._descent import Descent, kl_to
 from crosslens.analyses.lenses._learning import Training, learn, open_lens
 from crosslens.probes.model import head
 from crosslens.probes.runs import lens_store

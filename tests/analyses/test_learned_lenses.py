@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from crosslens import capture
+from crosslens.analyses.common.descent import Descent, chosen_rows, descend
 from crosslens.analyses.lenses import (
     _attention_lens,
     _learned_tables,
@@ -18,7 +19,6 @@ from crosslens.analyses.lenses import (
     _tuned_lens,
     learned_lenses,
 )
-from crosslens.analyses.lenses._descent import Descent, chosen_rows, descend
 from crosslens.analyses.lenses._learning import Training, layers_of, learn, open_lens
 from crosslens.analyses.lenses.learned_lenses import Options
 from crosslens.data.errors import UserError
