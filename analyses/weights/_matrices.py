@@ -14,7 +14,7 @@ from ...probes.model.head_weights import key_weight, query_weight, value_weight
 from .. import metrics
 from ._circuits import RANKS
 
-MATRICES = ("W_Q", "W_K", "W_V", "W_O", "gate", "up", "down")
+MATRICES = ("Q", "K", "V", "O", "gate", "up", "down")
 OF_MATRICES = (*RANKS, "signal over noise", "values above the noise edge")
 
 

@@ -40,7 +40,7 @@ def _symmetric(tables: Tables) -> Finding:
         "{beside:.0%}",
         **tested(tables, "symmetric scores"),
         about="the symmetry of W_Q W_Kᵀ",
-        figure="heads" if "heads" in tables and len(tables["heads"]) else "edge",
+        figure="symmetric" if "heads" in tables else "edge",
         threshold=0.5,
         side="above",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -140,7 +141,7 @@ def _of_keys(rows: Rows) -> Iterator[pd.DataFrame]:
         measure = f"interference, {name}" if name else "interference"
         yield summarise(crowded[..., at], groups, axes, "times that of random directions", measure=measure, control="")
     for at, control in enumerate(("", GAUSSIAN)):
-        told = {"measure": "cannot be ranked first", "control": control}
+        told: dict[str, Any] = {"measure": "cannot be ranked first", "control": control}
         yield summarise(rows["hull"][..., at], groups, axes, "share of keys", **told)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -46,13 +48,22 @@ def by_key_head(rows: pd.DataFrame, _: Tables) -> go.Figure:
     named = shown.assign(
         view=shown["measure"].where(shown["control"] == "", shown["measure"] + ", " + shown["control"])
     )
-    return heat_map(named, "layer", "key_head", view="view")
+    return _by_key_head(named)
 
 
 def used(rows: pd.DataFrame, _: Tables) -> go.Figure:
     shown = first_condition(rows)
     named = shown.assign(view=shown["control"].where(shown["control"] != "", "measured"))
-    return heat_map(named, "layer", "key_head", view="view", unit="share of the use")
+    return _by_key_head(named, unit="share of the use")
+
+
+def _by_key_head(rows: pd.DataFrame, **options: str) -> go.Figure:
+    return heat_map(rows.rename(columns={"key_head": "key head"}), "layer", "key head", view="view", **options)
+
+
+def _measures(*ends: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """The rows of measures whose names end so."""
+    return lambda rows: rows[rows["measure"].str.endswith(ends)]
 
 
 SPECTRUM = "One line a weight matrix. Dotted: the same matrices with their entries permuted, which is what noise gives."
@@ -73,13 +84,12 @@ FIGURES = [
         "heads",
         "heads",
         {},
-        "What single heads are, beside chance",
+        "Which heads copy what they read, or look for what is like the token itself",
         heads,
-        "Each head's number minus that of the same weights with permuted entries. Positive eigenvalues of OV: the head "
-        "writes what it reads (copies); of QK: it looks for what is like the token itself. Ranks: how many directions "
-        "count.",
-        "Red: more than by chance, blue: less.",
-        claims=("symmetric scores",),
+        "Positive share of the eigenvalues of W_V W_O (OV: what is written of what is read) or of W_Q W_Kᵀ (QK: what "
+        "is looked for), minus that of the same weights with permuted entries.",
+        "Red: it copies, or looks for its like; blue: it writes the opposite, or looks for what is unlike.",
+        select=_measures("eigenvalues"),
     ),
     Drawing(
         "edge",
@@ -101,6 +111,29 @@ FIGURES = [
         "texts.",
         "Rows at the top: slow pairs, which hardly tell distances apart.",
         claims=("few rotary pairs",),
+    ),
+    Drawing(
+        "symmetric",
+        "heads",
+        {},
+        "How symmetric the scores of a head are",
+        heads,
+        "Symmetric and diagonal share of W_Q W_Kᵀ by head, minus that of the same weights with permuted entries.",
+        "Red: what it looks for resembles what it is found by.",
+        theme="more about heads",
+        select=_measures("metric share", "diagonal share"),
+        claims=("symmetric scores",),
+    ),
+    Drawing(
+        "ranks",
+        "heads",
+        {},
+        "How many directions a head reads and writes",
+        heads,
+        "Ranks of W_V W_O and W_Q W_Kᵀ by head, minus those of the same weights with permuted entries.",
+        "Blue: fewer directions count than by chance.",
+        theme="more about heads",
+        select=_measures("rank", "ratio"),
     ),
     Drawing(
         "stable_rank",

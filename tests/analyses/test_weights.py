@@ -157,8 +157,8 @@ def test_permuted_weights_keep_the_entries_and_lose_the_symmetry():
 def test_matrices_are_those_of_the_layer():
     subject = tiny.subject("llama")
     layer = subject.model.model.layers[1]
-    whole = {"W_Q": layer.self_attn.q_proj, "W_K": layer.self_attn.k_proj, "W_V": layer.self_attn.v_proj}
-    whole |= {"W_O": layer.self_attn.o_proj, "gate": layer.mlp.gate_proj, "up": layer.mlp.up_proj}
+    whole = {"Q": layer.self_attn.q_proj, "K": layer.self_attn.k_proj, "V": layer.self_attn.v_proj}
+    whole |= {"O": layer.self_attn.o_proj, "gate": layer.mlp.gate_proj, "up": layer.mlp.up_proj}
     whole |= {"down": layer.mlp.down_proj}
     found = of_matrices(subject)["stable rank"][1]
     for name, module in whole.items():
