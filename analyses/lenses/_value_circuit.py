@@ -12,23 +12,7 @@ from torch import Tensor
 from ...probes.model import frozen_norms
 from ...probes.model.head import along_words, few_words, head_parts, in_rows, times_words
 from ...probes.observe.gates import require_no_gate
-
-
-@torch.no_grad()
-def factors(subject: Any, layer: int) -> tuple[Float[Tensor, "h d d_head"], Float[Tensor, "h d_head d"]]:
-    """W_V with the layer's input norm folded in (its gain; LayerNorm's centering) and W_O, of every head, float32.
-
-    A norm behind the attention gives its gain to W_O. Scales that depend on the input, and biases, are left out.
-    """
-    like = head_parts(subject.model)[0][0].detach()
-    values, out = frozen_norms.value_weight(subject, layer).float(), subject.W_O(layer).detach().float()
-    block = subject.layers[layer]
-    if (norm := frozen_norms.input_norm(block)) is not None:
-        values = frozen_norms.affine(norm, like).pull(values.mT).mT
-    if (tail := frozen_norms.attention_tail(block)) is not None:
-        behind = frozen_norms.affine(tail, like)
-        out = behind.centered(out) * behind.gain
-    return values, out
+from ..common.head_weights import value_circuit
 
 
 @torch.no_grad()
@@ -52,7 +36,7 @@ def promoted(subject: Any, directions: int, words: int) -> dict[str, Tensor]:
     between = norm.pull(_between(subject.model, W_E).T).T
     layers = []
     for layer in subject.decoder.attending:
-        values, out = factors(subject, layer)
+        values, out = value_circuit(subject, layer)
         reads, sizes, writes = FactoredMatrix(values, out).svd()
         eigenvalues = FactoredMatrix(values, out @ between).eigenvalues
         reads, writes = reads[..., :directions].mT, writes[..., :directions].mT  # [h, directions, d]

@@ -109,6 +109,7 @@ from .sinks import dimension_peaks, energy_share, gap_threshold, massive_dimensi
 from .spans import elastic_ranges, elastic_span, masking_influence, sums_by_distance, triangle_scores
 from .spectra import (
     LogMoments,
+    Ranks,
     attention_rank,
     effective_rank,
     log_attention_moments,
@@ -117,6 +118,7 @@ from .spectra import (
     noise_threshold,
     participation_ratio,
     spectral_gap,
+    spectrum_ranks,
     spectrum_snr,
     stable_rank,
     without_diagonal,
@@ -164,10 +166,14 @@ from .vocabulary import (
 from .walks import attention_edges, attention_rollout, hops, reachable_positions, rollout_step
 from .weights import (
     Composition,
+    Compositions,
     Interference,
     composition,
+    compositions,
     cosine_to_ones,
     key_interference,
+    positive_eigenvalue_share,
+    product_core,
     remove_mean_direction,
     streamed_interference,
     symmetric_share,

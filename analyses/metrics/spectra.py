@@ -11,22 +11,35 @@ from ._checks import require, require_mask, widen
 from .spread import row_entropy
 
 
+class Ranks(NamedTuple):
+    """stable: ‖W‖_F² / ‖W‖₂²; effective: exp of the entropy of σ / Σσ; participation: (Σσ²)² / Σσ⁴. 1…min(n, m)."""
+
+    stable: Float[Tensor, "*batch"]
+    effective: Float[Tensor, "*batch"]
+    participation: Float[Tensor, "*batch"]
+
+
+def spectrum_ranks(values: Float[Tensor, "*batch k"]) -> Ranks:
+    """`stable_rank`, `effective_rank`, `participation_ratio` of singular values, the largest first; NaN for zeros."""
+    values = widen(values)
+    squares = values.square()
+    effective = row_entropy(values / values.sum(-1, keepdim=True)).exp()
+    return Ranks(squares.sum(-1) / squares[..., 0], effective, squares.sum(-1).square() / squares.square().sum(-1))
+
+
 def stable_rank(matrix: Float[Tensor, "*batch n m"]) -> Float[Tensor, "*batch"]:
     """‖W‖_F² / ‖W‖₂², 1…min(n, m); NaN for a zero matrix. Source: standard (arXiv 2310.00535 plots it, JoMA)."""
-    squares = torch.linalg.svdvals(widen(matrix)).square()
-    return squares.sum(-1) / squares[..., 0]
+    return spectrum_ranks(torch.linalg.svdvals(widen(matrix))).stable
 
 
 def effective_rank(matrix: Float[Tensor, "*batch n m"]) -> Float[Tensor, "*batch"]:
     """exp of the entropy of the singular values' shares σ / Σσ, 1…min(n, m); NaN for a zero matrix. Standard."""
-    values = torch.linalg.svdvals(widen(matrix))
-    return row_entropy(values / values.sum(-1, keepdim=True)).exp()
+    return spectrum_ranks(torch.linalg.svdvals(widen(matrix))).effective
 
 
 def participation_ratio(matrix: Float[Tensor, "*batch n m"]) -> Float[Tensor, "*batch"]:
     """(Σσ²)² / Σσ⁴ of the singular values, 1…min(n, m); NaN for a zero matrix. Standard."""
-    squares = torch.linalg.svdvals(widen(matrix)).square()
-    return squares.sum(-1).square() / squares.square().sum(-1)
+    return spectrum_ranks(torch.linalg.svdvals(widen(matrix))).participation
 
 
 def without_diagonal(maps: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:
@@ -101,25 +114,26 @@ def log_attention_moments(maps: Float[Tensor, "h q k"], visible: Bool[Tensor, "q
     return LogMoments(variance[..., 0].sum(-1) / rows, (z**3).sum((1, 2)) / entries, (z**4).sum((1, 2)) / entries - 3)
 
 
-def spectrum_snr(weight: Float[Tensor, "n m"]) -> Float[Tensor, ""]:
+def spectrum_snr(weight: Float[Tensor, "n m"], values: Float[Tensor, "k"] | None = None) -> Float[Tensor, ""]:
     """Σ of the singular values above `noise_threshold` / Σ of the others (1 without any) / the largest; ≥ 0.
 
-    It scales as 1 / ‖W‖ and depends on the shape: compare with the same of the matrix with its entries permuted.
+    values: its singular values, largest first, where they are known. It scales as 1 / ‖W‖ and depends on the shape:
+    compare with the same of the matrix with its entries permuted.
     Source: Spectrum (arXiv 2406.06623), code. Errors: ValueError for a zero matrix.
     """
-    values = torch.linalg.svdvals(widen(weight))
+    values = torch.linalg.svdvals(widen(weight)) if values is None else widen(values)
     require(bool(values[0] > 0), "weight is a zero matrix")
-    signal = values > noise_threshold(weight)
+    signal = values > noise_threshold(weight, values)
     noise = values[~signal].sum() if not bool(signal.all()) else values.new_tensor(1.0)
     return values[signal].sum() / noise / values[0]
 
 
-def noise_threshold(weight: Float[Tensor, "n m"]) -> Float[Tensor, ""]:
+def noise_threshold(weight: Float[Tensor, "n m"], values: Float[Tensor, "k"] | None = None) -> Float[Tensor, ""]:
     """σ (1 + √(min/max dimension)), σ = interquartile range of the singular values / 1.349.
 
-    Not the edge of the noise: see `noise_edge`. Source: Spectrum (arXiv 2406.06623), code.
+    Not the edge of the noise: see `noise_edge`. values: as there. Source: Spectrum (arXiv 2406.06623), code.
     """
-    values = torch.linalg.svdvals(widen(weight))
+    values = torch.linalg.svdvals(widen(weight)) if values is None else widen(values)
     quartiles = values.quantile(values.new_tensor([0.25, 0.75]))
     return (quartiles[1] - quartiles[0]) / 1.349 * (1 + math.sqrt(min(weight.shape) / max(weight.shape)))
 

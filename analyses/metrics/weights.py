@@ -20,6 +20,14 @@ class Composition(NamedTuple):
     singular: Float[Tensor, "rank"]
 
 
+class Compositions(NamedTuple):
+    """`Composition` of all pairs: whole [sender, receiver], components [sender, receiver, r], singular [sender, r]."""
+
+    whole: Float[Tensor, "s t"]
+    components: Float[Tensor, "s t r"]
+    singular: Float[Tensor, "s r"]
+
+
 def composition(
     sender: tuple[Float[Tensor, "d r"], Float[Tensor, "r d"]],
     receiver: tuple[Float[Tensor, "d m"], Float[Tensor, "m d"]],
@@ -31,20 +39,48 @@ def composition(
     positions W holds at distance 0. NaN for zero weights. Source: Elhage et al. 2021; arXiv 2406.09519, style.
     Errors: ValueError for unequal d.
     """
-    (left, right), (first, second) = ((widen(a), widen(b)) for a, b in (sender, receiver))
-    require(right.shape[-1] == first.shape[0], f"sender writes {right.shape[-1]} numbers, receiver reads {len(first)}")
+    left, right, first, second = (one[None] for one in (*sender, *receiver))
+    whole, components, singular = compositions((left, right), (first, second))
+    return Composition(whole[0, 0], components[0, 0], singular[0])
+
+
+def compositions(
+    senders: tuple[Float[Tensor, "s d r"], Float[Tensor, "s r d"]],
+    receivers: tuple[Float[Tensor, "t d m"], Float[Tensor, "t m e"]],
+) -> Compositions:
+    """`composition` of every sender with every receiver; what lies behind a receiver may have any width."""
+    (left, right), (first, second) = ((widen(a), widen(b)) for a, b in (senders, receivers))
+    require(
+        right.shape[-1] == first.shape[1], f"senders write {right.shape[-1]} numbers, receivers read {len(first[0])}"
+    )
     read = first @ torch.linalg.qr(second.mT).R.mT  # ‖x · read‖ = ‖x · W‖ for every row x
     s, directions = _singular_components(left, right)
-    components = (directions @ read).norm(dim=-1) / read.norm()
-    whole = ((s * components).square().sum() / s.square().sum()).sqrt()
-    return Composition(whole, components, s)
+    reached = directions.flatten(0, 1) @ read.transpose(0, 1).flatten(1)  # [s · r, t · m]
+    sizes = reached.unflatten(1, read.shape[::2]).norm(dim=-1).unflatten(0, s.shape)  # [s, r, t]
+    components = sizes.mT / read.norm(dim=(1, 2))[:, None]
+    energy = s.square().sum(-1)[:, None]
+    whole = ((s[:, None] * components).square().sum(-1) / energy).sqrt()
+    return Compositions(whole, components, s)
 
 
 def _singular_components(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """Singular values and right singular vectors [rank, d] of left · right, from matrices of the inner width."""
+    """Singular values [*s, r] and right singular vectors [*s, r, d] of left · right, from matrices of inner width."""
     basis, inner = torch.linalg.qr(right.mT)
     _, s, vectors = torch.linalg.svd(torch.linalg.qr(left).R @ inner.mT, full_matrices=False)
     return s, vectors @ basis.mT
+
+
+def product_core(left: Float[Tensor, "*s d r"], right: Float[Tensor, "*s r e"]) -> Float[Tensor, "*s r r"]:
+    """A small matrix with the singular values of left · right that are not 0: for ranks without a [d, e] matrix."""
+    return torch.linalg.qr(widen(left)).R @ torch.linalg.qr(widen(right).mT).R.mT
+
+
+def positive_eigenvalue_share(left: Float[Tensor, "*s d r"], right: Float[Tensor, "*s r d"]) -> Float[Tensor, "*s"]:
+    """Σ Re λ / Σ |λ| over the eigenvalues of left · right, −1…1: 1 where it copies what it reads, −1 where it turns it
+    round, near 0 by chance. NaN for zero weights. Source: Elhage et al. 2021 (there between embeddings).
+    """
+    values = torch.linalg.eigvals(widen(right) @ widen(left))  # those of left · right but for zeros
+    return values.real.sum(-1) / values.abs().sum(-1)
 
 
 def symmetric_share(w_q: Float[Tensor, "d r"], w_k: Float[Tensor, "d r"]) -> Float[Tensor, ""]:
@@ -91,16 +127,24 @@ def streamed_interference(outer: Float[Tensor, "d d"], n: int) -> Float[Tensor, 
 def unselectable_keys(keys: Float[Tensor, "n d"]) -> Bool[Tensor, "n"]:
     """True for a key in the convex hull of the others: no query ranks it above all of them.
 
-    A key that is the largest along its own direction from the mean is outside at once; the rest by a linear programme
-    each. Below d + 2 keys none is inside but a copy of another. Source: arXiv 2305.02582, code.
+    A key that is the largest along its own direction from the mean, as it is or with the keys' covariance made that of
+    a ball, is outside at once; the rest by a linear programme each. Below d + 2 keys none is inside but a copy of
+    another. Source: arXiv 2305.02582, code.
     Errors: ValueError without keys.
     """
     require(len(keys) > 0, "keys holds no keys")
     points = widen(keys).double().cpu()
     centred = points - points.mean(0)
-    scores = centred @ centred.T
-    clear = scores.diagonal() > scores.clone().fill_diagonal_(-torch.inf).amax(0)
+    clear = _largest_of_all(centred, centred) | _largest_of_all(
+        centred, centred @ torch.linalg.pinv(centred.T @ centred)
+    )
     return torch.tensor([not bool(clear[i]) and _inside(points, i) for i in range(len(points))], device=keys.device)
+
+
+def _largest_of_all(points: Tensor, directions: Tensor) -> Tensor:
+    """Whether each point lies farther along its own direction than all others."""
+    scores = points @ directions.T
+    return scores.diagonal() > scores.clone().fill_diagonal_(-torch.inf).amax(0)
 
 
 def _inside(points: Tensor, i: int) -> bool:

@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from .interventions import CALL, EDGES, Change
+from .interventions import CALL, Change, Knockout, TurnByBase, WeighKeys
 from .recording import Recording
 
 
 def acting_positions(base: Recording, layer: int, change: Change) -> Bool[Tensor, "b p"]:
-    """The real positions at which a change makes something else of a recorded layer: other values, or edges removed.
+    """The real positions at which a change makes something else of a recorded layer: other values, edges, weights.
 
     Of a site that was not recorded, and of an edit of the attention: those where it acts at all.
     """
@@ -21,8 +21,8 @@ def acting_positions(base: Recording, layer: int, change: Change) -> Bool[Tensor
     own: Any = change
     if change.site == CALL and rows is not None and not bool(rows.any()):  # it only reads
         return torch.zeros_like(base.mask)
-    if change.site == EDGES:
-        rows = own.cut_rows(record)
+    if isinstance(change, Knockout | WeighKeys | TurnByBase):
+        rows = change.acting_rows(record)
     elif record.holds(change.site):
         tensor = record.site(change.site)
         rows = (own.apply(tensor, base.everywhere) != tensor).flatten(2).any(2)

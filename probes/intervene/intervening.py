@@ -21,7 +21,7 @@ from ..observe.layer import Layer
 from ..observe.tracing import tracing
 from ..prompts.batch import Batch
 from ..sites import SITES
-from .interventions import CALL, EDGES, QKV, Knockout, Variant, with_positions
+from .interventions import CALL, EDGES, QKV, Knockout, TurnByBase, Variant, WeighKeys, with_positions
 from .layer_parts import with_changed_qkv
 from .positions import Positions, at_last, positions_of
 from .recording import Recording
@@ -41,8 +41,8 @@ def intervening(
 
     inputs: the batch that the interventions' positions are of. generated: whether the tokens generated behind it count
     as positions where they act; then values must be the same at every position. A generated token is never a source of
-    a knockout, and an edit of the attention acts on the prompts alone. UserError: a layer or site that does not exist;
-    a forward of other prompts, or of a part of them.
+    a knockout. Of edits of the attention `TurnByBase` acts on generated tokens always, `WeighKeys` where asked, any
+    other never. UserError: a layer or site that does not exist; a forward of other prompts, or of a part of them.
     """
     read = subject.prepare(inputs)
     last = last_positions(read["input_ids"], read.get("attention_mask"))
@@ -118,6 +118,21 @@ class _Forward:
             parts.append(everywhere.apply(behind, positions_of_all(behind)) if self.generated else behind)
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
+    def attend(self, change: Any, call: AttentionCall) -> AttentionCall:
+        """An edit of the attention: over the prompt, and behind it where it says what it does to generated tokens."""
+        prompt = self.total == self.prompt.chosen.shape[1]
+        if prompt:
+            return change.function(call, self.prompt)
+        k, rows = call.key.shape[2], self.rows
+        if isinstance(change, TurnByBase):  # the places count on; what the prompt's keys were, they are still
+            behind = torch.arange(1, self.total - change.places.shape[1] + 1, device=change.places.device)
+            places = torch.cat([change.places, change.places[:, -1:] + behind], 1).to(call.query.device)
+            return change.over(call, places[:, self._before(k) :], places[:, -rows:])
+        if isinstance(change, WeighKeys) and self.generated:
+            weights = pad(change.weights, (0, self.total - change.weights.shape[1]), value=1.0)
+            return change.over(call, weights[:, self._before(k) :], None)
+        return call
+
     def over(self, prompt: Bool[Tensor, "b p"], generated: bool, k: int) -> Bool[Tensor, "b k"]:
         """A mask over the last k positions, `generated` behind the prompt."""
         return pad(prompt, (0, self.total - prompt.shape[1]), value=generated)[:, self._before(k) :]
@@ -167,8 +182,8 @@ def _attending(changes: Sequence[Any], forward: _Forward, call: AttentionCall) -
     knockouts = [change for change in changes if change.site == EDGES]
     call = with_changed_qkv(call, reading, len(call.query), forward.apply) if reading else call
     call = _knocked_out(call, knockouts, forward) if knockouts else call
-    for change in changes if forward.total == forward.prompt.chosen.shape[1] else ():
-        call = change.function(call, forward.prompt) if change.site == CALL else call
+    for change in changes:
+        call = forward.attend(change, call) if change.site == CALL else call
     return call
 
 

@@ -15,20 +15,38 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ...data.errors import UserError
+from .attention_edits import CALL, AttentionEdit, EditAttention, TurnByBase, WeighKeys
 from .placing import at_positions, members, one_line, require_place, spread
 from .positions import Positions
 
 if TYPE_CHECKING:
-    from ..model.attention import AttentionCall
     from .recording import LayerRecord, Recording
 
+__all__ = [
+    "CALL",
+    "EDGES",
+    "QKV",
+    "Add",
+    "Apply",
+    "Change",
+    "Clamp",
+    "EditAttention",
+    "Intervention",
+    "Knockout",
+    "Patch",
+    "PatchQKV",
+    "ProjectOut",
+    "Scale",
+    "TurnByBase",
+    "Variant",
+    "WeighKeys",
+    "with_positions",
+]
 Heads = tuple[int, ...] | None  # of z; None: all
 # What the attention reads with, one for each query head, by part; changed by `PatchQKV` alone.
 QKV = {"q": "rot_q", "k": "rot_k", "v": "v"}
 # Which columns a row may read: changed by `Knockout` alone.
 EDGES = "edges"
-# A layer's attention as it is called: changed by `EditAttention` alone.
-CALL = "attention"
 
 
 class Intervention(Protocol):
@@ -284,7 +302,7 @@ class Knockout:
     def positions(self) -> Bool[Tensor, "b p"]:
         return self.target
 
-    def cut_rows(self, layer: LayerRecord) -> Bool[Tensor, "b p"]:
+    def acting_rows(self, layer: LayerRecord) -> Bool[Tensor, "b p"]:
         """The rows that lose an edge which they have in this layer, and are not lent the same by the donor."""
         if not layer.attends:
             return torch.zeros_like(self.target)
@@ -305,35 +323,7 @@ class Knockout:
     __repr__ = one_line
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class EditAttention:
-    """A layer's attention computes what `function` makes of its call, as edits of `tracing` do.
-
-    function: (call, rows) -> the call that is computed. The call's queries are those of the rows (`Positions`) that are
-    computed, its keys, values and columns those of all positions. It may choose by what the call reads, so what it does
-    may depend on the layers below; rows outside of `positions` it leaves as they are.
-    every_row: whether it looks at all rows (column means): then all are computed, whoever reads them.
-    It has no `apply`, since no site's tensor says all that an attention reads.
-    """
-
-    positions: Bool[Tensor, "b p"] | None
-    function: Callable[[AttentionCall, Positions], AttentionCall]
-    every_row: bool = False
-
-    @property
-    def site(self) -> str:
-        return CALL
-
-    def identity(self, base: Recording, layer: int) -> EditAttention:
-        return replace(self, function=lambda call, rows: call)
-
-    def describe(self) -> str:
-        return "editing the attention"
-
-    __repr__ = one_line
-
-
-Change = Intervention | Knockout | EditAttention
+Change = Intervention | Knockout | AttentionEdit
 Variant = Mapping[int, Sequence[Change]]  # by layer
 
 

@@ -20,7 +20,7 @@ from ...data.errors import UserError
 from ..prompts.batch import Batch
 from ..sites import PARTS, SITES, WRITABLE
 from .acting import acting_positions
-from .interventions import CALL, EDGES, Change, Variant, with_positions
+from .interventions import CALL, EDGES, Change, EditAttention, Variant, with_positions
 from .measures import Measure
 from .placing import require_place
 from .positions import Positions, affected_positions
@@ -115,7 +115,7 @@ def variant_sweep(
         require_sweepable(base, layer, change.site)
     where = _rows(base, positions, [c for variant in variants for changes in variant.values() for c in changes])
     # What an edit of the attention does shows only while it runs.
-    parts = ((i, v[i]) for v in variants for i in sorted(v) if all(c.site != CALL for c in v[i]))
+    parts = ((i, v[i]) for v in variants for i in sorted(v) if not any(isinstance(c, EditAttention) for c in v[i]))
     acting = ({i: part} for i, part in parts if any(bool(acting_positions(base, i, c).any()) for c in part))
     proved = next(acting, None)
     notes = () if proved is None else verify_edit(base, where, [proved])

@@ -1,4 +1,4 @@
-"""Norms read as linear maps at a given scale, and the value circuit's weights: what is linear in a layer.
+"""Norms read as linear maps at a given scale: what is linear in a layer.
 
 A norm divides by a scale that depends on its input; with that scale held at the value it has, it is affine:
 norm(x) = gain · (x − mean x) / scale(x) + bias, the mean taken off in LayerNorm only. Its parts are probed, not read
@@ -78,31 +78,6 @@ def attention_tail(layer: nn.Module) -> nn.Module | None:
 def input_norm(layer: nn.Module) -> nn.Module | None:
     """The norm in front of the attention; None in families that norm behind it (OLMo 2)."""
     return next((getattr(layer, name) for name in INPUT_NORM if hasattr(layer, name)), None)
-
-
-def value_weight(subject: Any, layer: int) -> Float[Tensor, "h d d_head"]:
-    """W_V of every query head (heads that share keys and values share it); biases are not part of it.
-
-    SubjectError: a family whose value projection is neither its own module nor a known part of a fused one.
-    """
-    attention: Any = anatomy.attention_of(subject.layers[layer])
-    stack, d_head = subject.decoder, subject.W_O(layer).shape[1]
-    heads, width = stack.heads(layer), stack.kv_heads(layer) * d_head
-    if getattr(attention, "v_norm", None) is not None:
-        raise SubjectError(f"{subject.family}: the values of layer {layer} are normed, so no weight alone gives them")
-    if getattr(attention, "v_proj", None) is not None:
-        weight = anatomy.weight_in_out(attention.v_proj)
-    elif hasattr(attention, "c_attn"):  # GPT-2: queries, keys, values side by side
-        weight = anatomy.weight_in_out(attention.c_attn)[:, -subject.d_model :]
-    elif hasattr(attention, "qkv_proj"):  # Phi-3
-        weight = anatomy.weight_in_out(attention.qkv_proj)[:, -width:]
-    elif hasattr(attention, "query_key_value"):  # GPT-NeoX: per head its query, key, value
-        fused = anatomy.weight_in_out(attention.query_key_value)
-        weight = fused.reshape(len(fused), heads, 3, -1)[:, :, 2].flatten(1)
-    else:
-        raise SubjectError(f"{subject.family}: no value projection was found in {type(attention).__name__}")
-    parts = weight.detach().reshape(len(weight), -1, d_head).transpose(0, 1)
-    return parts.repeat_interleave(heads // len(parts), 0)
 
 
 def written_by_heads(subject: Any, layer: int, z: Float[Tensor, "n h d_head"]) -> tuple[Tensor, Tensor]:

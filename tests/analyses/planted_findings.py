@@ -52,6 +52,7 @@ from .claims import (
     subject_card,
     tower_profile,
     visual_exit,
+    weights,
 )
 from .claims import attribution as attribution_rows
 from .claims import logit_attribution as attribution
@@ -510,6 +511,19 @@ CASES_OF: dict[str, dict[str, Case]] = {
         ),
         "channels": case(partial(neurons.of_channels, True), "Channels of queries and keys that serve", FOUND),
         "inner": case(partial(neurons.of_channels, False), "It is not shown that channels of queries", OPEN),
+    },
+    "weights": {
+        "components": case(weights.tables_of, "Most heads read single components", FOUND),
+        "noise": case(partial(weights.tables_of, composed=False), "It is not shown that most heads read", OPEN),
+        "symmetric": case(weights.tables_of, "What a head looks for resembles what it is found by", FOUND),
+        "any": case(partial(weights.tables_of, symmetric=0.48), "It is not shown that W_Q W_Kᵀ is", OPEN),
+        "normed": case(partial(weights.tables_of, circuits=False), "composition of heads", UNTESTABLE),
+        "pairs": case(weights.tables_of, "A quarter of the rotary pairs carries most", FOUND),
+        "all pairs": case(partial(weights.tables_of, pairs=weights.PAIRS), "That it is more than half is not", OPEN),
+        "not turned": case(partial(weights.tables_of, rotary=False), "which rotary frequencies", UNTESTABLE),
+        "crowded": case(weights.tables_of, "Keys are crowded", FOUND),
+        "apart": case(partial(weights.tables_of, crowded=1.1), "it is not shown to be more than twice", OPEN),
+        "short": case(partial(weights.tables_of, keys=False), "how far keys lie apart", UNTESTABLE),
     },
     "visual_exit": {
         "goes": case(visual_exit.tables_of, "Behind two thirds of the layers the image may go", FOUND),

@@ -12,11 +12,13 @@ from crosslens import Subject, capture
 from crosslens.analyses import metrics
 from crosslens.analyses.common.claims import HOLDS
 from crosslens.analyses.common.controls import HEADS
+from crosslens.analyses.common.head_weights import value_circuit
 from crosslens.analyses.lenses import _attention_lens, _attribution, _value_circuit, logit_attribution
 from crosslens.analyses.lenses.logit_attribution import Options, attribute
 from crosslens.data.errors import UserError
 from crosslens.probes.model import frozen_norms
 from crosslens.probes.model.head import _logit_cap
+from crosslens.probes.model.head_weights import value_weight
 from crosslens.probes.observe.tracing import tracing
 from crosslens.probes.runs.results import How, observe
 from crosslens.probes.runs.run import Settings, run
@@ -93,7 +95,7 @@ def test_value_weights_give_the_values(family):
         norm = frozen_norms.input_norm(subject.layers[layer.index])
         read = layer.resid_pre if norm is None else norm(layer.resid_pre)
         value = layer.v.repeat_interleave(subject.n_heads // layer.v.shape[2], 2)
-        rest = value - torch.einsum("bpd,hde->bphe", read, frozen_norms.value_weight(subject, layer.index))
+        rest = value - torch.einsum("bpd,hde->bphe", read, value_weight(subject, layer.index))
         assert_close(rest - rest.mean((0, 1)) + value, value, family)
 
     with tracing(subject, check):
@@ -170,7 +172,7 @@ def test_ov_circuit_equals_transformerlens_with_folded_norms(family):
     ours_E = subject.model.get_input_embeddings().weight
     ours_U = frozen_norms.affine(subject.norm, subject.W_U[0]).pull(subject.W_U)
     for layer in range(3):
-        values, out = _value_circuit.factors(subject, layer)
+        values, out = value_circuit(subject, layer)
         for head in range(4):
             mine = ours_E @ values[head] @ out[head] @ ours_U.T
             kv = head // (4 // subject.n_kv_heads) if bridge.W_V.shape[1] != 4 else head

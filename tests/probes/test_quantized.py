@@ -11,7 +11,7 @@ import torch
 from crosslens import Subject, SubjectError, attribution_sweep, cli, load
 from crosslens.data.errors import UserError
 from crosslens.probes.model.fingerprint import fetched
-from crosslens.probes.model.frozen_norms import value_weight
+from crosslens.probes.model.head_weights import value_weight
 from crosslens.probes.model.quantized import METHODS, is_opened
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig

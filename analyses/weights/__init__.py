@@ -1,0 +1,1 @@
+"""What the weights say: heads that read each other, ranks, positions, keys."""

@@ -1,0 +1,180 @@
+"""Figures of weights: which layers read each other, what heads are beside chance, spectra, rotary pairs, keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from ..charts import head_map, heat_map, lines
+from .drawing import Drawing, Tables, draw_all, first_condition
+
+EDGE, SIGNAL = "values above the noise edge", "signal over noise, over permuted"
+
+
+def figures(tables: Tables) -> dict[str, go.Figure]:
+    """Composition between layers, heads against permuted weights, spectra of matrices, rotary pairs; keys in a fold."""
+    return draw_all(FIGURES, tables)
+
+
+def between(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    """Sender's layer in rows, reader's in columns; what reads, and permuted weights, by buttons."""
+    named = rows.assign(view=rows["reads"].where(rows["control"] == "", rows["reads"] + ", permuted"))
+    order = named.sort_values("control", kind="stable").rename(columns={"sender_layer": "written by layer"})
+    return heat_map(order, "layer", "written by layer", view="view", unit="composition score")
+
+
+def heads(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    """Each head minus the same of permuted weights, a measure by button."""
+    keys = ["layer", "head", "measure"]
+    both = rows.set_index([*keys, rows["control"].ne("").rename("permuted")])["value"].unstack("permuted")
+    apart = (both[False] - both[True]).rename("value").reset_index()
+    order = {name: i for i, name in enumerate(dict.fromkeys(rows["measure"]))}
+    apart = apart.sort_values("measure", key=lambda column: column.map(order), kind="stable")
+    return head_map(apart, view="measure", signed=True, unit="measured − permuted")
+
+
+def spectra(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    return lines(rows, "layer", by="matrix", y_title=str(rows["unit"].iloc[0]), markers=False)
+
+
+def pairs(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    return heat_map(first_condition(rows), "layer", "pair", unit="share of the use")
+
+
+def by_key_head(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    shown = first_condition(rows)
+    named = shown.assign(
+        view=shown["measure"].where(shown["control"] == "", shown["measure"] + ", " + shown["control"])
+    )
+    return _by_key_head(named)
+
+
+def used(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    shown = first_condition(rows)
+    named = shown.assign(view=shown["control"].where(shown["control"] != "", "measured"))
+    return _by_key_head(named, unit="share of the use")
+
+
+def _by_key_head(rows: pd.DataFrame, **options: str) -> go.Figure:
+    return heat_map(rows.rename(columns={"key_head": "key head"}), "layer", "key head", view="view", **options)
+
+
+def _measures(*ends: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """The rows of measures whose names end so."""
+    return lambda rows: rows[rows["measure"].str.endswith(ends)]
+
+
+SPECTRUM = "One line a weight matrix. Dotted: the same matrices with their entries permuted, which is what noise gives."
+FIGURES = [
+    Drawing(
+        "composition",
+        "between",
+        {},
+        "Which layers' heads read single directions that earlier heads write",
+        between,
+        "The highest score of any head of a layer (columns) with any single direction that a head of an earlier layer "
+        "(rows) writes, read by its queries, keys or values. 1: it reads nothing else. Buttons: what reads, and the "
+        "same of weights with permuted entries.",
+        "Cells brighter than all of the permuted map are no chance.",
+        claims=("components stand out",),
+    ),
+    Drawing(
+        "heads",
+        "heads",
+        {},
+        "Which heads copy what they read, or look for what is like the token itself",
+        heads,
+        "Positive share of the eigenvalues of W_V W_O (OV: what is written of what is read) or of W_Q W_Kᵀ (QK: what "
+        "is looked for), minus that of the same weights with permuted entries.",
+        "Red: it copies, or looks for its like; blue: it writes the opposite, or looks for what is unlike.",
+        select=_measures("eigenvalues"),
+    ),
+    Drawing(
+        "edge",
+        "matrices",
+        {"measure": EDGE},
+        "Directions of each matrix that noise would not have",
+        spectra,
+        f"Singular values above the largest that random entries of this size would give. {SPECTRUM}",
+        "More: the matrix has learned more directions.",
+        control="Dotted",
+    ),
+    Drawing(
+        "pairs",
+        "pairs",
+        {},
+        "Which rotary frequencies queries and keys use",
+        pairs,
+        "Share of a rotary pair, fast ones at 0, in all that a layer's queries and keys use, mean over key heads and "
+        "texts.",
+        "Rows at the top: slow pairs, which hardly tell distances apart.",
+        claims=("few rotary pairs",),
+    ),
+    Drawing(
+        "symmetric",
+        "heads",
+        {},
+        "How symmetric the scores of a head are",
+        heads,
+        "Symmetric and diagonal share of W_Q W_Kᵀ by head, minus that of the same weights with permuted entries.",
+        "Red: what it looks for resembles what it is found by.",
+        theme="more about heads",
+        select=_measures("metric share", "diagonal share"),
+        claims=("symmetric scores",),
+    ),
+    Drawing(
+        "ranks",
+        "heads",
+        {},
+        "How many directions a head reads and writes",
+        heads,
+        "Ranks of W_V W_O and W_Q W_Kᵀ by head, minus those of the same weights with permuted entries.",
+        "Blue: fewer directions count than by chance.",
+        theme="more about heads",
+        select=_measures("rank", "ratio"),
+    ),
+    Drawing(
+        "stable_rank",
+        "matrices",
+        {"measure": "stable rank"},
+        "Stable rank of each matrix",
+        spectra,
+        f"Σ of the squared singular values over the largest. {SPECTRUM}",
+        theme="more spectra",
+        control="Dotted",
+    ),
+    Drawing(
+        "signal",
+        "matrices",
+        {"measure": SIGNAL},
+        "Signal over noise of each matrix, over that of permuted entries",
+        spectra,
+        "Spectrum's ratio of singular values above and below its threshold, over the same of the matrix with its "
+        "entries permuted. 1: no more than noise of this shape and size.",
+        theme="more spectra",
+    ),
+    Drawing(
+        "keys",
+        "keys",
+        {},
+        "How keys lie to each other",
+        by_key_head,
+        "By layer and key head. Interference: mean squared cosine of different keys of a text over that of random "
+        "directions. Cannot be ranked first: share of keys inside the convex hull of the others, in the layers that "
+        "were asked; by its button also of Gaussian keys.",
+        theme="keys",
+        claims=("keys interfere", "keys can be chosen"),
+    ),
+    Drawing(
+        "used",
+        "frequencies",
+        {},
+        "How few rotary pairs a key head uses",
+        used,
+        "Share of the use that the most used quarter of the pairs holds; by the button with the keys' pairs in another "
+        "order.",
+        theme="keys",
+    ),
+]
