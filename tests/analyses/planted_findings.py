@@ -50,6 +50,7 @@ from .claims import (
     sinks,
     steering,
     subject_card,
+    subnetworks,
     tower_profile,
     visual_exit,
     weights,
@@ -419,6 +420,13 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "as any pair": case(
             partial(relations.tables_of, steeper=1.2), "It is not shown that the model and the other model part", OPEN
         ),
+    },
+    "subnetworks": {
+        "same": case(subnetworks.tables_of, "Image and text use the same weights", FOUND),
+        "none": case(partial(subnetworks.tables_of, shared=0.0), "It is not shown that image and text use", OPEN),
+        "own": case(subnetworks.tables_of, "Each has weights of its own", FOUND),
+        "all": case(partial(subnetworks.tables_of, shared=1.0), "It is not shown that each has weights", OPEN),
+        "one fold": case(partial(subnetworks.tables_of, folds=1), "which weights image and text use", UNTESTABLE),
     },
     "similarity": {
         "alike": case(similarity.tables_of, "Image and text states grow alike", FOUND),
