@@ -37,7 +37,7 @@ from crosslens.analyses.common.contrast import contrast
 from crosslens.analyses.common.descent import Descent
 from crosslens.analyses.flow import head_divergence
 from crosslens.analyses.lenses import _attention_lens, _tuned_lens, lenses
-from crosslens.analyses.neurons._counts import counts
+from crosslens.analyses.neurons import neurons
 from crosslens.analyses.redundancy import redundancy
 from crosslens.analyses.repairs import repairs
 from crosslens.data.tasks import colored_objects, ioi, open_task, passages
@@ -142,8 +142,10 @@ def bench_neurons() -> None:
     label = {"label": "English"}
     labelled = replace(batch, examples=[replace(example, meta=label) for example in batch.examples])
 
+    how = How(neurons.Options(), neurons.Learned(["English", "French"]))
+
     def counting() -> None:
-        with torch.no_grad(), tracing(subject, lambda layer: counts(layer, labelled, ["English", "French"], 0.14)):
+        with torch.no_grad(), tracing(subject, lambda layer: neurons.observe(layer, labelled, how)):
             subject.forward(batch)
 
     interleaved({"plain forward, 16 × 256": plain(subject, batch), "neurons": counting}, min(ROUNDS, 5))
