@@ -44,8 +44,9 @@ def highlighting(
     highlighted: Bool[Tensor, "b p"],
     alpha: float,
     heads: Collection[Head] | None = None,
+    rows: Bool[Tensor, "b p"] | None = None,
 ) -> Variant:
-    """`pasta_variant` of prompts whose real positions are known."""
+    """`pasta_variant` of prompts whose real positions are known, for these rows or all."""
     highlighted = highlighted.to(real.device)
     if highlighted.shape != real.shape:
         raise UserError(f"highlighted is {[*highlighted.shape]}, the batch {[*real.shape]}: give Bool[b, p] of it")
@@ -55,7 +56,7 @@ def highlighting(
         raise UserError(f"prompt {bare[0]} has no highlighted position: nothing would be told from the rest")
     weights = torch.where(real & ~highlighted, alpha, 1.0)
     return {
-        layer: (WeighKeys(None, weights, chosen),) for layer, chosen in heads_by_layer(subject, heads=heads).items()
+        layer: (WeighKeys(rows, weights, chosen),) for layer, chosen in heads_by_layer(subject, heads=heads).items()
     }
 
 
