@@ -100,7 +100,8 @@ def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) ->
     return (
         "Highlighted: the rows from the span on read the prompt's other tokens α times as much as they did (ln α is "
         "added to their scores; to rows before it all keys weigh the same). The span: the first of "
-        f"{', '.join(options.spans)} that the prompts mark. Chosen heads ({heads}): the {len(learned.heads)} that "
+        f"{', '.join(options.spans)} that the prompts mark: an oracle, told which words matter (in IOI the "
+        f"answer itself). Chosen heads ({heads}): the {len(learned.heads)} that "
         "raise the answer's lead over the mean of the wrong options most when each alone is steered at "
         f"α = {min(options.alphas):g}, on one half of the groups of {held_out(fitted_on)}; examples of the other half "
         "alone are scored. Controls, at that α: as many random heads of the same layers (of the nearest of them where "
