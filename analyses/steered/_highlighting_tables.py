@@ -16,7 +16,7 @@ from ._neutral import ALL, OURS, PLAIN
 Array = NDArray[np.floating]
 CHOSEN, EVERY, NEUTRAL = "chosen heads help", "every head hurts", "neutral text stays"
 NONE = "nothing highlighted"
-MEASURES = {"accuracy among the options": ("right", "share"), "the answer's lead": ("lead", "logits")}
+MEASURES = {"accuracy": ("right", "share"), "the answer's lead": ("lead", "logits")}
 WHERE = {"chosen": OURS, "every": ALL}
 LOSS = "nats a token"
 

@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 from ..charts import dots, head_map
 from .drawing import Drawing, Tables, draw_all, first_condition
 
+SHORT = {"random heads of the same layers": "random heads", "another span of equal length": "another span"}
 ORDER = ("nothing highlighted", "chosen heads", "every head")
 
 
@@ -17,7 +18,7 @@ def figures(tables: Tables) -> dict[str, go.Figure]:
 
 
 def gain(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    named = rows.assign(what=rows["steered"] + ", more than " + rows["than"])
+    named = rows.assign(what=rows["steered"] + " − " + rows["than"].replace(SHORT))
     return dots(named, "what", panel="measure", zero=True)
 
 
