@@ -119,7 +119,8 @@ def test_a_run(tmp_path):
     value = value.set_index(["steered", "alpha"])["value"]
     than = gain[(gain["measure"] == "the answer's lead") & (gain["steered"] == OURS)].set_index("than")["value"]
     assert value[OURS, 0.02] - value["nothing highlighted", 1.0] == pytest.approx(than["nothing highlighted"])
-    assert "no neutral text was read" in found["claims"].set_index("name").loc["neutral text stays", "numbers"]
+    numbers = found["claims"].set_index("name")["numbers"]
+    assert "no neutral text was read" in numbers["neutral text stays"]
     other = analyse(tmp_path / "two", size=5, padding="left")
     pd.testing.assert_frame_equal(other["effects"], effects, rtol=1e-3, atol=1e-4)
 

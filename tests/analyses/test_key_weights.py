@@ -28,7 +28,7 @@ def highlight(given):
     return real & ((place == 2) | (place == 3))
 
 
-def patterns(subject, given, repair=None):
+def patterns(subject, given, repair):
     """The first layer's map, as it is and under a repair."""
     seen = []
     keep = lambda layer: seen.append(layer.pattern()) if layer.index == 0 else None  # noqa: E731
