@@ -29,8 +29,9 @@ from ...probes.runs.results import How
 from .. import metrics
 from ..common import stats
 from ..common.claims import Claim, Statement
-from ..common.contrast import Contrast, contrast, task_rows
+from ..common.contrast import contrast, task_rows
 from ..common.controls import DRAWS, HEADS, Head, random_circuits, random_positions
+from ..common.option_logits import OptionLogits, is_right, lead
 from ..common.selection import chosen_half
 from ..common.tested import judged
 from ._movers import queries_of
@@ -167,28 +168,12 @@ def _from_this(subject: Any, batches: Sequence[Batch], options: Options) -> list
     for batch in batches:
         found = contrast(subject, batch, ("z",))
         variants = [steered(found.base, [head], _targets(batch, options)) for head in heads]
-        sweep = variant_sweep(found.base, variants, found.base.final, measure=_Options(found))
-        gains.append(_difference(sweep.values) - _difference(sweep.clean))
+        sweep = variant_sweep(
+            found.base, variants, found.base.final, measure=OptionLogits(found.answers, found.options)
+        )
+        gains.append(lead(sweep.values) - lead(sweep.clean))
     order = torch.cat(gains, -1).mean(-1).argsort(descending=True, stable=True)[: options.own].tolist()
     return sorted(heads[i] for i in order)
-
-
-class _Options:
-    """A measure: the logits of the answer and of the wrong options, [n, 1 + m]; −∞ where an option is missing."""
-
-    def __init__(self, found: Contrast) -> None:
-        self.answers, self.options = found.answers, found.options
-
-    def __call__(self, logits: Tensor, rows: Tensor) -> Tensor:
-        ids = torch.cat([self.answers[:, None], self.options], 1).to(logits.device)[rows.to(logits.device)]
-        return logits.gather(1, ids.clamp(min=0)).masked_fill(ids < 0, -torch.inf)
-
-
-def _difference(logits: Tensor) -> Tensor:
-    """Answer − mean of the wrong options, [..., 1 + m] → [...]."""
-    wrong = logits[..., 1:]
-    there = wrong.isfinite()
-    return logits[..., 0] - wrong.where(there, 0.0).sum(-1) / there.sum(-1)
 
 
 def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
@@ -206,9 +191,14 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
         TOKENS: [[(heads, tokens) for tokens in elsewhere] for heads in sets],
     }
     flat = [variant for several in asked.values() for one in several for variant in one]
-    sweep = variant_sweep(base, [steered(base, *variant) for variant in flat], base.final, measure=_Options(found))
+    sweep = variant_sweep(
+        base,
+        [steered(base, *variant) for variant in flat],
+        base.final,
+        measure=OptionLogits(found.answers, found.options),
+    )
     kept = task_rows(found)
-    for name, of in (("difference", _difference), ("right", _right)):
+    for name, of in (("difference", lead), ("right", is_right)):
         kept[f"{name}|clean"], values = of(sweep.clean), iter(of(sweep.values))
         for control, several in asked.items():
             draws = [[next(values) for _ in one] for one in several]
@@ -220,10 +210,6 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
 def _together(draws: list[list[Tensor]], shape: tuple[int, int]) -> Tensor:
     """[b, sets, draws] of [b] for each draw of each set; NaN where a set has none."""
     return torch.stack([torch.stack(one, -1) if one else torch.full(shape, torch.nan) for one in draws], 1)
-
-
-def _right(logits: Tensor) -> Tensor:
-    return (logits[..., :1] > logits[..., 1:]).all(-1).float()
 
 
 def _random_tokens(batch: Batch, base: Recording, targets: Tensor, draw: int) -> Bool[Tensor, "b p"]:

@@ -20,6 +20,7 @@ from ...probes.prompts.batch import Batch, corrupt_twins
 from ...probes.runs.results import How, Rows
 from . import stats
 from .frames import summarise
+from .option_logits import guessing, wrong_options
 
 PARTS = {"head": "z", "mlp": "mlp_out"}  # what a circuit is made of, and the site that it is patched at
 
@@ -53,11 +54,8 @@ def contrast(subject: Any, batch: Batch, sites: Collection[str] = PARTS.values()
             f"example {batch.example_ids[same[0]]}: correct and wrong answer are the same token: "
             "there is no difference to patch"
         )
-    wrong = [[batch.first_token_of(e, w) for w in e.wrong] for e in batch.examples]
-    width = max(map(len, wrong))
-    options = torch.tensor([[*ids, *[-1] * (width - len(ids))] for ids in wrong])
     base, donor = (record(subject, one, sites) for one in (batch, twins))
-    return Contrast(base, donor, logit_difference(answers, foils), answers, options)
+    return Contrast(base, donor, logit_difference(answers, foils), answers, wrong_options(batch))
 
 
 def _foil(example: Example) -> str:
@@ -79,7 +77,7 @@ def task_rows(found: Contrast) -> dict[str, Tensor]:
         "donor": found.measure(found.donor.logits.cpu(), rows),
         "right": (answer > others).all(1).float(),
         "top1": (logits.argmax(1) == found.answers).float(),
-        "guessing": 1 / (1 + (found.options >= 0).sum(1)).float(),
+        "guessing": guessing(found.options),
     }
 
 

@@ -1,6 +1,6 @@
 """Every control, under one name with one null, drawn by example: what a number is compared with.
 
-Random heads, positions: as many as were chosen, without replacement, never what was chosen itself. Random words: as
+Random heads, positions, spans: as many as were chosen, without replacement, never what was chosen itself. Random words: as
 many tokens of nearby ids that are words too. Another image, another question, a blank image: the example with that part
 exchanged. Shuffled tokens: the chosen ones at other places of those asked about; a shuffled prompt: all of its text in
 another order; shuffled keys: what a row of attention gives, to other keys of it. Random direction: of the same norm.
@@ -35,6 +35,7 @@ HEADS = "random heads of the same layers"
 IMAGE, QUESTION = "another image", "another question"
 GENERAL_PROMPT = "Write a general description of the image."  # in a question's place; arXiv 2502.17422
 BOX, PERMUTED = "another example's box", "the map permuted"
+SPAN = "another span of equal length"
 SHUFFLED, UNIFORM = "shuffled tokens", "uniform attention"
 SHUFFLED_PROMPT = "the prompt's tokens shuffled"
 PERMUTED_LABELS, CONTROL_TASK = "labels permuted over groups", "random labels (control task)"
@@ -84,6 +85,22 @@ def random_positions(
     order = drawn.to(chosen.device).gather(-1, place).masked_fill(~free, torch.inf)
     rank = order.argsort(dim=-1, stable=True).argsort(dim=-1)
     return free & (rank < chosen.sum(-1, keepdim=True))
+
+
+def random_spans(chosen: Bool[Tensor, "b p"], allowed: Bool[Tensor, "b p"], keys: Sequence[str]) -> Bool[Tensor, "b p"]:
+    """Another stretch of as many allowed positions as are chosen, none of them a chosen one, evenly drawn.
+
+    Where no stretch is that long, as many single ones. keys: as in `random_positions`, whose errors it has.
+    """
+    drawn, free = random_positions(chosen, allowed, keys), allowed & ~chosen
+    for row, key in enumerate(keys):
+        length = int(chosen[row].sum())
+        open_to = free[row].unfold(0, length, 1).all(1).nonzero()[:, 0] if 0 < length <= free.shape[1] else ()
+        if len(open_to):
+            start = int(open_to[int(np.random.default_rng(crc32(f"{key} span".encode())).integers(len(open_to)))])
+            drawn[row] = False
+            drawn[row, start : start + length] = True
+    return drawn
 
 
 def _numbers(key: str, shape: Sequence[int]) -> Tensor:

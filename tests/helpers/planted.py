@@ -40,6 +40,20 @@ def induction_model(*, planted: bool = True) -> Subject:
     return Subject(model, name="planted induction")
 
 
+def copying_model(*, planted: bool = True) -> Subject:
+    """Heads attend to all tokens alike, write what they read where nobody looks; with `planted` head 1.0 into OUT."""
+    subject = induction_model(planted=False)
+    attention = [block.attn for block in subject.model.transformer.h]
+    with torch.no_grad():
+        for layer, one in enumerate(attention):
+            one.c_attn.weight.zero_()
+            one.c_proj.weight.zero_()
+            for head in range(2):
+                _read(one, head, "v", TOKEN, WORDS)
+                _write(one, head, OUT if planted and (layer, head) == (1, 0) else BEFORE, WORDS)
+    return Subject(subject.model, name="planted copying")
+
+
 def _read(attention, head, part, start, size, shift=0):
     """A head's query, key or value is a stretch of the residual; the key of place p is place p + shift."""
     width, d_head = WIDTH, WIDTH // 2
