@@ -1,13 +1,13 @@
 """Every control, under one name with one null, drawn by example: what a number is compared with.
 
-Random heads, positions, spans: as many as were chosen, without replacement, never what was chosen itself. Random words: as
-many tokens of nearby ids that are words too. Another image, another question, a blank image: the example with that part
-exchanged. Shuffled tokens: the chosen ones at other places of those asked about; a shuffled prompt: all of its text in
-another order; shuffled keys: what a row of attention gives, to other keys of it. Random direction: of the same norm.
-Uniform attention: all visible tokens alike. Another box: of the same size, where another example's lies. A permuted
-map: its values at other cells. Permuted labels: every group has those of another one; permuted pairs: its partner;
-sets exchanged: half of the groups have theirs the other way round. The control task: a random label for each kind of
-word (Hewitt and Liang, arXiv 1909.03368).
+Random heads, positions, spans: as many as were chosen, without replacement, never what was chosen itself. Random
+words: as many tokens of nearby ids that are words too. Another image, another question, a blank image: the example
+with that part exchanged. Shuffled tokens: the chosen ones at other places of those asked about; a shuffled prompt: all
+of its text in another order; shuffled keys: what a row of attention gives, to other keys of it. Random direction: of
+the same norm. Uniform attention: all visible tokens alike. Another box: of the same size, where another example's
+lies. A permuted map: its values at other cells. Permuted labels: every group has those of another one; permuted pairs:
+its partner; sets exchanged: half of the groups have theirs the other way round. The control task: a random label for
+each kind of word (Hewitt and Liang, arXiv 1909.03368).
 
 A draw belongs to a key, the example's id and the number of the draw; where one draw has to serve a whole batch, its
 number alone. So neither the batch nor its padding nor the order of the examples changes it.
