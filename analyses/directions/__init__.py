@@ -1,0 +1,1 @@
+"""Directions that steer: learned from examples, added to states or taken out of them."""
