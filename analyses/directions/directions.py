@@ -103,7 +103,8 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
     units, spreads = directions(states, labels, of, options.draws, options.components)
     quality = neutral(subject, units, spreads, options) if options.texts else []
     counts = [int(labels.sum()), int((~labels).sum())]
-    return Learned(positive.strip(), units.tolist(), spreads.tolist(), counts, quality, groups)
+    told = units.double().mul(1e5).round().div(1e5).tolist()  # short in the record
+    return Learned(positive.strip(), told, spreads.tolist(), counts, quality, groups)
 
 
 def _require(options: Options) -> None:

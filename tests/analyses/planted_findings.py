@@ -26,6 +26,7 @@ from .claims import (
     attention_profile,
     circuits,
     crop_and_ask,
+    directions,
     edges,
     faithfulness,
     head_divergence,
@@ -61,6 +62,7 @@ OPTIONS: dict[str, Any] = {
     "steering": steering_analysis.Options(draws=steering.DRAWS),
     "logit_attribution": logit_attribution.Options(words=0),
     "probing": probing.OPTIONS,
+    "directions": directions.OPTIONS,
 }
 
 
@@ -425,6 +427,16 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "middle": case(partial(neurons.tables_of, ends=False), "It is not shown that neurons of one language", OPEN),
         "none": case(partial(neurons.tables_of, found=False), "whether languages or domains have", UNTESTABLE),
         "kept": case(partial(neurons.tables_of, removed=False), "what neurons of one language", UNTESTABLE),
+    },
+    "directions": {
+        "steers": case(directions.tables_of, "the direction makes the model say its answer more", FOUND),
+        "any": case(partial(directions.tables_of, control=1.0), "It is not shown that the direction steers", OPEN),
+        "few": case(partial(directions.tables_of, groups=8), "whether the direction steers", UNTESTABLE),
+        "needed": case(directions.tables_of, "The model needs the direction", FOUND),
+        "not needed": case(
+            partial(directions.tables_of, control=1.0), "It is not shown that the model needs the direction", OPEN
+        ),
+        "few groups": case(partial(directions.tables_of, groups=8), "whether the model needs", UNTESTABLE),
     },
     "weights": {
         "components": case(weights.tables_of, "Most heads read single components", FOUND),
