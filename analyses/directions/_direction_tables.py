@@ -90,8 +90,6 @@ def _tested(rows: Rows, how: How) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-
-
 def _numbers(claim: str, values: np.ndarray, rows: Rows, options: Any) -> Iterator[pd.DataFrame]:
     """values [n, kind, layer]: each kind at the layer that was best on one half of the groups, read on the other."""
     groups = rows.examples["group"].to_numpy()

@@ -20,9 +20,9 @@ from ..common.claims import Claim, Statement
 from ..common.frames import held_out
 from ..common.selection import chosen_half
 from ..common.tested import judged
+from ._directed import READ, directed
 from ._direction_findings import findings
 from ._direction_tables import TABLES
-from ._directed import READ, directed
 from ._learned_directions import directions, most_frequent, neutral, states_of
 
 __all__ = ["TABLES", "findings"]

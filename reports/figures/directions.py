@@ -55,8 +55,9 @@ FIGURES = [
         {"edit": "projected out", "measure": RIGHT},
         "What the right answer loses without the direction",
         by_layer,
-        "Logit of the right answer minus that of the direction's answer (where this one is right, minus the mean of the "
-        "other options), with the state's part along the direction taken away behind one layer, minus the same without.",
+        "Logit of the right answer minus that of the direction's answer (where this one is right, minus the mean of "
+        "the other options), with the state's part along the direction taken away at the last position behind one "
+        "layer, minus the same without.",
         "Below 0, and below the dotted lines: the model needs this direction there to tell the options apart.",
         interval="Bands",
         control="Dotted",

@@ -46,13 +46,16 @@ def test_edits_are_those_of_hooked_forwards(padding):
     rows = directed(subject, batch, told, STRENGTHS)
     assert rows[f"edited|{READ[0]}"].shape == (4, 1, subject.n_layers, 3)
     for layer in range(subject.n_layers):
-        unit = torch.tensor(told.units[0][layer])
-        for step, of in enumerate((lambda x: x - 0.5 * unit, lambda x: x + unit, lambda x: x - (x @ unit)[:, None] * unit)):
+        for step, of in enumerate(_edits(torch.tensor(told.units[0][layer]))):
             logits = _hooked(subject, batch, layer, of)
             expected = [_by_hand(subject, example, row) for example, row in zip(batch.examples, logits, strict=True)]
             for name, values in zip(READ, zip(*expected, strict=True), strict=True):
                 told_here = rows[f"edited|{name}"][:, 0, layer, step]
                 torch.testing.assert_close(told_here, torch.tensor(values), rtol=1e-3, atol=1e-4)
+
+
+def _edits(unit):
+    return (lambda x: x - 0.5 * unit, lambda x: x + unit, lambda x: x - (x @ unit)[:, None] * unit)
 
 
 @torch.no_grad()
@@ -66,7 +69,7 @@ def _hooked(subject, batch, layer, of):
 
     handle = subject.model.model.layers[layer].register_forward_hook(edit)
     try:
-        return subject.model(**{k: v for k, v in batch.inputs.items()}).logits[places]
+        return subject.model(**batch.inputs).logits[places]
     finally:
         handle.remove()
 
@@ -114,7 +117,8 @@ def test_random_directions_lie_among_the_largest_components():
 
 def analyse(out, **settings):
     analyses = {"directions": (directions, directions.Options(strengths=STRENGTHS, texts=0))}
-    (directory,) = run(tiny.subject(), contrasts.task(asked), analyses, Settings(**{"limit": 40, "out": out} | settings))
+    chosen = Settings(**{"limit": 40, "out": out} | settings)
+    (directory,) = run(tiny.subject(), contrasts.task(asked), analyses, chosen)
     return {p.stem: pd.read_parquet(p) for p in (directory / "tables").glob("*.parquet")}
 
 
