@@ -27,8 +27,10 @@ def directed(subject: Any, batch: Batch, learned: Any, strengths: Sequence[float
     units, spreads = torch.tensor(learned.units), torch.tensor(learned.spreads)
     shape = len(units), len(spreads), len(strengths) + 1
     if mine is None:
-        lacking = torch.full((len(batch.examples), *shape), torch.nan)
-        return {f"{run}|{name}": lacking if run == "edited" else lacking[:, 0, 0, 0] for name in READ for run in RUNS}
+        n = len(batch.examples)
+        return {f"edited|{name}": torch.full((n, *shape), torch.nan) for name in READ} | {
+            f"clean|{name}": torch.full((n,), torch.nan) for name in READ
+        }
     base = record(subject, mine.batch, (SITE,))
     plan = [variant for kind in units for variant in edits(kind, spreads, strengths, base.final)]
     read = _Options(mine.batch, learned.positive)
@@ -37,9 +39,6 @@ def directed(subject: Any, batch: Batch, learned: Any, strengths: Sequence[float
     rows = {f"edited|{name}": edited[name].T.reshape(-1, *shape) for name in READ}
     rows |= {f"clean|{name}": clean[name] for name in READ}
     return {name: mine.spread(values) for name, values in rows.items()}
-
-
-RUNS = ("clean", "edited")
 
 
 class _Options:

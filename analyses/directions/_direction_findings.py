@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -19,13 +20,14 @@ def _steers(tables: Mapping[str, pd.DataFrame]) -> Finding:
     asked = tested(tables, STEERS)
     numbers = "by {value:+.2f} logits {span:+.2f}; {control}: {beside:+.2f}"
     return say(
-        "Added behind layer {best}, the direction makes the model say its answer more: over the other options it "
+        "Added behind layer {best}, the direction of “{answer}” makes the model say it more: over the other options it "
         f"changes {numbers}",
-        f"It is not shown that the direction steers: added behind layer {{best}}, its answer changes {numbers}",
+        "It is not shown that the direction of “{answer}” steers: added behind layer {best}, that answer changes "
+        f"{numbers}",
         about="whether the direction steers",
         figure="added",
         side="above",
-        best=_layer(asked["row"]),
+        **_words(asked["row"]),
         **asked,
     )
 
@@ -34,17 +36,20 @@ def _needed(tables: Mapping[str, pd.DataFrame]) -> Finding:
     asked = tested(tables, NEEDED)
     numbers = "{value:.2f} logits {span:.2f} over the other; {control}: {beside:.2f}"
     return say(
-        f"The model needs the direction: projected out behind layer {{best}}, the right answer loses {numbers}",
-        "It is not shown that the model needs the direction: projected out behind layer {best}, the right answer "
-        f"loses {numbers}",
+        "The model needs the direction of “{answer}”: projected out behind layer {best}, the right answer loses "
+        f"{numbers}",
+        "It is not shown that the model needs the direction of “{answer}”: projected out behind layer {best}, the "
+        f"right answer loses {numbers}",
         about="whether the model needs the direction",
         figure="out",
         side="above",
-        best=_layer(asked["row"]),
+        **_words(asked["row"]),
         **asked,
     )
 
 
-def _layer(row: object) -> str:
-    best = row["best"] if isinstance(row, (pd.Series, dict)) else float("nan")
-    return "?" if pd.isna(best) else str(int(best))
+def _words(row: Any) -> dict[str, str]:
+    """The layer that was best, and the answer."""
+    if row is None or pd.isna(row["best"]):
+        return {"best": "?", "answer": "?"}
+    return {"best": str(int(row["best"])), "answer": str(row["answer"])}

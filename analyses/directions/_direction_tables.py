@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from ..common.selection import measured_rows
 from ..common.stats import MIN_GROUPS, chosen_on
 from ..common.tested import nothing, number
 from ._directed import READ
+from ._learned_directions import extremes
 
 CONTROLS = (PERMUTED_LABELS, SUBSPACE)
 ADDED, OUT = "added", "projected out"
@@ -47,26 +48,28 @@ def _kinds(options: Any) -> dict[str, slice]:
     return {name: slice(*ends[i : i + 2]) for i, name in enumerate(("", *CONTROLS))}
 
 
-def _edits(options: Any) -> list[tuple[str, float]]:
-    return [*((ADDED, strength) for strength in options.strengths), (OUT, np.nan)]
+def _edits(strengths: Sequence[float]) -> list[tuple[str, float]]:
+    return [*((ADDED, strength) for strength in strengths), (OUT, np.nan)]
 
 
 def _sweep(rows: Rows, how: How) -> pd.DataFrame:
     """Every measure with each edit in each layer, minus without it; controls are means of their draws."""
     rows = _scored(rows, how)
     return joined(
-        _by_edit(_change(rows, name)[:, kind].mean(1), rows.examples["group"], how, unit, control).assign(measure=said)
+        _by_edit(
+            _change(rows, name)[:, kind].mean(1), rows.examples["group"], how.options.strengths, unit, control
+        ).assign(measure=said, answer=how.learned.positive)
         for name, (said, unit) in MEASURES.items()
         for control, kind in _kinds(how.options).items()
     )
 
 
-def _by_edit(values: np.ndarray, groups: Any, how: How, unit: str, control: str) -> pd.DataFrame:
+def _by_edit(values: np.ndarray, groups: Any, strengths: Sequence[float], unit: str, control: str) -> pd.DataFrame:
     """values: [n, layer, strength or out]."""
     axes = {"layer": np.arange(values.shape[1])}
     parts = [
         summarise(values[..., i], groups, axes, unit, control=control).assign(edit=edit, strength=strength)
-        for i, (edit, strength) in enumerate(_edits(how.options))
+        for i, (edit, strength) in enumerate(_edits(strengths))
     ]
     return pd.concat(parts, ignore_index=True)
 
@@ -76,10 +79,10 @@ def _quality(rows: Rows, how: How) -> pd.DataFrame | None:
     if not how.learned.quality:
         return None
     values = np.array(how.learned.quality)
-    texts = np.arange(len(values))
+    texts, strengths = np.arange(len(values)), extremes(how.options.strengths)
     return joined(
-        _by_edit(values[:, i], texts, how, "nats a token", control) for i, control in enumerate(("", SUBSPACE))
-    )
+        _by_edit(values[:, i], texts, strengths, "nats a token", control) for i, control in enumerate(("", SUBSPACE))
+    ).assign(answer=how.learned.positive)
 
 
 def _tested(rows: Rows, how: How) -> pd.DataFrame:
@@ -87,7 +90,7 @@ def _tested(rows: Rows, how: How) -> pd.DataFrame:
     strongest = int(np.argmax(options.strengths))
     values = {STEERS: _change(rows, READ[0])[..., strongest], NEEDED: -_change(rows, READ[1])[..., -1]}
     parts = [part for name, own in values.items() for part in _numbers(name, own, rows, options)]
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat(parts, ignore_index=True).assign(answer=how.learned.positive)
 
 
 def _numbers(claim: str, values: np.ndarray, rows: Rows, options: Any) -> Iterator[pd.DataFrame]:
@@ -104,7 +107,7 @@ def _numbers(claim: str, values: np.ndarray, rows: Rows, options: Any) -> Iterat
 
 
 TABLES = {
-    "sweep": (_sweep, ("edit", "strength", "measure")),
-    "quality": (_quality, ("edit", "strength")),
-    "tested": (_tested, ("claim", "than", "untestable", "best")),
+    "sweep": (_sweep, ("edit", "strength", "measure", "answer")),
+    "quality": (_quality, ("edit", "strength", "answer")),
+    "tested": (_tested, ("claim", "than", "untestable", "best", "answer")),
 }

@@ -25,7 +25,7 @@ from ..common.controls import permuted_labels, random_in_subspace
 from ..common.losses import Losses, rows_before, scored
 
 SITE = "resid_post"
-TOKENS, READ_AT = 64, 16  # of a neutral text: its length, and how many of its next tokens are read
+TOKENS, READ_AT = 32, 16  # of a neutral text: its length, and how many of its next tokens are read
 TRIES = 100  # draws of permuted labels, among which those are found that leave both sets something
 
 
@@ -117,15 +117,20 @@ def edits(
     return found
 
 
+def extremes(strengths: Sequence[float]) -> list[float]:
+    """The least and the greatest, or the only one."""
+    return sorted({min(strengths), max(strengths)})
+
+
 def neutral(subject: Any, units: Tensor, spreads: Tensor, options: Any) -> list[Any]:
     """What edits at every position cost passages of novels, nats a token: by text [kind, layer, strength or out], of
-    the measured direction and of the first random one.
+    the measured direction and of the first random one, in the `extremes` of the strengths.
     """
     texts = passages.examples(options.texts, 0, tokenizer=subject.tokenizer, tokens=TOKENS)
     batch = subject.batch(texts, template=passages.TEMPLATE, bos=passages.BOS)
     base, asked = record(subject, batch, (SITE,)), scored(batch, READ_AT)
-    kinds = units[[0, 1 + options.draws]]
-    plan = [variant for kind in kinds for variant in edits(kind, spreads, options.strengths, None)]
+    kinds, strengths = units[[0, 1 + options.draws]], extremes(options.strengths)
+    plan = [variant for kind in kinds for variant in edits(kind, spreads, strengths, None)]
     losses = Losses(base, asked, rows_before(asked, base)).read([{}, *plan])[0][..., 0]
-    shape = len(kinds), len(spreads), len(options.strengths) + 1
+    shape = len(kinds), len(spreads), len(strengths) + 1
     return [one.reshape(shape).tolist() for one in (losses[1:] - losses[0]).T]

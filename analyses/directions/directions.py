@@ -89,7 +89,8 @@ def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) ->
         f"norm. Controls, {options.draws} draws each: the direction of labels permuted over groups; a random direction "
         f"in the space of the {options.components} largest components of the states. Best layers are chosen on one "
         "half of the measured groups and read on the other. Neutral text: loss of the next token in "
-        f"{options.texts} passages of novels, with the same edits at every position."
+        f"{options.texts} passages of novels, with the least and the greatest strength and without the direction, at "
+        "every position."
     )
 
 

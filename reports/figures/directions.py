@@ -20,13 +20,19 @@ def figures(tables: Tables) -> dict[str, go.Figure]:
 def by_strength(rows: pd.DataFrame, _: Tables) -> go.Figure:
     """A panel for each strength, from the most negative on; the measured direction and its controls."""
     shown = first_condition(rows).sort_values("strength", kind="stable")
-    named = shown.assign(line="measured", strength=[f"strength {one:+g}" for one in shown["strength"]])
+    named = shown.assign(
+        line=_line(rows), strength=[f"strength {one:+g}".replace("-", "−") for one in shown["strength"]]
+    )
     return lines(named, "layer", by="line", panel="strength", y_title=_unit(rows), markers=False)
 
 
 def by_layer(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    shown = first_condition(rows).assign(line="measured")
+    shown = first_condition(rows).assign(line=_line(rows))
     return lines(shown, "layer", by="line", y_title=_unit(rows), markers=False)
+
+
+def _line(rows: pd.DataFrame) -> str:
+    return f"direction of “{rows['answer'].iloc[0]}”" if "answer" in rows else "the direction"
 
 
 def _unit(rows: pd.DataFrame) -> str:

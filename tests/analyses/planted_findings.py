@@ -429,12 +429,14 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "kept": case(partial(neurons.tables_of, removed=False), "what neurons of one language", UNTESTABLE),
     },
     "directions": {
-        "steers": case(directions.tables_of, "the direction makes the model say its answer more", FOUND),
-        "any": case(partial(directions.tables_of, control=1.0), "It is not shown that the direction steers", OPEN),
+        "steers": case(directions.tables_of, "the direction of “yes” makes the model say it more", FOUND),
+        "any": case(partial(directions.tables_of, control=1.0), "It is not shown that the direction of “yes”", OPEN),
         "few": case(partial(directions.tables_of, groups=8), "whether the direction steers", UNTESTABLE),
-        "needed": case(directions.tables_of, "The model needs the direction", FOUND),
+        "needed": case(directions.tables_of, "The model needs the direction of “yes”", FOUND),
         "not needed": case(
-            partial(directions.tables_of, control=1.0), "It is not shown that the model needs the direction", OPEN
+            partial(directions.tables_of, control=1.0),
+            "It is not shown that the model needs the direction",
+            OPEN,
         ),
         "few groups": case(partial(directions.tables_of, groups=8), "whether the model needs", UNTESTABLE),
     },

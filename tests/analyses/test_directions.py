@@ -95,6 +95,15 @@ def test_rows_belong_to_their_example():
     assert whole[f"clean|{READ[0]}"].isnan().tolist() == [False, False, True, False, False]
 
 
+def test_a_batch_without_the_answer_has_rows_that_can_be_saved():
+    """Each name has memory of its own: safetensors refuses what is shared."""
+    subject = tiny.subject()
+    batch = subject.batch([replace(example, answer=" w5", wrong=(" w6",)) for example in asked(2)])
+    rows = directed(subject, batch, learned(subject), STRENGTHS)
+    assert all(values.isnan().all() for values in rows.values())
+    assert len({values.data_ptr() for values in rows.values()}) == 2 * len(READ)
+
+
 def test_a_planted_axis_is_found_and_its_twin_is_not():
     generator = torch.Generator().manual_seed(0)
     labels, groups = torch.arange(80) % 2 == 0, np.array([f"g{i}" for i in range(80)])

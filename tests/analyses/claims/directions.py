@@ -45,7 +45,7 @@ def _over(at: int | slice, values: np.ndarray) -> np.ndarray:
 
 
 def tables_of(quality: float = 0.1, **planted: Any) -> dict[str, pd.DataFrame]:
-    cost = np.full((6, 2, LAYERS, STEPS), quality).tolist()
+    cost = np.full((6, 2, LAYERS, 3), quality).tolist()
     return tables_from(directions, rows(**planted), OPTIONS, **LEARNED, quality=cost)
 
 
