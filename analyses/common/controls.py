@@ -4,10 +4,10 @@ Random heads, positions, spans: as many as were chosen, without replacement, nev
 words: as many tokens of nearby ids that are words too. Another image, another question, a blank image: the example
 with that part exchanged. Shuffled tokens: the chosen ones at other places of those asked about; a shuffled prompt: all
 of its text in another order; shuffled keys: what a row of attention gives, to other keys of it. Random direction: of
-the same norm. Uniform attention: all visible tokens alike. Another box: of the same size, where another example's
-lies. A permuted map: its values at other cells. Permuted labels: every group has those of another one; permuted pairs:
-its partner; sets exchanged: half of the groups have theirs the other way round. The control task: a random label for
-each kind of word (Hewitt and Liang, arXiv 1909.03368).
+the same norm; or in the space of the states' largest components. Uniform attention: all visible tokens alike. Another
+box: of the same size, where another example's lies. A permuted map: its values at other cells. Permuted labels: every
+group has those of another one; permuted pairs: its partner; sets exchanged: half of the groups have theirs the other
+way round. The control task: a random label for each kind of word (Hewitt and Liang, arXiv 1909.03368).
 
 A draw belongs to a key, the example's id and the number of the draw; where one draw has to serve a whole batch, its
 number alone. So neither the batch nor its padding nor the order of the examples changes it.
@@ -46,6 +46,7 @@ RANDOM_WEIGHTS = "random weights"  # of the same shape, as training begins with 
 FEATURES = "as many features of like activity"
 DIRECTION = "a random direction of the same norm"
 UNTRAINED, COMPONENTS = "as many random directions", "as many principal components"  # of those that a state is told by
+SUBSPACE = "random directions among the largest components"
 SHUFFLED_KEYS, RANDOM_ENTRIES = "keys of a row shuffled", "as many random entries"
 PAIRS = "pairs permuted over groups"  # each with another group's partner
 EXCHANGED = "sets exchanged at random"  # which of an example's two states belongs to which set
@@ -295,6 +296,17 @@ def random_directions(directions: Float[Tensor, "b d"], keys: Sequence[str]) -> 
     drawn = [np.random.default_rng(crc32(key.encode())).normal(size=directions.shape[1]) for key in keys]
     random = torch.tensor(np.array(drawn).reshape(directions.shape)).to(directions)
     return random * directions.norm(dim=-1, keepdim=True) / random.norm(dim=-1, keepdim=True)
+
+
+def random_in_subspace(states: Float[Tensor, "n d"], components: int, key: str) -> Float[Tensor, " d"]:
+    """A unit direction, uniform in the space of the largest principal components of some states: where states differ
+    anyway, unlike almost every direction of the whole space. Of few states as many components as they have.
+    """
+    centred = states.double() - states.double().mean(0)
+    _, sizes, axes = torch.linalg.svd(centred, full_matrices=False)
+    kept = min(components, max(int((sizes > 1e-6 * sizes[0]).sum()), 1))
+    drawn = np.random.default_rng(crc32(f"{key} in the subspace".encode())).normal(size=kept)
+    return torch.nn.functional.normalize(torch.from_numpy(drawn) @ axes[:kept].cpu(), dim=-1).to(states)
 
 
 def uniform_on_first(length: np.ndarray) -> np.ndarray:

@@ -1,1 +1,1 @@
-"""Models that are steered: what edits of their attention or states do to a task, beside controls."""
+"""Steering: spans that count for more, directions that are added or taken away."""

@@ -28,6 +28,7 @@ from .claims import (
     collapse,
     crop_and_ask,
     dictionaries,
+    directions,
     edges,
     faithfulness,
     head_divergence,
@@ -67,6 +68,7 @@ OPTIONS: dict[str, Any] = {
     "steering": steering_analysis.Options(draws=steering.DRAWS),
     "logit_attribution": logit_attribution.Options(words=0),
     "probing": probing.OPTIONS,
+    "directions": directions.OPTIONS,
 }
 
 
@@ -520,6 +522,18 @@ CASES_OF: dict[str, dict[str, Case]] = {
         ),
         "channels": case(partial(neurons.of_channels, True), "Channels of queries and keys that serve", FOUND),
         "inner": case(partial(neurons.of_channels, False), "It is not shown that channels of queries", OPEN),
+    },
+    "directions": {
+        "steers": case(directions.tables_of, "the direction of “yes” makes the model say it more", FOUND),
+        "any": case(partial(directions.tables_of, control=1.0), "It is not shown that the direction of “yes”", OPEN),
+        "few": case(partial(directions.tables_of, groups=8), "whether the direction steers", UNTESTABLE),
+        "needed": case(directions.tables_of, "The model needs the direction of “yes”", FOUND),
+        "not needed": case(
+            partial(directions.tables_of, control=1.0),
+            "It is not shown that the model needs the direction",
+            OPEN,
+        ),
+        "few groups": case(partial(directions.tables_of, groups=8), "whether the model needs", UNTESTABLE),
     },
     "weights": {
         "components": case(weights.tables_of, "Most heads read single components", FOUND),
