@@ -51,11 +51,13 @@ class Sums:
 
     def never_by_texts(self, weights: Array, sizes: list[int]) -> tuple[Array, Array]:
         """Share never active after so many texts, and their tokens; means over ORDERS of adding texts, both [size]."""
-        there, shares, tokens = np.flatnonzero(weights > 0), [], []
+        active, shares, tokens = self.chosen.reshape(len(weights), -1) > 0, [], []
         for draw in range(ORDERS):
             order = np.random.default_rng(draw).permutation(len(weights))
-            order = order[np.isin(order, there)]
-            shares.append([(self.chosen[order[:size]].sum(0) == 0).mean() for size in sizes])
+            order = order[weights[order] > 0]
+            mine = active[order]
+            first = np.where(mine.any(0), mine.argmax(0), len(weights))  # the text that is the first to go there
+            shares.append([(first >= size).mean() for size in sizes])
             tokens.append([self.tokens[order[:size]].sum() for size in sizes])
         return np.mean(shares, 0), np.mean(tokens, 0)
 

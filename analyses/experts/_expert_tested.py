@@ -9,9 +9,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ...probes.runs.results import How, Rows
+from ..common.claims import unseen
 from ..common.controls import DRAWS, EXPERTS, PERMUTED_LABELS, permuted_labels
 from ..common.folds import folds_of, over_folds
 from ..common.frames import mean_of_present
+from ..common.stats import MIN_GROUPS
 from ..common.tested import nothing, number
 from ._expert_sums import Sums
 
@@ -29,12 +31,19 @@ def tested(rows: Rows, how: How) -> pd.DataFrame:
 
 
 def _never(sums: Sums) -> list[pd.DataFrame]:
-    fold, unit = folds_of(sums.groups), "share of experts"
+    fold, unit = folds_of(sums.groups), "share"
     told: dict[str, Any] = {"claim": NEVER, "untestable": ""}
-    return [
-        over_folds(sums.never, fold, {}, unit, than="", **told),
-        over_folds(lambda w: sums.never(w) - sums.never_alone(w), fold, {}, unit, than=ALONE, **told),
-    ]
+    alone = over_folds(lambda w: sums.never(w) - sums.never_alone(w), fold, {}, unit, than=ALONE, **told)
+    return [_with_width(over_folds(sums.never, fold, {}, unit, than="", **told)), alone]
+
+
+def _with_width(row: pd.DataFrame) -> pd.DataFrame:
+    """A share that no fold changes as it is left out: the exact interval of so many equal folds."""
+    value, folds = float(row["value"].iloc[0]), int(row["n_groups"].iloc[0])
+    if folds >= MIN_GROUPS and row["lower"].iloc[0] == row["upper"].iloc[0]:
+        slack = unseen(folds)
+        row[["lower", "upper"]] = (max(0.0, value - slack), min(1.0, value + slack))
+    return row
 
 
 def own_more(sums: Sums, specific: Any, label: Array) -> Array:
