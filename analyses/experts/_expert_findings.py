@@ -49,7 +49,7 @@ def _own(tables: Tables) -> Finding:
 def _never(tables: Tables) -> Finding:
     return say(
         "{value:.0%} {span:.0%} of the experts get no token of all texts of this run, fewer than the {threshold:.0%} "
-        "of the paper; in {control} it is {beside:.0%}: the share depends on how many tokens are read",
+        "that a note reports of OLMoE; in {control} it is {beside:.0%}: the share depends on how many tokens are read",
         "It is not shown that fewer than {threshold:.0%} of the experts stay without a token once all texts are read: "
         "{value:.0%} {span:.0%}; in {control} it is {beside:.0%}",
         **tested(tables, NEVER, "below"),

@@ -67,6 +67,7 @@ def _overlap(rows: Rows, how: How) -> pd.DataFrame | None:
         return None
     fold, axes = folds_of(sums.groups), {"label": labels, "other": labels}
     own = over_folds(sums.shared, fold, axes, "Jaccard", control="")
+    own = own.assign(lower=own["lower"].clip(0.0, 1.0), upper=own["upper"].clip(0.0, 1.0))  # sets change in steps
     draws = [permuted_labels(sums.label, sums.groups, draw) for draw in range(DRAWS)]
     chance = np.mean([sums.shared(np.ones(len(fold)), label) for label in draws], 0).ravel()
     null = own.assign(value=chance, lower=np.nan, upper=np.nan, control=PERMUTED_LABELS)
