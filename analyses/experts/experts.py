@@ -87,17 +87,15 @@ class Learned(NamedTuple):
 def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
     return (
-        f"Each router chooses {learned.k} experts for a token; experts that all tokens share are not counted. Tokens: "
-        "of text, without each example's first. Load: share of tokens for which an expert is chosen. Gates: softmax of "
-        "all of a router's logits, also in families that weigh otherwise. Intervals of load: over groups; of never "
-        "active, entropies and overlap: over about 20 folds of groups, left out one at a time (where "
-        "none changes a share, the exact one of so many equal folds). "
-        f"Experts of a label: the {options.share:.0%} of all (at least one) whose load in its texts is above "
-        f"the mean of the other labels' by most, chosen on {held_out(fitted_on)}. Taken out: the weight of the expert "
-        "is 0, those of a token's other chosen experts are larger by one factor, so that their sum stays; no further "
-        "expert comes in, and a token without another one gets nothing. Random experts: of the same layers, of no "
-        f"label, each one of the 3 nearest in load on the label's own held-out tokens ({options.draws} draws). "
-        "Experts shuffled at each token: the same gates on randomly drawn experts, so that each is as likely. "
+        f"Each router chooses {learned.k} experts for a token; those that all tokens share are not counted. Tokens: of "
+        "text, without each example's first. Load: share of tokens for which an expert is chosen. Gates: softmax of all "
+        "of a router's logits, also in families that weigh otherwise. Intervals of load and loss: over groups; else "
+        "about 20 folds of groups, left out one at a time (where none changes a share, the exact one of as many folds). "
+        f"Experts of a label: the {options.share:.0%} of all (at least one) whose load in its texts is above the mean "
+        f"of the other labels' by most, chosen on {held_out(fitted_on)}. Taken out: the weight of the expert is 0, those "
+        "of a token's other chosen experts grow by one factor, so that their sum stays; no further expert comes in. "
+        "Random experts: of the same layers, of no label, each one of the 3 nearest in load on the label's held-out "
+        f"tokens ({options.draws} draws). Experts shuffled at each token: the same gates, each expert as likely as any. "
         f"Loss: of the next token at {options.positions} evenly spaced places, or of the answer."
     )
 

@@ -31,7 +31,7 @@ def load(rows: pd.DataFrame, _: Tables) -> go.Figure:
     """What a router that draws at random would give is taken off; texts by buttons."""
     shown = first_condition(rows)
     shown = shown.assign(value=shown["value"] - shown["even"]).rename(columns={"label": "texts"})
-    return heat_map(shown, "expert", "layer", view="texts", signed=True, unit="share of tokens, minus even load")
+    return sized(heat_map(shown, "expert", "layer", view="texts", signed=True, unit="above even load"), HEIGHT)
 
 
 def never(rows: pd.DataFrame, _: Tables) -> go.Figure:
@@ -40,7 +40,7 @@ def never(rows: pd.DataFrame, _: Tables) -> go.Figure:
 
 
 def entropy(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    return lines(first_condition(rows), "layer", by="measure", y_title="share of ln experts", markers=False)
+    return lines(first_condition(rows), "layer", by="measure", y_title="share of the largest entropy", markers=False)
 
 
 def overlap(rows: pd.DataFrame, _: Tables) -> go.Figure:
@@ -99,7 +99,7 @@ FIGURES = [
         "How sure routers are, and how evenly they spread tokens",
         entropy,
         "Entropy of a token's gates, entropy of the mean gates of all tokens, and their difference, the information "
-        "that a token has about its expert; 1 is as even as it can be.",
+        "that a token has about its expert; in shares of the largest that is possible, ln of the number of experts.",
         "Sure of each token and even over all: a token's gates low, mean gates near 1.",
         interval="Bands",
         control="Dotted",
