@@ -55,6 +55,7 @@ def _never(rows: Rows, how: How) -> pd.DataFrame:
     sizes = sorted({2**i for i in range(n.bit_length()) if 2**i < n} | {n})
     _, tokens = sums.never_by_texts(np.ones(n), sizes)
     own = over_folds(lambda w: sums.never_by_texts(w, sizes)[0], fold, {"texts": sizes}, "share of experts", control="")
+    own = own.assign(lower=own["lower"].clip(0.0, 1.0), upper=own["upper"].clip(0.0, 1.0))
     chance = (1 - sums.k / sums.n_experts) ** tokens
     null = own.assign(value=chance, lower=np.nan, upper=np.nan, control=EXPERTS_SHUFFLED)
     return pd.concat([own.assign(tokens=tokens), null.assign(tokens=tokens)], ignore_index=True)

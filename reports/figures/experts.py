@@ -36,7 +36,7 @@ def load(rows: pd.DataFrame, _: Tables) -> go.Figure:
 
 def never(rows: pd.DataFrame, _: Tables) -> go.Figure:
     figure = lines(first_condition(rows), "tokens", y_title="share of experts without a token")
-    return figure.update_xaxes(type="log", title_text="tokens read")
+    return figure.update_xaxes(type="log", dtick=1, title_text="tokens read")
 
 
 def entropy(rows: pd.DataFrame, _: Tables) -> go.Figure:
@@ -101,6 +101,7 @@ FIGURES = [
         "Entropy of a token's gates, entropy of the mean gates of all tokens, and their difference, the information "
         "that a token has about its expert; in shares of the largest that is possible, ln of the number of experts.",
         "Sure of each token and even over all: a token's gates low, mean gates near 1.",
+        "gates of routers",
         interval="Bands",
         control="Dotted",
     ),
