@@ -88,15 +88,16 @@ def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) ->
     """The methods sentence of the page."""
     return (
         f"Each router chooses {learned.k} experts for a token; those that all tokens share are not counted. Tokens: of "
-        "text, without each example's first. Load: share of tokens for which an expert is chosen. Gates: softmax of all "
-        "of a router's logits, also in families that weigh otherwise. Intervals of load and loss: over groups; else "
-        "about 20 folds of groups, left out one at a time (where none changes a share, the exact one of as many folds). "
+        "text, without each example's first. Load: share of tokens for which an expert is chosen. Gates: softmax of "
+        "all of a router's logits, also in families that weigh otherwise. Intervals of load and loss: over groups; "
+        "else about 20 folds of groups, left out one at a time (where none changes a share, the exact one of as many "
+        "folds). "
         f"Experts of a label: the {options.share:.0%} of all (at least one) whose load in its texts is above the mean "
-        f"of the other labels' by most, chosen on {held_out(fitted_on)}. Taken out: the weight of the expert is 0, those "
-        "of a token's other chosen experts grow by one factor, so that their sum stays; no further expert comes in. "
-        "Random experts: of the same layers, of no label, each one of the 3 nearest in load on the label's held-out "
-        f"tokens ({options.draws} draws). Experts shuffled at each token: the same gates, each expert as likely as any. "
-        f"Loss: of the next token at {options.positions} evenly spaced places, or of the answer."
+        f"of the other labels' by most, chosen on {held_out(fitted_on)}. Taken out: the weight of the expert is 0, "
+        "those of a token's other chosen experts grow by one factor, so that their sum stays; no further expert comes "
+        "in. Random experts: of the same layers, of no label, each one of the 3 nearest in load on the label's held-out "
+        f"tokens ({options.draws} draws). Experts shuffled at each token: the same gates, each expert as likely as "
+        f"any. Loss: of the next token at {options.positions} evenly spaced places, or of the answer."
     )
 
 

@@ -66,7 +66,8 @@ def routing(
 def _require(subject: Subject, known: Mapping[int, nn.Module], removed: Removed) -> None:
     for layer, experts in removed.items():
         if layer not in known:
-            raise UserError(f"layer {layer} of {subject.name} has no router; layers with one: {', '.join(map(str, known))}")
+            those = ", ".join(map(str, known))
+            raise UserError(f"layer {layer} of {subject.name} has no router; layers with one: {those}")
         count = n_experts(known[layer])
         wrong = [expert for expert in experts if expert not in range(count)]
         if wrong:
@@ -79,7 +80,12 @@ def n_experts(router: nn.Module) -> int:
 
 
 def _pass(
-    index: int, removed: frozenset[int], on_router: Callable[[int, Routed], Any] | None, module: Any, args: Any, out: Any
+    index: int,
+    removed: frozenset[int],
+    on_router: Callable[[int, Routed], Any] | None,
+    module: Any,
+    args: Any,
+    out: Any,
 ) -> Any:
     if not (isinstance(out, tuple) and len(out) == 3 and out[1].shape == out[2].shape):
         raise SubjectError(f"{type(module).__name__} in layer {index} does not say which experts it chose")
@@ -97,4 +103,5 @@ def without(routed: Routed, removed: Collection[int]) -> Routed:
     gone = torch.isin(routed.chosen, torch.tensor(sorted(removed), device=routed.chosen.device))
     left = routed.weights.masked_fill(gone, 0.0)
     factor = routed.weights.sum(-1, keepdim=True) / left.sum(-1, keepdim=True)
-    return routed._replace(weights=torch.where(gone.any(-1, keepdim=True), (left * factor).nan_to_num(0.0, 0.0, 0.0), left))
+    scaled = (left * factor).nan_to_num(0.0, 0.0, 0.0)
+    return routed._replace(weights=torch.where(gone.any(-1, keepdim=True), scaled, left))

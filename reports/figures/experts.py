@@ -24,7 +24,9 @@ def removal(rows: pd.DataFrame, _: Tables) -> go.Figure:
     kind = shown["control"].fillna("").replace("", TAKEN)
     shown = shown.assign(kind=kind).rename(columns={"evaluated": "texts in", "removed": "without experts of"})
     order = shown.sort_values("kind", key=lambda column: column != TAKEN, kind="stable")
-    return sized(heat_map(order, "texts in", "without experts of", view="kind", signed=True, unit="nats a token"), HEIGHT)
+    return sized(
+        heat_map(order, "texts in", "without experts of", view="kind", signed=True, unit="nats a token"), HEIGHT
+    )
 
 
 def load(rows: pd.DataFrame, _: Tables) -> go.Figure:
@@ -85,8 +87,8 @@ FIGURES = [
         {},
         "Experts that no token goes to, against the number of tokens",
         never,
-        "Share of all experts, of all layers, that are chosen for none of the tokens read so far; texts are added one by "
-        "one, mean over ten orders.",
+        "Share of all experts, of all layers, that are chosen for none of the tokens read so far; texts are added one "
+        "by one, mean over ten orders.",
         "A line that still falls at its right end says that more text would find more experts in use.",
         interval="Bands",
         control="Dotted",

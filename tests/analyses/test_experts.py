@@ -53,7 +53,9 @@ def model_of(planted: bool, family: str = "mixtral") -> Subject:
                 layer.mlp.experts.gate_up_proj.data[..., at] = 0.0
                 layer.mlp.gate.weight.data[:, at] = 0.0
             model.model.layers[LAYER].mlp.gate.weight.data[EXPERT[label]] = 0.0
-            model.model.layers[LAYER].mlp.gate.weight.data[EXPERT[label], at] = 3.0  # more, and the softmax of all others is 0
+            model.model.layers[LAYER].mlp.gate.weight.data[EXPERT[label], at] = (
+                3.0  # more, and the softmax of all others is 0
+            )
             model.model.layers[LAYER].mlp.experts.down_proj.data[EXPERT[label]] *= 100
     return Subject(model, tokenizer)
 
@@ -204,10 +206,10 @@ def test_options_that_mean_nothing_are_refused_in_one_line(wrong):
 
 def test_a_dense_model_and_too_many_labels_are_one_line():
     subject = tiny.subject()
-    with pytest.raises(UserError, match="experts needs a mixture of experts .* llama has no experts to read"):
+    with pytest.raises(UserError, match=r"experts needs a mixture of experts .* llama has no experts to read"):
         experts.fit(subject, [subject.batch(EXAMPLES)], experts.Options())
     many = [Example(str(i), str(i), (Segment("text", "w1"),), meta={"label": f"l{i}"}) for i in range(9)]
-    with pytest.raises(UserError, match="up to 8 labels .* have 9: l0"):
+    with pytest.raises(UserError, match=r"up to 8 labels .* have 9: l0"):
         labels_in(many, "")
     assert labels_in(EXAMPLES[::2], "") == []  # one alone
 

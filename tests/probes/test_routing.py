@@ -12,7 +12,8 @@ from crosslens.probes.observe.tracing import tracing
 
 from ..helpers.families import ROUTED, build, prompts
 
-FAMILIES = ["mixtral", "qwen3_moe", "gpt_oss", "granitemoehybrid", "qwen3_next", *ROUTED]
+FAMILIES = ["mixtral", "qwen3_moe", "gpt_oss", *ROUTED, "deepseek_v32"]
+FAMILIES += ["granitemoehybrid", "qwen3_next", "jamba", "kimi_linear", "nemotron_h", "laguna"]
 
 
 def run(subject, padding="left", **asked):
@@ -71,7 +72,7 @@ def test_nothing_taken_out_changes_nothing_and_watching_neither(family):
     with torch.no_grad(), tracing(subject, lambda layer: states.append(layer.resid_post)):
         subject.forward(prompts("left"))
     assert torch.equal(states[-1], run(subject)[3])
-    assert torch.equal(states[-1], run(subject, removed={layer: () for layer in routers(subject)})[3])
+    assert torch.equal(states[-1], run(subject, removed=dict.fromkeys(routers(subject), ()))[3])
     with torch.no_grad(), tracing(subject, lambda layer: states.append(layer.resid_post)):
         subject.forward(prompts("left"))
     assert torch.equal(states[0], states[subject.n_layers])
@@ -92,7 +93,7 @@ def test_weights_of_the_others_keep_their_sum():
 def test_a_token_that_chose_none_of_them_is_as_it_was():
     subject = Subject(build("mixtral"))
     first = min(routers(subject))
-    clean, read, written, _ = run(subject)
+    clean, _, written, _ = run(subject)
     _, _, edited, _ = run(subject, removed={first: {1}})
     chose = (clean[first].chosen == 1).any(-1)
     before, after = (out[first].reshape(len(chose), -1) for out in (written, edited))

@@ -31,7 +31,13 @@ def planted(name: str, holds: bool) -> dict[str, pd.DataFrame]:
 
 
 def tables_of(
-    *, own: float = 0.9, never: float = 0.0, hurts: float = 1.0, random: float = 0.0, labels: bool = True, out: bool = True
+    *,
+    own: float = 0.9,
+    never: float = 0.0,
+    hurts: float = 1.0,
+    random: float = 0.0,
+    labels: bool = True,
+    out: bool = True,
 ) -> dict[str, pd.DataFrame]:
     """own: the share of a label's tokens that go to its expert; of another label's, .3. never: the share of experts
     without a token. hurts, random: what texts lose without their label's expert, and without random ones. labels:
