@@ -95,9 +95,9 @@ def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) ->
         f"Experts of a label: the {options.share:.0%} of all (at least one) whose load in its texts is above the mean "
         f"of the other labels' by most, chosen on {held_out(fitted_on)}. Taken out: the weight of the expert is 0, "
         "those of a token's other chosen experts grow by one factor, so that their sum stays; no further expert comes "
-        "in. Random experts: of the same layers, of no label, each one of the 3 nearest in load on the label's held-out "
-        f"tokens ({options.draws} draws). Experts shuffled at each token: the same gates, each expert as likely as "
-        f"any. Loss: of the next token at {options.positions} evenly spaced places, or of the answer."
+        "in. Random experts: of the same layers, of no label, each one of the 3 nearest in load on the label's "
+        f"held-out tokens ({options.draws} draws). Experts shuffled at each token: the same gates, each expert as "
+        f"likely as any. Loss: of the next token at {options.positions} evenly spaced places, or of the answer."
     )
 
 

@@ -92,8 +92,8 @@ EXPERTS = """
 ## Experts
 
 Of these mixtures `probes.observe.routing` watches the routers and takes experts out; that what was seen to be chosen is
-what the experts add is proved by the tests, expert by expert. `experts` refuses dense models and Llama 4 (its router gives
-a score to every expert). No mixture is embedded, so there is no recipe:
+what the experts add is proved by the tests, expert by expert. `experts` refuses dense models and Llama 4 (its router
+gives a score to every expert). No mixture is embedded, so there is no recipe:
 `crosslens run experts --subject NAME --task texts`.
 
 | routers read |

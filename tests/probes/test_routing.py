@@ -38,7 +38,8 @@ def run(subject, padding="left", **asked):
 def by_hand(subject, layer, read, routed):
     """Σ over experts: each one alone, asked with weight 1, times the weights of the tokens that chose it."""
     experts = anatomy.mlp_of(subject.layers[layer]).experts
-    flat, whole = read.reshape(-1, read.shape[-1]), 0
+    flat = read.reshape(-1, read.shape[-1])
+    whole = torch.zeros_like(flat)
     for expert in range(routed.logits.shape[-1]):
         index = torch.full((len(flat), 1), expert)
         with torch.no_grad():
