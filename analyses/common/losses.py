@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -15,6 +15,8 @@ from ...probes.intervene.positions import Positions, positions_of
 from ...probes.intervene.proofs import verify_edit
 from ...probes.intervene.readout import states_of_variants
 from ...probes.intervene.recording import Recording
+from ...probes.observe.layer import Layer
+from ...probes.observe.tracing import tracing
 from ...probes.prompts.batch import Batch
 from ...probes.prompts.image_ablation import predicting
 
@@ -94,15 +96,36 @@ class Losses:
         return states_of_variants(self.base, self.where, variants, self.asked.places)
 
     def readings(self, states: Float[Tensor, "b n d"]) -> tuple[Float[Tensor, "b read"], Float[Tensor, "b d"]]:
-        """Loss and top-1 of states behind the last layer at the places that are read; the last place's normed state."""
-        subject, there = self.base.subject, self.asked.targets >= 0
-        normed = subject.norm(states)
-        rows = subject.unembed(normed[there.to(normed.device)]).float()
-        targets = self.asked.targets[there].to(rows.device)
-        loss = rows.logsumexp(-1) - rows.gather(1, targets[:, None])[:, 0]
-        whole = torch.full((*there.shape, len(READ)), torch.nan)
-        whole[there] = torch.stack([loss, (rows.argmax(-1) == targets).float()], -1).cpu()
-        return whole.nanmean(1), normed[:, 0].float().cpu()
+        """See `readings`."""
+        return readings(self.base.subject, self.asked, states)
+
+
+@torch.no_grad()
+def of_forward(subject: Any, batch: Batch, asked: Scored) -> Float[Tensor, "b read"]:
+    """READ of a whole forward, with whatever edits act in it."""
+    states: list[Tensor] = []
+
+    def keep(layer: Layer) -> None:
+        if layer.index == subject.n_layers - 1:
+            rows = torch.arange(len(asked.places), device=layer.resid_post.device)[:, None]
+            states.append(layer.resid_post[rows, asked.places.to(rows.device)])
+
+    with tracing(subject, keep):
+        subject.forward(batch)
+    return readings(subject, asked, states[0])[0]
+
+
+def readings(
+    subject: Any, asked: Scored, states: Float[Tensor, "b n d"]
+) -> tuple[Float[Tensor, "b read"], Float[Tensor, "b d"]]:
+    """Loss and top-1 of states behind the last layer at the places that are read; the last place's normed state."""
+    normed, there = subject.norm(states), asked.targets >= 0
+    rows = subject.unembed(normed[there.to(normed.device)]).float()
+    targets = asked.targets[there].to(rows.device)
+    loss = rows.logsumexp(-1) - rows.gather(1, targets[:, None])[:, 0]
+    whole = torch.full((*there.shape, len(READ)), torch.nan)
+    whole[there] = torch.stack([loss, (rows.argmax(-1) == targets).float()], -1).cpu()
+    return whole.nanmean(1), normed[:, 0].float().cpu()
 
 
 def _one_layer(variant: Variant) -> Variant:

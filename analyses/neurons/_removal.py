@@ -12,11 +12,10 @@ from torch import Tensor
 from ...probes.intervene.interventions import Apply, Clamp, Variant
 from ...probes.intervene.recording import record
 from ...probes.model.stack import VISION
-from ...probes.observe.layer import Layer
 from ...probes.observe.tracing import tracing
 from ...probes.prompts.batch import Batch
 from ..common.controls import NEURONS
-from ..common.losses import Losses, rows_before, scored
+from ..common.losses import Losses, of_forward, rows_before, scored
 from ._counts import IMAGE, PREFIXES, TEXT, TOWER
 from ._units import of_part
 
@@ -71,17 +70,9 @@ def _means(changes: Sequence[Any], part: str, count: int, learned: Any) -> Float
 
 def _without_in_tower(losses: Losses, batch: Batch, neurons: Neurons) -> Float[Tensor, "b"]:
     """The loss with neurons of the vision tower at 0: a whole forward, since replaying begins behind the tower."""
-    subject, places, states = losses.base.subject, losses.asked.places, []
-
-    def keep(layer: Layer) -> None:
-        if layer.index == subject.n_layers - 1:
-            rows = torch.arange(len(places), device=layer.resid_post.device)[:, None]
-            states.append(layer.resid_post[rows, places.to(rows.device)])
-
     zero = {(layer, SITE): _setter(own, torch.zeros(len(own))) for layer, own in _by_layer(neurons).items()}
-    with torch.no_grad(), tracing(subject, keep), tracing(subject, rewrites=zero, stack=VISION):
-        subject.forward(batch)
-        return losses.readings(states[0])[0][:, 0]
+    with tracing(losses.base.subject, rewrites=zero, stack=VISION):
+        return of_forward(losses.base.subject, batch, losses.asked)[:, 0]
 
 
 def _by_layer(neurons: Neurons) -> dict[int, list[int]]:

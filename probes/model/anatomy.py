@@ -24,6 +24,8 @@ MIXERS = ("linear_attn", "mamba", "conv", "temporal_block")
 ANY_MIXER = "mixer"
 OUTPUT = ("o_proj", "out_proj", "c_proj", "dense", "proj", "projection_layer", "projection")
 FEED_FORWARD = ("mlp", "feed_forward", "block_sparse_moe", "ffn", "fc2", "shared_mlp")
+# The router of a mixture of experts, beside its experts.
+ROUTER = ("gate", "router")
 # Inside an MLP: the expert that all tokens share, and the projections into and out of its neurons.
 SHARED = ("shared_expert", "shared_experts", "shared_mlp")
 GATE = ("gate_proj", "w1")
@@ -238,6 +240,17 @@ def dense_mlp(layer: nn.Module) -> nn.Module:
     if shared is None and hasattr(mlp, "experts"):
         raise SubjectError("its MLP is a mixture of experts, and no neuron is every token's")
     return shared or mlp
+
+
+def router(layer: nn.Module) -> nn.Module:
+    """What chooses experts for each token. SubjectError: an MLP without, or one whose router says no choice."""
+    mlp = mlp_of(layer)
+    found = _first_of(mlp, ROUTER)
+    if found is None or not hasattr(mlp, "experts"):
+        raise SubjectError("its MLP is no mixture of experts")
+    if not hasattr(found, "top_k") or isinstance(found, nn.Linear):  # Llama 4 gives every expert's score
+        raise SubjectError(f"its router, {type(found).__name__}, does not say which experts it chose")
+    return found
 
 
 def down_projection(layer: nn.Module) -> nn.Module:

@@ -112,6 +112,16 @@ ODD: dict[str, dict[str, Any]] = {
     | {"moe_intermediate_size": 16, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "n_shared_experts": 1}
     | {"mlp_layer_types": ["dense", "sparse", "sparse"]},
 }
+LATENT = {"num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8}
+# More mixtures of experts, for the tests of routers.
+ROUTED: dict[str, dict[str, Any]] = {
+    "olmoe": SHAPE | {"num_experts": 4, "num_experts_per_tok": 2},
+    "granitemoe": SHAPE | {"num_local_experts": 4, "num_experts_per_tok": 2, "residual_multiplier": 0.5},
+    "deepseek_v3": SHAPE
+    | LATENT
+    | {"v_head_dim": 8, "n_routed_experts": 4, "moe_intermediate_size": 16, "num_experts_per_tok": 2, "n_group": 1}
+    | {"topk_group": 1, "n_shared_experts": 1, "first_k_dense_replace": 1},
+}
 REFUSED: dict[str, dict[str, Any]] = {
     "falcon": {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4},
     "bloom": {"vocab_size": VOCAB, "hidden_size": 32, "n_layer": 3, "n_head": 4},
@@ -122,7 +132,7 @@ REFUSED: dict[str, dict[str, Any]] = {
 def build(family: str, seed: int = 0, implementation: str | None = None) -> Any:
     """A tiny model of a family. The same seed gives the same weights under every attention implementation."""
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(family, **(TEXT | HYBRID | ODD | REFUSED)[family])
+    config = AutoConfig.for_model(family, **(TEXT | HYBRID | ODD | ROUTED | REFUSED)[family])
     model = AutoModelForCausalLM.from_config(config, attn_implementation=implementation)
     return enliven(model).eval()
 

@@ -21,6 +21,7 @@ from crosslens.probes.sites import SITES, SiteError, markdown
 from ..helpers import by_hand, families, painted_families, processor_checkpoints, vision, vision_subjects
 from ..helpers.site_errors import read_errors, rewrite_errors
 from ..sweep.judging import judge
+from .test_routing import FAMILIES as ROUTED
 
 FAMILIES = [*families.TEXT, *families.HYBRID, *vision.VISION, *families.REFUSED]
 # Other ways to read images, judged as the sweep over all types judges them.
@@ -85,6 +86,18 @@ parallel blocks no residual between attention and MLP. In hybrids, layers withou
 there what their mixer (a gated delta net, a state space, a convolution) writes, and sweeps over heads have NaN. `z` is
 what W_O reads; where a gate or a norm stands before it (Qwen 3.5, BitNet), `attn_z` is what the attention gives.
 
+"""
+
+EXPERTS = """
+## Experts
+
+Of these mixtures `probes.observe.routing` watches the routers and takes experts out; that what was seen to be chosen is
+what the experts add is proved by the tests, expert by expert. `experts` refuses dense models and Llama 4 (its router
+gives a score to every expert). No mixture is embedded, so there is no recipe:
+`crosslens run experts --subject NAME --task texts`.
+
+| routers read |
+|---|
 """
 
 
@@ -181,7 +194,19 @@ def _yes(found: torch.Tensor, expected: torch.Tensor) -> str:
 def table() -> str:
     rows, wrappers = "\n".join(map(row, FAMILIES)), "\n".join(map(wrapper_row, WRAPPERS))
     processors = PROCESSORS_HEAD + processor_rows() + GEOMETRY_HEAD + geometry_row()
-    return HEAD + rows + "\n" + WRAPPERS_HEAD + wrappers + "\n" + processors + SITES_HEAD + markdown()
+    return (
+        HEAD
+        + rows
+        + "\n"
+        + WRAPPERS_HEAD
+        + wrappers
+        + "\n"
+        + processors
+        + SITES_HEAD
+        + markdown()
+        + EXPERTS
+        + f"| {', '.join(sorted(ROUTED))} |\n"
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,0 +1,1 @@
+"""Mixtures of experts: which experts tokens go to, and what texts lose without some of them."""
