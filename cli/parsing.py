@@ -65,7 +65,16 @@ def parse(words: Sequence[str]) -> Any:
     command, unknown = _read(any_command, words)
     for word in unknown:
         require_known("flag" if word.startswith("-") else "word", word.partition("=")[0], flags_of(type(command)))
+    _require_named_first(command, words[0])
     return command
+
+
+def _require_named_first(command: Any, name: str) -> None:
+    """UserError: an analysis that is named behind a flag, so that it has no flags of its own."""
+    analyses = read_analyses() if isinstance(command, Run) else {}
+    late = [one for one in getattr(command, "analyses", ()) if one in analyses and not hasattr(command, one)]
+    if late:
+        raise UserError(f"name the analysis before the flags: crosslens {name} {' '.join(late)} --…")
 
 
 def _read(any_command: Any, words: list[str]) -> Any:

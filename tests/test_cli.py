@@ -158,6 +158,7 @@ def test_a_value_of_a_wrong_type_is_one_line(capsys):
 
 def test_no_names(capsys):
     assert "name at least one analysis" in fails(capsys, "run", "--task", "ioi")
+    assert "before the flags: crosslens run sinks --" in fails(capsys, "run", "--limit", "2", "sinks")
     assert "name an analysis and a prompt" in fails(capsys, "show", "lenses")
 
 

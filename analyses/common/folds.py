@@ -9,12 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from . import resampling
-from .frames import places
+from .frames import by_weights
 
 Array = NDArray[Any]
 FOLDS = 20  # fewer than the bootstrap asks for: folds are left out one at a time, and none counts twice
-LEVEL = 0.95
 
 
 def folds_of(groups: ArrayLike) -> Array:
@@ -30,14 +28,12 @@ def over_folds(
     **columns: Any,
 ) -> pd.DataFrame:
     """One row a cell of `statistic(weights of the examples)`, with its jackknife over folds; n_groups counts these."""
-    folds, shape = int(fold.max()) + 1, tuple(len(labels) for labels in axes.values())
-    present = np.ones((folds, int(np.prod(shape))), bool)
-    found = resampling.interval(
+    return by_weights(
         lambda weights: np.stack([np.asarray(statistic(one[fold]), float).ravel() for one in weights]),
-        present,
+        int(fold.max()) + 1,
+        axes,
+        unit,
+        n=len(fold),
         n_boot=1,
-        seed=0,
-        level=LEVEL,
+        **columns,
     )
-    measured = dict(zip(("value", "lower", "upper"), found, strict=True))
-    return pd.DataFrame({**places(axes, shape), **measured, "n": len(fold), "n_groups": folds, "unit": unit, **columns})

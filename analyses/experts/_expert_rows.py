@@ -13,17 +13,12 @@ from ...probes.observe.routing import Removed, Routed, routing
 from ...probes.prompts.batch import Batch
 from ..common.controls import EXPERTS
 from ..common.losses import Scored, of_forward, scored
-from ..common.places import without_first
+from ..common.places import text_without_first
 from ..metrics import row_entropy
 
 OWN = "taken out"
 HOW = (OWN, EXPERTS)
 Expert = Sequence[int]  # (layer, expert)
-
-
-def tokens_of(batch: Batch) -> Bool[Tensor, "b p"]:
-    """The tokens of text that are counted: all but images and each example's first."""
-    return without_first(batch) & ~batch.where("image")
 
 
 def sums_of(routed: Routed, kept: Bool[Tensor, "b p"]) -> dict[str, Float[Tensor, "b ..."]]:
@@ -48,7 +43,7 @@ def routed_rows(
     subject: Any, batch: Batch, asked: Scored | None = None
 ) -> tuple[dict[str, Float[Tensor, "b layer ..."]], Float[Tensor, "b"]]:
     """`sums_of` every layer, NaN in those without a router, "tokens" [b]; and the clean loss of what is asked."""
-    kept, found = tokens_of(batch), dict[int, dict[str, Tensor]]()
+    kept, found = text_without_first(batch), dict[int, dict[str, Tensor]]()
 
     def keep(layer: int, routed: Routed) -> None:
         found[layer] = {name: value.cpu() for name, value in sums_of(routed, kept).items()}

@@ -41,7 +41,7 @@ def _load(rows: Rows, how: How) -> pd.DataFrame:
 def _entropy(rows: Rows, how: How) -> pd.DataFrame:
     """Entropy of a token's gates, of the mean gates and their difference, by layer."""
     sums, fold = Sums(rows, how.learned, how.options.by), folds_of(rows.examples["group"])
-    own = over_folds(sums.spread, fold, {"layer": sums.layers, "measure": SPREAD}, LN, control="")
+    own = over_folds(sums.spread, fold, {"layer": sums.layers.tolist(), "measure": SPREAD}, LN, control="")
     chance = own[own["measure"] != SPREAD[0]].copy()
     each = own[own["measure"] == SPREAD[0]]["value"].to_numpy()
     even = np.stack([np.ones(len(each)), 1 - each], -1).ravel()  # mean gates are even, a token's are as they were

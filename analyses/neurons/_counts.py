@@ -21,7 +21,7 @@ from ...probes.prompts.batch import Batch
 from ...probes.runs.results import How
 from ...probes.sites import SITES
 from ..common.labels import COLUMNS, label_of
-from ..common.places import without_first
+from ..common.places import text_without_first
 from ._channels import channels
 
 MOST = 8  # labels
@@ -50,15 +50,10 @@ def labels_in(examples: Sequence[Example], by: str = "") -> list[str]:
     return found
 
 
-def tokens_of(batch: Batch) -> Bool[Tensor, "b p"]:
-    """The tokens of text that are counted: all but images and each example's first."""
-    return without_first(batch) & ~batch.where("image")
-
-
 def places(batch: Batch) -> dict[str, Bool[Tensor, "b p"]]:
     """The tokens at which each part of the decoder with neurons is counted; image tokens where there are any."""
     image = batch.where("image")
-    return {TEXT: tokens_of(batch)} | ({IMAGE: image} if bool(image.any()) else {})
+    return {TEXT: text_without_first(batch)} | ({IMAGE: image} if bool(image.any()) else {})
 
 
 def observed(layer: Layer, batch: Batch, options: Any) -> dict[str, Values | None]:
@@ -67,7 +62,7 @@ def observed(layer: Layer, batch: Batch, options: Any) -> dict[str, Values | Non
     for part, kept in places(batch).items():
         found[part] = counted(layer, kept, options.top) if has_neurons(layer.stack, layer.index) else None
     if options.channels:
-        found |= dict(zip(WITH_CHANNELS, _channels(layer, tokens_of(batch), options.top), strict=True))
+        found |= dict(zip(WITH_CHANNELS, _channels(layer, text_without_first(batch), options.top), strict=True))
     return found
 
 

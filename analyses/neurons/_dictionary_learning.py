@@ -22,7 +22,8 @@ from ...probes.runs import lens_store, store
 from ...probes.runs.job import PACKAGES
 from ..common.descent import Descent, Weights, descend, require_batch
 from ..common.labels import label_of
-from ._counts import has_neurons, tokens_of
+from ..common.places import text_without_first
+from ._counts import has_neurons
 from ._dictionary import WHAT, largest
 
 LEARNING = 1  # raised when the same training gives another dictionary
@@ -65,7 +66,7 @@ def look(subject: Any, batches: Sequence[Batch], site: str, labels: Sequence[str
     place, parts = parse_site(subject, site), []
     fires: list[Tensor] = []
     for batch in batches:
-        kept = tokens_of(batch)
+        kept = text_without_first(batch)
         own = torch.tensor([labels.index(label_of(e)) if label_of(e) in labels else -1 for e in batch.examples])
         label = own[:, None].expand(kept.shape)[kept]
 

@@ -21,7 +21,8 @@ from ...probes.prompts.batch import Batch
 from ..common.controls import example_keys, one_of_each
 from ..common.labels import label_of
 from ..common.losses import Scored, rows_before, scored
-from ._counts import has_neurons, tokens_of
+from ..common.places import text_without_first
+from ._counts import has_neurons
 from ._dictionary_features import STEERED, STRENGTHS
 from ._dictionary_ways import WAYS, Ways
 
@@ -32,7 +33,8 @@ def counts(layer: Layer, batch: Batch, ways: Ways, site: str, learned: Any) -> d
     "fires" [b, feature] and, label by label, "on|features", "on|twins", "on|neurons" [b, label, unit], tokens at which
     a unit is active (NaN behind the last unit of a label).
     """
-    kept, x = tokens_of(batch).to(layer.resid_pre.device), layer.written(parse_site(layer.subject, site).site.name)
+    kept = text_without_first(batch).to(layer.resid_pre.device)
+    x = layer.written(parse_site(layer.subject, site).site.name)
     there = (kept & ways.ordinary(x)).float()
     fires = (ways.dictionary.encode(x) > 0).float()
     left = [_summed(x, ways.told(way, x), there) for way in WAYS]
@@ -74,7 +76,7 @@ def effects(subject: Any, batch: Batch, ways: Ways, site: str, learned: Any, opt
     "steered|loss", "steered|said" [b, STEERED, STRENGTHS].
     """
     base, asked, at = record(subject, batch), scored(batch, options.positions), targets(batch, learned.labels)
-    kept, place = tokens_of(batch), parse_site(subject, site)
+    kept, place = text_without_first(batch), parse_site(subject, site)
     name, layer = place.site.name, int(place.layer or 0)
     plan: list[Variant] = [{0: ()}, *({layer: (Apply(name, kept, ways.instead(way)),)} for way in WAYS)]
     steers = options.steering and bool((at >= 0).any())

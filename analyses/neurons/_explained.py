@@ -17,10 +17,10 @@ from ..common import resampling
 from ..common.controls import PERMUTED_LABELS, permuted_labels
 from ..common.frames import mean_of_present
 from ..common.labels import label_column
+from ..common.places import text_without_first
 from ..common.stats import quotient
 from ..common.tested import nothing
 from ._contexts import Card
-from ._counts import tokens_of
 
 Array = NDArray[Any]
 CLAIM = "a label explains its neurons"
@@ -44,7 +44,7 @@ def mean_acts(layer: Layer, batch: Batch, learned: Any) -> dict[str, Tensor | No
     neurons = shown(learned)
     if not neurons:
         return {}
-    kept = tokens_of(batch).to(layer.resid_pre.device)
+    kept = text_without_first(batch).to(layer.resid_pre.device)
     found = torch.zeros(len(kept), len(neurons), device=kept.device)
     own = [i for i, (_, at, _, _) in enumerate(neurons) if at == layer.index]
     if own:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...probes.observe.layer import Layer
 from ...probes.observe.tracing import tracing
 from ...probes.prompts.batch import Batch
-from ._counts import tokens_of
+from ..common.places import text_without_first
 
 SHOWN = 25  # neurons of each label
 WORDS = 6  # of each neuron
@@ -45,7 +45,7 @@ def _of_batch(subject: Any, batch: Batch, neurons: Sequence[Neuron]) -> list[Tex
 
     with tracing(subject, keep):
         subject.forward(batch)
-    acts[~tokens_of(batch)] = torch.nan
+    acts[~text_without_first(batch)] = torch.nan
     text = batch.mask & ~batch.where("image")
     places = [row.nonzero()[:WITHIN, 0] for row in text]
     return [Text(batch.inputs["input_ids"][i, at], at, acts[i, at]) for i, at in enumerate(places)]

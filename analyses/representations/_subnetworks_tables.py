@@ -65,7 +65,7 @@ def _of_matrix(rows: Rows, name: str, share: float, weights: np.ndarray, against
     halves = [(one * ~odd, one * odd) for one in (image, text)]
     pairs = halves if against == HALVES else [(image, text)]
     counted = [[np.tensordot(weights, one, 1) for one in pair] for pair in pairs]
-    return np.mean([_iou(rows.weights[name], *pair, share, against) for pair in counted], 0)
+    return np.mean([_iou(rows.weights[name], pair[0], pair[1], share, against) for pair in counted], 0)
 
 
 def _iou(rows: np.ndarray, first: np.ndarray, second: np.ndarray, share: float, against: str) -> np.ndarray:

@@ -34,13 +34,13 @@ def _components(tables: Tables) -> Finding:
 
 def _symmetric(tables: Tables) -> Finding:
     return say(
-        "What a head looks for resembles what it is found by: {value:.0%} {span:.0%} of W_Q W_Kᵀ is symmetric, more "
-        "than half; {control}: {beside:.0%}",
-        "It is not shown that W_Q W_Kᵀ is more symmetric than chance: {value:.0%} {span:.0%} of it is; {control}: "
-        "{beside:.0%}",
+        "What a head looks for resembles what it is found by: {value:.0%} {span:.0%} of the scores' matrix is "
+        "symmetric, more than half; {control}: {beside:.0%}",
+        "It is not shown that heads' scores are more symmetric than chance: {value:.0%} {span:.0%} of their matrix is; "
+        "{control}: {beside:.0%}",
         **tested(tables, "symmetric scores"),
-        about="the symmetry of W_Q W_Kᵀ",
-        figure="symmetric" if "heads" in tables else "edge",
+        about="how symmetric scores are",
+        figure="symmetric" if "beside_chance" in tables else "edge",
         threshold=0.5,
         side="above",
     )

@@ -80,6 +80,16 @@ def _heads(rows: Rows, how: How) -> pd.DataFrame | None:
     return whole if len(whole) else None
 
 
+def _beside_chance(rows: Rows, how: How) -> pd.DataFrame | None:
+    """The same minus that of permuted weights."""
+    frames = []
+    for name in OF_HEADS:
+        own, mixed = (rows.weights[f"heads|{name}{suffix}"] for suffix in ("", "|permuted 0"))
+        frames.append(_by_head(own - mixed, name, "measured − permuted", ""))
+    whole = pd.concat(frames, ignore_index=True)
+    return whole if len(whole) else None
+
+
 def _by_head(values: np.ndarray, measure: str, unit: str, control: str) -> pd.DataFrame:
     axes = {"layer": range(values.shape[0]), "head": range(values.shape[1])}
     told = {"value": values.ravel(), "measure": measure, "unit": unit, "control": control}
@@ -154,6 +164,7 @@ RUN_TABLES = {
     "between": (_between, ("sender_layer", "reads")),
     "composed": (_composed, ("measure",)),
     "heads": (_heads, ("measure",)),
+    "beside_chance": (_beside_chance, ("measure",)),
     "matrices": (_matrices, ("matrix", "measure")),
 }
 TABLES = {

@@ -2,7 +2,7 @@
 
 Composition of every pair of heads whole and by singular component, eigenvalues and symmetry of OV and QK, spectra of
 all matrices, rotary pairs that are used, keys that interfere or cannot be ranked first. Tables: composition, between,
-composed, heads, matrices, frequencies, pairs, keys, tested.
+composed, heads, beside_chance, matrices, frequencies, pairs, keys, tested.
 """
 
 from __future__ import annotations

@@ -30,10 +30,9 @@ def removal(rows: pd.DataFrame, _: Tables) -> go.Figure:
 
 
 def load(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    """What a router that draws at random would give is taken off; texts by buttons."""
-    shown = first_condition(rows)
-    shown = shown.assign(value=shown["value"] - shown["even"]).rename(columns={"label": "texts"})
-    return sized(heat_map(shown, "expert", "layer", view="texts", signed=True, unit="above even load"), HEIGHT)
+    """Texts by buttons."""
+    shown = first_condition(rows).rename(columns={"label": "texts"})
+    return sized(heat_map(shown, "expert", "layer", view="texts", unit="share of tokens"), HEIGHT)
 
 
 def never(rows: pd.DataFrame, _: Tables) -> go.Figure:
@@ -53,7 +52,7 @@ def overlap(rows: pd.DataFrame, _: Tables) -> go.Figure:
 
 def once(rows: pd.DataFrame) -> pd.DataFrame:
     """Each pair of labels once."""
-    return rows[rows["label"] <= rows["other"]]
+    return rows[rows["label"].astype(str) <= rows["other"].astype(str)]
 
 
 FIGURES = [
@@ -75,9 +74,9 @@ FIGURES = [
         {"measure": "tokens"},
         "Which experts tokens go to",
         load,
-        "Share of tokens for which an expert is chosen, minus what every expert would have if all were chosen equally "
-        "often. Buttons: all texts, or those of one label.",
-        "Red: busier than that; blue: chosen less. An expert that is red for one label alone is its own.",
+        "Share of tokens for which an expert is chosen. Buttons: all texts, or those of one label.",
+        "Chosen equally often all cells of a layer would be alike. An expert that is bright for one label alone is its "
+        "own.",
         grey="Grey: layers without experts.",
         claims=("experts of one label",),
     ),

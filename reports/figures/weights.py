@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -26,13 +27,8 @@ def between(rows: pd.DataFrame, _: Tables) -> go.Figure:
 
 
 def heads(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    """Each head minus the same of permuted weights, a measure by button."""
-    keys = ["layer", "head", "measure"]
-    both = rows.set_index([*keys, rows["control"].ne("").rename("permuted")])["value"].unstack("permuted")
-    apart = (both[False] - both[True]).rename("value").reset_index()
-    order = {name: i for i, name in enumerate(dict.fromkeys(rows["measure"]))}
-    apart = apart.sort_values("measure", key=lambda column: column.map(order), kind="stable")
-    return head_map(apart, view="measure", signed=True, unit="measured − permuted")
+    """Each head, a measure by button."""
+    return head_map(rows, view="measure", signed=True, unit="measured − permuted")
 
 
 def spectra(rows: pd.DataFrame, _: Tables) -> go.Figure:
@@ -57,7 +53,7 @@ def used(rows: pd.DataFrame, _: Tables) -> go.Figure:
     return _by_key_head(named, unit="share of the use")
 
 
-def _by_key_head(rows: pd.DataFrame, **options: str) -> go.Figure:
+def _by_key_head(rows: pd.DataFrame, **options: Any) -> go.Figure:
     return heat_map(rows.rename(columns={"key_head": "key head"}), "layer", "key head", view="view", **options)
 
 
@@ -82,7 +78,7 @@ FIGURES = [
     ),
     Drawing(
         "heads",
-        "heads",
+        "beside_chance",
         {},
         "Which heads copy what they read, or look for what is like the token itself",
         heads,
@@ -114,7 +110,7 @@ FIGURES = [
     ),
     Drawing(
         "symmetric",
-        "heads",
+        "beside_chance",
         {},
         "How symmetric the scores of a head are",
         heads,
@@ -126,7 +122,7 @@ FIGURES = [
     ),
     Drawing(
         "ranks",
-        "heads",
+        "beside_chance",
         {},
         "How many directions a head reads and writes",
         heads,

@@ -550,7 +550,7 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "components": case(weights.tables_of, "Most heads read single components", FOUND),
         "noise": case(partial(weights.tables_of, composed=False), "It is not shown that most heads read", OPEN),
         "symmetric": case(weights.tables_of, "What a head looks for resembles what it is found by", FOUND),
-        "any": case(partial(weights.tables_of, symmetric=0.48), "It is not shown that W_Q W_Kᵀ is", OPEN),
+        "any": case(partial(weights.tables_of, symmetric=0.48), "It is not shown that heads' scores are", OPEN),
         "normed": case(partial(weights.tables_of, circuits=False), "composition of heads", UNTESTABLE),
         "pairs": case(weights.tables_of, "A quarter of the rotary pairs carries most", FOUND),
         "all pairs": case(partial(weights.tables_of, pairs=weights.PAIRS), "That it is more than half is not", OPEN),

@@ -13,8 +13,9 @@ import pytest
 import torch
 from crosslens import Subject, capture
 from crosslens.analyses.common.controls import COMPONENTS
+from crosslens.analyses.common.places import text_without_first
 from crosslens.analyses.neurons import dictionaries
-from crosslens.analyses.neurons._counts import label_of, tokens_of
+from crosslens.analyses.neurons._counts import label_of
 from crosslens.analyses.neurons._dictionary import Dictionary, from_sae_lens, open_dictionary, site_of
 from crosslens.analyses.neurons._dictionary_features import STEERED, STRENGTHS, of_labels
 from crosslens.analyses.neurons._dictionary_learning import Training, train, unit
@@ -164,7 +165,7 @@ def test_counts_are_those_by_hand():
     for i, one in enumerate(EXAMPLES):
         batch = subject.batch([one])
         with torch.no_grad():
-            states = capture(subject, batch, [SITE])[SITE][0, tokens_of(batch)[0]]
+            states = capture(subject, batch, [SITE])[SITE][0, text_without_first(batch)[0]]
         states = states[ways.ordinary(states)]
         fires = ways.dictionary.encode(states) > 0
         told = ways.dictionary.decode(ways.dictionary.encode(states))
@@ -193,7 +194,7 @@ def test_what_is_put_in_the_place_of_states_is_the_forward_with_it():
     subject = tiny.subject()
     how = known(subject, site=SITE)
     batch, ways = subject.batch(EXAMPLES[:4]), opened(subject, how.learned)
-    kept = tokens_of(batch)
+    kept = text_without_first(batch)
     found = effects(subject, batch, ways, SITE, how.learned, replace(FEW, positions=64))
 
     def loss(change) -> torch.Tensor:

@@ -9,9 +9,10 @@ import torch
 from crosslens import Subject, metrics
 from crosslens.analyses.common.controls import EXPERTS, EXPERTS_SHUFFLED, PERMUTED_LABELS
 from crosslens.analyses.common.labels import label_of
+from crosslens.analyses.common.places import text_without_first
 from crosslens.analyses.experts import experts
 from crosslens.analyses.experts._expert_choice import labels_in, specific, twins
-from crosslens.analyses.experts._expert_rows import by_layer, routed_rows, tokens_of
+from crosslens.analyses.experts._expert_rows import by_layer, routed_rows
 from crosslens.analyses.experts._expert_sums import Sums
 from crosslens.data.errors import UserError
 from crosslens.data.example import Example, Segment
@@ -77,7 +78,7 @@ def test_tables_are_the_metric_of_all_tokens_at_once():
     rows = merge([rows_of(subject, EXAMPLES, how)], ["no BOS"] * len(EXAMPLES), EXAMPLES)
     tables = tables_from(experts, rows, how.options, **how.learned._asdict())
     load, entropy, never = (tables[name] for name in ("load", "entropy", "never"))
-    kept = tokens_of(batch).flatten()
+    kept = text_without_first(batch).flatten()
     shares = []
     for layer, logits in seen.items():
         use = metrics.expert_use(logits[kept], how.learned.k)

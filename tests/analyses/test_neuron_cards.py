@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import torch
 from crosslens import metrics
+from crosslens.analyses.common.places import text_without_first
 from crosslens.analyses.neurons import neurons
 from crosslens.analyses.neurons._contexts import BEFORE, BEHIND, CONTEXTS, Card, cards, ngrams
-from crosslens.analyses.neurons._counts import tokens_of
 from crosslens.analyses.neurons._explained import CLAIM, Scores, shown
 from crosslens.analyses.neurons._words import Text, read_texts, sides, turned
 from crosslens.data.tokens import inside
@@ -27,7 +27,7 @@ def by_hand(subject, one):
     batch, layers = subject.batch([one]), []
     with torch.no_grad(), tracing(subject, lambda layer: layers.append(layer["mlp_post"][0].clone())):
         subject.forward(batch)
-    return batch.inputs["input_ids"][0], layers, tokens_of(batch)[0]
+    return batch.inputs["input_ids"][0], layers, text_without_first(batch)[0]
 
 
 @pytest.mark.parametrize("padding", ["left", "right"])

@@ -10,8 +10,9 @@ import pytest
 import torch
 from crosslens import Subject, metrics
 from crosslens.analyses.common.labels import label_of
+from crosslens.analyses.common.places import text_without_first
 from crosslens.analyses.neurons import neurons
-from crosslens.analyses.neurons._counts import TEXT, labels_in, tokens_of
+from crosslens.analyses.neurons._counts import TEXT, labels_in
 from crosslens.analyses.neurons._learning import learn
 from crosslens.analyses.neurons._removal import HOW, removed
 from crosslens.analyses.neurons._specific import entropy_bar, specific, twins
@@ -73,7 +74,7 @@ def test_counts_are_those_by_hand(padding):
     subject = tiny.subject()
     batch, how = subject.batch(EXAMPLES, padding=padding), how_of(subject)
     kept = observe(subject, batch, {"neurons": (neurons, how)})["neurons"]
-    layers, counted = [], tokens_of(batch)
+    layers, counted = [], text_without_first(batch)
     with torch.no_grad(), tracing(subject, layers.append):
         subject.forward(batch)
         for i, one in enumerate(EXAMPLES):

@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 import torch
 from crosslens import Subject, metrics
+from crosslens.analyses.common.places import text_without_first
 from crosslens.analyses.neurons import neurons
 from crosslens.analyses.neurons._channels import channel_changes, channels, query_rows
-from crosslens.analyses.neurons._counts import IMAGE, KEYS, QUERIES, TEXT, TOWER, labels_in, tokens_of
+from crosslens.analyses.neurons._counts import IMAGE, KEYS, QUERIES, TEXT, TOWER, labels_in
 from crosslens.analyses.neurons._learning import learn
 from crosslens.analyses.neurons._tower import tower_counts
 from crosslens.analyses.neurons._units import Units, units_of
@@ -76,7 +77,7 @@ def test_words_and_image_tokens_are_counted_apart(subject, how):
     kept = observe(subject, batch, {"neurons": (SimpleNamespace(observe=neurons.observe), how)})["neurons"]
     for i, example in enumerate(PICTURES):
         label = [*KINDS].index(example.meta["light"])
-        assert kept[f"tokens|{label}"][i, 0] == tokens_of(batch)[i].sum()
+        assert kept[f"tokens|{label}"][i, 0] == text_without_first(batch)[i].sum()
         assert kept[f"image tokens|{label}"][i, 0] == batch.where("image")[i].sum()
         assert kept[f"image active|{1 - label}"][i].isnan().all()
 

@@ -96,7 +96,7 @@ class Browser:
     def _note(self, event: dict[str, Any]) -> None:
         what, told = event.get("method"), event.get("params", {})
         if what == "Runtime.exceptionThrown":
-            self.errors.append(json.dumps(told["exceptionDetails"])[:500])
+            self.errors.append(json.dumps(told["exceptionDetails"])[:900])
         elif what == "Runtime.consoleAPICalled" and told["type"] in ("error", "warning", "assert"):
             self.errors.append(json.dumps(told["args"])[:500])
         elif what == "Log.entryAdded" and told["entry"]["level"] in ("error", "warning"):
