@@ -17,7 +17,7 @@ FOLDS = 20  # fewer than the bootstrap asks for: folds are left out one at a tim
 
 def folds_of(groups: ArrayLike) -> Array:
     """Each example's fold, Int[n]: groups in the order of their names, dealt out in turn."""
-    return np.unique(np.asarray(groups, str), return_inverse=True)[1] % FOLDS
+    return np.unique(np.asarray(groups), return_inverse=True)[1] % FOLDS
 
 
 def over_folds(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -12,9 +14,13 @@ from ...probes.prompts.batch import Batch
 
 def wrong_options(batch: Batch) -> Int[Tensor, "b m"]:
     """First tokens of each example's wrong answers, −1 where it has fewer than another."""
-    wrong = [[batch.first_token_of(e, w) for w in e.wrong] for e in batch.examples]
-    width = max(map(len, wrong))
-    return torch.tensor([[*ids, *[-1] * (width - len(ids))] for ids in wrong])
+    return filled([[batch.first_token_of(e, w) for w in e.wrong] for e in batch.examples])
+
+
+def filled(rows: Sequence[Sequence[int]]) -> Int[Tensor, "b m"]:
+    """Tokens of every example, −1 where it has fewer than another."""
+    width = max(map(len, rows))
+    return torch.tensor([[*ids, *[-1] * (width - len(ids))] for ids in rows])
 
 
 class OptionLogits:

@@ -11,17 +11,12 @@ from torch import Tensor
 
 from .. import metrics
 from ..common.controls import DRAWS, other_groups
+from ..common.folds import folds_of
 from ..common.frames import mean_of_present
 from ..common.stats import quotient
 from ._similarity_sets import Array, Pair, sums
 
-FOLDS = 20
 LEAST = 4  # groups that unbiased CKA needs
-
-
-def folds_of(groups: int) -> NDArray[np.int64]:
-    """The fold of each group, [groups]: as many in each as there can be; neighbours in name lie apart."""
-    return np.arange(groups) % min(FOLDS, groups)
 
 
 # ---------------------------------------------------------------- layer by layer
@@ -65,7 +60,7 @@ def _mean(parts: list[tuple[Array, Array]]) -> Array:
 
 
 def crossed(pair: Pair, groups: int) -> Crossed:
-    fold = folds_of(groups)
+    fold = folds_of(np.arange(groups))
     count = int(fold.max()) + 1
     (x, many), (y, other) = sums(pair.x, groups), sums(pair.y, groups)
     inside = _by_fold(x, y, fold, count)
@@ -108,7 +103,7 @@ def kernels(pair: Pair, groups: int) -> Kernels | None:
     """Of WHOLE sets; None where a fold leaves fewer than LEAST groups that have both."""
     (x, many), (y, other) = sums(pair.x, groups), sums(pair.y, groups)
     there = (many > 0) & (other > 0)
-    fold = folds_of(groups)[there]
+    fold = folds_of(np.arange(groups))[there]
     if len(fold) - np.bincount(fold).max(initial=0) < LEAST:
         return None
     of_x, of_y = (some[there] / count[there][:, None, None] for some, count in ((x, many), (y, other)))

@@ -11,9 +11,10 @@ import pandas as pd
 
 from ...probes.runs.results import How, Rows
 from ..common.controls import PAIRS
+from ..common.folds import folds_of
 from ..common.frames import by_weights, joined
 from ._similarity_cosines import Cosines, cosines, entering
-from ._similarity_folds import content, crossed, different, folds_of, kernels, mean_cka
+from ._similarity_folds import content, crossed, different, kernels, mean_cka
 from ._similarity_sets import AS_THEY_ARE, CENTRED, WHOLE, Compared, Pair, compared
 from ._similarity_tested import CONTENT, DRAWN, tested
 
@@ -78,7 +79,7 @@ def _cka(rows: Rows, how: How) -> pd.DataFrame | None:
     if len(several) < len(sets.between):
         return None
     axes: dict[str, Any] = {"state": np.arange(_states(sets))}
-    folds, frames = int(folds_of(sets.groups).max()) + 1, []
+    folds, frames = int(folds_of(np.arange(sets.groups)).max()) + 1, []
     for unbiased, measure in ((True, UNBIASED), (False, PLAIN)):
         own = by_weights(
             partial(mean_cka, several, unbiased), folds, axes, "CKA", n=sets.n, measure=measure, control=""
@@ -104,7 +105,7 @@ def _layers(rows: Rows, how: How) -> pd.DataFrame:
 
 def _crossed(compare: Compared, pairs: list[Pair], statistic: Any, unit: str, **told: Any) -> pd.DataFrame:
     parts = [crossed(pair, compare.groups) for pair in pairs]
-    every, folds = np.arange(_states(compare)), int(folds_of(compare.groups).max()) + 1
+    every, folds = np.arange(_states(compare)), int(folds_of(np.arange(compare.groups)).max()) + 1
     axes: dict[str, Any] = {"state": every, "other": every}
     found = by_weights(partial(statistic, parts), folds, axes, unit, n=compare.n, n_boot=DRAWN, **told)
     return found[found["value"].notna()]

@@ -62,8 +62,7 @@ def _of_matrix(rows: Rows, name: str, share: float, weights: np.ndarray, against
     odd = (np.arange(len(image)) % 2 == 1)[:, None, None]
     if against == EXCHANGED:
         image, text = np.where(odd, text, image), np.where(odd, image, text)
-    halves = [(one * ~odd, one * odd) for one in (image, text)]
-    pairs = halves if against == HALVES else [(image, text)]
+    pairs = [(one * ~odd, one * odd) for one in (image, text)] if against == HALVES else [(image, text)]
     counted = [[np.tensordot(weights, one, 1) for one in pair] for pair in pairs]
     return np.mean([_iou(rows.weights[name], pair[0], pair[1], share, against) for pair in counted], 0)
 

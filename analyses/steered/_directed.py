@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ...data.example import Example
@@ -14,6 +14,7 @@ from ...probes.intervene.recording import record
 from ...probes.intervene.sweep import variant_sweep
 from ...probes.prompts.batch import Batch
 from ..common.changed import changed
+from ..common.option_logits import OptionLogits, filled, is_right, lead
 from ._learned_directions import SITE, edits, offers
 
 READ = ("for the answer", "for the right answer", "right")
@@ -33,39 +34,24 @@ def directed(subject: Any, batch: Batch, learned: Any, strengths: Sequence[float
         }
     base = record(subject, mine.batch, (SITE,))
     plan = [variant for kind in units for variant in edits(kind, spreads, strengths, base.final)]
-    read = _Options(mine.batch, learned.positive)
-    sweep = variant_sweep(base, plan, base.final, measure=read)
-    edited, clean = (read.numbers(logits) for logits in (sweep.values, sweep.clean))
+    ids = filled([_ids(mine.batch, example, learned.positive) for example in mine.batch.examples])
+    positive = torch.tensor([example.answer.strip() == learned.positive for example in mine.batch.examples])
+    sweep = variant_sweep(base, plan, base.final, measure=OptionLogits(ids[:, 0], ids[:, 1:]))
+    edited, clean = (_numbers(logits, positive) for logits in (sweep.values, sweep.clean))
     rows = {f"edited|{name}": edited[name].T.reshape(-1, *shape) for name in READ}
     rows |= {f"clean|{name}": clean[name] for name in READ}
     return {name: mine.spread(values) for name, values in rows.items()}
 
 
-class _Options:
-    """A measure: the logits of the positive answer and of the other options, [n, 1 + m]; −∞ where one is missing. Where
-    another answer is right it comes second.
+def _numbers(logits: Float[Tensor, "*v b 1+m"], positive: Bool[Tensor, " b"]) -> dict[str, Float[Tensor, "*v b"]]:
+    """READ, of the logits of the positive answer and of the other options; where another answer is right it comes
+    second.
     """
-
-    def __init__(self, batch: Batch, positive: str) -> None:
-        rows = [_ids(batch, example, positive) for example in batch.examples]
-        width = max(map(len, rows))
-        self.ids: Int[Tensor, "b 1+m"] = torch.tensor([[*ids, *[-1] * (width - len(ids))] for ids in rows])
-        self.positive = torch.tensor([example.answer.strip() == positive for example in batch.examples])
-
-    def __call__(self, logits: Tensor, rows: Tensor) -> Tensor:
-        ids = self.ids.to(logits.device)[rows.to(logits.device)]
-        return logits.gather(1, ids.clamp(min=0)).masked_fill(ids < 0, -torch.inf)
-
-    def numbers(self, logits: Float[Tensor, "*v b 1+m"]) -> dict[str, Float[Tensor, "*v b"]]:
-        """READ, of what was measured."""
-        logits = logits.float().cpu()
-        own, others = logits[..., 0], logits[..., 1:]
-        there = others.isfinite()
-        gap = own - others.where(there, 0.0).sum(-1) / there.sum(-1)
-        other = others[..., 0]
-        rivals = torch.cat([logits[..., :1], others[..., 1:]], -1).amax(-1)
-        right = torch.where(self.positive, own > others.amax(-1), other > rivals)
-        return dict(zip(READ, (gap, torch.where(self.positive, gap, other - own), right.float()), strict=True))
+    logits = logits.float().cpu()
+    gap, other = lead(logits), logits[..., 1]
+    rivals = torch.cat([logits[..., :1], logits[..., 2:]], -1).amax(-1)
+    right = torch.where(positive, is_right(logits), (other > rivals).float())
+    return dict(zip(READ, (gap, torch.where(positive, gap, other - logits[..., 0]), right), strict=True))
 
 
 def _ids(batch: Batch, example: Example, positive: str) -> list[int]:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from .interventions import CALL, Change, Knockout, TurnByBase, WeighKeys
+from .interventions import CALL, EDGES, Change
 from .recording import Recording
 
 
@@ -21,8 +21,8 @@ def acting_positions(base: Recording, layer: int, change: Change) -> Bool[Tensor
     own: Any = change
     if change.site == CALL and rows is not None and not bool(rows.any()):  # it only reads
         return torch.zeros_like(base.mask)
-    if isinstance(change, Knockout | WeighKeys | TurnByBase):
-        rows = change.acting_rows(record)
+    if change.site in (CALL, EDGES):
+        rows = own.acting_rows(record)
     elif record.holds(change.site):
         tensor = record.site(change.site)
         rows = (own.apply(tensor, base.everywhere) != tensor).flatten(2).any(2)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ...data.errors import UserError
 from .placing import members, one_line
@@ -40,6 +41,14 @@ class EditAttention:
     @property
     def site(self) -> str:
         return CALL
+
+    def continued(self, call: AttentionCall, total: int, generated: bool) -> AttentionCall:
+        """Tokens behind the prompt are left as they are."""
+        return call
+
+    def acting_rows(self, layer: LayerRecord) -> Bool[Tensor, "b p"] | None:
+        """Where it acts at all; None for everywhere: what it does shows only while it runs."""
+        return self.positions
 
     def identity(self, base: Recording, layer: int) -> EditAttention:
         return replace(self, function=lambda call, rows: call)
@@ -77,6 +86,13 @@ class WeighKeys:
         """The call over a prompt, of which `rows` are computed. UserError: other columns than the prompt's."""
         asked = None if self.positions is None else rows.take(self.positions.to(call.query.device))
         return self.over(call, self.weights, asked)
+
+    def continued(self, call: AttentionCall, total: int, generated: bool) -> AttentionCall:
+        """The call of tokens behind the prompt, whose keys are the last of `total`: where asked, every row."""
+        if not generated:
+            return call
+        weights = pad(self.weights, (0, total - self.weights.shape[1]), value=1.0)
+        return self.over(call, weights[:, -call.key.shape[2] :], None)
 
     def over(
         self, call: AttentionCall, weights: Float[Tensor, "b k"], rows: Bool[Tensor, "b s"] | None
@@ -133,6 +149,12 @@ class TurnByBase:
         """The call over a prompt, of which `rows` are computed."""
         places = self.places.to(call.query.device)
         return self.over(call, places, rows.take(places))
+
+    def continued(self, call: AttentionCall, total: int, generated: bool) -> AttentionCall:
+        """The call of tokens behind the prompt: the places count on, and the prompt's keys are turned as they were."""
+        behind = torch.arange(1, total - self.places.shape[1] + 1, device=self.places.device)
+        places = torch.cat([self.places, self.places[:, -1:] + behind], 1).to(call.query.device)
+        return self.over(call, places[:, -call.key.shape[2] :], places[:, -call.query.shape[2] :])
 
     def over(self, call: AttentionCall, keys: Int[Tensor, "b k"], queries: Int[Tensor, "b s"]) -> AttentionCall:
         """The call whose columns and rows stand at these places."""

@@ -21,7 +21,7 @@ from ..observe.layer import Layer
 from ..observe.tracing import tracing
 from ..prompts.batch import Batch
 from ..sites import SITES
-from .interventions import CALL, EDGES, QKV, Knockout, TurnByBase, Variant, WeighKeys, with_positions
+from .interventions import CALL, EDGES, QKV, Knockout, Variant, with_positions
 from .layer_parts import with_changed_qkv
 from .positions import Positions, at_last, positions_of
 from .recording import Recording
@@ -119,19 +119,11 @@ class _Forward:
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def attend(self, change: Any, call: AttentionCall) -> AttentionCall:
-        """An edit of the attention: over the prompt, and behind it where it says what it does to generated tokens."""
-        prompt = self.total == self.prompt.chosen.shape[1]
-        if prompt:
+        """An edit of the attention: over the prompt, and behind it as it says itself."""
+        if self.total == self.prompt.chosen.shape[1]:
             return change.function(call, self.prompt)
-        k, rows = call.key.shape[2], self.rows
-        if isinstance(change, TurnByBase):  # the places count on; what the prompt's keys were, they are still
-            behind = torch.arange(1, self.total - change.places.shape[1] + 1, device=change.places.device)
-            places = torch.cat([change.places, change.places[:, -1:] + behind], 1).to(call.query.device)
-            return change.over(call, places[:, self._before(k) :], places[:, -rows:])
-        if isinstance(change, WeighKeys) and self.generated:
-            weights = pad(change.weights, (0, self.total - change.weights.shape[1]), value=1.0)
-            return change.over(call, weights[:, self._before(k) :], None)
-        return call
+        self._before(call.key.shape[2])  # an error where the cache holds more than was read
+        return change.continued(call, self.total, self.generated)
 
     def over(self, prompt: Bool[Tensor, "b p"], generated: bool, k: int) -> Bool[Tensor, "b k"]:
         """A mask over the last k positions, `generated` behind the prompt."""
