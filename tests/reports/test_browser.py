@@ -11,7 +11,7 @@ from crosslens.reports import charts
 from crosslens.reports.pages.build import build, show_page
 
 from ..helpers import report_checks, synthetic
-from ..helpers.chromium import Browser, find_chromium
+from ..helpers.chromium import find_chromium
 
 pytestmark = [
     pytest.mark.browser,
@@ -37,13 +37,6 @@ def report(tmp_path_factory):
     figure = charts.captioned(charts.token_grid(pd.DataFrame(rows)), "Grid", "One prompt.", "grid")
     show_page({"grid": figure}, out / "show.html", "lenses: one prompt")
     return out
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    opened = Browser(tmp_path_factory.mktemp("profile"))
-    yield opened
-    opened.close()
 
 
 def test_the_browser_notices_errors_and_requests(browser, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from crosslens.reports.pages import heads
 from crosslens.reports.pages.build import build
 
-from ..helpers.chromium import Browser, find_chromium
+from ..helpers.chromium import find_chromium
 from ..helpers.head_runs import EFFECT, circuit_tables, write
 
 pytestmark = [
@@ -23,13 +23,6 @@ def report(tmp_path_factory):
     write(out, circuit_tables(seed=1), key="89abcdef", subject={"name": OWNER, "fingerprint": "ff"})
     build(out)
     return out
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    opened = Browser(tmp_path_factory.mktemp("profile"))
-    yield opened
-    opened.close()
 
 
 def text(browser, selector):

@@ -11,7 +11,7 @@ from crosslens.analyses.look import maps
 from crosslens.reports.pages import look as page
 
 from ..helpers import look_content, tiny
-from ..helpers.chromium import Browser, find_chromium
+from ..helpers.chromium import find_chromium
 
 HOSTILE = [" <img src=x onerror=boom()>", " </script><b>bold</b>", " dog"]
 QUESTION = "What <b>is</b> it?</script><script>boom()</script>"
@@ -76,13 +76,6 @@ def test_an_unknown_geometry_is_said_in_words():
 
 
 needs_chromium = pytest.mark.skipif(find_chromium() is None, reason="no chromium on PATH: apt install chromium")
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    opened = Browser(tmp_path_factory.mktemp("profile"))
-    yield opened
-    opened.close()
 
 
 def opened(browser, path, width=1200):

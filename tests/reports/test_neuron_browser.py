@@ -6,7 +6,7 @@ import pytest
 from crosslens.reports.pages import neuron_cards
 from crosslens.reports.pages.build import build
 
-from ..helpers.chromium import Browser, find_chromium
+from ..helpers.chromium import find_chromium
 from ..helpers.neuron_runs import tables, write
 
 pytestmark = [
@@ -24,13 +24,6 @@ def report(tmp_path_factory):
     write(out, tables(1), "89abcdef", subject={"name": "owner/other", "fingerprint": "ff"})
     build(out)
     return out
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    opened = Browser(tmp_path_factory.mktemp("profile"))
-    yield opened
-    opened.close()
 
 
 def text(browser, selector):

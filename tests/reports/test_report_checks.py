@@ -14,7 +14,7 @@ from crosslens.reports.pages.page import run_figures
 from crosslens.reports.pages.runs import read_run
 
 from ..helpers import planted_report, report_checks
-from ..helpers.chromium import Browser, find_chromium
+from ..helpers.chromium import find_chromium
 
 needs_chromium = pytest.mark.skipif(find_chromium() is None, reason="no chromium on PATH: apt install chromium")
 # One page of each kind is looked at on a phone, on paper and with axe too, which takes longest.
@@ -26,13 +26,6 @@ def report(tmp_path_factory):
     out = planted_report.write(tmp_path_factory.mktemp("report"))
     build(out)
     return out
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    opened = Browser(tmp_path_factory.mktemp("profile"))
-    yield opened
-    opened.close()
 
 
 @pytest.mark.browser
