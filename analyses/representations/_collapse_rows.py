@@ -18,9 +18,11 @@ from ...probes.observe.tracing import tracing
 from ...probes.prompts.batch import Batch
 from .. import metrics
 from ..common.controls import random_words
+from ._states import by_state, states
 
 MEASURES = ("apart", "final", "chunks")
 OTHER = "another last token"
+AT = "at"  # what is kept of every layer
 
 
 def places(batch: Batch, first: int) -> Int[Tensor, "b lengths"]:
@@ -57,11 +59,8 @@ def _lengths(run: int, first: int) -> Int[Tensor, " lengths"]:
 
 
 def read(layer: Layer, index: Int[Tensor, "b s"]) -> dict[str, Tensor]:
-    """ "at" [b, s, d]: the states that enter a layer at some positions; of the last layer also "left|at"."""
-    found = {"at": _take(layer.resid_pre, index)}
-    if layer.index == layer.stack.n_layers - 1:
-        found["left|at"] = _take(layer.resid_post, index)
-    return found
+    """ "at" [b, s, d]: the states that enter a layer at some positions; of the last layer also those that leave it."""
+    return by_state(layer, lambda state: {AT: _take(state, index)})
 
 
 def _take(states: Float[Tensor, "b p d"], index: Int[Tensor, "b s"]) -> Float[Tensor, "b s d"]:
@@ -70,8 +69,8 @@ def _take(states: Float[Tensor, "b p d"], index: Int[Tensor, "b s"]) -> Float[Te
 
 
 def whole(kept: Mapping[str, Tensor]) -> Float[Tensor, "b states s d"]:
-    """Behind the states that enter the layers the one that the last of them leaves."""
-    return torch.cat([kept["at"], kept["left|at"]], 1)
+    """The same of all layers."""
+    return states(kept, (AT,))[AT]
 
 
 def pairs(at: Int[Tensor, "b lengths"]) -> Int[Tensor, "b both"]:
