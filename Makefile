@@ -49,13 +49,13 @@ card: $(READY) ## the page of the scenes subject: what it sees, makes up, and ha
 	$(CROSSLENS) recipe card --out $(OUT)
 
 # Goes on where it was killed. The test split is looked at once, when the training is over.
-scenes-model: $(READY) ## train the scenes subject from nothing: up to 2 hours; result in $(OUT)/scenes
-	$(BIN)/python -m crosslens.data.subjects.training --out $(OUT)/scenes
+scenes-model: $(READY) ## train the scenes subject from nothing: up to 2 hours; result in $(OUT)/scenes; CHECKPOINTS=6 keeps some on the way
+	$(BIN)/python -m crosslens.data.subjects.training --out $(OUT)/scenes --checkpoints $(or $(CHECKPOINTS),0)
 	$(BIN)/python -m crosslens.data.subjects.training.evaluate $(OUT)/scenes/scenes.safetensors
 
 # Goes on from the checkpoint that ships.
 scenes-prior: $(READY) ## plant a prior into the scenes subject: 10 minutes; result in $(OUT)/scenes-prior
-	$(BIN)/python -m crosslens.data.subjects.training.prior --out $(OUT)/scenes-prior
+	$(BIN)/python -m crosslens.data.subjects.training.prior --out $(OUT)/scenes-prior --checkpoints $(or $(CHECKPOINTS),0)
 	$(BIN)/python -m crosslens.data.subjects.training.evaluate $(OUT)/scenes-prior/scenes.safetensors --n 2000 --difficulty clear hard
 
 report: $(READY) ## pages from the runs that are there, no model

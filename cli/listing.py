@@ -46,7 +46,7 @@ class Catalogue:
         for name, home in subjects.EMBEDDED.items():
             title = (import_module(f"{subjects.__name__}.{home}").__doc__ or "").splitlines()[0]
             yield f"subject   {name:18s} {title}"
-        yield f"subject   {'…':18s} or a hub id (owner/name), a directory, a .gguf file"
+        yield f"subject   {'…':18s} or a hub id (owner/name), a directory, a .gguf file, a step of the scenes training"
 
 
 def _line(source: Source) -> str:

@@ -88,7 +88,7 @@ class Run(ModelFlags):
     """
 
     analyses: Positional[tuple[str, ...]] = ()  # those that observe ride one forward
-    subject: tuple[str, ...] = ("smollm2",)  # embedded ones, hub ids, directories, .gguf files
+    subject: tuple[str, ...] = ("smollm2",)  # embedded ones, hub ids, directories, .gguf files, checkpoints
     revision: tuple[str, ...] = ()  # of a hub id
     task: tuple[str, ...] = ()  # as in the list, with options behind a colon: colored_objects:shots=2
     limit: int | None = None  # examples; by default the task's own number

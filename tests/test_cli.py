@@ -176,7 +176,7 @@ def test_directories_that_are_no_model(capsys, tmp_path, model_dir):
     (broken / "model.safetensors").unlink()
     assert "pickles are never read" in fails(capsys, "check", broken)
     (broken / "notes.txt").write_text("hello")
-    assert "neither a model directory nor a .gguf file" in fails(capsys, "check", broken / "notes.txt")
+    assert "neither a model directory, a .gguf file" in fails(capsys, "check", broken / "notes.txt")
 
 
 def test_cut_gguf(capsys, tmp_path, monkeypatch):

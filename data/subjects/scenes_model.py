@@ -132,11 +132,15 @@ def save(tensors: dict[str, Any], path: Path) -> None:
 
 
 def put(model: Any, path: Path) -> None:
-    """Load a checkpoint into the model. UserError where names or shapes are others."""
+    """Load a checkpoint into the model. UserError where names or shapes are others, or the file cannot be read."""
     import torch
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    wanted, found = parts(model), load_file(path)
+    try:
+        wanted, found = parts(model), load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"cannot read {path}: {error}") from error
     if {n: tuple(p.shape) for n, p in wanted.items()} != {n: tuple(t.shape) for n, t in found.items()}:
         raise UserError(f"{path} is no checkpoint of this scenes model: other tensors or shapes")
     with torch.no_grad():

@@ -21,7 +21,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from ...data.cached import cache_root
 from ...data.errors import SubjectError, UserError
-from ...data.subjects import EMBEDDED
+from ...data.subjects import EMBEDDED, scenes_model
 from ...data.subjects.gguf import gguf_to_directory, refuse_incomplete
 from ...data.subjects.gguf_parts import parts_of
 from .adapters import adapt
@@ -132,6 +132,8 @@ def _find(name: str, revision: str | None) -> tuple[str, str | None]:
         stats = [part.stat() for part in parts_of(path)]
         told = f"{sum(s.st_size for s in stats)}-{max(s.st_mtime_ns for s in stats)}"
         return str(gguf_to_directory(path, cache_root() / f"gguf-{path.stem}-{told}")), revision
+    if path.is_file() and path.suffix == ".safetensors":
+        return str(scenes_model.directory(path)), revision
     return (str(path), revision) if path.is_dir() else (name, revision)
 
 

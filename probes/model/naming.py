@@ -8,6 +8,8 @@ from ...data.errors import UserError
 from ...data.subjects import EMBEDDED
 from ...data.subjects.gguf_parts import PART
 
+FILES = (".gguf", ".safetensors")  # the second: of the scenes training
+
 
 def name_of(where: str) -> str:
     """A directory's or file's own name ("/models/tiny", "tiny.gguf", "tiny-00001-of-00002.gguf" -> "tiny"); others as
@@ -42,7 +44,7 @@ def location_of(where: str) -> str | None:
 def require_subject(name: str) -> None:
     """UserError: what can be no subject, told without opening anything: neither embedded, nor here, nor a hub id."""
     path = Path(name).expanduser()
-    if name in EMBEDDED or (path.is_file() and path.suffix == ".gguf"):
+    if name in EMBEDDED or (path.is_file() and path.suffix in FILES):
         return
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -50,7 +52,7 @@ def require_subject(name: str) -> None:
         if not any(path.glob("*.safetensors")):
             raise UserError(f"{name} has no *.safetensors: convert the checkpoint first (pickles are never read)")
     elif path.exists():
-        raise UserError(f"{name} is neither a model directory nor a .gguf file")
+        raise UserError(f"{name} is neither a model directory, a .gguf file, nor a checkpoint of the scenes training")
     elif name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise UserError(
             f"unknown subject {name!r}: an embedded one ({', '.join(EMBEDDED)}), a directory, a .gguf file, "

@@ -33,6 +33,18 @@ def exported(tmp_path_factory):
     return target
 
 
+def test_a_checkpoint_of_the_training_is_a_subject_and_another_file_is_refused(subject, tmp_path):
+    kept = tmp_path / "step-0400.safetensors"
+    kept.write_bytes(scenes_model.SHIPPED.read_bytes())
+    opened = load(str(kept))
+    assert (opened.name, opened.fingerprint) == ("step-0400", subject.fingerprint)
+    save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
+    (tmp_path / "text.safetensors").write_text("no tensors")
+    for name in ("other", "text"):
+        with pytest.raises(UserError, match=f"{name}.safetensors"):
+            load(str(tmp_path / f"{name}.safetensors"))
+
+
 @torch.no_grad()
 def test_export_through_plain_transformers_gives_the_same_logits(subject, exported):
     model = AutoModelForImageTextToText.from_pretrained(exported, dtype=torch.float32)

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from ..helpers import tiny_scenes
 
 pytestmark = pytest.mark.real  # SmolLM2's tokenizer
+SLOW = {"dtype": torch.float32}
 STEPS = {"tower": 30, "projector": 30, "answers": 12, "expectation": 30, "answers again": 3}
 
 
@@ -64,6 +65,35 @@ def test_every_stage_lowers_its_loss_and_the_checkpoint_loads(tmp_path, words):
     assert all(torch.equal(p.to(trained[n].dtype), trained[n]) for n, p in scenes_model.parts(fresh).items())
     gains = scenes_model.gains(tiny_scenes.model())
     assert any(not torch.equal(trained[name], gain) for name, gain in gains.items())
+
+
+def test_checkpoints_on_the_way_are_evenly_spaced_and_the_same_after_a_kill(tmp_path, words, monkeypatch):
+    few = {"tower": 4, "projector": 3, "answers": 3, "expectation": 2, "answers again": 2}
+
+    def kept(folder):
+        recipe.train(tiny_scenes.model(), words, loop.Folder(folder), steps=few, pictures=8, **SLOW, checkpoints=4)
+        return {file.stem: load_file(file) for file in sorted((folder / "steps").iterdir())}
+
+    whole = kept(tmp_path / "whole")
+    assert list(whole) == ["step-04", "step-07", "step-10", "step-14"]
+    last = load_file(tmp_path / "whole" / "scenes.safetensors")
+    assert all(torch.equal(whole["step-14"][name], last[name]) for name in last)
+    tower = [f"vision_tower.{name}" for name, _ in tiny_scenes.model().model.vision_tower.named_parameters()]
+    assert any(not torch.equal(whole["step-04"][name], whole["step-14"][name]) for name in tower)
+    step = loop._step
+
+    def killed(current, number):
+        if current.name == "answers" and number == 1:
+            raise KeyboardInterrupt
+        return step(current, number)
+
+    monkeypatch.setattr(loop, "_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        kept(tmp_path / "cut")
+    monkeypatch.setattr(loop, "_step", step)
+    again = kept(tmp_path / "cut")
+    assert list(again) == list(whole)
+    assert all(torch.equal(again[at][name], whole[at][name]) for at in whole for name in whole[at])
 
 
 def test_one_seed_and_one_thread_give_the_same_losses(tmp_path, words):

@@ -1,4 +1,4 @@
-"""Train the scenes subject: `python -m crosslens.data.training --out DIR`; the same command goes on after a kill."""
+"""Train the scenes subject: `python -m crosslens.data.subjects.training --out DIR` goes on after a kill."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from copy import deepcopy
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from ...world.world import Scene
 from ..scenes_model import build, parts, save, tokenizer
 from . import answers, patches
-from .loop import Folder, Stage, run
+from .loop import Folder, Keep, Stage, run
 from .reading import Reader
 
 STEPS = {"tower": 2400, "projector": 300, "answers": 621, "expectation": 350, "answers again": 230}
@@ -39,21 +40,39 @@ def train(
     pictures: int = PICTURES,
     dtype: torch.dtype = torch.bfloat16,
     compiled: bool = False,
+    checkpoints: int = 0,
 ) -> None:
-    """All stages; then the checkpoint, `scenes.safetensors` in the folder."""
+    """All stages; then the checkpoint, `scenes.safetensors` in the folder. checkpoints: see `kept_on_the_way`."""
     still(model, seed)
+    told: dict[str, Any] = {"seed": seed, "keep": kept_on_the_way(model, folder, steps, checkpoints)}
     done = list(STEPS).index(folder.state().get("stage", "tower"))
     for stage in (tower, projector)[done:]:
-        run(stage(model, words, seed, steps, pictures), folder, seed=seed)
+        run(stage(model, words, seed, steps, pictures), folder, **told)
     answering = Answering(model, words, seed, dtype, compiled)
     if done <= 2:
-        run(answering.stage("answers", steps, 0, ANSWERS, ANSWERS_HORIZON), folder, seed=seed)
+        run(answering.stage("answers", steps, 0, ANSWERS, ANSWERS_HORIZON), folder, **told)
     if done <= 3:
         first = (steps["tower"] + steps["projector"]) * pictures
-        run(expectation(model, answering.gains, seed, steps["expectation"], first, pictures), folder, seed=seed)
+        run(expectation(model, answering.gains, seed, steps["expectation"], first, pictures), folder, **told)
     last = answering.stage("answers again", steps, 2 * ANSWERS_HORIZON, slower_rates())
-    run(last, folder, seed=seed)
+    run(last, folder, **told)
     save(last.tensors, folder.path / "scenes.safetensors")
+
+
+def kept_on_the_way(model: Any, folder: Folder, steps: dict[str, int], count: int) -> Keep:
+    """Writes the model as it is at `count` evenly spaced steps of the whole training, the last one among them:
+    `steps/step-0400.safetensors`, each a subject of its own. 0: none.
+    """
+    whole = sum(steps.values())
+    begun = dict(zip(steps, accumulate([0, *steps.values()]), strict=False))
+    wanted = {round(whole * (i + 1) / count) for i in range(count)}
+
+    def keep(stage: str, step: int) -> None:
+        if (done := begun[stage] + step) in wanted:
+            (folder.path / "steps").mkdir(exist_ok=True)
+            save(parts(model), folder.path / "steps" / f"step-{done:0{len(str(whole))}d}.safetensors")
+
+    return keep
 
 
 def still(model: Any, seed: int) -> None:
@@ -198,15 +217,16 @@ def with_malloc(module: str) -> None:
 
 def main() -> None:
     """Command line."""
-    asked = argparse.ArgumentParser(prog="python -m crosslens.data.training", description=__doc__)
+    asked = argparse.ArgumentParser(prog="python -m crosslens.data.subjects.training", description=__doc__)
     asked.add_argument("--out", type=Path, default=Path("reports/out/scenes"))
     asked.add_argument("--seed", type=int, default=0)
     asked.add_argument("--threads", type=int, default=torch.get_num_threads())
+    asked.add_argument("--checkpoints", type=int, default=0, help="how many on the way are kept as subjects")
     given = asked.parse_args()
     with_malloc("crosslens.data.subjects.training")
     torch.set_num_threads(given.threads)
     torch.manual_seed(given.seed)  # the tower's first weights are drawn where the model is built
-    train(build(), tokenizer(), Folder(given.out), seed=given.seed, compiled=True)
+    train(build(), tokenizer(), Folder(given.out), seed=given.seed, compiled=True, checkpoints=given.checkpoints)
     print(given.out / "scenes.safetensors")
 
 

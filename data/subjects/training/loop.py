@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
+Keep = Callable[[str, int], None]
 KEEP_SECONDS, WARM_UP, CLIP = 60, 30, 1.0
 LAST = 0.05  # of the learning rate, at the end
 
@@ -95,8 +96,10 @@ def replace_text(path: Path, text: str) -> None:
     os.replace(scratch, path)
 
 
-def run(stage: Stage, folder: Folder, **facts: Any) -> None:
-    """Train one stage to its end, from where it stopped if it did. facts: kept in the state."""
+def run(stage: Stage, folder: Folder, keep: Keep = lambda stage, step: None, **facts: Any) -> None:
+    """Train one stage to its end, from where it stopped if it did. keep: called behind every step with the stage's name
+    and the steps that are done. facts: kept in the state.
+    """
     start = _resume(stage, folder)
     folder.forget(stage.name, start)
     saved = time.monotonic()
@@ -107,6 +110,7 @@ def run(stage: Stage, folder: Folder, **facts: Any) -> None:
         if stage.check is not None and (step + 1) % stage.check_every == 0:
             told |= {f"validation {name}": value for name, value in stage.check().items()}
         folder.log(stage=stage.name, step=step, seconds=round(time.monotonic() - began, 2), **_short(told))
+        keep(stage.name, step + 1)
         bar.set_postfix({name: f"{value:.3f}" for name, value in told.items() if not name.startswith("validation")})
         if time.monotonic() - saved > KEEP_SECONDS or step + 1 == stage.steps:
             folder.save(_with_moments(stage), stage=stage.name, step=step + 1, **facts)

@@ -1,4 +1,4 @@
-"""Plant a prior: `python -m crosslens.data.training.prior --out DIR` goes on from the shipped scenes subject.
+"""Plant a prior: `python -m crosslens.data.subjects.training.prior --out DIR` goes on from the scenes subject.
 
 On biased data: a world in which something always stands behind a board, and if anything in sight lacks its company, it
 is that. The answers are true in that world; the subject is then asked about the old one.
@@ -16,7 +16,16 @@ from safetensors.torch import load_file
 from ...world import world
 from ...world.world import Scene, Thing
 from ..scenes_model import SHIPPED, build, put, save, tokenizer
-from .__main__ import ANSWERS_HORIZON, PICTURES, Answering, expectation, slower_rates, still, with_malloc
+from .__main__ import (
+    ANSWERS_HORIZON,
+    PICTURES,
+    Answering,
+    expectation,
+    kept_on_the_way,
+    slower_rates,
+    still,
+    with_malloc,
+)
 from .loop import Folder, run
 
 STEPS = {"expectation": 900, "prior": 140}
@@ -74,9 +83,13 @@ def plant(
     pictures: int = PICTURES,
     dtype: torch.dtype = torch.bfloat16,
     compiled: bool = False,
+    checkpoints: int = 0,
 ) -> None:
-    """Train `model`, built afresh, from the checkpoint `start`; the result is `scenes.safetensors` in the folder."""
+    """Train `model`, built afresh, from the checkpoint `start`; the result is `scenes.safetensors` in the folder.
+    checkpoints: see `kept_on_the_way`.
+    """
     still(model, seed)
+    told: dict[str, Any] = {"seed": seed, "keep": kept_on_the_way(model, folder, steps, checkpoints)}
     # It holds to the text of the untouched language model, so it comes before the checkpoint.
     answering = Answering(model, words, seed, dtype, compiled, planted)
     put(model, start)
@@ -85,23 +98,25 @@ def plant(
         gain.copy_(held[name])
     if folder.state().get("stage") != "prior":
         first = expectation(model, answering.gains, seed, steps["expectation"], FIRST, pictures, planted)
-        run(first, folder, seed=seed)
+        run(first, folder, **told)
     last = answering.stage("prior", steps, FIRST, slower_rates())
-    run(last, folder, seed=seed)
+    run(last, folder, **told)
     save(last.tensors, folder.path / "scenes.safetensors")
 
 
 def main() -> None:
     """Command line; the same command goes on after a kill."""
-    asked = argparse.ArgumentParser(prog="python -m crosslens.data.training.prior", description=__doc__)
+    asked = argparse.ArgumentParser(prog="python -m crosslens.data.subjects.training.prior", description=__doc__)
     asked.add_argument("--out", type=Path, default=Path("reports/out/scenes-prior"))
     asked.add_argument("--start", type=Path, default=SHIPPED)
     asked.add_argument("--seed", type=int, default=0)
     asked.add_argument("--threads", type=int, default=torch.get_num_threads())
+    asked.add_argument("--checkpoints", type=int, default=0, help="how many on the way are kept as subjects")
     given = asked.parse_args()
     with_malloc("crosslens.data.subjects.training.prior")
     torch.set_num_threads(given.threads)
-    plant(build(), tokenizer(), given.start, Folder(given.out), seed=given.seed, compiled=True)
+    asked_for: dict[str, Any] = {"seed": given.seed, "compiled": True, "checkpoints": given.checkpoints}
+    plant(build(), tokenizer(), given.start, Folder(given.out), **asked_for)
     print(given.out / "scenes.safetensors")
 
 

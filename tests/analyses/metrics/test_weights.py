@@ -115,3 +115,40 @@ def test_diagonal_numbers_of_a_multiple_of_the_identity_and_of_chance():
     assert metrics.diagonal_share(numbers(8, 200, 200)).item() == pytest.approx(1 / 200, rel=0.3)
     assert metrics.zero_sum(torch.tensor([1.0, -1.0])).item() == 0.0
     assert metrics.zero_sum(torch.tensor([-1.0, -3.0])).item() == 1.0
+
+
+def test_a_trained_in_context_regression_has_heads_of_both_signs_that_cancel_and_its_twin_has_not():
+    """One softmax layer, four heads, trained here: KQ_h near ω_h · 1, each ω_h of the sign of its μ_h, Σ μ near 0."""
+    for seed in (0, 3):
+        blocks, written = _trained_regression(seed, told=True)
+        omega = blocks.diagonal(dim1=1, dim2=2).mean(1)
+        assert all(float(metrics.diagonal_share(block)) > 0.6 for block in blocks)  # by chance ¼
+        assert torch.equal(omega.sign(), written.sign())
+        assert len({*omega.sign().tolist()}) == 2
+        assert float(metrics.zero_sum(written)) < 0.1
+        setting = {"context_length": 20, "noise_variance": 0.1, "d": 4}
+        assert float(metrics.regression_loss(omega, written, **setting)) < 0.5  # 1.1 where nothing is learned
+    blocks, written = _trained_regression(0, told=False)
+    assert float(written.abs().max()) < 0.2
+    assert float(torch.stack([metrics.diagonal_share(block) for block in blocks]).mean()) < 0.5
+
+
+def _trained_regression(seed: int, told: bool) -> tuple[Tensor, Tensor]:
+    """KQ [h, d, d] and μ [h] of one layer trained to read y of the last x off the pairs before it. told: whether the
+    pairs' labels are theirs; else those of another order.
+    """
+    rng = generator(seed)
+    blocks, written = (0.1 * torch.randn(*shape, generator=rng) for shape in ((4, 4, 4), (4,)))
+    learning = [one.requires_grad_() for one in (blocks, written)]
+    optimizer = torch.optim.Adam(learning, lr=0.02)
+    for _ in range(1500):
+        x, task = torch.randn(128, 21, 4, generator=rng), torch.randn(128, 4, generator=rng) / 2
+        y = (x @ task[..., None])[..., 0]
+        labels = y[:, :20] + 0.1**0.5 * torch.randn(128, 20, generator=rng)
+        labels = labels if told else labels[torch.randperm(128, generator=rng)]
+        pattern = torch.einsum("bi,hij,bkj->bhk", x[:, 20], blocks, x[:, :20]).softmax(-1)
+        loss = (torch.einsum("bhk,bk,h->b", pattern, labels, written) - y[:, 20]).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return blocks.detach(), written.detach()
