@@ -89,7 +89,7 @@ def edge_attribution(
     with frozen_weights(subject.model):
         for share in path_shares(steps):
             _add_edges(total, clean, other, measure, share, chosen, clean.mask if positions is None else positions)
-    before = torch.tensor([[_before(w, r, subject) for w in writers] for r in chosen])
+    before = _possible(subject, chosen, writers)
     return Edges((total / steps).masked_fill(~before[..., None], torch.nan), chosen, writers)
 
 
@@ -121,6 +121,15 @@ def _add_edges(
             parts = _written(base, donor, where, layer)
             heard = torch.cat([torch.einsum("rbsd,wbsd->rwb", read, w.to(read.device)).cpu() for w in parts], 1)
             total[[place for place, _ in some], : heard.shape[1]] += heard
+
+
+def possible_edges(base: Recording) -> Bool[Tensor, "reader writer"]:
+    """Which of all writers every reader can hear."""
+    return _possible(base.subject, list(every_reader(base)), list(every_writer(base)))
+
+
+def _possible(subject: Subject, readers: Sequence[Reader], writers: Sequence[Writer]) -> Bool[Tensor, "reader writer"]:
+    return torch.tensor([[_before(w, r, subject) for w in writers] for r in readers])
 
 
 def every_writer(base: Recording) -> Iterator[Writer]:

@@ -79,7 +79,7 @@ def replay_error(base: Recording) -> float:
     for seeds, variant in _trials(base):
         where = affected_positions(base, seeds)
         replayed, expected = replay(base, where, [variant])[0], full_forward(base, variant)
-        errors.append(_moved(base.subject.norm(replayed), base.subject.norm(expected)))
+        errors.append(moved_by(base.subject.norm(replayed), base.subject.norm(expected)))
     return float(torch.tensor(errors).max())  # NaN where one is
 
 
@@ -147,7 +147,7 @@ def _moved_replayed(base: Recording, where: Positions, variants: Sequence[Varian
     """How far each variant moves what its layer writes, or an edited site, from the first variant's; replayed."""
     written, sites = replay_first_layer(base, where, variants)
     parts = [written, *(site.flatten(3) for site in sites)]
-    return [max(_moved(part[v], part[0]) for part in parts) for v in range(len(variants))]
+    return [max(moved_by(part[v], part[0]) for part in parts) for v in range(len(variants))]
 
 
 def _moved_whole(base: Recording, variants: Sequence[Variant], layer: int) -> list[float]:
@@ -163,10 +163,10 @@ def _moved_whole(base: Recording, variants: Sequence[Variant], layer: int) -> li
 
     for variant in variants:
         full_forward(base, variant, keep)
-    return [max(map(_moved, one, parts[0])) for one in parts]
+    return [max(map(moved_by, one, parts[0])) for one in parts]
 
 
-def _moved(changed: Tensor, expected: Tensor) -> float:
+def moved_by(changed: Tensor, expected: Tensor) -> float:
     """How far the row that moves most [..., d] moves, as a share of its length."""
     off = (changed.float() - expected.float()).norm(dim=-1) / expected.float().norm(dim=-1).clamp(min=1e-30)
     return float(off.max())
