@@ -73,17 +73,15 @@ def edge_sweep(
     refuse_under_edit(subject, "circuits of edges")
     require_no_gate_of_the_residual(subject, "circuits of edges")
     clean = recorded(subject, base, PARTS)
-    other = None if isinstance(donor, Written) else recorded(subject, donor, PARTS)
-    if other is not None:
-        same_layout(clean, other)
+    speaking = donor if isinstance(donor, Written) else recorded(subject, donor, PARTS)
+    if isinstance(speaking, Recording):
+        same_layout(clean, speaking)
     _require_plain(clean)
-    circuit = _Circuit(clean, other if isinstance(donor, Written) is False else donor)
+    circuit = _Circuit(clean, speaking)
     values = [measured(clean, circuit.resid(kept)[None], measure, budget)[0] for kept in circuits]
     none = clean_values(clean, measure)
     found = torch.stack(values) if values else none[None][:0]
-    donors = (
-        clean_values(other, measure) if other is not None else measured(clean, circuit.empty[None], measure, budget)[0]
-    )
+    donors = measured(clean, circuit.empty[None], measure, budget)[0]
     return Sweep(found, none, donor=donors, notes=cost_notes(subject, ""), axes=("circuit", "example"))
 
 
@@ -109,7 +107,7 @@ def silence(subject: Subject) -> Written:
 
 
 def _require_plain(base: Recording) -> None:
-    """UserError: what is neither head, MLP nor embedding writes to the residual stream, or layers cannot be replayed."""
+    """UserError: layers that cannot be replayed, or in which something else than heads and MLP writes."""
     subject, what = base.subject, "circuits of edges"
     if obstacle := obstacle_of(base):
         raise UserError(f"{what}: {subject.family}: {obstacle}")
@@ -133,8 +131,7 @@ def _said(run: Recording, where: Positions) -> Iterable[Float[Tensor, "writer b 
 class _Circuit:
     """The clean run at the rows that a donor can change, ready to be run again with some edges kept."""
 
-    def __init__(self, base: Recording, donor: Recording | Written | None) -> None:
-        assert donor is not None
+    def __init__(self, base: Recording, donor: Recording | Written) -> None:
         self.base, self.subject = base, base.subject
         self.where = diverging_positions(base, donor) if isinstance(donor, Recording) else base.everywhere
         self.donor = list(_said(donor, self.where)) if isinstance(donor, Recording) else _broadcast(donor)
