@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -90,9 +89,9 @@ def _areas(points: np.ndarray, groups: np.ndarray, name: str, common: int) -> pd
     def of(mean: np.ndarray) -> dict[str, float]:
         curve, found = mean[:-1] / mean[-1], {}
         if len(curve) == len(SHARES):
-            found = {key: value for key, value in areas(curve).items() if key.startswith(name)}
+            found = {key: value for key, value in metrics.circuit_areas(curve, SHARES).items() if key.startswith(name)}
         if common > 1:
-            short = areas(curve[:common], SHARES[:common])[name] / SHARES[common - 1]
+            short = metrics.circuit_areas(curve[:common], SHARES[:common])[name] / SHARES[common - 1]
             found[f"{name}, mean up to {SHARES[common - 1]:.0%}"] = short
         return found
 
@@ -100,20 +99,6 @@ def _areas(points: np.ndarray, groups: np.ndarray, name: str, common: int) -> pd
     bounds = dict(zip(("value", "lower", "upper"), found, strict=True))
     counts = {"n": len(groups), "n_groups": len(np.unique(groups)), "unit": "area"}
     return pd.DataFrame({"measure": list(of(points.mean(0))), **bounds} | counts)
-
-
-def areas(curve: np.ndarray, shares: Sequence[float] = SHARES) -> dict[str, float]:
-    """CPR ∫ f and CMD ∫ |1 − f| over the share kept, and both over log₁₀ of it from the first above 0 on, per decade.
-
-    curve: the faithfulness at each of `shares`, in order. Source: arXiv 2504.13151 (MIB), hannamw/MIB-circuit-track.
-    """
-    x, off = np.array(shares), np.abs(1 - curve)
-    log, there = np.log10(x[x > 0]), x > 0
-    found = {"CPR": float(np.trapezoid(curve, x)), "CMD": float(np.trapezoid(off, x))}
-    if len(log) < 2:
-        return found
-    per_decade = {n: np.trapezoid(y[there], log) / (log[-1] - log[0]) for n, y in (("CPR", curve), ("CMD", off))}
-    return found | {f"{name}, log axis": float(value) for name, value in per_decade.items()}
 
 
 def _effects(rows: Rows, how: How) -> pd.DataFrame:

@@ -23,6 +23,7 @@ from .alignment import (
 )
 from .attribution import Interaction, RouteShares, modality_interaction, occlusion_saliency, route_shares, strong_routes
 from .boxes import Box, BoxScores, adaptive_crop, box_scores, box_sums, map_scores
+from .circuits import MIB_SHARES, circuit_areas, edge_auroc, greedy_edges, pruned_edges, top_edges, top_nodes
 from .columns import are_hidden, attention_share, column_attention, column_sums, hidden_sinks
 from .divergence import head_divergence, reinforced_heads, total_divergence
 from .effects import normalized_effect, percent_change, top_heads

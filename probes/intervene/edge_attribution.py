@@ -35,6 +35,16 @@ if TYPE_CHECKING:
 BUDGET = 2**28
 
 
+BOTH_ENDS = (0.0, 1.0)  # "clean-corrupted" of hannamw/EAP-IG
+
+
+def official_points(steps: int) -> list[float]:
+    """Where hannamw/EAP-IG takes the gradients of EAP-IG: from the donor on, and never at the base. Rectangles: with
+    few steps farther from the integral than the midpoints.
+    """
+    return [1 - i / steps for i in range(steps)]
+
+
 class Writer(NamedTuple):
     """What writes into the residual stream: kind "embed" (layer −1), "head", "mixer" (in the place of heads) or "mlp";
     head is −1 but for heads.
@@ -60,6 +70,7 @@ def edge_attribution(
     *,
     measure: Measure,
     steps: int = 1,
+    shares: Sequence[float] | None = None,
     readers: Collection[Reader] | None = None,
     positions: Bool[Tensor, "b p"] | None = None,
 ) -> Edges:
@@ -67,7 +78,9 @@ def edge_attribution(
 
     Readers are the inputs (before the norm) of every head's query, of every KV head's key and value, of every mixer in
     the place of heads, of every MLP, and the final residual. readers: these alone; positions: what they read there
-    alone. Where a norm stands between heads and residual, each run's scale is held as it is. UserError: such a norm
+    alone. shares: where on the way from base (0) to donor (1) gradients are taken, by default in the middle of `steps`
+    equal parts (the base alone where that is 1); see `official_points`, `BOTH_ENDS`. Where a norm stands between heads
+    and residual, each run's scale is held as it is. UserError: such a norm
     behind an output bias, whose part would be nobody's; heads with a gate (GateError), whose reading is no edge; a
     mixer beside heads; an edit around it; a reader that does not exist; prompts of other lengths; fewer than one step.
     """
@@ -87,10 +100,11 @@ def edge_attribution(
     writers = list(every_writer(clean))
     total = torch.zeros(len(chosen), len(writers), len(clean.mask))
     with frozen_weights(subject.model):
-        for share in path_shares(steps):
+        points = path_shares(steps) if shares is None else shares
+        for share in points:
             _add_edges(total, clean, other, measure, share, chosen, clean.mask if positions is None else positions)
     before = _possible(subject, chosen, writers)
-    return Edges((total / steps).masked_fill(~before[..., None], torch.nan), chosen, writers)
+    return Edges((total / len(points)).masked_fill(~before[..., None], torch.nan), chosen, writers)
 
 
 def _add_edges(
@@ -126,6 +140,20 @@ def _add_edges(
 def possible_edges(base: Recording) -> Bool[Tensor, "reader writer"]:
     """Which of all writers every reader can hear."""
     return _possible(base.subject, list(every_reader(base)), list(every_writer(base)))
+
+
+def edge_owners(base: Recording) -> Bool[Tensor, "reader writer"]:
+    """Which writer's own reading every reader does: a shared key or value is several heads'; the output is nobody's."""
+    shared = base.subject.n_heads // max(1, max(record.value.shape[1] for record in base.layers))
+
+    def owns(reader: Reader, writer: Writer) -> bool:
+        if reader.layer != writer.layer:
+            return False
+        if reader.kind in ("k", "v"):
+            return writer.kind == "head" and writer.head // shared == reader.head
+        return writer.kind == {"q": "head"}.get(reader.kind, reader.kind) and writer.head == reader.head
+
+    return torch.tensor([[owns(reader, writer) for writer in every_writer(base)] for reader in every_reader(base)])
 
 
 def _possible(subject: Subject, readers: Sequence[Reader], writers: Sequence[Writer]) -> Bool[Tensor, "reader writer"]:

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from crosslens import capture
+from crosslens.analyses import metrics
 from crosslens.analyses.circuits import _curves, _faithfulness_tables, _positions, faithfulness
 from crosslens.analyses.common import controls
 from crosslens.analyses.common.agreement import agreement_table, recall
@@ -84,13 +85,10 @@ def test_a_planted_circuit_is_enough():
 
 
 def test_areas():
-    one = _faithfulness_tables.areas(np.ones(8))
+    one = metrics.circuit_areas(np.ones(8), _faithfulness_tables.SHARES)
     assert one == pytest.approx({"CPR": 1, "CMD": 0, "CPR, log axis": 1, "CMD, log axis": 0})
-    line = _faithfulness_tables.areas(np.array(_faithfulness_tables.SHARES))
+    line = metrics.circuit_areas(_faithfulness_tables.SHARES, _faithfulness_tables.SHARES)
     assert (line["CPR"], line["CMD"]) == pytest.approx((0.5, 0.5))
-
-
-MIB = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 def test_cpr_ranks_by_help_and_cmd_by_size():
@@ -105,11 +103,11 @@ def test_cpr_ranks_by_help_and_cmd_by_size():
         return np.array([sum(float(contributions[tuple(head)]) for head in heads[:count]) for count in counts]) / 4
 
     ours = _faithfulness_tables.head_counts(10)
-    assert _faithfulness_tables.areas(curve(helpful, ours))["CPR"] == pytest.approx(1.54375)
-    assert _faithfulness_tables.areas(curve(ranking, ours))["CMD"] == pytest.approx(0.24375)
-    theirs = [int(share * 10) for share in MIB]
-    assert _faithfulness_tables.areas(curve(helpful, theirs), MIB)["CPR"] == pytest.approx(1.54375)
-    assert _faithfulness_tables.areas(curve(ranking, theirs), MIB)["CMD"] == pytest.approx(0.24275)
+    assert metrics.circuit_areas(curve(helpful, ours), _faithfulness_tables.SHARES)["CPR"] == pytest.approx(1.54375)
+    assert metrics.circuit_areas(curve(ranking, ours), _faithfulness_tables.SHARES)["CMD"] == pytest.approx(0.24375)
+    theirs = [int(share * 10) for share in metrics.MIB_SHARES]
+    assert metrics.circuit_areas(curve(helpful, theirs), metrics.MIB_SHARES)["CPR"] == pytest.approx(1.54375)
+    assert metrics.circuit_areas(curve(ranking, theirs), metrics.MIB_SHARES)["CMD"] == pytest.approx(0.24275)
 
 
 def test_areas_stand_beside_a_control_over_the_same_shares():
