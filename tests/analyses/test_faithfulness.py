@@ -87,7 +87,7 @@ def test_a_planted_circuit_is_enough():
 def test_areas():
     one = metrics.circuit_areas(np.ones(8), _faithfulness_tables.SHARES)
     assert one == pytest.approx({"CPR": 1, "CMD": 0, "CPR, log axis": 1, "CMD, log axis": 0})
-    line = metrics.circuit_areas(_faithfulness_tables.SHARES, _faithfulness_tables.SHARES)
+    line = metrics.circuit_areas(np.array(_faithfulness_tables.SHARES), _faithfulness_tables.SHARES)
     assert (line["CPR"], line["CMD"]) == pytest.approx((0.5, 0.5))
 
 
