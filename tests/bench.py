@@ -41,6 +41,9 @@ from crosslens.analyses.neurons import neurons
 from crosslens.analyses.redundancy import redundancy
 from crosslens.analyses.repairs import repairs
 from crosslens.data.tasks import colored_objects, ioi, open_task, passages
+from crosslens.probes.intervene.attribution import frozen_weights
+from crosslens.probes.intervene.edge_ablation import edge_sweep
+from crosslens.probes.intervene.edge_attribution import edge_attribution, possible_edges
 from crosslens.probes.intervene.measures import logit_difference
 from crosslens.probes.intervene.paths import path_sweep
 from crosslens.probes.model.attention import NAME
@@ -401,6 +404,31 @@ def bench_paths() -> None:
         print(
             f"  × floor {ours / forward / floor:.2f} (limit 1.5); reference way {whole / ours:.0f} × as long (limit 50)"
         )
+
+
+def bench_edges() -> None:
+    """Every edge by five gradients, in pairs of a forward and a backward; a circuit of edges run for real."""
+    subject = load("smollm2", check=False)
+    batch = subject.batch(ioi.examples(16, tokenizer=subject.tokenizer), bos=ioi.BOS)
+    found = contrast(subject, batch)
+    asked: dict[str, Any] = {"measure": found.measure}
+    works = {
+        "a forward and a backward": partial(_with_backward, subject, batch),
+        "edge_attribution, 5 steps": partial(edge_attribution, subject, found.base, found.donor, **asked, steps=5),
+        "edge_sweep, 3 circuits": partial(
+            edge_sweep, subject, found.base, found.donor, [possible_edges(found.base).tril()] * 3, **asked
+        ),
+    }
+    pair, five, circuits = (np.median(t) for t in interleaved(works, min(ROUNDS, 5)).values())
+    print(f"  five steps × {five / pair:.1f} pairs (limit 12); a circuit × {circuits / 5 / pair:.2f} pairs, proofs too")
+
+
+def _with_backward(subject: Any, batch: Any) -> None:
+    """The gradient of all last logits at the embeddings, weights frozen."""
+    inputs = dict(batch.inputs)
+    embedded = subject.model.get_input_embeddings()(inputs.pop("input_ids")).detach().requires_grad_()
+    with frozen_weights(subject.model):
+        subject.model(inputs_embeds=embedded, use_cache=False, **inputs).logits[:, -1].sum().backward()
 
 
 def _path_floor(subject: Any, positions: int) -> float:

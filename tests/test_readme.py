@@ -80,7 +80,8 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.real
-def test_the_python_of_coming_from_runs(capsys):
+def test_the_python_of_coming_from_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     space: dict = {}
     for block in blocks("python", COMING_FROM):
         exec(block, space)
@@ -88,4 +89,5 @@ def test_the_python_of_coming_from_runs(capsys):
     assert pattern.shape[:2] == (len(batch.examples), subject.n_heads)
     assert space["sweep"].values.shape == (subject.n_layers, subject.n_heads, len(batch.examples))
     assert not space["without"].isnan().any()
+    assert space["alone"].values.shape == (1, len(batch.examples))
     assert len(space["at_image"]) == int(space["image"].sum()) > 0

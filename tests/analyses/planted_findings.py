@@ -29,6 +29,7 @@ from .claims import (
     crop_and_ask,
     dictionaries,
     directions,
+    edge_circuits,
     edges,
     experts,
     faithfulness,
@@ -70,11 +71,13 @@ OPTIONS: dict[str, Any] = {
     "logit_attribution": logit_attribution.Options(words=0),
     "probing": probing.OPTIONS,
     "directions": directions.OPTIONS,
+    "edge_circuits": edge_circuits.OPTIONS,
 }
 
 
 def learned(analysis: str) -> dict[str, Any]:
     known = {"edges": edges.LEARNED, "faithfulness": faithfulness.LEARNED, "neurons": neurons.LEARNED}
+    known |= {"edge_circuits": edge_circuits.LEARNED}
     return (known | {"dictionaries": dictionaries.LEARNED}).get(analysis, {})
 
 
@@ -108,6 +111,13 @@ def of_faithfulness(kind: str) -> Tables:
     effects = np.random.default_rng(1).normal(0, 0.1, (len(rows.examples), 5)) - 3 * (np.arange(5) == 2)
     rows.values["position|mlp_out|subject"] = effects
     return faithfulness.made(at_chance(rows) if kind == "chance" else rows)
+
+
+@cache
+def of_edge_circuits(kind: str) -> Tables:
+    fewer = {"own": 0.3, "one": 0.3, "helpful": 0.4, "random": 0.45}
+    rows = edge_circuits.rows(**fewer) if kind == "null" else edge_circuits.rows()
+    return edge_circuits.made(at_chance(rows) if kind == "chance" else rows)
 
 
 @cache
@@ -238,6 +248,14 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "again": case(partial(of_edges, ""), "The strongest edges are the task's", FOUND),
         "luck": case(partial(of_edges, "null"), "leads where edges were chosen", OPEN),
         "at chance": case(partial(of_edges, "chance"), "which edges carry the task", UNTESTABLE),
+    },
+    "edge_circuits": {
+        "few": case(partial(of_edge_circuits, ""), "5 % of the edges do", FOUND),
+        "five": case(partial(of_edge_circuits, ""), "Five gradients find more faithful circuits", FOUND),
+        "helpful": case(partial(of_edge_circuits, ""), "do more than the whole model", FOUND),
+        "any edges": case(partial(of_edge_circuits, "null"), "which is not more than", OPEN),
+        "one is enough": case(partial(of_edge_circuits, "null"), "are not shown to find more faithful", OPEN),
+        "at chance": case(partial(of_edge_circuits, "chance"), "what few edges do alone", UNTESTABLE),
     },
     "faithfulness": {
         "a tenth": case(partial(of_faithfulness, ""), "A tenth of the heads does", FOUND),

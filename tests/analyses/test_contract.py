@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from crosslens import analyses
 from crosslens.analyses.attention import sinks
-from crosslens.analyses.circuits import circuits, edges, faithfulness, overlap
+from crosslens.analyses.circuits import circuits, edge_circuits, edges, faithfulness, overlap
 from crosslens.analyses.common import claims
 from crosslens.analyses.contract import check, open_analysis
 from crosslens.data.errors import NothingToMeasure, UserError
@@ -122,6 +122,7 @@ def test_a_page_says_that_its_task_has_no_groups_to_spare(tmp_path):
         (circuits, circuits.Options()),
         (edges, edges.Options(strongest=3)),
         (faithfulness, faithfulness.Options()),
+        (edge_circuits, edge_circuits.Options()),
         (sinks, sinks.Options(min_abs=0.1, min_ratio=1.5)),
     ],
 )

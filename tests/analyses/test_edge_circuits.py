@@ -1,0 +1,212 @@
+"""`edge_circuits`: a circuit built by hand is found and does the task alone; files of circuits; bad input."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from crosslens.analyses import metrics
+from crosslens.analyses.circuits import _edge_levels, edge_circuits
+from crosslens.analyses.circuits._edge_levels import (
+    HELP,
+    NEVER,
+    SHARES,
+    SIZE,
+    circuits_of,
+    graph_of,
+    levels_of,
+    pack,
+    save_circuit,
+    shuffled_levels,
+    unpack,
+)
+from crosslens.analyses.common.agreement import FIVE
+from crosslens.data.errors import UserError
+from crosslens.probes.intervene.edge_ablation import edge_sweep
+from crosslens.probes.intervene.edge_attribution import edge_attribution
+from crosslens.probes.intervene.edge_files import load_edges, save_edges
+from crosslens.probes.intervene.measures import logit_difference
+from crosslens.probes.intervene.recording import record
+from crosslens.probes.runs.run import Settings, run
+
+from ..helpers import contrasts, planted, tiny
+
+SITES = ("z", "mlp_out")
+BUILT = (  # of the planted induction model: reader, writer
+    (("q", 0, 0), ("embed", -1, -1)),
+    (("k", 0, 0), ("embed", -1, -1)),
+    (("v", 0, 0), ("embed", -1, -1)),
+    (("q", 1, 0), ("embed", -1, -1)),
+    (("k", 1, 0), ("head", 0, 0)),
+    (("v", 1, 0), ("embed", -1, -1)),
+    (("final", 2, -1), ("head", 1, 0)),
+)
+
+
+def analyse(out, make=contrasts.four_groups, **options):
+    analyses = {"edge_circuits": (edge_circuits, edge_circuits.Options(**options))}
+    (directory,) = run(tiny.subject(), contrasts.task(make), analyses, Settings(limit=8, out=out))
+    tables = {p.stem: pd.read_parquet(p) for p in (directory / "tables").glob("*.parquet")}
+    return tables, json.loads((directory / "record.json").read_text())
+
+
+def planted_runs(found=True):
+    subject = planted.induction_model(planted=found)
+    base, donor, answers, others = planted.prompts()
+    runs = [record(subject, one, SITES) for one in (base, donor)]
+    return subject, runs, logit_difference(answers, others)
+
+
+def built(graph):
+    truth = torch.zeros_like(graph.possible)
+    for reader, writer in BUILT:
+        truth[[tuple(r) for r in graph.readers].index(reader), [tuple(w) for w in graph.writers].index(writer)] = True
+    return truth
+
+
+def test_the_built_circuit_does_the_task_and_the_twin_has_none():
+    subject, (base, donor), measure = planted_runs()
+    graph = graph_of(base)
+    truth = built(graph)
+    random = [shuffled_levels(truth.to(torch.uint8).sub(1), graph, draw) for draw in range(4)]  # 0 and 255
+    sweep = edge_sweep(subject, base, donor, [truth, *(one == 0 for one in random)], measure=measure)
+    span = (sweep.clean - sweep.donor).mean()
+    faithful = (sweep.values - sweep.donor).mean(1) / span
+    assert faithful[0] == pytest.approx(1, abs=0.02)
+    assert min(faithful[1:]) < 0.5
+    for edge in truth.nonzero().tolist():  # and every edge of it is needed
+        less = truth.clone()
+        less[tuple(edge)] = False
+        lost = edge_sweep(subject, base, donor, [less], measure=measure)
+        if edge[0] != [tuple(r) for r in graph.readers].index(("q", 0, 0)):  # places are the same in both runs
+            assert ((lost.values[0] - sweep.donor).mean() / span) < 0.9 or edge[1] == 0, edge
+    _, (base, donor), _ = planted_runs(found=False)
+    assert (measure(base.logits, torch.arange(6)) - measure(donor.logits, torch.arange(6))).abs().max() < 0.1
+
+
+def test_gradients_find_the_built_circuit():
+    subject, (base, donor), measure = planted_runs()
+    graph = graph_of(base)
+    exact = torch.full(graph.possible.shape, torch.nan)
+    for reader, writer in graph.possible.nonzero().tolist():
+        kept = graph.possible.clone()
+        kept[reader, writer] = False
+        sweep = edge_sweep(subject, base, donor, [kept], measure=measure)
+        exact[reader, writer] = (sweep.values[0] - sweep.clean).mean()
+    matters = exact.nan_to_num().abs() > 0.2
+    assert 3 <= matters.sum() <= len(BUILT)
+    assert not (matters & ~built(graph)).any()
+    edges = edge_attribution(subject, base, donor, measure=measure, steps=20)
+    assert metrics.edge_auroc(edges.values.mean(-1), matters) > 0.95
+    assert metrics.edge_auroc(exact, matters) == 1.0
+
+
+def test_levels_grow_and_are_kept_in_a_short_text():
+    _, (base, _), _ = planted_runs()
+    graph = graph_of(base)
+    effects = torch.randn(graph.possible.shape, generator=torch.Generator().manual_seed(0))
+    effects = effects.masked_fill(~graph.possible, torch.nan)
+    for choice in ("top", "greedy"):
+        for ranking in (HELP, SIZE):
+            levels = levels_of(effects, graph, ranking, "edge", choice)
+            assert torch.equal(unpack(pack(levels), levels.shape), levels)
+            assert (levels[~graph.possible] == NEVER).all()
+            assert torch.equal(levels <= len(SHARES) - 1, graph.possible)
+            pick = metrics.top_edges if choice == "top" else metrics.greedy_edges
+            for circuit, share in zip(circuits_of(levels), SHARES, strict=False):
+                count = int(share * int(graph.possible.sum()))
+                assert torch.equal(circuit, pick(-effects, graph.owners, count, ranking == SIZE))
+    nodes = levels_of(effects, graph, SIZE, "node", "top")
+    assert torch.equal(nodes <= len(SHARES) - 1, graph.possible)
+    with pytest.raises(UserError, match="the model has"):
+        unpack(pack(levels), (3, 3))
+
+
+def test_shuffled_circuits_keep_the_layers_of_their_edges():
+    _, (base, _), _ = planted_runs()
+    graph = graph_of(base)
+    levels = torch.where(graph.possible, torch.arange(graph.possible.numel()).view_as(graph.possible) % 9, NEVER)
+    mixed = shuffled_levels(levels.to(torch.uint8), graph, 0)
+    assert not torch.equal(mixed, levels)
+    assert torch.equal(mixed.sort().values.sum(), levels.sort().values.sum())
+    readers = torch.tensor([reader.layer for reader in graph.readers])
+    for layer in readers.unique():
+        before, after = (one[readers == layer].flatten().sort().values for one in (levels, mixed.long()))
+        assert torch.equal(before, after)
+
+
+def test_a_whole_run_and_its_ends(tmp_path):
+    found, written = analyse(tmp_path)
+    curve = found.get("curve")
+    kept = found["kept"].query("measure == 'edges' and method == '5 steps'")
+    assert kept["value"].is_monotonic_increasing or set(kept["ranking"]) == {HELP, SIZE}
+    assert set(found["nodes"]["value"]) <= set(SHARES)
+    assert written["fitted"]["selected_on"]
+    if curve is not None:
+        whole = curve[curve["share"] == 1.0]["value"]
+        np.testing.assert_allclose(whole, 1.0, atol=1e-6)
+    assert set(found["tested"]["claim"]) == {"few edges", "five gradients", "helpful edges"}
+
+
+@pytest.mark.parametrize(
+    "options", [{"ablated": "mean"}, {"ablated": "nothing"}, {"level": "node"}, {"choice": "greedy"}]
+)
+def test_other_circuits_run(tmp_path, options):
+    found, _ = analyse(tmp_path, **options)
+    assert len(found["kept"])
+
+
+def test_files_of_circuits_go_out_and_in(tmp_path):
+    subject = tiny.subject()  # two heads share a key
+    batch = subject.batch(contrasts.examples(4, tokenizer=None))
+    base = record(subject, batch, SITES)
+    graph = graph_of(base)
+    scores = torch.randn(graph.possible.shape, generator=torch.Generator().manual_seed(0))
+    kept = graph.possible & (scores > 0.5)
+    save_edges(tmp_path / "circuit.json", base, scores, kept)
+    found = json.loads((tmp_path / "circuit.json").read_text())
+    heads, layers = subject.n_heads, subject.n_layers
+    whole = sum((1 + i * (heads + 1)) * 3 * heads + 1 + i * (heads + 1) + heads for i in range(layers)) + 1
+    assert len(found["edges"]) == whole + layers * (heads + 1)  # as EAP-IG counts them, keys and values by query head
+    assert set(found["cfg"]) == {"n_layers", "n_heads", "parallel_attn_mlp", "d_model"}
+    again, same = load_edges(tmp_path / "circuit.json", base)
+    assert torch.equal(same, kept)
+    shared = torch.tensor([heads // base.layers[0].value.shape[1] if r.kind in "kv" else 1 for r in graph.readers])
+    torch.testing.assert_close(
+        again, (scores * shared[:, None]).masked_fill(~graph.possible, torch.nan), equal_nan=True
+    )
+    given, written = analyse(tmp_path / "run", circuit=str(tmp_path / "circuit.json"))
+    assert "the given circuit" in set(given["kept"]["method"])
+    learned = edge_circuits.Learned(**{name: written["fitted"][name] for name in edge_circuits.Learned._fields})
+    name = f"{FIVE}|{SIZE}"
+    save_circuit(tmp_path / "own.json", subject, batch, learned, name, 0.1)
+    _, own = load_edges(tmp_path / "own.json", base)
+    assert torch.equal(own, unpack(learned.levels[name], own.shape) <= SHARES.index(0.1))
+    with pytest.raises(UserError, match="no circuit"):
+        save_circuit(tmp_path / "own.json", subject, batch, learned, name, 0.11)
+
+
+def test_bad_input_is_one_line(tmp_path):
+    subject, (base, _), _ = planted_runs()
+    save_edges(tmp_path / "other.json", base, torch.zeros(graph_of(base).possible.shape), graph_of(base).possible)
+    tiny_base = record(tiny.subject(), tiny.subject().batch(contrasts.examples(2, tokenizer=None)), SITES)
+    with pytest.raises(UserError, match="another model"):
+        load_edges(tmp_path / "other.json", tiny_base)
+    (tmp_path / "text.json").write_text("[1]")
+    (tmp_path / "few.json").write_text(json.dumps(json.loads((tmp_path / "other.json").read_text()) | {"edges": {}}))
+    for name, said in (("none", "cannot read"), ("text", "no circuit"), ("few", "no edge")):
+        with pytest.raises(UserError, match=said):
+            load_edges(tmp_path / f"{name}.json", base)
+    for options in (
+        {"level": "neuron"},
+        {"choice": "best"},
+        {"ablated": "noise"},
+        {"level": "node", "choice": "greedy"},
+    ):
+        with pytest.raises(UserError, match="edge_circuits"):
+            analyse(tmp_path, **options)
+    assert _edge_levels.LEVELS == ("edge", "node")
+    assert subject.n_layers == 2
