@@ -22,7 +22,13 @@ from ..common.tested import nothing, number, share_above
 EXACT, DIRECT, MOVERS = "patched at the last position", "path to the output", "path to the movers' queries"
 
 
-STAGES = (EXACT, DIRECT, MOVERS)
+VALUES, KEYS_VALUES = "path to the inhibition heads' values", "path to the induction heads' keys and values"
+
+
+STAGES = (EXACT, DIRECT, MOVERS, VALUES, KEYS_VALUES)
+
+
+LEARNED = STAGES[2:]  # their receivers were chosen on some groups
 
 
 LOGITS, ATTENTION = "direct logit attribution", "attention on "
@@ -47,8 +53,8 @@ def _names(rows: Rows, part: str) -> list[str]:
 
 
 def _of(rows: Rows, measure: str, how: How) -> Rows:
-    """The rows that a measure of heads is over: what the movers hear is not measured where they were chosen."""
-    return rows.where(measured(rows.examples["group"], how.learned.selected_on)) if measure == MOVERS else rows
+    """The rows that a measure of heads is over: what receivers hear is not measured where they were chosen."""
+    return rows.where(measured(rows.examples["group"], how.learned.selected_on)) if measure in LEARNED else rows
 
 
 def _all_effects(rows: Rows, how: How) -> pd.DataFrame:

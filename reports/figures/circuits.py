@@ -11,7 +11,13 @@ from .signs import ATTENTION, helps, turned
 from .signs import WRITTEN as LOGITS
 from .views import unclear
 
-STAGES = ("patched at the last position", "path to the output", "path to the movers' queries")
+STAGES = (
+    "patched at the last position",
+    "path to the output",
+    "path to the movers' queries",
+    "path to the inhibition heads' values",
+    "path to the induction heads' keys and values",
+)
 ESTIMATES = ("1 step", "5 steps")
 CHECKS = "checks"
 
@@ -147,7 +153,9 @@ FIGURES = [
         maps,
         "Fall of the answer's lead (logit of the answer − logit of the wrong one) when one head's output at the last "
         "position is that of the twin prompt; the buttons: its whole output, then only its path to the output, and to "
-        "the queries of the movers (the heads with the strongest path to the output), all other heads held.",
+        "the queries of the movers (the heads with the strongest path to the output), all other heads held; where "
+        "asked for (--circuits.further) also to the values of the inhibition heads (those that the movers' queries "
+        "hear) and to the keys and values of the induction heads (those that these values hear).",
         SIGN,
         select=heads_of("head", *STAGES),
         grey="Grey: chance alone shows as much among all heads of the map (p > 0.05).",

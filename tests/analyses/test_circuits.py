@@ -92,6 +92,38 @@ def test_movers_are_learned_elsewhere_and_are_the_receivers(found, tmp_path):
     assert set(effects["n"]) == {len(examples)}, "what the movers hear is not measured on the groups that chose them"
 
 
+def test_stages_farther_back_hear_what_the_stage_before_chose(tmp_path):
+    """The receivers are the strongest senders of the stage before, by the sweep itself; and only where asked for."""
+    subject, options = tiny.subject(), circuits.Options(movers=8, heads=((2, 0), (2, 1)), further=True, steps=False)
+    made = {"circuits": (circuits, options)}
+    (directory,) = run(subject, contrasts.task(), made, Settings(limit=8, out=tmp_path))
+    tables = {p.stem: pd.read_parquet(p) for p in (directory / "tables").glob("*.parquet")}
+    held_out = contrasts.task().held_out(subject.tokenizer, 32, 0, contrasts.examples(8, tokenizer=None))
+    learned = circuits.fit(subject, [subject.batch(held_out)], options)
+    chosen = subject.batch([e for e in held_out if e.group in learned.selected_on])
+    asked = [e for e in contrasts.examples(8, tokenizer=None) if e.group not in learned.selected_on]
+    batch, receivers = subject.batch(asked), [Receiver(layer, head, "q") for layer, head in learned.heads if layer]
+    expected = [list(h) for h in top(swept(subject, chosen, receivers, at_last=True), 8)]
+    assert learned.inhibition == expected
+    through = [Receiver(layer, head, "v") for layer, head in learned.inhibition if layer]
+    assert through, "the movers hear a head that can hear one itself"
+    effects = swept(subject, batch, through).flatten().numpy()
+    np.testing.assert_allclose(values(tables, _circuit_tables.VALUES), effects, atol=1e-5)
+    assert set(tables["effects"].query("measure == @_circuit_tables.VALUES")["n"]) == {len(asked)}
+    assert circuits.fit(subject, [subject.batch(held_out)], circuits.Options(movers=2)).inhibition == ()
+
+
+def swept(subject, batch, receivers, at_last=False):
+    """The mean effect of every head on the path to some receivers."""
+    measure, twins = logit_difference(batch.answers, batch.wrong), corrupt_twins(subject, batch)
+    positions = batch.final if at_last else None
+    return path_sweep(subject, batch, twins, receivers, positions=positions, measure=measure).effects.mean(0)
+
+
+def top(effects, count):
+    return [head for head in metrics.top_heads(effects, 1.0)[:count] if effects[head] != 0]
+
+
 @pytest.mark.parametrize("settings", [{"size": 1}, {"size": 3, "padding": "left"}])
 def test_batches_and_padding_change_nothing(found, tmp_path, settings):
     other = analyse(tmp_path, **settings)
