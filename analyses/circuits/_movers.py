@@ -1,4 +1,4 @@
-"""The movers, the heads that they hear, and so on back: each stage's heads are the receivers of the next one's paths."""
+"""The movers, the heads that they hear, and so on back: a stage's heads are the receivers of the next one's paths."""
 
 from __future__ import annotations
 
@@ -28,23 +28,31 @@ def movers(subject: Any, batches: Sequence[Batch], count: int) -> list[list[int]
 
 
 def heard_by(
-    subject: Any, batches: Sequence[Batch], receivers: Sequence[Receiver], count: int, *, at_last: bool
+    subject: Any,
+    batches: Sequence[Batch],
+    receivers: Sequence[Receiver],
+    count: int,
+    *,
+    at_last: bool,
+    helping: bool = False,
 ) -> list[list[int]]:
     """The heads of largest |effect| on the path to some receivers, as [layer, head]; none without receivers.
 
-    at_last: whether the receivers are changed at the last position alone, else at every one.
+    at_last: whether the receivers are changed at the last position alone, else at every one. helping: only heads
+    that the answer loses by.
     """
     effects = []
     for batch in batches if receivers else ():
         found = contrast(subject, batch)
         both = {"measure": found.measure, "positions": found.base.final if at_last else None}
         effects.append(path_sweep(subject, found.base, found.donor, receivers, **both).effects)
-    return _strongest(torch.cat(effects), count) if effects else []
+    return _strongest(torch.cat(effects), count, helping) if effects else []
 
 
-def _strongest(effects: torch.Tensor, count: int) -> list[list[int]]:
+def _strongest(effects: torch.Tensor, count: int, helping: bool = False) -> list[list[int]]:
     """Those that do anything: a head behind all receivers is heard by none."""
     mean = effects.mean(0)
+    mean = mean.clamp(max=0) if helping else mean
     return [list(head) for head in metrics.top_heads(mean, 1.0)[:count] if mean[head] != 0]
 
 

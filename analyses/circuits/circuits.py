@@ -4,7 +4,8 @@ Every head's and MLP's output at the last position is replaced by the one of the
 path from a head to the final residual, and to the queries of the heads that write the answer (movers), with all other
 heads frozen. Beside them: direct logit attribution, attention of the last position to named tokens, and how well
 gradient estimates agree with the exact effects. Where asked for, two stages farther back: paths to the values of the
-heads that the movers hear, and to the keys and values of the heads that those hear. Heads are chosen on one half of the groups and measured on the other.
+heads that the movers hear, and to the keys and values of the heads that those hear. Heads are chosen on one half of the
+groups and measured on the other.
 
 Tables: task, effects, circuit, agreement, stability, tested.
 """

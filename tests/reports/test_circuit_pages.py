@@ -53,7 +53,7 @@ FIGURES = {
     "circuits": ["effects", "task", "circuit", "attention", "writing", "mlps", "estimates", "agreement", "halves"],
     "faithfulness": ["logits", "task", "effects", "estimates", "agreement", "places", "head-places"],
     "edges": ["into", "strongest", "estimates", "agreement", "task"],
-    "steering": ["repair", "gain"],
+    "steering": ["repair", "gain", "silent", "looks"],
     "overlap": [
         "overlap",
         "maps-1",
