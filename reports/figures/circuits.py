@@ -46,6 +46,13 @@ def maps(rows: pd.DataFrame, _: Tables) -> go.Figure:
     return head_map(unclear(helps(rows)), signed=True, view="measure", unit="logits")
 
 
+def needed(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    """The share held by the strongest heads, by how many they are."""
+    rows = rows.assign(series="the strongest heads")
+    figure = lines(rows, "share", by="series", y_title="share of the summed |effect|", reference=[(0.9, "", "")])
+    return figure.update_xaxes(title_text="share of all heads", tickformat=".0%", range=[0, 0.52])
+
+
 def task(rows: pd.DataFrame, _: Tables) -> go.Figure:
     return dots(rows.assign(scale=rows["unit"].replace({"share": "share of prompts"})), "measure", panel="scale")
 
@@ -160,6 +167,22 @@ FIGURES = [
         select=heads_of("head", *STAGES),
         grey="Grey: chance alone shows as much among all heads of the map (p > 0.05).",
         claims=("sparse",),
+    ),
+    Drawing(
+        "needed",
+        "needed",
+        {},
+        "How few heads hold most of the effect?",
+        needed,
+        "Share of the summed |effect| at the last position that the strongest heads hold, by how many they are of all "
+        "heads. Heads and the sign of each come from one half of the groups, effects from the other.",
+        "Where the line crosses 0.9, so many heads hold nine tenths of the effect. Far above the dotted line: they "
+        "hold more than others of their layers. Above 1: the rest works the other way.",
+        "how few",
+        "Bands",
+        "Dotted",
+        select=first_condition,
+        claims=("nine tenths",),
     ),
     Drawing(
         "circuit",

@@ -12,6 +12,7 @@ from crosslens import capture
 from crosslens.analyses import metrics
 from crosslens.analyses.circuits import _circuit_tables, circuits
 from crosslens.analyses.common.claims import HOLDS, UNTESTABLE
+from crosslens.analyses.common.selection import halves
 from crosslens.data.errors import UserError
 from crosslens.probes.intervene.measures import logit_difference
 from crosslens.probes.intervene.patching import patch_sweep
@@ -150,6 +151,21 @@ def test_an_unsolved_task_is_said_to_be_and_nothing_is_divided(tmp_path):
     for name in ("sparse", "movers", "gradients"):
         assert claims.loc[name, "verdict"] == UNTESTABLE
         assert "not solved" in claims.loc[name, "numbers"]
+
+
+def test_what_few_heads_hold_grows_to_everything():
+    """By hand: heads and signs of one half, effects of the other; all heads together hold all of it."""
+    rows = claims_of.rows()
+    table = tables_from(circuits, rows)["needed"]
+    own = table[table["control"] == ""].set_index("share")["value"]
+    assert own[1.0] == pytest.approx(1.0)
+    chosen, other = halves(rows.examples["group"])
+    effects = rows[f"head|{_circuit_tables.EXACT}"]
+    first = effects[chosen].mean(0)
+    turned = (effects[other] * np.sign(first)).mean(0)
+    best = np.argsort(-np.abs(first), axis=None)[:4]
+    assert own[0.1] == pytest.approx(turned.ravel()[best].sum() / turned.sum())
+    assert table[table["control"] != ""].set_index("share")["value"][0.05] < 0.2 < own[0.05]
 
 
 def test_normalized_is_the_public_metric():
