@@ -25,7 +25,9 @@ from crosslens.reports.figures import overlap as report_overlap
 from crosslens.reports.pages import build, page
 from crosslens.reports.pages.runs import read_run
 
+from ..analyses.claims import circuits as claims_of
 from ..helpers import contrasts, tiny
+from ..helpers.makers import tables_from
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +109,9 @@ def test_pages_say_what_the_analyses_wrote():
     assert tuple(agreement.ESTIMATES) == report_circuits.ESTIMATES
     assert report_overlap.MATRIX == _overlap_tables.CLAIMED
     assert (report_edges.EXACT, report_faithfulness.EXACT) == (_edge_names.EXACT, _faithfulness_tables.EXACT)
+
+
+def test_how_few_heads_is_drawn_where_the_halves_agree():
+    tables = tables_from(circuits, claims_of.rows())
+    figure = report_circuits.figures(tables)["needed"]
+    assert [trace for trace in figure.data if len(trace.x)], "the strongest heads and random ones over their share"
