@@ -15,14 +15,21 @@ from ..common import stats
 from ..common.agreement import agreement_table, five_over_one
 from ..common.contrast import apart, task_table, unsolved
 from ..common.controls import HEADS, Head
-from ..common.frames import head_axes, of_heads, summarise
+from ..common.frames import head_axes, summarise
 from ..common.selection import at, at_random, halves, measured
 from ..common.tested import nothing, number, share_above
+from ._held import held_by, needed
 
 EXACT, DIRECT, MOVERS = "patched at the last position", "path to the output", "path to the movers' queries"
 
 
-STAGES = (EXACT, DIRECT, MOVERS)
+VALUES, KEYS_VALUES = "path to the inhibition heads' values", "path to the induction heads' keys and values"
+
+
+STAGES = (EXACT, DIRECT, MOVERS, VALUES, KEYS_VALUES)
+
+
+LEARNED = STAGES[2:]  # their receivers were chosen on some groups
 
 
 LOGITS, ATTENTION = "direct logit attribution", "attention on "
@@ -31,7 +38,7 @@ LOGITS, ATTENTION = "direct logit attribution", "attention on "
 UNNAMED = "not testable"  # a head that attends to the answer, of which nobody knows what it writes
 
 
-SPARSE = 0.02
+SPARSE, NINE_TENTHS = 0.02, 0.05  # the shares of heads that claims are about
 
 
 # The marks of the tasks that hold the answer's token, and those of the option that is wrong (where the answer is marked
@@ -47,8 +54,8 @@ def _names(rows: Rows, part: str) -> list[str]:
 
 
 def _of(rows: Rows, measure: str, how: How) -> Rows:
-    """The rows that a measure of heads is over: what the movers hear is not measured where they were chosen."""
-    return rows.where(measured(rows.examples["group"], how.learned.selected_on)) if measure == MOVERS else rows
+    """The rows that a measure of heads is over: what receivers hear is not measured where they were chosen."""
+    return rows.where(measured(rows.examples["group"], how.learned.selected_on)) if measure in LEARNED else rows
 
 
 def _all_effects(rows: Rows, how: How) -> pd.DataFrame:
@@ -152,7 +159,9 @@ def _tested(rows: Rows, how: How) -> pd.DataFrame:
     frames = [
         share_above("solved", rows["right"], rows["guessing"], groups),
         number("twins differ", rows["clean"] - rows["donor"], groups, "logits"),
-        *(_sparse(rows, how, reason) + _movers(rows, how, reason)),
+        *held_by("sparse", SPARSE, rows, how, f"head|{EXACT}", reason),
+        *held_by("nine tenths", NINE_TENTHS, rows, how, f"head|{EXACT}", reason),
+        *_movers(rows, how, reason),
     ]
     if (gain := five_over_one(rows, EXACT)) is not None:
         frames.append(pd.DataFrame([gain | {"claim": "gradients", "than": "", "untestable": reason}]))
@@ -161,24 +170,9 @@ def _tested(rows: Rows, how: How) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def _sparse(rows: Rows, how: How, reason: str) -> list[pd.DataFrame]:
-    """The top heads' share in Σ |effect|: each head's sign is the choosing half's, its effect the other's, so that
-    noise adds nothing; and the same minus that of random heads of their layers.
-    """
-    chosen, other = halves(rows.examples["group"], how.learned.selected_on)
-    if not chosen.any():
-        return [nothing("sparse", "one group cannot be halved")]
-    values, groups = rows[f"head|{EXACT}"], rows.examples["group"][other]
-    first = values[chosen].mean(0)
-    turned = values[other] * np.sign(first)
-    top, whole = metrics.top_heads(torch.tensor(first), SPARSE), of_heads(turned).sum((1, 2))
-    if not apart(whole, groups):
-        return [nothing("sparse", reason or "the two halves of the groups do not agree on any effect")]
-    own, drawn = at(turned, top).sum(1), at_random(turned, top).sum(1)
-    both = {"denominators": whole, "untestable": reason}
-    unit = "share of the summed |effect|"
-    margin = number("sparse", own - drawn, groups, unit, than=HEADS, **both)
-    return [number("sparse", own, groups, unit, **both), margin]
+def _needed(rows: Rows, how: How) -> pd.DataFrame | None:
+    """What the strongest heads hold, by how many they are."""
+    return needed(rows, how, f"head|{EXACT}")
 
 
 def _movers(rows: Rows, how: How, reason: str) -> list[pd.DataFrame]:
@@ -201,6 +195,7 @@ TABLES = {
     "task": (task_table, ("measure",)),
     "effects": (_all_effects, ("part", "measure", "p_value", "normalized")),
     "circuit": (_circuit, ("measure", "stage", "rank", "name", "chosen_on")),
+    "needed": (_needed, ("share", "heads")),
     "agreement": (_agreement, ("part", "estimate", "measure")),
     "stability": (_stability, ("half", "measure", "reliability")),
     "tested": (_tested, ("claim", "than", "untestable")),

@@ -12,6 +12,8 @@ from ..common.controls import HEADS
 from ..common.frames import joined, summarise
 from ..common.selection import measured_rows
 from ..common.tested import number
+from ._gatherer_tables import TABLES as BESIDE
+from ._gatherer_tables import tested_beside
 
 TOKENS = "random other tokens"
 
@@ -91,11 +93,12 @@ def _tested(rows: Rows, how: How) -> pd.DataFrame:
             gap = own[:, place] - other[:, place]
             control = "" if than == "nothing steered" else than
             frames.append(number(name, gap, groups, "gain in accuracy", than=control, untestable=reason))
-    return pd.concat(frames, ignore_index=True)
+    return pd.concat([*frames, *tested_beside(rows)], ignore_index=True)
 
 
 TABLES = {
     "repair": (_repair, ("set", "draws", "measure")),
     "gain": (_gain, ("set", "than", "beats", "measure")),
+    **BESIDE,
     "tested": (_tested, ("claim", "than", "untestable")),
 }

@@ -3,9 +3,11 @@
 Every head's and MLP's output at the last position is replaced by the one of the corrupt twin, exactly; then only the
 path from a head to the final residual, and to the queries of the heads that write the answer (movers), with all other
 heads frozen. Beside them: direct logit attribution, attention of the last position to named tokens, and how well
-gradient estimates agree with the exact effects. Heads are chosen on one half of the groups and measured on the other.
+gradient estimates agree with the exact effects. Where asked for, two stages farther back: paths to the values of the
+heads that the movers hear, and to the keys and values of the heads that those hear. Heads are chosen on one half of the
+groups and measured on the other.
 
-Tables: task, effects, circuit, agreement, stability, tested.
+Tables: task, effects, circuit, needed, agreement, stability, tested.
 """
 
 from __future__ import annotations
@@ -31,12 +33,12 @@ from ..common.contrast import PARTS, contrast, task_rows
 from ..common.selection import chosen_half
 from ..common.tested import judged
 from ._circuit_findings import findings
-from ._circuit_tables import ATTENTION, DIRECT, EXACT, LOGITS, MOVERS, TABLES
-from ._movers import listed, movers, queries_of
+from ._circuit_tables import ATTENTION, DIRECT, EXACT, KEYS_VALUES, LOGITS, MOVERS, TABLES, VALUES
+from ._movers import heard_by, listed, movers, parts_of, queries_of
 
 __all__ = ["TABLES", "claims", "findings"]
 
-VERSION = 4
+VERSION = 5
 QUESTION = "Which heads and MLPs carry the task, and what does each of them do?"
 PAPER = "arXiv 2310.08744 (circuit component reuse), arXiv 2211.00593 (path patching)"
 FIT_EXAMPLES = 32
@@ -60,6 +62,13 @@ CLAIMS = (
         1 / 3,
     ),
     Statement(
+        "nine tenths",
+        "Nine tenths of the effect lie in few heads: the top 5 % hold more than 0.9 of the summed |effect| at the last "
+        "position (heads and signs from one half of the groups, the share from the other).",
+        "arXiv 2409.01659 (arithmetic), in its manner",
+        0.9,
+    ),
+    Statement(
         "movers",
         "The heads that write the answer attend to it: those of the circuit that help on the path to the output put "
         "more than 0.2 of the last position's attention on the answer's token.",
@@ -81,7 +90,9 @@ class Options:
     mover_attention, inhibition_attention: a head of the circuit is named by what the last position attends to in it:
     mover or negative mover from this share on the answer's token, inhibition head from this share on the wrong
     option's. heads: the movers, (layer, head); found on held-out examples where None. steps: whether gradients are
-    asked too.
+    asked too. further: whether the two stages behind the movers' queries are measured too: the path to the values of
+    the inhibition heads (those that the movers' queries hear) and to the keys and values of the induction heads (those
+    that these values hear). It takes several times as long.
     """
 
     share: float = 0.02
@@ -90,13 +101,18 @@ class Options:
     inhibition_attention: float = 0.2
     heads: tuple[tuple[int, int], ...] | None = None
     steps: bool = True
+    further: bool = False
 
 
 class Learned(NamedTuple):
-    """heads: the movers, (layer, head); selected_on: the groups that they come from, none where they were given."""
+    """heads: the movers, (layer, head); selected_on: the groups that they come from, none where they were given.
+    inhibition, induction: as many heads that they hear, and that those hear; where the stages are asked for.
+    """
 
     heads: Sequence[Sequence[int]] = ()
     selected_on: Sequence[str] = ()
+    inhibition: Sequence[Sequence[int]] = ()
+    induction: Sequence[Sequence[int]] = ()
 
 
 RETIRED = {"selected_on": ()}
@@ -113,15 +129,37 @@ def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) ->
         f"{fitted_on['examples']} examples in all; the path to their queries is measured on the other groups. A "
         f"stage's circuit: the {options.share:.0%} of heads with the largest |effect| on one half of the groups, "
         "measured on the other."
+    ) + _further_said(options, learned)
+
+
+def _further_said(options: Options, learned: Learned) -> str:
+    """The sentence about the stages behind the movers' queries."""
+    if not options.further:
+        return ""
+    return (
+        f" Farther back: inhibition heads ({listed(learned.inhibition)}) are those of largest |effect| on the path to "
+        f"the movers' queries, induction heads ({listed(learned.induction)}) those of largest |effect| on the path to "
+        "the inhibition heads' values, both on the movers' examples; they are named by their place in the path, not by "
+        "what they do. Values and keys are changed at every position."
     )
 
 
 def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
-    """The movers: the heads of largest |effect| on the path to the output, on held-out examples of one half."""
-    if options.heads is not None:
+    """The movers: the heads of largest |effect| on the path to the output, on held-out examples of one half; and who
+    is heard by whom behind them.
+    """
+    if options.heads is not None and not options.further:
         return Learned([list(head) for head in options.heads])
     half, groups = chosen_half(subject, batches, "circuits")
-    return Learned(movers(subject, half, options.movers), groups)
+    heads = movers(subject, half, options.movers) if options.heads is None else [list(head) for head in options.heads]
+    return Learned(heads, groups, *(_behind(subject, half, heads, options.movers) if options.further else ()))
+
+
+def _behind(subject: Any, half: list[Batch], heads: list[list[int]], count: int) -> tuple[list[list[int]], ...]:
+    """The heads that the movers' queries hear, and those that these heads' values hear."""
+    first = subject.decoder.attending[0]
+    inhibition = heard_by(subject, half, queries_of(heads, first), count, at_last=True)
+    return inhibition, heard_by(subject, half, parts_of(inhibition, "v", first), count, at_last=False)
 
 
 def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
@@ -133,8 +171,18 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
     kept[f"head|{DIRECT}"] = path_sweep(subject, base, donor, measure=measure).effects
     if receivers := queries_of(how.learned.heads, subject.decoder.attending[0]):
         kept[f"head|{MOVERS}"] = path_sweep(subject, base, donor, receivers, measure=measure, positions=last).effects
-    kept |= _written(subject, found, base)
+    kept |= _farther_back(subject, found, how.learned) | _written(subject, found, base)
     return kept | _attention(subject, batch)
+
+
+def _farther_back(subject: Any, found: Any, learned: Learned) -> dict[str, Tensor]:
+    """Paths to the stages that were learned, at every position; nothing where none was."""
+    first, kept = subject.decoder.attending[0], {}
+    for stage, heads, parts in ((VALUES, learned.inhibition, "v"), (KEYS_VALUES, learned.induction, "kv")):
+        if receivers := parts_of(heads, parts, first):
+            sweep = path_sweep(subject, found.base, found.donor, receivers, measure=found.measure)
+            kept[f"head|{stage}"] = sweep.effects
+    return kept
 
 
 def _written(subject: Any, found: Any, base: Any) -> dict[str, Tensor]:
@@ -165,12 +213,14 @@ def _attention(subject: Any, batch: Batch) -> dict[str, Tensor]:
 
 def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold: the plan's estimate of the files."""
-    return 10 * subject.n_layers * (subject.n_heads + 1) + 5
+    return (12 if options.further else 10) * subject.n_layers * (subject.n_heads + 1) + 5
 
 
 def memory(subject: Any, batch: int, positions: int, options: Options) -> int:
     """Bytes beyond the shared forward: both runs recorded, and what asks most of heads in turn and gradients."""
-    heads = costs.variants(subject, subject.n_layers * subject.n_heads, batch, 1, positions)
+    heads = costs.variants(
+        subject, subject.n_layers * subject.n_heads, batch, positions if options.further else 1, positions
+    )
     gradients = costs.gradient(subject, batch, positions) if options.steps else 0
     return 2 * costs.recording(subject, batch, positions, PARTS.values()) + max(heads, gradients)
 

@@ -69,15 +69,19 @@ class Fact(NamedTuple):
     answer: str
 
 
-def examples(n: int | None = None, seed: int = 0, *, tokenizer: Any) -> list[Example]:
+def examples(n: int | None = None, seed: int = 0, *, tokenizer: Any, relation: str = "") -> list[Example]:
     """Every fact in its first template, relations in turn, then every fact in its second (default: all).
 
+    relation: one alone, such as "capital", world capitals in the manner of arXiv 2310.08744 (whose own prompts are not
+    published); "" for all.
     Marks: `subject`. Group: the subject, which returns in both templates and in several relations.
     Corrupt: the same template about another subject of the relation, of as many tokens, with another answer;
     that answer is `wrong`. Facts whose answer is not one token, or that find no such partner, are left out.
     Meta: relation and template. A smaller n gives the first examples of a larger one.
     """
-    pairs = _pairs(_read(), tokenizer)
+    if relation and relation not in TEMPLATES:
+        raise UserError(f"facts: no relation {relation!r}; there are {', '.join(TEMPLATES)}")
+    pairs = _pairs([fact for fact in _read() if relation in ("", fact.relation)], tokenizer)
     if not pairs:
         raise UserError("facts: no answer is one token of this tokenizer, so nothing is left to ask")
     ordered = _in_turn(pairs, random.Random(seed))

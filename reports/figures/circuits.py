@@ -11,7 +11,13 @@ from .signs import ATTENTION, helps, turned
 from .signs import WRITTEN as LOGITS
 from .views import unclear
 
-STAGES = ("patched at the last position", "path to the output", "path to the movers' queries")
+STAGES = (
+    "patched at the last position",
+    "path to the output",
+    "path to the movers' queries",
+    "path to the inhibition heads' values",
+    "path to the induction heads' keys and values",
+)
 ESTIMATES = ("1 step", "5 steps")
 CHECKS = "checks"
 
@@ -38,6 +44,13 @@ def label(rows: pd.DataFrame) -> pd.Series:
 def maps(rows: pd.DataFrame, _: Tables) -> go.Figure:
     """A view per stage, all on one scale."""
     return head_map(unclear(helps(rows)), signed=True, view="measure", unit="logits")
+
+
+def needed(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    """The share held by the strongest heads, by how many they are."""
+    rows = rows.assign(series="the strongest heads")
+    figure = lines(rows, "share", by="series", y_title="share of the summed |effect|", reference=[(0.9, "", "")])
+    return figure.update_xaxes(title_text="share of all heads", tickformat=".0%", range=[0, 0.52])
 
 
 def task(rows: pd.DataFrame, _: Tables) -> go.Figure:
@@ -147,11 +160,29 @@ FIGURES = [
         maps,
         "Fall of the answer's lead (logit of the answer − logit of the wrong one) when one head's output at the last "
         "position is that of the twin prompt; the buttons: its whole output, then only its path to the output, and to "
-        "the queries of the movers (the heads with the strongest path to the output), all other heads held.",
+        "the queries of the movers (the heads with the strongest path to the output), all other heads held; where "
+        "asked for (--circuits.further) also to the values of the inhibition heads (those that the movers' queries "
+        "hear) and to the keys and values of the induction heads (those that these values hear).",
         SIGN,
         select=heads_of("head", *STAGES),
         grey="Grey: chance alone shows as much among all heads of the map (p > 0.05).",
         claims=("sparse",),
+    ),
+    Drawing(
+        "needed",
+        "needed",
+        {},
+        "How few heads hold most of the effect?",
+        needed,
+        "Share of the summed |effect| at the last position that the strongest heads hold, by how many they are of all "
+        "heads. Heads and the sign of each come from one half of the groups, effects from the other.",
+        "Where the line crosses 0.9, so many heads hold nine tenths of the effect. Far above the dotted line: they "
+        "hold more than others of their layers. Above 1: the rest works the other way.",
+        "how few",
+        "Bands",
+        "Dotted",
+        select=first_condition,
+        claims=("nine tenths",),
     ),
     Drawing(
         "circuit",

@@ -235,8 +235,12 @@ FIGURES = [
     ),
     _curve(2, STAGES[0]),
     _curve(3, STAGES[2]),
+    _curve(4, STAGES[3]),
+    _curve(5, STAGES[4]),
     _scatter("scatter-last", STAGES[0], "other stages"),
     _maps(1, STAGES[1]),
     _maps(2, STAGES[0]),
     _maps(3, STAGES[2]),
+    _maps(4, STAGES[3]),
+    _maps(5, STAGES[4]),
 ]

@@ -24,6 +24,14 @@ def gain(rows: pd.DataFrame, _: Tables) -> go.Figure:
     return dots(rows.assign(than="more than with " + rows["than"]), "set", by="than", panel="measure", zero=True)
 
 
+def silent(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    return dots(rows, "silent", panel="measure")
+
+
+def looks(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    return dots(rows, "set", panel="mark")
+
+
 FIGURES = [
     Drawing(
         "repair",
@@ -49,5 +57,36 @@ FIGURES = [
         interval="Whiskers",
         select=first_condition,
         claims=("both", "found on this task"),
+    ),
+    Drawing(
+        "silent",
+        "silent",
+        {},
+        "The task without its content gatherers",
+        silent,
+        "Accuracy among the options, and logit difference (answer minus mean of the wrong options), as they are and "
+        "with the heads silent (they say 0 everywhere) that help most on the path to the queries of the movers, the "
+        "heads that write the answer.",
+        "A dot to the left of its grey tick: the task loses more by these heads than by random ones of their layers.",
+        interval="Whiskers",
+        control="Grey ticks",
+        select=first_condition,
+        claims=("content gatherers",),
+    ),
+    Drawing(
+        "looks",
+        "looks",
+        {},
+        "Where the movers look before and after the repair (an oracle)",
+        looks,
+        "Attention of the last position in this task's movers (those that are not steered themselves) on the token of "
+        "the answer and on those of the wrong options, as they are and when the heads that IOI uses are pointed at the "
+        "wrong options.",
+        "Under the answer, a dot to the right of its grey tick: steering turns the movers to the answer, more than "
+        "steering random heads of the same layers does.",
+        interval="Whiskers",
+        control="Grey ticks",
+        select=first_condition,
+        claims=("movers look",),
     ),
 ]

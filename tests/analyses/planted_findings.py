@@ -267,6 +267,10 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "repaired": case(of_steering, "Steering the heads that IOI uses repairs", FOUND),
         "harmed": case(partial(of_steering, steered=0.1), "Steering the heads that IOI uses harms", FOUND),
         "any head": case(partial(of_steering, control=0.95), "Steering the heads that IOI uses is not told", OPEN),
+        "silent": case(of_steering, "The task needs its content gatherers", FOUND),
+        "spared": case(partial(of_steering, silent=0.5), "not shown to need its content gatherers", OPEN),
+        "turned": case(of_steering, "turns the movers to the answer", FOUND),
+        "still": case(partial(of_steering, look=0.2), "not shown to turn the movers", OPEN),
         "no IOI": case(of_steering_without_ioi, "whether steering the heads that IOI uses", UNTESTABLE),
     },
     "overlap": {

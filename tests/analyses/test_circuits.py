@@ -12,6 +12,7 @@ from crosslens import capture
 from crosslens.analyses import metrics
 from crosslens.analyses.circuits import _circuit_tables, circuits
 from crosslens.analyses.common.claims import HOLDS, UNTESTABLE
+from crosslens.analyses.common.selection import halves
 from crosslens.data.errors import UserError
 from crosslens.probes.intervene.measures import logit_difference
 from crosslens.probes.intervene.patching import patch_sweep
@@ -92,6 +93,38 @@ def test_movers_are_learned_elsewhere_and_are_the_receivers(found, tmp_path):
     assert set(effects["n"]) == {len(examples)}, "what the movers hear is not measured on the groups that chose them"
 
 
+def test_stages_farther_back_hear_what_the_stage_before_chose(tmp_path):
+    """The receivers are the strongest senders of the stage before, by the sweep itself; and only where asked for."""
+    subject, options = tiny.subject(), circuits.Options(movers=8, heads=((2, 0), (2, 1)), further=True, steps=False)
+    made = {"circuits": (circuits, options)}
+    (directory,) = run(subject, contrasts.task(), made, Settings(limit=8, out=tmp_path))
+    tables = {p.stem: pd.read_parquet(p) for p in (directory / "tables").glob("*.parquet")}
+    held_out = contrasts.task().held_out(subject.tokenizer, 32, 0, contrasts.examples(8, tokenizer=None))
+    learned = circuits.fit(subject, [subject.batch(held_out)], options)
+    chosen = subject.batch([e for e in held_out if e.group in learned.selected_on])
+    asked = [e for e in contrasts.examples(8, tokenizer=None) if e.group not in learned.selected_on]
+    batch, receivers = subject.batch(asked), [Receiver(layer, head, "q") for layer, head in learned.heads if layer]
+    expected = [list(h) for h in top(swept(subject, chosen, receivers, at_last=True), 8)]
+    assert learned.inhibition == expected
+    through = [Receiver(layer, head, "v") for layer, head in learned.inhibition if layer]
+    assert through, "the movers hear a head that can hear one itself"
+    effects = swept(subject, batch, through).flatten().numpy()
+    np.testing.assert_allclose(values(tables, _circuit_tables.VALUES), effects, atol=1e-5)
+    assert set(tables["effects"].query("measure == @_circuit_tables.VALUES")["n"]) == {len(asked)}
+    assert circuits.fit(subject, [subject.batch(held_out)], circuits.Options(movers=2)).inhibition == ()
+
+
+def swept(subject, batch, receivers, at_last=False):
+    """The mean effect of every head on the path to some receivers."""
+    measure, twins = logit_difference(batch.answers, batch.wrong), corrupt_twins(subject, batch)
+    positions = batch.final if at_last else None
+    return path_sweep(subject, batch, twins, receivers, positions=positions, measure=measure).effects.mean(0)
+
+
+def top(effects, count):
+    return [head for head in metrics.top_heads(effects, 1.0)[:count] if effects[head] != 0]
+
+
 @pytest.mark.parametrize("settings", [{"size": 1}, {"size": 3, "padding": "left"}])
 def test_batches_and_padding_change_nothing(found, tmp_path, settings):
     other = analyse(tmp_path, **settings)
@@ -118,6 +151,21 @@ def test_an_unsolved_task_is_said_to_be_and_nothing_is_divided(tmp_path):
     for name in ("sparse", "movers", "gradients"):
         assert claims.loc[name, "verdict"] == UNTESTABLE
         assert "not solved" in claims.loc[name, "numbers"]
+
+
+def test_what_few_heads_hold_grows_to_everything():
+    """By hand: heads and signs of one half, effects of the other; all heads together hold all of it."""
+    rows = claims_of.rows()
+    table = tables_from(circuits, rows)["needed"]
+    own = table[table["control"] == ""].set_index("share")["value"]
+    assert own[1.0] == pytest.approx(1.0)
+    chosen, other = halves(rows.examples["group"])
+    effects = rows[f"head|{_circuit_tables.EXACT}"]
+    first = effects[chosen].mean(0)
+    turned = (effects[other] * np.sign(first)).mean(0)
+    best = np.argsort(-np.abs(first), axis=None)[:4]
+    assert own[0.1] == pytest.approx(turned.ravel()[best].sum() / turned.sum())
+    assert table[table["control"] != ""].set_index("share")["value"][0.05] < 0.2 < own[0.05]
 
 
 def test_normalized_is_the_public_metric():

@@ -83,6 +83,10 @@ def test_pooled_circuits_are_the_union_of_the_stages():
     found = tables_from_runs({"a": first, "b": second})["pooled"].set_index("measure")
     assert set(found["common"]) == {2}
     assert found["value"].to_dict() == {"of the first task's": 2 / 3, "of the second's": 2 / 4, "Jaccard": 2 / 5}
+    every = [[(stage, 0), (stage, 1)] for stage in range(len(_circuit_tables.STAGES))]
+    whole = tables_from_runs({"a": run_of(*every), "b": run_of(*every)})["pooled"]
+    assert set(whole["stages"]) == {5}
+    assert set(whole["common"]) == {10}
 
 
 def test_a_task_that_is_not_solved_has_no_circuit_to_share():

@@ -6,13 +6,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from crosslens import Subject
-from crosslens.analyses.circuits import steering
+from crosslens import Subject, capture
+from crosslens.analyses.circuits import _gatherers, steering
 from crosslens.analyses.common.claims import CONTROL_TOO, FAILS, HOLDS, UNTESTABLE
+from crosslens.analyses.common.contrast import contrast
 from crosslens.data.errors import UserError
 from crosslens.data.tasks import ioi
 from crosslens.probes.intervene.measures import logit_difference
 from crosslens.probes.intervene.recording import record
+from crosslens.probes.model import anatomy
 from crosslens.probes.runs.results import Rows
 from crosslens.probes.runs.run import Settings, run
 
@@ -104,15 +106,22 @@ def test_a_run(words_as_ioi, tmp_path):
     value = repair[repair["measure"] == "accuracy"].set_index(["set", "control"])["value"]
     difference = gain[(gain["measure"] == "accuracy") & (gain["than"] == "nothing steered")].set_index("set")["value"]
     assert value["both", ""] - value["nothing steered", ""] == pytest.approx(difference["both"])
-    assert found["claims"]["text"].str.contains("oracle").all()
+    assert found["claims"].set_index("name").loc[["both", steering.OWN], "text"].str.contains("oracle").all()
+    assert {*found["silent"]["n"], *found["looks"]["n"]} == {20}
     assert "the model does not solve IOI" in found["claims"].set_index("name").loc["both", "numbers"]
     other = analyse(tmp_path / "two", size=5, padding="left")
-    pd.testing.assert_frame_equal(other["repair"], repair, rtol=1e-3, atol=1e-4)
+    for name in ("repair", "silent", "looks"):
+        pd.testing.assert_frame_equal(other[name], found[name], rtol=1e-3, atol=1e-4)
 
 
 def test_a_task_without_the_mark(words_as_ioi, tmp_path):
     with pytest.raises(UserError, match="no mark 'other_colors'"):
         run(tiny.subject(), contrasts.task(), {"steering": (steering, steering.Options())}, Settings(8, out=tmp_path))
+
+
+def repairs(claims):
+    """The two claims about the repair."""
+    return [claim for claim in claims if claim.name in (steering.BORROWED, steering.OWN)]
 
 
 def test_two_conditions_are_judged_apart():
@@ -122,7 +131,7 @@ def test_two_conditions_are_judged_apart():
     both = Rows(pd.concat([part.examples for part in parts], ignore_index=True), values)
     tested = tables_from(steering, both, steering.Options(draws=claims_of.DRAWS))["tested"]
     verdicts = {
-        condition: {claim.verdict for claim in steering.claims({"tested": rows})}
+        condition: {claim.verdict for claim in repairs(steering.claims({"tested": rows}))}
         for condition, rows in tested.groupby("condition")
     }
     assert verdicts == {"BOS": {HOLDS}, "no BOS": {FAILS}}
@@ -130,11 +139,11 @@ def test_two_conditions_are_judged_apart():
 
 def test_a_repair_that_random_heads_do_as_well_is_none():
     tables = tables_from(steering, claims_of.rows(control=0.95), steering.Options(draws=claims_of.DRAWS))
-    claims = steering.claims(tables)
+    claims = repairs(steering.claims(tables))
     assert {claim.verdict for claim in claims} == {CONTROL_TOO}
     assert all(steering.HEADS in claim.numbers for claim in claims)
     unsolved = tables_from(steering, claims_of.rows(), steering.Options(draws=claims_of.DRAWS), ioi=False)
-    assert [claim.verdict for claim in steering.claims(unsolved)] == [UNTESTABLE, HOLDS]
+    assert [claim.verdict for claim in repairs(steering.claims(unsolved))] == [UNTESTABLE, HOLDS]
 
 
 def test_a_control_that_does_not_exist_makes_a_claim_untestable():
@@ -142,4 +151,48 @@ def test_a_control_that_does_not_exist_makes_a_claim_untestable():
     rows.values[f"right|{steering.HEADS}"][:] = np.nan
     tables = tables_from(steering, rows, steering.Options(draws=claims_of.DRAWS))
     assert not (tables["repair"].query("measure == 'accuracy'")["control"] == steering.HEADS).any()
-    assert {claim.verdict for claim in steering.claims(tables)} == {UNTESTABLE}
+    assert {claim.verdict for claim in repairs(steering.claims(tables))} == {UNTESTABLE}
+
+
+def test_silent_heads_say_nothing_anywhere():
+    """As an eager forward whose heads' output is set to 0 before the output projection."""
+    subject = tiny.subject()
+    batch = subject.batch(contrasts.examples(6, tokenizer=None))
+    found, heads = contrast(subject, batch, ("z",)), [(0, 1), (1, 0), (1, 3)]
+    kept = _gatherers.without(found, heads, 3)
+
+    def mute(layer):
+        def hook(module, args):
+            z = args[0].unflatten(-1, (subject.n_heads, -1)).clone()
+            z[:, :, [head for at, head in heads if at == layer]] = 0
+            return (z.flatten(-2), *args[1:])
+
+        return anatomy.output_projection(subject.layers[layer]).register_forward_pre_hook(hook)
+
+    hooks = [mute(layer) for layer in (0, 1)]
+    logits = subject.model(**subject.prepare(batch)).logits[torch.arange(6), batch.last]
+    for hook in hooks:
+        hook.remove()
+    wrong = logits.gather(1, found.options[:, :1])[:, 0]
+    expected = logits.gather(1, found.answers[:, None])[:, 0] - wrong
+    assert found.options.shape[1] == 1
+    torch.testing.assert_close(kept["silent|difference"], expected.detach(), atol=1e-4, rtol=1e-3)
+    assert kept[f"silent|right|{steering.HEADS}"].shape == (6, 3)
+
+
+@pytest.mark.parametrize("padding", ["left", "right"])
+def test_the_movers_look_where_their_pattern_says(padding):
+    """As it is: the rows of the captured pattern. Steered heads of a layer before them change it, later ones do not."""
+    subject = tiny.subject()
+    batch = subject.batch(contrasts.examples(6, tokenizer=None), padding=padding)
+    base, targets = record(subject, batch, ("z",)), batch.where("second_subject")
+    kept = _gatherers.looks(base, batch, [(1, 1), (1, 2)], [(0, 0)], targets)
+    pattern = capture(subject, batch, ["pattern"], queries=batch.last[:, None])["blocks.1.attn.hook_pattern"][
+        :, [1, 2], 0
+    ]
+    expected = (pattern * batch.where("indirect_object")[:, None]).sum(-1).mean(1)
+    torch.testing.assert_close(kept["looks|the answer|clean"], expected, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(kept["looks|the answer|steered"], expected, atol=1e-6)
+    later = _gatherers.looks(base, batch, [(1, 1), (1, 2)], [(2, 0)], targets)
+    torch.testing.assert_close(later["looks|the answer|steered"], expected, atol=1e-5, rtol=1e-4)
+    assert _gatherers.looks(base, batch, [(0, 0)], [(0, 0)], targets) == {}, "a steered head is no witness"

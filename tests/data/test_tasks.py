@@ -199,6 +199,15 @@ def test_facts(tokenizer):
         assert [e.group] == marked(e, "subject") != marked(e.corrupt, "subject")
 
 
+def test_facts_of_one_relation(tokenizer):
+    capitals = facts.examples(tokenizer=tokenizer, relation="capital")
+    every = facts.examples(tokenizer=tokenizer)
+    assert len({e.group for e in capitals}) >= 20
+    assert {e.id for e in capitals} == {e.id for e in every if e.meta["relation"] == "capital"}
+    with pytest.raises(UserError, match="no relation 'colour'; there are capital, "):
+        facts.examples(1, tokenizer=tokenizer, relation="colour")
+
+
 def test_facts_file():
     rows = facts._read()
     assert len({(f.relation, f.subject) for f in rows}) == len(rows)

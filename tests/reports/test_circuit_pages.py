@@ -25,7 +25,9 @@ from crosslens.reports.figures import overlap as report_overlap
 from crosslens.reports.pages import build, page
 from crosslens.reports.pages.runs import read_run
 
+from ..analyses.claims import circuits as claims_of
 from ..helpers import contrasts, tiny
+from ..helpers.makers import tables_from
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +52,21 @@ def report(tmp_path_factory):
 
 
 FIGURES = {
-    "circuits": ["effects", "task", "circuit", "attention", "writing", "mlps", "estimates", "agreement", "halves"],
+    "circuits": [
+        "effects",
+        "task",
+        "needed",
+        "circuit",
+        "attention",
+        "writing",
+        "mlps",
+        "estimates",
+        "agreement",
+        "halves",
+    ],
     "faithfulness": ["logits", "task", "effects", "estimates", "agreement", "places", "head-places"],
     "edges": ["into", "strongest", "estimates", "agreement", "task"],
-    "steering": ["repair", "gain"],
+    "steering": ["repair", "gain", "silent", "looks"],
     "overlap": [
         "overlap",
         "maps-1",
@@ -96,3 +109,9 @@ def test_pages_say_what_the_analyses_wrote():
     assert tuple(agreement.ESTIMATES) == report_circuits.ESTIMATES
     assert report_overlap.MATRIX == _overlap_tables.CLAIMED
     assert (report_edges.EXACT, report_faithfulness.EXACT) == (_edge_names.EXACT, _faithfulness_tables.EXACT)
+
+
+def test_how_few_heads_is_drawn_where_the_halves_agree():
+    tables = tables_from(circuits, claims_of.rows())
+    figure = report_circuits.figures(tables)["needed"]
+    assert [trace for trace in figure.data if len(trace.x)], "the strongest heads and random ones over their share"

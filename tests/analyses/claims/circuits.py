@@ -63,7 +63,7 @@ def change(name: str, values: dict[str, np.ndarray], rng: np.random.Generator) -
         values["right"][:] = rng.random(len(values["right"])) < 0.2
     if name == "twins differ":
         values["donor"][:] = values["clean"] + rng.normal(1, 0.2, len(values["clean"]))
-    if name == "sparse":  # many heads carry it alike
+    if name in ("sparse", "nine tenths"):  # many heads carry it alike
         exact[:, :, :6] = -1 + rng.normal(0, 0.05, exact[:, :, :6].shape)
     if name == "movers":
         values[f"head|{ON_ANSWER}"][:, *CARRIER] -= 0.5
