@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import torch
-from crosslens.analyses.lenses import lenses
+from crosslens import capture
+from crosslens.analyses.lenses import _learning, lenses
+from crosslens.analyses.lenses._learning import open_lens
 from crosslens.probes.runs.run import Settings, run
 
 from ..helpers import tiny
 from .claims.lenses import planted
+from .test_learned_lenses import FEW
 
 
 def analyse(subject, out):
@@ -66,3 +69,34 @@ def test_a_flat_curve_is_no_late_one():
     assert made["readable late"] == "undecidable here"
     tables["accuracy"].loc[tables["accuracy"]["measure"] == "pair accuracy − guessing", ["value", "lower"]] = 0.0, -0.1
     assert {claim.name: claim.verdict for claim in lenses.claims(tables)}["readable late"] == "not testable"
+
+
+@torch.no_grad()
+def test_trajectories_equal_the_slow_way(tmp_path, monkeypatch):
+    """Under the logit lens and under a learned one, cell by cell."""
+    monkeypatch.setenv("CROSSLENS_CACHE", str(tmp_path))
+    monkeypatch.setattr(_learning, "open_task", lambda spec: tiny.task())
+    subject = tiny.subject()
+    name = _learning.learn(subject, FEW)
+    batch = subject.batch(["w1 w2 w3 w4", "w5 w6"], padding="left")
+    for asked, kind in (("", "logit lens"), (name, "tuned lens")):
+        tables = lenses.show(subject, batch, lenses.Options(lens=asked))
+        assert set(tables["grid"]["lens"]) == {kind}
+        moves = tables["trajectories"].set_index(["example", "measure", "state", "position"])["value"].sort_index()
+        kept = capture(subject, subject.batch(["w5 w6"]), ["resid_pre", "blocks.2.hook_resid_post"])
+        final = subject.unembed(subject.norm(kept["blocks.2.hook_resid_post"][0])).log_softmax(-1)
+        x = kept["blocks.1.hook_resid_pre"][0]
+        x = (
+            x + x @ open_lens(subject, name, "tuned", 1)["A"] + open_lens(subject, name, "tuned", 1)["b"]
+            if asked
+            else x
+        )
+        read = subject.unembed(subject.norm(x)).log_softmax(-1)
+        found = moves["prompt-1"]
+        kl = (final.exp() * (final - read)).sum(-1)
+        np.testing.assert_allclose(found["KL to the output", 1], kl, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(found["entropy", 1], -(read.exp() * read).sum(-1), rtol=1e-4)
+        ids = subject.tokenizer.convert_tokens_to_ids(["w5", "w6"])
+        np.testing.assert_allclose(found["surprise at the next token", 1][:2], -read[[0, 1], ids], rtol=1e-4)
+        assert np.isnan(found["surprise at the next token", 1][2])
+        assert (found["KL to the output", 3].abs() < 1e-6).all()
