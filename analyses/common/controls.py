@@ -313,14 +313,18 @@ def random_in_subspace(states: Float[Tensor, "n d"], components: int, key: str) 
 
 
 def turned_map(matrix: Float[Tensor, "d d"], key: str) -> Float[Tensor, "d d"]:
-    """1 + Q (M − 1) Qᵀ with an orthogonal Q, uniformly drawn: as far from the identity as M, with the singular values and
-    eigenvalues of M − 1, between directions that have nothing to do with the model.
+    """1 + Q (M − 1) Qᵀ with an orthogonal Q, uniformly drawn: as far from the identity as M, with the singular values
+    and eigenvalues of M − 1, between directions that have nothing to do with the model.
     """
-    drawn = np.random.default_rng(crc32(f"{key} turned".encode())).normal(size=matrix.shape)
-    axes, upper = torch.linalg.qr(torch.tensor(drawn).to(matrix))
-    axes = axes * upper.diagonal().sign()  # without it Q is not uniform
-    one = torch.eye(len(matrix)).to(matrix)
+    axes, one = _turn(len(matrix), key).to(matrix), torch.eye(len(matrix)).to(matrix)
     return one + axes @ (matrix - one) @ axes.T
+
+
+@lru_cache(maxsize=4)
+def _turn(width: int, key: str) -> Float[Tensor, "d d"]:
+    drawn = np.random.default_rng(crc32(f"{key} turned".encode())).normal(size=(width, width))
+    axes, upper = np.linalg.qr(drawn)
+    return torch.from_numpy(axes * np.sign(np.diag(upper)))  # without the signs Q is not uniform
 
 
 def uniform_on_first(length: np.ndarray) -> np.ndarray:
