@@ -45,6 +45,7 @@ from .claims import (
     modality,
     neurons,
     overlap,
+    patchscope,
     probing,
     redundancy,
     relations,
@@ -281,6 +282,11 @@ CASES_OF: dict[str, dict[str, Case]] = {
         ),
         "named": case(jacobian_lens.tables_of, "The gradient of the answer's loss, read as words", FOUND),
         "any word": case(partial(jacobian_lens.tables_of, wrong=3), "It is not shown that gradients name", OPEN),
+    },
+    "patchscope": {
+        "says": case(patchscope.tables_of, "The model can say what its states hold", FOUND),
+        "any state": case(partial(patchscope.tables_of, other=0.7), "It is not shown that the model can say", OPEN),
+        "few": case(partial(patchscope.tables_of, groups=3), "It is not shown that the model can say", OPEN),
     },
     "group_lens": {
         "words": case(partial(of_group_lens, 0.3, 0.01), "Words of the group English are most probable", FOUND),
