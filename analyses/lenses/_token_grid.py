@@ -10,18 +10,21 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ...data.errors import UserError
 from ...data.tokens import labels
 from ...probes.model.head import in_rows
 from ...probes.observe.capture import capture
 from ...probes.prompts.batch import Batch
 from ...probes.runs import lens_store
 from .. import metrics
+from ._jacobian import WHAT, Fitting, fit_jacobians, open_jacobian
+from ._jacobian import logits as moved_logits
 from ._learned_tables import LENSES
 from ._learning import Training, learn, lens_names
-from ._lens_logits import state_logits
+from ._lens_logits import state_logits, unembedded
 from ._published_lens import is_published, load_tuned_lens
 
-TUNED = "tuned"
+TUNED, MOVED = "tuned", "jacobian"
 MEASURES = {
     "entropy": "nats",
     "KL to the output": "nats",
@@ -38,16 +41,26 @@ class Lens(NamedTuple):
 
 
 def open_any(subject: Any, asked: str) -> Lens:
-    """The logit lens where nothing is asked for; "tuned": the one that `learned_lenses` learns by default, learned
-    where it is not there yet; or a learned lens by its name, or a published one by its directory.
+    """The logit lens where nothing is asked for; "tuned" and "jacobian": those that `learned_lenses` and
+    `jacobian_lens` learn by default, learned where they are not there yet; or a learned lens by its name, or a
+    published one by its directory. UserError: a lens without maps of states, or as `lens_store.read`.
     """
-    kind, name = LENSES[0], ""
-    if asked:
-        name = learn(subject, Training(layers="none")) if asked == TUNED else asked
-        name = load_tuned_lens(subject, name) if is_published(name) else name
-        _, record = lens_store.read(name, subject, ["frequent"])
-        kind = LENSES[1] if lens_names(record, "tuned") else LENSES[0]
-    return Lens(kind, lambda state, x: state_logits(subject, kind, state, x, name))
+    if not asked:
+        return Lens(LENSES[0], lambda state, x: unembedded(subject, x))
+    name = _name_of(subject, asked)
+    if lens_store.kind_at(name) == WHAT:
+        return Lens(WHAT, lambda state, x: moved_logits(subject, open_jacobian(subject, name, state), x))
+    if not lens_names(lens_store.record_of(name), "tuned"):
+        raise UserError(f"lens {name} has no maps of states, only of heads: name another one, or tuned")
+    return Lens(LENSES[1], lambda state, x: state_logits(subject, LENSES[1], state, x, name))
+
+
+def _name_of(subject: Any, asked: str) -> str:
+    if asked == TUNED:
+        return learn(subject, Training(layers="none"))
+    if asked == MOVED:
+        return fit_jacobians(subject, Fitting())
+    return load_tuned_lens(subject, asked) if is_published(asked) else asked
 
 
 @torch.no_grad()

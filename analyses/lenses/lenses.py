@@ -36,7 +36,7 @@ PAPER = "logit lens (nostalgebraist 2020), with the final norm; arXiv 2411.18620
 @dataclass(frozen=True)
 class Options:
     """sites: which states are read. subset: the meta column that a task's examples are split by. lens: for `show`, the
-    lens of the grid: the logit lens by default, "tuned", the name of a learned lens, or a published one's directory.
+    lens of the grid: the logit lens by default, "tuned", "jacobian", a learned lens' name, or a published one's folder.
     """
 
     sites: tuple[str, ...] = SITES

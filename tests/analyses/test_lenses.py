@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 from crosslens import capture
-from crosslens.analyses.lenses import _learning, lenses
+from crosslens.analyses.lenses import _jacobian, _learning, lenses
 from crosslens.analyses.lenses._learning import open_lens
+from crosslens.data.errors import UserError
 from crosslens.probes.runs.run import Settings, run
 
 from ..helpers import tiny
@@ -69,6 +73,25 @@ def test_a_flat_curve_is_no_late_one():
     assert made["readable late"] == "undecidable here"
     tables["accuracy"].loc[tables["accuracy"]["measure"] == "pair accuracy − guessing", ["value", "lower"]] = 0.0, -0.1
     assert {claim.name: claim.verdict for claim in lenses.claims(tables)}["readable late"] == "not testable"
+
+
+def test_a_grid_under_the_jacobian_lens(tmp_path, monkeypatch):
+    monkeypatch.setenv("CROSSLENS_CACHE", str(tmp_path))
+    monkeypatch.setattr(_jacobian, "open_task", lambda spec: tiny.task())
+    monkeypatch.setattr(_learning, "open_task", lambda spec: tiny.task())
+    subject = tiny.subject()
+    name = _jacobian.fit_jacobians(subject, _jacobian.Fitting(passages=2, length=9, skip=1, parts=1))
+    grid = lenses.show(subject, subject.batch(["w1 w2 w3"]), lenses.Options(lens=name))["grid"]
+    assert set(grid["lens"]) == {"Jacobian lens"}
+    x = capture(subject, subject.batch(["w1 w2 w3"]), ["resid_pre"])["blocks.1.hook_resid_pre"][0]
+    moved = x @ _jacobian.open_jacobian(subject, name, 1).T
+    expected = subject.unembed(subject.norm(moved)).softmax(-1).max(-1).values
+    np.testing.assert_allclose(grid.query("state == 1")["value"], expected.detach(), rtol=1e-4)
+    heads = _learning.learn(subject, replace(FEW, states="none"))
+    with pytest.raises(UserError, match="has no maps of states, only of heads"):
+        lenses.show(subject, subject.batch(["w1"]), lenses.Options(lens=heads))
+    with pytest.raises(UserError, match="no learned lens nowhere"):
+        lenses.show(subject, subject.batch(["w1"]), lenses.Options(lens="nowhere"))
 
 
 @torch.no_grad()
