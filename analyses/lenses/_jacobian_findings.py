@@ -6,8 +6,10 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from ..common.findings import Finding, say, tested
-from ._jacobian_tables import EARLIER, NAMED, TOP
+from ..common.controls import TURNED
+from ..common.findings import Finding, rows_with, say, tested
+from ._jacobian_tables import EARLIER, JACOBIAN, LOGIT, NAMED, TOP
+from ._onset import onset
 
 
 def findings(tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
@@ -16,7 +18,10 @@ def findings(tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
 
 
 def _earlier(tables: Mapping[str, pd.DataFrame]) -> Finding:
-    numbers = "log2 of its rank {value:+.2f} {span:+.2f} beside the logit lens; {control}: {beside:+.2f}"
+    numbers = (
+        "log2 of its rank {value:+.2f} {span:+.2f} beside the logit lens; {control}: {beside:+.2f}. Half of the "
+        f"prompts have it among the first {TOP} words from {{own}} on (logit lens: {{plain}}, turned: {{turned}})"
+    )
     return say(
         f"The Jacobian lens reads the answer earlier than the logit lens: over the middle half of the states {numbers}",
         f"It is not shown that the Jacobian lens halves the answer's rank in the middle half of the states: {numbers}",
@@ -25,7 +30,15 @@ def _earlier(tables: Mapping[str, pd.DataFrame]) -> Finding:
         figure="rank",
         threshold=-1.0,
         side="below",
+        own=_from(tables, JACOBIAN),
+        plain=_from(tables, LOGIT),
+        turned=_from(tables, JACOBIAN, TURNED),
     )
+
+
+def _from(tables: Mapping[str, pd.DataFrame], lens: str, control: str = "") -> str:
+    """The state from which on the median rank is among the first."""
+    return onset(rows_with(tables.get("lenses"), lens=lens, measure="rank", control=control), "state", most=TOP)
 
 
 def _named(tables: Mapping[str, pd.DataFrame]) -> Finding:

@@ -24,6 +24,17 @@ def ranks(rows: pd.DataFrame, _: Tables) -> go.Figure:
     return figure.update_yaxes(autorange="reversed")
 
 
+def one_way(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    """The controls apart, in colours of their own."""
+    return shares(rows.assign(way="patchscope"), _)
+
+
+def nearest(rows: pd.DataFrame) -> pd.DataFrame:
+    """Without the random direction, which has a figure of its own."""
+    return rows[rows["control"] != RANDOM]
+
+
+RANDOM = "a random direction of the same norm"
 WAY = "The state that enters a layer at the end of a prompt is put into another prompt, which repeats tokens."
 FIGURES = [
     Drawing(
@@ -35,9 +46,10 @@ FIGURES = [
         "Share of prompts whose next token, as the model itself says it, comes out when their state is put into "
         f"another prompt in the same layer, or is read by the logit lens. {WAY}",
         "A patchscope's line above the logit lens': the model reads more in the state than the unembedding does. "
-        "Dotted lines: how often any state would have said that token.",
+        "Dotted: how often another state would have said that token.",
         interval="Bands",
         control="Dotted",
+        select=nearest,
         claims=("the model names it itself",),
     ),
     Drawing(
@@ -48,6 +60,19 @@ FIGURES = [
         ranks,
         f"Median rank of that token among all words; logarithmic, the first at the top. {WAY}",
         "Higher is nearer to being said.",
+        interval="Bands",
+        control="Dotted",
+        select=nearest,
+    ),
+    Drawing(
+        "controls",
+        "named",
+        {"measure": "named", "way": "patchscope"},
+        "What any state would have said",
+        one_way,
+        f"The same share beside both controls. {WAY}",
+        "Where the line is no higher than the dotted ones, the state itself is not what is said.",
+        theme="both controls",
         interval="Bands",
         control="Dotted",
     ),

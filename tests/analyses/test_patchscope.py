@@ -10,6 +10,7 @@ import pytest
 import torch
 from crosslens import capture
 from crosslens.analyses.lenses import _patchscope_rows, patchscope
+from crosslens.analyses.lenses._onset import onset
 from crosslens.analyses.lenses._patchscope_tables import LOGIT, OTHER, PATCHED, RANDOM
 from crosslens.data.errors import UserError
 from crosslens.probes.runs.results import How
@@ -120,3 +121,11 @@ def test_what_does_not_fit_is_refused_in_one_line():
     batch.inputs["pixel_values"] = torch.zeros(1)
     with pytest.raises(UserError, match="patchscope reads text alone, and these prompts have pixel_values"):
         patchscope.fit(subject, [batch], OPTIONS)
+
+
+def test_an_onset_is_where_a_curve_stays():
+    curve = pd.DataFrame({"state": [0, 1, 2, 3], "value": [1.0, 90.0, 8.0, 2.0]})
+    assert onset(curve, "state", most=10) == "state 2"
+    assert onset(curve, "state", most=100) == "state 0"
+    assert onset(curve, "state", most=1) == "no state"
+    assert onset(curve.iloc[:0], "state") == "no state"
