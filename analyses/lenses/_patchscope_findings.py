@@ -14,9 +14,9 @@ from ._patchscope_tables import LOGIT, NAMED, PATCHED
 def findings(tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
     """Of the number of the table tested."""
     numbers = (
-        "{value:+.1%} {span:+.1%} of the prompts and layers beside the logit lens; {control}: {beside:+.1%}. More "
+        "{value:+.1%} {span:+.1%} of the prompts and layers beside the logit lens; {control}: {beside:+.1%}. More than "
+        "half of the prompts are named from {own} on (logit lens: {plain})"
     )
-    numbers += "than half of the prompts are named from {own} on (logit lens: {plain})"
     return [
         say(
             f"The model can say what its states hold: put into another prompt, they name their next token in {numbers}",
