@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .analyses import metrics, repairs, stats
+    from .analyses.lenses._published_lens import load_tuned_lens, save_tuned_lens
     from .data.errors import SubjectError
     from .data.example import Example, Segment
     from .looked import look
@@ -48,6 +49,7 @@ __all__ = [
     "interventions",
     "knockout_sweep",
     "load",
+    "load_tuned_lens",
     "look",
     "measures",
     "metrics",
@@ -56,6 +58,7 @@ __all__ = [
     "path_sweep",
     "record",
     "repairs",
+    "save_tuned_lens",
     "stats",
     "summed_log_probability",
     "tracing",
@@ -77,11 +80,13 @@ _HOMES = {
     "intervention_sweep": "probes.intervene.sweep",
     "knockout_sweep": "probes.intervene.knockout",
     "load": "probes.model.loading",
+    "load_tuned_lens": "analyses.lenses._published_lens",
     "look": "looked",
     "open_run": "reports.opened_run",
     "patch_sweep": "probes.intervene.patching",
     "path_sweep": "probes.intervene.paths",
     "record": "probes.intervene.recording",
+    "save_tuned_lens": "analyses.lenses._published_lens",
     "summed_log_probability": "probes.prompts.several_tokens",
     "tracing": "probes.observe.tracing",
     "variant_sweep": "probes.intervene.sweep",

@@ -49,6 +49,7 @@ FEATURES = "as many features of like activity"
 DIRECTION = "a random direction of the same norm"
 UNTRAINED, COMPONENTS = "as many random directions", "as many principal components"  # of those that a state is told by
 SUBSPACE = "random directions among the largest components"
+TURNED = "the same map turned at random"  # what a map does beyond the identity, between other directions
 SHUFFLED_KEYS, RANDOM_ENTRIES = "keys of a row shuffled", "as many random entries"
 PAIRS = "pairs permuted over groups"  # each with another group's partner
 EXCHANGED = "sets exchanged at random"  # which of an example's two states belongs to which set
@@ -309,6 +310,21 @@ def random_in_subspace(states: Float[Tensor, "n d"], components: int, key: str) 
     kept = min(components, max(int((sizes > 1e-6 * sizes[0]).sum()), 1))
     drawn = np.random.default_rng(crc32(f"{key} in the subspace".encode())).normal(size=kept)
     return torch.nn.functional.normalize(torch.from_numpy(drawn) @ axes[:kept].cpu(), dim=-1).to(states)
+
+
+def turned_map(matrix: Float[Tensor, "d d"], key: str) -> Float[Tensor, "d d"]:
+    """1 + Q (M − 1) Qᵀ with an orthogonal Q, uniformly drawn: as far from the identity as M, with the singular values
+    and eigenvalues of M − 1, between directions that have nothing to do with the model.
+    """
+    axes, one = _turn(len(matrix), key).to(matrix), torch.eye(len(matrix)).to(matrix)
+    return one + axes @ (matrix - one) @ axes.T
+
+
+@lru_cache(maxsize=4)
+def _turn(width: int, key: str) -> Float[Tensor, "d d"]:
+    drawn = np.random.default_rng(crc32(f"{key} turned".encode())).normal(size=(width, width))
+    axes, upper = np.linalg.qr(drawn)
+    return torch.from_numpy(axes * np.sign(np.diag(upper)))  # without the signs Q is not uniform
 
 
 def uniform_on_first(length: np.ndarray) -> np.ndarray:

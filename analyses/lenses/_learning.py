@@ -67,8 +67,8 @@ def learn(subject: Any, training: Training) -> str:
     if lens_store.is_saved(directory):
         return directory.name
     with store.locked(directory):
-        text, deep = _activations(subject, training)
-        shared = _marginal(subject, text)
+        text, deep = activations(subject, training)
+        shared = mean_output(subject, text)
         _attention(subject, training, text, directory, shared["marginal"])
         _tuned(subject, training, deep, directory)
         weights, losses = _together(directory, _planned(subject, training))
@@ -111,7 +111,7 @@ def final_site(subject: Any) -> str:
     return f"blocks.{subject.n_layers - 1}.hook_resid_post"
 
 
-def _activations(subject: Any, training: Training) -> tuple[Activations, Activations]:
+def activations(subject: Any, training: Training) -> tuple[Activations, Activations]:
     """What the attention lenses and what the tuned lenses are learned from, kept by one forward per passage."""
     final = final_site(subject)
     layers = layers_of(subject.decoder.attending, training.layers)
@@ -185,7 +185,7 @@ def _part(directory: Path, name: str) -> Path:
 
 
 @torch.no_grad()
-def _marginal(subject: Any, kept: Activations) -> Weights:
+def mean_output(subject: Any, kept: Activations) -> Weights:
     """The model's mean distribution over the corpus (some 4,096 positions of it), and its most frequent tokens."""
     final = kept.tokens(final_site(subject))
     final = final[:: max(1, len(final) // SAMPLE)]

@@ -5,7 +5,7 @@ Tables: kl (every lens by state), attention (the lens of a layer's heads against
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, NamedTuple
@@ -23,12 +23,14 @@ from ...probes.runs.results import How
 from .. import metrics
 from ..common.claims import Claim, Statement, judge, one_row
 from ._learned_findings import findings
+from ._learned_methods import methods
 from ._learned_tables import BEST_GAP, BIAS_RATIO, LEARNED, LENSES, PLAIN, TABLES, TUNED_RATIO
 from ._learning import COARSE, Training, layers_of, learn, lens_names
 from ._lens_logits import Places, head_logits, read_lens, said_by_heads, state_logits, unembedded
 from ._lens_words import fitting
+from ._published_lens import is_published, load_tuned_lens
 
-__all__ = ["TABLES", "claims", "findings"]
+__all__ = ["TABLES", "claims", "findings", "methods"]
 
 VERSION = 2
 QUESTION = (
@@ -40,7 +42,8 @@ FIT_EXAMPLES = 0  # it learns from a corpus of its own
 
 @dataclass(frozen=True)
 class Options(Training):
-    """lens: the name of learned lenses to use instead of learning any. measured: positions of an example that are
+    """lens: the name of learned lenses to use instead of learning any, or a directory with a published tuned lens
+    (config.json, params.safetensors). measured: positions of an example that are
     read, behind the first, drawn once by its id; or "last", "all". words: tokens listed for each head at the last
     position, of the first `shown` examples.
     """
@@ -53,7 +56,7 @@ class Options(Training):
 
 class Learned(NamedTuple):
     """lens: the name of the lenses; the others: how they were trained, as in `Training`, layers written out. words:
-    so many have maps of their own in the Attention Lens, 0 for all.
+    so many have maps of their own in the Attention Lens, 0 for all. published: the model that a published lens names.
     """
 
     lens: str = ""
@@ -72,37 +75,19 @@ class Learned(NamedTuple):
     tuned_rate: float = 1e-3
     seed: int = 0
     words: int = 0
-
-
-def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) -> str:
-    """The methods sentence of the page."""
-    return (
-        f"Lenses {learned.lens} were learned from {learned.passages or 'all'} examples of {learned.corpus}, none of "
-        "them, and none of their documents, among those measured here. Tuned lens: per state an affine translator to "
-        f"the last state, from {'ridge regression' if learned.start == 'ridge' else 'the identity'} by "
-        f"{learned.tuned_steps} steps on KL to the model's output. Attention Lens: per head a map from its output "
-        f"(d_head) to the vocabulary, from W_U · W_O with the final norm's gain and mean scale folded in, by "
-        f"{learned.steps} steps on KL to the sum over the layer's heads{_of_words(learned.words)}. Measured: KL of "
-        f"the model's output to each lens, mean over {options.measured} positions of each example. Controls: the "
-        "constant that says the corpus's mean output at every position; for the heads the plain unembedding of their "
-        "sum, with the final norm and without."
-    )
-
-
-def _of_words(count: int) -> str:
-    others = "words likeliest in the mean output; all others have one for their sum and keep the start's shares of it"
-    return f", of the {count:,} {others}" if count else ""
+    published: str = ""
 
 
 def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
     """The lenses' name, how they were trained, which layers have one; learned here where they are not there yet."""
     training = Training(**{field.name: getattr(options, field.name) for field in fields(Training)})
     name = options.lens or learn(subject, training)
+    name = load_tuned_lens(subject, name, options.corpus, options.passages) if is_published(name) else name
     _, record = lens_store.read(name, subject, ["frequent"])
     layers = ",".join(map(str, lens_names(record, "attention"))) or "none"
     states = "all" if lens_names(record, "tuned") else "none"
-    words = record.get("words", 0)
-    return Learned(**{**record["training"], "lens": name, "layers": layers, "states": states, "words": words})
+    more = {"words": record.get("words", 0), "published": record.get("published", {}).get("of", "")}
+    return Learned(**{**record["training"], "lens": name, "layers": layers, "states": states} | more)
 
 
 def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor]:

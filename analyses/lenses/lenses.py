@@ -1,7 +1,7 @@
 """The logit lens: what each layer's state would say if it were the last.
 
 Read at the last real position, of the residual and of what attention and MLP add to it, with and without the final
-norm. Tables: lens, accuracy; for a single prompt (`show`): grid.
+norm. Tables: lens, accuracy; for a single prompt (`show`): grid, trajectories.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ...data.tokens import labels
 from ...probes.model.head import in_rows
-from ...probes.observe.capture import capture
 from ...probes.observe.tracing import Layer
 from ...probes.prompts.batch import Batch
 from ...probes.runs import costs
@@ -26,6 +24,7 @@ from .. import metrics
 from ..common.claims import Claim, Statement, judge, one_row, unsolved
 from ._lens_findings import findings
 from ._lens_tables import FALLING, MEASURES, NORM_GAIN, NORMS, READ_BEFORE, SITES, TABLES
+from ._token_grid import grids
 
 __all__ = ["TABLES", "claims", "findings"]
 
@@ -36,10 +35,13 @@ PAPER = "logit lens (nostalgebraist 2020), with the final norm; arXiv 2411.18620
 
 @dataclass(frozen=True)
 class Options:
-    """sites: which states are read. subset: the meta column that a task's examples are split by."""
+    """sites: which states are read. subset: the meta column that a task's examples are split by. lens: for `show`, the
+    lens of the grid: the logit lens by default, "tuned", "jacobian", a learned lens' name, or a published one's folder.
+    """
 
     sites: tuple[str, ...] = SITES
     subset: str = "relation"
+    lens: str = ""
 
 
 def methods(options: Options, learned: Any, fitted_on: Mapping[str, int]) -> str:
@@ -131,39 +133,5 @@ def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:
 
 
 def show(subject: Any, batch: Batch, options: Options) -> dict[str, pd.DataFrame]:
-    """The token grid of single prompts: what every state says at every position.
-
-    grid: example state position token top probability value. The last state is the model's own prediction.
-    """
-    grids = []
-    for index, example in enumerate(batch.example_ids):
-        places = batch.mask[index].nonzero()[:, 0]
-        one = {name: value[index : index + 1] for name, value in batch.inputs.items()}
-        sites = [f"blocks.{subject.n_layers - 1}.hook_resid_post", "resid_pre"]
-        kept = capture(subject, one, sites)
-        names = [f"blocks.{i}.hook_resid_pre" for i in range(subject.n_layers)] + sites[:1]
-        for state, name in enumerate(names):
-            grids.append(_grid(subject, batch, one["input_ids"][0, places], kept[name][0, places], state, example))
-    return {"grid": pd.concat(grids, ignore_index=True)}
-
-
-def _grid(subject: Any, batch: Batch, ids: Tensor, states: Tensor, state: int, example: str) -> pd.DataFrame:
-    said = in_rows(partial(_said, subject), subject.model, states)
-    words, tops = labels(batch.tokenizer, ids), labels(batch.tokenizer, said["top"])
-    return pd.DataFrame(
-        {
-            "example": example,
-            "state": state,
-            "position": range(len(ids)),
-            "value": said["value"].cpu().numpy(),
-            "unit": "probability",
-            "token": words,
-            "top": tops,
-        }
-    )
-
-
-@torch.no_grad()
-def _said(subject: Any, states: Tensor) -> dict[str, Tensor]:
-    value, top = subject.unembed(subject.norm(states)).float().softmax(-1).max(-1)
-    return {"value": value, "top": top}
+    """The token grid of single prompts under `options.lens`, and how its predictions move: see `_token_grid.grids`."""
+    return grids(subject, batch, options.lens)

@@ -53,6 +53,12 @@ def record_of(name: str | Path, what: str = LENS) -> dict[str, Any]:
     return record
 
 
+def kind_at(name: str | Path) -> str:
+    """Of what kind the weights of `home()/name` or of a directory are, "" where there are none."""
+    record = store.read_record(_place(name))
+    return "" if record is None else kind_of(record)
+
+
 def kind_of(record: dict[str, Any]) -> str:
     """What a record tells of; lenses have no word of their own in it."""
     return record.get("what", LENS)

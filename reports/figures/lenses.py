@@ -8,6 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ..charts import captioned, dots, heat_map, lines, token_grid
+from ..charts.style import token_label
 from .drawing import Drawing, Tables, draw_all
 
 Draw = Callable[[pd.DataFrame, Tables], go.Figure | None]
@@ -20,7 +21,7 @@ LEAST = 1e-4  # nats; below lies the output itself
 
 def figures(tables: Tables) -> dict[str, go.Figure]:
     """Every measure by state, the answer by group, the accuracy, the token grids of the first prompts."""
-    return draw_all(FIGURES, tables) | _grids(tables.get("grid", pd.DataFrame()))
+    return draw_all(FIGURES, tables) | _grids(tables.get("grid", pd.DataFrame())) | _trajectories(tables)
 
 
 def by_state(y_title: str, log_y: bool = False) -> Draw:
@@ -101,7 +102,7 @@ def _grids(table: pd.DataFrame) -> dict[str, go.Figure]:
     drawn = {}
     for index, example in enumerate(table["example"].unique()[:GRIDS] if not table.empty else []):
         rows = table[table["example"] == example]
-        parts = {"seen": GRID, "read": READ, "sample": "n\u00a0=\u00a01: an illustration."}
+        parts = {"seen": GRID.format(lens=_lens_of(rows)), "read": READ, "sample": ONE}
         said = {"theme": "main" if index == 0 else "more prompts", **parts}
         title = f"What the lens reads, word by word: prompt {index + 1}"
         caption = " ".join(parts.values())
@@ -109,7 +110,50 @@ def _grids(table: pd.DataFrame) -> dict[str, go.Figure]:
     return drawn
 
 
-GRID = "The most likely next token that the logit lens reads at every state above every position of one prompt."
+def _lens_of(rows: pd.DataFrame) -> str:
+    return str(rows["lens"].iloc[0]) if "lens" in rows else "logit lens"
+
+
+def _trajectories(tables: Tables) -> dict[str, go.Figure]:
+    """How the predictions of the first prompt move from state to state, measure by measure."""
+    table, drawn = tables.get("trajectories", pd.DataFrame()), {}
+    for measure, (name, title, seen, read) in MOVES.items() if not table.empty else ():
+        rows = table[(table["measure"] == measure) & (table["example"] == table["example"].iloc[0])]
+        rows = rows.dropna(subset=["value"])
+        parts = {"seen": f"{seen} Read by the {_lens_of(rows)}.", "read": read, "sample": ONE}
+        where = {"measure": measure, "example": rows["example"].iloc[0]} if len(rows) else {}
+        if len(rows):
+            words = [f"{position} {token_label(token)}" for position, token in rows[["position", "token"]].to_numpy()]
+            figure = heat_map(rows.assign(word=words), "state", "word", unit=str(rows["unit"].iloc[0]))
+            figure.update_yaxes(title_text="word read at the position")
+            drawn[name] = captioned(
+                figure, title, " ".join(parts.values()), "trajectories", where, theme="trajectories", **parts
+            )
+    return drawn
+
+
+ONE = "n\u00a0=\u00a01: an illustration."
+MOVES = {
+    "KL to the output": (
+        "move-kl",
+        "How far each state's prediction is from the output",
+        "The Kullback–Leibler divergence of the model's own output to the lens, at every position of one prompt.",
+        "Where a row turns dark early, the model has made up its mind early.",
+    ),
+    "entropy": (
+        "move-entropy",
+        "How sure each state is",
+        "The entropy of the lens at every position of one prompt.",
+        "Dark: the lens puts nearly everything on one word, be it right or wrong.",
+    ),
+    "surprise at the next token": (
+        "move-surprise",
+        "How surprised each state is at the word that follows",
+        "Minus the log-probability that the lens gives to the prompt's own next word, at every position but the last.",
+        "Dark: the state foresees the word that comes.",
+    ),
+}
+GRID = "The most likely next token that the {lens} reads at every state above every position of one prompt."
 READ = "From below upwards the model makes up its mind. ␣ is a leading space, ↵ a new line."
 PLACE = (
     "Read at the last position from the residual and from what attention and MLP add to it, through the "

@@ -12,7 +12,8 @@ from .words import task_words
 # In the order of the questions: what can it do, where does attention go, when is the answer known, through where and
 # by whom does it come, can it be changed. What is not here follows by name.
 ORDER = (
-    *("subject_card", "sinks", "head_divergence", "lenses", "learned_lenses", "group_lens", "image_lens"),
+    *("subject_card", "sinks", "head_divergence"),
+    *("lenses", "learned_lenses", "jacobian_lens", "patchscope", "group_lens", "image_lens"),
     *("information_flow", "edges", "logit_attribution", "circuits", "faithfulness", "overlap", "steering", "repairs"),
 )
 

@@ -38,6 +38,7 @@ from .claims import (
     image_lens,
     influence,
     information_flow,
+    jacobian_lens,
     layer_similarity,
     learned_lenses,
     lenses,
@@ -45,6 +46,7 @@ from .claims import (
     modality,
     neurons,
     overlap,
+    patchscope,
     probing,
     redundancy,
     relations,
@@ -293,6 +295,20 @@ CASES_OF: dict[str, dict[str, Case]] = {
     "learned_lenses": {
         "nearer": case(lambda: learned_lenses.planted("", True), "In the middle half of the states the tuned", FOUND),
         "farther": case(lambda: learned_lenses.planted("", False), "It is not shown that the tuned lens reads", OPEN),
+    },
+    "jacobian_lens": {
+        "earlier": case(jacobian_lens.tables_of, "The Jacobian lens reads the answer earlier", FOUND),
+        "any map": case(partial(jacobian_lens.tables_of, turned=16), "It is not shown that the Jacobian lens", OPEN),
+        "at chance": case(
+            partial(jacobian_lens.tables_of, solved=False), "what the Jacobian lens reads earlier", UNTESTABLE
+        ),
+        "named": case(jacobian_lens.tables_of, "The gradient of the answer's loss, read as words", FOUND),
+        "any word": case(partial(jacobian_lens.tables_of, wrong=3), "It is not shown that gradients name", OPEN),
+    },
+    "patchscope": {
+        "says": case(patchscope.tables_of, "The model can say what its states hold", FOUND),
+        "any state": case(partial(patchscope.tables_of, other=0.7), "It is not shown that the model can say", OPEN),
+        "few": case(partial(patchscope.tables_of, groups=3), "It is not shown that the model can say", OPEN),
     },
     "group_lens": {
         "words": case(partial(of_group_lens, 0.3, 0.01), "Words of the group English are most probable", FOUND),

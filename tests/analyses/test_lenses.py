@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
+import pytest
 import torch
-from crosslens.analyses.lenses import lenses
+from crosslens import capture
+from crosslens.analyses.lenses import _jacobian, _learning, lenses
+from crosslens.analyses.lenses._learning import open_lens
+from crosslens.data.errors import UserError
 from crosslens.probes.runs.run import Settings, run
 
 from ..helpers import tiny
 from .claims.lenses import planted
+from .test_learned_lenses import FEW
 
 
 def analyse(subject, out):
@@ -66,3 +73,53 @@ def test_a_flat_curve_is_no_late_one():
     assert made["readable late"] == "undecidable here"
     tables["accuracy"].loc[tables["accuracy"]["measure"] == "pair accuracy − guessing", ["value", "lower"]] = 0.0, -0.1
     assert {claim.name: claim.verdict for claim in lenses.claims(tables)}["readable late"] == "not testable"
+
+
+def test_a_grid_under_the_jacobian_lens(tmp_path, monkeypatch):
+    monkeypatch.setenv("CROSSLENS_CACHE", str(tmp_path))
+    monkeypatch.setattr(_jacobian, "open_task", lambda spec: tiny.task())
+    monkeypatch.setattr(_learning, "open_task", lambda spec: tiny.task())
+    subject = tiny.subject()
+    name = _jacobian.fit_jacobians(subject, _jacobian.Fitting(passages=2, length=9, skip=1, parts=1))
+    grid = lenses.show(subject, subject.batch(["w1 w2 w3"]), lenses.Options(lens=name))["grid"]
+    assert set(grid["lens"]) == {"Jacobian lens"}
+    x = capture(subject, subject.batch(["w1 w2 w3"]), ["resid_pre"])["blocks.1.hook_resid_pre"][0]
+    moved = x @ _jacobian.open_jacobian(subject, name, 1).T
+    expected = subject.unembed(subject.norm(moved)).softmax(-1).max(-1).values
+    np.testing.assert_allclose(grid.query("state == 1")["value"], expected.detach(), rtol=1e-4)
+    heads = _learning.learn(subject, replace(FEW, states="none"))
+    with pytest.raises(UserError, match="has no maps of states, only of heads"):
+        lenses.show(subject, subject.batch(["w1"]), lenses.Options(lens=heads))
+    with pytest.raises(UserError, match="no learned lens nowhere"):
+        lenses.show(subject, subject.batch(["w1"]), lenses.Options(lens="nowhere"))
+
+
+@torch.no_grad()
+def test_trajectories_equal_the_slow_way(tmp_path, monkeypatch):
+    """Under the logit lens and under a learned one, cell by cell."""
+    monkeypatch.setenv("CROSSLENS_CACHE", str(tmp_path))
+    monkeypatch.setattr(_learning, "open_task", lambda spec: tiny.task())
+    subject = tiny.subject()
+    name = _learning.learn(subject, FEW)
+    batch = subject.batch(["w1 w2 w3 w4", "w5 w6"], padding="left")
+    for asked, kind in (("", "logit lens"), (name, "tuned lens")):
+        tables = lenses.show(subject, batch, lenses.Options(lens=asked))
+        assert set(tables["grid"]["lens"]) == {kind}
+        moves = tables["trajectories"].set_index(["example", "measure", "state", "position"])["value"].sort_index()
+        kept = capture(subject, subject.batch(["w5 w6"]), ["resid_pre", "blocks.2.hook_resid_post"])
+        final = subject.unembed(subject.norm(kept["blocks.2.hook_resid_post"][0])).log_softmax(-1)
+        x = kept["blocks.1.hook_resid_pre"][0]
+        x = (
+            x + x @ open_lens(subject, name, "tuned", 1)["A"] + open_lens(subject, name, "tuned", 1)["b"]
+            if asked
+            else x
+        )
+        read = subject.unembed(subject.norm(x)).log_softmax(-1)
+        found = moves["prompt-1"]
+        kl = (final.exp() * (final - read)).sum(-1)
+        np.testing.assert_allclose(found["KL to the output", 1], kl, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(found["entropy", 1], -(read.exp() * read).sum(-1), rtol=1e-4)
+        ids = subject.tokenizer.convert_tokens_to_ids(["w5", "w6"])
+        np.testing.assert_allclose(found["surprise at the next token", 1][:2], -read[[0, 1], ids], rtol=1e-4)
+        assert np.isnan(found["surprise at the next token", 1][2])
+        assert (found["KL to the output", 3].abs() < 1e-6).all()
