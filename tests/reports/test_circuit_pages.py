@@ -52,18 +52,7 @@ def report(tmp_path_factory):
 
 
 FIGURES = {
-    "circuits": [
-        "effects",
-        "task",
-        "needed",
-        "circuit",
-        "attention",
-        "writing",
-        "mlps",
-        "estimates",
-        "agreement",
-        "halves",
-    ],
+    "circuits": ["effects", "task", "circuit", "attention", "writing", "mlps", "estimates", "agreement", "halves"],
     "faithfulness": ["logits", "task", "effects", "estimates", "agreement", "places", "head-places"],
     "edges": ["into", "strongest", "estimates", "agreement", "task"],
     "steering": ["repair", "gain", "silent", "looks"],
