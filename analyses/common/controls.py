@@ -49,6 +49,7 @@ FEATURES = "as many features of like activity"
 DIRECTION = "a random direction of the same norm"
 UNTRAINED, COMPONENTS = "as many random directions", "as many principal components"  # of those that a state is told by
 SUBSPACE = "random directions among the largest components"
+OTHER_WRITER = "another head's W_O and another token's MLP"  # in each layer; the attention and its values stay
 SHUFFLED_KEYS, RANDOM_ENTRIES = "keys of a row shuffled", "as many random entries"
 PAIRS = "pairs permuted over groups"  # each with another group's partner
 EXCHANGED = "sets exchanged at random"  # which of an example's two states belongs to which set

@@ -21,7 +21,15 @@ from .alignment import (
     token_alignment,
     update_ratio,
 )
-from .attribution import Interaction, RouteShares, modality_interaction, occlusion_saliency, route_shares, strong_routes
+from .attribution import (
+    Interaction,
+    RouteShares,
+    modality_interaction,
+    occlusion_saliency,
+    route_nearness,
+    route_shares,
+    strong_routes,
+)
 from .boxes import Box, BoxScores, adaptive_crop, box_scores, box_sums, map_scores
 from .columns import are_hidden, attention_share, column_attention, column_sums, hidden_sinks
 from .divergence import head_divergence, reinforced_heads, total_divergence
