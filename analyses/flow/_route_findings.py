@@ -23,7 +23,7 @@ def _few(tables: Tables) -> Finding:
         "Routes are sparse: they keep {value:.1%} {span:.1%} of the pairs of tokens that attention could connect; "
         "{control}: {beside:.1%}",
         "Routes keep {value:.1%} {span:.1%} of the pairs of tokens that attention could connect; {control}: "
-        "{beside:.1%}. That it is fewer than 20 %, and fewer than by chance, is not shown",
+        "{beside:.1%}. That these are both fewer than 20 % and fewer than the control's is not shown",
         **tested(tables, "few edges", "below"),
         about="how sparse routes are",
         figure="edges",
@@ -37,7 +37,7 @@ def _sink(tables: Tables) -> Finding:
         "Routes leave the first token out: {value:.0%} {span:.0%} of the importance that they keep from other tokens "
         "is its; {control}: {beside:.0%}",
         "Of the importance that routes keep from other tokens {value:.0%} {span:.0%} is the first one's; {control}: "
-        "{beside:.0%}. That it is less than half, and less than of attention, is not shown",
+        "{beside:.0%}. That this is both less than half and less than of attention is not shown",
         **tested(tables, "routes leave the sink", "below"),
         about="what routes keep of the first token",
         figure="first",
@@ -51,7 +51,7 @@ def _previous(tables: Tables) -> Finding:
         "Routes lead through heads that look at the token before: those with most importance give it {value:.0%} "
         "{span:.0%} of their attention; {control}: {beside:.0%}",
         "The heads with most importance give the token before {value:.0%} {span:.0%} of their attention; {control}: "
-        "{beside:.0%}. That it is more than 20 %, and more than by chance, is not shown",
+        "{beside:.0%}. That this is both more than 20 % and more than the control's is not shown",
         **tested(tables, "previous-token heads"),
         about="whether routes lead through previous-token heads",
         figure="heads",
@@ -65,7 +65,7 @@ def _causal(tables: Tables) -> Finding:
         "Routes find heads that matter: those with most importance have {value:.1f} {span:.1f} times an even share of "
         "the patching effect; {control}: {beside:.1f}",
         "The heads with most importance have {value:.1f} {span:.1f} times an even share of the patching effect; "
-        "{control}: {beside:.1f}. That routes find heads that matter is not shown",
+        "{control}: {beside:.1f}. That routes find what matters better than the control is not shown",
         **tested(tables, "routes find causal heads"),
         about="whether routes find heads that matter",
         figure="agreement" if "agreement" in tables else "heads",

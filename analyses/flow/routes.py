@@ -94,7 +94,7 @@ def methods(options: Options, learned: Any, fitted_on: Mapping[str, int]) -> str
         "divided by their sum; where none is above, the largest part stays alone. Only tokens that something was kept "
         "of are followed further. Parts that add what is not the state of one token, as biases do, end there. Followed "
         "share of a token: products of the kept shares along all ways down to it, summed. Control: a route "
-        f"of its own, in which heads write through {OTHER_WRITER}, one draw a prompt. Heads are chosen by "
+        f"of its own, in which each layer has {OTHER_WRITER}, one draw a prompt. Heads are chosen by "
         f"importance ({options.share:.0%} of all) on one half of the groups and measured on the other. Effect of a "
         "head: how the answer's logit moves against the wrong one's where it writes what it writes for the prompt's "
         "twin, estimated by a gradient (attribution patching, not the exact patch), its size."

@@ -21,7 +21,7 @@ def token_graph(frame: pd.DataFrame) -> go.Figure:
     Columns: state, to_state (heights), source, target (places in the prompt), kind ("attention", "MLP", "residual"),
     value, flow, source_token, target_token; heads and strongest, of attention. Tokens without an edge are left out.
     """
-    check_rows(frame, ("kind",))
+    check_rows(frame, ("kind", "state", "source", "target"))
     words = dict(zip(frame["source"], frame["source_token"], strict=True))
     words |= dict(zip(frame["target"], frame["target_token"], strict=True))
     order = {place: at for at, place in enumerate(sorted(words))}

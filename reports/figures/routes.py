@@ -19,7 +19,10 @@ def figures(tables: Tables) -> dict[str, go.Figure]:
 
 
 def tokens(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    return lines(first_condition(rows), "state", panel="role", y_title="share of the output", markers=False)
+    shown = first_condition(rows)
+    ends = shown[(shown["state"] == 0) & (shown["control"] == "")].set_index("role")["value"]
+    order = shown.assign(end=shown["role"].map(ends)).sort_values("end", ascending=False, kind="stable")
+    return lines(order, "state", panel="role", y_title="share of the output", markers=False)
 
 
 def kept(rows: pd.DataFrame, _: Tables) -> go.Figure:
@@ -65,7 +68,7 @@ def of_first(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _graphs(table: pd.DataFrame) -> dict[str, go.Figure]:
-    drawn = {}
+    drawn, table = {}, first_condition(table) if "condition" in table else table
     for index, example in enumerate(table["example"].unique()[:GRAPHS] if not table.empty else []):
         rows = table[table["example"] == example]
         parts = {"seen": GRAPH.format(count=len(rows)), "read": READ, "sample": "n\u00a0=\u00a01: an illustration."}
@@ -108,6 +111,7 @@ FIGURES = [
         "Share of heads in the state behind the attention, and of the MLP in the state behind it, in the rows that "
         "routes keep and after parts at or below the threshold are dropped. The rest is the residual (and biases).",
         "A peak above its control: the layer writes what the route is made of.",
+        theme="by layer",
         interval="Bands",
         control=CONTROL,
         select=measured,

@@ -549,14 +549,18 @@ CASES_OF: dict[str, dict[str, Case]] = {
     },
     "routes": {
         "matter": case(routes.tables_of, "Routes find heads that matter", FOUND),
-        "as chance": case(partial(routes.tables_of, chance=10.0), "That routes find heads that matter is not", OPEN),
+        "as chance": case(partial(routes.tables_of, chance=10.0), "That routes find what matters better than", OPEN),
         "no twins": case(partial(routes.tables_of, twins=False), "whether routes find heads", UNTESTABLE),
         "sparse": case(routes.tables_of, "Routes are sparse", FOUND),
-        "as sparse": case(partial(routes.tables_of, edges=0.35), "That it is fewer than 20 %", OPEN),
+        "as sparse": case(partial(routes.tables_of, edges=0.35), "That these are both fewer than 20 %", OPEN),
         "not the sink": case(routes.tables_of, "Routes leave the first token out", FOUND),
-        "as attention": case(partial(routes.tables_of, attended=0.1), "and less than of attention, is not", OPEN),
+        "as attention": case(
+            partial(routes.tables_of, attended=0.1), "less than half and less than of attention is", OPEN
+        ),
         "before": case(routes.tables_of, "Routes lead through heads that look at the token before", FOUND),
-        "elsewhere": case(partial(routes.tables_of, previous=0.05), "and more than by chance, is not shown", OPEN),
+        "elsewhere": case(
+            partial(routes.tables_of, previous=0.05), "more than 20 % and more than the control's is not", OPEN
+        ),
         "few groups": case(partial(routes.tables_of, groups=6), "previous-token heads", UNTESTABLE),
     },
     "weights": {
