@@ -12,13 +12,13 @@ from ._route_rows import FIELDS
 from ._route_walk import KINDS
 
 COLUMNS = (
-    *("example", "state", "to_state", "source", "target", "kind", "flow", "heads", "strongest", "of_head"),
+    *("example", "state", "to_state", "source", "target", "kind", "followed", "heads", "strongest", "of_head"),
     *("source_token", "target_token"),
 )
 
 
 def edges_of(kept: np.ndarray, example: str, tokenizer: Any) -> pd.DataFrame:
-    """kept: [edges, FIELDS], NaN behind the end. value: share of the upper state; flow: share of the output."""
+    """kept: [edges, FIELDS], NaN behind the end. value: share of the upper state; followed: share of the output."""
     table = pd.DataFrame(kept[~np.isnan(kept[:, 0])].astype(float), columns=list(FIELDS))
     heads = [f"{int(layer)}.{int(head)}" if head >= 0 else "" for layer, head in table[["layer", "head"]].to_numpy()]
     words = {f"{end}_token": _words(table[f"{end} id"], tokenizer) for end in ("source", "target")}

@@ -14,6 +14,7 @@ from ...probes.observe.layer import Layer
 from ...probes.observe.tracing import tracing
 from ...probes.prompts.batch import Batch
 from ..common.changed import changed
+from ._route_knockout import read_by_last
 from ._route_parts import Place
 from ._route_walk import EDGE, Route, walk
 
@@ -47,6 +48,7 @@ def route_rows(subject: Any, batch: Batch, options: Any) -> dict[str, Tensor]:
 def _of_route(route: Route, at: dict[str, Tensor], suffix: str) -> dict[str, Tensor]:
     rows = {name: getattr(route, name) for name in ("sums", "importance", "previous", "on")}
     flows = {f"flow|{name}": route.flow[:, mask].sum(1) for name, mask in at.items()}
+    flows |= {f"read|{name}": read_by_last(route, mask) for name, mask in at.items()}
     return {f"{name}{suffix}": value for name, value in (rows | flows).items()}
 
 
@@ -66,7 +68,7 @@ def roles_of(batch: Batch) -> dict[str, Bool[Tensor, "b p"]]:
 def strongest_edges(route: Route, ids: Tensor, count: int) -> Float[Tensor, "edges field"]:
     """The kept edges through which most of the output was followed, strongest first; NaN behind the end."""
     edges, names = route.edges, list(EDGE)
-    kept = edges[edges[:, names.index("flow")].argsort(descending=True, stable=True)[:count]]
+    kept = edges[edges[:, names.index("followed")].argsort(descending=True, stable=True)[:count]]
     words = [ids.float()[kept[:, names.index(end)].long()] for end in ("source", "target")]
     whole = kept.new_full((count, len(FIELDS)), torch.nan)
     whole[: len(kept)] = torch.cat([kept, torch.stack(words, 1).to(kept)], 1)

@@ -10,6 +10,7 @@ from ..common.controls import OTHER_WRITER
 from ..common.frames import by_head, joined, mean_of_present, summarise
 from ..common.stats import quotient
 from ._route_edges import COLUMNS, edges_of
+from ._route_knockout import knockout
 from ._route_tested import tested
 from ._route_walk import ADDED
 
@@ -104,6 +105,7 @@ TABLES = {
     "heads": (_heads, ("measure",)),
     "agreement": (_agreement, ("measure", "importance")),
     "tokens": (_tokens, ("role",)),
+    "knockout": (knockout, ("role", "measure")),
     "edges": (_edges, (*COLUMNS, "measure")),
     "tested": (tested, ("claim", "than", "untestable")),
 }

@@ -14,6 +14,7 @@ from ..common.frames import mean_of_present, of_heads
 from ..common.selection import Head, at, at_random
 from ..common.stats import MIN_GROUPS, chosen_on, quotient
 from ..common.tested import nothing, number
+from ._route_knockout import agreement
 from ._route_walk import ADDED
 
 Array = NDArray[np.floating]
@@ -23,7 +24,7 @@ HALVES = f"fewer than {2 * MIN_GROUPS} groups: heads cannot be chosen on one hal
 
 
 def tested(rows: Rows, how: How) -> pd.DataFrame:
-    parts = [*_few(rows), *_sink(rows), *_of_chosen(rows, how.options.share)]
+    parts = [*_few(rows), *_sink(rows), *agreement(rows), *_of_chosen(rows, how.options.share)]
     return pd.concat(parts, ignore_index=True)
 
 

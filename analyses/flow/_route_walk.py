@@ -16,7 +16,7 @@ ADDED = (
     *("held", "edges", "possible", "attends first", "attends between"),
 )
 KINDS = ("attention", "MLP", "residual")
-EDGE = ("layer", "state", "to_state", "source", "target", "kind", "value", "flow", "heads", "head", "of head")
+EDGE = ("layer", "state", "to_state", "source", "target", "kind", "value", "followed", "heads", "head", "of head")
 
 
 class Route(NamedTuple):

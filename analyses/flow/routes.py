@@ -2,7 +2,7 @@
 
 From the last token's state downwards every state is taken apart into what each head read at each token, the MLP and
 the residual; parts below a threshold are dropped, and only tokens that something was kept of are followed further.
-Tables: layers, heads, agreement, tokens, edges, tested; for a single prompt (`show`): edges.
+Tables: layers, heads, agreement, tokens, knockout, edges, tested; for a single prompt (`show`): edges.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from ..common.controls import OTHER_WRITER
 from ..common.tested import judged
 from ._route_edges import edges_of
 from ._route_findings import findings
+from ._route_knockout import knocked_rows
 from ._route_parts import BUDGET, Place
-from ._route_rows import FIELDS, effect_rows, recorded_layers, route_rows, strongest_edges
+from ._route_rows import FIELDS, effect_rows, recorded_layers, roles_of, route_rows, strongest_edges
 from ._route_tables import TABLES
 from ._route_walk import ADDED, walk
 
@@ -66,13 +67,22 @@ CLAIMS = (
         "arXiv 2403.00824 (routes agree with patching), style; bar and controls are this project's",
         2.0,
     ),
+    Statement(
+        "routes agree with knockout",
+        "What the last token's route keeps of other tokens is what it needs of them: over layers and kinds of tokens "
+        "it goes with the change of the answer where that edge is cut in one layer (rank correlation above .3), and more "
+        "than on the control's routes.",
+        "this project's bar; knockout as in arXiv 2411.18620, of one layer",
+        0.3,
+    ),
 )
 
 
 @dataclass(frozen=True)
 class Options:
     """threshold: a part is kept where its share is above. share: of all heads, those with most importance are compared
-    with what patching finds. edges: strongest ones kept of each prompt. causal: whether heads are patched, by gradient.
+    with what patching finds. edges: strongest ones kept of each prompt. causal: whether heads are patched, by
+    gradient, and edges cut.
     seed: of the control's draws.
     """
 
@@ -97,18 +107,24 @@ def methods(options: Options, learned: Any, fitted_on: Mapping[str, int]) -> str
         f"of its own, in which each layer has {OTHER_WRITER}, one draw a prompt. Heads are chosen by "
         f"importance ({options.share:.0%} of all) on one half of the groups and measured on the other. Effect of a "
         "head: how the answer's logit moves against the wrong one's where it writes what it writes for the prompt's "
-        "twin, estimated by a gradient (attribution patching, not the exact patch), its size."
+        "twin, estimated by a gradient (attribution patching, not the exact patch), its size. "
+        "Knockout: the change of the probability of the model's own answer, as a share of it, where the last token "
+        "cannot read one kind of tokens in one layer; it goes with what the route keeps there by rank correlation over "
+        "layers and kinds, prompt by prompt (0 for a control that keeps nothing)."
     )
 
 
 def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
     """Rows, of the route and with "|null" of its control: "sums" [b, layers, ADDED], "importance", "previous", "on"
-    [b, layers, heads], "flow|<role>" [b, states]; "tokens|<role>" [b], "edges" [b, edges, FIELDS]; with twins also
-    "effect" [b, layers, heads]. One forward for the routes; for the effects two and one backward.
+    [b, layers, heads], "flow|<role>" [b, states], "read|<role>" [b, layers]; "tokens|<role>" [b], "edges" [b,
+    edges, FIELDS]; "knocked|<role>" [b, layers] and with twins "effect" [b, layers, heads]. One forward for the routes; for the effects two and one
+    backward; for the cuts one and replays of the last row.
     """
     _require(how.options)
     rows = route_rows(subject, batch, how.options)
-    return rows | (effect_rows(subject, batch) if how.options.causal else {})
+    if not how.options.causal:
+        return rows
+    return rows | effect_rows(subject, batch) | knocked_rows(subject, batch, roles_of(batch))
 
 
 def _require(options: Options) -> None:
@@ -122,7 +138,7 @@ def _require(options: Options) -> None:
 def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold."""
     roles = 6
-    by_layer = 2 * len(ADDED) + (6 + options.causal) * subject.n_heads + 2 * roles
+    by_layer = 2 * len(ADDED) + (6 + options.causal) * subject.n_heads + 5 * roles
     return subject.n_layers * by_layer + options.edges * len(FIELDS) + roles
 
 
@@ -132,7 +148,8 @@ def memory(subject: Any, batch: int, positions: int, options: Options) -> int:
     held = subject.n_layers * batch * positions * per_position * costs.item(subject)
     one = 4 * (4 * subject.n_heads * positions**2 + 4 * max(BUDGET, positions * subject.d_model))
     patched = 2 * costs.recording(subject, batch, positions, ("z",)) + costs.gradient(subject, batch, positions)
-    return max(held + one, patched if options.causal else 0)
+    cut = costs.recording(subject, batch, positions) + costs.variants(subject, subject.n_layers, batch, 1, positions)
+    return max(held + one, max(patched, cut) if options.causal else 0)
 
 
 def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:

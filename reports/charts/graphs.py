@@ -16,10 +16,10 @@ MARK = {"attention": "circle", "MLP": "square"}
 
 def token_graph(frame: pd.DataFrame) -> go.Figure:
     """Edges between tokens: across where attention read another token, upwards along the residual; an MLP is a square
-    on the way, attention to the token itself a dot. Lines are wider, marks larger, where `flow` is.
+    on the way, attention to the token itself a dot. Lines are wider, marks larger, where `followed` is.
 
     Columns: state, to_state (heights), source, target (places in the prompt), kind ("attention", "MLP", "residual"),
-    value, flow, source_token, target_token; heads and strongest, of attention. Tokens without an edge are left out.
+    value, followed, source_token, target_token; heads and strongest, of attention. Tokens without an edge are left out.
     """
     check_rows(frame, ("kind", "state", "source", "target"))
     words = dict(zip(frame["source"], frame["source_token"], strict=True))
@@ -47,7 +47,7 @@ def _lines(rows: pd.DataFrame, kind: str) -> list[go.Scatter]:
     """A trace for each width, so that a legend's entry hides all of a kind."""
     traces, above = [], float("inf")
     for least, width in WIDTHS:
-        mine, above = rows[(rows["flow"] >= least) & (rows["flow"] < above)], least
+        mine, above = rows[(rows["followed"] >= least) & (rows["followed"] < above)], least
         if len(mine):
             ends = (mine[["x", "to_x"]], mine[["state", "to_state"]])
             x, y = ([v for pair in end.to_numpy(dtype=float).tolist() for v in (*pair, None)] for end in ends)
@@ -60,7 +60,7 @@ def _lines(rows: pd.DataFrame, kind: str) -> list[go.Scatter]:
 def _marks(rows: pd.DataFrame, kind: str) -> go.Scatter:
     """A mark in the middle of each edge, which says under the mouse what it is."""
     middle = [(rows[a] + rows[b]) / 2 for a, b in (("x", "to_x"), ("state", "to_state"))]
-    marker = {"symbol": MARK[kind], "color": COLOUR[kind], "size": [4 + 8 * v for v in rows["flow"].clip(0, 1)]}
+    marker = {"symbol": MARK[kind], "color": COLOUR[kind], "size": [4 + 8 * v for v in rows["followed"].clip(0, 1)]}
     said = [_said(row, kind) for row in rows.to_dict("records")]
     at = {"x": middle[0].tolist(), "y": middle[1].tolist()}
     shared: dict[str, Any] = {"name": kind, "legendgroup": kind, "showlegend": kind == "MLP"}
@@ -73,5 +73,5 @@ def _said(row: dict[Any, Any], kind: str) -> str:
     what = (
         f"attention, head {row['strongest']}{more}: {source} → {target}" if kind == "attention" else f"MLP at {target}"
     )
-    shares = f"<b>{row['value']:.0%}</b> of the state above; {row['flow']:.1%} of the output"
+    shares = f"<b>{row['value']:.0%}</b> of the state above; {row['followed']:.1%} of the output"
     return f"{what}<br>layer {int(row['state'])}: {shares}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from ..charts import captioned, head_map, lines, scatter, token_graph
+from ..charts import captioned, head_map, heat_map, lines, scatter, token_graph
 from .drawing import Drawing, Tables, draw_all, first_condition
 
 GRAPHS = 3  # prompts
@@ -57,6 +57,19 @@ def agreement(rows: pd.DataFrame, _: Tables) -> go.Figure:
     names = shown["layer"].astype(int).astype(str) + "." + shown["head"].astype(int).astype(str)
     titles = ("mean importance on routes", "size of the patching effect (logits)")
     return scatter(shown.assign(name=names), "importance", "value", "name", titles=titles)
+
+
+def knocked(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    """What is kept and what cutting costs have scales of their own: a button each."""
+    shown = first_condition(rows)
+    return heat_map(
+        shown.assign(view=shown["measure"] + shown["control"].map(_of_control)),
+        "layer",
+        "role",
+        view="view",
+        signed=("knockout",),
+        unit="share",
+    )
 
 
 def measured(rows: pd.DataFrame) -> pd.DataFrame:
@@ -126,6 +139,19 @@ FIGURES = [
         "the answer against the wrong one, estimated from gradients.",
         "To the right and up: both find it. High on the left: it matters, and routes miss it.",
         claims=("routes find causal heads",),
+    ),
+    Drawing(
+        "knockout",
+        "knockout",
+        {},
+        "What the last token reads, and what cutting it costs",
+        knocked,
+        "By layer and kind of token, by button: the share of the last token's state that its route keeps of them, the "
+        "same on the control's routes, and the change of the answer's probability, as a share of it, where it cannot "
+        "read them in this layer.",
+        "Cells that are bright in importance and blue in knockout: kept, and needed.",
+        theme="knockout",
+        claims=("routes agree with knockout",),
     ),
     Drawing(
         "edges",

@@ -7,6 +7,7 @@ import pytest
 import torch
 from crosslens.analyses.flow import routes
 from crosslens.analyses.flow._route_edges import edges_of
+from crosslens.analyses.flow._route_knockout import read_by_last
 from crosslens.analyses.flow._route_parts import Parts, Place, attention_parts, weigh
 from crosslens.analyses.flow._route_rows import recorded_layers, roles_of
 from crosslens.analyses.flow._route_walk import ADDED, EDGE, KINDS, walk
@@ -187,7 +188,29 @@ def test_every_token_has_one_role_and_the_flow_is_whole():
     rows = routes.measure(subject, batch, {}, HOW)
     whole = sum(value for name, value in rows.items() if name.startswith("flow|") and "null" not in name)
     torch.testing.assert_close(whole, torch.ones_like(whole))
+    for name, mask in roles_of(batch).items():
+        assert (f"knocked|{name}" in rows) == (name != "last token")
+        read = rows[f"read|{name}"]
+        assert ((read > 0).any(1) <= mask.any(1)).all()
     assert rows["effect"].shape == (3, subject.n_layers, subject.n_heads)
+
+
+def test_what_the_last_token_reads_and_what_cutting_it_costs_by_hand():
+    """On the planted path: layer 1 alone, and there the token that holds the answer."""
+    subject = planted.induction_model()
+    inputs, _, answers, _ = planted.prompts()
+    layers = recorded_layers(subject, inputs)
+    for example, ids in enumerate(inputs["input_ids"]):
+        chosen = ids == answers[example]
+        chosen[-1] = False
+        route = walk(subject, layers, Place(example, torch.arange(9)), 0.04)
+        edges = {(s, t): v for i, s, t, k, v in route.edges[:, EDGE_AT].tolist() if i == 1 and k == 0}
+        read = read_by_last(route, chosen)
+        at = int(chosen.nonzero())
+        assert read.tolist() == pytest.approx([0.0, edges[at, 8]])
+
+
+EDGE_AT = [EDGE.index(name) for name in ("layer", "source", "target", "kind", "value")]
 
 
 def test_without_twins_there_is_no_effect():
@@ -202,11 +225,11 @@ def test_a_single_prompt_is_the_run_s_own_edges():
     shown = routes.show(subject, batch, HOW.options)["edges"]
     kept = routes.measure(subject, batch, {}, HOW)["edges"]
     assert shown.equals(edges_of(kept[0].numpy(), batch.example_ids[0], subject.tokenizer))
-    assert shown["flow"].is_monotonic_decreasing
+    assert shown["followed"].is_monotonic_decreasing
     assert set(shown["kind"]) <= set(KINDS)
     assert shown[shown["kind"] == "attention"]["strongest"].str.contains(r"^\d\.\d$").all()
     top = shown[(shown["target"] == shown["target"].max()) & (shown["state"] == shown["state"].max())]
-    assert top["flow"].sum() == pytest.approx(1.0)
+    assert top["followed"].sum() == pytest.approx(1.0)
 
 
 def test_mistakes_are_one_line():

@@ -21,6 +21,7 @@ FAILING: dict[str, dict[str, Any]] = {
     "routes leave the sink": {"sink": 0.8},
     "previous-token heads": {"previous": 0.1},
     "routes find causal heads": {"effect": 1.0},
+    "routes agree with knockout": {"knocked": False},
 }
 
 
@@ -42,11 +43,15 @@ def rows(
     effect: float = 10.0,
     chance: float = 1.0,
     twins: bool = True,
+    knocked: bool = True,
+    read_null: bool = False,
+    cuts: bool = True,
     groups: int = N,
 ) -> Rows:
     """edges: share of the pairs that is kept, .3 by the control. sink, attended: the first token's share of importance
     and of attention. previous: attention of the heads on routes to the token before. effect: theirs, times that of
-    others; chance: that of the control's heads.
+    others; chance: that of the control's heads. knocked: whether cutting
+    costs where routes read; read_null: whether the control's read there too.
     """
     rng = np.random.default_rng(0)
     jitter = 1 + 0.05 * rng.random((N, LAYERS))
@@ -65,6 +70,12 @@ def rows(
         for heads, times in ((CHOSEN, effect), (CHANCE, chance)):
             moved[:, [layer for layer, _ in heads], [head for _, head in heads]] *= times
         values["effect"] = moved * rng.choice([-1, 1], moved.shape)
+    read = np.zeros((N, LAYERS))
+    read[:, 5:] = 0.2 + 0.1 * rng.random((N, 3))
+    noise = 0.01 * rng.random((2, N, LAYERS))
+    values |= {"read|image": read, "read|image|null": read + noise[1] if read_null else 20 * noise[0]}
+    if cuts:
+        values["knocked|image"] = -(read if knocked else 0 * read) - noise[1]
     values |= {"tokens|last token": np.ones(N), "tokens|image": np.full(N, 3.0)}
     values["edges"] = np.stack([_edges()] * N)
     names = {"id": [f"e{i:02d}" for i in range(N)], "group": [f"g{i % groups}" for i in range(N)]}
@@ -87,7 +98,7 @@ def _edges() -> np.ndarray:
         "target": (3, 3, 1),
         "kind": (1, 0, 2),
         "value": (0.6, 0.4, 1),
-        "flow": (0.6, 0.4, 0.4),
+        "followed": (0.6, 0.4, 0.4),
     }
     one |= {"heads": (0, 2, 0), "head": (-1, 3, -1), "of head": (0, 0.3, 0)}
     one |= {"source id": (9, 7, 7), "target id": (9, 9, 7)}
