@@ -23,8 +23,8 @@ def _knockout(tables: Tables) -> Finding:
         "Routes keep what the last token needs: over layers and kinds of tokens what they keep goes with what cutting "
         "costs the answer, rank correlation {value:.2f} {span:.2f}; {control}: {beside:.2f}",
         "What routes keep of other tokens at the last one goes with what cutting costs the answer by a rank "
-        "correlation of {value:.2f} {span:.2f}; {control}: {beside:.2f}. That this is both above .3 and above the control's is not "
-        "shown",
+        "correlation of {value:.2f} {span:.2f}; {control}: {beside:.2f}. That this is both above .3 and above the "
+        "control's is not shown",
         **tested(tables, "routes agree with knockout"),
         about="whether routes agree with knockout",
         figure="knockout" if "knockout" in tables else "edges",

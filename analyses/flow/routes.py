@@ -70,8 +70,8 @@ CLAIMS = (
     Statement(
         "routes agree with knockout",
         "What the last token's route keeps of other tokens is what it needs of them: over layers and kinds of tokens "
-        "it goes with the change of the answer where that edge is cut in one layer (rank correlation above .3), and more "
-        "than on the control's routes.",
+        "it goes with the change of the answer where that edge is cut in one layer (rank correlation above .3), and "
+        "more than on the control's routes.",
         "this project's bar; knockout as in arXiv 2411.18620, of one layer",
         0.3,
     ),
@@ -117,8 +117,8 @@ def methods(options: Options, learned: Any, fitted_on: Mapping[str, int]) -> str
 def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
     """Rows, of the route and with "|null" of its control: "sums" [b, layers, ADDED], "importance", "previous", "on"
     [b, layers, heads], "flow|<role>" [b, states], "read|<role>" [b, layers]; "tokens|<role>" [b], "edges" [b,
-    edges, FIELDS]; "knocked|<role>" [b, layers] and with twins "effect" [b, layers, heads]. One forward for the routes; for the effects two and one
-    backward; for the cuts one and replays of the last row.
+    edges, FIELDS]; "knocked|<role>" [b, layers] and with twins "effect" [b, layers, heads]. One forward for
+    the routes; for the effects two and one backward; for the cuts one and replays of the last row.
     """
     _require(how.options)
     rows = route_rows(subject, batch, how.options)

@@ -241,8 +241,9 @@ def test_mistakes_are_one_line():
 
 def test_layers_without_heads_have_none():
     subject = tiny.subject("olmo_hybrid")
-    rows = routes.measure(subject, batch_of(subject), {}, How(routes.Options(causal=False)))
+    rows = routes.measure(subject, batch_of(subject), {}, HOW)
     attends = np.isin(np.arange(subject.n_layers), subject.decoder.attending)
     assert not attends.all()
     assert np.array_equal(~rows["importance"].isnan().all(-1).all(0).numpy(), attends)
     assert not rows["sums"].isnan().any()
+    assert np.array_equal(~rows["knocked|first token"].isnan().all(0).numpy(), attends)
