@@ -69,7 +69,7 @@ def _previous(tables: Tables) -> Finding:
         "{beside:.0%}. That this is both more than 20 % and more than the control's is not shown",
         **tested(tables, "previous-token heads"),
         about="whether routes lead through previous-token heads",
-        figure="heads",
+        figure="presence",
         threshold=0.2,
         side="above",
     )

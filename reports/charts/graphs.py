@@ -16,7 +16,7 @@ MARK = {"attention": "circle", "MLP": "square"}
 
 def token_graph(frame: pd.DataFrame) -> go.Figure:
     """Edges between tokens: across where attention read another token, upwards along the residual; an MLP is a square
-    on the way, attention to the token itself a dot. Lines are wider, marks larger, where `followed` is.
+    below what it adds to, attention a dot where it read. Lines are wider, marks larger, where `followed` is.
 
     Columns: state, to_state (heights), source, target (places in the prompt), kind ("attention", "MLP", "residual"),
     value, followed, source_token, target_token; heads and strongest, of attention. Tokens without an edge are left out.
@@ -58,11 +58,10 @@ def _lines(rows: pd.DataFrame, kind: str) -> list[go.Scatter]:
 
 
 def _marks(rows: pd.DataFrame, kind: str) -> go.Scatter:
-    """A mark in the middle of each edge, which says under the mouse what it is."""
-    middle = [(rows[a] + rows[b]) / 2 for a, b in (("x", "to_x"), ("state", "to_state"))]
+    """A mark at the lower end of each edge, which says under the mouse what it is."""
     marker = {"symbol": MARK[kind], "color": COLOUR[kind], "size": [4 + 8 * v for v in rows["followed"].clip(0, 1)]}
     said = [_said(row, kind) for row in rows.to_dict("records")]
-    at = {"x": middle[0].tolist(), "y": middle[1].tolist()}
+    at = {"x": rows["x"].tolist(), "y": rows["state"].tolist()}
     shared: dict[str, Any] = {"name": kind, "legendgroup": kind, "showlegend": kind == "MLP"}
     return go.Scatter(**at, mode="markers", marker=marker, text=said, hovertemplate="%{text}<extra></extra>", **shared)
 

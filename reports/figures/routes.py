@@ -6,9 +6,11 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ..charts import captioned, head_map, heat_map, lines, scatter, token_graph
+from ..charts.style import grid_of, meta_of, sized
 from .drawing import Drawing, Tables, draw_all, first_condition
 
 GRAPHS = 3  # prompts
+LOW = 350  # px, the height of a row of panels
 FROM_FIRST = ("from the first token", "attention paid to the first token")
 
 
@@ -22,7 +24,8 @@ def tokens(rows: pd.DataFrame, _: Tables) -> go.Figure:
     shown = first_condition(rows)
     ends = shown[(shown["state"] == 0) & (shown["control"] == "")].set_index("role")["value"]
     order = shown.assign(end=shown["role"].map(ends)).sort_values("end", ascending=False, kind="stable")
-    return lines(order, "state", panel="role", y_title="share of the output", markers=False)
+    figure = lines(order, "state", panel="role", y_title="share of the output", markers=False)
+    return sized(figure, LOW * grid_of(order["role"].nunique())[0], meta_of(figure)["min_width"])
 
 
 def kept(rows: pd.DataFrame, _: Tables) -> go.Figure:
@@ -76,6 +79,10 @@ def measured(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["measure"].isin(("attention", "MLP"))]
 
 
+def present(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[rows["measure"] != "importance"]
+
+
 def of_first(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["measure"].isin(FROM_FIRST)]
 
@@ -95,8 +102,8 @@ def _graphs(table: pd.DataFrame) -> dict[str, go.Figure]:
 
 GRAPH = (
     "The {count} strongest edges of the route of one prompt, followed down from its last token's state at the top: "
-    "grey, what stays in the residual; blue, what attention read of another token (a dot on the token itself: of its "
-    "own); "
+    "grey, what stays in the residual; blue, what attention read, from the dot upwards (a dot alone: the token "
+    "itself); "
     "squares, MLPs. Wider and larger: more of the output was followed through it. Only tokens with an edge stand here."
 )
 READ = "Follow the widest lines down from the top: where they cross, heads moved something between tokens."
@@ -138,6 +145,7 @@ FIGURES = [
         "Each point a head: its mean importance in the rows that routes keep, and the size of its patching effect on "
         "the answer against the wrong one, estimated from gradients.",
         "To the right and up: both find it. High on the left: it matters, and routes miss it.",
+        theme="patching",
         claims=("routes find causal heads",),
     ),
     Drawing(
@@ -196,13 +204,25 @@ FIGURES = [
     Drawing(
         "heads",
         "heads",
-        {},
+        {"measure": "importance"},
         "Which heads routes lead through",
         heads,
-        "By button: a head's mean importance in the rows that routes keep, the share of prompts whose route it is on, "
-        "its attention to the token before in these rows; and importance and presence on the control's routes.",
-        "Bright in importance and dark in its control: what it writes, not only where it looks, makes it count.",
+        "A head's mean importance in the rows that routes keep; by button the same on the control's routes.",
+        "Heads that are bright here and dark on the control's routes count by what they write, not only by where they "
+        "look.",
         theme="heads",
+    ),
+    Drawing(
+        "presence",
+        "heads",
+        {},
+        "How often heads are on routes, and whether they look one token back",
+        heads,
+        "By button: the share of prompts whose route a head is on, the same on the control's routes, and its attention "
+        "to the token before in the rows that routes keep.",
+        "Bright on the route and bright in attention to the token before: a previous-token head on routes.",
+        theme="heads",
+        select=present,
         claims=("previous-token heads",),
     ),
 ]
