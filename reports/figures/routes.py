@@ -6,11 +6,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ..charts import captioned, head_map, heat_map, lines, scatter, token_graph
-from ..charts.style import grid_of, meta_of, sized
 from .drawing import Drawing, Tables, draw_all, first_condition
 
 GRAPHS = 3  # prompts
-LOW = 350  # px, the height of a row of panels
 FROM_FIRST = ("from the first token", "attention paid to the first token")
 
 
@@ -24,8 +22,7 @@ def tokens(rows: pd.DataFrame, _: Tables) -> go.Figure:
     shown = first_condition(rows)
     ends = shown[(shown["state"] == 0) & (shown["control"] == "")].set_index("role")["value"]
     order = shown.assign(end=shown["role"].map(ends)).sort_values("end", ascending=False, kind="stable")
-    figure = lines(order, "state", panel="role", y_title="share of the output", markers=False)
-    return sized(figure, LOW * grid_of(order["role"].nunique())[0], meta_of(figure)["min_width"])
+    return lines(order, "state", panel="role", y_title="share of the output", markers=False)
 
 
 def kept(rows: pd.DataFrame, _: Tables) -> go.Figure:
