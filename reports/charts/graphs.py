@@ -40,7 +40,7 @@ def token_graph(frame: pd.DataFrame) -> go.Figure:
     figure.update_xaxes(title_text="token · its place", range=[-0.6, len(order) - 0.4])
     figure.update_yaxes(title_text=axis_title("state"), dtick=5 if rows["to_state"].max() > 12 else 1)
     figure.update_layout(template=TEMPLATE)
-    return legend_below(sized(figure, 480, min(160 + 46 * len(order), 920)))
+    return legend_below(sized(figure, 450, min(160 + 46 * len(order), 920)))
 
 
 def _lines(rows: pd.DataFrame, kind: str) -> list[go.Scatter]:
