@@ -50,6 +50,7 @@ DIRECTION = "a random direction of the same norm"
 UNTRAINED, COMPONENTS = "as many random directions", "as many principal components"  # of those that a state is told by
 SUBSPACE = "random directions among the largest components"
 TURNED = "the same map turned at random"  # what a map does beyond the identity, between other directions
+OTHER_WRITER = "the output weights of another head, the MLP of another token"  # in each layer; attention, values stay
 SHUFFLED_KEYS, RANDOM_ENTRIES = "keys of a row shuffled", "as many random entries"
 PAIRS = "pairs permuted over groups"  # each with another group's partner
 EXCHANGED = "sets exchanged at random"  # which of an example's two states belongs to which set

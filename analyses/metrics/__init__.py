@@ -21,7 +21,15 @@ from .alignment import (
     token_alignment,
     update_ratio,
 )
-from .attribution import Interaction, RouteShares, modality_interaction, occlusion_saliency, route_shares, strong_routes
+from .attribution import (
+    Interaction,
+    RouteShares,
+    modality_interaction,
+    occlusion_saliency,
+    route_nearness,
+    route_shares,
+    strong_routes,
+)
 from .boxes import Box, BoxScores, adaptive_crop, box_scores, box_sums, map_scores
 from .circuits import MIB_SHARES, circuit_areas, edge_auroc, greedy_edges, pruned_edges, top_edges, top_nodes
 from .columns import are_hidden, attention_share, column_attention, column_sums, hidden_sinks

@@ -64,19 +64,29 @@ class RouteShares(NamedTuple):
     residual: Float[Tensor, "*position"]
 
 
+def route_nearness(
+    part: Float[Tensor, "*#n d"], whole: Float[Tensor, "*#n d"], floor: float | int = 1e-5
+) -> Float[Tensor, "..."]:
+    """How much nearer a part brings zero to the whole by the L1 norm: max(floor, ‖y‖₁ − ‖y − part‖₁); broadcast.
+
+    At most ‖part‖₁; what points away from the whole gets the floor. Source: as `route_shares`, which divides by sums.
+    """
+    part, whole = widen(part), widen(whole)
+    return (whole.abs().sum(-1) - (whole - part).abs().sum(-1)).clamp_min(floor)
+
+
 def route_shares(
     parts: Float[Tensor, "part *position d"], residual: Float[Tensor, "*position d"], floor: float | int = 1e-5
 ) -> RouteShares:
     """Information flow routes: how near each part and the residual bring the zero to their sum y, by the L1 norm.
 
-    max(floor, ‖y‖₁ − ‖y − part‖₁), divided by the sum over parts and residual. Walk down from the output, so that only
-    kept positions are rows. Source: arXiv 2403.00824, 2404.07004, code (its distance adds 1e-6 to every coordinate).
+    `route_nearness`, divided by the sum over parts and residual. Walk down from the output, so that only kept positions
+    are rows. Source: arXiv 2403.00824, 2404.07004, code (its distance adds 1e-6 to every coordinate).
     Errors: ValueError for unequal shapes.
     """
     require_shape("residual", residual, *parts.shape[1:])
     everything = torch.cat([widen(parts), widen(residual)[None]])
-    whole = everything.sum(0)
-    nearness = (whole.abs().sum(-1) - (whole - everything).abs().sum(-1)).clamp_min(floor)
+    nearness = route_nearness(everything, everything.sum(0), floor)
     shares = nearness / nearness.sum(0)
     return RouteShares(shares[:-1], shares[-1])
 

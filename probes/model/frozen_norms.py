@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -86,16 +87,32 @@ def written_by_heads(subject: Any, layer: int, z: Float[Tensor, "n h d_head"]) -
     A norm behind the output projection is held at the scale that it has for the sum. float32. SubjectError: a layer
     where something else is added with the heads, or behind which the residual stream is scaled.
     """
+    heads = torch.einsum("nhd,hdm->nhm", z.float(), subject.W_O(layer).detach().float())
+    reach, bias = behind_projection(subject, layer, heads.sum(1), z.dtype)
+    return reach(heads), bias
+
+
+def behind_projection(
+    subject: Any, layer: int, heads: Float[Tensor, "n d"], dtype: torch.dtype
+) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    """How a part [n, …, d] of what heads give behind W_O, `heads` their sum, reaches the residual, and what biases add
+    [n, d]. dtype: the layer's, in which its norm reads. SubjectError as in `written_by_heads`.
+    """
     _require_own_shares(subject, layer)
     block = subject.layers[layer]
-    heads = torch.einsum("nhd,hdm->nhm", z.float(), subject.W_O(layer).detach().float())
-    bias = anatomy.output_bias(block)
-    bias = torch.zeros_like(heads[:, 0]) if bias is None else bias.float().expand_as(heads[:, 0])
-    if (tail := attention_tail(block)) is not None:
-        held, whole = affine(tail, z.new_zeros(heads.shape[-1])), (heads.sum(1) + bias).to(z.dtype)
-        heads, bias = held.share(heads, whole[:, None]), held.share(bias, whole) + held.bias
-    gain = anatomy.gain(block, "attn_out")
-    return anatomy.times(heads, gain), anatomy.times(bias, gain)
+    bias, gain = anatomy.output_bias(block), anatomy.gain(block, "attn_out")
+    bias = torch.zeros_like(heads) if bias is None else bias.float().expand_as(heads)
+    tail = attention_tail(block)
+    if tail is None:
+        return partial(anatomy.times, gain=gain), anatomy.times(bias, gain)
+    held, whole = affine(tail, heads.new_zeros(heads.shape[-1], dtype=dtype)), (heads + bias).to(dtype)
+    scale = held.scale(whole)
+
+    def reach(parts: Tensor) -> Tensor:
+        between = [1] * (parts.ndim - 2)
+        return anatomy.times(held.centered(parts) * held.gain / scale.reshape(-1, *between, 1), gain)
+
+    return reach, anatomy.times(held.share(bias, whole) + held.bias, gain)
 
 
 def _require_own_shares(subject: Any, layer: int) -> None:

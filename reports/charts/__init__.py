@@ -2,6 +2,7 @@
 
 from .curves import lines, spectrum, spikes
 from .dots import dots
+from .graphs import token_graph
 from .grids import token_grid
 from .maps import head_map, heat_map
 from .pictures import picture_maps, word_pictures
@@ -21,6 +22,7 @@ __all__ = [
     "shaded_words",
     "spectrum",
     "spikes",
+    "token_graph",
     "token_grid",
     "token_label",
     "word_pictures",

@@ -51,6 +51,7 @@ from .claims import (
     redundancy,
     relations,
     repairs,
+    routes,
     rows_of,
     similarity,
     sinks,
@@ -583,6 +584,25 @@ CASES_OF: dict[str, dict[str, Case]] = {
             OPEN,
         ),
         "few groups": case(partial(directions.tables_of, groups=8), "whether the model needs", UNTESTABLE),
+    },
+    "routes": {
+        "matter": case(routes.tables_of, "Routes find heads that matter", FOUND),
+        "as chance": case(partial(routes.tables_of, chance=10.0), "That routes find what matters better than", OPEN),
+        "no twins": case(partial(routes.tables_of, twins=False), "whether routes find heads", UNTESTABLE),
+        "needed": case(routes.tables_of, "Routes keep what the last token needs", FOUND),
+        "not needed": case(partial(routes.tables_of, read_null=True), "above .3 and above the control's is not", OPEN),
+        "not cut": case(partial(routes.tables_of, cuts=False), "whether routes agree with knockout", UNTESTABLE),
+        "sparse": case(routes.tables_of, "Routes are sparse", FOUND),
+        "as sparse": case(partial(routes.tables_of, edges=0.35), "That these are both fewer than 20 %", OPEN),
+        "not the sink": case(routes.tables_of, "Routes leave the first token out", FOUND),
+        "as attention": case(
+            partial(routes.tables_of, attended=0.1), "less than half and less than of attention is", OPEN
+        ),
+        "before": case(routes.tables_of, "Routes lead through heads that look at the token before", FOUND),
+        "elsewhere": case(
+            partial(routes.tables_of, previous=0.05), "more than 20 % and more than the control's is not", OPEN
+        ),
+        "few groups": case(partial(routes.tables_of, groups=6), "previous-token heads", UNTESTABLE),
     },
     "weights": {
         "components": case(weights.tables_of, "Most heads read single components", FOUND),

@@ -297,6 +297,31 @@ def test_equal_tokens_are_not_merged():
     assert (trace.zmin, trace.zmax) == (0, 1)
 
 
+def route():
+    """A head that reads token 0 at token 2, the residual below and above it, an MLP; token 1 has no edge."""
+    rows = [(1.0, 1.5, 0, 2, "attention", 0.5), (0.5, 1.0, 0, 0, "residual", 0.4), (1.5, 2.0, 2, 2, "residual", 0.05)]
+    rows += [(1.5, 2.0, 2, 2, "MLP", 0.2), (1.0, 1.5, 2, 2, "attention", 0.1)]
+    table = pd.DataFrame(rows, columns=["state", "to_state", "source", "target", "kind", "followed"])
+    words = {0: "<b>", 2: " to"}
+    tokens = {f"{end}_token": table[end].map(words) for end in ("source", "target")}
+    return table.assign(value=0.3, heads=2, strongest="1.4", **tokens)
+
+
+def test_a_graph_has_a_line_for_every_edge_between_tokens_and_a_mark_for_what_a_layer_adds():
+    figure = charts.token_graph(route())
+    drawn = [(t.name, list(t.x), list(t.y)) for t in figure.data if t.mode == "lines"]
+    assert ("attention", [0, 1, None], [1.0, 1.5, None]) in drawn
+    assert ("residual", [0, 0, None], [0.5, 1.0, None]) in drawn
+    assert sum(len(x) for _, x, _ in drawn) == 3 * 3, "attention to the token itself is a mark alone"
+    assert list(figure.layout.xaxis.ticktext) == ["&lt;b&gt; · 0", "␣to · 2"]
+    marks = {t.name: t for t in figure.data if t.mode == "markers"}
+    assert len(marks["MLP"].x) == 1
+    assert "head 1.4 and 1 more: “&lt;b&gt;” (0) → “␣to” (2)" in marks["attention"].text[0]
+    assert sorted(t.name for t in figure.data if t.showlegend) == ["MLP", "attention", "residual"]
+    widths = {t.line.width for t in figure.data if t.mode == "lines"}
+    assert len(widths) == 2, "wide where much of the output was followed"
+
+
 def test_a_long_token_is_cut_before_it_is_escaped():
     table = pd.DataFrame(synthetic.grid("x", ["<" * 30], np.random.default_rng(0)))
     figure = charts.token_grid(table)

@@ -55,6 +55,16 @@ def test_routes_sum_to_one_and_a_part_that_is_everything_takes_all():
     assert opposed.parts[1] < 1e-5
 
 
+def test_nearness_is_at_most_the_size_of_a_part_and_what_shares_are_made_of():
+    parts, residual = numbers(2, 5, 3, 8), numbers(3, 3, 8)
+    whole = parts.sum(0) + residual
+    near = metrics.route_nearness(parts, whole)
+    assert (near <= parts.abs().sum(-1) + 1e-9).all()
+    assert (near >= 1e-5).all()
+    total = near.sum(0) + metrics.route_nearness(residual, whole)
+    torch.testing.assert_close(near / total, metrics.route_shares(parts, residual).parts)
+
+
 def test_strong_routes_sum_to_one_or_are_none():
     shares = metrics.route_shares(numbers(4, 6, 5, 8), numbers(5, 5, 8))
     strong = metrics.strong_routes(shares, 0.1)
