@@ -36,7 +36,8 @@ def _repaired(tables: Tables, found: pd.DataFrame, repair: str, measure: str) ->
     moved += ", {control} changes it by {beside:+.1%}" if random else ""
     moved += "; n = {n:.0f} shows no change below {detectable:.1%}"
     still = row is not None and row["value"] == row["lower"] == row["upper"] == 0
-    left = "{repair} changed no answer of {n:.0f}: what changes less than {detectable:.1%} is not seen" if still else moved
+    unseen = "{repair} changed no answer of {n:.0f}: what changes less than {detectable:.1%} is not seen"
+    left = unseen if still else moved
     ahead, words = _ahead(found, repair, random) if measure == "accuracy" else ("", {})
     return say(
         f"{{repair}} {'helps' if better else 'harms'}: {moved}{ahead}",

@@ -114,9 +114,9 @@ FIGURES = [
         differences,
         "Each measure with the repair minus the plain model's (dots), and the same for its controls (grey ticks; "
         f"random heads or columns are pooled over draws), paired by example. {SMALL}",
-        "At 0 nothing changed: where no answer changed, that is undecided, not refuted. The smallest effect that n shows "
-        "is half of a whisker's length (the table's column). VHR below α = 1 lets the same heads speak lower, so it has "
-        "to do the opposite.",
+        "At 0 nothing changed: where no answer changed, that is undecided, not refuted. Half of a whisker's length is "
+        "the smallest effect that n shows. VHR with α below 1 lets the same heads speak lower: it has to do the "
+        "opposite.",
         interval="Whiskers",
         control="Grey ticks",
         select=against_plain,
@@ -139,11 +139,11 @@ FIGURES = [
         {},
         "The same repairs by other rules",
         margins,
-        "Each measure with the repair done otherwise minus the same with the repair as it is, paired by example. VHR: at "
-        "every position of the prompt, not at the last alone; without the filter that leaves outlying heads out. VAR: in "
-        "every head, in heads with more of their attention on other tokens than sinks (ρ), and what sinks lose given to "
-        "the text, or to text and image.",
-        "At 0 the rule makes no difference: the repair's own control says nothing of it.",
+        "Each measure with the repair done otherwise minus the same with the repair as it is, paired by example. VHR: "
+        "at all positions of the prompt instead of the last alone; or without the filter that leaves outlying heads "
+        "out. VAR: in every head; in heads whose attention on the image falls on other tokens than sinks by at least ρ; or "
+        "with what sinks lose given to the text, or to text and image.",
+        "At 0 the rule makes no difference.",
         "other rules",
         "Whiskers",
         select=against_itself,

@@ -40,7 +40,10 @@ ASKED = {
     ],
     "vhr everywhere": [{"layers": [0, 2], "positions": "all", **how} for how in ({}, {"heads": "spread"})],
     "var": [
-        *({**SINKS, **EVERY, **how} for how in ({}, {"p": 0.9})),
+        *(
+            {**SINKS, **EVERY, **how}
+            for how in ({}, {"p": 0.9}, {"to": "text"}, {"to": "all", "rho": 0.0, "mass": 0.0})
+        ),
         {**SINKS, "layers": [1, 2], "rho": 0.0, "mass": 0.0, "without_visual_sinks": "move"},
         *({**SINKS, **EVERY, "columns": "random", "seed": seed} for seed in (0, 1)),
     ],

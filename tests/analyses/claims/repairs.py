@@ -53,7 +53,9 @@ def rows(
         repair = "VHR below 1" if variant.repair == "VHR" and variant.setting < 1 else variant.repair
         share = controls if variant.control else mended.get(repair, 0.0)
         right = np.where(luck < abs(share), share > 0, plain[:, None])[:, : variant.draws].astype(float)
-        values[variant.key] = _caption(right) if captions else np.stack([right, right, 2 * right - 1][: 3 if leads else 2], 2)
+        values[variant.key] = (
+            _caption(right) if captions else np.stack([right, right, 2 * right - 1][: 3 if leads else 2], 2)
+        )
     return rows_of(values, GROUPS)
 
 
