@@ -141,8 +141,8 @@ FIGURES = [
         margins,
         "Each measure with the repair done otherwise minus the same with the repair as it is, paired by example. VHR: "
         "at all positions of the prompt instead of the last alone; or without the filter that leaves outlying heads "
-        "out. VAR: in every head; in heads whose attention on the image falls on other tokens than sinks by at least ρ; or "
-        "with what sinks lose given to the text, or to text and image.",
+        "out. VAR: in every head; in heads whose attention on the image falls on other tokens than sinks by at "
+        "least ρ; or with what sinks lose given to the text, or to text and image.",
         "At 0 the rule makes no difference.",
         "other rules",
         "Whiskers",
