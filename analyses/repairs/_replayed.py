@@ -20,9 +20,10 @@ from ...probes.intervene.sweep import variant_sweep
 from ...probes.prompts.batch import Batch
 from ..common.controls import example_keys
 from ._act import act_variant
+from ._branches import branches_of
 from ._tables import NONE, Variant
 from ._var import var_variant
-from ._vhr import branches_of, vhr_variant
+from ._vhr import vhr_variant
 
 # What a repair's name begins with -> its interventions on a recording.
 MADE: dict[str, Callable[..., Any]] = {"VHR": vhr_variant, "VAR": var_variant, "ACT": act_variant}

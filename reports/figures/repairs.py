@@ -18,12 +18,11 @@ def figures(tables: Tables) -> dict[str, go.Figure]:
 
 def differences(rows: pd.DataFrame, _: Tables) -> go.Figure:
     """What each repair changes, a line each; on it, what its controls change."""
-    lowered = rows["repair"] + ", α = " + rows["setting"].map("{:g}".format)
-    return dots(rows.assign(line=rows["repair"].mask(below_1(rows), lowered)), "line", panel="measure", zero=True)
+    return dots(rows.assign(line=named(rows)), "line", panel="measure", zero=True)
 
 
 def margins(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    name = rows["repair"] + " − " + rows["against"]
+    name = named(rows) + " − " + rows["against"]
     return dots(rows.assign(comparison=name), "comparison", panel="measure", zero=True)
 
 
@@ -71,17 +70,26 @@ def below_1(rows: pd.DataFrame) -> pd.Series:
     return (rows["repair"] == "VHR") & (rows["setting"] < 1)
 
 
+def named(rows: pd.DataFrame) -> pd.Series:
+    """The repair; below 1 with its strength."""
+    return rows["repair"].mask(below_1(rows), rows["repair"] + ", α = " + rows["setting"].map("{:g}".format))
+
+
+def as_they_are(rows: pd.DataFrame) -> pd.DataFrame:
+    """The repairs at their first strength, of reinforcement also the first below 1; no other rules."""
+    parts = [at_first_strength(part) for _, part in rows.groupby(below_1(rows))]
+    shown = rows.loc[pd.concat(parts).index.sort_values()]
+    return shown[~shown["repair"].isin(other_rules(shown))]
+
+
 def against_plain(rows: pd.DataFrame) -> pd.DataFrame:
-    """The repairs as they are, at their first strength; of reinforcement also the first below 1."""
-    whole = rows[rows["subset"] == "all"]
-    parts = [at_first_strength(part) for _, part in whole.groupby(below_1(whole))]
-    shown = whole.loc[pd.concat(parts).index.unique().sort_values()] if parts else whole
-    return shown[(shown["against"] == "plain") & ~shown["repair"].isin(other_rules(shown))]
+    rows = as_they_are(rows)
+    return rows[rows["against"] == "plain"]
 
 
 def against_controls(rows: pd.DataFrame) -> pd.DataFrame:
-    rows = at_first_strength(rows)
-    return rows[(rows["against"] != "plain") & ~rows["repair"].isin(other_rules(rows))]
+    rows = as_they_are(rows)
+    return rows[rows["against"] != "plain"]
 
 
 def against_itself(rows: pd.DataFrame) -> pd.DataFrame:
@@ -158,7 +166,8 @@ FIGURES = [
         "sinks by β. The papers' strengths are α = 2 and β = 0.4; VAR's released configuration keeps 0.6, so p = 0.4 "
         "moves.",
         "An α below 1 lowers the same heads: it has to make things worse.",
-        interval="Bands",
+        "by strength",
+        "Bands",
         select=without_controls,
     ),
     Drawing(

@@ -7,10 +7,11 @@ import torch
 from crosslens import Subject
 from crosslens.analyses.repairs import _answers, repairs
 from crosslens.analyses.repairs._act import act_variant
+from crosslens.analyses.repairs._branches import branches_of
 from crosslens.analyses.repairs._replayed import differences
 from crosslens.analyses.repairs._var import var_variant
 from crosslens.analyses.repairs._variants import variants
-from crosslens.analyses.repairs._vhr import branches_of, vhr_variant
+from crosslens.analyses.repairs._vhr import vhr_variant
 from crosslens.data.errors import UserError
 from crosslens.probes.intervene.intervening import full_forward, intervening
 from crosslens.probes.intervene.interventions import EditAttention, Knockout

@@ -304,3 +304,16 @@ def test_where_no_answer_changes_the_lead_of_the_right_one_shows_what_a_repair_d
     assert of.loc[LEAD, "unit"] == "logits"
     known = told["differences"].query("measure != @LEAD").reset_index(drop=True)
     pd.testing.assert_frame_equal(known, planted_repairs.made({})["differences"])  # nothing else has changed
+
+
+def test_findings_say_what_n_shows_and_how_far_the_right_answer_leads():
+    tables = planted_repairs.made({"VHR": 0.5}, leads=True)
+    told = {finding.text.split()[0]: finding.text for finding in repairs.findings(tables)}
+    assert "n = 120 shows no change below" in told["VHR"]
+    row = tables["differences"].query("repair == 'VHR' and setting == 2 and control == '' and measure == @LEAD")
+    moved = row.set_index("against")["value"]
+    assert f"lead of the right answer moves by {moved['plain']:+.2g} logits [" in told["VHR"]
+    assert f"{moved['plain'] - moved['random heads']:+.2g} with random heads" in told["VHR"]
+    assert "what changes less than" in told["VAR"]
+    bare = planted_repairs.made({"VHR": 0.5})
+    assert not any("lead" in finding.text for finding in repairs.findings(bare))
