@@ -66,7 +66,7 @@ def _ahead(found: pd.DataFrame, repair: str, random: str) -> tuple[str, dict[str
     if row is None:
         return "", {}
     words = {f"lead_{name}": float(row[name]) for name in ("value", "lower", "upper")}
-    said = ". The lead of the right answer moves by {lead_value:+.2g} logits [{lead_lower:+.2g}, {lead_upper:+.2g}]"
+    said = ". The lead of the right answer moves by {lead_value:+.2f} logits [{lead_lower:+.2f}, {lead_upper:+.2f}]"
     if margin is None:
         return said, words
-    return said + ", {lead_beside:+.2g} with {control}", words | {"lead_beside": float(row["value"] - margin["value"])}
+    return said + ", {lead_beside:+.2f} with {control}", words | {"lead_beside": float(row["value"] - margin["value"])}

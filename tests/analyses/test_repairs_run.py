@@ -312,8 +312,8 @@ def test_findings_say_what_n_shows_and_how_far_the_right_answer_leads():
     assert "n = 120 shows no change below" in told["VHR"]
     row = tables["differences"].query("repair == 'VHR' and setting == 2 and control == '' and measure == @LEAD")
     moved = row.set_index("against")["value"]
-    assert f"lead of the right answer moves by {moved['plain']:+.2g} logits [" in told["VHR"]
-    assert f"{moved['plain'] - moved['random heads']:+.2g} with random heads" in told["VHR"]
+    assert f"lead of the right answer moves by {moved['plain']:+.2f} logits [" in told["VHR"]
+    assert f"{moved['plain'] - moved['random heads']:+.2f} with random heads" in told["VHR"]
     assert "what changes less than" in told["VAR"]
     bare = planted_repairs.made({"VHR": 0.5})
     assert not any("lead" in finding.text for finding in repairs.findings(bare))
