@@ -59,6 +59,9 @@ def _are_centric(
     return enough & (nonsink >= rho * visual) & columns.editable
 
 
+TAKERS = ("image", "text", "all")
+
+
 class SinkColumns(NamedTuple):
     """A prompt's columns as VAR's rows are summed over them. read: image, image without sinks, givers, takers,
     [b, 1, m, 4]; write: givers and takers, [b, 1, 2, m]; editable: Bool[b, 1, 1].
@@ -77,12 +80,18 @@ def sink_columns(
     sinks: Bool[Tensor, "b m"],
     givers: Bool[Tensor, "b m"] | None = None,
     *,
+    to: str = "image",
     without_visual_sinks: str = "leave",
     dtype: torch.dtype = torch.float32,
 ) -> SinkColumns:
-    """Columns for `redistribute_centric`, made once a prompt. givers: those that give, by default the sinks."""
+    """Columns for `redistribute_centric`, made once a prompt. givers: those that give, by default the sinks.
+
+    to: who takes, of the columns that do not give: those of the "image", of the "text", or "all".
+    Errors: ValueError for another word.
+    """
+    require(to in TAKERS, f"to = {to!r} is none of {', '.join(TAKERS)}")
     givers = sinks if givers is None else givers
-    takers = image & ~givers
+    takers = {"image": image, "text": ~image, "all": torch.ones_like(image)}[to] & ~givers
     read = torch.stack([image, image & ~sinks, givers, takers], -1).to(dtype)[:, None]
     editable = (image & sinks).any(1) | (without_visual_sinks == "move")
     return SinkColumns(read, torch.stack([givers, takers], 1).to(dtype)[:, None], editable[:, None, None])
@@ -123,17 +132,19 @@ def redistribute_sinks(
     sinks: Bool[Tensor, "b m"],
     p: float | int,
     heads: Bool[Tensor, "b h q"],
+    to: str = "image",
     out: Float[Tensor, "b h q k"] | None = None,
 ) -> Float[Tensor, "b h q k"]:
     """VAR: sink columns × (1 − p), the freed attention to visual non-sinks in proportion to theirs.
 
-    sinks: text and visual sink columns; columns behind m are neither image nor sink. heads: the rows to edit, as from
-    `image_centric`. Rows keep their sum; rows without visual non-sink mass stay as they are; p = 0 is the identity.
+    sinks: text and visual sink columns; columns behind m are neither image, text nor sink. heads: the rows to edit, as
+    from `image_centric`. to: "image", or as the paper compares "text", or "all" that are no sinks.
+    Rows keep their sum; rows without attention on those that take stay as they are; p = 0 is the identity.
     Same shape and dtype as `pattern`; out: written there, `pattern` itself for an edit in place (float32 or float64).
     Source: arXiv 2503.03321 (p is what moves; the released code's p is what stays). Slips of that code, not copied:
     NaN in rows without visual non-sink mass, sinks kept from a first image, the last layer edited as well, and the
     7B model's dimensions for the 13B.
-    Errors: ValueError for unequal shapes or p outside 0…1.
+    Errors: ValueError for unequal shapes, p outside 0…1 or another word.
     """
     b, h, q, k = require_pattern(pattern)
     m = image.shape[-1]
@@ -143,7 +154,7 @@ def redistribute_sinks(
     require_mask("sinks", sinks, b, m)
     require_mask("heads", heads, b, h, q)
     new = _written(pattern, out)
-    columns = sink_columns(image, sinks, dtype=new.dtype)
+    columns = sink_columns(image, sinks, to=to, dtype=new.dtype)
     given, taken = (new[..., :m] @ columns.read[..., 2:]).unbind(-1)
     _move(new[..., :m], columns, given, taken, heads, p)
     return new.to(pattern.dtype)

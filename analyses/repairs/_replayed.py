@@ -20,9 +20,10 @@ from ...probes.intervene.sweep import variant_sweep
 from ...probes.prompts.batch import Batch
 from ..common.controls import example_keys
 from ._act import act_variant
+from ._branches import branches_of
 from ._tables import NONE, Variant
 from ._var import var_variant
-from ._vhr import branches_of, vhr_variant
+from ._vhr import vhr_variant
 
 # What a repair's name begins with -> its interventions on a recording.
 MADE: dict[str, Callable[..., Any]] = {"VHR": vhr_variant, "VAR": var_variant, "ACT": act_variant}
@@ -32,11 +33,11 @@ def differences(subject: Any, batch: Batch, variants: Sequence[Variant]) -> Iter
     """For every variant the logit of the right answer less the wrong one's, [b, draws], and what its last draw's repair
     has found.
     """
-    for branches, those in groupby(sorted(variants, key=_needs_branches), key=_needs_branches):
+    for branches, those in groupby(sorted(variants, key=_together), key=_needs_branches):
         base = None  # one recording at a time
         given = subject.prepare(batch)
         base = record(subject, branches_of(subject, given, "dropped").inputs if branches else given)
-        for _, group in groupby(those, key=lambda variant: variant.repair):
+        for _, group in groupby(those, key=_together):
             yield from _read(base, batch, list(group))
 
 
@@ -45,8 +46,13 @@ def _needs_branches(variant: Variant) -> bool:
     return variant.repair.startswith("VHR")
 
 
+def _together(variant: Variant) -> tuple[bool, str, str]:
+    """What variants that act at the same rows of the same recording have in common."""
+    return _needs_branches(variant), variant.repair[:3], variant.how.get("positions", "")
+
+
 def _read(base: Recording, batch: Batch, variants: list[Variant]) -> Iterator[tuple[Variant, Tensor, Any]]:
-    """One repair at all of its strengths, with its controls."""
+    """One repair at all of its strengths, with its controls and other rules."""
     copies = len(base.mask) // len(batch.examples)
     measure = logit_difference(batch.answers.repeat(copies), batch.wrong.repeat(copies))
     drawn = [(v, draw) for v in variants for draw in range(v.draws)]

@@ -11,7 +11,7 @@ import pandas as pd
 
 from ...probes.runs.results import How, Rows
 from ..common import hallucination, stats
-from ..common.claims import Claim, Statement, judge, one_row, unsolved
+from ..common.claims import unseen
 from ..common.frames import head_axes, summarise
 
 NONE = "none"
@@ -21,19 +21,6 @@ LEAD = "lead of the right answer"  # moves where no answer does
 F1 = hallucination.POPE.index("F1")
 UNITS = hallucination.UNITS | {LEAD: "logits"}
 Ratios = dict[str, tuple[np.ndarray, np.ndarray]]  # variant -> numerators and denominators [n, draws]
-REPORTED = {"VHR lowers CHAIR_I": 0.0971 - 0.1432}  # LLaVA-1.5
-SOURCES = {"VHR": "arXiv 2412.13949", "VAR": "arXiv 2503.03321", "ACT": "arXiv 2406.15765"}
-STATEMENTS = tuple(
-    Statement(
-        f"{repair} {way} {measure}",
-        f"{repair} {way} {measure} against the plain model, and by more than its random control.",
-        source,
-        side="above" if way == "raises" else "below",
-        paper=REPORTED.get(f"{repair} {way} {measure}"),
-    )
-    for way, measure in (("raises", "accuracy"), ("lowers", "CHAIR_I"))
-    for repair, source in SOURCES.items()
-)
 
 
 class Variant(NamedTuple):
@@ -68,14 +55,14 @@ def measures(rows: Rows, variants: Sequence[Variant]) -> pd.DataFrame:
 
 def differences(rows: Rows, variants: Sequence[Variant]) -> pd.DataFrame:
     """repair − plain ("against" "plain") and repair − control ("against" the control), paired; control − plain in rows
-    with control.
+    with control; other rule − the repair as it is ("against" its name). detectable: see `_detectable`.
     """
     known, found = {v.key: v for v in variants}, []
     for subset, part in _parts(rows):
         for name, ratios in _ratios(part, known).items():
             found += [row | {"subset": subset} for row in _differences(part, known, name, ratios)]
         found += [row | {"subset": subset} for row in (_over_sets(part, known)[1] if subset == "all" else [])]
-    return pd.DataFrame(found)
+    return pd.DataFrame([row | {"detectable": _detectable(row)} for row in found])
 
 
 def preconditions(rows: Rows, variants: Sequence[Variant]) -> pd.DataFrame | None:
@@ -141,11 +128,16 @@ def _row(part: Rows, variant: Variant, measure: str, found: tuple[Any, ...]) -> 
 
 
 def _pairs(known: Known) -> Iterator[tuple[str, str, str]]:
-    """(variant, the other, its name): all against the plain model, and repairs against their controls."""
+    """(variant, the other, its name): all against the plain model, repairs against their controls, other rules against
+    the repair as it is.
+    """
     plain = next(key for key, v in known.items() if v.repair == NONE)
     for key, variant in known.items():
+        itself = variant.repair.split(",")[0]
         if key != plain:
             yield key, plain, "plain"
+        if itself != variant.repair:
+            yield key, variant._replace(repair=itself).key, itself
         if variant.control:
             yield variant._replace(control="").key, key, variant.control
 
@@ -157,6 +149,14 @@ def _differences(part: Rows, known: Known, name: str, ratios: Ratios) -> list[di
         _row(part, known[key], name, stats.ratio_difference(pooled[key], pooled[other], groups)) | {"against": against}
         for key, other, against in _pairs(known)
     ]
+
+
+def _detectable(row: Mapping[str, Any]) -> float:
+    """The smallest difference that n shows: half the interval; of shares that nothing changed, what may go unseen."""
+    half = float(max(row["upper"] - row["value"], row["value"] - row["lower"]))
+    if half > 0 or np.isnan(half):
+        return half
+    return unseen(row["n_groups"]) if row["unit"] == "share" else np.nan
 
 
 # ---------------------------------------------------------------- POPE's sets
@@ -210,33 +210,3 @@ def heads(rows: Rows, how: How) -> pd.DataFrame | None:
         return None
     frame = summarise(rows["heads"], rows.examples["group"], head_axes(rows["heads"]), "share of examples")
     return frame.assign(measure="chosen by VHR")
-
-
-def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:
-    """The papers' statements about the measure of this task, at each repair's first strength."""
-    found = tables["differences"].query("subset == 'all' and control == ''")
-    return [_claim(s, found, tables) for s in STATEMENTS if s.name.split(" ", 2)[2] in set(found["measure"])]
-
-
-def _claim(statement: Statement, found: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> Claim:
-    repair, _, measure = statement.name.split(" ", 2)
-    mine = found[(found["repair"] == repair) & (found["measure"] == measure)]
-    if mine.empty:
-        return judge(statement, None, untestable="not run here")
-    first = mine[mine["setting"] == mine["setting"].iloc[0]]
-    random = next((name for name in first["against"] if name.startswith("random")), "")
-    margin = one_row(first, against=random) if random else None
-    why = untestable(repair, tables.get("preconditions"))
-    return judge(statement, one_row(first, against="plain"), margin=margin, control=random, untestable=why)
-
-
-def untestable(repair: str, needed: pd.DataFrame | None) -> str:
-    """Why nothing can be said of a repair, "" where something can."""
-    chance, visual, heads = (
-        one_row(needed, subset="all", measure=name) for name in (ABOVE_CHANCE, WITH_SINK, CALIBRATED)
-    )
-    if repair == "VAR" and visual is not None and not visual["value"] > 0:
-        return "no layer has a visual sink in any example"
-    if repair == "ACT" and heads is not None and not heads["value"] > 0:
-        return "no head's calibration helps on the held-out examples"
-    return unsolved(chance)

@@ -1,4 +1,4 @@
-"""Every repair at every strength, and its controls."""
+"""Every repair at every strength, its controls, and its rule done otherwise ("VAR, every head")."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ._vhr import vhr
 
 
 def variants(options: Any, learned: Any) -> list[Variant]:
-    """The plain model, every repair at every strength, and the controls of the first strength."""
+    """The plain model, every repair at every strength; at the first one the controls and other rules."""
     plain = Variant(NONE, 0.0, "", 1, lambda subject, seed: nullcontext())
     seeing = [*_vhr_variants(options), *_var_variants(options, learned)] if learned.pictures else []
     heads = None if learned.heads is None else [tuple(head) for head in learned.heads]
@@ -26,6 +26,15 @@ def variants(options: Any, learned: Any) -> list[Variant]:
     return [plain, *seeing, *calibrated]
 
 
+VHR_RULES: dict[str, dict[str, Any]] = {"all positions": {"positions": "all"}, "no filter": {"filter": False}}
+# What the paper compares beside its rule: other heads, others that take, its settings for other tasks.
+VAR_RULES: dict[str, dict[str, Any]] = {
+    "every head": {"rho": 0.0, "mass": 0.0},
+    "ρ = 0.8": {"rho": 0.8},
+    "ρ = 0.9": {"rho": 0.9},
+    "to text": {"to": "text"},
+    "to text and image": {"to": "all"},
+}
 VHR_CONTROLS = {"complement": "least divergent heads", "spread": "all heads, same norm", "random": "random heads"}
 
 
@@ -36,9 +45,12 @@ def _vhr_variants(options: Any) -> list[Variant]:
     for heads, name in VHR_CONTROLS.items():
         draws = options.draws if heads == "random" else 1
         made.append(_variant("VHR", first, vhr, control=name, draws=draws, heads=heads, **how))
-    made.append(_variant("VHR, all positions", first, vhr, positions="all", **how))
-    made.append(_variant("VHR, no filter", first, vhr, filter=False, **how))
-    return made
+    lowered = next((alpha for alpha in options.alphas if alpha < 1), first)
+    if lowered != first:
+        how_lowered = how | {"alpha": lowered}
+        name, draws = VHR_CONTROLS["random"], options.draws
+        made.append(_variant("VHR", lowered, vhr, control=name, draws=draws, heads="random", **how_lowered))
+    return made + [_variant(f"VHR, {name}", first, vhr, **how, **rule) for name, rule in VHR_RULES.items()]
 
 
 def _var_variants(options: Any, learned: Any) -> list[Variant]:
@@ -47,7 +59,9 @@ def _var_variants(options: Any, learned: Any) -> list[Variant]:
     how: dict[str, Any] = {name: getattr(options, name) for name in ("rho", "mass", "without_visual_sinks")}
     how |= {"dimensions": learned.dimensions, "tau": learned.tau}
     parts = [_with_random("VAR", p, options, p == options.ps[0], var, p=p, **how) for p in options.ps]
-    return [variant for part in parts for variant in part]
+    first = how | {"p": options.ps[0]}
+    rules = [_variant(f"VAR, {name}", options.ps[0], var, **(first | rule)) for name, rule in VAR_RULES.items()]
+    return [*(variant for part in parts for variant in part), *rules]
 
 
 def _with_random(name: str, setting: float, options: Any, first: bool, repair: Any, **how: Any) -> list[Variant]:

@@ -36,16 +36,17 @@ from ..common.massive import learn_sinks
 from . import _tables
 from ._act import act, act_effects
 from ._answers import Cost, answered, asks_captions, chosen_heads, cost
+from ._claims import LOWERED, STATEMENTS, claims
 from ._findings import findings
-from ._tables import CALIBRATED, STATEMENTS, WITH_SINK, Variant, claims
+from ._tables import CALIBRATED, WITH_SINK, Variant
 from ._var import var
 from ._variants import variants
 from ._vhr import vhr
 
 __all__ = ["CLAIMS", "act", "act_effects", "claims", "findings", "var", "vhr"]
 
-VERSION = 3
-CLAIMS = STATEMENTS
+VERSION = 4
+CLAIMS = (*STATEMENTS, *LOWERED.values())
 QUESTION = "Which repair of attention takes hallucinations away, and is it the repair or any change of that size?"
 PAPER = "arXiv 2412.13949 (VHR), 2503.03321 (VAR), 2406.15765 (ACT); measures: POPE 2305.10355, CHAIR 1809.02156"
 FIT_EXAMPLES = 32
@@ -218,7 +219,7 @@ TABLES = {
     ),
     "differences": (
         _of_variants(_tables.differences),
-        ("repair", "setting", "measure", "p_value", "against", "subset"),
+        ("repair", "setting", "measure", "p_value", "against", "detectable", "subset"),
     ),
     "preconditions": (_of_variants(_tables.preconditions), ("measure", "subset")),
     "heads": (_tables.heads, ("measure",)),

@@ -76,8 +76,10 @@ def by_hand(model, change):
 class Var:
     """The reference: sinks from the residuals of the prompt, the metric on whole maps."""
 
-    def __init__(self, given):
+    def __init__(self, given, to="image", **how):
         self.image, self.real = given["input_ids"] == IMAGE, given["attention_mask"].bool()
+        self.takers = {"image": self.image, "text": ~self.image, "all": torch.ones_like(self.image)}[to]
+        self.how = HOW | how
         self.sinks, self.so_far = {}, {}
 
     def __call__(self, layer, pattern, states):
@@ -92,13 +94,15 @@ class Var:
             self.so_far[layer] += 1
         total = self.so_far[layer]
         image, sinks, real = (self.wide(x, total, fill) for x, fill in self.masks(layer))
+        takers = self.wide(self.takers, total, False)
         behind = real & (image.flip(1).cumsum(1).flip(1) == 0)
         start = total - keys
         image, sinks, active = image[:, start:], sinks[:, start:], behind[:, total - queries :]
-        heads = slow_sinks.centric(pattern, image=image, sinks=sinks, rho=HOW["rho"], mass=HOW["mass"])
+        heads = slow_sinks.centric(pattern, image=image, sinks=sinks, rho=self.how["rho"], mass=self.how["mass"])
         heads &= active[:, None] & (self.sinks[layer] & self.image).any(1)[:, None, None]
         self.used = heads
-        return slow_sinks.redistributed(pattern, image=image, sinks=sinks, p=HOW["p"], heads=heads)
+        at = {"image": image, "sinks": sinks, "takers": takers[:, start:]}
+        return slow_sinks.redistributed(pattern, p=self.how["p"], heads=heads, **at)
 
     def masks(self, layer):
         return (self.image, False), (self.sinks[layer], False), (self.real, True)
@@ -150,6 +154,24 @@ def test_var_equals_the_formula_on_materialised_maps(family, batch):
         assert float((logits - plain).abs().max()) > 1e-4
     unchanged, _ = generated(subject.model, given)
     assert torch.equal(unchanged, plain)
+
+
+@pytest.mark.parametrize("rule", [{"to": "text"}, {"to": "all"}, {"rho": 0.0, "mass": 0.0}, {"rho": 0.8, "mass": 0.0}])
+@pytest.mark.parametrize("family", ["llava", "gemma3"])
+def test_other_rules_of_var_equal_the_formula_in_prompts_and_decoding(family, rule):
+    given = prompts(build(family), 4)
+    reference = Var(given, **rule)
+    with by_hand(eager := build(family, implementation="eager"), reference):
+        expected, tokens = generated(eager, given)
+    subject = Subject(build(family))
+    with repairs.var(subject, dimensions=DIMS, tau=TAU, layers=[1], **(HOW | rule)):
+        logits, again = generated(subject.model, given)
+    assert torch.equal(again, tokens)
+    assert_close(logits, expected, family)
+    with repairs.var(subject, dimensions=DIMS, tau=TAU, layers=[1], **HOW):
+        as_it_is = subject.last_logits(given)
+    every_head_was_chosen = family == "gemma3" and rule.get("rho") == 0.0
+    assert every_head_was_chosen or float((logits[0] - as_it_is).abs().max()) > 1e-5
 
 
 WINDOWED = ("llava_next", "mistral3")  # a window of 4 hides the image from most rows
@@ -401,6 +423,11 @@ def test_mistakes_are_one_clear_line():
     ):
         plain.model(**text)
     with pytest.raises(UserError, match="massive dimensions"), repairs.var(subject, dimensions=[], tau=1.0):
+        pass
+    with (
+        pytest.raises(UserError, match="to = 'sinks' is none of image, text, all"),
+        repairs.var(subject, dimensions=[1], tau=1.0, to="sinks"),
+    ):
         pass
     with pytest.raises(UserError, match="p = 2"), repairs.var(subject, dimensions=[1], tau=1.0, p=2):
         pass

@@ -7,10 +7,11 @@ import torch
 from crosslens import Subject
 from crosslens.analyses.repairs import _answers, repairs
 from crosslens.analyses.repairs._act import act_variant
+from crosslens.analyses.repairs._branches import branches_of
 from crosslens.analyses.repairs._replayed import differences
 from crosslens.analyses.repairs._var import var_variant
 from crosslens.analyses.repairs._variants import variants
-from crosslens.analyses.repairs._vhr import branches_of, vhr_variant
+from crosslens.analyses.repairs._vhr import vhr_variant
 from crosslens.data.errors import UserError
 from crosslens.probes.intervene.intervening import full_forward, intervening
 from crosslens.probes.intervene.interventions import EditAttention, Knockout
@@ -40,7 +41,10 @@ ASKED = {
     ],
     "vhr everywhere": [{"layers": [0, 2], "positions": "all", **how} for how in ({}, {"heads": "spread"})],
     "var": [
-        *({**SINKS, **EVERY, **how} for how in ({}, {"p": 0.9})),
+        *(
+            {**SINKS, **EVERY, **how}
+            for how in ({}, {"p": 0.9}, {"to": "text"}, {"to": "all", "rho": 0.0, "mass": 0.0})
+        ),
         {**SINKS, "layers": [1, 2], "rho": 0.0, "mass": 0.0, "without_visual_sinks": "move"},
         *({**SINKS, **EVERY, "columns": "random", "seed": seed} for seed in (0, 1)),
     ],

@@ -15,6 +15,7 @@ from crosslens.analyses import metrics
 from crosslens.analyses.common import hallucination
 from crosslens.analyses.repairs import _answers, repairs
 from crosslens.analyses.repairs._tables import LEAD
+from crosslens.analyses.repairs._variants import VAR_RULES, VHR_RULES, variants
 from crosslens.data.errors import UserError
 from crosslens.data.example import Example, Objects, Segment
 from crosslens.data.tasks import Task
@@ -81,7 +82,9 @@ def test_tables_of_answers(answered, tmp_path):
     assert names == {"", "random heads", "least divergent heads", "all heads, same norm", "random columns"}
     assert set(answered["measures"]["subset"]) == {"all", "pope_random", "pope_popular"}
     assert set(answered["cost"]["repair"]) == {"none", "VHR", "VAR", "ACT"}
-    assert len(answered["claims"]) == 3
+    assert len(answered["claims"]) == 4
+    rules = {name for name in measures.index.get_level_values("repair") if "," in name}
+    assert rules == {f"VHR, {name}" for name in VHR_RULES} | {f"VAR, {name}" for name in VAR_RULES}
     again = analyse(questions, tmp_path, size=3, padding="left")
     for name in ("measures", "heads"):
         np.testing.assert_allclose(again[name]["value"], answered[name]["value"], atol=1e-5)
@@ -101,6 +104,8 @@ def test_differences_are_paired(answered):
     for row in found.to_dict("records"):
         mine = values[row["measure"], row["subset"], row["repair"], row["setting"], row["control"]]
         other = ("none", 0.0, "") if row["against"] == "plain" else (row["repair"], row["setting"], row["against"])
+        if "," in row["repair"] and row["against"] != "plain":  # another rule, against the repair as it is
+            other = (row["against"], row["setting"], "")
         assert row["value"] == pytest.approx(mine - values[(row["measure"], row["subset"], *other)], abs=1e-9)
         assert np.isnan(row["lower"]) == (row["n_groups"] < 5)
 
@@ -196,7 +201,34 @@ def test_a_repair_is_judged_against_its_control_and_its_preconditions():
     guessing = verdicts(mended=helped, solved=0.5)
     assert {c.verdict for c in guessing.values()} == {"not testable"}
     assert "at chance" in guessing["ACT raises accuracy"].numbers
-    assert set(verdicts(mended=helped, captions=True)) == {f"{name} lowers CHAIR_I" for name in helped}
+    said = {f"{name} lowers CHAIR_I" for name in helped}
+    assert set(verdicts(mended=helped, captions=True)) == said | {"VHR below 1 raises CHAIR_I"}
+
+
+def test_an_alpha_below_1_has_to_do_the_opposite():
+    """It is judged by its own random heads, on the lead of the right answer; not where no such α was run."""
+    name = "VHR below 1 lowers the lead"
+    harms = {"VHR": 0.5, "VHR below 1": -0.5}
+    assert verdicts(mended=harms, leads=True)[name].verdict == "holds"
+    assert verdicts(mended={"VHR": 0.5, "VHR below 1": 0.5}, leads=True)[name].verdict == "fails"
+    assert verdicts(mended=harms, controls=-0.5, leads=True)[name].verdict == "holds, and so does the control"
+    options = repairs.Options(alphas=(2.0,))
+    assert {v.setting for v in variants(options, repairs.Learned()) if v.repair == "VHR"} == {2.0}
+    tables = planted_repairs.made(harms, leads=True)
+    found = tables["differences"]
+    bare = {**tables, "differences": found[~((found["repair"] == "VHR") & (found["setting"] < 1))]}
+    assert {claim.name: claim.verdict for claim in repairs.claims(bare)}[name] == "not testable"
+    drawn = figures.figures(tables)["differences"]
+    assert "VHR, α = 0.5" in drawn.layout.yaxis.ticktext
+
+
+def test_the_smallest_effect_that_n_shows_stands_beside_each_difference():
+    found = planted_repairs.made({"VHR": 0.5})["differences"].query("measure == 'accuracy' and subset == 'all'")
+    moved = found[(found["repair"] == "VHR") & (found["against"] == "plain") & (found["control"] == "")].iloc[0]
+    assert moved["detectable"] == pytest.approx(max(moved["upper"] - moved["value"], moved["value"] - moved["lower"]))
+    still = found[(found["repair"] == "VAR") & (found["against"] == "plain") & (found["control"] == "")].iloc[0]
+    assert still["upper"] == still["lower"] == 0
+    assert still["detectable"] == pytest.approx(1 - 0.025 ** (1 / still["n_groups"]))
 
 
 def test_an_edit_that_changed_no_answer_is_undecided():
@@ -211,7 +243,7 @@ def test_f1_is_averaged_over_the_sets():
     kinds = [f"pope_{name}" for name in ("random", "popular", "adversarial")]
     rows.examples["kind"] = [kinds[i % 3] for i in range(len(rows.examples))]
     tables = tables_from(repairs, rows, planted_repairs.OPTIONS, **planted_repairs.LEARNED)
-    measures, differences = tables["measures"], tables["differences"]
+    measures, differences = (tables[name].query("setting != 0.5") for name in ("measures", "differences"))
     averaged = measures[(measures["measure"] == "F1, mean of 3 sets") & (measures["control"] == "")].set_index("repair")
     assert (averaged["lower"] < averaged["value"]).all()
     assert (averaged["value"] < averaged["upper"]).all()
@@ -266,9 +298,22 @@ def test_where_no_answer_changes_the_lead_of_the_right_one_shows_what_a_repair_d
             more = 0.25 if key.startswith("VHR") and key.endswith("|") else 0.0
             rows.values[key] = np.concatenate([values, 0 * values[..., :1] + more], 2)
     told = tables_from(repairs, rows, planted_repairs.OPTIONS, **planted_repairs.LEARNED)
-    asked = "repair == 'VHR' and control == '' and against == 'plain' and subset == 'all'"
+    asked = "repair == 'VHR' and setting == 2 and control == '' and against == 'plain' and subset == 'all'"
     of = told["differences"].query(asked).set_index("measure")
     assert of.loc[LEAD, "value"] == pytest.approx(0.25)
     assert of.loc[LEAD, "unit"] == "logits"
     known = told["differences"].query("measure != @LEAD").reset_index(drop=True)
     pd.testing.assert_frame_equal(known, planted_repairs.made({})["differences"])  # nothing else has changed
+
+
+def test_findings_say_what_n_shows_and_how_far_the_right_answer_leads():
+    tables = planted_repairs.made({"VHR": 0.5}, leads=True)
+    told = {finding.text.split()[0]: finding.text for finding in repairs.findings(tables)}
+    assert "n = 120 shows no change below" in told["VHR"]
+    row = tables["differences"].query("repair == 'VHR' and setting == 2 and control == '' and measure == @LEAD")
+    moved = row.set_index("against")["value"]
+    assert f"lead of the right answer moves by {moved['plain']:+.2f} logits [" in told["VHR"]
+    assert f"{moved['plain'] - moved['random heads']:+.2f} with random heads" in told["VHR"]
+    assert "what changes less than" in told["VAR"]
+    bare = planted_repairs.made({"VHR": 0.5})
+    assert not any("lead" in finding.text for finding in repairs.findings(bare))

@@ -15,9 +15,12 @@ def move_mass(pattern: Tensor, givers: Tensor, takers: Tensor, fraction: float) 
     return torch.where(mass > 0, moved, pattern)
 
 
-def redistributed(pattern: Tensor, *, image: Tensor, sinks: Tensor, p: float, heads: Tensor) -> Tensor:
-    """VAR on whole maps."""
-    moved = move_mass(pattern, sinks[:, None, None], (image & ~sinks)[:, None, None], p)
+def redistributed(
+    pattern: Tensor, *, image: Tensor, sinks: Tensor, p: float, heads: Tensor, takers: Tensor | None = None
+) -> Tensor:
+    """VAR on whole maps. takers: columns, by default those of the image; sinks among them take nothing."""
+    takers = (image if takers is None else takers) & ~sinks
+    moved = move_mass(pattern, sinks[:, None, None], takers[:, None, None], p)
     return torch.where(heads[..., None], moved, pattern)
 
 

@@ -45,14 +45,31 @@ def test_var_of_one_row_by_hand(sinks, rho, rule, expected):
     torch.testing.assert_close(moved, torch.tensor(expected).expand_as(moved))
 
 
-def test_image_centric_refuses_another_rule():
+@pytest.mark.parametrize(
+    ("to", "expected"),
+    [
+        ("image", [0.2, 0.55, 0.15, 0.1]),
+        ("text", [0.2, 0.2, 0.15, 0.45]),
+        ("all", [0.2, 0.2 + 0.35 * 2 / 3, 0.15, 0.1 + 0.35 / 3]),
+    ],
+)
+def test_who_takes_what_sinks_give_by_hand(to, expected):
+    """The BOS and an image token give .35; the other image token and the question's own token are there to take."""
+    sinks, heads = torch.tensor([[True, False, True, False]]), torch.ones(1, 1, 1, dtype=torch.bool)
+    moved = metrics.redistribute_sinks(ROW, image=ON_IMAGE, sinks=sinks, p=0.5, heads=heads, to=to)
+    torch.testing.assert_close(moved, torch.tensor(expected).expand_as(moved))
+
+
+def test_other_rules_are_refused():
+    with pytest.raises(ValueError, match="to = 'sinks' is none of image, text, all"):
+        metrics.sink_columns(ON_IMAGE, ON_IMAGE, to="sinks")
     with pytest.raises(ValueError, match="without_visual_sinks"):
         metrics.image_centric(ROW, image=ON_IMAGE, sinks=ON_IMAGE, rho=0.5, mass=0.2, without_visual_sinks="stay")
 
 
 @quick
-@given(seeds, st.floats(0, 1), st.booleans())
-def test_edits_in_place_equal_the_slow_way(seed, share, longer):
+@given(seeds, st.floats(0, 1), st.booleans(), st.sampled_from(["image", "text", "all"]))
+def test_edits_in_place_equal_the_slow_way(seed, share, longer, to):
     """With fewer known columns than the pattern has, as while decoding, and without."""
     pattern, _ = ragged("left", seed, pad=0.0)
     known = SIZE - 2 if longer else SIZE
@@ -61,12 +78,14 @@ def test_edits_in_place_equal_the_slow_way(seed, share, longer):
     wide = [torch.nn.functional.pad(x, (0, SIZE - known)) for x in (image, sinks, by_head)]
     heads = metrics.image_centric(pattern, image=image, sinks=sinks, rho=0.3, mass=0.1, without_visual_sinks="move")
     assert torch.equal(heads, slow_sinks.centric(pattern, image=wide[0], sinks=wide[1], rho=0.3, mass=0.1))
-    expected = slow_sinks.redistributed(pattern, image=wide[0], sinks=wide[1], p=share, heads=heads)
+    takers = {"image": wide[0], "text": torch.nn.functional.pad(~image, (0, SIZE - known))}
+    takers["all"] = takers["image"] | takers["text"]
+    expected = slow_sinks.redistributed(pattern, image=wide[0], sinks=wide[1], p=share, heads=heads, takers=takers[to])
     place = pattern.clone()
-    new = metrics.redistribute_sinks(place, image=image, sinks=sinks, p=share, heads=heads, out=place)
+    new = metrics.redistribute_sinks(place, image=image, sinks=sinks, p=share, heads=heads, to=to, out=place)
     assert new is place
     torch.testing.assert_close(new, expected)
-    columns = metrics.sink_columns(image, sinks, without_visual_sinks="move")
+    columns = metrics.sink_columns(image, sinks, to=to, without_visual_sinks="move")
     at_once = metrics.redistribute_centric(pattern.clone(), columns, p=share, rho=0.3, mass=0.1)
     torch.testing.assert_close(at_once, expected)
     place = pattern.clone()
