@@ -100,12 +100,11 @@ def _kept(rows: Rows, how: How) -> pd.DataFrame:
         method, ranking = name.split("|", 1)
         for place, share in enumerate(SHARES):
             there = levels <= place
-            alive = there.any(0)
-            counts = {"edges": int(there.sum())}
-            counts |= {f"{kind}s": int(alive[[one == kind for one in kinds]].sum()) for kind in ("head", "mlp")}
+            alive = [kind for kind, edges in zip(kinds, there.sum(0), strict=True) if edges]
+            counts = {"edges": int(there.sum()), "heads": alive.count("head"), "MLPs": alive.count("mlp")}
             told = {"method": method, "ranking": ranking, "share": share}
             found += [told | {"measure": what, "value": count, "unit": "number"} for what, count in counts.items()]
-    return pd.DataFrame(found).replace({"measure": {"mlps": "MLPs"}})
+    return pd.DataFrame(found)
 
 
 def _nodes(rows: Rows, how: How) -> pd.DataFrame:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -25,9 +27,9 @@ def _silent(rows: Rows, how: How) -> pd.DataFrame | None:
     scored = measured_rows(rows, how.learned.selected_on, "steering")
     groups, frames = scored.examples["group"], []
     for measure, (name, unit) in MEASURES.items():
-        shared = {"measure": measure, "silent": GATHERERS}
+        shared: dict[str, Any] = {"measure": measure, "silent": GATHERERS}
         own, drawn = f"silent|{name}", scored[f"silent|{name}|{HEADS}"].mean(1)
-        frames.append(summarise(scored[f"{own}|clean"], groups, {}, unit, **shared | {"silent": "no head"}, control=""))
+        frames.append(summarise(scored[f"{own}|clean"], groups, {}, unit, **{**shared, "silent": "no head"}, control=""))
         frames.append(summarise(scored[own], groups, {}, unit, **shared, control=""))
         frames.append(summarise(drawn, groups, {}, unit, **shared, control=HEADS))
     return pd.concat(frames, ignore_index=True)

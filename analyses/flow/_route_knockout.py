@@ -66,7 +66,8 @@ def knockout(rows: Rows, how: Any) -> pd.DataFrame | None:
             prefix, _, suffix = name.partition("|")
             values = rows[f"{prefix}|{role}{'|' + suffix if suffix else ''}"]
             values = np.where(there, values, np.nan)
-            axes, told = {"layer": np.arange(values.shape[1])}, {"role": role, "measure": measure, "control": control}
+            axes = {"layer": np.arange(values.shape[1])}
+            told: dict[str, Any] = {"role": role, "measure": measure, "control": control}
             frames.append(summarise(values, groups, axes, unit, **told))
     return joined(frames) if frames else None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -46,7 +48,7 @@ def _layers(rows: Rows, how: How) -> pd.DataFrame:
                 continue  # of other rows, and no null of the attention
             over = np.where(over > 0, over, np.nan)
             axes, unit = {"layer": np.arange(sums.shape[1])}, "pairs of tokens" if measure == "edges" else "share"
-            told = {"measure": measure, "control": control}
+            told: dict[str, Any] = {"measure": measure, "control": control}
             frames.append(summarise(part(sums, top), groups, axes, unit, denominators=over, **told))
     return joined(frames)
 

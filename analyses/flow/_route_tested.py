@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -80,7 +81,7 @@ def _chosen(rows: Rows, suffix: str, share: float) -> tuple[list[Head], NDArray[
     importance = rows[f"importance{suffix}"] / np.maximum(kept, 1)[..., None]
     shape = importance.shape[1:]
 
-    def choose(values: Array) -> Array:
+    def choose(values: Array) -> NDArray[Any]:
         mean = mean_of_present(values, 0)
         count = max(1, round(share * int(np.isfinite(mean).sum())))
         return np.argsort(-np.nan_to_num(mean, nan=-np.inf).ravel(), kind="stable")[:count]

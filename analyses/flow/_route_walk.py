@@ -53,7 +53,7 @@ def walk(subject: Any, layers: list[Layer], place: Place, threshold: float) -> R
                 told |= _attended(layer, place, rows, pattern)
                 heads[:, i] = _of_heads(step, rows, pattern).cpu()
         flow[i], sums[i] = at, torch.tensor([told[name] for name in ADDED])
-    return Route(sums, *heads, flow.cpu(), torch.cat(edges).cpu())
+    return Route(sums, heads[0], heads[1], heads[2], flow.cpu(), torch.cat(edges).cpu())
 
 
 def _below(step: Step, rows: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:

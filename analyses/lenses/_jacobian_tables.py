@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -54,7 +56,7 @@ def _by_state(rows: Rows, how: How) -> pd.DataFrame:
     parts = []
     for lens, control, found in [*read, (JACOBIAN, TURNED, turned)]:
         ranks = 2 ** (_turned(rows) if control else _doublings(rows, lens))
-        told = {"lens": lens, "control": control}
+        told: dict[str, Any] = {"lens": lens, "control": control}
         parts.append(summarise(ranks, groups, axes, RANK, statistic="median", **told).assign(measure="rank"))
         parts.append(summarise(found["kl"], groups, axes, "nats", **told).assign(measure="kl"))
         parts.append(summarise(found["top1"], groups, axes, "share", **told).assign(measure="top1"))

@@ -80,7 +80,9 @@ def read_patched(subject: Any, batch: Batch, states: Float[Tensor, "b layer d"],
     drawn = [random_directions(x, [f"{key} layer {i}" for key in names]) for i, x in enumerate(states.unbind(1))]
     kinds = torch.stack([states, other, torch.stack(drawn, 1)])
     measure = _Said(own)
-    found = dict(zip((PATCHED, OTHER, RANDOM), patched(subject, how.options.target, kinds, measure), strict=True))
+    found: dict[str, Tensor] = dict(
+        zip((PATCHED, OTHER, RANDOM), patched(subject, how.options.target, kinds, measure), strict=True)
+    )
     lens = [measure(subject.unembed(subject.norm(x)).float(), torch.arange(len(x))) for x in states.unbind(1)]
     found[LOGIT] = torch.stack(lens, 1)
     return {f"{way}|{name}": found[way][..., i] for way in KINDS for i, name in enumerate(("named", "rank"))}

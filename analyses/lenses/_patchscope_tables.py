@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -33,7 +35,7 @@ def _by_layer(rows: Rows, how: How) -> pd.DataFrame:
     groups, parts = rows.examples["group"], []
     for way in KINDS:
         control = way if way in (OTHER, RANDOM) else ""
-        told = {"way": PATCHED if control else way, "control": control}
+        told: dict[str, Any] = {"way": PATCHED if control else way, "control": control}
         named, ranks = rows[f"{way}|named"], rows[f"{way}|rank"] + 1
         axes = {"layer": np.arange(named.shape[1])}
         parts.append(summarise(named, groups, axes, "share", **told).assign(measure="named"))

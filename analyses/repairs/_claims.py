@@ -41,9 +41,10 @@ def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:
     """The papers' statements about the measures of this task, at each repair's first strength; VHR's also below 1."""
     found = tables["differences"].query("subset == 'all' and control == ''")
     measures = set(found["measure"])
-    asked = [(s, *s.name.split(" ", 2)[::2], found) for s in STATEMENTS]
-    asked += [(s, "VHR", measure, found[found["setting"] < 1]) for measure, s in LOWERED.items()]
-    return [_claim(*one, tables.get("preconditions")) for one in asked if one[2] in measures]
+    needed, lower = tables.get("preconditions"), found[found["setting"] < 1]
+    named = [(s, s.name.split(" ", 2)[0], s.name.split(" ", 2)[2]) for s in STATEMENTS]
+    made = [_claim(s, repair, measure, found, needed) for s, repair, measure in named if measure in measures]
+    return made + [_claim(s, "VHR", measure, lower, needed) for measure, s in LOWERED.items() if measure in measures]
 
 
 def _claim(statement: Statement, repair: str, measure: str, found: pd.DataFrame, needed: pd.DataFrame | None) -> Claim:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -56,7 +57,7 @@ def _repaired(tables: Tables, found: pd.DataFrame, repair: str, measure: str) ->
     )
 
 
-def _ahead(found: pd.DataFrame, repair: str, random: str) -> tuple[str, dict[str, float]]:
+def _ahead(found: pd.DataFrame, repair: str, random: str) -> tuple[str, dict[str, Any]]:
     """How far the right answer's lead moves, which it does where no answer changes: a sentence and its fields; "" where
     no logits are read.
     """
