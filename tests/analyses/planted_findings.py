@@ -43,6 +43,7 @@ from .claims import (
     localisation,
     modality,
     neurons,
+    number_spectrum,
     overlap,
     probing,
     redundancy,
@@ -70,6 +71,7 @@ OPTIONS: dict[str, Any] = {
     "logit_attribution": logit_attribution.Options(words=0),
     "probing": probing.OPTIONS,
     "directions": directions.OPTIONS,
+    "number_spectrum": number_spectrum.OPTIONS,
 }
 
 
@@ -558,6 +560,22 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "crowded": case(weights.tables_of, "Keys are crowded", FOUND),
         "apart": case(partial(weights.tables_of, crowded=1.1), "it is not shown to be more than twice", OPEN),
         "short": case(partial(weights.tables_of, keys=False), "how far keys lie apart", UNTESTABLE),
+    },
+    "number_spectrum": {
+        "slow": case(number_spectrum.tables_of, "Slow waves over the numbers are needed in MLPs", FOUND),
+        "fast": case(number_spectrum.tables_of, "Fast waves over the numbers are needed in attention", FOUND),
+        "shares": case(number_spectrum.tables_of, "MLPs of the second half write slower waves", FOUND),
+        "any slow": case(
+            partial(number_spectrum.tables_of, control=1.0), "It is not shown that slow waves are needed", OPEN
+        ),
+        "any fast": case(
+            partial(number_spectrum.tables_of, control=1.0), "It is not shown that fast waves are needed", OPEN
+        ),
+        "any words": case(
+            partial(number_spectrum.tables_of, words=5.0), "It is not shown that MLPs write slower waves", OPEN
+        ),
+        "at chance": case(partial(number_spectrum.tables_of, right=0.1), "whether MLPs need slow waves", UNTESTABLE),
+        "by chance": case(partial(number_spectrum.tables_of, right=0.1), "attention needs fast waves", UNTESTABLE),
     },
     "highlighting": {
         "helps": case(highlighting.tables_of, "Highlighting the right words in chosen heads helps", FOUND),
