@@ -51,6 +51,7 @@ UNTRAINED, COMPONENTS = "as many random directions", "as many principal componen
 SUBSPACE = "random directions among the largest components"
 NUMBERS, WORDS = "numbers in another order", "as many random words"  # words: of nearby ids, `random_words`
 SUBSPACES = "a random subspace of the same rank"
+NOISE = "noise of the same norm"  # a random direction in the place of what a module writes
 SHUFFLED_KEYS, RANDOM_ENTRIES = "keys of a row shuffled", "as many random entries"
 PAIRS = "pairs permuted over groups"  # each with another group's partner
 EXCHANGED = "sets exchanged at random"  # which of an example's two states belongs to which set
