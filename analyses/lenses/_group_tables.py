@@ -107,7 +107,8 @@ def _translates(rows: Rows) -> bool:
 def _tested(rows: Rows, how: How) -> pd.DataFrame | None:
     if not _translates(rows) or "English" not in group_names(rows) or len(group_names(rows)) < 2:
         return None
-    return pd.concat([*_likely(rows), *_thought(rows)], ignore_index=True)
+    parts = [*_likely(rows), *_thought(rows)]
+    return pd.concat([part if "best" in part else part.assign(best=np.nan) for part in parts], ignore_index=True)
 
 
 def _likely(rows: Rows) -> Iterator[pd.DataFrame]:
