@@ -38,7 +38,7 @@ PAPER = "latent language, arXiv 2408.10811 (-style); shares of languages, arXiv 
 CLAIMS = (
     Statement(
         "English among likely words",
-        "Between prompt and answer the model is in English: in the middle half of the states more than half of the "
+        "Likely words between prompt and answer are English: in the middle half of the states more than half of the "
         "likeliest words that belong to a language are English, though prompt and answer are not, and more than of "
         "random words near the lists' words in id.",
         "arXiv 2402.18815 (PLND); word lists in place of a language detector, and the bar, are this project's",

@@ -81,7 +81,7 @@ FIGURES = [
         by_group("share of the counted words"),
         "Of the likeliest words of each state those on some list are counted over all prompts: the share of each.",
         "Above its dotted lines: more than the list's length and its words' frequency give. Few likely words are on "
-        "any list: where a line has no band, too few prompts had one.",
+        "any list: one little word that is likely after every prompt, the lens's own bias, makes a share of 1.",
         interval="Bands",
         control="Dotted in the same colour",
         claims=("English among likely words",),
