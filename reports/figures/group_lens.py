@@ -30,6 +30,14 @@ def by_word(rows: pd.DataFrame, _: Tables) -> go.Figure:
     return lines(first_condition(rows), "state", by="word", y_title="probability")
 
 
+def shares(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
+    """A panel for each list; of more lists than a page has room for no figure."""
+    rows = first_condition(rows).assign(line="likely words of the list")
+    if rows["group"].nunique() > 6:
+        return None
+    return lines(rows, "state", by="line", panel="group", y_title="share of the counted words", markers=False)
+
+
 def by_subset(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
     rows = first_condition(rows)
     if not 2 <= rows["subset"].nunique() <= 4:
@@ -78,12 +86,12 @@ FIGURES = [
         "shares",
         {},
         "Which language likely words are of",
-        by_group("share of the counted words"),
+        shares,
         "Of the likeliest words of each state those on some list are counted over all prompts: the share of each.",
         "Above its dotted lines: more than the list's length and its words' frequency give. Few likely words are on "
         "any list: one little word that is likely after every prompt, the lens's own bias, makes a share of 1.",
         interval="Bands",
-        control="Dotted in the same colour",
+        control="Dotted",
         claims=("English among likely words",),
     ),
     Drawing(
@@ -96,6 +104,7 @@ FIGURES = [
         "words.",
         "One frequent word can be most of a language's sum, so this is no test of a latent language: the figure of "
         "the answer's concept is one.",
+        "whole lists",
         interval="Bands",
     ),
     Drawing(

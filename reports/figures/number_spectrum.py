@@ -6,11 +6,14 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ..charts import dots, heat_map, lines
+from ..charts.style import sized
 from .drawing import Drawing, Tables, draw_all, first_condition
+
+HEIGHT = 480  # px, of two panels
 
 
 def figures(tables: Tables) -> dict[str, go.Figure]:
-    """What filters cost, the slow share, all periods, logits around the answer; sizes and the rest in folds."""
+    """What filters cost, the slow share, all periods; logits around the answer and the rest in folds."""
     return draw_all(FIGURES, tables)
 
 
@@ -40,7 +43,8 @@ def spectrum(rows: pd.DataFrame, _: Tables) -> go.Figure:
 
 def offsets(rows: pd.DataFrame, _: Tables) -> go.Figure:
     named = first_condition(rows).rename(columns={"offset": "number − answer"})
-    return heat_map(named, "layer", "number − answer", panel="module", signed=True, unit="logits")
+    figure = heat_map(named, "layer", "number − answer", panel="module", signed=True, unit="logits")
+    return sized(figure, HEIGHT)
 
 
 REMOVED = (
@@ -92,6 +96,7 @@ FIGURES = [
         "Logit of a number, by the unembedding alone, over the mean of all numbers, against its distance from the "
         "right one; mean over sums.",
         "A red row at 0: the module writes the answer. Red rows at equal distances: a wave.",
+        "around the answer",
     ),
     Drawing(
         "accuracy",
