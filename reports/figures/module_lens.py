@@ -25,6 +25,7 @@ def curves(rows: pd.DataFrame, _: Tables) -> go.Figure:
 def by_label(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
     """A line for each label, a panel for each kind of token; with more labels than colours no figure."""
     shown = first_condition(rows)
+    shown = shown.assign(label=shown["label"].str.replace("_", " "))
     if shown["label"].nunique() > 8:
         return None
     return lines(shown, "layer", by="label", panel="tokens", y_title="entropy (nats)", markers=False)
