@@ -7,14 +7,19 @@ from collections.abc import Mapping
 import pandas as pd
 
 from ..common.claims import one_row
-from ..common.findings import Finding, minus, rows_with, say
+from ..common.findings import Finding, minus, rows_with, say, tested
+from ._group_tables import LIKELY, THOUGHT
 
 RANDOM = "random words of like frequency"
 ENGLISH, TARGET = "English", "target"
 
 
 def findings(tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
-    """Where a target language is named, whether English comes before it; else the group that stands out most."""
+    """Of translations, whether the concept comes in English first, and which language likely words are of; else the
+    group that stands out most.
+    """
+    if tables.get("tested") is not None:
+        return [_thought(tables), _likely(tables)]
     latent = rows_with(tables.get("latent"))
     if len(latent):
         return [_before(latent)]
@@ -67,4 +72,32 @@ def _before(latent: pd.DataFrame) -> Finding:
         among=len(english),
         state=int(row["state"]),
         last=last,
+    )
+
+
+def _thought(tables: Mapping[str, pd.DataFrame]) -> Finding:
+    asked = tested(tables, THOUGHT)
+    best = asked["row"] is not None and asked["row"]["best"] == asked["row"]["best"]
+    numbers = "{value:.3f} {span:.3f} more probable than other concepts'; so is {control}: {beside:.3f}"
+    return say(
+        f"The answer comes in English first: at state {{state}} the English word of its concept is {numbers}",
+        f"It is not shown that the answer comes in English first: at state {{state}} its English word is {numbers}",
+        about="whether the answer comes in English first",
+        figure="concepts",
+        side="above",
+        state=int(asked["row"]["best"]) if best else "?",
+        **asked,
+    )
+
+
+def _likely(tables: Mapping[str, pd.DataFrame]) -> Finding:
+    numbers = "{value:.0%} {span:.0%} of the likeliest words that are of a listed language are English; {control}: "
+    return say(
+        f"In the middle states {numbers}{{beside:.0%}}",
+        f"It is not shown that the middle states are in English: {numbers}{{beside:.0%}}",
+        about="which language likely words are of",
+        figure="shares",
+        side="above",
+        threshold=0.5,
+        **tested(tables, LIKELY),
     )

@@ -79,6 +79,7 @@ from .neurons import (
     smallest_at,
     specific_neurons,
 )
+from .periods import period_basis, period_components, period_directions, period_power
 from .positions import MixedBases, frequency_use, mix_bases, ranks, rope_waveform
 from .redistribution import (
     SinkColumns,

@@ -25,6 +25,19 @@ def by_group(y_title: str):
     return draw
 
 
+def by_word(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    """A line for each of both languages."""
+    return lines(first_condition(rows), "state", by="word", y_title="probability")
+
+
+def shares(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
+    """A panel for each list; of more lists than a page has room for no figure."""
+    rows = first_condition(rows).assign(line="likely words of the list")
+    if rows["group"].nunique() > 6:
+        return None
+    return lines(rows, "state", by="line", panel="group", y_title="share of the counted words", markers=False)
+
+
 def by_subset(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
     rows = first_condition(rows)
     if not 2 <= rows["subset"].nunique() <= 4:
@@ -54,6 +67,34 @@ FIGURES = [
         control="Dotted in the same colour",
     ),
     Drawing(
+        "concepts",
+        "concepts",
+        {},
+        "The answer's concept in English and in the answer's language",
+        by_word,
+        "Probability of the word that names the answer's concept, in English and in the language that is asked for, by "
+        "its first token; dotted: the mean of other concepts' words in the same language, none of which stands in the "
+        "prompt.",
+        "English above its dotted line before the answer's language is above its own: the answer is there in English "
+        "first. A whole language that is likely lifts both lines.",
+        interval="Bands",
+        control="Dotted in the same colour",
+        claims=("the concept in English",),
+    ),
+    Drawing(
+        "shares",
+        "shares",
+        {},
+        "Which language likely words are of",
+        shares,
+        "Of the likeliest words of each state those on some list are counted over all prompts: the share of each.",
+        "Above its dotted lines: more than the list's length and its words' frequency give. Few likely words are on "
+        "any list: one little word that is likely after every prompt, the lens's own bias, makes a share of 1.",
+        interval="Bands",
+        control="Dotted",
+        claims=("English among likely words",),
+    ),
+    Drawing(
         "latent",
         "latent",
         {},
@@ -61,7 +102,9 @@ FIGURES = [
         by_group("probability above random words"),
         "Probability of English words, and of the words of each prompt's target language, less that of as many random "
         "words.",
-        "One frequent word can be most of a language's sum, so this is no test of a latent language.",
+        "One frequent word can be most of a language's sum, so this is no test of a latent language: the figure of "
+        "the answer's concept is one.",
+        "whole lists",
         interval="Bands",
     ),
     Drawing(

@@ -18,7 +18,8 @@ from crosslens.analyses.circuits import steering as steering_analysis
 from crosslens.analyses.circuits._circuit_tables import EXACT
 from crosslens.analyses.common.findings import FOUND, OPEN, UNTESTABLE
 from crosslens.analyses.flow import head_divergence as divergence_analysis
-from crosslens.analyses.lenses import group_lens, logit_attribution
+from crosslens.analyses.lenses import group_lens as group_analysis
+from crosslens.analyses.lenses import logit_attribution
 from crosslens.probes.runs.results import Rows
 
 from ..helpers.makers import tables_from, tables_from_runs
@@ -33,6 +34,7 @@ from .claims import (
     edges,
     experts,
     faithfulness,
+    group_lens,
     head_divergence,
     highlighting,
     image_lens,
@@ -44,7 +46,9 @@ from .claims import (
     lenses,
     localisation,
     modality,
+    module_lens,
     neurons,
+    number_spectrum,
     overlap,
     patchscope,
     probing,
@@ -75,6 +79,7 @@ OPTIONS: dict[str, Any] = {
     "probing": probing.OPTIONS,
     "directions": directions.OPTIONS,
     "edge_circuits": edge_circuits.OPTIONS,
+    "number_spectrum": number_spectrum.OPTIONS,
 }
 
 
@@ -183,7 +188,8 @@ def of_group_lens(words: float, random: float) -> Tables:
     rng = np.random.default_rng(0)
     values = {name: mean * rng.uniform(0.8, 1.2, (20, 5)) for name, mean in (("English", words), ("kl", 1.0))}
     values["English|random"] = random * rng.uniform(0.5, 1.5, (20, 5))
-    return tables_from(group_lens, rows_of(values, groups=10))
+    values["size|English"] = np.full(20, 10.0)
+    return tables_from(group_analysis, rows_of(values, groups=10))
 
 
 @cache
@@ -314,6 +320,12 @@ CASES_OF: dict[str, dict[str, Case]] = {
     "group_lens": {
         "words": case(partial(of_group_lens, 0.3, 0.01), "Words of the group English are most probable", FOUND),
         "any words": case(partial(of_group_lens, 0.3, 0.29), "No group of words is told from", OPEN),
+        "thought": case(group_lens.tables_of, "The answer comes in English first", FOUND),
+        "said first": case(partial(group_lens.tables_of, target=0.5), "It is not shown that the answer comes in", OPEN),
+        "not said": case(partial(group_lens.tables_of, said=0.0), "whether the answer comes in English", UNTESTABLE),
+        "likely": case(group_lens.tables_of, "In the middle states 8", FOUND),
+        "any list": case(partial(group_lens.tables_of, twins=0.8), "It is not shown that the middle states", OPEN),
+        "English": case(partial(group_lens.tables_of, english_prompts=True), "which language likely", UNTESTABLE),
     },
     "image_lens": {
         "its object": case(partial(of_image_lens, 0.8, 0.3), "Image tokens decode to their object inside", FOUND),
@@ -616,6 +628,29 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "crowded": case(weights.tables_of, "Keys are crowded", FOUND),
         "apart": case(partial(weights.tables_of, crowded=1.1), "it is not shown to be more than twice", OPEN),
         "short": case(partial(weights.tables_of, keys=False), "how far keys lie apart", UNTESTABLE),
+    },
+    "module_lens": {
+        "image": case(module_lens.tables_of, "The lens is less sure of a word at image tokens", FOUND),
+        "noise": case(partial(module_lens.tables_of, noise_image=2.0), "It is not shown that the lens is less", OPEN),
+        "text": case(partial(module_lens.tables_of, pictures=False), "how sure the lens is at image", UNTESTABLE),
+        "MLPs": case(module_lens.tables_of, "MLPs make text tokens surer of a word", FOUND),
+        "any write": case(partial(module_lens.tables_of, noise_mlp=-1.0), "It is not shown that MLPs make", OPEN),
+    },
+    "number_spectrum": {
+        "slow": case(number_spectrum.tables_of, "Slow waves over the numbers are needed in MLPs", FOUND),
+        "fast": case(number_spectrum.tables_of, "Fast waves over the numbers are needed in attention", FOUND),
+        "shares": case(number_spectrum.tables_of, "MLPs of the second half write slower waves", FOUND),
+        "any slow": case(
+            partial(number_spectrum.tables_of, control=1.0), "It is not shown that slow waves are needed", OPEN
+        ),
+        "any fast": case(
+            partial(number_spectrum.tables_of, control=1.0), "It is not shown that fast waves are needed", OPEN
+        ),
+        "any words": case(
+            partial(number_spectrum.tables_of, words=5.0), "It is not shown that MLPs write slower waves", OPEN
+        ),
+        "at chance": case(partial(number_spectrum.tables_of, right=0.1), "whether MLPs need slow waves", UNTESTABLE),
+        "by chance": case(partial(number_spectrum.tables_of, right=0.1), "attention needs fast waves", UNTESTABLE),
     },
     "highlighting": {
         "helps": case(highlighting.tables_of, "Highlighting the right words in chosen heads helps", FOUND),

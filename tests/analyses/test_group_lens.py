@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from crosslens import metrics
+from crosslens.analyses.lenses import _group_concepts as concepts
 from crosslens.analyses.lenses import group_lens
 from crosslens.data.errors import UserError
 from crosslens.data.tasks import translation
 from crosslens.data.word_groups import ALIKE, CONCEPTS, GROUPS, LANGUAGES, token_groups
+from crosslens.probes.runs.results import How
 from crosslens.probes.runs.run import Settings, run
 
 from ..helpers import tiny
@@ -61,10 +67,72 @@ def test_planted_group_is_found_at_its_state(tmp_path):
     assert control["value"][2] < found[2] / 3
 
 
+def asked(n=None, seed=0, *, tokenizer=None):
+    """Tiny prompts whose words stand for two concepts."""
+    made = tiny.examples(n, seed, tokenizer=tokenizer)
+    return [replace(e, group=f"c{i % 12}", meta={"target": "French", "relation": "x"}) for i, e in enumerate(made)]
+
+
+@torch.no_grad()
+def test_concepts_are_probabilities_of_their_first_tokens(monkeypatch):
+    rows = [(f"c{i}", f"w{2 * i + 20}", "none", "none") for i in range(12)]
+    monkeypatch.setattr(concepts, "ROWS", rows)
+    concepts._first_tokens.cache_clear()
+    subject = tiny.subject()
+    monkeypatch.setattr(concepts, "_first_tokens", lambda t: {w: known(t, w) for row in rows for w in row})
+    batch = subject.batch(asked(4))
+    own, others = concepts.concept_ids(batch)
+    p = subject.last_logits(batch).softmax(-1)
+    read = concepts.concept_rows(p, own, others)
+    for i, example in enumerate(batch.examples):
+        prompt = example.segments[0].content.split()
+        row = next(row for row in rows if row[0] == example.group)
+        value = read["concept|in the answer's language"][i]
+        if row[1] in prompt:
+            assert value.isnan()
+            continue
+        torch.testing.assert_close(value, p[i, known(subject.tokenizer, row[1])])
+        rest = [r[1] for r in rows if r is not row and r[1] not in prompt]
+        mean = p[i, [known(subject.tokenizer, word) for word in rest]].mean()
+        torch.testing.assert_close(read["concept|in the answer's language|others"][i], mean)
+
+
+def known(tokenizer, word):
+    """The id of a tiny word; those of concepts, which it does not have, are spread over the others."""
+    return (
+        tokenizer.convert_tokens_to_ids(word)
+        if word.startswith("w")
+        else 4 + int(word[1:])
+        if word[1:].isdigit()
+        else -1
+    )
+
+
+def test_examples_without_a_concept_have_none():
+    batch = tiny.subject().batch(tiny.task().examples(tiny.tokenizer(), 3, 0))
+    own, others = concepts.concept_ids(batch)
+    assert (own == -1).all()
+    assert (others == -1).all()
+
+
+def test_shares_pool_counts_over_prompts(tmp_path):
+    subject = tiny.subject()
+    ids = {"some": tiny.WORDS[:10], "other": tiny.WORDS[10:30]}
+    shares = analyse(subject, tmp_path, [f"{name}={','.join(words)}" for name, words in ids.items()])["shares"]
+    batch = subject.batch(tiny.task().examples(subject.tokenizer, 10, 0))
+    top = subject.last_logits(batch).topk(10).indices
+    known = [torch.tensor(subject.tokenizer.convert_tokens_to_ids(words)) for words in ids.values()]
+    counts = torch.stack([torch.isin(top, words).sum(1) for words in known], 1)
+    last = shares.query("control == '' and state == 3").set_index("group")["value"]
+    np.testing.assert_allclose(last[[*ids]], metrics.pooled_shares(counts))
+    lengths = shares.query("control == 'random words of the vocabulary' and state == 3").set_index("group")["value"]
+    np.testing.assert_allclose(lengths[[*ids]], [1 / 3, 2 / 3])
+
+
 def test_any_batching_gives_the_same_tables(tmp_path):
     one = analyse(tiny.subject(), tmp_path / "a")
     other = analyse(tiny.subject(), tmp_path / "b", size=3, padding="left")
-    for name in ("groups", "kl"):
+    for name in ("groups", "shares", "kl"):
         np.testing.assert_allclose(one[name]["value"], other[name]["value"], rtol=1e-4, atol=1e-6)
 
 
@@ -76,6 +144,8 @@ def test_bad_groups_are_named(tmp_path):
         token_groups(tokenizer, ["animals"])
     with pytest.raises(UserError, match="has no words"):
         token_groups(tokenizer, ["pets="])
+    with pytest.raises(UserError, match=r"--group_lens\.top 0"):
+        group_lens.measure(tiny.subject(), None, {}, How(group_lens.Options(top=0)))
 
 
 def test_lists_are_aligned():
