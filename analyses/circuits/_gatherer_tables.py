@@ -29,7 +29,9 @@ def _silent(rows: Rows, how: How) -> pd.DataFrame | None:
     for measure, (name, unit) in MEASURES.items():
         shared: dict[str, Any] = {"measure": measure, "silent": GATHERERS}
         own, drawn = f"silent|{name}", scored[f"silent|{name}|{HEADS}"].mean(1)
-        frames.append(summarise(scored[f"{own}|clean"], groups, {}, unit, **{**shared, "silent": "no head"}, control=""))
+        frames.append(
+            summarise(scored[f"{own}|clean"], groups, {}, unit, **{**shared, "silent": "no head"}, control="")
+        )
         frames.append(summarise(scored[own], groups, {}, unit, **shared, control=""))
         frames.append(summarise(drawn, groups, {}, unit, **shared, control=HEADS))
     return pd.concat(frames, ignore_index=True)

@@ -31,7 +31,7 @@ PAPER = "MMNeuron, arXiv 2406.11193: the lens on modules"
 CLAIMS = (
     Statement(
         "image tokens less sure",
-        "Image tokens stay far from words: behind the blocks of the second half the lens is less sure of a word at "
+        "Image tokens are less sure of a word: behind the blocks of the second half the lens has more entropy at "
         "image tokens than at text tokens (entropy larger by more than 0 nats), and by more than where each module "
         "writes noise of the same norm.",
         "MMNeuron, arXiv 2406.11193, style: a difference of its curves; bar and control are this project's",
