@@ -77,7 +77,8 @@ def _before(latent: pd.DataFrame) -> Finding:
 
 def _thought(tables: Mapping[str, pd.DataFrame]) -> Finding:
     asked = tested(tables, THOUGHT)
-    best = asked["row"] is not None and asked["row"]["best"] == asked["row"]["best"]
+    row = asked["row"]
+    best = "?" if row is None or pd.isna(row["best"]) else int(row["best"])
     numbers = "{value:.3f} {span:.3f} more probable than other concepts'; so is {control}: {beside:.3f}"
     return say(
         f"The answer comes in English first: at state {{state}} the English word of its concept is {numbers}",
@@ -85,7 +86,7 @@ def _thought(tables: Mapping[str, pd.DataFrame]) -> Finding:
         about="whether the answer comes in English first",
         figure="concepts",
         side="above",
-        state=int(asked["row"]["best"]) if best else "?",
+        state=best,
         **asked,
     )
 
