@@ -13,8 +13,10 @@ from .words import task_words
 # by whom does it come, can it be changed. What is not here follows by name.
 ORDER = (
     *("subject_card", "sinks", "head_divergence"),
-    *("lenses", "learned_lenses", "jacobian_lens", "patchscope", "group_lens", "image_lens"),
-    *("information_flow", "edges", "logit_attribution", "circuits", "faithfulness", "overlap", "steering", "repairs"),
+    *("lenses", "learned_lenses", "jacobian_lens", "patchscope", "group_lens", "number_spectrum"),
+    *("image_lens", "module_lens"),
+    *("information_flow", "routes", "edges", "edge_circuits", "logit_attribution", "circuits", "faithfulness"),
+    *("overlap", "steering", "repairs"),
 )
 
 
