@@ -12,7 +12,7 @@ LEAD, GAZE, AS_IT_IS = "the answer's lead", "gaze shift", "as it is"
 
 
 def figures(tables: Tables) -> dict[str, go.Figure]:
-    """Changes by strength, the gaze shift, before and after, other text; by what is right, and draw by draw, in folds."""
+    """Changes by strength, the gaze shift, before and after, other text; folds: by what is right, draw by draw."""
     return draw_all(FIGURES, tables)
 
 

@@ -49,6 +49,7 @@ from .claims import (
     redundancy,
     relations,
     repairs,
+    rope_bases,
     rows_of,
     similarity,
     sinks,
@@ -582,6 +583,14 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "kept": case(looking.tables_of, "Text behind a picture that it has nothing to do with stays", FOUND),
         "lost": case(partial(looking.tables_of, loss=0.4), "read the picture more is not shown", OPEN),
         "not read": case(partial(looking.tables_of, texts=False), "reading the picture more does to", UNTESTABLE),
+    },
+    "rope_bases": {
+        "helps": case(rope_bases.tables_of, "Mixing several rotary bases helps the model", FOUND),
+        "any bases": case(partial(rope_bases.tables_of, nearby=-0.1), "bases helps the model is not shown", OPEN),
+        "harms": case(partial(rope_bases.tables_of, mixed=0.2), "bases helps the model is not shown", OPEN),
+        "little": case(rope_bases.tables_of, "Mixing several rotary bases costs the model little", FOUND),
+        "much": case(partial(rope_bases.tables_of, mixed=0.2), "costs the model little is not shown", OPEN),
+        "as alone": case(partial(rope_bases.tables_of, largest=-0.1), "costs the model little is not shown", OPEN),
     },
     "visual_exit": {
         "goes": case(visual_exit.tables_of, "Behind two thirds of the layers the image may go", FOUND),
