@@ -25,6 +25,7 @@ CHOSEN, EVERY, GAZE = "chosen heads", "every head", "gaze shift"
 EDITS = (CHOSEN, EVERY, GAZE)
 BLANK, OTHER_MAP = "a blank picture", "the map of another image"
 DRAWN = {CHOSEN: HEADS, GAZE: PERMUTED}  # controls with draws
+FEW = 5  # draws at most of controls whose mean alone is read: each picture or text has its own
 GREY = (128, 128, 128)
 READ = ("lead", "right", "yes")
 YES, NO, OTHER = range(3)  # what kind of answer is right: see `asked_of`
@@ -102,7 +103,7 @@ def _controls(
     options: Any,
 ) -> Plan:
     drawn = random_circuits(heads, subject.n_heads, options.draws)
-    maps = [elsewhere(gaze, batch, draw) for draw in range(options.draws)]
+    maps = [elsewhere(gaze, batch, draw) for draw in range(min(FEW, options.draws))]
     plan = {
         f"{CHOSEN}|{HEADS}": [look_variant(subject, batch, strengths[CHOSEN], some) for some in drawn],
         f"{GAZE}|{PERMUTED}": [gaze_variant(subject, batch, one.saliency, strengths[GAZE]) for one in maps],

@@ -24,7 +24,7 @@ from ..common.controls import HEADS, Head, random_circuits
 from ..common.key_weights import look_variant
 from ..common.losses import Losses, Scored, scored
 from ._gazes import gazes
-from ._looked import CHOSEN, EDITS, EVERY, answers, edits, strengths_of
+from ._looked import CHOSEN, EDITS, EVERY, FEW, answers, edits, strengths_of
 
 TOKENS, AT_ONCE = 64, 4  # of a passage; passages in a batch
 PLAIN = "as it is"
@@ -99,7 +99,7 @@ def _behind(passage: Example, picture: Any) -> Example:
 def _losses(
     subject: Any, batch: Batch, heads: Sequence[Head], strengths: dict[str, float], options: Any
 ) -> dict[str, Tensor]:
-    base, drawn = record(subject, batch), random_circuits(heads, subject.n_heads, options.draws)
+    base, drawn = record(subject, batch), random_circuits(heads, subject.n_heads, min(FEW, options.draws))
     variants = [
         look_variant(subject, batch, strengths[CHOSEN], heads),
         look_variant(subject, batch, strengths[EVERY]),

@@ -24,7 +24,7 @@ from ..common.key_weights import gaze_layers
 from ..common.selection import chosen_half
 from ..common.tested import judged
 from ._gazes import source_layer
-from ._looked import EDITS, READ, looked
+from ._looked import FEW, READ, looked
 from ._looking_findings import findings
 from ._looking_fit import best_strengths, losses_of_text, reading_heads, require
 from ._looking_tables import ABSENT, ALL, GAZED, HEADS_HELP, LESS, RUN_TABLES, TABLES, TEXT
@@ -85,8 +85,8 @@ CLAIMS = (
 class Options:
     """factors: how many times as much the picture is read, below 1 less. alphas: of the gaze map, whose patches are
     read exp(alpha · map) times as much. word: mark of the question's words whose gaze is followed, all where none has
-    it. top: heads that are chosen. draws: of random heads and of the map at other patches. texts: passages of novels
-    whose loss is read behind a picture under the same edits, 0 for none.
+    it. top: heads that are chosen. draws: of random heads; of the map at other patches at most FEW. texts: passages of
+    novels whose loss is read behind a picture under the same edits, 0 for none.
     """
 
     factors: tuple[float, ...] = (0.5, 2.0, 4.0, 8.0)
@@ -115,6 +115,7 @@ class Learned(NamedTuple):
 def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
     heads = " ".join(f"{layer}.{head}" for layer, head in learned.heads)
+    few = min(FEW, options.draws)
     at = ", ".join(f"{edit} {strength:g}" for edit, strength in learned.strengths.items())
     layers = f"{learned.gazing[0]}…{learned.gazing[-1]}" if learned.gazing else "none"
     return (
@@ -124,9 +125,10 @@ def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) ->
         f"other half alone are scored. Gaze map: how much each patch gains in layer {learned.source} as the words of "
         "the question are read, scaled to 0…1 for each picture and question; patches are read exp(α · map) times as "
         f"much in every head of layers {layers}. Claims are read at the strength that was best on the held-out half: "
-        f"{at}. Controls there, {options.draws} draws each: as many random heads of the same layers; the map's values "
-        "at other patches. Also: the map of the same question about another image; the same edit with a grey picture. "
-        f"Text: {len(learned.documents)} passages of novels behind pictures of the task."
+        f"{at}. Controls there: as many random heads of the same layers ({options.draws} draws); the map's values at "
+        f"other patches ({few} draws). Also: the map of the same question about another image; the same edit with a "
+        f"grey picture. Text: {len(learned.documents)} passages of novels behind pictures of the task ({few} draws of "
+        "heads)."
     )
 
 
@@ -153,12 +155,12 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
 def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold."""
     strengths = 2 * len(options.factors) + len(options.alphas)
-    return len(READ) * (2 * (1 + strengths) + (len(EDITS) - 1) * options.draws + 1) + 2
+    return len(READ) * (2 * (1 + strengths) + options.draws + FEW + 1) + 2
 
 
 def memory(subject: Any, batch: int, positions: int, options: Options) -> int:
     """Bytes beyond the shared forward: one run recorded, and all rows of its variants."""
-    several = 2 * len(options.factors) + len(options.alphas) + 2 * options.draws + 1
+    several = 2 * len(options.factors) + len(options.alphas) + options.draws + FEW + 1
     return costs.recording(subject, batch, positions) + costs.variants(subject, several, batch, positions, positions)
 
 
