@@ -64,7 +64,7 @@ def best_strengths(subject: Any, batches: Sequence[Batch], heads: Sequence[Head]
     return {edit: _best(torch.cat(several).mean(0), edit, options) for edit, several in found.items()}
 
 
-def _best(leads: Float[Tensor, "strength"], edit: str, options: Any) -> float:
+def _best(leads: Float[Tensor, " strength"], edit: str, options: Any) -> float:
     strengths = np.array(strengths_of(edit, options))
     above = strengths > (1 if edit in (CHOSEN, EVERY) else 0)
     return float(strengths[above][int(leads.numpy()[above].argmax())])

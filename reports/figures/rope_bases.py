@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from ..charts import dots, lines
 from .drawing import Drawing, Tables, draw_all, first_condition
 
-WHOLE = "all contexts"
+WHOLE, TOGETHER = "all contexts", "all bases mixed"
 
 
 def figures(tables: Tables) -> dict[str, go.Figure]:
@@ -16,12 +16,17 @@ def figures(tables: Tables) -> dict[str, go.Figure]:
     return draw_all(FIGURES, tables)
 
 
+def _beside(rows: pd.DataFrame) -> pd.DataFrame:
+    """The control on the line of what it controls."""
+    return rows.assign(base=rows["base"].where(rows["control"] == "", TOGETHER))
+
+
 def by_base(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    return dots(rows, "base", zero=True, x_title=f"more than the trained base ({rows['unit'].iloc[0]})")
+    return dots(_beside(rows), "base", zero=True, x_title=f"more than the trained base ({rows['unit'].iloc[0]})")
 
 
 def levels(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    return dots(rows, "base", panel="measure")
+    return dots(_beside(rows), "base", panel="measure")
 
 
 def by_context(rows: pd.DataFrame, _: Tables) -> go.Figure:
