@@ -9,9 +9,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ...probes.runs.results import How, Rows
-from ..common.frames import joined, summarise
+from ..common.frames import joined, places, summarise
 from ..common.tested import number
-from ._based import MIXED, NEAR, TRAINED, alone, kinds
+from ._based import MIXED, NEAR, STEP, TRAINED, alone, kinds
 
 Array = NDArray[np.floating]
 HELPS, RIGHT, CLOSE = "mixing helps", "the right word gains", "mixing costs little"
@@ -66,6 +66,15 @@ def _weights(rows: Rows, how: How) -> pd.DataFrame:
     return joined([own, even])
 
 
+def _waveform(rows: Rows, how: How) -> pd.DataFrame | None:
+    """What each base makes of distance alone: the score of a query and a key that are all ones."""
+    waves = rows.weights.get("waveform")
+    if waves is None:
+        return None
+    axes = {"base": [alone(one) for one in how.options.factors], "distance": STEP * np.arange(waves.shape[1])}
+    return pd.DataFrame({**places(axes, waves.shape), "value": waves.ravel(), "unit": "score", "control": ""})
+
+
 def _tested(rows: Rows, how: How) -> pd.DataFrame:
     groups, counts = rows.examples["group"], rows["count"].sum(1)
     largest = alone(max(how.options.factors))
@@ -89,3 +98,4 @@ TABLES = {
     "weights": (_weights, ("base",)),
     "tested": (_tested, ("claim", "than", "untestable")),
 }
+RUN_TABLES = {"waveform": (_waveform, ("base", "distance"))}

@@ -22,6 +22,7 @@ NEAR = "as many bases within 1 % of the trained one, mixed"
 WITHIN = 0.01
 DOUBLINGS = 16  # rows are summed by ⌊log2⌋ of the tokens that are read
 AT_ONCE = 16  # tokens whose logits are held under every base
+FAR, STEP = 256, 2  # of the waveform, in tokens
 READ = ("loss", "probability")
 
 

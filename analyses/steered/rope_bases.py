@@ -1,7 +1,7 @@
 """Rotary bases: text read with other bases than the trained one, and with several mixed (Attention Buckets)
 
 One forward for each base, each with its own keys; the next token from the mean of their logits, weighted by the softmax
-over bases of the largest logit. Tables: changes, levels, weights, tested.
+over bases of the largest logit. Tables: changes, levels, weights, waveform, tested.
 """
 
 from __future__ import annotations
@@ -11,19 +11,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import Tensor
 
 from ...data.errors import UserError
+from ...probes.intervene.rope import own_base, rotary_frequencies
 from ...probes.prompts.batch import Batch
 from ...probes.runs import costs
 from ...probes.runs.results import How
+from .. import metrics
 from ..common.claims import Claim, Statement
 from ..common.tested import judged
 from ._base_findings import findings
-from ._base_tables import CLOSE, HELPS, RIGHT, TABLES
-from ._based import AT_ONCE, DOUBLINGS, READ, WITHIN, based, kinds
+from ._base_tables import CLOSE, HELPS, RIGHT, RUN_TABLES, TABLES
+from ._based import AT_ONCE, DOUBLINGS, FAR, READ, STEP, WITHIN, based, kinds
 
-__all__ = ["TABLES", "findings"]
+__all__ = ["RUN_TABLES", "TABLES", "findings"]
 
 VERSION = 1
 QUESTION = "Does a model read text better when several rotary bases are mixed?"
@@ -77,9 +80,19 @@ def methods(options: Options, learned: Any, fitted_on: Mapping[str, int]) -> str
     )
 
 
+def weights(subject: Any, options: Options) -> dict[str, Tensor]:
+    """ "waveform" [base, distance]: `metrics.rope_waveform` of every base, from distance 0 in steps of STEP. UserError:
+    options, or a model whose positions no base gives.
+    """
+    _require(options)
+    own, width = own_base(subject), 2 * len(rotary_frequencies(subject))
+    distances = torch.arange(0, FAR, STEP)
+    waves = [metrics.rope_waveform(distances, own * factor, width) for factor in options.factors]
+    return {"waveform": torch.stack(waves).float()}
+
+
 def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
-    """See `_based.based`. UserError: options, or a model whose positions no base gives."""
-    _require(how.options)
+    """See `_based.based`."""
     return based(subject, batch, how.options.factors, how.options.positions)
 
 

@@ -37,6 +37,10 @@ def weights(rows: pd.DataFrame, _: Tables) -> go.Figure:
     return dots(rows, "base", x_title="weight in the mixture")
 
 
+def waveform(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    return lines(rows, "distance", by="base", y_title="score", markers=False)
+
+
 def _whole(rows: pd.DataFrame) -> pd.DataFrame:
     rows = first_condition(rows)
     return rows[rows["context"] == WHOLE]
@@ -118,5 +122,17 @@ FIGURES = [
         interval="Whiskers",
         control="Grey tick",
         select=_whole,
+    ),
+    Drawing(
+        "waveform",
+        "waveform",
+        {},
+        "What each base makes of distance alone",
+        waveform,
+        "Score that a query gives a key so many tokens before it, were both all ones. It is arithmetic: the same for "
+        "any weights, and so without an interval or a control.",
+        "Where one base has a trough another one may have none: the paper's reason to mix them. The other figures say "
+        "whether it helps here.",
+        theme="waveform",
     ),
 ]

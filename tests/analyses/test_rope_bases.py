@@ -145,6 +145,9 @@ def test_a_run(tmp_path):
     assert gap[alone(1.0)] == 0
     weights = found["weights"]
     assert weights[weights["control"] == ""]["value"].sum() == pytest.approx(1)
+    waves = found["waveform"].set_index(["base", "distance"])["value"]
+    expected = metrics.rope_waveform(torch.tensor([10]), 3 * own_base(tiny.subject()), 8)
+    assert waves[alone(3.0), 10] == pytest.approx(float(expected), abs=1e-4)
     other = analyse(tmp_path / "two", size=5, padding="left")
     pd.testing.assert_frame_equal(other["changes"], changes, rtol=1e-3, atol=1e-4)
 

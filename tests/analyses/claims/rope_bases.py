@@ -31,7 +31,8 @@ def rows(n: int = 80, n_groups: int = 20, *, mixed: float = -0.1, nearby: float 
     count[:, [5, 6]] = 8
     each = count[:, None] * np.stack([loss, np.exp(-loss)])[..., None]
     weight = np.full((n, len(OPTIONS.factors)), 16 / len(OPTIONS.factors))
-    return Rows(examples, {"loss": each[0], "probability": each[1], "count": count, "weight": weight})
+    values = {"loss": each[0], "probability": each[1], "count": count, "weight": weight}
+    return Rows(examples, values, {"waveform": rng.normal(0, 1, (len(OPTIONS.factors), 8))})
 
 
 def tables_of(**planted: Any) -> dict[str, pd.DataFrame]:
