@@ -1,4 +1,4 @@
-"""What `looking` found in this model: whether it does better when it is made to look more, and what that costs."""
+"""What `looking` found in this model: whether it does better when it is made to look more."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from ..common.findings import Finding, say, tested
-from ._looking_tables import ALL, GAZED, HEADS_HELP, TEXT
+from ._looking_tables import ABSENT, ALL, GAZED, HEADS_HELP
 
 Tables = Mapping[str, pd.DataFrame]
 NUMBERS = "the answer's lead changes by {value:+.2f} {span:+.2f} logits; {control}: {beside:+.2f}"
@@ -17,13 +17,14 @@ def findings(tables: Tables) -> list[Finding]:
     """Of the numbers of the table tested."""
     if "tested" not in tables:
         return []
-    return [*(_helps(tables, *words) for words in SENTENCES), _text(tables)]
+    return [_helps(tables, *words) for words in SENTENCES]
 
 
 SENTENCES = (
     (HEADS_HELP, "reading the picture more in the heads that read it most", "helps", "effects"),
     (ALL, "reading the picture more in every head", "helps", "effects"),
     (GAZED, "reading the patches more that the gaze moves to", "helps", "gaze"),
+    (ABSENT, "reading the patches more that the gaze moves to", "helps where the right answer is no", "gaze-asked"),
 )
 
 
@@ -33,21 +34,11 @@ def _helps(tables: Tables, claim: str, doing: str, helps: str, figure: str) -> F
         f"That {doing} {helps} is not shown: {NUMBERS}",
         **tested(tables, claim),
         about=f"whether {doing} {helps}",
-        figure=figure if "effects" in tables else "tested",
+        figure=figure if figure in ("effects", "gaze") or _apart(tables) else "gaze",
         side="above",
     )
 
 
-def _text(tables: Tables) -> Finding:
-    numbers = "its loss changes by {value:+.3f} {span:+.3f} nats a token; {control}: {beside:+.3f}"
-    return say(
-        "Text behind a picture that it has nothing to do with stays as likely when the chosen heads read the picture "
-        f"more: {numbers}",
-        "That text behind a picture that it has nothing to do with stays as likely when the chosen heads read the "
-        f"picture more is not shown: {numbers}",
-        **tested(tables, TEXT, "below"),
-        about="what reading the picture more does to other text",
-        figure="neutral" if "neutral" in tables else "effects",
-        threshold=0.1,
-        side="below",
-    )
+def _apart(tables: Tables) -> bool:
+    """Whether questions with other right answers are shown apart."""
+    return "effects" in tables and tables["effects"]["questions"].nunique() > 1

@@ -42,10 +42,11 @@ def rows(
     other_map: float = 0.0,
     blank: float = 0.0,
     asked: bool = True,
+    drawn: bool = True,
 ) -> Rows:
     """What each edit adds to a lead of 1 logit, less: at the smallest factor in every head; accuracy follows its sign.
 
-    asked: a third of the questions is right with yes, a third with no; else none is.
+    asked: a third of the questions is right with yes, a third with no; else none is. drawn: there are random draws.
     """
     rng = np.random.default_rng(0)
     examples, _ = task(rng, n, n_groups)
@@ -59,7 +60,7 @@ def rows(
     for name, gains in added.items():
         made[name] = clean[:, None] + gains + rng.normal(0, 0.2, (n, len(gains)))
         made[f"{name}|{BLANK}"] = empty[:, None] + blank + rng.normal(0, 0.2, (n, len(gains)))
-    for name, (gain, count) in controls.items():
+    for name, (gain, count) in controls.items() if drawn else ():
         made[name] = clean[:, None] + gain + rng.normal(0, 0.2, (n, count))
     kinds = np.arange(n) // n_groups % 3 if asked else np.full(n, 2)
     values = {f"lead|{name}": value for name, value in made.items()}
