@@ -75,8 +75,8 @@ def _says_yes(logits: Float[Tensor, "*v b options"], asked: Tensor) -> Float[Ten
 
 
 def looked(subject: Any, batch: Batch, learned: Any, options: Any) -> dict[str, Tensor]:
-    """`answers` of all edits; of their controls at the learned strengths [b, draw], NaN without draws; with BLANK in
-    the picture's place in all strengths, and unedited; "guessing", "asked" [b].
+    """`answers` of all edits; of their controls at the learned strengths [b, draw], none without draws; with BLANK
+    in the picture's place in all strengths, and unedited; "guessing", "asked" [b].
     """
     heads = [(int(layer), int(head)) for layer, head in learned.heads]
     gaze, other = gazes(subject, batch, options.word), of_another_image(subject, batch, options.word)
@@ -86,9 +86,8 @@ def looked(subject: Any, batch: Batch, learned: Any, options: Any) -> dict[str, 
     if grey is not None:
         blank = answers(subject, grey.batch, edits(subject, grey.batch, heads, gaze, options))
         kept |= {f"{name}|{BLANK}": values for name, values in blank.items()}
-    of_maps = {name for name in kept if GAZE in name}
-    kept = {name: _only(values, gaze.there) if name in of_maps else values for name, values in kept.items()}
-    kept = {name: _only(values, other.there) if OTHER_MAP in name else values for name, values in kept.items()}
+    for name, there in ((GAZE, gaze.there), (OTHER_MAP, other.there)):
+        kept |= {row: _only(values, there) for row, values in kept.items() if name in row}
     kinds = torch.tensor([float(asked_of(example)) for example in batch.examples])
     return kept | {"guessing": guessing(OptionLogits.of(batch, "looking").options), "asked": kinds}
 
