@@ -28,7 +28,7 @@ def _contexts(rows: Rows) -> Iterator[tuple[str, int, slice]]:
     """Name, least number of tokens that are read, and the doublings: all, then each that some example has."""
     yield WHOLE, 0, slice(None)
     for at in np.flatnonzero(rows["count"].sum(0)):
-        yield f"{2**at}–{2 ** (at + 1) - 1} tokens", 2 ** int(at), slice(at, at + 1)
+        yield f"{2**at}–{2 ** (at + 1) - 1} tokens" if at else "1 token", 2 ** int(at), slice(at, at + 1)
 
 
 def _summary(rows: Rows, how: How, minus: str | None) -> pd.DataFrame:
