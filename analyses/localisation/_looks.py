@@ -20,9 +20,9 @@ from .. import metrics
 from ..common.changed import Change, changed
 from ..common.controls import example_keys, permutations
 from ..common.ragged import padded, stacked
+from ..common.stretches import Stretch, rows_of, stretches
 from ._occlusion import occlusion_maps, pixels_of
 from ._places import Place, on_cells, places
-from ._words import Stretch, stretches
 
 TOP = 10  # (layer, head) pairs of TAG
 AT_ONCE = 8  # examples of a backward pass, whose graph holds all layers
@@ -50,23 +50,13 @@ def looks(layer: Layer, batch: Batch, where: Where, mark: str, draws: int = 0) -
     pattern = on_cells(layer.pattern(steps.clamp_min(0).to(device)), where)
     told = pattern.mean(1).masked_fill((steps < 0).to(device)[:, :, None], torch.nan)
     runs = stretches(batch, mark)
-    asked = on_cells(layer.pattern(_rows_of(runs).to(device)), where)
+    asked = on_cells(layer.pattern(rows_of(runs).to(device)), where)
     mine = [
         _of_question(own, run, place, name, draws)
         for own, run, place, name in zip(asked, runs, where, batch.example_ids, strict=True)
     ]
     gaze, tag = (padded([one[i] for one in mine], asked.shape[-1]) for i in (0, 1))
     return {"rows": pattern[:, :, 0], "steps": told, "gaze": gaze, "tag": tag}
-
-
-def _rows_of(runs: Sequence[Stretch | None]) -> Int[Tensor, "b n"]:
-    """Their positions, behind the last the first position again."""
-    most = max((len(run.positions) for run in runs if run is not None), default=1)
-    whole = torch.zeros(len(runs), most, dtype=torch.long)
-    for row, run in zip(whole, runs, strict=True):
-        if run is not None:
-            row[: len(run.positions)] = run.positions
-    return whole
 
 
 def _of_question(

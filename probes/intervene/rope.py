@@ -42,6 +42,17 @@ def rotary_frequencies(subject: Subject) -> Float[Tensor, "pair"]:
     return frequencies.detach().float()
 
 
+def own_base(subject: Subject) -> float:
+    """The base that the decoder turns by. UserError: as `rotary_frequencies`, or heads of one pair, which every base
+    turns alike.
+    """
+    frequencies = rotary_frequencies(subject).double()
+    pairs = len(frequencies)
+    if pairs < 2:
+        raise UserError(f"{subject.family} turns one pair of channels: by every base alike")
+    return float(frequencies[-1] ** (-pairs / (pairs - 1)))
+
+
 def _pairs_are_halves(subject: Subject) -> bool:
     """By the family's own rotation: (a, b) becomes (−b, a) with a and b the halves."""
     attention = anatomy.attention_of(subject.layers[subject.decoder.attending[0]])

@@ -12,12 +12,13 @@ import torch
 from crosslens import Subject, capture
 from crosslens.analyses import metrics
 from crosslens.analyses.common.controls import GENERAL_PROMPT
+from crosslens.analyses.common.stretches import stretches
 from crosslens.analyses.localisation import _looks, crop_and_ask, localisation
 from crosslens.analyses.localisation._attention_maps import FUSION, TAG, fused, maps_of, seen_of
 from crosslens.analyses.localisation._looks import seen, steps_of
 from crosslens.analyses.localisation._masks import filled, mask_scores
 from crosslens.analyses.localisation._places import places
-from crosslens.analyses.localisation._words import asked_of, asking, stretches
+from crosslens.analyses.localisation._words import asked_of, asking
 from crosslens.cli.look import Look
 from crosslens.data.example import Example, Segment
 from crosslens.looked import look
