@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -40,7 +41,7 @@ def _summary(rows: Rows, how: How, minus: str | None) -> pd.DataFrame:
             beside = 0.0 if minus is None else sums(rows, read, minus, how)[:, at].sum(1)
             for kind in (kind for kind in kinds(how.options.factors) if kind != minus):
                 values = sums(rows, read, kind, how)[:, at].sum(1) - beside
-                names = {"control": NEAR if kind == NEAR else "", "base": kind, "measure": read}
+                names: dict[str, Any] = {"control": NEAR if kind == NEAR else "", "base": kind, "measure": read}
                 parts.append(summarise(values, groups, {}, unit, denominators=counts, **names, context=context))
                 parts[-1]["tokens"] = least
     return joined(parts)

@@ -47,9 +47,10 @@ def gazes(subject: Any, batch: Batch, mark: str) -> Gazes:
         subject.forward(batch)
     maps = []
     for rows, run, own in zip(kept[0], runs, image, strict=True):
-        seen = None if run is None else rows[None, :, : len(run.positions), own]
-        some = seen is not None and run is not None and bool(own.any())
-        maps.append(metrics.gaze_shift(seen, run.words).saliency if some else torch.zeros(0))
+        if run is None or not bool(own.any()):
+            maps.append(torch.zeros(0))
+        else:
+            maps.append(metrics.gaze_shift(rows[None, :, : len(run.positions), own], run.words).saliency)
     there = torch.tensor([len(one) > 0 for one in maps])
     return Gazes(padded(maps, int(image.sum(1).max())).nan_to_num().float(), there)
 
