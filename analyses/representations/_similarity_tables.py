@@ -15,6 +15,7 @@ from ..common.folds import folds_of
 from ..common.frames import by_weights, joined
 from ._similarity_cosines import Cosines, cosines, entering
 from ._similarity_folds import content, crossed, different, kernels, mean_cka
+from ._similarity_modes import modes
 from ._similarity_sets import AS_THEY_ARE, CENTRED, WHOLE, Compared, Pair, compared
 from ._similarity_tested import CONTENT, DRAWN, tested
 
@@ -116,5 +117,6 @@ TABLES = {
     "cka": (_cka, ("measure",)),
     "layers": (_layers, ("other", "sets", "measure")),
     "pairs": (_pairs, ("labels",)),
+    "modes": (modes, ("measure", "mode")),
     "tested": (tested, ("claim", "than", "untestable")),
 }

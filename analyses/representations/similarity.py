@@ -1,7 +1,7 @@
 """Similarity of states: do image and text, or one page in several languages, come to lie together?
 
 Cosines of mean states by layer, of pairs that belong together and of those that do not, beside how alike any two states
-of a set are; linear CKA; every layer beside every layer. Tables: likeness, cka, layers, pairs, tested.
+of a set are; linear CKA; every layer beside every layer. Tables: likeness, cka, layers, pairs, modes, tested.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from torch import Tensor
 from ...data.errors import UserError
 from ...probes.observe.layer import Layer
 from ...probes.prompts.batch import Batch
+from ...probes.runs import costs
 from ...probes.runs.results import How
 from ..common.claims import Claim, Statement
 from ..common.labels import label_of
 from ..common.tested import judged
 from ._similarity_findings import findings
+from ._similarity_modes import MODES, PICTURES, token_modes
 from ._similarity_rows import mean_states
 from ._similarity_sets import IMAGE, TEXT
 from ._similarity_tables import TABLES
@@ -61,11 +63,20 @@ CLAIMS = (
         "this project's; that languages share a space in the middle layers is widely reported",
     ),
 )
+_MODES = (
+    " Token modes: the cosines of every image token with every text token of an example, their mean, largest, median, "
+    "and the mean over image tokens of the largest; beside them those of another image's tokens with the same text, "
+    "which has read the own image."
+)
 
 
 @dataclass(frozen=True)
 class Options:
-    """None: all numbers come of the same states."""
+    """modes: whether every image token is compared with every token of the text too, which takes one more forward of
+    two rows for each example.
+    """
+
+    modes: bool = False
 
 
 def methods(options: Options, learned: None, fitted_on: Mapping[str, int]) -> str:
@@ -81,7 +92,7 @@ def methods(options: Options, learned: None, fitted_on: Mapping[str, int]) -> st
         "plain and unbiased (plain is inflated where examples are fewer than dimensions). Intervals resample groups; "
         "for CKA and for layers beside layers about 20 folds of groups are left out in turn. States that are chosen "
         "are chosen on half of the groups. Text behind an image attends to it: that a pair shares content does not "
-        "say that both were encoded alike."
+        f"say that both were encoded alike.{_MODES if options.modes else ''}"
     )
 
 
@@ -104,13 +115,25 @@ def _require(batch: Batch) -> None:
 
 
 def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
-    """Rows: "text" and, where there are images, "image" [b, states, d], float32; NaN for an example without."""
-    return states(kept, (IMAGE, TEXT))
+    """Rows: "text" and, where there are images, "image" [b, states, d], float32; NaN for an example without. "modes":
+    see `_similarity_modes`. UserError: modes of a model that reads no images.
+    """
+    if how.options.modes and subject.vision is None:
+        raise UserError(
+            f"--similarity.modes compares image tokens with text tokens, and {subject.name} reads no images: leave it "
+            "out, or take a subject that does"
+        )
+    return states(kept, (IMAGE, TEXT)) | (token_modes(subject, batch) if how.options.modes else {})
 
 
 def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold."""
-    return 2 * (subject.n_layers + 1) * subject.decoder.d_model
+    return (subject.n_layers + 1) * (2 * subject.decoder.d_model + PICTURES * len(MODES) * options.modes)
+
+
+def memory(subject: Any, batch: int, positions: int, options: Options) -> int:
+    """Bytes beyond the shared forward: of token modes an example with another image beside it, and their cosines."""
+    return (costs.forward(subject, 2, positions) + 4 * 4 * positions**2) if options.modes else 0
 
 
 def claims(tables: dict[str, Any]) -> list[Claim]:

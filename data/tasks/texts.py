@@ -11,10 +11,13 @@ from ..example import Example, Segment
 from ..running_text import dealt, documents_in
 from . import passages
 
-VERSION = 1
+VERSION = 2
 TEMPLATE = "raw"
 BOS = None  # as the tokenizer does by itself
-SOURCE = "Documentation of Electron in four languages, Jane Austen's novels, networkx' code, sympy's documentation"
+SOURCE = (
+    "Documentation of Electron and Genesis, each in four languages, Jane Austen's novels, networkx' code, sympy's "
+    "documentation"
+)
 
 FOLDER = Path(__file__).with_name("texts")
 LANGUAGES = ("English", "French", "German", "Spanish")
@@ -23,7 +26,8 @@ LABELS = "+".join(LANGUAGES)
 
 
 def documents(label: str) -> dict[str, str]:
-    """Document name -> text of one language or domain. Languages have the same documents, paragraph by paragraph.
+    """Document name -> text of one language or domain. Languages have the same documents, paragraph by paragraph:
+    pages of documentation and chapters of Genesis.
 
     Prose is what `passages` keeps. UserError: an unknown label.
     """

@@ -61,6 +61,12 @@ def each_pair(rows: pd.DataFrame, _: Tables) -> go.Figure:
     return lines(first_condition(rows), "state", by="labels", y_title="cosine, difference", markers=False)
 
 
+def modes(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    """A panel for each mode."""
+    shown = first_condition(rows).assign(line="measured")
+    return lines(shown, "state", by="line", panel="mode", y_title="cosine", markers=False)
+
+
 FIGURES = [
     Drawing(
         "curves",
@@ -174,6 +180,20 @@ FIGURES = [
         "different pages, after subtracting each language's mean state.",
         "",
         "each two languages",
+        interval="Bands",
+        control="Dotted",
+    ),
+    Drawing(
+        "modes",
+        "modes",
+        {"measure": "cosine"},
+        "Every image token beside every token of the text",
+        modes,
+        "Cosines of all tokens of an image with all tokens of its example's text, state by state: their mean, the "
+        "largest, the median, and the largest of each image token, mean over image tokens.",
+        "The largest of many cosines is high by chance. Only above the dotted line, the tokens of another image "
+        "beside the same words, do the tokens say something of this very image.",
+        "token by token",
         interval="Bands",
         control="Dotted",
     ),

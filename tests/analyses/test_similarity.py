@@ -10,8 +10,9 @@ import torch
 from crosslens import capture
 from crosslens.analyses import metrics
 from crosslens.analyses.common.claims import HOLDS, UNTESTABLE
-from crosslens.analyses.common.controls import DRAWS, PAIRS, other_groups, random_half
+from crosslens.analyses.common.controls import DRAWS, IMAGE, PAIRS, another_image, other_groups, random_half
 from crosslens.analyses.representations import similarity
+from crosslens.analyses.representations._similarity_modes import MODES, MORE
 from crosslens.analyses.representations._similarity_rows import text_tokens
 from crosslens.analyses.representations._similarity_tested import SHARED
 from crosslens.data.errors import NothingToMeasure, UserError
@@ -84,6 +85,74 @@ def test_an_example_without_image_or_label_is_one_line():
         rows_of(tiny.subject(), [bare])
     assert "\n" not in str(raised.value)
     assert list(rows_of(tiny.subject(), [replace(bare, meta={"label": "x"})])) == ["text"]
+
+
+# ---------------------------------------------------------------- token modes
+
+MODES_HOW = How(similarity.Options(modes=True))
+SHOWN = [replace(one, unrelated=(vision_subjects.picture(5 + i),)) for i, one in enumerate(EXAMPLES)]
+
+
+def modes_of(subject, examples, **form):
+    batch = subject.batch(examples, **form)
+    return observe(subject, batch, {"similarity": (similarity, MODES_HOW)})["similarity"]
+
+
+@pytest.mark.parametrize("padding", ["left", "right"])
+def test_token_modes_are_those_of_the_whole_matrix(subject, padding):
+    found = modes_of(subject, SHOWN, padding=padding)["modes"]
+    for i, one in enumerate(SHOWN):
+        own = subject.batch([one])
+        text = text_tokens(own)[0]
+        for picture, shown in enumerate((own, subject.batch([another_image(one)]))):
+            images = capture(subject, shown, ["resid_pre", "resid_post"])
+            words = capture(subject, own, ["resid_pre", "resid_post"])
+            for state in range(subject.n_layers + 1):
+                at = ("resid_pre", state) if state < subject.n_layers else ("resid_post", state - 1)
+                x, y = images[at][0, shown.where("image")[0]], words[at][0, text]
+                matrix = torch.cosine_similarity(x[:, None], y[None], dim=-1)
+                slow = [matrix.mean(), matrix.max(), matrix.quantile(0.5), matrix.amax(1).mean()]
+                torch.testing.assert_close(found[i, state, picture], torch.stack(slow), rtol=1e-3, atol=1e-5)
+
+
+def test_token_modes_belong_to_their_example(subject):
+    text = replace(EXAMPLES[0], segments=(Segment("text", "w1 w2"),), meta={"label": "x"})
+    several = [SHOWN[0], EXAMPLES[1], text, SHOWN[1]]
+    together = modes_of(subject, several)["modes"]
+    assert together[1, :, 1].isnan().all()  # has no other image
+    assert together[2].isnan().all()  # has none at all
+    for i in (0, 3):
+        torch.testing.assert_close(together[i], modes_of(subject, [several[i]])["modes"][0], rtol=1e-3, atol=1e-5)
+    assert "modes" not in modes_of(subject, [text])
+
+
+def test_modes_of_the_own_image_stand_beside_those_of_another():
+    rows = planted.pictures(count=12)
+    rows.values["modes"] = np.random.default_rng(0).normal(size=(12, 3, 2, 4))
+    rows.values["modes"][0, :, 1] = np.nan  # has no other image: neither number counts
+    table = tables_from(similarity, rows)["modes"].set_index(["measure", "control", "mode", "state"])
+    own, other = rows["modes"][1:].mean(0).swapaxes(0, 1)
+    for at, mode in enumerate(MODES):
+        for state in range(3):
+            assert table.loc[("cosine", "", mode, state), "value"] == pytest.approx(own[state, at])
+            assert table.loc[("cosine", IMAGE, mode, state), "value"] == pytest.approx(other[state, at])
+            assert table.loc[(MORE, "", mode, state), "value"] == pytest.approx(own[state, at] - other[state, at])
+    assert set(table["n"]) == {11}
+    assert "modes" not in tables_from(similarity, planted.pictures())
+
+
+def test_modes_of_a_model_that_reads_no_images_are_refused_in_one_line():
+    labelled = Example("t", "t", (Segment("text", "w1 w2"),), meta={"label": "x"})
+    with pytest.raises(UserError, match=r"--similarity.modes compares image tokens .* reads no images") as raised:
+        modes_of(tiny.subject(), [labelled])
+    assert "\n" not in str(raised.value)
+
+
+def test_what_token_modes_hold_is_of_one_example(subject):
+    held = [similarity.memory(subject, batch, 64, MODES_HOW.options) for batch in (1, 8)]
+    assert held[0] == held[1] > 0
+    assert similarity.memory(subject, 8, 64, HOW.options) == 0
+    assert similarity.row_size(subject, 64, MODES_HOW.options) > similarity.row_size(subject, 64, HOW.options)
 
 
 # ---------------------------------------------------------------- tables, the slow way

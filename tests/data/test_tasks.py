@@ -291,10 +291,11 @@ def test_texts_say_the_same_in_all_languages_and_labels_come_in_turn(tokenizer):
     assert len({*map(tuple, languages)}) == 1
     for label in texts.LANGUAGES + texts.DOMAINS:
         assert len(texts.documents(label)) >= 20
-        assert sum(token_count(tokenizer, text) for text in texts.documents(label).values()) > 20_000
+        assert sum(token_count(tokenizer, text) for text in texts.documents(label).values()) >= 60_000
     made = texts.examples(12, tokenizer=tokenizer, labels="French+code+prose")
     assert [e.meta["label"] for e in made[:3]] == ["French", "code", "prose"]
     assert {e.group for e in made if e.meta["label"] == "French"} <= {*languages[0]}
+    assert {e.group.startswith("genesis") for e in texts.examples(40, tokenizer=tokenizer)} == {True, False}
     assert sum(f.stat().st_size for f in texts.FOLDER.iterdir()) <= 2_000_000
 
 
