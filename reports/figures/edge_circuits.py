@@ -31,7 +31,8 @@ def nodes(rows: pd.DataFrame, _: Tables) -> go.Figure:
 def sizes(rows: pd.DataFrame, _: Tables) -> go.Figure:
     named = rows.assign(panel=rows["measure"])
     figure = lines(named, "share", by="method", panel="panel", y_title="number in the circuit")
-    return figure.update_xaxes(type="log", title_text="share of edges kept (logarithmic)", tickformat="~%")
+    ticks = {"tickvals": [0.001, 0.01, 0.1, 1], "tickformat": "~%"}
+    return figure.update_xaxes(type="log", title_text="share of edges kept (logarithmic)", **ticks)
 
 
 def _largest(rows: pd.DataFrame) -> pd.DataFrame:
@@ -82,7 +83,7 @@ FIGURES = [
         nodes,
         "The smallest share of all edges (largest |effect| first) whose circuit has the head, by what ranked the "
         "edges.",
-        "Dark: only in large circuits.",
+        "Dark: already in small circuits; bright: in large ones alone.",
         select=first_condition,
     ),
     Drawing(
