@@ -16,8 +16,7 @@ def figures(tables: Tables) -> dict[str, go.Figure]:
 
 
 def curve(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    figure = lines(rows, "share", by="method", panel="ranking", y_title=str(rows["unit"].iloc[0]))
-    return figure.update_xaxes(type="log", title_text="share of edges kept (logarithmic)", tickformat="~%")
+    return _over_shares(lines(rows, "share", by="method", panel="ranking", y_title=str(rows["unit"].iloc[0])))
 
 
 def area(rows: pd.DataFrame, _: Tables) -> go.Figure:
@@ -30,7 +29,10 @@ def nodes(rows: pd.DataFrame, _: Tables) -> go.Figure:
 
 def sizes(rows: pd.DataFrame, _: Tables) -> go.Figure:
     named = rows.assign(panel=rows["measure"])
-    figure = lines(named, "share", by="method", panel="panel", y_title="number in the circuit")
+    return _over_shares(lines(named, "share", by="method", panel="panel", y_title="number in the circuit"))
+
+
+def _over_shares(figure: go.Figure) -> go.Figure:
     ticks = {"tickvals": [0.001, 0.01, 0.1, 1], "tickformat": "~%"}
     return figure.update_xaxes(type="log", title_text="share of edges kept (logarithmic)", **ticks)
 
