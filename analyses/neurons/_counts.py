@@ -1,7 +1,7 @@
 """What is counted of neurons: for each label how many tokens activate one, and how many documents it matters to.
 
 Parts of a model, each with its own tokens: the decoder's neurons at words and at image tokens, the vision tower's at
-patches; and, where they are asked for, the channels of queries and keys.
+patches, the projector's at what it is given; and, where they are asked for, the channels of queries and keys.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...data.errors import UserError
 from ...data.example import Example
-from ...probes.model.stack import Stack
+from ...probes.model.stack import PROJECTOR, VISION, Stack
 from ...probes.observe.layer import Layer
 from ...probes.prompts.batch import Batch
 from ...probes.runs.results import How
@@ -26,10 +26,14 @@ from ._channels import channels
 
 MOST = 8  # labels
 COUNTED = ("active", "important", "tokens")
-TEXT, IMAGE, TOWER, QUERIES, KEYS = "decoder, words", "decoder, image tokens", "vision tower", "queries", "keys"
+TEXT, IMAGE, TOWER, BETWEEN = "decoder, words", "decoder, image tokens", "vision tower", "projector"
+QUERIES, KEYS = "queries", "keys"
 # What the names of a part's rows begin with.
-PREFIXES = {TEXT: "", IMAGE: "image ", TOWER: "tower ", QUERIES: "q ", KEYS: "k "}
-WITH_NEURONS, WITH_CHANNELS = (TEXT, IMAGE, TOWER), (QUERIES, KEYS)
+PREFIXES = {TEXT: "", IMAGE: "image ", TOWER: "tower ", BETWEEN: "projector ", QUERIES: "q ", KEYS: "k "}
+WITH_LAYERS = (TEXT, IMAGE, TOWER)
+WITH_NEURONS, WITH_CHANNELS = (*WITH_LAYERS, BETWEEN), (QUERIES, KEYS)
+# Whose neurons see pictures before the decoder does, by the stack that they lie in.
+BEFORE = {TOWER: VISION, BETWEEN: PROJECTOR}
 SUMMED = tuple(f"{prefix}{name}|{i}" for prefix in PREFIXES.values() for name in COUNTED for i in range(MOST))
 Values = Mapping[str, Tensor]
 

@@ -13,8 +13,8 @@ from ...probes.observe.layer import Layer
 from ...probes.observe.tracing import tracing
 from ...probes.prompts.batch import Batch
 from ..common.labels import label_of
-from ._counts import TOWER, has_neurons, observed, places
-from ._tower import tower_counts
+from ._counts import has_neurons, observed, places
+from ._tower import counts_before
 
 
 class Known(NamedTuple):
@@ -82,10 +82,11 @@ def learn(subject: Any, batches: Sequence[Batch], labels: Sequence[str], options
 
         with tracing(subject, keep):
             subject.forward(batch)
-        tower = tower_counts(subject, batch, options.top)
-        for layer in range(tower["tokens"].shape[1] if tower else 0):
-            mine = tallies.setdefault(TOWER, Tally(subject.vision.n_layers, len(labels)))
-            mine.add(layer, own, {name: value[:, layer] for name, value in tower.items()})
+        for part, counts in counts_before(subject, batch, options.top).items():
+            layers = counts["tokens"].shape[1]
+            mine = tallies.setdefault(part, Tally(layers, len(labels)))
+            for layer in range(layers):
+                mine.add(layer, own, {name: value[:, layer] for name, value in counts.items()})
     return {part: one.known() for part, one in tallies.items() if one.whole}
 
 

@@ -14,7 +14,7 @@ from ..common.frames import joined, summarise
 from ..common.labels import label_column
 from ._card_tables import CARD_TABLES
 from ._channel_tables import important_layers
-from ._counts import PREFIXES, TEXT, WITH_NEURONS
+from ._counts import PREFIXES, TEXT, WITH_LAYERS, WITH_NEURONS
 from ._neuron_tested import tested
 from ._removal import HOW, ZERO
 from ._specific import entropy_bar
@@ -112,7 +112,7 @@ def _ends(rows: Rows, how: How) -> pd.DataFrame | None:
     """Of what neurons are more active for their own label by, the share in the first and in the last quarter of the
     layers; and of the neurons that permuted labels have.
     """
-    return each_part(rows, how, WITH_NEURONS, _ends_of)
+    return each_part(rows, how, WITH_LAYERS, _ends_of)
 
 
 def _ends_of(units: Units, how: How) -> pd.DataFrame | None:

@@ -11,12 +11,11 @@ from torch import Tensor
 
 from ...probes.intervene.interventions import Apply, Clamp, Variant
 from ...probes.intervene.recording import record
-from ...probes.model.stack import VISION
 from ...probes.observe.tracing import tracing
 from ...probes.prompts.batch import Batch
 from ..common.controls import NEURONS
 from ..common.losses import Losses, of_forward, rows_before, scored
-from ._counts import IMAGE, PREFIXES, TEXT, TOWER
+from ._counts import BEFORE, IMAGE, PREFIXES, TEXT
 from ._units import of_part
 
 SITE = "mlp_post"
@@ -26,9 +25,9 @@ Neurons = Sequence[Sequence[int]]
 
 
 def removed(subject: Any, batch: Batch, learned: Any, positions: int) -> dict[str, Float[Tensor, "b ..."]]:
-    """ "clean" [b]: the loss of a token, nats; "removed", "image removed", "tower removed" [b, label, HOW]: how much
-    more it is without neurons that are specific at words, at image tokens, in the tower (which are not set to means);
-    NaN without neurons.
+    """ "clean" [b]: the loss of a token, nats; "removed", "image removed", "tower removed", "projector removed" [b,
+    label, HOW]: how much more it is without neurons that are specific at words, at image tokens, in the tower, in the
+    projector (of these two none are set to means); NaN without neurons.
     """
     base, asked = record(subject, batch), scored(batch, positions)
     losses = Losses(base, asked, rows_before(asked, base))
@@ -36,11 +35,12 @@ def removed(subject: Any, batch: Batch, learned: Any, positions: int) -> dict[st
     plans = [(part, *one) for part in parts for one in _plan(of_part(learned, part))]
     values = losses.read([{}, *(variant for *_, variant in plans)])[0][..., 0]
     changes = [(*place, value - values[0]) for (*place, _), value in zip(plans, values[1:], strict=True)]
-    if TOWER in learned.beside and bool((shown := batch.where("image").any(1)).any()):
-        parts.append(TOWER)
-        for label, how, own in _zeroed(of_part(learned, TOWER)):
-            more = _without_in_tower(losses, batch, own) - values[0]
-            changes.append((TOWER, label, how, more.masked_fill(~shown, torch.nan)))
+    shown = batch.where("image").any(1)
+    for part in (part for part in BEFORE if part in learned.beside and bool(shown.any())):
+        parts.append(part)
+        for label, how, own in _zeroed(of_part(learned, part)):
+            more = _without_before(losses, batch, BEFORE[part], own) - values[0]
+            changes.append((part, label, how, more.masked_fill(~shown, torch.nan)))
     rows = {f"{PREFIXES[part]}removed": _means(changes, part, len(batch.examples), learned) for part in parts}
     return {"clean": values[0]} | rows
 
@@ -68,10 +68,10 @@ def _means(changes: Sequence[Any], part: str, count: int, learned: Any) -> Float
     return sums / counts.masked_fill(counts == 0, torch.nan)
 
 
-def _without_in_tower(losses: Losses, batch: Batch, neurons: Neurons) -> Float[Tensor, "b"]:
-    """The loss with neurons of the vision tower at 0: a whole forward, since replaying begins behind the tower."""
+def _without_before(losses: Losses, batch: Batch, stack: str, neurons: Neurons) -> Float[Tensor, "b"]:
+    """The loss with neurons of tower or projector at 0: a whole forward, since replaying begins behind them."""
     zero = {(layer, SITE): _setter(own, torch.zeros(len(own))) for layer, own in _by_layer(neurons).items()}
-    with tracing(losses.base.subject, rewrites=zero, stack=VISION):
+    with tracing(losses.base.subject, rewrites=zero, stack=stack):
         return of_forward(losses.base.subject, batch, losses.asked)[:, 0]
 
 

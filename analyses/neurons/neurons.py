@@ -1,9 +1,9 @@
 """Neurons of languages, domains and kinds of pictures: which serve one label, and what the model loses without them
 
-Activation probability of every neuron by label (language, domain, kind of picture), in decoder and vision tower,
-neurons specific to one, neurons and channels of queries and keys that matter to nearly every document of one, and the
-loss of each label's texts without them. Tables: layers, held_out, ends, important, important_layers, removal, neurons,
-cards, explained, contexts, ngrams, tested.
+Activation probability of every neuron by label (language, domain, kind of picture), in decoder, vision tower and
+projector, neurons specific to one, neurons and channels of queries and keys that matter to nearly every document of
+one, and the loss of each label's texts without them. Tables: layers, held_out, ends, important, important_layers,
+removal, neurons, cards, explained, contexts, ngrams, tested.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..common.frames import held_out
 from ._card_tables import RUN_TABLES
 from ._channels import QUERIES
 from ._contexts import LONGEST, cards
-from ._counts import MOST, SUMMED, TEXT, TOWER, by_label, has_neurons, labels_in, observed
+from ._counts import MOST, SUMMED, TEXT, by_label, has_neurons, labels_in, observed
 from ._explained import mean_acts
 from ._learning import Known, learn
 from ._neuron_claims import CLAIMS, claims
@@ -32,12 +32,12 @@ from ._neuron_findings import findings
 from ._neuron_tables import TABLES
 from ._removal import HOW, removed
 from ._specific import of_one_label, specific, twins
-from ._tower import tower_counts, tower_has_neurons
+from ._tower import before_decoder, counts_before
 from ._words import SHOWN, WITHIN, read_texts, reads, sides, turned, writes
 
 __all__ = ["CLAIMS", "RUN_TABLES", "TABLES", "claims", "findings"]
 
-VERSION = 2
+VERSION = 3
 QUESTION = "Which neurons serve one language, domain or kind of picture, and does the model need them for it alone?"
 PAPER = "arXiv 2402.16438 (LAPE), 2406.11193 (MMNeuron), 2402.18815 (PLND), 2305.09863 (SASC)"
 SUMS = SUMMED
@@ -90,7 +90,7 @@ def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) ->
     """The methods sentence of the page."""
     return (
         "Active: the activation function of the MLP gives more than 0. Tokens: of text, without each example's first; "
-        "image tokens, and the positions of the vision tower, on their own. "
+        "image tokens, and the positions of the vision tower and of the projector, on their own. "
         f"Specific: the {options.share:.0%} of all neurons of such a part of the model with the lowest entropy of "
         "their activation probabilities "
         f"over labels, of those whose largest one is above the {options.rate:.0%} quantile of all; they belong to "
@@ -166,9 +166,10 @@ def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor | None]:
 
 
 def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
-    """The counts of the vision tower, and what `_removal.removed` reads; "acts" [b, shown] of all layers."""
-    tower = tower_counts(subject, batch, how.options.top) if TOWER in how.learned.beside else {}
-    rows = {**kept, **(by_label(tower, TOWER, batch, how) if tower else {})}
+    """The counts of vision tower and projector, and what `_removal.removed` reads; "acts" [b, shown] of all layers."""
+    rows: dict[str, Any] = dict(kept)
+    for part, counts in counts_before(subject, batch, how.options.top).items():
+        rows |= by_label(counts, part, batch, how) if part in how.learned.beside else {}
     rows |= {"acts": kept["acts"].sum(1)} if "acts" in kept else {}
     return rows | (removed(subject, batch, how.learned, how.options.positions) if how.options.removal else {})
 
@@ -182,8 +183,8 @@ def _counted(subject: Any, options: Options) -> int:
     """Numbers that are counted of one example: of its label, however long it is."""
     shown = subject.vision is not None
     numbers = subject.n_layers * (2 * mlp_width(subject) + 1) * (1 + shown)
-    if shown and tower_has_neurons(subject):
-        numbers += subject.vision.n_layers * (2 * subject.vision.W_down(0).shape[0] + 1)
+    for stack in before_decoder(subject).values() if shown else ():
+        numbers += stack.n_layers * (2 * stack.W_down(0).shape[0] + 1)
     channels = (subject.n_heads + subject.n_kv_heads) * subject.d_head + 2
     return numbers + subject.n_layers * channels * options.channels
 

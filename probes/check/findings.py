@@ -14,8 +14,8 @@ from ..model.tolerance import TOLERANCE, through_limit
 if TYPE_CHECKING:
     from ..model.subject import Subject
 
-# Where a proof is made on a prompt with an image, and in the vision tower.
-IMAGE, TOWER = ", with an image", ", in the vision tower"
+# Where a proof is made on a prompt with an image, in the vision tower, and between it and the decoder.
+IMAGE, TOWER, BETWEEN = ", with an image", ", in the vision tower", ", in the projector"
 
 
 @dataclass

@@ -114,9 +114,9 @@ def has(layer: Layer, name: str) -> bool:
 
 def _activated(layer: Layer) -> Tensor:
     """The activation of mlp_pre, times mlp_pre_linear where the MLP has a gate; NaN where it is not found."""
-    mlp, read = anatomy.dense_mlp(layer.module), layer["mlp_pre"]
+    read = layer["mlp_pre"]
     try:
-        activated = anatomy.child(mlp, anatomy.ACTIVATION, "activation function")(read)
+        activated = anatomy.activation(layer.module)(read)
     except SubjectError:
         return torch.full_like(read, torch.nan)
     return activated * layer["mlp_pre_linear"] if has(layer, "mlp_pre_linear") else activated

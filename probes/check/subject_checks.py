@@ -30,6 +30,7 @@ from ..sites import PARTS, SITES
 from .findings import IMAGE, Findings
 from .inputs import image_inputs, padded_left, small_inputs
 from .layer_checks import check_attention, check_modules, check_parts, module_outputs
+from .projector_checks import check_projector
 from .rewrite_checks import check_added, check_rewrites
 from .tokenizer import check_tokenizer
 from .tower_checks import check_tower
@@ -92,6 +93,7 @@ def check_image(findings: Findings) -> None:
     check_edits(findings, inputs, logits, (attending[len(attending) // 2],))
     check_replay(findings, inputs)
     check_tower(findings, inputs, logits)
+    check_projector(findings, inputs, logits)
     other = inputs | {"pixel_values": inputs["pixel_values"].flip(0, -1)}
     shift = float((subject.forward(other, keep=0) - logits).abs().max())
     findings.true("another image, other logits", "model", shift > 0, shift, 0)

@@ -37,6 +37,11 @@ ACTIVATION = ("act_fn", "activation_fn", "act")
 TOWER = ("vision_tower", "visual", "vision_model", "vision_encoder", "image_tower")
 ENCODER = ("encoder", "transformer", "vision_model", "model")
 TOWER_LAYERS = (*LAYERS, "layer")
+# Between tower and decoder, beside the tower or inside of it; and the linear layers into and out of its neurons.
+PROJECTOR = ("multi_modal_projector", "merger")
+PROJECTOR_UP = ("linear_1", "linear_fc1", "0")
+PROJECTOR_DOWN = ("linear_2", "linear_fc2", "2")
+PROJECTOR_ACTIVATION = (*ACTIVATION, "1")
 FINAL_NORM = (
     "norm",
     "ln_f",
@@ -54,6 +59,8 @@ PACKED = ("qweight", "weight_packed", "weight_int")
 ATTENTION_POST = ("post_self_attn_layernorm",)
 # Mixers with an attention's name that do not call the attention interface; told by a forward, in `hybrid`.
 SILENT: WeakSet[nn.Module] = WeakSet()
+# Projectors, as `find_projector` finds them.
+PROJECTORS: WeakSet[nn.Module] = WeakSet()
 # Query heads and KV heads by attention module, as they were in a forward.
 HEADS: WeakKeyDictionary[nn.Module, tuple[int, int]] = WeakKeyDictionary()
 FEED_FORWARD_POST = ("post_mlp_layernorm", "post_feedforward_layernorm")
@@ -124,6 +131,20 @@ def find_tower(model: nn.Module) -> nn.Module | None:
     return next((getattr(inner, name) for name in TOWER if isinstance(getattr(inner, name, None), nn.Module)), None)
 
 
+def find_projector(model: nn.Module) -> nn.Module | None:
+    """What holds the two linear layers of an MLP between tower and decoder, with nothing but its neurons between them;
+    None where there is none, or a projector of another kind (one matrix, a gate, a resampler).
+    """
+    homes = [getattr(model, "model", model), find_tower(model)]
+    for whole in (found for home in homes if home is not None for found in children_named(home, PROJECTOR)):
+        mlp = _first_of(whole, ("mlp",)) or whole
+        up, down = _first_of(mlp, PROJECTOR_UP), _first_of(mlp, PROJECTOR_DOWN)
+        if up is not None and getattr(up, "out_features", 0) == getattr(down, "in_features", -1):
+            PROJECTORS.add(mlp)
+            return mlp
+    return None
+
+
 def tower_layers(tower: nn.Module) -> list[nn.Module]:
     """A vision tower's blocks, in order."""
     encoder = tower
@@ -189,6 +210,8 @@ def feed_forward_writer(layer: nn.Module) -> nn.Module:
 
 def mlp_of(layer: nn.Module) -> nn.Module:
     """The block's MLP or its experts, the first where it has several."""
+    if layer in PROJECTORS:
+        return layer
     if layer in TOLD and _first_of(layer, FEED_FORWARD) is None:
         return TOLD[layer].part("mlp_out").writers[0]
     return child(layer, FEED_FORWARD, "MLP")
@@ -234,6 +257,8 @@ def dense_mlp(layer: nn.Module) -> nn.Module:
     SubjectError: a mixture of experts that share none, whose neurons differ from token to token.
     """
     mlp = mlp_of(layer)
+    if mlp is layer:
+        return layer
     if mlp is getattr(layer, "fc2", None):  # OPT keeps its projections in the block itself
         return layer
     shared = _first_of(mlp, SHARED)
@@ -255,12 +280,19 @@ def router(layer: nn.Module) -> nn.Module:
 
 def down_projection(layer: nn.Module) -> nn.Module:
     """The module that reads the MLP's neurons."""
-    return child(dense_mlp(layer), DOWN, "down projection")
+    return child(dense_mlp(layer), PROJECTOR_DOWN if layer in PROJECTORS else DOWN, "down projection")
 
 
 def gate_projection(layer: nn.Module) -> nn.Module:
     """The module whose output the MLP's activation function reads: the gate's, or the only one into the neurons."""
-    return child(dense_mlp(layer), (*GATE, *PLAIN_UP, *UP), "separate projection into the activation function")
+    names = PROJECTOR_UP if layer in PROJECTORS else (*GATE, *PLAIN_UP, *UP)
+    return child(dense_mlp(layer), names, "separate projection into the activation function")
+
+
+def activation(layer: nn.Module) -> nn.Module:
+    """The MLP's activation function."""
+    names = PROJECTOR_ACTIVATION if layer in PROJECTORS else ACTIVATION
+    return child(dense_mlp(layer), names, "activation function")
 
 
 def up_projection(layer: nn.Module) -> nn.Module:

@@ -1,4 +1,7 @@
-"""A stack: the layers of one transformer. A subject has a decoder and, where it reads images, a vision tower."""
+"""A stack: the layers of one transformer. A subject has a decoder and, where it reads images, a vision tower.
+
+A projector that is an MLP is a stack of one layer, which has neurons and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +19,17 @@ from . import anatomy, first_forward, hybrid
 from .attention import NAME
 from .residual_parts import TOLD
 
-DECODER, VISION = "decoder", "vision"
+DECODER, VISION, PROJECTOR = "decoder", "vision", "projector"
+OF_PROJECTOR = ("mlp_pre", "mlp_post", "mlp_out")
 
 
 @dataclass(frozen=True, eq=False)
 class Stack:
     """The layers of one transformer, with what their heads are.
 
-    name: "decoder" or "vision". prefix: what the names of its sites begin with, "" or "vision.". config: the
-    transformer's own, whose attention implementation its layers ask for. n_heads, n_kv_heads: the most of any layer.
+    name: "decoder", "vision" or "projector". prefix: what the names of its sites begin with, "" or "vision.". config:
+    the transformer's own, whose attention implementation its layers ask for. n_heads, n_kv_heads: the most of any
+    layer.
     """
 
     name: str
@@ -85,6 +90,8 @@ class Stack:
 
     def require(self, layer: int, site: Site) -> None:
         """SiteError where a layer does not have a site, with the reason."""
+        if self.name == PROJECTOR and site.name not in OF_PROJECTOR:
+            raise SiteError(f"a projector has no {site.name}: one of {', '.join(OF_PROJECTOR)}")
         if site.of_attention:
             try:
                 anatomy.attention_of(self.layers[layer])
@@ -105,7 +112,10 @@ class Stack:
 
     def __repr__(self) -> str:
         weight = next(self.layers[0].parameters())
-        shape = f"{self.n_layers} layers × {self.n_heads} heads × {self.d_head}, d_model {self.d_model}"
+        if self.attending:
+            shape = f"{self.n_layers} layers × {self.n_heads} heads × {self.d_head}, d_model {self.d_model}"
+        else:
+            shape = "{} neurons, d_model {}".format(*self.W_down(0).shape)
         return (
             f"Stack({self.name} of {self.family}: {shape}, {str(weight.dtype).removeprefix('torch.')}, {weight.device})"
         )
@@ -167,3 +177,9 @@ def vision_stack(model: Any) -> Stack | None:
     if not n_heads:
         raise SubjectError(f"{type(tower).__name__} does not say how many heads it has")
     return Stack(VISION, config.model_type, layers, config, n_heads, n_heads)
+
+
+def projector_stack(model: Any) -> Stack | None:
+    """The MLP between vision tower and decoder as a stack of one layer; None without one, or for another kind."""
+    projector = anatomy.find_projector(model)
+    return None if projector is None else Stack(PROJECTOR, model.config.model_type, [projector], model.config, 0, 0)

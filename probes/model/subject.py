@@ -17,7 +17,7 @@ from . import anatomy, head, rotary, vision_inputs
 from .edits import Block, active_edits
 from .fingerprint import execution_device, weights_fingerprint, weights_state
 from .naming import location_of, name_of
-from .stack import DECODER, VISION, Stack, decoder_stack, vision_stack
+from .stack import DECODER, PROJECTOR, VISION, Stack, decoder_stack, projector_stack, vision_stack
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,13 +26,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Subject", "SubjectError"]
 
+_NO_PROJECTOR = "there is no projector of two linear layers with an activation function between them"
+
 
 class Subject:
     """Any Hugging Face causal language model or image-text-to-text model, opened.
 
     model: an instance in memory; its attention implementation is set to crosslens', which computes the same.
     processor: its processor or tokenizer; needed for `batch`, not for `capture` on ready inputs.
-    decoder, vision: its stacks of layers; layers, n_layers, n_heads, … are the decoder's.
+    decoder, vision, projector: its stacks of layers; layers, n_layers, n_heads, … are the decoder's.
     norm, unembed: `unembed(norm(x))` of the last residual equals the model's logits (scale and soft cap included).
     Raises SubjectError for families whose parts are not found.
     """
@@ -66,7 +68,7 @@ class Subject:
         self.norm: nn.Module = anatomy.final_norm(anatomy.find_decoder(self.model))
         self.unembed = head.unembedding(self.model)
         self.d_head: int = self.decoder.d_head
-        self.tower_fault = ""  # what `check` finds wrong with the vision tower
+        self.tower_fault = self.projector_fault = ""  # what `check` finds wrong with the vision tower, the projector
         self._hashed: tuple[object, str] | None = None
         self.text_config: Any = self.decoder.config
 
@@ -81,12 +83,24 @@ class Subject:
     def _vision(self) -> Stack | None:
         return vision_stack(self.model)
 
+    @property
+    def projector(self) -> Stack | None:
+        """The MLP between vision tower and decoder; None without, or where `check` found it to be something else."""
+        return None if self.projector_fault else self._projector
+
+    @cached_property
+    def _projector(self) -> Stack | None:
+        return projector_stack(self.model)
+
     def stack(self, name: str) -> Stack:
-        """ "decoder" or "vision". UserError: a model without a vision tower, or another name."""
-        stack = {DECODER: lambda: self.decoder, VISION: lambda: self.vision}.get(name, lambda: None)()
+        """ "decoder", "vision" or "projector". UserError: another name, or a model without a vision tower, or without a
+        projector that is an MLP.
+        """
+        stacks = {DECODER: lambda: self.decoder, VISION: lambda: self.vision, PROJECTOR: lambda: self.projector}
+        stack = stacks.get(name, lambda: None)()
         if stack is None:
-            known = "it has its decoder alone" if name == VISION else f"{DECODER!r} or {VISION!r}"
-            raise UserError(f"{self.name} has no stack {name!r}: {known}")
+            known = {VISION: "it has its decoder alone", PROJECTOR: self.projector_fault or _NO_PROJECTOR}
+            raise UserError(f"{self.name} has no stack {name!r}: {known.get(name, ', '.join(map(repr, stacks)))}")
         return stack
 
     @property

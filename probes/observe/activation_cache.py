@@ -29,7 +29,7 @@ class ActivationCache(dict[str, Tensor]):
 
 def full_name(name: str, layer: int) -> str:
     """ "z", 5 -> "blocks.5.attn.hook_z"; "vision.z", 5 -> "vision.blocks.5.attn.hook_z"."""
-    prefix = "vision." if name.startswith("vision.") else ""
+    prefix = next((one for one in ("vision.", "projector.") if name.startswith(one)), "")
     return f"{prefix}blocks.{layer}.{site(name.removeprefix(prefix)).hook}"
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...data.errors import SubjectError, UserError
 from ..model import anatomy
-from ..model.stack import DECODER, VISION
+from ..model.stack import DECODER, PROJECTOR, VISION
 from ..sites import BY_HOOK, SITES, Site, SiteError
 from .activation_cache import ActivationCache, full_name
 from .layer import Layer
@@ -33,7 +33,8 @@ def capture(
     """Run `inputs` once and keep `sites` of the table in sites.py.
 
     sites: short names for all layers ("z", "pattern", "resid_pre", ...) or full ones ("blocks.3.attn.hook_z"); of the
-    vision tower with "vision." before them ("vision.z", "vision.blocks.3.attn.hook_z").
+    vision tower with "vision." before them ("vision.z", "vision.blocks.3.attn.hook_z"), of a projector that is an MLP
+    with "projector." ("projector.mlp_post").
     In hybrids a short name of the heads' sites, or of a part, means the layers that have it.
     queries: limits patterns to those rows. Returns full name -> tensor: z, q, rot_q [b, p, h, d_head]; k, rot_k,
     v [b, p, kv, d_head]; pattern [b, h, q, k] (or [b, h, n, k]), float32; residuals and outputs [b, p, d]; mlp_pre,
@@ -57,8 +58,9 @@ def capture(
                 cache[name] = own_storage(value.detach())
 
     _run(subject, inputs, keep, dict.fromkeys(place.stack for place in places))
-    if any(place.stack == VISION for place in places) and not any(name.startswith(VISION) for name in cache):
-        raise UserError(f"{subject.name}: the inputs hold no image, so its vision tower did not run")
+    for stack, what in ((VISION, "vision tower"), (PROJECTOR, "projector")):
+        if any(place.stack == stack for place in places) and not any(name.startswith(stack) for name in cache):
+            raise UserError(f"{subject.name}: the inputs hold no image, so its {what} did not run")
     return cache
 
 
@@ -93,15 +95,20 @@ class Place(NamedTuple):
 
 def parse_site(subject: Subject, text: str) -> Place:
     """The place that a short or full name means. SiteError: unknown. UserError: no vision tower."""
-    stack, name = (VISION, text.removeprefix("vision.")) if text.startswith("vision.") else (DECODER, text)
-    layers = subject.stack(stack).n_layers
-    if name in SITES:
-        return Place(stack, None, SITES[name])
+    stack = next((one for one in (VISION, PROJECTOR) if text.startswith(f"{one}.")), DECODER)
+    name, layers = text.removeprefix(f"{stack}."), subject.stack(stack).n_layers
     blocks, _, rest = name.partition(".")
     index, _, hook = rest.partition(".")
-    if blocks == "blocks" and index.isdigit() and int(index) < layers and hook in BY_HOOK:
-        return Place(stack, int(index), BY_HOOK[hook])
+    found = None
+    if name in SITES:
+        found = Place(stack, None, SITES[name])
+    elif blocks == "blocks" and index.isdigit() and int(index) < layers and hook in BY_HOOK:
+        found = Place(stack, int(index), BY_HOOK[hook])
+    if found is not None:
+        if stack == PROJECTOR:
+            subject.stack(stack).require(0, found.site)
+        return found
     raise SiteError(
         f"unknown site {text!r}: one of {', '.join(SITES)}, or blocks.<0…{layers - 1}>.<{', '.join(BY_HOOK)}>; "
-        "of a vision tower with vision. before it"
+        "of a vision tower with vision. before it, of a projector with projector."
     )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ...data.errors import SubjectError
 from ..model import anatomy
 from ..model.attention import AttentionCall
+from ..model.stack import PROJECTOR
 from ..sites import PARTS, SITES, Site, SiteError, site
 from .sums import Sums
 
@@ -171,8 +172,10 @@ class Layer:
         return tensor.reshape(*tensor.shape[:2], heads, -1)
 
     def as_batch(self, tensor: Tensor) -> Tensor:
-        """[b, p, ...] of what some families flatten to [b·p, ...]."""
-        return tensor.reshape(*self.resid_pre.shape[-3:-1], -1) if tensor.ndim == 2 else tensor
+        """[b, p, ...] of what some families flatten to [b·p, ...]; of a projector [1, p, ...], it may merge patches."""
+        if tensor.ndim != 2:
+            return tensor
+        return tensor[None] if self.stack.name == PROJECTOR else tensor.reshape(*self.resid_pre.shape[-3:-1], -1)
 
     def _of_module(self, row: Site) -> Tensor:
         tensor = self.written(row.name)

@@ -44,8 +44,8 @@ def tracing(
     edits: layer -> function from its AttentionCall to the one that is computed instead.
     rewrites: (layer, site) -> function from the site's tensor [b, p, ...] to the one that is used instead; sites are
     those of WRITABLE, attn_out and mlp_out before the family's multiplier (`Layer.written`).
-    stack: "decoder", or "vision" for the vision tower, whose attention goes through crosslens' meanwhile. Where a tower
-    attends to one image or window after the other, edits, and rewrites of attn_z, act on each.
+    stack: "decoder", "projector", or "vision" for the vision tower, whose attention goes through crosslens' meanwhile.
+    Where a tower attends to one image or window after the other, edits, and rewrites of attn_z, act on each.
     Blocks may be nested: edits and rewrites act from the outermost block to the innermost, each on what the one before
     left; then observers, the innermost first, see what is used. UserError: a layer or a site that does not exist, or a
     subject without a vision tower.

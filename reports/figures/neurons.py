@@ -37,6 +37,11 @@ def layers(rows: pd.DataFrame, _: Tables) -> go.Figure:
     return lines(shown, "layer", by="label", y_title=title, markers=False, panel=_several(shown))
 
 
+def _with_layers(rows: pd.DataFrame) -> pd.DataFrame:
+    """Without the projector, which is one layer."""
+    return rows[rows["module"] != "projector"] if "module" in rows else rows
+
+
 def important_layers(rows: pd.DataFrame, _: Tables) -> go.Figure:
     return lines(first_condition(rows), "layer", by="module", y_title="share of the layer", markers=False)
 
@@ -88,10 +93,12 @@ FIGURES = [
         "Where the neurons of one label lie",
         layers,
         "Share of a layer's neurons that are specific to a language, domain or kind of picture: active on its tokens, "
-        "hardly on the others'. With pictures: at words and at image tokens of the decoder, at patches in the tower.",
+        "hardly on the others'. With pictures: at words and at image tokens of the decoder, at patches in the tower; "
+        "the projector has one layer, whose shares stand in the table.",
         "Where the dotted line is near 0, no neuron is as specific with labels permuted among documents.",
         interval="Bands",
         control="Dotted",
+        select=_with_layers,
         claims=("at the ends",),
     ),
     Drawing(

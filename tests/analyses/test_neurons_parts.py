@@ -1,4 +1,4 @@
-"""Counts of the tower and of image tokens, and channels, are those by hand; a neuron for a kind of picture is found."""
+"""Counts of tower, projector and image tokens, and channels, are those by hand; a picture's neuron is found."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from crosslens import Subject, metrics
 from crosslens.analyses.common.places import text_without_first
 from crosslens.analyses.neurons import neurons
 from crosslens.analyses.neurons._channels import channel_changes, channels, query_rows
-from crosslens.analyses.neurons._counts import IMAGE, KEYS, QUERIES, TEXT, TOWER, labels_in
+from crosslens.analyses.neurons._counts import BETWEEN, IMAGE, KEYS, PREFIXES, QUERIES, TEXT, TOWER, labels_in
 from crosslens.analyses.neurons._learning import learn
-from crosslens.analyses.neurons._tower import tower_counts
+from crosslens.analyses.neurons._tower import counts_before
 from crosslens.analyses.neurons._units import Units, units_of
 from crosslens.data.errors import UserError
 from crosslens.data.example import Example, Segment
 from crosslens.probes.model import anatomy
-from crosslens.probes.model.stack import VISION
+from crosslens.probes.model.stack import PROJECTOR, VISION
 from crosslens.probes.observe.tracing import tracing
 from crosslens.probes.runs.results import How, Rows, observe
 from PIL import Image
@@ -54,12 +54,13 @@ def how(subject: Subject) -> How:
     return How(OPTIONS, neurons.fit(subject, [subject.batch(PICTURES)], OPTIONS))
 
 
-def test_counts_of_the_tower_are_those_by_hand(subject):
+@pytest.mark.parametrize(("part", "stack"), [(TOWER, VISION), (BETWEEN, PROJECTOR)])
+def test_counts_before_the_decoder_are_those_by_hand(subject, part, stack):
     batch = subject.batch([PICTURES[0], WITHOUT, PICTURES[3]])
-    found = tower_counts(subject, batch, 0.14)
+    found = counts_before(subject, batch, 0.14)[part]
     for i in (0, 2):
         layers: list[Any] = []
-        with torch.no_grad(), tracing(subject, layers.append, stack=VISION):
+        with torch.no_grad(), tracing(subject, layers.append, stack=stack):
             subject.forward(subject.batch([batch.examples[i]]))
             for layer in layers:
                 acts = layer["mlp_post"].flatten(0, 1)
@@ -85,7 +86,7 @@ def test_words_and_image_tokens_are_counted_apart(subject, how):
 def test_rows_with_pictures_and_channels_belong_to_their_example(subject):
     options = neurons.Options(by="light", positions=4, share=0.05, rate=0.5, draws=1, channels=True)
     how = How(options, neurons.fit(subject, [subject.batch(PICTURES)], options))
-    assert {*how.learned.beside} == {IMAGE, TOWER, QUERIES, KEYS}
+    assert {*how.learned.beside} == {IMAGE, TOWER, BETWEEN, QUERIES, KEYS}
     several = [PICTURES[0], PICTURES[5], WITHOUT]
     for padding in ("left", "right"):
         together = rows_of(subject, several, how, padding=padding)
@@ -133,12 +134,14 @@ def tell_light(subject: Subject, planted: bool) -> int:
     return mlp.fc1.out_features
 
 
-def test_removal_in_the_tower_is_the_forward_with_its_neurons_at_zero(subject, how):
+@pytest.mark.parametrize(("part", "stack"), [(TOWER, VISION), (BETWEEN, PROJECTOR)])
+def test_removal_before_the_decoder_is_the_forward_with_neurons_at_zero(subject, how, part, stack):
     batch = subject.batch([PICTURES[0], PICTURES[1]])
+    chosen = [[(0, 1), (0, 3)], [(0, 2)]]
+    known = how.learned.beside[part] | {"specific": chosen}
+    how = replace(how, learned=how.learned._replace(beside={part: known}))
     found = neurons.measure(subject, batch, {}, how)
-    for label, own in enumerate(how.learned.beside[TOWER]["specific"]):
-        if not own:
-            continue
+    for label, own in enumerate(chosen):
         handles = []
         for index in {layer for layer, _ in own}:
             units = [neuron for layer, neuron in own if layer == index]
@@ -148,13 +151,14 @@ def test_removal_in_the_tower_is_the_forward_with_its_neurons_at_zero(subject, h
                 changed[..., units] = 0.0
                 return (changed,)
 
-            handles.append(subject.vision.layers[index].mlp.fc2.register_forward_pre_hook(zero))
+            down = subject.vision.layers[index].mlp.fc2 if stack == VISION else subject.projector.layers[0].linear_2
+            handles.append(down.register_forward_pre_hook(zero))
         with torch.no_grad():
             logits = subject.model(**subject.prepare(batch)).logits.float().log_softmax(-1)
         for handle in handles:
             handle.remove()
         loss = -logits[torch.arange(2), batch.last, batch.answers]
-        without = found["clean"] + found["tower removed"][:, label, 0]
+        without = found["clean"] + found[f"{PREFIXES[part]}removed"][:, label, 0]
         torch.testing.assert_close(without, loss, rtol=1e-4, atol=1e-5)
 
 

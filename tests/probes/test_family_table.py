@@ -85,6 +85,9 @@ family lacks is an error that says why: projections may be fused, experts have n
 parallel blocks no residual between attention and MLP. In hybrids, layers without attention have no heads: `attn_out` is
 there what their mixer (a gated delta net, a state space, a convolution) writes, and sweeps over heads have NaN. `z` is
 what W_O reads; where a gate or a norm stands before it (Qwen 3.5, BitNet), `attn_z` is what the attention gives.
+`projector.mlp_pre`, `projector.mlp_post` and `projector.mlp_out` are those of the MLP between tower and decoder, where
+it is two linear layers with an activation function between them (LLaVA and its kin, InternVL, Mistral 3, Qwen-VL; not
+one matrix, a gate or a resampler); `tests/probes/test_projector.py` has the families on which it is proved.
 
 """
 
