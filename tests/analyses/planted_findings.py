@@ -41,6 +41,7 @@ from .claims import (
     learned_lenses,
     lenses,
     localisation,
+    lofit,
     modality,
     neurons,
     overlap,
@@ -558,6 +559,15 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "crowded": case(weights.tables_of, "Keys are crowded", FOUND),
         "apart": case(partial(weights.tables_of, crowded=1.1), "it is not shown to be more than twice", OPEN),
         "short": case(partial(weights.tables_of, keys=False), "how far keys lie apart", UNTESTABLE),
+    },
+    "lofit": {
+        "matter": case(lofit.tables_of, "The heads that training chooses matter", FOUND),
+        "any heads": case(partial(lofit.tables_of, random=2.0), "It is not shown that it matters which heads", OPEN),
+        "same": case(lofit.tables_of, "Training again with another seed chooses the same heads: 6 of 6", FOUND),
+        "others": case(partial(lofit.tables_of, alike=False), "It is not shown that another seed", OPEN),
+        "kept": case(lofit.tables_of, "Neutral text stays as likely with the learned offsets", FOUND),
+        "lost": case(partial(lofit.tables_of, loss=0.4), "leave neutral text alone is not shown", OPEN),
+        "not read": case(partial(lofit.tables_of, neutral=False), "what learned offsets do to neutral", UNTESTABLE),
     },
     "highlighting": {
         "helps": case(highlighting.tables_of, "Highlighting the right words in chosen heads helps", FOUND),
