@@ -34,12 +34,14 @@ from crosslens.analyses import metrics
 from crosslens.analyses.attention import attention_profile, sinks
 from crosslens.analyses.attention._modality_rows import shares
 from crosslens.analyses.common.contrast import contrast
-from crosslens.analyses.common.descent import Descent
+from crosslens.analyses.common.descent import Descent, frozen
 from crosslens.analyses.flow import head_divergence
 from crosslens.analyses.lenses import _attention_lens, _tuned_lens, lenses
 from crosslens.analyses.neurons import neurons
 from crosslens.analyses.redundancy import redundancy
 from crosslens.analyses.repairs import repairs
+from crosslens.analyses.steered import lofit
+from crosslens.analyses.steered._lofit_training import Prompts, learned_scales
 from crosslens.data.tasks import colored_objects, ioi, open_task, passages
 from crosslens.probes.intervene.attribution import frozen_weights
 from crosslens.probes.intervene.edge_ablation import edge_sweep
@@ -183,6 +185,25 @@ def bench_learning() -> None:
         "tuned lens, ridge and one step": lambda: _tuned_lens.train(subject, 15, states, final, "ridge", step, nowhere),
     }
     interleaved(works, 7)
+
+
+def bench_lofit() -> None:
+    """One step of LoFiT's first stage on 8 prompts, in forwards with a way back to the first layer; limit 1.5."""
+    subject = load("smollm2", check=False)
+    prompts = Prompts(ioi.examples(n=8, tokenizer=subject.tokenizer), {"template": "raw"})
+    start = {(0, "resid_pre"): lambda x: x.detach().requires_grad_()}
+
+    def forward_and_back() -> None:
+        batch = prompts.batch(subject, range(8))
+        with frozen(subject.model), tracing(subject, rewrites=start):
+            logits = subject.logits_at(batch, batch.last, gradient=True)
+        torch.nn.functional.cross_entropy(logits, batch.answers).backward()
+
+    works = {
+        "forward and backward, 8 prompts": forward_and_back,
+        "LoFiT, one step of scales": lambda: learned_scales(subject, prompts, lofit.Options(steps=1), 0),
+    }
+    interleaved(works)
 
 
 def bridge_of(subject: Any) -> Any:

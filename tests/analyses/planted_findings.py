@@ -46,6 +46,7 @@ from .claims import (
     lenses,
     localisation,
     looking,
+    lofit,
     modality,
     module_lens,
     neurons,
@@ -653,6 +654,15 @@ CASES_OF: dict[str, dict[str, Case]] = {
         ),
         "at chance": case(partial(number_spectrum.tables_of, right=0.1), "whether MLPs need slow waves", UNTESTABLE),
         "by chance": case(partial(number_spectrum.tables_of, right=0.1), "attention needs fast waves", UNTESTABLE),
+    },
+    "lofit": {
+        "matter": case(lofit.tables_of, "The heads that training chooses matter", FOUND),
+        "any heads": case(partial(lofit.tables_of, random=2.0), "It is not shown that it matters which heads", OPEN),
+        "same": case(lofit.tables_of, "Training again with another seed chooses the same heads: 6 of 6", FOUND),
+        "others": case(partial(lofit.tables_of, alike=False), "It is not shown that another seed", OPEN),
+        "kept": case(lofit.tables_of, "Neutral text stays as likely with the learned offsets", FOUND),
+        "lost": case(partial(lofit.tables_of, loss=0.4), "leave neutral text alone is not shown", OPEN),
+        "not read": case(partial(lofit.tables_of, neutral=False), "what learned offsets do to neutral", UNTESTABLE),
     },
     "highlighting": {
         "helps": case(highlighting.tables_of, "Highlighting the right words in chosen heads helps", FOUND),

@@ -1,0 +1,59 @@
+"""Rows of LoFiT: how far learned scales move each head, and the answer under every edit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ...probes.observe.layer import Layer
+from ...probes.prompts.batch import Batch
+from .. import metrics
+from ..common.controls import HEADS
+from ..common.option_logits import OptionLogits, lead, wrong_options
+from ._lofit_learned import EDITS, PLAIN, edits_of
+from ._lofit_training import editing, layers_of
+
+READ = ("log p", "top-1", "lead")
+
+
+def moved(layer: Layer, batch: Batch, scale: Any) -> Float[Tensor, "b h"]:
+    """‖a ⊙ z‖, mean over an example's positions."""
+    z = layer.z.float()
+    change = metrics.edit_strength(torch.tensor(scale[layer.index])[: z.shape[2]].to(z.device) * z)
+    real = batch.mask.to(z.device)[..., None]
+    return (change.where(real, 0.0).sum(1) / real.sum(1)).cpu()
+
+
+@torch.no_grad()
+def under_edits(subject: Any, batch: Batch, learned: Any, draws: int) -> dict[str, Float[Tensor, "b ..."]]:
+    """ "<READ>|<edit>" [b] of PLAIN and EDITS, NaN where nothing was learned; of HEADS [b, draw]."""
+    edits = edits_of(learned)
+    plain = _read(batch, subject.last_logits(batch))
+    none = {name: torch.full((len(batch.examples),), torch.nan) for name in READ}
+    rows = {f"{name}|{PLAIN}": values for name, values in plain.items()}
+    for edit in EDITS:
+        found = [_under(subject, batch, one) for one in edits.get(edit, [])] or [none]
+        rows |= {f"{name}|{edit}": found[0][name].clone() for name in READ}
+    random = [_under(subject, batch, one) for one in edits.get(HEADS, [])] or [none] * draws
+    return rows | {f"{name}|{HEADS}": torch.stack([one[name] for one in random], 1) for name in READ}
+
+
+def _under(subject: Any, batch: Batch, edit: Any) -> dict[str, Tensor]:
+    with editing(subject, edit, layers_of(edit)):
+        return _read(batch, subject.last_logits(batch))
+
+
+def _read(batch: Batch, logits: Float[Tensor, "b vocab"]) -> dict[str, Float[Tensor, " b"]]:
+    """Log p of the answer, whether it is the likeliest of all words, its lead over the wrong options (NaN without)."""
+    logits, answers = logits.float().cpu(), batch.answers
+    own = logits.gather(1, answers[:, None])[:, 0]
+    read = [own - logits.logsumexp(-1), (logits.argmax(-1) == answers).float()]
+    bare = torch.tensor([not example.wrong for example in batch.examples])
+    if bare.all():
+        return dict(zip(READ, [*read, torch.full_like(own, torch.nan)], strict=True))
+    measure = OptionLogits(answers, wrong_options(batch))
+    leads = lead(measure(logits, torch.arange(len(answers)))).masked_fill(bare, torch.nan)
+    return dict(zip(READ, [*read, leads], strict=True))
