@@ -94,9 +94,8 @@ def _both(how: How) -> Sequence[Array]:
 
 
 def _lengths(strengths: Array, how: How) -> pd.DataFrame:
-    layers, heads = np.indices(strengths.shape)
-    there = ~np.isnan(strengths)
-    frame = pd.DataFrame({"layer": layers[there], "head": heads[there], "value": strengths[there]})
+    layers, heads = np.nonzero(~np.isnan(strengths))
+    frame = pd.DataFrame({"layer": layers, "head": heads, "value": strengths[layers, heads]})
     return frame.assign(lower=np.nan, upper=np.nan, unit="norm", measure=LENGTH, control="", **_counts(how))
 
 
@@ -109,14 +108,14 @@ def _overlap(rows: Rows, how: How) -> pd.DataFrame:
     """Heads that two sets have in common, with the exact band of sets with as many heads in every layer."""
     first, second = _both(how)
     moved = mean_of_present(_scored(rows, how)["moved"], 0)
-    pairs = {TWO_SEEDS: (first, second), TWO_MEASURES: (first, moved)}
+    pairs = {TWO_SEEDS: second, TWO_MEASURES: moved}
     count = next(len(heads) for name, heads, _ in how.learned.offsets if name == OURS)
-    return pd.DataFrame([_in_common(name, *maps, count) | _counts(how) for name, maps in pairs.items()])
+    return pd.DataFrame([_in_common(name, first, other, count) | _counts(how) for name, other in pairs.items()])
 
 
 def _in_common(pair: str, a: Array, b: Array, count: int) -> dict[str, object]:
     found = circuit_overlap(a, b, share=count / int((~np.isnan(a)).sum()))
-    null = overlap_distribution(*(_by_layer(one, count) for one in (a, b)), a.shape[1])
+    null = overlap_distribution(_by_layer(a, count), _by_layer(b, count), a.shape[1])
     low, high = (int(np.searchsorted(null.cumsum(), q)) / count for q in (0.025, 0.975))
     return {
         "pair": pair,
@@ -131,7 +130,7 @@ def _in_common(pair: str, a: Array, b: Array, count: int) -> dict[str, object]:
     }
 
 
-def _by_layer(strengths: Array, count: int) -> Array:
+def _by_layer(strengths: Array, count: int) -> NDArray[np.integer]:
     """How many of the largest lie in each layer; the same choice as `circuit_overlap`."""
     order = np.argsort(-np.nan_to_num(strengths, nan=-1.0).ravel(), kind="stable")[:count]
     return np.bincount(order // strengths.shape[1], minlength=len(strengths))

@@ -129,10 +129,10 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
     prompts = Prompts([example for batch in half for example in batch.examples], half[0].form)
     scales = [learned_scales(subject, prompts, options, seed) for seed in (0, 1)]
     strengths = [strengths_of(subject, scale) for scale in scales]
-    chosen = [strongest(one, count_of(subject, options)) for one in strengths]
+    ours, second = (strongest(one, count_of(subject, options)) for one in strengths)
     sets = [
         (name, [[*head] for head in heads], _told(values))
-        for name, heads, values in offsets_of(subject, prompts, *chosen, options)
+        for name, heads, values in offsets_of(subject, prompts, ours, second, options)
     ]
     lengths = [_told(one) for one in strengths]
     learned = Learned(_told(scales[0]), lengths, sets, len(prompts.examples), selected_on=groups)

@@ -45,8 +45,9 @@ def _check_watched(findings: Findings, stack: Stack, inputs: dict[str, Any], log
         neurons = layer["mlp_post"]
         activated = anatomy.activation(layer.module)(layer["mlp_pre"])
         findings.close("the activation of mlp_pre is mlp_post", "layer 0", neurons, activated)
-        bias = 0.0 if getattr(down, "bias", None) is None else down.bias.float()
-        written = neurons.float() @ stack.W_down(0).float() + bias
+        written = neurons.float() @ stack.W_down(0).float()
+        if isinstance(bias := getattr(down, "bias", None), Tensor):
+            written = written + bias.float()
         findings.close("neurons through W_down are the MLP's output", "layer 0", written, layer["mlp_out"])
 
     with tracing(findings.subject, on_layer, stack=PROJECTOR):
