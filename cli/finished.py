@@ -9,6 +9,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
+from ..analyses.reading import read_analyses
 from ..data.errors import UserError
 from .model import OUT, modules_of, options_of
 
@@ -47,22 +48,24 @@ class Compare:
 
 @dataclass(frozen=True)
 class Overlap:
-    """How far tasks share their circuits, from finished runs of `circuits`; runs no model."""
+    """How far tasks share their heads, from finished runs of `circuits` (or --of another); runs no model."""
 
     runs: Positional[tuple[Path, ...]] = ()  # by default every task's largest run in --out
     out: Path = OUT
+    of: Literal["circuits", "highlighting", "lofit"] = "circuits"  # whose runs are compared
     bos: Literal["run", "yes", "no"] = "run"  # the condition that is compared, where runs have several
 
     def __call__(self, line: str) -> None:
         from ..probes.runs.join import finished, join
         from ..probes.runs.results import condition_of
 
-        (module,) = modules_of(["overlap"]).values()
-        runs = list(self.runs) or finished(self.out, *module.NEEDS)
+        name = next(source.name for source in read_analyses().values() if self.of in source.needs)
+        (module,) = modules_of([name]).values()
+        runs = list(self.runs) or finished(self.out, self.of)
         print("\n".join(f"takes {path}" for path in runs), file=sys.stderr)
         condition = {"run": None, "yes": condition_of(True), "no": condition_of(False)}[self.bos]
-        options = options_of(self, "overlap", module)
-        print(join(runs, "overlap", module, options, self.out, line, condition))
+        options = options_of(self, name, module)
+        print(join(runs, name, module, options, self.out, line, condition))
 
 
 @dataclass(frozen=True)

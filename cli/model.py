@@ -144,7 +144,9 @@ class Run(ModelFlags):
             raise UserError(f"name at least one analysis: {', '.join(find_analyses())}")
         for name in self.analyses:
             if needed := read_analyses()[name].needs:
-                raise UserError(f"{name} is made of finished runs of {' and '.join(needed)}: crosslens {name}")
+                raise UserError(
+                    f"{name} is made of finished runs of {' or '.join(needed)}: crosslens overlap --of {needed[0]}"
+                )
         if not self.task:
             raise UserError("name at least one task: --task ioi (crosslens list shows all)")
         if self.limit is not None and self.limit < 1:

@@ -112,7 +112,8 @@ def _with_options(words: Sequence[str]) -> Any:
     if command not in (Run, Show, Overlap):
         return command
     analyses = read_analyses()
-    names = ["overlap"] if command is Overlap else _leading(words[1:])[: 1 if command is Show else None]
+    joined = [name for name, source in analyses.items() if source.needs]
+    names = joined if command is Overlap else _leading(words[1:])[: 1 if command is Show else None]
     for name in names:
         require_known("analysis", name, analyses)
     return with_options(command, [analyses[name] for name in names])

@@ -93,8 +93,9 @@ class Recipe(OneModel):
         if finished := finished_join(source, names, finished_records(self.out)):
             return [finished]
         paths = tuple(self.out / "runs" / name for name in names)
-        command = with_options(Overlap, [source])(runs=paths, out=self.out)
-        command(shlex.join(["crosslens", source.name, *map(str, paths), "--out", str(self.out)]))
+        of = next(record["analysis"] for record in records if record["name"] in names)
+        command = with_options(Overlap, [source])(runs=paths, out=self.out, of=of)
+        command(shlex.join(["crosslens", "overlap", *map(str, paths), "--of", of, "--out", str(self.out)]))
         return [r for r in [finished_join(source, names, finished_records(self.out))] if r]
 
     def _write_page(self, recipe: Content, records: list[Record], line: str) -> None:

@@ -45,7 +45,8 @@ from crosslens.analyses.steered._lofit_training import Prompts, learned_scales
 from crosslens.data.tasks import colored_objects, ioi, open_task, passages
 from crosslens.probes.intervene.attribution import frozen_weights
 from crosslens.probes.intervene.edge_ablation import edge_sweep
-from crosslens.probes.intervene.edge_attribution import edge_attribution, possible_edges
+from crosslens.probes.intervene.edge_attribution import edge_attribution
+from crosslens.probes.intervene.edge_graph import possible_edges
 from crosslens.probes.intervene.measures import logit_difference
 from crosslens.probes.intervene.paths import path_sweep
 from crosslens.probes.model.attention import NAME

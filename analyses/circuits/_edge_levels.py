@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ...data.errors import UserError
-from ...probes.intervene.edge_attribution import Reader, Writer, edge_owners, every_reader, every_writer, possible_edges
 from ...probes.intervene.edge_files import save_edges
+from ...probes.intervene.edge_graph import Reader, Writer, edge_owners, every_reader, every_writer, possible_edges
 from ...probes.intervene.recording import Recording, record
 from ...probes.prompts.batch import Batch
 from .. import metrics

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...probes.intervene.edge_attribution import Reader, Writer
+from ...probes.intervene.edge_graph import Reader, Writer
 from ...probes.intervene.paths import Receiver
 from ._movers import queries_of
 

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from ...data.errors import UserError
 from ...data.progress import tracked
-from ...probes.intervene.edge_attribution import Edges, Reader, edge_attribution, every_reader, every_writer
+from ...probes.intervene.edge_attribution import Edges, edge_attribution
+from ...probes.intervene.edge_graph import Reader, every_reader, every_writer
 from ...probes.intervene.paths import FINAL, Receiver, path_sweep
 from ...probes.prompts.batch import Batch
 from ...probes.runs import costs

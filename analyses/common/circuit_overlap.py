@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats as distributions
 
 Array = NDArray[Any]
+Head = tuple[int, int]
 CEILING_DRAWS = 200
 
 
@@ -120,6 +121,32 @@ def overlap_distribution(a: ArrayLike, b: ArrayLike, n_heads: int) -> Array:
             layer = distributions.hypergeom.pmf(np.arange(min(a_l, b_l) + 1), n_heads, a_l, b_l)
             total = np.convolve(total, layer)
     return total
+
+
+def heads_in_common(first: Collection[Head], second: Collection[Head], shape: tuple[int, int]) -> dict[str, Any]:
+    """A row of two sets of heads: how many they have in common (value: as a share of the smaller set), what sets with
+    as many heads in every layer have (expected, and 95 % of that exact distribution), the chance of as many, and the
+    least chance that any number could have.
+
+    shape: (layers, heads). Errors: ValueError for an empty set.
+    """
+    if not first or not second:
+        raise ValueError("a set of heads is empty")
+    by_layer = [np.bincount([layer for layer, _ in heads], minlength=shape[0]) for heads in (first, second)]
+    null = overlap_distribution(*by_layer, n_heads=shape[1])
+    size, common = min(len(first), len(second)), len({*first} & {*second})
+    low, high = (int(np.searchsorted(null.cumsum(), q)) / size for q in (0.025, 0.975))
+    return {
+        "heads": size,
+        "common": common,
+        "value": common / size,
+        "lower": low,
+        "upper": high,
+        "unit": "share in common",
+        "expected": float(null @ np.arange(len(null))) / size,
+        "p_value": float(min(1.0, null[common:].sum())),
+        "p_least": float(null[-1]),
+    }
 
 
 def _overlap_p(a: Array, b: Array, n_heads: int, observed: int) -> float:

@@ -6,15 +6,16 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 
 from ...probes.runs.results import How, Rows
+from ..common.circuit_overlap import heads_in_common
 from ..common.controls import HEADS
 from ..common.frames import by_head, joined, mean_of_present, summarise
 from ..common.selection import measured_rows
-from ..common.stats import circuit_overlap, overlap_distribution
 from ..common.tested import nothing, number
-from ._lofit_learned import EDITS, MEANS, OURS, PLAIN, SCALED, SECOND
+from ._lofit_learned import EDITS, MEANS, OURS, PLAIN, SCALED, SECOND, strongest
 
 Array = NDArray[np.floating]
 CHOSEN, SEEDS, NEUTRAL = "chosen heads beat random", "seeds choose alike", "neutral text stays"
@@ -25,7 +26,7 @@ MEASURES = {
 }
 LENGTH, MOVED = "‖A‖", "‖A ⊙ z‖"
 TWO_SEEDS, TWO_MEASURES = "two seeds of training", "‖A‖ and ‖A ⊙ z‖"
-LOSS, COMMON = "nats a token", "share in common"
+LOSS = "nats a token"
 
 
 def _scored(rows: Rows, how: How) -> Rows:
@@ -110,30 +111,11 @@ def _overlap(rows: Rows, how: How) -> pd.DataFrame:
     moved = mean_of_present(_scored(rows, how)["moved"], 0)
     pairs = {TWO_SEEDS: second, TWO_MEASURES: moved}
     count = next(len(heads) for name, heads, _ in how.learned.offsets if name == OURS)
-    return pd.DataFrame([_in_common(name, first, other, count) | _counts(how) for name, other in pairs.items()])
-
-
-def _in_common(pair: str, a: Array, b: Array, count: int) -> dict[str, object]:
-    found = circuit_overlap(a, b, share=count / int((~np.isnan(a)).sum()))
-    null = overlap_distribution(_by_layer(a, count), _by_layer(b, count), a.shape[1])
-    low, high = (int(np.searchsorted(null.cumsum(), q)) / count for q in (0.025, 0.975))
-    return {
-        "pair": pair,
-        "heads": count,
-        "common": len(found.heads),
-        "value": found.share,
-        "lower": low,
-        "upper": high,
-        "unit": COMMON,
-        "expected": float(null @ np.arange(len(null))) / count,
-        "p_value": found.p_value,
+    ours = strongest(torch.tensor(first), count)
+    common = {
+        name: heads_in_common(ours, strongest(torch.tensor(other), count), first.shape) for name, other in pairs.items()
     }
-
-
-def _by_layer(strengths: Array, count: int) -> NDArray[np.integer]:
-    """How many of the largest lie in each layer; the same choice as `circuit_overlap`."""
-    order = np.argsort(-np.nan_to_num(strengths, nan=-1.0).ravel(), kind="stable")[:count]
-    return np.bincount(order // strengths.shape[1], minlength=len(strengths))
+    return pd.DataFrame([{"pair": name} | row | _counts(how) for name, row in common.items()])
 
 
 def _neutral(rows: Rows, how: How) -> pd.DataFrame | None:
@@ -174,7 +156,7 @@ TABLES = {
     "effects": (_effects, ("edit", "measure")),
     "gain": (_gain, ("edit", "than", "measure")),
     "heads": (_heads, ("measure", "seed", "chosen", "chosen_by_second")),
-    "overlap": (_overlap, ("pair", "heads", "common", "expected", "p_value")),
+    "overlap": (_overlap, ("pair", "heads", "common", "expected", "p_value", "p_least")),
     "tested": (_tested, ("claim", "than", "untestable")),
 }
 RUN_TABLES = {"neutral": (_neutral, ("edit",))}

@@ -27,7 +27,7 @@ from ..observe.gates import require_no_gate_of_the_residual
 from ..observe.tracing import rewrite_output
 from ..sites import SITES
 from . import replay_attention
-from .edge_attribution import every_reader, every_writer, possible_edges
+from .edge_graph import every_reader, every_writer, possible_edges
 from .edge_slopes import Reader
 from .layer_parts import arguments_at, instead_of, reading
 from .measures import Measure

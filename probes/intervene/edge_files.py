@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...data.errors import UserError
 from ..model import anatomy
-from .edge_attribution import Reader, Writer, every_reader, every_writer, possible_edges
+from .edge_graph import Reader, Writer, every_reader, every_writer, possible_edges
 from .recording import Recording
 
 if TYPE_CHECKING:

@@ -34,35 +34,50 @@ ByLayer = Mapping[int, Sequence[Reader]]
 Slopes = Iterator[tuple[int, Iterator[Float[Tensor, "b s d"]]]]
 
 
+class Start(NamedTuple):
+    """Where a replay begins: the state that enters `layer` at the rows, and what is added there to what its heads or
+    MLP write (site "attn_out" or "mlp_out", in that site's units).
+    """
+
+    layer: int
+    state: Float[Tensor, "b s d"]
+    site: str = ""
+    push: Tensor | None = None
+
+
 def slopes_at_rows(
     base: Recording, donor: Recording, where: Positions, measure: Measure, share: float, readers: ByLayer
 ) -> Slopes:
-    """(layer, the gradient at each of its readers), last layer first, from layers replayed at the rows.
+    """(layer, the gradient at each of its readers), last layer first, from layers replayed at the rows."""
+    return slopes_from(base, where, measure, Start(0, where.take(between(base, donor, share)).detach()), readers)
+
+
+def slopes_from(base: Recording, where: Positions, measure: Measure, start: Start, readers: ByLayer) -> Slopes:
+    """The same from any start; readers: of its layer and later ones.
 
     No graph is longer than a layer: each runs again with its own, from the state that entered it.
     """
-    start = where.take(between(base, donor, share)).detach()
     states, visible = _states(base, where, start, min(readers)), {}
     end = len(base.layers)
     slope = _slope_at_end(base, where, states[end], measure)
     if end in readers:
         yield end, iter([slope.float()])
     for i in range(end - 1, min(readers) - 1, -1):
-        ran = _Ran(base, where, i, states.pop(i), slope, visible)
+        ran = _Ran(base, where, i, states.pop(i), slope, visible, start if i == start.layer else None)
         if i in readers:
             yield i, map(ran.slope, readers[i])
         slope = ran.entering_slope
 
 
 @torch.no_grad()
-def _states(base: Recording, where: Positions, start: Tensor, lowest: int) -> dict[int, Tensor]:
+def _states(base: Recording, where: Positions, start: Start, lowest: int) -> dict[int, Tensor]:
     """What enters every layer from `lowest` on at the rows, and what leaves the last one."""
-    state, visible, states = start, {}, {}
-    for i, record in enumerate(base.layers):
+    state, visible, states = start.state, {}, {}
+    for i, record in enumerate(base.layers[start.layer :], start.layer):
         state = state.to(record.resid_pre.device)
-        state = state if record.added is None else state + where.take(record.added)
+        state = state if record.added is None or i == start.layer else state + where.take(record.added)
         states |= {i: state} if i >= lowest else {}
-        state, _ = _through(base, where, i, state, visible)
+        state, _ = _through(base, where, i, state, visible, start if i == start.layer else None)
     return states | {len(base.layers): state}
 
 
@@ -77,11 +92,18 @@ class _Ran:
     """A layer run with its graph. slope: the gradient at what leaves it."""
 
     def __init__(
-        self, base: Recording, where: Positions, index: int, state: Tensor, slope: Tensor, visible: Any
+        self,
+        base: Recording,
+        where: Positions,
+        index: int,
+        state: Tensor,
+        slope: Tensor,
+        visible: Any,
+        start: Start | None,
     ) -> None:
         self.state, self.slope_behind = state.detach().requires_grad_(), slope.to(state.device)
         with torch.enable_grad():
-            leaving, self.read = _through(base, where, index, self.state, visible)
+            leaving, self.read = _through(base, where, index, self.state, visible, start)
         slopes = torch.autograd.grad(leaving, [*self.read, self.state], self.slope_behind, retain_graph=True)
         *self.slopes, self.entering_slope = slopes
 
@@ -97,11 +119,11 @@ class _Ran:
 
 
 def _through(
-    base: Recording, where: Positions, index: int, state: Tensor, visible: Any
+    base: Recording, where: Positions, index: int, state: Tensor, visible: Any, start: Start | None
 ) -> tuple[Float[Tensor, "b s d"], list[Tensor]]:
     """What leaves a layer at the rows, and what its heads read with, or what a mixer in their place writes.
 
-    The rows read the recorded keys and values of all others.
+    The rows read the recorded keys and values of all others. start: where something is added to what the layer writes.
     """
     block, record = base.subject.layers[index], base.layers[index]
     read: list[Tensor] = []
@@ -124,6 +146,9 @@ def _through(
     with ExitStack() as stack:
         if record.mixed is not None:
             rewrite_output(stack, block, "attn_out", written)
+        if start is not None and start.push is not None:
+            push = start.push.to(state)
+            rewrite_output(stack, block, start.site, lambda tensor: tensor + push.reshape(tensor.shape))
         stack.enter_context(replaying(attend))
         leaving = first(block(**arguments | {"hidden_states": rows})).reshape(rows.shape)
     return where.take(leaving) if record.whole else leaving, read

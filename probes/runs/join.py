@@ -89,8 +89,7 @@ def join(
     """
     records = [open_run(path) for path in runs]
     check(name, module)
-    (needed,) = module.NEEDS
-    _check(runs, records, needed)
+    _check(runs, records, module.NEEDS)
     condition = _common_condition(records, condition)
     # VERSION was named REVISION when the first of these runs were made; their keys stay.
     named = {"REVISION": module.VERSION, "options": asdict(options), "condition": condition}
@@ -127,12 +126,15 @@ def _common_condition(records: Sequence[Mapping[str, Any]], asked: str | None) -
     raise UserError(f"not all of the runs have {asked or 'the same condition'} ({each}): run them alike first")
 
 
-def _check(runs: Sequence[Path], records: Sequence[Mapping[str, Any]], joins: str) -> None:
+def _check(runs: Sequence[Path], records: Sequence[Mapping[str, Any]], needed: Sequence[str]) -> None:
+    joins = " or ".join(needed)
     if len(records) < 2:
         raise UserError(f"{len(records)} run(s) of {joins}: an overlap needs two, on two tasks (crosslens run {joins})")
     for path, record in zip(runs, records, strict=True):
-        if record["analysis"] != joins:
+        if record["analysis"] not in needed:
             raise UserError(f"{path} is a run of {record['analysis']}, runs of {joins} are needed")
+        if record["analysis"] != (first := records[0]["analysis"]):
+            raise UserError(f"{path} is a run of {record['analysis']}, {runs[0]} of {first}: name runs of one")
         if record["subject"]["fingerprint"] != records[0]["subject"]["fingerprint"]:
             raise UserError(f"{path} and {runs[0]} are runs of two subjects: their heads cannot be compared")
     if differing := _differing(records, SETTINGS):

@@ -49,7 +49,7 @@ def run(
     for name, (module, _) in analyses.items():
         check(name, module)
         if hasattr(module, "NEEDS"):
-            raise UserError(f"{name} is made of finished runs of {' and '.join(module.NEEDS)}: crosslens {name}")
+            raise UserError(f"{name} is made of finished runs of {' or '.join(module.NEEDS)}: crosslens overlap")
     template, bos = form_of(subject, task, settings)
     how = {"template": template, "bos": bos}
     drawn = draw(subject, task, settings.limit, settings.seed, **how, skip_broken=settings.skip_broken)

@@ -60,6 +60,7 @@ from .claims import (
     rope_bases,
     routes,
     rows_of,
+    shared_heads,
     similarity,
     sinks,
     steering,
@@ -663,6 +664,17 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "kept": case(lofit.tables_of, "Neutral text stays as likely with the learned offsets", FOUND),
         "lost": case(partial(lofit.tables_of, loss=0.4), "leave neutral text alone is not shown", OPEN),
         "not read": case(partial(lofit.tables_of, neutral=False), "what learned offsets do to neutral", UNTESTABLE),
+    },
+    "shared_heads": {
+        "the same": case(shared_heads.tables_of, "a and b choose 5 of 5 heads in common", FOUND),
+        "others": case(
+            partial(shared_heads.tables_of, second=shared_heads.OTHERS), "not shown to be more than depth", OPEN
+        ),
+        "all": case(
+            partial(shared_heads.tables_of, shared_heads.EVERY, shared_heads.EVERY),
+            "which heads a and b choose in common",
+            UNTESTABLE,
+        ),
     },
     "highlighting": {
         "helps": case(highlighting.tables_of, "Highlighting the right words in chosen heads helps", FOUND),

@@ -10,7 +10,8 @@ from crosslens.analyses.circuits import edges
 from crosslens.analyses.circuits._edge_names import EXACT, OUTPUT
 from crosslens.analyses.common.contrast import contrast
 from crosslens.data.errors import UserError
-from crosslens.probes.intervene.edge_attribution import Reader, Writer, edge_attribution
+from crosslens.probes.intervene.edge_attribution import edge_attribution
+from crosslens.probes.intervene.edge_graph import Reader, Writer
 from crosslens.probes.intervene.measures import logit_difference
 from crosslens.probes.intervene.paths import Receiver, path_sweep
 from crosslens.probes.runs.run import Settings, run

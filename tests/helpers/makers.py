@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
+from crosslens.analyses.circuits import overlap
 from crosslens.probes.runs.results import How, Rows
 from crosslens.probes.runs.tables import of_condition, tables_of
 
@@ -33,8 +34,8 @@ def tables_from(module: Any, rows: Rows, options: Any = None, **learned: Any) ->
     return tables_of(module, rows, how_of(module, options, **learned))
 
 
-def tables_from_runs(runs: dict[str, dict[str, pd.DataFrame]], condition: str = "no BOS") -> dict[str, pd.DataFrame]:
-    """Every table of `overlap`, of the runs' tables of one condition."""
-    from crosslens.analyses.circuits import overlap
-
-    return of_condition(overlap, runs, How(overlap.Options()), condition)
+def tables_from_runs(
+    runs: dict[str, dict[str, pd.DataFrame]], condition: str = "no BOS", module: Any = overlap
+) -> dict[str, pd.DataFrame]:
+    """Every table of `overlap` or of another that joins, of the runs' tables of one condition."""
+    return of_condition(module, runs, How(module.Options()), condition)

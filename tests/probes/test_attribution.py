@@ -10,7 +10,8 @@ import torch
 from crosslens import Subject, attribution_sweep
 from crosslens.data.errors import UserError
 from crosslens.probes.intervene.attribution import attribution_sweeps
-from crosslens.probes.intervene.edge_attribution import Reader, edge_attribution
+from crosslens.probes.intervene.edge_attribution import edge_attribution
+from crosslens.probes.intervene.edge_graph import Reader
 from crosslens.probes.intervene.measures import logit_difference
 from crosslens.probes.intervene.patching import patch_sweep
 from crosslens.probes.intervene.recording import record

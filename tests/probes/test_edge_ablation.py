@@ -7,7 +7,7 @@ import torch
 from crosslens import Subject
 from crosslens.data.errors import UserError
 from crosslens.probes.intervene.edge_ablation import Written, edge_sweep, mean_written, silence
-from crosslens.probes.intervene.edge_attribution import every_reader, every_writer, possible_edges
+from crosslens.probes.intervene.edge_graph import every_reader, every_writer, possible_edges
 from crosslens.probes.intervene.interventions import Patch
 from crosslens.probes.intervene.measures import logit_difference
 from crosslens.probes.intervene.paths import FINAL, Receiver, path_sweep

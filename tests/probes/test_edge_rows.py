@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 from crosslens import Subject
-from crosslens.probes.intervene import edge_attribution as edges_file
 from crosslens.probes.intervene import edge_slopes
-from crosslens.probes.intervene.edge_attribution import Reader, edge_attribution
+from crosslens.probes.intervene import edge_sums as edges_file
+from crosslens.probes.intervene.edge_attribution import edge_attribution
+from crosslens.probes.intervene.edge_graph import Reader
 from crosslens.probes.intervene.measures import logit_difference, probability
 from crosslens.probes.intervene.recording import record
 
@@ -75,9 +76,9 @@ def test_rows_before_the_twins_part_are_not_run(monkeypatch):
     rows = []
     through = edge_slopes._through
 
-    def counted(base, where, index, state, visible):
+    def counted(base, where, index, state, visible, start):
         rows.append(state.shape[1])
-        return through(base, where, index, state, visible)
+        return through(base, where, index, state, visible, start)
 
     monkeypatch.setattr(edge_slopes, "_through", counted)
     given, other = twins("llama", "left")

@@ -1,0 +1,174 @@
+"""What readers of the residual stream hear of writers' changes, summed from gradients at points of the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..model import anatomy
+from ..model.frozen_norms import attention_tail, written_by_heads
+from .edge_graph import before, every_writer
+from .edge_slopes import ByLayer, Reader, Slopes, Start, slopes_at_rows, slopes_from
+from .edge_slopes_whole import slopes_of_forward
+from .measures import Measure
+from .positions import Positions, diverging_positions
+from .proofs import obstacle_of
+from .recording import LayerRecord, Recording
+
+if TYPE_CHECKING:
+    from ..model.subject import Subject
+
+# Bytes of the gradients of a layer's readers that are held at once.
+BUDGET = 2**28
+Total = Float[Tensor, "reader writer b"]
+
+
+def add_along_inputs(
+    total: Total,
+    base: Recording,
+    donor: Recording,
+    measure: Measure,
+    share: float,
+    readers: Sequence[Reader],
+    positions: Bool[Tensor, "b p"],
+) -> None:
+    """Adds the effects that the gradient at one point of the way between the embeddings says.
+
+    Where both runs are the same, writers say the same: only the rows where they part are read.
+    """
+    whole = bool(obstacle_of(base))
+    where = base.everywhere if whole else diverging_positions(base, donor)
+    heard = _heard_by(readers)
+    slopes = (slopes_of_forward if whole else slopes_at_rows)(base, donor, where, measure, share, heard)
+    # One layer's writers at a time: all of them would be as large as a few hundred residual streams.
+    _add(
+        total,
+        slopes,
+        heard,
+        readers,
+        _asked(base, where, positions),
+        base.subject.d_model,
+        lambda i: _written(base, donor, where, i),
+    )
+
+
+def add_along_activations(
+    total: Total,
+    base: Recording,
+    donor: Recording,
+    measure: Measure,
+    share: float,
+    readers: Sequence[Reader],
+    positions: Bool[Tensor, "b p"],
+) -> None:
+    """Adds the same for each group of writers from the gradients at a point of its own way, all before it as in the
+    base.
+    """
+    where, writers, begin = diverging_positions(base, donor), list(every_writer(base)), 0
+    asked = _asked(base, where, positions)
+    for start, said in _groups(base, donor, where, share):
+        heard = _heard_by([reader for reader in readers if before(writers[begin], reader, base.subject)])
+        if heard:
+            slopes = slopes_from(base, where, measure, start, heard)
+            _add(total[:, begin:], slopes, heard, readers, asked, base.subject.d_model, lambda _, said=said: [said])
+        begin += len(said)
+
+
+def _heard_by(readers: Sequence[Reader]) -> dict[int, list[Reader]]:
+    layers = sorted({reader.layer for reader in readers})
+    return {layer: [reader for reader in readers if reader.layer == layer] for layer in layers}
+
+
+def _asked(base: Recording, where: Positions, positions: Bool[Tensor, "b p"]) -> Bool[Tensor, "b s"]:
+    return where.take(positions.to(where.real.device) & base.mask) & where.real
+
+
+def _add(
+    total: Total,
+    slopes: Slopes,
+    heard: ByLayer,
+    readers: Sequence[Reader],
+    asked: Bool[Tensor, "b s"],
+    width: int,
+    written: Callable[[int], Iterable[Float[Tensor, "writer b s d"]]],
+) -> None:
+    """A few readers at a time. written: the parts of the writers that a layer's readers may hear, in order."""
+    place: Mapping[Reader, int] = {reader: i for i, reader in enumerate(readers)}
+    at_once = max(1, BUDGET // (4 * asked.numel() * width))
+    for layer, each in slopes:
+        pairs = zip(heard[layer], each, strict=True)
+        while some := list(islice(pairs, at_once)):
+            read = torch.stack([slope.to(asked.device) for _, slope in some]) * asked[..., None]
+            parts = [torch.einsum("rbsd,wbsd->rwb", read, w.to(read.device)).cpu() for w in written(layer)]
+            found = torch.cat(parts, 1)
+            total[[place[reader] for reader, _ in some], : found.shape[1]] += found
+
+
+def _groups(
+    base: Recording, donor: Recording, where: Positions, share: float
+) -> Iterator[tuple[Start, Float[Tensor, "writer b s d"]]]:
+    """Where each group of writers is on its way, and what its writers say in one run and not in the other."""
+    embedded, *layers = _written(base, donor, where, len(base.layers) - 1)
+    first = where.take(base.layers[0].resid_pre)
+    yield Start(0, first + (share * embedded[0]).to(first)), embedded
+    for i, said in enumerate(layers):
+        ours, theirs = base.layers[i], donor.layers[i]
+        state = where.take(ours.resid_pre)
+        if len(said) > 1:
+            yield Start(i, state, "attn_out", share * _mixers_apart(where, ours, theirs)), said[:-1]
+        yield Start(i, state, "mlp_out", share * _apart(where, ours.site("mlp_out"), theirs.site("mlp_out"))), said[-1:]
+
+
+def _mixers_apart(where: Positions, ours: LayerRecord, theirs: LayerRecord) -> Tensor:
+    """What attention, or the mixer in its place, writes in one run and not in the other, before any multiplier."""
+    if ours.mixed is not None and theirs.mixed is not None:
+        return _apart(where, ours.mixed, theirs.mixed)
+    return _apart(where, ours.site("attn_out"), theirs.site("attn_out"))
+
+
+def _written(
+    base: Recording, donor: Recording, where: Positions, until: int
+) -> Iterator[Float[Tensor, "writer b s d"]]:
+    """What the embeddings, then each layer's heads and MLP, add at the rows in the donor's run and not in the base's.
+
+    until: the layer of the readers, whose own writers are the last that any of them can hear.
+    """
+    subject = base.subject
+    yield _apart(where, base.layers[0].resid_pre, donor.layers[0].resid_pre).float()[None]
+    for i, (ours, theirs) in enumerate(zip(base.layers[: until + 1], donor.layers, strict=False)):
+        mlp = _apart(where, ours.site("mlp_out"), theirs.site("mlp_out")).float()
+        mlp = anatomy.times(mlp, anatomy.gain(subject.layers[i], "mlp_out"))
+        yield torch.cat([*_mixed_apart(subject, i, where, ours, theirs), mlp[None]])
+
+
+def _apart(where: Positions, ours: Tensor, theirs: Tensor) -> Tensor:
+    """The difference of two runs at the rows."""
+    return where.take(theirs) - where.take(ours)
+
+
+def _mixed_apart(
+    subject: Subject, layer: int, where: Positions, ours: LayerRecord, theirs: LayerRecord
+) -> list[Float[Tensor, "writer b s d"]]:
+    """What a layer's heads, or its mixer, write in one run and not in the other."""
+    if ours.attends:
+        return [_heads_apart(subject, layer, where.take(ours.site("z")), where.take(theirs.site("z")))]
+    if ours.mixed is None or theirs.mixed is None:
+        return []
+    mixed = _apart(where, ours.mixed, theirs.mixed).float()
+    return [anatomy.times(mixed, anatomy.gain(subject.layers[layer], "attn_out"))[None]]
+
+
+def _heads_apart(
+    subject: Subject, layer: int, ours: Float[Tensor, "b s h e"], theirs: Float[Tensor, "b s h e"]
+) -> Float[Tensor, "h b s d"]:
+    """What the heads write in one run and not in the other."""
+    if attention_tail(subject.layers[layer]) is None:  # linear: small differences keep their digits
+        heads = written_by_heads(subject, layer, (theirs - ours).flatten(0, 1))[0]
+    else:
+        heads = torch.sub(*(written_by_heads(subject, layer, z.flatten(0, 1))[0] for z in (theirs, ours)))
+    return heads.unflatten(0, ours.shape[:2]).permute(2, 0, 1, 3)
