@@ -60,15 +60,18 @@ def edge_sweep(
     circuits: Iterable[Bool[Tensor, "reader writer"]],
     *,
     measure: Measure,
+    units: bool = False,
     budget: int = BUDGET,
 ) -> Sweep:
     """The measure with the edges of each circuit alone, values [circuit, b].
 
     circuits: which edges are kept, Bool[reader, writer], in the order of `every_reader` and `every_writer`; what is
-    true where there is no edge is ignored. donor: the run, or the `Written`, that speaks at all other edges. A circuit
-    of all edges is the clean run and one of none the donor's: both are run and proved first. UserError: prompts of
-    other lengths, equal runs, a circuit of another model, a family with mixers, gates or features between its layers,
-    or one that cannot be replayed. InterventionError: a run that differs from what it has to be.
+    true where there is no edge is ignored. units: circuits are Bool[unit, writer] instead, the coordinates of what a
+    writer says that all its readers hear as they are now (MIB's neurons). donor: the run, or the `Written`, that speaks
+    at all that is not kept. A circuit of all is the clean run and one of nothing the donor's: both are run and proved
+    first. UserError: prompts of other lengths, equal runs, a circuit of another model, a family with mixers, gates or
+    features between its layers, or one that cannot be replayed. InterventionError: a run that differs from what it has
+    to be.
     """
     refuse_under_edit(subject, "circuits of edges")
     require_no_gate_of_the_residual(subject, "circuits of edges")
@@ -78,7 +81,7 @@ def edge_sweep(
         same_layout(clean, speaking)
     _require_plain(clean)
     circuit = _Circuit(clean, speaking)
-    values = [measured(clean, circuit.resid(kept)[None], measure, budget)[0] for kept in circuits]
+    values = [measured(clean, circuit.resid(kept, units)[None], measure, budget)[0] for kept in circuits]
     none = clean_values(clean, measure)
     found = torch.stack(values) if values else none[None][:0]
     donors = measured(clean, circuit.empty[None], measure, budget)[0]
@@ -154,14 +157,15 @@ class _Circuit:
             raise UserError("circuits of edges: the donor's run equals the base's: nothing to ablate with")
         return empty
 
-    def resid(self, kept: Bool[Tensor, "reader writer"]) -> Float[Tensor, "b d"]:
+    def resid(self, kept: Bool[Tensor, "reader writer"], units: bool = False) -> Float[Tensor, "b d"]:
         """The residual behind the last layer at the last position, with these edges alone."""
-        if kept.shape != self.possible.shape:
+        there = torch.ones(self.subject.d_model, len(self.writers), dtype=torch.bool) if units else self.possible
+        if kept.shape != there.shape:
             raise UserError(
-                f"a circuit of {kept.shape[0]} readers × {kept.shape[1]} writers; {self.subject.name} has "
-                f"{self.possible.shape[0]} × {self.possible.shape[1]}"
+                f"a circuit of {kept.shape[0]} {'units' if units else 'readers'} × {kept.shape[1]} writers; "
+                f"{self.subject.name} has {there.shape[0]} × {there.shape[1]}"
             )
-        run = _Run(self, self.possible & ~kept.cpu())
+        run = _Run(self, there & ~kept.cpu(), units)
         for layer in range(len(self.base.layers)):
             run.through(layer)
         return at_last(run.heard([len(self.readers) - 1])[0], self.where.last)
@@ -178,8 +182,8 @@ class _Run:
     the writer now says, of all writers so far.
     """
 
-    def __init__(self, circuit: _Circuit, lost: Bool[Tensor, "reader writer"]) -> None:
-        self.circuit, self.base, self.where, self.lost = circuit, circuit.base, circuit.where, lost
+    def __init__(self, circuit: _Circuit, lost: Bool[Tensor, "reader writer"], units: bool) -> None:
+        self.circuit, self.base, self.where, self.lost, self.units = circuit, circuit.base, circuit.where, lost, units
         self.state = self.where.take(self.base.layers[0].resid_pre).float()
         self.apart = self.state.new_empty(len(circuit.writers), *self.state.shape)
         self.count = 0
@@ -191,9 +195,12 @@ class _Run:
 
     def heard(self, readers: Sequence[int]) -> Float[Tensor, "reader b s d"]:
         """What each of these readers is given: the state, with the donor's part at every edge that is lost."""
-        lost = self.lost[list(readers), : self.count].to(self.state)
+        lost = (self.lost if self.units else self.lost[list(readers)])[:, : self.count].to(self.state)
         if not bool(lost.any()):
             return self.state.expand(len(readers), *self.state.shape)
+        if self.units:
+            heard = self.state + torch.einsum("dw,wbsd->bsd", lost, self.apart[: self.count])
+            return heard.expand(len(readers), *heard.shape)
         return self.state + torch.einsum("rw,wbsd->rbsd", lost, self.apart[: self.count])
 
     def through(self, layer: int) -> None:
@@ -204,11 +211,11 @@ class _Run:
         heads, bias = written_by_heads(subject, layer, z.flatten(0, 1))
         written = (heads.sum(1) + bias).unflatten(0, z.shape[:2])
         donor = self.circuit.donor[layer + 1]
-        entering, parallel = self.state, anatomy.is_parallel(block)
-        self.state = entering + written
+        mlp, parallel = here[-1], anatomy.is_parallel(block)
+        entering = self.heard([mlp])[0] if parallel else None  # before the heads of its own layer
+        self.state = self.state + written
         self._add(donor[:-1], heads.unflatten(0, z.shape[:2]).permute(2, 0, 1, 3))
-        mlp = here[-1]
-        heard = self.heard([mlp])[0] - (written if parallel else 0)
+        heard = self.heard([mlp])[0] if entering is None else entering
         said = self._feed_forward(layer, heard, None if parallel else (z, written))
         self.state = self.state + said
         self._add(donor[-1:], said[None])
@@ -216,7 +223,8 @@ class _Run:
     def _attend(self, layer: int, readers: Sequence[int]) -> Float[Tensor, "b s h e"]:
         """z, each head from its own query, key and value."""
         record, block, b = self.base.layers[layer], self.circuit.subject.layers[layer], len(self.state)
-        heard = self.heard(readers) if bool(self.lost[list(readers)].any()) else self.state[None]
+        alike = self.units or not bool(self.lost[list(readers)].any())
+        heard = self.heard(readers[:1] if alike else readers)
         arguments = arguments_at(self.base, self.where, record.arguments, len(heard))
         call = reading(block, arguments | {"hidden_states": heard.flatten(0, 1).to(record.resid_pre.dtype)})
         read = {"q": call.query, "k": call.key, "v": call.value}

@@ -41,6 +41,15 @@ def official_points(steps: int) -> list[float]:
     return [1 - i / steps for i in range(steps)]
 
 
+def require_edges(subject: Subject, what: str) -> None:
+    """UserError: an edit around it, or a family whose writers or readers are no edges' ends."""
+    refuse_under_edit(subject, what)
+    attending = [subject.layers[i] for i in subject.decoder.attending]
+    if any(attention_tail(layer) is not None and anatomy.output_bias(layer) is not None for layer in attending):
+        raise UserError(f"{subject.family} norms its heads and a bias together: heads have no edges of their own")
+    require_no_gate_of_the_residual(subject, what)
+
+
 class Edges(NamedTuple):
     """values: [reader, writer, b], summed over positions; NaN where the writer does not come before the reader."""
 
@@ -74,11 +83,7 @@ def edge_attribution(
     output bias, whose part would be nobody's; heads with a gate (GateError), whose reading is no edge; a mixer beside
     heads; an edit around it; a reader that does not exist; prompts of other lengths; fewer than one step.
     """
-    refuse_under_edit(subject, "edge attribution")
-    attending = [subject.layers[i] for i in subject.decoder.attending]
-    if any(attention_tail(layer) is not None and anatomy.output_bias(layer) is not None for layer in attending):
-        raise UserError(f"{subject.family} norms its heads and a bias together: heads have no edges of their own")
-    require_no_gate_of_the_residual(subject, "edge attribution")
+    require_edges(subject, "edge attribution")
     if along not in WAYS:
         raise UserError(f"edge attribution along {along}: one of {', '.join(WAYS)}")
     clean, other = recorded_pair(subject, base, donor, WAYS[along])

@@ -43,7 +43,7 @@ def add_along_inputs(
     """
     whole = bool(obstacle_of(base))
     where = base.everywhere if whole else diverging_positions(base, donor)
-    heard = _heard_by(readers)
+    heard = heard_by(readers)
     slopes = (slopes_of_forward if whole else slopes_at_rows)(base, donor, where, measure, share, heard)
     # One layer's writers at a time: all of them would be as large as a few hundred residual streams.
     _add(
@@ -51,7 +51,7 @@ def add_along_inputs(
         slopes,
         heard,
         readers,
-        _asked(base, where, positions),
+        asked_rows(base, where, positions),
         base.subject.d_model,
         lambda i: _written(base, donor, where, i),
     )
@@ -70,21 +70,23 @@ def add_along_activations(
     base.
     """
     where, writers, begin = diverging_positions(base, donor), list(every_writer(base)), 0
-    asked = _asked(base, where, positions)
+    asked = asked_rows(base, where, positions)
     for start, said in _groups(base, donor, where, share):
-        heard = _heard_by([reader for reader in readers if before(writers[begin], reader, base.subject)])
+        heard = heard_by([reader for reader in readers if before(writers[begin], reader, base.subject)])
         if heard:
             slopes = slopes_from(base, where, measure, start, heard)
             _add(total[:, begin:], slopes, heard, readers, asked, base.subject.d_model, lambda _, said=said: [said])
         begin += len(said)
 
 
-def _heard_by(readers: Sequence[Reader]) -> dict[int, list[Reader]]:
+def heard_by(readers: Sequence[Reader]) -> dict[int, list[Reader]]:
+    """By layer, the lowest first."""
     layers = sorted({reader.layer for reader in readers})
     return {layer: [reader for reader in readers if reader.layer == layer] for layer in layers}
 
 
-def _asked(base: Recording, where: Positions, positions: Bool[Tensor, "b p"]) -> Bool[Tensor, "b s"]:
+def asked_rows(base: Recording, where: Positions, positions: Bool[Tensor, "b p"]) -> Bool[Tensor, "b s"]:
+    """The rows that lie at these positions of the prompts."""
     return where.take(positions.to(where.real.device) & base.mask) & where.real
 
 
@@ -138,12 +140,17 @@ def _written(
 
     until: the layer of the readers, whose own writers are the last that any of them can hear.
     """
-    subject = base.subject
-    yield _apart(where, base.layers[0].resid_pre, donor.layers[0].resid_pre).float()[None]
-    for i, (ours, theirs) in enumerate(zip(base.layers[: until + 1], donor.layers, strict=False)):
-        mlp = _apart(where, ours.site("mlp_out"), theirs.site("mlp_out")).float()
-        mlp = anatomy.times(mlp, anatomy.gain(subject.layers[i], "mlp_out"))
-        yield torch.cat([*_mixed_apart(subject, i, where, ours, theirs), mlp[None]])
+    yield from (written_by_layer(base, donor, where, layer) for layer in range(-1, min(until + 1, len(base.layers))))
+
+
+def written_by_layer(base: Recording, donor: Recording, where: Positions, layer: int) -> Float[Tensor, "writer b s d"]:
+    """The same of one layer: its heads or mixer, then its MLP; of layer −1 the embeddings."""
+    if layer < 0:
+        return _apart(where, base.layers[0].resid_pre, donor.layers[0].resid_pre).float()[None]
+    subject, ours, theirs = base.subject, base.layers[layer], donor.layers[layer]
+    mlp = _apart(where, ours.site("mlp_out"), theirs.site("mlp_out")).float()
+    mlp = anatomy.times(mlp, anatomy.gain(subject.layers[layer], "mlp_out"))
+    return torch.cat([*_mixed_apart(subject, layer, where, ours, theirs), mlp[None]])
 
 
 def _apart(where: Positions, ours: Tensor, theirs: Tensor) -> Tensor:
