@@ -21,7 +21,9 @@ FEW, BETTER, HELPFUL = "few edges", "five gradients", "helpful edges"
 CLAIMED = 0.05
 ENDS = "both ends"
 GIVEN = "the given circuit"
-EDGES = "random edges between the same layers"
+ACTIVATIONS = "5 steps, activations"
+EDGES, NEURONS = "random edges between the same layers", "random neurons of the same writers"
+OF_NEURONS = "circuits of neurons were asked for (--edge_circuits.level): the statement is of edges"
 UNIT = "share of the effect"
 AREAS = {HELP: "CPR", SIZE: "CMD"}
 
@@ -30,7 +32,11 @@ def _scored(rows: Rows, how: How) -> Rows:
     return measured_rows(rows, how.learned.selected_on, "edge_circuits")
 
 
-def _curves(rows: Rows) -> Iterator[tuple[str, str, str, np.ndarray]]:
+def _control(how: How) -> str:
+    return NEURONS if how.learned.width else EDGES
+
+
+def _curves(rows: Rows, random: str) -> Iterator[tuple[str, str, str, np.ndarray]]:
     """Method, ranking, control and m − m₀ [n, shares], the whole model last."""
     whole, none = rows["clean"][:, None], rows["none"][:, None]
     for name in (one for one in rows.values if one.startswith("curve|")):
@@ -39,7 +45,7 @@ def _curves(rows: Rows) -> Iterator[tuple[str, str, str, np.ndarray]]:
     for ranking in RANKINGS:
         mixed = rows[f"random|{ranking}"].mean(1)
         if not np.isnan(mixed).all():
-            yield FIVE, ranking, EDGES, np.concatenate([mixed, whole], 1) - none
+            yield FIVE, ranking, random, np.concatenate([mixed, whole], 1) - none
 
 
 def _span(rows: Rows) -> np.ndarray:
@@ -62,7 +68,7 @@ def _curve(rows: Rows, how: How) -> pd.DataFrame | None:
             ranking=ranking,
             control=control,
         )
-        for method, ranking, control, above in _curves(mine)
+        for method, ranking, control, above in _curves(mine, _control(how))
     ]
     return pd.concat(frames, ignore_index=True)
 
@@ -74,7 +80,7 @@ def _area(rows: Rows, how: How) -> pd.DataFrame | None:
     if not apart(span, groups):
         return None
     found = []
-    for method, ranking, control, above in _curves(mine):
+    for method, ranking, control, above in _curves(mine, _control(how)):
         estimate = _areas(np.concatenate([above, span[:, None]], 1), groups, AREAS[ranking])
         told = {"measure": AREAS[ranking], "method": method, "control": control, "unit": "area"}
         found.append(told | estimate)
@@ -93,7 +99,7 @@ def _of(mean: np.ndarray, name: str) -> float:
 
 
 def _kept(rows: Rows, how: How) -> pd.DataFrame:
-    """What the circuits of each size hold after pruning: edges, heads, MLPs."""
+    """What the circuits of each size hold after pruning: edges (or neurons), heads, MLPs."""
     kinds = [writer[0] for writer in how.learned.writers]
     found = []
     for name, levels in _levels(how):
@@ -101,15 +107,19 @@ def _kept(rows: Rows, how: How) -> pd.DataFrame:
         for place, share in enumerate(SHARES):
             there = levels <= place
             alive = [kind for kind, edges in zip(kinds, there.sum(0), strict=True) if edges]
-            counts = {"edges": int(there.sum()), "heads": alive.count("head"), "MLPs": alive.count("mlp")}
+            counts = {
+                "neurons" if how.learned.width else "edges": int(there.sum()),
+                "heads": alive.count("head"),
+                "MLPs": alive.count("mlp"),
+            }
             told = {"method": method, "ranking": ranking, "share": share}
             found += [told | {"measure": what, "value": count, "unit": "number"} for what, count in counts.items()]
     return pd.DataFrame(found)
 
 
 def _nodes(rows: Rows, how: How) -> pd.DataFrame:
-    """By head the smallest share of edges whose circuit has it, largest |effect| first; 1 where none but the whole."""
-    found = []
+    """By head the smallest share of edges (or neurons) whose circuit has it, largest |effect| first; 1 where none has."""
+    found, of = [], "neurons" if how.learned.width else "edges"
     for name, levels in _levels(how):
         method, ranking = name.split("|", 1)
         if ranking != SIZE:
@@ -118,23 +128,24 @@ def _nodes(rows: Rows, how: How) -> pd.DataFrame:
         for (kind, layer, head), place in zip(how.learned.writers, first, strict=True):
             if kind == "head":
                 share = 1.0 if place == NEVER else SHARES[int(place)]
-                found.append({"layer": layer, "head": head, "value": share, "unit": "share of edges", "method": method})
+                found.append({"layer": layer, "head": head, "value": share, "unit": f"share of {of}", "method": method})
     return pd.DataFrame(found)
 
 
 def _levels(how: How) -> Iterator[tuple[str, np.ndarray]]:
-    shape = (len(how.learned.readers), len(how.learned.writers))
+    shape = (how.learned.width or len(how.learned.readers), len(how.learned.writers))
     for name, text in how.learned.levels.items():
         yield name, unpack(text, shape).numpy()
 
 
 def _tested(rows: Rows, how: How) -> pd.DataFrame:
     mine = _scored(rows, how)
-    groups, span, reason = mine.examples["group"], _span(mine), unsolved(mine)
+    groups, span = mine.examples["group"], _span(mine)
+    reason = OF_NEURONS if how.learned.width else unsolved(mine)
     if not apart(span, groups):
         said = reason or "clean and no edge kept do not differ here: faithfulness is not defined"
         return pd.concat([nothing(name, said) for name in (FEW, BETTER, HELPFUL)], ignore_index=True)
-    curves = {(method, ranking, control): above for method, ranking, control, above in _curves(mine)}
+    curves = {(method, ranking, control): above for method, ranking, control, above in _curves(mine, _control(how))}
     frames = [_few(curves, groups, span, reason), _better(curves, groups, span, reason)]
     return pd.concat([*frames, _helpful(curves, groups, span, reason)], ignore_index=True)
 

@@ -23,7 +23,7 @@ from .. import metrics
 
 SHARES = metrics.MIB_SHARES
 NEVER = 255  # the level of what is in no circuit
-LEVELS, CHOICES = ("edge", "node"), ("top", "greedy")
+LEVELS, CHOICES = ("edge", "node", "neuron"), ("top", "greedy")
 HELP, SIZE = "most helpful first", "largest |effect| first"
 RANKINGS = (HELP, SIZE)
 Choose = Callable[[int], Bool[Tensor, "reader writer"]]
@@ -42,16 +42,24 @@ def graph_of(base: Recording) -> Graph:
     return Graph(list(every_reader(base)), list(every_writer(base)), possible_edges(base), edge_owners(base))
 
 
+def shape_of(graph: Graph, level: str, width: int) -> tuple[int, int]:
+    """Of what is kept or lost: readers, or at "neuron" the residual's coordinates, by writers."""
+    return (width if level == "neuron" else len(graph.readers), len(graph.writers))
+
+
 def levels_of(
     effects: Float[Tensor, "reader writer"], graph: Graph, ranking: str, level: str, choice: str
 ) -> Int[Tensor, "reader writer"]:
     """By edge the first of SHARES whose pruned circuit has it, NEVER for none: circuits grow.
 
     effects: what losing an edge is estimated to do to the measure, NaN where there is none; the most helpful ones are
-    the most negative. level: "edge", or "node" for all edges of a writer together. Counts are MIB's, int(share · all).
+    the most negative. level: "edge", "node" for all edges of a writer together, or "neuron", where effects are [unit,
+    writer] and nothing is pruned. Counts are MIB's, int(share · all).
     """
     absolute = ranking == SIZE
     chosen: Choose
+    if level == "neuron":
+        return _top_levels(effects.abs() if absolute else -effects)
     if level == "node":
         scores = -effects.nansum(0)
         whole, chosen = len(scores), partial(metrics.top_nodes, scores, graph.possible, graph.owners, absolute=absolute)
@@ -62,6 +70,21 @@ def levels_of(
     for place in reversed(range(len(SHARES))):
         levels[chosen(int(SHARES[place] * whole))] = place
     return levels
+
+
+def _top_levels(scores: Float[Tensor, "unit writer"]) -> Int[Tensor, "unit writer"]:
+    order = scores.flatten().argsort(descending=True, stable=True)
+    levels = torch.full((scores.numel(),), NEVER, dtype=torch.uint8)
+    for place in reversed(range(len(SHARES))):
+        levels[order[: int(SHARES[place] * scores.numel())]] = place
+    return levels.reshape(scores.shape)
+
+
+def random_levels(levels: Int[Tensor, "reader writer"], graph: Graph, level: str, draw: int) -> Tensor:
+    """The control of a circuit: `shuffled_levels`; of neurons as many random ones of each writer."""
+    if level != "neuron":
+        return shuffled_levels(levels, graph, draw)
+    return torch.from_numpy(np.random.default_rng(draw).permuted(levels.numpy(), axis=0))
 
 
 def shuffled_levels(levels: Int[Tensor, "reader writer"], graph: Graph, draw: int) -> Int[Tensor, "reader writer"]:
@@ -103,6 +126,8 @@ def save_circuit(path: str | Path, subject: Any, batch: Batch, learned: Any, nam
     `levels`; share: one of SHARES. An edge's score is larger the smaller the circuit that has it. UserError: another
     share or name.
     """
+    if learned.width:
+        raise UserError("a circuit of neurons has no edges to save: run edge_circuits at level edge or node")
     if name not in learned.levels or share not in SHARES:
         raise UserError(f"no circuit {name!r} of {share}: {', '.join(learned.levels)}; {', '.join(map(str, SHARES))}")
     base = record(subject, batch)

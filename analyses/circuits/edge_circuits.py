@@ -21,6 +21,7 @@ from ...probes.intervene.edge_ablation import Written, edge_sweep, mean_written,
 from ...probes.intervene.edge_attribution import BOTH_ENDS, edge_attribution, official_points
 from ...probes.intervene.edge_files import load_edges
 from ...probes.intervene.recording import Recording
+from ...probes.intervene.unit_attribution import unit_attribution
 from ...probes.prompts.batch import Batch
 from ...probes.runs import costs
 from ...probes.runs.results import How
@@ -30,7 +31,8 @@ from ..common.contrast import PARTS, Contrast, contrast, task_rows
 from ..common.selection import chosen_half, measured
 from ..common.tested import judged
 from ._edge_circuit_findings import findings
-from ._edge_circuit_tables import BETTER, CLAIMED, ENDS, FEW, GIVEN, HELPFUL, TABLES
+from ._edge_circuit_methods import methods
+from ._edge_circuit_tables import ACTIVATIONS, BETTER, CLAIMED, ENDS, FEW, GIVEN, HELPFUL, TABLES
 from ._edge_levels import (
     CHOICES,
     LEVELS,
@@ -40,13 +42,14 @@ from ._edge_levels import (
     graph_of,
     levels_of,
     pack,
-    shuffled_levels,
+    random_levels,
+    shape_of,
     unpack,
 )
 
-__all__ = ["TABLES", "claims", "findings"]
+__all__ = ["TABLES", "claims", "findings", "methods"]
 
-VERSION = 1
+VERSION = 2
 QUESTION = "How few edges between heads and MLPs do the task alone, and which gradients find them?"
 PAPER = "arXiv 2403.17806 (EAP-IG), 2310.10348 (edge attribution patching), 2504.13151 (MIB: CPR and CMD)"
 FIT_EXAMPLES = 32
@@ -79,10 +82,12 @@ CLAIMS = (
 
 @dataclass(frozen=True)
 class Options:
-    """level: edges are ranked each by itself, or with all of their writer's ("node"). choice: the top ones, or greedily
-    from the output up. ablated: what speaks at an edge that is lost: the twin's run, the mean over held-out prompts, or
-    nothing. draws: random circuits of each size. official: also five gradients at the official code's points.
-    circuit: a file of EAP-IG's or MIB's format whose scores are run too, "" for none.
+    """level: edges are ranked each by itself, or with all of their writer's ("node"); or the coordinates of what
+    writers say ("neuron", in MIB's sense). choice: the top ones, or greedily from the output up. ablated: what speaks
+    at an edge that is lost: the twin's run, the mean over held-out prompts, or nothing. draws: random circuits of each
+    size. official: also five gradients at the official code's points. activations: also five along what each writer
+    says, for about as many times as long as there are layers. circuit: a file of EAP-IG's or MIB's format whose scores
+    are run too, "" for none.
     """
 
     level: str = "edge"
@@ -90,13 +95,14 @@ class Options:
     ablated: str = "twin"
     draws: int = 2
     official: bool = False
+    activations: bool = False
     circuit: str = ""
 
 
 class Learned(NamedTuple):
     """levels: "method|ranking" -> which circuit is the first to have each edge (`_edge_levels.pack`). writers, readers:
     [kind, layer, head] of the graph's. means: what writers say on average, where they are ablated so. selected_on: the
-    groups that chose.
+    groups that chose. width: of what a writer says, where its coordinates are kept and lost; else 0.
     """
 
     levels: Mapping[str, str] = {}
@@ -104,30 +110,7 @@ class Learned(NamedTuple):
     readers: Sequence[Sequence[Any]] = ()
     means: Sequence[Sequence[Sequence[float]]] = ()
     selected_on: Sequence[str] = ()
-
-
-def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) -> str:
-    """The methods sentence of the page."""
-    spoken = {
-        "twin": "what its writer says in the corrupt twin's run",
-        "mean": "what its writer says on average over held-out prompts and their positions",
-        "nothing": "nothing (zero ablation)",
-    }[options.ablated]
-    ranked = "edges" if options.level == "edge" else "writers, each with all of its edges,"
-    how = "the best ones" if options.choice == "top" else "the best ones into what is there already, from the output up"
-    return (
-        "An edge is the path from embeddings, head or MLP to the own input of a head's query, key or value (keys and "
-        "values that heads share count once), of an MLP, or to the output. In a circuit every reader hears the writers "
-        f"of its kept edges as they now speak, and at every other edge {spoken}; all is computed again from there. "
-        f"{ranked.capitalize()} are ranked by what an edge's loss is estimated to do to answer − twin's answer: the "
-        "change of its writer times the gradient at the reader, one gradient (1 step), the mean of five on the way, or "
-        f"of the clean and the twin's ({ENDS}). Circuits are {how}, pruned of what hears nothing or nobody hears, at "
-        f"the sizes of MIB (from {100 * SHARES[0]:.1f} % of all on). Faithfulness: (m − m₀) / (clean "
-        "− m₀), m₀ with no edge. CPR: area under it over the share, edges that help most first; CMD: area between 1 "
-        f"and it, largest |effect| first. Ranked on held-out examples of {len(learned.selected_on)} groups, of "
-        f"{fitted_on['examples']} examples in all; measured on the other groups. Control: as many random edges between "
-        f"the same two layers and into the same kind of reader, {options.draws} draws."
-    )
+    width: int = 0
 
 
 def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
@@ -142,8 +125,7 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
         graph = graph or graph_of(found.base)
         runs += [found.base] if options.ablated == "mean" else []
         for name, how in _methods(options).items():
-            edges = edge_attribution(subject, found.base, found.donor, measure=found.measure, **how)
-            totals[name] = totals.get(name, torch.zeros(())) + edges.values.sum(-1)
+            totals[name] = totals.get(name, torch.zeros(())) + _effects(subject, found, options, how)
         count += len(batch.examples)
         last = found.base
     assert graph is not None
@@ -157,11 +139,20 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
         for ranking in RANKINGS
     }
     means = _kept(mean_written(subject, runs)) if runs else []
-    return Learned(levels, [[*w] for w in graph.writers], [[*r] for r in graph.readers], means, groups)
+    width = subject.d_model if options.level == "neuron" else 0
+    return Learned(levels, [[*w] for w in graph.writers], [[*r] for r in graph.readers], means, groups, width)
+
+
+def _effects(subject: Any, found: Contrast, options: Options, how: Mapping[str, Any]) -> Tensor:
+    """What losing each edge, or neuron, is estimated to do, summed over examples."""
+    if options.level == "neuron":
+        return unit_attribution(subject, found.base, found.donor, measure=found.measure, **how)
+    return edge_attribution(subject, found.base, found.donor, measure=found.measure, **how).values.sum(-1)
 
 
 def _methods(options: Options) -> dict[str, dict[str, Any]]:
-    more = {_OFFICIAL: {"shares": official_points(5)}} if options.official else {}
+    more: dict[str, dict[str, Any]] = {_OFFICIAL: {"shares": official_points(5)}} if options.official else {}
+    more |= {ACTIVATIONS: {"steps": 5, "along": "activations"}} if options.activations else {}
     return {ONE: {"steps": 1}, FIVE: {"steps": 5}, ENDS: {"shares": BOTH_ENDS}} | more
 
 
@@ -173,8 +164,10 @@ def _require(options: Options) -> None:
     ):
         if given not in known:
             raise UserError(f"--edge_circuits.{name} {given}: one of {', '.join(known)}")
-    if options.level == "node" and options.choice == "greedy":
+    if options.level != "edge" and options.choice == "greedy":
         raise UserError("--edge_circuits.choice greedy: only edges are chosen so; leave --edge_circuits.level at edge")
+    if options.level == "neuron" and (options.activations or options.circuit):
+        raise UserError("--edge_circuits.activations and .circuit are of edges: leave --edge_circuits.level at edge")
 
 
 def _kept(means: Written) -> list[list[list[float]]]:
@@ -205,12 +198,15 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
 def _curves(subject: Any, found: Contrast, how: How) -> dict[str, Tensor]:
     """All circuits in one sweep, equal ones once."""
     graph, learned = graph_of(found.base), how.learned
-    levels = {f"curve|{name}": [unpack(text, graph.possible.shape)] for name, text in learned.levels.items()}
+    level, width = how.options.level, learned.width
+    shape = shape_of(graph, level, width)
+    levels = {f"curve|{name}": [unpack(text, shape)] for name, text in learned.levels.items()}
     for ranking in RANKINGS:
         own = levels[f"curve|{FIVE}|{ranking}"][0]
-        levels[f"random|{ranking}"] = [shuffled_levels(own, graph, draw) for draw in range(how.options.draws)]
+        levels[f"random|{ranking}"] = [random_levels(own, graph, level, draw) for draw in range(how.options.draws)]
     flat = [circuit for several in levels.values() for one in several for circuit in circuits_of(one)]
-    sweep = edge_sweep(subject, found.base, _speaking(subject, found.donor, how), flat, measure=found.measure)
+    speaking = _speaking(subject, found.donor, how)
+    sweep = edge_sweep(subject, found.base, speaking, flat, measure=found.measure, units=level == "neuron")
     values = iter(sweep.values.unflatten(0, (-1, len(SHARES) - 1)))
     donor = sweep.donor
     assert donor is not None

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from ..model.subject import Subject
 
 
-# The way on which gradients are taken, and what both runs are recorded with.
-WAYS = {"inputs": ("z", "mlp_out"), "activations": ("z", "mlp_out", "attn_out")}
+SITES = ("z", "mlp_out")  # what both runs are recorded with
+WAYS = ("inputs", "activations")
 BOTH_ENDS = (0.0, 1.0)  # "clean-corrupted" of hannamw/EAP-IG
 
 
@@ -86,7 +86,7 @@ def edge_attribution(
     require_edges(subject, "edge attribution")
     if along not in WAYS:
         raise UserError(f"edge attribution along {along}: one of {', '.join(WAYS)}")
-    clean, other = recorded_pair(subject, base, donor, WAYS[along])
+    clean, other = recorded_pair(subject, base, donor, SITES)
     if along != "inputs" and (obstacle := obstacle_of(clean)):
         raise UserError(f"edge attribution along {along}: {subject.family}: {obstacle}")
     if beside := [i for i in subject.decoder.attending if clean.layers[i].whole]:

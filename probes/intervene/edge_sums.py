@@ -119,18 +119,12 @@ def _groups(
     first = where.take(base.layers[0].resid_pre)
     yield Start(0, first + (share * embedded[0]).to(first)), embedded
     for i, said in enumerate(layers):
-        ours, theirs = base.layers[i], donor.layers[i]
-        state = where.take(ours.resid_pre)
-        if len(said) > 1:
-            yield Start(i, state, "attn_out", share * _mixers_apart(where, ours, theirs)), said[:-1]
-        yield Start(i, state, "mlp_out", share * _apart(where, ours.site("mlp_out"), theirs.site("mlp_out"))), said[-1:]
-
-
-def _mixers_apart(where: Positions, ours: LayerRecord, theirs: LayerRecord) -> Tensor:
-    """What attention, or the mixer in its place, writes in one run and not in the other, before any multiplier."""
-    if ours.mixed is not None and theirs.mixed is not None:
-        return _apart(where, ours.mixed, theirs.mixed)
-    return _apart(where, ours.site("attn_out"), theirs.site("attn_out"))
+        state = where.take(base.layers[i].resid_pre)
+        for site, some in (("attn_out", said[:-1]), ("mlp_out", said[-1:])):
+            if len(some):
+                # In units of the site, which a multiplier may follow.
+                push = anatomy.times(share * some.sum(0), 1 / anatomy.gain(base.subject.layers[i], site))
+                yield Start(i, state, site, push), some
 
 
 def _written(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..model import anatomy
 from .attribution import frozen_weights, path_shares, recorded_pair
-from .edge_attribution import WAYS, require_edges
+from .edge_attribution import SITES, require_edges
 from .edge_graph import every_reader, every_writer
 from .edge_slopes import slopes_at_rows
 from .edge_slopes_whole import slopes_of_forward
@@ -42,7 +42,7 @@ def unit_attribution(
     `every_writer`; steps, shares and errors as there. Source: hannamw/EAP-IG, `attribute_node(neuron=True)`.
     """
     require_edges(subject, "attribution of neurons")
-    clean, other = recorded_pair(subject, base, donor, WAYS["inputs"])
+    clean, other = recorded_pair(subject, base, donor, SITES)
     total = torch.zeros(subject.d_model, len(list(every_writer(clean))))
     points = path_shares(steps) if shares is None else shares
     with frozen_weights(subject.model):

@@ -24,7 +24,7 @@ def area(rows: pd.DataFrame, _: Tables) -> go.Figure:
 
 
 def nodes(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    return head_map(rows, view="method", unit="share of edges")
+    return head_map(rows, view="method", unit=str(rows["unit"].iloc[0]))
 
 
 def sizes(rows: pd.DataFrame, _: Tables) -> go.Figure:
@@ -34,7 +34,7 @@ def sizes(rows: pd.DataFrame, _: Tables) -> go.Figure:
 
 def _over_shares(figure: go.Figure) -> go.Figure:
     ticks = {"tickvals": [0.001, 0.01, 0.1, 1], "tickformat": "~%"}
-    return figure.update_xaxes(type="log", title_text="share of edges kept (logarithmic)", **ticks)
+    return figure.update_xaxes(type="log", title_text="share kept (logarithmic)", **ticks)
 
 
 def _largest(rows: pd.DataFrame) -> pd.DataFrame:
@@ -45,8 +45,8 @@ def _largest(rows: pd.DataFrame) -> pd.DataFrame:
 
 SEEN = (
     "A circuit keeps so many of the edges between embeddings, heads, MLPs and output; at every other edge the reader "
-    "hears what its writer says elsewhere (in the twin's run, unless the methods say otherwise). Lines: what ranked "
-    "the edges, on other prompts."
+    "hears what its writer says elsewhere (in the twin's run, unless the methods say otherwise). At level neuron it "
+    "keeps so many coordinates of what these write. Lines: what ranked them, on other prompts."
 )
 FIGURES = [
     Drawing(
@@ -83,8 +83,8 @@ FIGURES = [
         {},
         "In how small a circuit each head is",
         nodes,
-        "The smallest share of all edges (largest |effect| first) whose circuit has the head, by what ranked the "
-        "edges.",
+        "The smallest share of all edges, or neurons (largest |effect| first), whose circuit has the head, by what "
+        "ranked them.",
         "Dark: already in small circuits; bright: in large ones alone.",
         select=first_condition,
     ),
@@ -95,7 +95,7 @@ FIGURES = [
         "What circuits hold",
         sizes,
         "Edges, heads and MLPs that are left of so many edges (largest |effect| first) when those that lead nowhere "
-        "are pruned.",
+        "are pruned; at level neuron the neurons, and who has any of them.",
         "",
         "sizes",
         select=_largest,

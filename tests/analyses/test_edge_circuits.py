@@ -10,6 +10,7 @@ import pytest
 import torch
 from crosslens.analyses import metrics
 from crosslens.analyses.circuits import _edge_levels, edge_circuits
+from crosslens.analyses.circuits._edge_circuit_tables import OF_NEURONS
 from crosslens.analyses.circuits._edge_levels import (
     HELP,
     NEVER,
@@ -19,6 +20,7 @@ from crosslens.analyses.circuits._edge_levels import (
     graph_of,
     levels_of,
     pack,
+    random_levels,
     save_circuit,
     shuffled_levels,
     unpack,
@@ -152,11 +154,43 @@ def test_a_whole_run_and_its_ends(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [{"ablated": "mean"}, {"ablated": "nothing"}, {"level": "node"}, {"choice": "greedy"}]
+    "options",
+    [
+        {"ablated": "mean"},
+        {"ablated": "nothing"},
+        {"level": "node"},
+        {"choice": "greedy"},
+        {"activations": True},
+        {"level": "neuron"},
+        {"level": "neuron", "ablated": "mean"},
+    ],
 )
 def test_other_circuits_run(tmp_path, options):
     found, _ = analyse(tmp_path, **options)
     assert len(found["kept"])
+
+
+def test_circuits_of_neurons_are_told_as_such(tmp_path):
+    found, written = analyse(tmp_path, level="neuron")
+    neurons = found["kept"].query("measure == 'neurons' and method == '5 steps'")
+    whole = tiny.subject().d_model * len(written["fitted"]["writers"])
+    assert sorted(neurons["value"]) == sorted([int(share * whole) for share in SHARES] * 2)
+    assert set(found["tested"]["untestable"]) == {OF_NEURONS}
+    learned = edge_circuits.Learned(**{name: written["fitted"][name] for name in edge_circuits.Learned._fields})
+    levels = unpack(learned.levels[f"{FIVE}|{SIZE}"], (learned.width, len(learned.writers)))
+    drawn = random_levels(levels, graph_of(planted_runs()[1][0]), "neuron", 0)
+    assert not torch.equal(drawn, levels)
+    assert torch.equal(drawn.sort(0).values, levels.sort(0).values)  # as many of each writer
+    subject = tiny.subject()
+    with pytest.raises(UserError, match="a circuit of neurons has no edges"):
+        save_circuit(
+            tmp_path / "own.json",
+            subject,
+            subject.batch(contrasts.examples(2, tokenizer=None)),
+            learned,
+            f"{FIVE}|{SIZE}",
+            0.1,
+        )
 
 
 def test_files_of_circuits_go_out_and_in(tmp_path):
@@ -201,12 +235,13 @@ def test_bad_input_is_one_line(tmp_path):
         with pytest.raises(UserError, match=said):
             load_edges(tmp_path / f"{name}.json", base)
     for options in (
-        {"level": "neuron"},
+        {"level": "unit"},
+        {"level": "neuron", "activations": True},
         {"choice": "best"},
         {"ablated": "noise"},
         {"level": "node", "choice": "greedy"},
     ):
         with pytest.raises(UserError, match="edge_circuits"):
             analyse(tmp_path, **options)
-    assert _edge_levels.LEVELS == ("edge", "node")
+    assert _edge_levels.LEVELS == ("edge", "node", "neuron")
     assert subject.n_layers == 2

@@ -9,7 +9,7 @@ import torch
 from crosslens import Subject
 from crosslens.data.errors import UserError
 from crosslens.probes.intervene.edge_ablation import edge_sweep
-from crosslens.probes.intervene.edge_attribution import WAYS, edge_attribution
+from crosslens.probes.intervene.edge_attribution import SITES, edge_attribution
 from crosslens.probes.intervene.edge_graph import every_reader, every_writer
 from crosslens.probes.intervene.recording import record
 
@@ -21,7 +21,7 @@ FAMILIES = ("llama", "gpt2", "gpt_neox", "phi", "gemma2", "llava")
 
 def recorded_twins(family, padding="left"):
     subject = Subject(by_hand.build(family))
-    return subject, *(record(subject, one, WAYS["activations"]) for one in twins(family, padding, late=False))
+    return subject, *(record(subject, one, SITES) for one in twins(family, padding, late=False))
 
 
 @pytest.mark.parametrize("padding", ["left", "right"])
