@@ -118,7 +118,7 @@ def _kept(rows: Rows, how: How) -> pd.DataFrame:
 
 
 def _nodes(rows: Rows, how: How) -> pd.DataFrame:
-    """By head the smallest share of edges (or neurons) whose circuit has it, largest |effect| first; 1 where none has."""
+    """By head the smallest share of edges (neurons) whose circuit has it, largest |effect| first; 1 where none has."""
     found, of = [], "neurons" if how.learned.width else "edges"
     for name, levels in _levels(how):
         method, ranking = name.split("|", 1)
