@@ -34,9 +34,9 @@ def methods(options: Any, learned: Any, fitted_on: Mapping[str, int]) -> str:
         f"of the clean and the twin's ({ENDS}){way}. Circuits are {how}, pruned of what "
         f"hears nothing or nobody hears, at the sizes of MIB (from {100 * SHARES[0]:.1f} % of all on). Faithfulness: "
         "(m − m₀) / (clean − m₀), m₀ with no edge. CPR: area under it over the share, edges that help most first; CMD: "
-        f"area between 1 and it, largest |effect| first. Ranked on held-out examples of {len(learned.selected_on)} groups, of "
-        f"{fitted_on['examples']} examples in all; measured on the other groups. Control: as many random edges between "
-        f"the same two layers and into the same kind of reader, {options.draws} draws."
+        f"area between 1 and it, largest |effect| first. Ranked on held-out examples of {len(learned.selected_on)} "
+        f"groups, of {fitted_on['examples']} examples in all; measured on the other groups. Control: as many random "
+        f"edges between the same two layers and into the same kind of reader, {options.draws} draws."
     )
 
 
