@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..common.findings import Finding, say
+from ..common.findings import Finding, place, say
 from ._shared_head_tables import DEPTH, above_depth
 
 Tables = Mapping[str, pd.DataFrame]
@@ -18,10 +18,10 @@ NUMBERS = "{pair} choose {common:.0f} of {size:.0f} heads in common ({control}: 
 def findings(tables: Tables) -> list[Finding]:
     """Every pair of tasks."""
     shared = tables.get("shared")
-    return [] if shared is None else [_pair(row) for row in shared.to_dict("records")]
+    return [] if shared is None else [_pair(row, tables["heads"]) for row in shared.to_dict("records")]
 
 
-def _pair(row: Mapping[Any, Any]) -> Finding:
+def _pair(row: Mapping[Any, Any], heads: pd.DataFrame) -> Finding:
     again = row["ceiling"]
     return say(
         NUMBERS,
@@ -33,6 +33,7 @@ def _pair(row: Mapping[Any, Any]) -> Finding:
         side="above",
         p_value=float(row["q_value"]),
         untestable=row["untestable"],
+        heads=_common(str(row["pair"]), heads),
         pair=row["pair"],
         common=float(row["common"]),
         size=float(row["heads"]),
@@ -40,3 +41,9 @@ def _pair(row: Mapping[Any, Any]) -> Finding:
         q=float(row["q_value"]),
         again="" if np.isnan(again) else f"; two seeds of one task: {again * row['heads']:.1f}",
     )
+
+
+def _common(pair: str, heads: pd.DataFrame) -> str:
+    """The heads that both tasks choose."""
+    both = {*pair.split(" and ")}
+    return " ".join(place(one) for _, one in heads.iterrows() if both <= {*str(one["tasks"]).split(", ")})
