@@ -33,6 +33,7 @@ LEARNED = STAGES[2:]  # their receivers were chosen on some groups
 
 
 LOGITS, ATTENTION = "direct logit attribution", "attention on "
+ALIKE = "alike|"  # rows of what uniform attention gives a mark
 
 
 UNNAMED = "not testable"  # a head that attends to the answer, of which nobody knows what it writes

@@ -1,0 +1,82 @@
+"""What `recall` found in this model: what movers read, what an MLP copies of them, where b and the last MLP point."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from ..common.findings import Finding, place, rows_with, say, tested
+from ._recall_tested import ATTENTION, COPIED, LAST_MLP, READ, REDIRECTED
+
+Tables = Mapping[str, pd.DataFrame]
+HALF = 0.5  # of what varies, as the claim has it
+
+
+def findings(tables: Tables) -> list[Finding]:
+    """One sentence for each of four claims."""
+    if "tested" not in tables:
+        return []
+    return [_copied(tables), _redirected(tables), _last(tables), _read(tables)]
+
+
+def _movers(tables: Tables) -> str:
+    rows = rows_with(tables.get("heads"), measure=ATTENTION, chosen=True)
+    return " ".join(place(row) for _, row in rows.iterrows())
+
+
+def _copied(tables: Tables) -> Finding:
+    return say(
+        "A late MLP follows the movers: a weighted sum of their outputs tells {value:.0%} {span:.0%} of what varies in "
+        "its own from prompt to prompt; {control}: {beside:.0%}",
+        "It is not shown that a late MLP mostly follows the movers: a weighted sum of their outputs tells {value:.0%} "
+        "{span:.0%} of what varies in its own from prompt to prompt; {control}: {beside:.0%}",
+        **tested(tables, COPIED),
+        about="whether a late MLP follows the movers",
+        figure=_figure(tables, "copied"),
+        threshold=HALF,
+        side="above",
+        heads=_movers(tables),
+    )
+
+
+def _redirected(tables: Tables) -> Finding:
+    numbers = "adds {value:+.2f} {span:.2f} logits to it; {control}: {beside:+.2f}"
+    return say(
+        "What the MLP adds whatever the subject is points to the answer: b " + numbers,
+        "It is not shown that what the MLP adds whatever the subject is points to the answer: b " + numbers,
+        **tested(tables, REDIRECTED),
+        about="where b points",
+        figure=_figure(tables, "redirection"),
+        side="above",
+    )
+
+
+def _last(tables: Tables) -> Finding:
+    numbers = "it adds {value:+.2f} {span:.2f} logits to it; {control}: {beside:+.2f}"
+    return say(
+        "The last MLP works against the answer: " + numbers,
+        "It is not shown that the last MLP works against the answer: " + numbers,
+        **tested(tables, LAST_MLP, "below"),
+        about="what the last MLP writes",
+        figure="direct",
+        side="below",
+    )
+
+
+def _read(tables: Tables) -> Finding:
+    numbers = "they give it {value:.0%} {span:.0%} of the last position's attention; {control}: {beside:.0%}"
+    return say(
+        "Movers look at the subject: " + numbers,
+        "It is not shown that movers look at the subject: " + numbers,
+        **tested(tables, READ),
+        about="what movers look at",
+        figure="heads",
+        side="above",
+        heads=_movers(tables),
+    )
+
+
+def _figure(tables: Mapping[str, Any], name: str) -> str:
+    return name if name in tables else "direct"
