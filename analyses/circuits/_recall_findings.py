@@ -66,7 +66,8 @@ def _last(tables: Tables) -> Finding:
 
 
 def _read(tables: Tables) -> Finding:
-    numbers = "they give it {value:.0%} {span:.0%} of the last position's attention; {control}: {beside:.0%}"
+    numbers = "beyond what uniform attention gives it, they spend {value:.0%} {span:.0%} of the last position's "
+    numbers += "attention on it; {control}: {beside:.0%}"
     return say(
         "Movers look at the subject: " + numbers,
         "It is not shown that movers look at the subject: " + numbers,

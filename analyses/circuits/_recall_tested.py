@@ -52,17 +52,16 @@ def _points(found: Halves, reason: str) -> Iterator[pd.DataFrame]:
 
 
 def _read(rows: Rows, how: How, reason: str) -> Iterator[pd.DataFrame]:
-    """Attention of the movers on the subject, against random heads of their layers and uniform attention."""
+    """Attention of the movers on the subject minus uniform attention, and minus that of random heads."""
     heads, looked = movers_of(how), f"head|{ATTENTION}"
     _, other = halves(rows.examples["group"], how.learned.selected_on)
     if not heads or looked not in rows.values:
         yield nothing(READ, reason or (NO_HEADS if not heads else "the task does not mark the subject"))
         return
     attention, groups = rows[looked][other], rows.examples["group"][other]
-    own = at(attention, heads).mean(1)
-    yield number(READ, own, groups, "attention", untestable=reason)
-    for control, beside in ((HEADS, at_random(attention, heads).mean(1)), (UNIFORM, rows[UNIFORM][other])):
-        yield number(READ, own - beside, groups, "attention", than=control, untestable=reason)
+    own, drawn = at(attention, heads).mean(1), at_random(attention, heads).mean(1)
+    yield number(READ, own - rows[UNIFORM][other], groups, "attention", untestable=reason)
+    yield number(READ, own - drawn, groups, "attention", than=HEADS, untestable=reason)
 
 
 def _doubts(rows: Rows, reason: str) -> Iterator[pd.DataFrame]:

@@ -44,8 +44,8 @@ FIT_EXAMPLES = 48
 CLAIMS = (
     Statement(
         READ,
-        "Movers bring the topic: from the last position they attend to the subject's tokens more than random heads of "
-        "the same layers do, and more than uniform attention gives.",
+        "Movers bring the topic: from the last position they give the subject's tokens more attention than uniform "
+        "attention does (difference above 0), and more than random heads of the same layers do.",
         "arXiv 2403.19521, in its manner; attention stands for what a head carries",
     ),
     Statement(
