@@ -17,6 +17,7 @@ from ._recall_rows import ANSWER, OTHER
 Array = NDArray[np.floating]
 SHUFFLED = "movers of other prompts"
 RELATIONS = "answers of other relations"
+ALONE = "the mean of prompts of its kind"
 MLP, COPY, REST = "the MLP's output", "w · o, the movers' part", "b"
 
 
@@ -53,6 +54,14 @@ def gains(found: Halves, rows: Rows) -> Iterator[tuple[str, Array, Array]]:
     else:
         yield HEADS, np.full(len(whole), np.nan), whole
     yield SHUFFLED, explained_by_others(found.o, found.m, found.prompts, DRAWS), whole
+
+
+def with_offset(found: Halves, rows: Rows) -> Iterator[tuple[str, Array, Array]]:
+    """The same with b counted: Σ m² is then of the whole output, and what b alone tells is the control."""
+    _, own, around = next(gains(found, rows))
+    square = (found.m**2).sum(-1)
+    yield "", square - around + own, square
+    yield ALONE, square - around, square
 
 
 def parts_of_mlp(found: Halves) -> dict[str, Array]:

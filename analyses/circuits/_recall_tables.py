@@ -10,11 +10,12 @@ from ..common.contrast import task_table
 from ..common.frames import by_head, joined, summarise
 from ..common.selection import halves
 from ._recall_fit import weight_intervals
-from ._recall_parts import along, gains, halves_of, movers_of, parts_of_mlp, written_directly
+from ._recall_parts import along, gains, halves_of, movers_of, parts_of_mlp, with_offset, written_directly
 from ._recall_rows import ANSWER, OTHER
 from ._recall_tested import ATTENTION, LOGITS, SHARE, tested_of
 
 DIRECT = "path to the output"
+AROUND, WHOLE = "R²", "R² with b counted"
 
 
 # ---------------------------------------------------------------- movers
@@ -36,14 +37,17 @@ def _heads(rows: Rows, how: How) -> pd.DataFrame:
 
 
 def _copied(rows: Rows, how: How) -> pd.DataFrame | None:
-    """Out-of-sample R²: what the movers tell of the MLP's output beyond what all prompts of a kind have in common."""
+    """Out-of-sample R²: what the movers tell of the MLP's output beyond what all prompts of a kind have in common; and
+    the same with that counted as well.
+    """
     found = halves_of(rows, how)
     if found is None:
         return None
     scored, groups = ~found.prompts.fitted, found.scored.examples["group"]
     return joined(
-        summarise(gained[scored], groups, {}, SHARE, denominators=whole[scored], control=control, measure="R²")
-        for control, gained, whole in gains(found, rows)
+        summarise(gained[scored], groups, {}, SHARE, denominators=whole[scored], control=control, measure=measure)
+        for measure, made in ((AROUND, gains), (WHOLE, with_offset))
+        for control, gained, whole in made(found, rows)
     )
 
 

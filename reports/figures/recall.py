@@ -22,7 +22,7 @@ def figures(tables: Tables) -> dict[str, go.Figure]:
 
 def copied(rows: pd.DataFrame, _: Tables) -> go.Figure:
     named = rows.assign(heads=rows["control"].where(rows["control"] != "", "the movers"), control="")
-    return dots(named, "heads", zero=True, x_title="R² on other groups")
+    return dots(named, "heads", panel="measure", zero=True)
 
 
 def redirection(rows: pd.DataFrame, _: Tables) -> go.Figure:
@@ -64,10 +64,12 @@ FIGURES = [
         copied,
         "Out-of-sample R² of: the MLP's output at the last position ≈ Σ w · (output of each mover) + b. w, a number "
         "for each mover, and b, a vector for each relation and template, come from one half of the groups, R² from the "
-        "other; it counts what differs from the mean of prompts of its kind. The other lines are controls, fitted "
-        "anew: random heads of the same layers, and the movers' outputs at prompts about other subjects.",
+        "other. R² counts what differs from the mean of prompts of its kind; beside it stand controls, fitted anew: "
+        "random heads of the same layers, and the movers' outputs at prompts about other subjects. With b counted it "
+        "is of the whole output, and the control is that mean alone.",
         "1: the MLP's output is a weighted sum of theirs. 0: they tell nothing that the mean of prompts of that kind "
-        "does not tell; below 0: worse than that mean.",
+        "does not tell; below 0: worse than that mean. With b counted a high R² says little by itself: compare it with "
+        "the mean's.",
         interval="Whiskers",
         select=first_condition,
         claims=("the MLP follows the movers",),
