@@ -26,30 +26,39 @@ def _movers(tables: Tables) -> str:
     return " ".join(place(row) for _, row in rows.iterrows())
 
 
+def _late(tables: Tables) -> str:
+    """The layer of the MLP that is regressed; without one nothing is said of it."""
+    rows = rows_with(tables.get("copied"))
+    return str(int(rows["layer"].iloc[0])) if len(rows) else ""
+
+
 def _copied(tables: Tables) -> Finding:
+    numbers = "a weighted sum of their outputs tells {value:.1%} {span:.1%} of what varies in its own from prompt to "
+    numbers += "prompt; {control}: {beside:.1%}"
     return say(
-        "A late MLP follows the movers: a weighted sum of their outputs tells {value:.0%} {span:.0%} of what varies in "
-        "its own from prompt to prompt; {control}: {beside:.0%}",
-        "It is not shown that a late MLP mostly follows the movers: a weighted sum of their outputs tells {value:.0%} "
-        "{span:.0%} of what varies in its own from prompt to prompt; {control}: {beside:.0%}",
+        "The MLP of layer {late} follows the movers: " + numbers,
+        "It is not shown that the MLP of layer {late} mostly follows the movers: " + numbers,
         **tested(tables, COPIED),
         about="whether a late MLP follows the movers",
         figure=_figure(tables, "copied"),
         threshold=HALF,
         side="above",
         heads=_movers(tables),
+        late=_late(tables),
     )
 
 
 def _redirected(tables: Tables) -> Finding:
-    numbers = "adds {value:+.2f} {span:.2f} logits to it; {control}: {beside:+.2f}"
+    numbers = "b adds {value:+.2f} {span:.2f} logits to it; {control}: {beside:+.2f}"
     return say(
-        "What the MLP adds whatever the subject is points to the answer: b " + numbers,
-        "It is not shown that what the MLP adds whatever the subject is points to the answer: b " + numbers,
+        "What the MLP of layer {late} adds whatever the subject is points to the answer: " + numbers,
+        "It is not shown that what the MLP of layer {late} adds whatever the subject is points to the answer: "
+        + numbers,
         **tested(tables, REDIRECTED),
         about="where b points",
         figure=_figure(tables, "redirection"),
         side="above",
+        late=_late(tables),
     )
 
 

@@ -44,8 +44,11 @@ def _copied(rows: Rows, how: How) -> pd.DataFrame | None:
     if found is None:
         return None
     scored, groups = ~found.prompts.fitted, found.scored.examples["group"]
+    layer = how.learned.mlp
     return joined(
-        summarise(gained[scored], groups, {}, SHARE, denominators=whole[scored], control=control, measure=measure)
+        summarise(gained[scored], groups, {}, SHARE, denominators=whole[scored], control=control).assign(
+            layer=layer, measure=measure
+        )
         for measure, made in ((AROUND, gains), (WHOLE, with_offset))
         for control, gained, whole in made(found, rows)
     )

@@ -666,10 +666,12 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "not read": case(partial(lofit.tables_of, neutral=False), "what learned offsets do to neutral", UNTESTABLE),
     },
     "recall": {
-        "follows": case(recall.tables_of, "A late MLP follows the movers", FOUND),
+        "follows": case(recall.tables_of, "The MLP of layer 2 follows the movers", FOUND),
         "another input": case(partial(recall.tables_of, copies=0.0), "mostly follows the movers", OPEN),
         "points": case(recall.tables_of, "whatever the subject is points to the answer", FOUND),
-        "nowhere": case(partial(recall.tables_of, points=0.0), "It is not shown that what the MLP adds", OPEN),
+        "nowhere": case(
+            partial(recall.tables_of, points=0.0), "It is not shown that what the MLP of layer 2 adds", OPEN
+        ),
         "doubts": case(recall.tables_of, "The last MLP works against the answer", FOUND),
         "sure": case(partial(recall.tables_of, doubt=-1.0), "It is not shown that the last MLP works", OPEN),
         "looks": case(recall.tables_of, "Movers look at the subject", FOUND),
