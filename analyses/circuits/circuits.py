@@ -7,7 +7,7 @@ gradient estimates agree with the exact effects. Where asked for, two stages far
 heads that the movers hear, and to the keys and values of the heads that those hear. Heads are chosen on one half of the
 groups and measured on the other.
 
-Tables: task, effects, circuit, needed, agreement, stability, tested.
+Tables: task, effects, circuit, needed, looked, agreement, stability, tested.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from ._movers import heard_by, listed, movers, parts_of, queries_of
 
 __all__ = ["TABLES", "claims", "findings"]
 
-VERSION = 5
+VERSION = 6
 QUESTION = "Which heads and MLPs carry the task, and what does each of them do?"
 PAPER = "arXiv 2310.08744 (circuit component reuse), arXiv 2211.00593 (path patching)"
 FIT_EXAMPLES = 32
