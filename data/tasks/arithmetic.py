@@ -1,4 +1,4 @@
-"""Addition, or subtraction"""
+"""Arithmetic"""
 
 from __future__ import annotations
 
