@@ -19,6 +19,7 @@ from ..common.frames import head_axes, summarise
 from ..common.selection import at, at_random, halves, measured
 from ..common.tested import nothing, number, share_above
 from ._held import held_by, needed
+from ._looked_tables import looked
 
 EXACT, DIRECT, MOVERS = "patched at the last position", "path to the output", "path to the movers' queries"
 
@@ -33,6 +34,7 @@ LEARNED = STAGES[2:]  # their receivers were chosen on some groups
 
 
 LOGITS, ATTENTION = "direct logit attribution", "attention on "
+ALIKE = "alike|"  # rows of what uniform attention gives a mark
 
 
 UNNAMED = "not testable"  # a head that attends to the answer, of which nobody knows what it writes
@@ -175,6 +177,11 @@ def _needed(rows: Rows, how: How) -> pd.DataFrame | None:
     return needed(rows, how, f"head|{EXACT}")
 
 
+def _looked(rows: Rows, how: How) -> pd.DataFrame | None:
+    """What the heads patched at the last position look at."""
+    return looked(rows, how, f"head|{EXACT}", f"head|{ATTENTION}", ALIKE)
+
+
 def _movers(rows: Rows, how: How, reason: str) -> list[pd.DataFrame]:
     """Attention on the answer's token of the heads that help, and the same minus that of random heads."""
     chosen, other = halves(rows.examples["group"], how.learned.selected_on)
@@ -196,6 +203,7 @@ TABLES = {
     "effects": (_all_effects, ("part", "measure", "p_value", "normalized")),
     "circuit": (_circuit, ("measure", "stage", "rank", "name", "chosen_on")),
     "needed": (_needed, ("share", "heads")),
+    "looked": (_looked, ("measure",)),
     "agreement": (_agreement, ("part", "estimate", "measure")),
     "stability": (_stability, ("half", "measure", "reliability")),
     "tested": (_tested, ("claim", "than", "untestable")),

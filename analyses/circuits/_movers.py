@@ -18,13 +18,20 @@ def listed(heads: Sequence[Sequence[int]]) -> str:
     return ", ".join(f"{layer}.{head}" for layer, head in heads) or "none"
 
 
-def movers(subject: Any, batches: Sequence[Batch], count: int) -> list[list[int]]:
-    """The heads of largest |effect| on the path to the output, as [layer, head]."""
+def movers(
+    subject: Any, batches: Sequence[Batch], count: int, *, until: int | None = None, helping: bool = False
+) -> list[list[int]]:
+    """The heads of largest |effect| on the path to the output, as [layer, head]. until: only up to this layer.
+    helping: only heads that the answer loses by.
+    """
     effects = []
     for batch in batches:
         found = contrast(subject, batch)
         effects.append(path_sweep(subject, found.base, found.donor, measure=found.measure).effects)
-    return _strongest(torch.cat(effects), count)
+    by_head = torch.cat(effects)
+    if until is not None:
+        by_head[:, until + 1 :] = 0
+    return _strongest(by_head, count, helping)
 
 
 def heard_by(

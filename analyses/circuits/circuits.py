@@ -7,7 +7,7 @@ gradient estimates agree with the exact effects. Where asked for, two stages far
 heads that the movers hear, and to the keys and values of the heads that those hear. Heads are chosen on one half of the
 groups and measured on the other.
 
-Tables: task, effects, circuit, needed, agreement, stability, tested.
+Tables: task, effects, circuit, needed, looked, agreement, stability, tested.
 """
 
 from __future__ import annotations
@@ -22,23 +22,22 @@ from torch import Tensor
 from ...data.errors import UserError
 from ...probes.intervene.direct_attribution import direct_attribution
 from ...probes.intervene.paths import path_sweep
-from ...probes.observe.tracing import Layer, tracing
 from ...probes.prompts.batch import Batch
 from ...probes.runs import costs
-from ...probes.runs.results import How, stack_layers
-from .. import metrics
+from ...probes.runs.results import How
 from ..common.agreement import ESTIMATES, exact_and_estimates
 from ..common.claims import Claim, Statement
 from ..common.contrast import PARTS, contrast, task_rows
 from ..common.selection import chosen_half
 from ..common.tested import judged
 from ._circuit_findings import findings
-from ._circuit_tables import ATTENTION, DIRECT, EXACT, KEYS_VALUES, LOGITS, MOVERS, TABLES, VALUES
+from ._circuit_tables import ALIKE, ATTENTION, DIRECT, EXACT, KEYS_VALUES, LOGITS, MOVERS, TABLES, VALUES
+from ._looked import attention_on_marks, uniform_on_marks
 from ._movers import heard_by, listed, movers, parts_of, queries_of
 
 __all__ = ["TABLES", "claims", "findings"]
 
-VERSION = 5
+VERSION = 6
 QUESTION = "Which heads and MLPs carry the task, and what does each of them do?"
 PAPER = "arXiv 2310.08744 (circuit component reuse), arXiv 2211.00593 (path patching)"
 FIT_EXAMPLES = 32
@@ -195,20 +194,11 @@ def _written(subject: Any, found: Any, base: Any) -> dict[str, Tensor]:
 
 
 def _attention(subject: Any, batch: Batch) -> dict[str, Tensor]:
-    """Attention of the last position on every mark, [b, layer, head]; NaN in layers without heads."""
-    marks: list[Mapping[str, Tensor | None]] = []
-
-    def keep(layer: Layer) -> None:
-        if not layer.attends:
-            marks.append(dict.fromkeys(batch.marks))
-            return
-        pattern = layer.pattern(batch.last[:, None])
-        on = {name: metrics.attention_share(pattern, where.to(pattern.device)) for name, where in batch.marks.items()}
-        marks.append({name: share[..., 0].cpu() for name, share in on.items()})
-
-    with tracing(subject, keep):
-        subject.forward(batch)
-    return {f"head|{ATTENTION}{name}": found for name, found in stack_layers(marks).items()}
+    """Attention of the last position on every mark, [b, layer, head], and what uniform attention gives it, [b]."""
+    on, alike = attention_on_marks(subject, batch), uniform_on_marks(batch)
+    return {f"head|{ATTENTION}{name}": found for name, found in on.items()} | {
+        f"{ALIKE}{name}": found for name, found in alike.items()
+    }
 
 
 def row_size(subject: Any, positions: int, options: Options) -> int:

@@ -82,6 +82,10 @@ def attention(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
     return dots(looked.assign(mark="on the " + mark), "label", by="mark", zero=True)
 
 
+def looked(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    return dots(rows.assign(mark="the " + rows["measure"]), "mark", zero=True)
+
+
 def mlps(rows: pd.DataFrame, _: Tables) -> go.Figure:
     zero = [(0.0, "", "")]
     return lines(helps(rows), "layer", by="measure", y_title="logits towards the answer", reference=zero)
@@ -209,6 +213,21 @@ FIGURES = [
         "heads were not chosen on.",
         "A head far to the right looks at that token and at little else.",
         interval="Whiskers",
+        select=first_condition,
+    ),
+    Drawing(
+        "looked",
+        "looked",
+        {},
+        "What the strongest heads look at, beside others",
+        looked,
+        "Attention of the last position on the named tokens, mean over the heads of largest effect at the last "
+        "position (of one half of the groups; the attention is the other half's).",
+        "Right of both ticks: these heads look at that token more than other heads of their layers do, and more than "
+        "a head that looks at all tokens alike.",
+        theme="attention",
+        interval="Whiskers",
+        control="Grey ticks",
         select=first_condition,
     ),
     Drawing(

@@ -12,6 +12,7 @@ EDITED = {
     "faithfulness": ("effects", "positions"),
     "information_flow": ("flows", "stages"),
     "overlap": ("maps", "scatter"),
+    "recall": ("heads",),
 }
 
 

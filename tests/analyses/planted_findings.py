@@ -54,6 +54,7 @@ from .claims import (
     overlap,
     patchscope,
     probing,
+    recall,
     redundancy,
     relations,
     repairs,
@@ -675,6 +676,19 @@ CASES_OF: dict[str, dict[str, Case]] = {
             "which heads a and b choose in common",
             UNTESTABLE,
         ),
+    },
+    "recall": {
+        "follows": case(recall.tables_of, "The MLP of layer 2 follows the movers", FOUND),
+        "another input": case(partial(recall.tables_of, copies=0.0), "mostly follows the movers", OPEN),
+        "points": case(recall.tables_of, "whatever the subject is points to the answer", FOUND),
+        "nowhere": case(
+            partial(recall.tables_of, points=0.0), "It is not shown that what the MLP of layer 2 adds", OPEN
+        ),
+        "doubts": case(recall.tables_of, "The last MLP works against the answer", FOUND),
+        "sure": case(partial(recall.tables_of, doubt=-1.0), "It is not shown that the last MLP works", OPEN),
+        "looks": case(recall.tables_of, "Movers look at the subject", FOUND),
+        "elsewhere": case(partial(recall.tables_of, looks=0.05), "It is not shown that movers look", OPEN),
+        "at chance": case(recall.not_solved, "whether a late MLP follows the movers", UNTESTABLE),
     },
     "highlighting": {
         "helps": case(highlighting.tables_of, "Highlighting the right words in chosen heads helps", FOUND),

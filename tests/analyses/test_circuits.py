@@ -11,7 +11,9 @@ import torch
 from crosslens import capture
 from crosslens.analyses import metrics
 from crosslens.analyses.circuits import _circuit_tables, circuits
+from crosslens.analyses.circuits._looked import uniform_on_marks
 from crosslens.analyses.common.claims import HOLDS, UNTESTABLE
+from crosslens.analyses.common.controls import HEADS, UNIFORM
 from crosslens.analyses.common.selection import halves
 from crosslens.data.errors import UserError
 from crosslens.probes.intervene.measures import logit_difference
@@ -22,6 +24,7 @@ from crosslens.probes.runs.run import Settings, run
 
 from ..helpers import contrasts, tiny
 from ..helpers.makers import tables_from
+from ..probes.test_families import assert_close
 from .claims import circuits as claims_of
 
 
@@ -264,3 +267,20 @@ def test_mistakes_are_one_line(tmp_path, change, said):
     with pytest.raises(UserError, match=said) as error:
         analyse(tmp_path, make=changed(change))
     assert "\n" not in str(error.value)
+
+
+def test_what_the_strongest_heads_look_at_stands_beside_others_and_uniform_attention():
+    rows = claims_of.rows()
+    table = tables_from(circuits, rows)["looked"].set_index("control")["value"]
+    looked = rows[f"head|{claims_of.ON_ANSWER}"]
+    assert table[""] == pytest.approx(looked[:, *claims_of.CARRIER].mean(), abs=0.01)
+    assert table[HEADS] == pytest.approx(0.06, abs=0.01)
+    assert table[UNIFORM] == pytest.approx(0.1)
+
+
+def test_uniform_attention_on_a_mark_is_its_share_of_the_visible_tokens():
+    subject = tiny.subject()
+    batch = subject.batch(contrasts.examples(4, tokenizer=None), padding="left")
+    found = uniform_on_marks(batch)
+    for name, where in batch.marks.items():
+        assert_close(found[name], where.sum(1) / batch.mask.sum(1), name)

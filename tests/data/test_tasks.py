@@ -28,7 +28,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 QA = [(ioi, {}), (colored_objects, {}), (colored_objects, {"shots": 2}), (facts, {}), (induction, {})]
-DIGITS = [(greater_than, {}), (arithmetic, {}), (arithmetic, {"digits": 2, "shots": 1})]
+DIGITS = [
+    (greater_than, {}),
+    (arithmetic, {}),
+    (arithmetic, {"digits": 2, "shots": 1}),
+    (arithmetic, {"operation": "subtraction"}),
+]
 ALL = [*QA, *DIGITS, (passages, {"tokens": 200}), (texts, {"tokens": 32}), (repeats, {"times": 20})]
 some = settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -344,6 +349,24 @@ def test_arithmetic(tokenizer, options, n_digits):
             assert prompt.answer == str(sum(map(int, last[:-1].split("+"))))[0]
 
 
+@pytest.mark.parametrize(("options", "n_digits"), [({"digits": 1}, 1), ({"digits": 2, "shots": 3}, 2)])
+def test_subtraction(tokenizer, options, n_digits):
+    for e in arithmetic.examples(tokenizer=tokenizer, operation="subtraction", **options):
+        for prompt in (e, e.corrupt):
+            *shown, last = prompt.text.split("\n")
+            a, b = map(int, last[:-1].split("-"))
+            for line in [*shown, f"{last}{a - b}"]:
+                (first, second), right = (line.split("=")[0].split("-"), line.split("=")[1])
+                assert int(first) - int(second) == int(right) >= 0
+                assert len(first) == len(second) == len(right) == n_digits
+                assert all(x >= y for x, y in zip(first, second, strict=True)), "nothing is borrowed"
+            assert prompt.answer == str(a - b)[0]
+            assert marked(prompt, "operator") == ["-"]
+            assert marked(prompt, "first") == [last[0]]
+            assert marked(prompt, "second") == [last.split("-")[1][0]]
+        assert e.answer != e.corrupt.answer == e.wrong[0]
+
+
 def test_induction(tokenizer):
     for e in induction.examples(tokenizer=tokenizer):
         for prompt in (e, e.corrupt):
@@ -364,7 +387,10 @@ def test_joined_digits_are_refused(task):
         task.examples(tokenizer=PreTrainedTokenizerFast(tokenizer_object=bpe))
 
 
-@pytest.mark.parametrize(("task", "options"), [(arithmetic, {"digits": 3}), (induction, {"length": 2})])
+@pytest.mark.parametrize(
+    ("task", "options"),
+    [(arithmetic, {"digits": 3}), (arithmetic, {"operation": "division"}), (induction, {"length": 2})],
+)
 def test_options_that_cannot_be(tokenizer, task, options):
     with pytest.raises(UserError):
         task.examples(tokenizer=tokenizer, **options)

@@ -31,6 +31,7 @@ def rows(seed: int = 0, n: int = 60, n_groups: int = 20, *, null: bool = False) 
         f"head|{_circuit_tables.DIRECT}": values["direct"],
         f"head|{_circuit_tables.LOGITS}": -values["direct"],
         f"head|{ON_ANSWER}": attention,
+        f"{_circuit_tables.ALIKE}indirect_object": np.full(n, 0.1),
         f"mlp|{_circuit_tables.EXACT}": values["exact"][..., 0],
     }
     return Rows(examples, parts | guesses | solved(rng, n))
