@@ -44,10 +44,10 @@ def picture_maps(
     return sized(figure, 330 * grid_of(count)[0], 900)
 
 
-def word_pictures(frame: pd.DataFrame, pictures: pd.DataFrame) -> go.Figure:
+def word_pictures(frame: pd.DataFrame, pictures: pd.DataFrame, unit: str = "probability") -> go.Figure:
     """The likeliest word of every image token, over its picture; buttons choose the picture, a slider the state.
 
-    frame: example state row column rank token value (a probability). pictures: example png, and question and answer
+    frame: example state row column rank token value (0…1, in `unit`). pictures: example png, and question and answer
     where they are known: a title over each. One trace a state holds all pictures side by side, and the buttons move the
     window over them. It begins with the last state.
     """
@@ -57,7 +57,7 @@ def word_pictures(frame: pd.DataFrame, pictures: pd.DataFrame) -> go.Figure:
     figure = go.Figure()
     states = _few(sorted(int(state) for state in frame["state"].unique()), len(frame[frame["rank"] == 1]))
     for state in states:
-        for trace in _words(frame[frame["state"] == state], state == states[-1]):
+        for trace in _words(frame[frame["state"] == state], state == states[-1], unit):
             figure.add_trace(trace)
     windows = []
     for example, png, title in zip(pictures["example"], pictures["png"], _titles(pictures), strict=True):
@@ -102,8 +102,8 @@ def _few(states: list, cells: int) -> list:
     return [states[i] for i in np.unique(np.linspace(0, len(states) - 1, keep).round().astype(int))]
 
 
-def _words(rows: pd.DataFrame, visible: bool) -> list[Any]:
-    """The veil with the probabilities, and the words, of one state; nothing between the pictures."""
+def _words(rows: pd.DataFrame, visible: bool, unit: str) -> list[Any]:
+    """The veil with the values, and the words, of one state; nothing between the pictures."""
     rows = rows.sort_values("rank")
     best = rows[rows["rank"] == 1]
     words = rows.groupby(["row", "at"])["token"].agg(lambda of: ", ".join(f"“{token_label(t)}”" for t in of))
@@ -111,8 +111,8 @@ def _words(rows: pd.DataFrame, visible: bool) -> list[Any]:
     z, said = np.full(shape, None, dtype=object), np.full(shape, None, dtype=object)
     for row, at, value in zip(best["row"], best["at"], digits(best["value"]), strict=True):
         z[row, at], said[row, at] = value, words[row, at]
-    hover = f"row %{{y}}<br>%{{customdata}}<br><b>%{{z:{FORMAT}}}</b> probability of the first<extra></extra>"
-    bar = {"title": {"text": "probability", "side": "top", "font": {"size": 11.5}}, "thickness": 12, "outlinewidth": 0}
+    hover = f"row %{{y}}<br>%{{customdata}}<br><b>%{{z:{FORMAT}}}</b> {unit} of the first<extra></extra>"
+    bar = {"title": {"text": unit, "side": "top", "font": {"size": 11.5}}, "thickness": 12, "outlinewidth": 0}
     look = {"colorscale": VEIL, "zmin": 0, "zmax": 1, "colorbar": bar, "xgap": 1, "ygap": 1, "hoverongaps": False}
     told = {"customdata": said.tolist(), "hovertemplate": hover, "visible": visible}
     veil = go.Heatmap(z=z.tolist(), x=list(range(shape[1])), y=list(range(shape[0])), **look, **told)
