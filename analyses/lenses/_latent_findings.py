@@ -22,7 +22,7 @@ def _more(tables: Mapping[str, pd.DataFrame]) -> Finding:
         "{gap_span:+.0%}",
         f"It is not shown that words in context name more of what image tokens show: {numbers} {{gap_span:+.0%}}",
         about="whether words in context name what image tokens show",
-        figure="named",
+        figure=_figure("named", tables),
         side="above",
         **tested(tables, NAMES_MORE),
     )
@@ -34,7 +34,7 @@ def _most(tables: Mapping[str, pd.DataFrame]) -> Finding:
         f"Most image tokens lie nearest to a word for what they show: {numbers}",
         f"It is not shown that most image tokens lie nearest to a word for what they show: {numbers}",
         about="whether most image tokens are told by words",
-        figure="controls",
+        figure=_figure("controls", tables),
         side="above",
         threshold=0.5,
         **tested(tables, MOST),
@@ -53,3 +53,8 @@ def _inputs(tables: Mapping[str, pd.DataFrame]) -> Finding:
         threshold=0.5,
         **tested(tables, MIDDLE),
     )
+
+
+def _figure(name: str, tables: Mapping[str, pd.DataFrame]) -> str:
+    """The figure that shows it; where nothing is known of any thing, the first that there is."""
+    return name if "named" in tables else "layers"
