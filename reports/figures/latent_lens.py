@@ -10,8 +10,8 @@ from .drawing import Drawing, Tables, draw_all, first_condition
 
 LATENT, VOCABULARY, SHUFFLED = "contextual words", "vocabulary lens", "shuffled image tokens"
 STATE_0 = (
-    "State 0 is what the projector puts in. That of the subject `scenes` was taught to put in the embeddings of colour, "
-    "shape, a place and shape again: with it .75 is all that can be named, at state 0 by construction."
+    "State 0 is what the projector puts in. That of the subject `scenes` was taught to put in the embeddings of "
+    "colour, shape, a place and shape again: with it .75 is all that can be named, at state 0 by construction."
 )
 
 
