@@ -29,10 +29,12 @@ def shares(rows: pd.DataFrame, _: Tables) -> go.Figure:
 
 
 def layers(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    """States from left to right, the layers of the nearest words upwards; random vectors below."""
-    rows = first_condition(rows)
-    shown = rows.assign(of=rows["control"].replace("", "image tokens"))
-    return heat_map(shown.assign(control=""), "state", "word_layer", panel="of", scale=(0, 1), unit="share of tokens")
+    """States from left to right, the layers of the nearest words upwards; random vectors below. Both in steps."""
+    rows = first_condition(rows).sort_values(["control", "state", "word_layer"])
+    shown = rows.assign(of=rows["control"].replace("", "image tokens"), control="")
+    shown = shown.assign(state=shown["state"].astype(str), word_layer="layer " + shown["word_layer"].astype(str))
+    figure = heat_map(shown, "state", "word_layer", panel="of", scale=(0, 1), unit="share of tokens")
+    return figure.update_xaxes(type="category").update_yaxes(title_text="nearest word of")
 
 
 def hubs(rows: pd.DataFrame, _: Tables) -> go.Figure:
@@ -66,7 +68,7 @@ def _words(tables: Tables) -> dict[str, go.Figure]:
     rows = rows.astype({"row": int, "column": int}).drop_duplicates(keys)
     parts = {"seen": SEEN, "read": READ, "sample": f"n\u00a0=\u00a0{len(shown)}, chosen by place: an illustration."}
     title, caption = "The word in context that each patch of a picture lies nearest to", " ".join(parts.values())
-    figure = word_pictures(rows, shown, unit="cosine")
+    figure = word_pictures(rows, shown, unit="cosine", middle=True)
     return {"words": captioned(figure, title, caption, "words", {"lens": LATENT}, theme="main", **parts)}
 
 
