@@ -16,9 +16,9 @@ STATE_0 = (
 
 
 def figures(tables: Tables) -> dict[str, go.Figure]:
-    """Shares by lens, their controls, words over the first pictures, layers; hubs and distances in a fold."""
+    """Shares by lens, words over the first pictures, layers; more controls, hubs and distances in folds."""
     drawn = draw_all(FIGURES, tables)
-    first = {name: figure for name, figure in drawn.items() if name in ("named", "controls")}
+    first = {name: figure for name, figure in drawn.items() if name == "named"}
     return {**first, **_words(tables), **drawn}
 
 
@@ -102,8 +102,9 @@ FIGURES = [
         "The same share for the nearest words in context.",
         "A solid line above all dotted ones: these tokens point to the words of this object. Random vectors mix the "
         "picture's own tokens and so keep some of its words.",
-        interval="Bands",
-        control="Dotted",
+        "controls",
+        "Bands",
+        "Dotted",
         claims=("most tokens named",),
     ),
     Drawing(
