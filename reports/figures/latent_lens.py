@@ -32,8 +32,8 @@ def layers(rows: pd.DataFrame, _: Tables) -> go.Figure:
     """States from left to right, the layers of the nearest words upwards; random vectors below. Both in steps."""
     rows = first_condition(rows).sort_values(["control", "state", "word_layer"])
     shown = rows.assign(of=rows["control"].replace("", "image tokens"), control="")
-    shown = shown.assign(state=shown["state"].astype(str), word_layer="layer " + shown["word_layer"].astype(str))
-    figure = heat_map(shown, "state", "word_layer", panel="of", scale=(0, 1), unit="share of tokens")
+    shown = shown.assign(token_state=shown["state"].astype(str), word_layer="layer " + shown["word_layer"].astype(str))
+    figure = heat_map(shown, "token_state", "word_layer", panel="of", scale=(0, 1), unit="share of tokens")
     return figure.update_xaxes(type="category").update_yaxes(title_text="nearest word of")
 
 
