@@ -92,7 +92,11 @@ class Learned(NamedTuple):
 
 
 def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
-    """Collect the bank, or find it. UserError: an option below 1, a corpus without whole words."""
+    """Collect the bank, or find it. UserError: an option below 1, a model without pictures, a corpus without words."""
+    if not subject.tower_fault and subject.vision is None:
+        raise UserError(
+            f"{subject.name} has no vision tower: latent_lens needs a vision-language model (--subject scenes)"
+        )
     for name in ("texts", "occurrences", "each", "words"):
         if getattr(options, name) < 1:
             raise UserError(f"--latent_lens.{name} {getattr(options, name)}: at least 1 is needed")

@@ -156,7 +156,7 @@ def test_bad_input_is_named(tmp_path):
     words = Example("words", "w", (Segment("text", "w1 w2"),))
     with pytest.raises(UserError, match="example words has no image tokens: latent_lens"):
         analyse(subject(), tmp_path, task(words))
-    with pytest.raises(UserError, match="has no image tokens"):
+    with pytest.raises(UserError, match="tiny-llama has no vision tower: latent_lens"):
         analyse(tiny.subject(), tmp_path, tiny.task())
     with pytest.raises(UserError, match=r"--latent_lens\.each 0"):
         analyse(subject(), tmp_path, options=latent_lens.Options(each=0))
