@@ -67,6 +67,7 @@ from .modality import (
     visual_text_ratio,
     visual_votes,
 )
+from .nearest import centred_directions, like_states, word_similarity
 from .neurons import (
     activation_energy,
     active_neurons,

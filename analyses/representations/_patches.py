@@ -8,7 +8,7 @@ from zlib import crc32
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...data.example import Example
@@ -16,6 +16,7 @@ from ...data.tasks.scenes import things_of
 from ...data.world.world import COLOURS, SHAPES
 from ...probes.prompts.batch import Batch
 from ...probes.prompts.geometry.views import Picture
+from ..common.boxes_on_maps import lies
 
 WORDS = {"colour": [*COLOURS], "shape": [*SHAPES]}
 OF_A_PATCH = 5  # numbers
@@ -54,7 +55,7 @@ def patches(batch: Batch, count: int) -> Patches:
 
 def _fill(made: Patches, row: int, example: Example, picture: Picture, start: int) -> None:
     boxes = [box for several in example.boxes.values() for box in several]
-    within, touched = _lies(picture, boxes)
+    within, touched = lies(picture, boxes)
     cells = _drawn(within.any(0), ~touched.any(0), example.id, made.positions.shape[1])
     n = len(cells)
     made.size[row] = torch.tensor(picture.shape)
@@ -67,17 +68,6 @@ def _fill(made: Patches, row: int, example: Example, picture: Picture, start: in
         if over:
             told = WORDS["colour"].index(over[0].colour), WORDS["shape"].index(over[0].shape)
             made.thing[row, at] = torch.tensor(told, dtype=torch.float32)
-
-
-def _lies(picture: Picture, boxes: list) -> tuple[Bool[Tensor, "box cell"], Bool[Tensor, "box cell"]]:
-    """Whether each cell's middle lies in each box, and whether the cell touches it."""
-    edges = torch.zeros(*picture.shape, 4, dtype=torch.float64)
-    for view in picture.mapped:
-        edges[view.row : view.row + view.rows, view.column : view.column + view.columns] = view.boxes
-    left, top, right, bottom = edges.flatten(0, 1).unbind(-1)
-    x, y = (left + right) / 2, (top + bottom) / 2
-    a, b, c, d = torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4, 1).unbind(1)
-    return (a <= x) & (x < c) & (b <= y) & (y < d), (left < c) & (a < right) & (top < d) & (b < bottom)
 
 
 def _drawn(inside: Tensor, outside: Tensor, name: str, count: int) -> Int[Tensor, " n"]:

@@ -44,20 +44,23 @@ def picture_maps(
     return sized(figure, 330 * grid_of(count)[0], 900)
 
 
-def word_pictures(frame: pd.DataFrame, pictures: pd.DataFrame) -> go.Figure:
+def word_pictures(
+    frame: pd.DataFrame, pictures: pd.DataFrame, unit: str = "probability", middle: bool = False
+) -> go.Figure:
     """The likeliest word of every image token, over its picture; buttons choose the picture, a slider the state.
 
-    frame: example state row column rank token value (a probability). pictures: example png, and question and answer
+    frame: example state row column rank token value (0…1, in `unit`). pictures: example png, and question and answer
     where they are known: a title over each. One trace a state holds all pictures side by side, and the buttons move the
-    window over them. It begins with the last state.
+    window over them. It begins with the last state, or with the middle one.
     """
     shapes = frame.groupby("example")[["row", "column"]].max() + 1
     starts = dict(zip(shapes.index, np.cumsum([0, *(shapes["column"] + 1)]).tolist(), strict=False))
     frame = frame.assign(at=frame["column"] + frame["example"].map(starts))
     figure = go.Figure()
     states = _few(sorted(int(state) for state in frame["state"].unique()), len(frame[frame["rank"] == 1]))
+    first = states[len(states) // 2 if middle else -1]
     for state in states:
-        for trace in _words(frame[frame["state"] == state], state == states[-1]):
+        for trace in _words(frame[frame["state"] == state], state == first, unit):
             figure.add_trace(trace)
     windows = []
     for example, png, title in zip(pictures["example"], pictures["png"], _titles(pictures), strict=True):
@@ -70,7 +73,7 @@ def word_pictures(frame: pd.DataFrame, pictures: pd.DataFrame) -> go.Figure:
     figure.update_xaxes(range=windows[0]["xaxis.range"], constrain="domain", **BARE)
     figure.update_yaxes(range=windows[0]["yaxis.range"], scaleanchor="x", constrain="domain", **BARE)
     head = HEAD if len(windows) > 1 else HEAD // 2
-    figure.update_layout(template=TEMPLATE, margin={"r": 90, "t": head}, sliders=[_slider(states)])
+    figure.update_layout(template=TEMPLATE, margin={"r": 90, "t": head}, sliders=[_slider(states, first)])
     if len(windows) > 1:
         figure.update_layout(updatemenus=[_picker(windows)])
     return sized(figure, SIDE + 124 + head, 560)
@@ -102,8 +105,8 @@ def _few(states: list, cells: int) -> list:
     return [states[i] for i in np.unique(np.linspace(0, len(states) - 1, keep).round().astype(int))]
 
 
-def _words(rows: pd.DataFrame, visible: bool) -> list[Any]:
-    """The veil with the probabilities, and the words, of one state; nothing between the pictures."""
+def _words(rows: pd.DataFrame, visible: bool, unit: str) -> list[Any]:
+    """The veil with the values, and the words, of one state; nothing between the pictures."""
     rows = rows.sort_values("rank")
     best = rows[rows["rank"] == 1]
     words = rows.groupby(["row", "at"])["token"].agg(lambda of: ", ".join(f"“{token_label(t)}”" for t in of))
@@ -111,8 +114,8 @@ def _words(rows: pd.DataFrame, visible: bool) -> list[Any]:
     z, said = np.full(shape, None, dtype=object), np.full(shape, None, dtype=object)
     for row, at, value in zip(best["row"], best["at"], digits(best["value"]), strict=True):
         z[row, at], said[row, at] = value, words[row, at]
-    hover = f"row %{{y}}<br>%{{customdata}}<br><b>%{{z:{FORMAT}}}</b> probability of the first<extra></extra>"
-    bar = {"title": {"text": "probability", "side": "top", "font": {"size": 11.5}}, "thickness": 12, "outlinewidth": 0}
+    hover = f"row %{{y}}<br>%{{customdata}}<br><b>%{{z:{FORMAT}}}</b> {unit} of the first<extra></extra>"
+    bar = {"title": {"text": unit, "side": "top", "font": {"size": 11.5}}, "thickness": 12, "outlinewidth": 0}
     look = {"colorscale": VEIL, "zmin": 0, "zmax": 1, "colorbar": bar, "xgap": 1, "ygap": 1, "hoverongaps": False}
     told = {"customdata": said.tolist(), "hovertemplate": hover, "visible": visible}
     veil = go.Heatmap(z=z.tolist(), x=list(range(shape[1])), y=list(range(shape[0])), **look, **told)
@@ -122,14 +125,14 @@ def _words(rows: pd.DataFrame, visible: bool) -> list[Any]:
     return [veil, text]
 
 
-def _slider(states: list) -> dict[str, Any]:
+def _slider(states: list, first: int) -> dict[str, Any]:
     """A step per state, which shows its two traces and hides the others."""
     steps = [
         {"method": "restyle", "label": str(s), "args": ["visible", [other == s for other in states for _ in range(2)]]}
         for s in states
     ]
     current = {"prefix": f"{axis_title('state')}: ", "font": {"size": 13, "color": INK}}
-    return {"active": len(states) - 1, "steps": steps, "currentvalue": current, "pad": {"t": 20}}
+    return {"active": states.index(first), "steps": steps, "currentvalue": current, "pad": {"t": 20}}
 
 
 def _picker(windows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from .words import task_words
 ORDER = (
     *("subject_card", "sinks", "head_divergence"),
     *("lenses", "learned_lenses", "jacobian_lens", "patchscope", "group_lens", "number_spectrum"),
-    *("image_lens", "module_lens"),
+    *("image_lens", "latent_lens", "module_lens"),
     *("information_flow", "routes", "edges", "edge_circuits", "logit_attribution", "circuits", "faithfulness"),
     *("overlap", "steering", "repairs"),
 )

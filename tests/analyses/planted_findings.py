@@ -41,6 +41,7 @@ from .claims import (
     influence,
     information_flow,
     jacobian_lens,
+    latent_lens,
     layer_similarity,
     learned_lenses,
     lenses,
@@ -85,12 +86,13 @@ OPTIONS: dict[str, Any] = {
     "directions": directions.OPTIONS,
     "edge_circuits": edge_circuits.OPTIONS,
     "number_spectrum": number_spectrum.OPTIONS,
+    "latent_lens": latent_lens.OPTIONS,
 }
 
 
 def learned(analysis: str) -> dict[str, Any]:
     known = {"edges": edges.LEARNED, "faithfulness": faithfulness.LEARNED, "neurons": neurons.LEARNED}
-    known |= {"edge_circuits": edge_circuits.LEARNED}
+    known |= {"edge_circuits": edge_circuits.LEARNED, "latent_lens": latent_lens.LEARNED}
     return (known | {"dictionaries": dictionaries.LEARNED}).get(analysis, {})
 
 
@@ -331,6 +333,16 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "likely": case(group_lens.tables_of, "In the middle states 8", FOUND),
         "any list": case(partial(group_lens.tables_of, twins=0.8), "It is not shown that the middle states", OPEN),
         "English": case(partial(group_lens.tables_of, english_prompts=True), "which language likely", UNTESTABLE),
+    },
+    "latent_lens": {
+        "named": case(latent_lens.tables_of, "The nearest words in context name", FOUND),
+        "any choice": case(partial(latent_lens.tables_of, same=0.85), "It is not shown that words in context", OPEN),
+        "unknown": case(partial(latent_lens.tables_of, known=False), "whether words in context name", UNTESTABLE),
+        "most": case(latent_lens.tables_of, "Most image tokens lie nearest to a word", FOUND),
+        "any picture": case(partial(latent_lens.tables_of, image=0.85), "It is not shown that most image", OPEN),
+        "nothing": case(partial(latent_lens.tables_of, known=False), "whether most image tokens", UNTESTABLE),
+        "middle": case(latent_lens.tables_of, "What the projector puts in lies nearest", FOUND),
+        "any vector": case(partial(latent_lens.tables_of, random=0.95), "It is not shown that what the proj", OPEN),
     },
     "image_lens": {
         "its object": case(partial(of_image_lens, 0.8, 0.3), "Image tokens decode to their object inside", FOUND),
