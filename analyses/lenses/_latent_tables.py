@@ -37,10 +37,10 @@ CONTROLS = {
 WITHOUT = "no thing is known whose colour or shape is a word of the bank"
 
 
-def states_of(how: How, count: int) -> np.ndarray:
+def states_of(how: How, count: int) -> list[int]:
     """The states read: the first, the bank's, the last. The last layer's output has the number behind its input's."""
     layers = how.learned.layers
-    return np.array([0, *layers, layers[-1] + 1])[:count]
+    return [0, *layers, layers[-1] + 1][:count]
 
 
 def _named(rows: Rows, how: How) -> pd.DataFrame | None:
@@ -117,7 +117,7 @@ def _words(rows: Rows, how: How) -> pd.DataFrame:
         example, state, place, rank = (axis.ravel() for axis in np.indices(ids.shape))
         width, cell = np.where(columns > 0, columns, np.nan)[example], rows["cell"][chosen][example, place]
         names: dict[str, Any] = {"example": rows.examples["id"].to_numpy()[chosen][example], "place": place}
-        names |= {"state": states_of(how, ids.shape[1])[state], "row": cell // width, "column": cell % width}
+        names |= {"state": np.array(states_of(how, ids.shape[1]))[state], "row": cell // width, "column": cell % width}
         names |= {"rank": rank + 1, "lens": lens, "value": values.ravel(), "unit": "cosine" if lens == LATENT else ""}
         there = ~np.isnan(ids.ravel())
         frame = pd.DataFrame(names)[there]

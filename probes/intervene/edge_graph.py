@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from jaxtyping import Bool
+from torch import Tensor
 
 from ..model import anatomy
 from .edge_slopes import Reader

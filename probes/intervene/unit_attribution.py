@@ -17,7 +17,7 @@ from .edge_slopes import slopes_at_rows
 from .edge_slopes_whole import slopes_of_forward
 from .edge_sums import asked_rows, heard_by, written_by_layer
 from .measures import Measure
-from .positions import diverging_positions
+from .positions import Positions, diverging_positions
 from .proofs import obstacle_of
 from .recording import Recording
 from .sweep import Inputs
@@ -70,7 +70,7 @@ def _at(base: Recording, donor: Recording, measure: Measure, share: float) -> Fl
 
 
 def _by_part(
-    base: Recording, donor: Recording, where: object, measure: Measure, share: float, whole: bool
+    base: Recording, donor: Recording, where: Positions, measure: Measure, share: float, whole: bool
 ) -> dict[int, tuple[Tensor, Tensor]]:
     """By layer the gradients at all that its attention (or mixer) reads together, and at what its MLP reads; behind the
     last layer that of the output.
