@@ -35,7 +35,8 @@ from crosslens.analyses.attention import attention_profile, sinks
 from crosslens.analyses.attention._modality_rows import shares
 from crosslens.analyses.common.contrast import contrast
 from crosslens.analyses.common.descent import Descent, frozen
-from crosslens.analyses.flow import head_divergence
+from crosslens.analyses.flow import head_divergence, routes
+from crosslens.analyses.flow._route_rows import route_rows
 from crosslens.analyses.lenses import _attention_lens, _tuned_lens, lenses
 from crosslens.analyses.neurons import neurons
 from crosslens.analyses.redundancy import redundancy
@@ -443,6 +444,18 @@ def bench_edges() -> None:
     }
     pair, five, circuits = (np.median(t) for t in interleaved(works, min(ROUNDS, 5)).values())
     print(f"  five steps × {five / pair:.1f} pairs (limit 12); a circuit × {circuits / 5 / pair:.2f} pairs, proofs too")
+
+
+def bench_routes() -> None:
+    """The route of a prompt and its control, in forwards of the same prompts; the limit is 3 a prompt."""
+    subject = load("smollm2", check=False)
+    batch = subject.batch(ioi.examples(16, tokenizer=subject.tokenizer), bos=ioi.BOS)
+    works = {
+        "plain forward": plain(subject, batch),
+        "routes and their control": partial(route_rows, subject, batch, routes.Options(causal=False)),
+    }
+    forward, found = (np.median(t) for t in interleaved(works, min(ROUNDS, 5)).values())
+    print(f"  × {found / forward:.1f} forwards, for two routes a prompt")
 
 
 def _with_backward(subject: Any, batch: Any) -> None:
