@@ -75,7 +75,7 @@ FIGURES = [
         "‖A‖, the norm of the scale that is learned for a head's output z, which becomes (1 + A) ⊙ z: one number for "
         "each head and seed of training, without an interval. The few largest are the chosen heads (columns chosen and "
         "chosen_by_second of the table).",
-        "Dark in both panels: training finds that head whatever it begins with. Steps are alike for all heads, so that "
+        "Bright in both panels: training finds that head whatever it begins with. Steps are alike for all heads, so that "
         "small differences say little.",
         select=first_condition,
     ),
@@ -86,8 +86,8 @@ FIGURES = [
         "How many chosen heads are the same",
         overlap,
         "Share of the chosen heads that two choices have in common: two seeds of training, and the largest by ‖A‖ and "
-        "by ‖A ⊙ z‖ of one. Grey: what sets with as many heads in every layer share by chance, with 95 % of its exact "
-        "distribution.",
+        "by ‖A ⊙ z‖ of one. The grey tick is what sets with as many heads in every layer share by chance on average, its "
+        "whisker 95 % of that distribution (exact).",
         "Right of the grey whisker: the same heads are found again, and not the same layers alone.",
         control="Grey ticks",
         select=first_condition,
@@ -101,6 +101,7 @@ FIGURES = [
         neutral,
         "Loss of passages of novels with each edit at every position, minus that of the model as it is.",
         "Near 0: what was learned for the task leaves other text alone.",
+        theme="neutral text",
         interval="Whiskers",
         control="Grey ticks",
         claims=("neutral text stays",),
@@ -127,7 +128,7 @@ FIGURES = [
         moved,
         "‖A ⊙ z‖, the norm of what the first seed's scale adds to a head's output, mean over the prompt's positions "
         "and the examples.",
-        "‖A‖ does not see how large z is: heads that are dark here and not there are scaled little and moved far.",
+        "‖A‖ does not see how large z is: heads that are bright here and dark there are scaled little and moved far.",
         theme="heads moved",
         select=first_condition,
     ),

@@ -35,8 +35,8 @@ FIGURES = [
         {},
         "How many chosen heads two tasks share",
         shared,
-        "Share of the heads chosen for one task that are chosen for the other as well. Grey: what sets with as many "
-        "heads in every layer share by chance, with 95 % of its exact distribution.",
+        "Share of the heads chosen for one task that are chosen for the other as well. The grey tick is what sets with as "
+        "many heads in every layer share by chance on average, its whisker 95 % of that distribution (exact).",
         "Right of the grey whisker: the tasks choose the same heads, and not the same layers alone. The table's column "
         "ceiling is what two trainings on one task share, where heads are trained.",
         control="Grey ticks",
@@ -50,7 +50,7 @@ FIGURES = [
         "Which heads the tasks choose",
         heads,
         "How many of the tasks choose each head; the table names them.",
-        "The darkest are chosen for most tasks; the first figure says whether that is more than chance.",
+        "The brightest are chosen for most tasks; the first figure says whether that is more than chance.",
         select=first_condition,
     ),
 ]
