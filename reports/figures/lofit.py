@@ -72,10 +72,10 @@ FIGURES = [
         {"measure": "‖A‖"},
         "How far training scales each head",
         heads,
-        "‖A‖, the norm of the scale that is learned for a head's output z, which becomes (1 + A) ⊙ z: one number for "
-        "each head and seed of training, without an interval. The few largest are the chosen heads (columns chosen and "
-        "chosen_by_second of the table).",
-        "Bright in both panels: training finds that head whatever it begins with. Steps are alike for all heads, so that "
+        "‖A‖, the norm of the scale that is learned for a head's output z, which becomes (1 + A) ⊙ z: one number "
+        "for each head and seed of training, without an interval. The few largest are the chosen heads (columns "
+        "chosen and chosen_by_second of the table).",
+        "Bright in both panels: training finds that head whatever it begins with. Steps are alike for all heads: "
         "small differences say little.",
         select=first_condition,
     ),
@@ -85,9 +85,9 @@ FIGURES = [
         {},
         "How many chosen heads are the same",
         overlap,
-        "Share of the chosen heads that two choices have in common: two seeds of training, and the largest by ‖A‖ and "
-        "by ‖A ⊙ z‖ of one. The grey tick is what sets with as many heads in every layer share by chance on average, its "
-        "whisker 95 % of that distribution (exact).",
+        "Share of the chosen heads that two choices have in common: two seeds of training, and the largest by ‖A‖ "
+        "and by ‖A ⊙ z‖ of one. The grey tick is what sets with as many heads in every layer share by chance on "
+        "average, its whisker 95 % of that distribution (exact).",
         "Right of the grey whisker: the same heads are found again, and not the same layers alone.",
         control="Grey ticks",
         select=first_condition,

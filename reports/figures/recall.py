@@ -125,7 +125,7 @@ FIGURES = [
         "Which heads look at the subject",
         looks,
         "Attention of the last position on the subject's tokens, on the same prompts.",
-        "Dark in both maps: the head looks at the subject and brings what the answer needs.",
+        "Far from 0 in both maps: the head looks at the subject and brings what the answer needs.",
         theme="movers",
         select=first_condition,
         claims=("movers read the subject",),

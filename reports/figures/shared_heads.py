@@ -35,8 +35,9 @@ FIGURES = [
         {},
         "How many chosen heads two tasks share",
         shared,
-        "Share of the heads chosen for one task that are chosen for the other as well. The grey tick is what sets with as "
-        "many heads in every layer share by chance on average, its whisker 95 % of that distribution (exact).",
+        "Share of the heads chosen for one task that are chosen for the other as well. The grey tick is what sets "
+        "with as many heads in every layer share by chance on average, its whisker 95 % of that distribution "
+        "(exact).",
         "Right of the grey whisker: the tasks choose the same heads, and not the same layers alone. The table's column "
         "ceiling is what two trainings on one task share, where heads are trained.",
         control="Grey ticks",
