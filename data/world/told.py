@@ -1,0 +1,63 @@
+"""Scenes without a second picture: the same scene told in words, and another question about the same scene."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+from ..errors import UserError
+from ..templates import Spans
+from .questions import Question, answer, ask, named_things
+from .world import Scene, Thing
+
+# What words tell: which things there are, in which colours; neither places, nor faintness, nor size.
+TOLD = ("colour", "shape", "existence", "coloured_existence", "pope_random", "pope_popular", "pope_adversarial")
+ALONE = ("count", "caption")  # kinds that have one question
+BEFORE = "Image: "
+TWINS, FORMS = ("image", "question"), ("image", "words")
+TRIES = 64
+
+
+def told(scene: Scene, asked: list[Thing]) -> tuple[str, Spans]:
+    """ "Image: a red circle, an orange star.", and where the asked and the other things stand, as boxes are called."""
+    text, spans = BEFORE, {}
+    for i, (thing, name) in enumerate(named_things(scene)):
+        text += ", " * (i > 0)
+        mark = "asked_object" if thing in asked else "other_objects"
+        spans.setdefault(mark, []).append((len(text), len(text) + len(name)))
+        text += name
+    return text + ".", spans
+
+
+def other_question(
+    question: Question, scene: Scene, rng: random.Random, length: Callable[[str], int]
+) -> Question | None:
+    """Another question of the kind about the same scene, as long and with another answer; None where there is none."""
+    for _ in range(TRIES):
+        other = ask(question.kind, scene, rng)
+        if other is None or answer(other, scene) == answer(question, scene):
+            continue
+        if length(other.text()[0]) == length(question.text()[0]):
+            return other
+    return None
+
+
+def require_told(kinds: Sequence[str], twin: str, form: str) -> None:
+    """UserError: an unknown twin or form, or a kind that has none such."""
+    for what, given, known in (("twin", twin, TWINS), ("form", form, FORMS)):
+        if given not in known:
+            raise UserError(f"scenes: no {what} {given!r}; there are {', '.join(known)}")
+    if twin == "question" and (alone := [kind for kind in kinds if kind in ALONE]):
+        raise UserError(f"scenes: {alone[0]} has one question alone, so no twin=question: leave it out of kinds")
+    if form == "words" and (more := [kind for kind in kinds if kind not in TOLD]):
+        raise UserError(f"scenes: form=words does not tell what {more[0]} asks for; kinds are {', '.join(TOLD)}")
+
+
+def _chosen(given: str | Sequence[str], known: Sequence[str], what: str, *beside: str) -> list[str]:
+    """The names that are given; "all": the known ones, without those beside them."""
+    names = given.split("+") if isinstance(given, str) else list(given)
+    names = list(known) if names == ["all"] else names
+    for name in names:
+        if name not in (*known, *beside):
+            raise UserError(f"scenes: no {what} {name!r}; there are {', '.join((*known, *beside))}, or all")
+    return names
