@@ -84,6 +84,16 @@ class _Maker(NamedTuple):
         return len(text.split()) if self.tokenizer is None else token_count(self.tokenizer, text)
 
 
+def _chosen(given: str | Sequence[str], known: Sequence[str], what: str, *beside: str) -> list[str]:
+    """The names that are given; "all": the known ones, without those beside them."""
+    names = given.split("+") if isinstance(given, str) else list(given)
+    names = list(known) if names == ["all"] else names
+    for name in names:
+        if name not in (*known, *beside):
+            raise UserError(f"scenes: no {what} {name!r}; there are {', '.join((*known, *beside))}, or all")
+    return names
+
+
 def _example(id: str, kind: str, scenes: Iterator[Scene], make: _Maker) -> Example:
     for scene in scenes:
         # The three POPE sets ask for the same things where they ask for what is there.

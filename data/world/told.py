@@ -51,13 +51,3 @@ def require_told(kinds: Sequence[str], twin: str, form: str) -> None:
         raise UserError(f"scenes: {alone[0]} has one question alone, so no twin=question: leave it out of kinds")
     if form == "words" and (more := [kind for kind in kinds if kind not in TOLD]):
         raise UserError(f"scenes: form=words does not tell what {more[0]} asks for; kinds are {', '.join(TOLD)}")
-
-
-def _chosen(given: str | Sequence[str], known: Sequence[str], what: str, *beside: str) -> list[str]:
-    """The names that are given; "all": the known ones, without those beside them."""
-    names = given.split("+") if isinstance(given, str) else list(given)
-    names = list(known) if names == ["all"] else names
-    for name in names:
-        if name not in (*known, *beside):
-            raise UserError(f"scenes: no {what} {name!r}; there are {', '.join((*known, *beside))}, or all")
-    return names
