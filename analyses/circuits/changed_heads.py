@@ -81,8 +81,8 @@ def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) ->
         "this loses, in logits, where the twin's z stands in the place of its own: at the last position, or on the "
         "path to the output alone with every other head held. Both models get the same prompts; the change is this "
         f"model's effect minus that of {beside}, example by example. Two halves: the same difference between halves of "
-        "the groups in one model, the larger of both models. p of a head: signs flipped by groups, the largest |t| over "
-        "all heads."
+        "the groups in one model, the larger of both models. p of a head: signs flipped by groups, the largest |t| "
+        "over all heads."
     )
 
 
