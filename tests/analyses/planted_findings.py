@@ -39,6 +39,7 @@ from .claims import (
     head_divergence,
     highlighting,
     image_lens,
+    image_paths,
     influence,
     information_flow,
     jacobian_lens,
@@ -529,6 +530,19 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "estimates": case(influence.tables_of, "First-order estimates of masking can be read here", FOUND),
         "blind": case(
             partial(influence.tables_of, told=False), "First-order estimates of masking are to be read", OPEN
+        ),
+    },
+    "image_paths": {
+        "text": case(image_paths.tables_of, "The heads that write the answer hear the others at the text", FOUND),
+        "picture": case(
+            partial(image_paths.tables_of, picture=3.0), "It is not shown that the heads that write the answer", OPEN
+        ),
+        "chance": case(
+            partial(image_paths.tables_of, right=0.2), "where the answer's heads hear the others", UNTESTABLE
+        ),
+        "before": case(image_paths.tables_of, "Attention at the picture's tokens acts", FOUND),
+        "behind": case(
+            partial(image_paths.tables_of, early=4), "It is not shown that attention at the picture's tokens", OPEN
         ),
     },
     "information_flow": {
