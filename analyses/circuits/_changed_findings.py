@@ -62,14 +62,16 @@ def _few(tables: Tables) -> Finding:
 
 
 def _most(tables: Tables) -> list[Finding]:
-    """The largest change among all heads, its p corrected for all of them."""
+    """The largest change among the heads whose p, corrected for all of them, is small; among all where none is."""
     rows = rows_with(tables.get("heads"), measure=EXACT)
     if rows.empty:
         return []
-    row = rows.iloc[int(rows["value"].abs().argmax())]
+    sure = rows[rows["p_value"] <= 0.05]
+    some = sure if len(sure) else rows
+    row = some.iloc[int(some["value"].abs().argmax())]
     return [
         say(
-            "Head {head} changed most: it gives the answer's lead {here:+.2f} logits here and {there:+.2f} in the "
+            "{count:.0f} of {all:.0f} heads changed, {head} the most of them: it gives the answer's lead {here:+.2f} logits here and {there:+.2f} in the "
             "other model (change {value:+.2f} {span:+.2f}; {control}: {beside:+.2f})",
             "No head's change stands out among all: the largest is that of {head}, {value:+.2f} logits {span:+.2f} "
             "({control}: {beside:+.2f})",
@@ -80,6 +82,8 @@ def _most(tables: Tables) -> list[Finding]:
             p_value=float(row["p_value"]),
             heads=place(row),
             head=place(row),
+            count=float(len(sure)),
+            all=float(len(rows)),
             here=float(row["here"]),
             there=float(row["there"]),
             margin=_beside(rows, row),

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..errors import UserError
 from ..example import Example, Objects, Segment
-from ..templates import require_equal_length, token_count
+from ..templates import require_equal_length
 from ..world import world
-from ..world.questions import KINDS, NUMBERS, POPE, WORDS, Question, answer, ask, asked_things, twin
+from ..world.questions import KINDS, NUMBERS, POPE, WORDS, Question, answer, ask, asked_things
 from ..world.render import render
-from ..world.told import other_question, require_told, told
+from ..world.told import Made, require_told, told, twin_of, with_choices
 from ..world.world import DIFFICULTIES, SIDE, TINY, Scene, Thing
 
 VERSION = 1
@@ -36,6 +36,7 @@ def examples(
     size: int = SIDE,
     twin: str = "image",
     form: str = "image",
+    choices: bool = False,
 ) -> list[Example]:
     """Questions about scenes, kinds and difficulties in turn (default n = 400).
 
@@ -45,7 +46,9 @@ def examples(
     cropped (`crop_and_ask`). twin: what the corrupt twin has another of, "image" or "question" (of the same kind, about
     the same scene, as long and with another answer). form: "words" tells the scene in place of the image, "Image: a red
     circle, an orange star.", with marks `asked_object` and `other_objects` where the things stand.
-    UserError: no such one of these, a negative seed, a kind that has one question or asks for what words do not tell.
+    choices: the question ends with the answer and the twin's, "Select one: blue, red.", in an order by chance, with
+    marks `true_option` and `false_option`. UserError: no such one of these, a negative seed, a kind that has one
+    question or asks for what words do not tell.
     Answers, space in front, are one token of SmolLM2's tokenizer, except the captions'. Wrong: the other possible
     answers, the corrupt twin's first; none beside it for captions. Corrupt, by default: the same question about
     the same scene with one thing changed. Group: the scene; the kinds of one round share it where it allows them all.
@@ -60,8 +63,8 @@ def examples(
         raise UserError(f"scenes: seed {seed} is negative")
     if split not in world.SPLITS:
         raise UserError(f"scenes: no split {split!r}; there are {', '.join(world.SPLITS)}")
-    require_told(kinds, twin, form)
-    make = _Maker(tokenizer, size, twin, form)
+    require_told(kinds, twin, form, choices=choices)
+    make = Made(tokenizer, size, twin, form, choices)
     cells = [(kind, level) for level in difficulties for kind in kinds]
     made = []
     for i in range(DEFAULT_N if n is None else n):
@@ -69,19 +72,6 @@ def examples(
         scenes = _scenes(split, seed, i // len(cells), level)
         made.append(_example(f"scenes-{split}-{seed}-{i:05d}", kind, scenes, make))
     return made
-
-
-class _Maker(NamedTuple):
-    """How the prompts of a run are made."""
-
-    tokenizer: Any
-    size: int
-    twin: str
-    form: str
-
-    def length(self, text: str) -> int:
-        """In tokens; in words where no tokenizer is given."""
-        return len(text.split()) if self.tokenizer is None else token_count(self.tokenizer, text)
 
 
 def _chosen(given: str | Sequence[str], known: Sequence[str], what: str, *beside: str) -> list[str]:
@@ -94,29 +84,24 @@ def _chosen(given: str | Sequence[str], known: Sequence[str], what: str, *beside
     return names
 
 
-def _example(id: str, kind: str, scenes: Iterator[Scene], make: _Maker) -> Example:
+def _example(id: str, kind: str, scenes: Iterator[Scene], make: Made) -> Example:
     for scene in scenes:
         # The three POPE sets ask for the same things where they ask for what is there.
         rng = random.Random(f"{scene.key} {'pope' if kind in POPE else kind}")
         question = ask(kind, scene, rng)
-        pair = None if question is None else _twin(question, scene, rng, make)
+        pair = None if question is None else twin_of(question, scene, rng, make)
         if question is not None and pair is not None:
             return _paired(id, (question, scene), pair, make)
     raise AssertionError("endless")
 
 
-def _twin(question: Question, scene: Scene, rng: random.Random, make: _Maker) -> tuple[Question, Scene] | None:
-    """What the corrupt twin asks, and about which scene; None where the scene allows none."""
-    if make.twin == "image":
-        return question, twin(question, scene, rng)
-    other = other_question(question, scene, rng, make.length)
-    return None if other is None else (other, scene)
-
-
-def _paired(id: str, own: tuple[Question, Scene], pair: tuple[Question, Scene], make: _Maker) -> Example:
+def _paired(id: str, own: tuple[Question, Scene], pair: tuple[Question, Scene], make: Made) -> Example:
     """The example with its twin; in words both have to have as many tokens."""
-    corrupt = prompt(f"{id}-corrupt", *pair, (answer(*own),), size=make.size, form=make.form)
-    example = prompt(id, *own, (answer(*pair),), corrupt, make.size, make.form)
+    answers = [answer(*own), answer(*pair)]
+    given = random.Random(id).sample(answers, 2) if make.choices else []
+    how: dict[str, Any] = {"size": make.size, "form": make.form, "choices": given}
+    corrupt = prompt(f"{id}-corrupt", *pair, answers[:1], **how)
+    example = prompt(id, *own, answers[1:], corrupt, **how)
     known = make.form == "words" and make.tokenizer is not None
     return require_equal_length(make.tokenizer, example) if known else example
 
@@ -138,18 +123,21 @@ def prompt(
     corrupt: Example | None = None,
     size: int = SIDE,
     form: str = "image",
+    choices: Sequence[str] = (),
 ) -> Example:
     """One question about one scene as an example. wrong: answers that come before the other possible ones.
-    size: of the picture, in pixels, and so of the boxes. form: "image" or "words".
+    size: of the picture, in pixels, and so of the boxes. form: "image" or "words". choices: answers that it names.
     """
     text, spans = question.text()
     asked, right = asked_things(question, scene), answer(question, scene)
     marks = {f"{name}_word": spans[name] for name in ("asked", "other") if name in spans}
+    told_text, options_at = with_choices(text, choices, right)
+    marks |= options_at
     shown = Segment("image", render(scene, size)) if form == "image" else Segment("text", *told(scene, asked))
     segments = (
         shown,
         Segment("text", OPENING.rstrip()),
-        Segment("question", " " + text, {n: [(a + 1, b + 1) for a, b in places] for n, places in marks.items()}),
+        Segment("question", " " + told_text, {n: [(a + 1, b + 1) for a, b in places] for n, places in marks.items()}),
         Segment("text", CLOSING),
     )
     boxes = _boxes(scene, asked, size) if form == "image" else {}

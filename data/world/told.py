@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from ..errors import UserError
-from ..templates import Spans
-from .questions import Question, answer, ask, named_things
+from ..templates import Spans, token_count
+from .questions import Question, answer, ask, named_things, twin
 from .world import Scene, Thing
 
 # What words tell: which things there are, in which colours; neither places, nor faintness, nor size.
@@ -16,6 +17,20 @@ ALONE = ("count", "caption")  # kinds that have one question
 BEFORE = "Image: "
 TWINS, FORMS = ("image", "question"), ("image", "words")
 TRIES = 64
+
+
+class Made(NamedTuple):
+    """How the prompts of a run are made; the options of the task `scenes`."""
+
+    tokenizer: Any
+    size: int
+    twin: str
+    form: str
+    choices: bool = False
+
+    def length(self, text: str) -> int:
+        """In tokens; in words where no tokenizer is given."""
+        return len(text.split()) if self.tokenizer is None else token_count(self.tokenizer, text)
 
 
 def told(scene: Scene, asked: list[Thing]) -> tuple[str, Spans]:
@@ -42,8 +57,30 @@ def other_question(
     return None
 
 
-def require_told(kinds: Sequence[str], twin: str, form: str) -> None:
+def twin_of(question: Question, scene: Scene, rng: random.Random, make: Made) -> tuple[Question, Scene] | None:
+    """What the corrupt twin asks, and about which scene; None where the scene allows none."""
+    if make.twin == "image":
+        return question, twin(question, scene, rng)
+    other = other_question(question, scene, rng, make.length)
+    return None if other is None else (other, scene)
+
+
+def with_choices(text: str, choices: Sequence[str], right: str) -> tuple[str, Spans]:
+    """ "… Select one: blue, red.", and where the right answer and the wrong one stand; the text itself without any."""
+    spans: Spans = {}
+    for i, choice in enumerate(choices):
+        text += ", " if i else " Select one: "
+        spans.setdefault("true_option" if choice == right else "false_option", []).append(
+            (len(text), len(text) + len(choice))
+        )
+        text += choice
+    return text + "." * bool(choices), spans
+
+
+def require_told(kinds: Sequence[str], twin: str, form: str, *, choices: bool = False) -> None:
     """UserError: an unknown twin or form, or a kind that has none such."""
+    if choices and "caption" in kinds:
+        raise UserError("scenes: a caption has no other answer to choose from, so no choices: leave it out of kinds")
     for what, given, known in (("twin", twin, TWINS), ("form", form, FORMS)):
         if given not in known:
             raise UserError(f"scenes: no {what} {given!r}; there are {', '.join(known)}")

@@ -290,3 +290,23 @@ def test_scenes_in_words_name_and_mark_every_thing():
 def test_twins_and_forms_that_there_are_not(wrong, said):
     with pytest.raises(UserError, match=said):
         scenes.examples(2, **wrong)
+
+
+def test_choices_name_the_answer_and_the_twins_in_both():
+    given = tiny_scenes.processor().tokenizer
+    kinds = [kind for kind in questions.KINDS if kind != "caption"]
+    made, plain = (scenes.examples(70, 1, tokenizer=given, kinds=kinds, choices=c) for c in (True, False))
+    first = 0
+    for example, bare in zip(made, plain, strict=True):
+        question, twins = (one.segments[2] for one in (example, example.corrupt))
+        assert question.content == twins.content
+        assert question.content.startswith(bare.segments[2].content + " Select one: ")
+        for one, of in ((question, example), (twins, example.corrupt)):
+            ((a, b),), ((c, d),) = one.marks["true_option"], one.marks["false_option"]
+            assert " " + one.content[a:b] == of.answer
+            assert " " + one.content[c:d] == of.wrong[0]
+        first += question.marks["true_option"][0] < question.marks["false_option"][0]
+        assert example.meta == bare.meta
+    assert 20 < first < 50
+    with pytest.raises(UserError, match="a caption has no other answer"):
+        scenes.examples(2, choices=True, kinds="caption")
