@@ -71,8 +71,9 @@ def _most(tables: Tables) -> list[Finding]:
     row = some.iloc[int(some["value"].abs().argmax())]
     return [
         say(
-            "{count:.0f} of {all:.0f} heads changed, {head} the most of them: it gives the answer's lead {here:+.2f} logits here and {there:+.2f} in the "
-            "other model (change {value:+.2f} {span:+.2f}; {control}: {beside:+.2f})",
+            "{count:.0f} of {all:.0f} heads changed, {head} the most of them: it gives the answer's lead {here:+.2f} "
+            "logits here and {there:+.2f} in the other model (change {value:+.2f} {span:+.2f}; {control}: "
+            "{beside:+.2f})",
             "No head's change stands out among all: the largest is that of {head}, {value:+.2f} logits {span:+.2f} "
             "({control}: {beside:+.2f})",
             row,
