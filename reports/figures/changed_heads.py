@@ -95,7 +95,7 @@ FIGURES = [
         kept,
         "Rank correlation (Spearman) of the heads' effects: between both models, and between two halves of the prompts "
         "in one model, which is as high as noise allows with half of the prompts.",
-        "1: both models' heads have the same order. Both models read the same prompts, two halves do not: so the models "
+        "1: both models' heads have the same order. Both models read the same prompts, two halves do not: the models "
         "can be more alike than the halves of one. The tick is what the place in depth alone gives: each head beside "
         "the others of its layer.",
         interval="Whiskers",
