@@ -40,7 +40,7 @@ class _Circuits(NamedTuple):
 
 def _circuits(runs: Runs) -> _Circuits:
     """Tasks as words, "colored objects", not as a command names them."""
-    runs = {task.replace("_", " "): found for task, found in runs.items()}
+    runs = dict(zip(_told(list(runs)), runs.values(), strict=True))
     return _Circuits(
         {(task, stage): grid for task, found in runs.items() for stage, grid in _maps(found["effects"]).items()},
         {(task, stage): pair for task, found in runs.items() for stage, pair in _halves(found).items()},
@@ -48,6 +48,13 @@ def _circuits(runs: Runs) -> _Circuits:
         {task: _unsolved(found) for task, found in runs.items()},
         list(combinations(runs, 2)),
     )
+
+
+def _told(tasks: list[str]) -> list[str]:
+    """The tasks in words, without the options that all of them have: "scenes", "scenes form=words"."""
+    each = [task.split(" ") for task in tasks]
+    common = set.intersection(*({*words[1:]} for words in each)) if len(each) > 1 else set()
+    return [" ".join(word for word in words if word not in common).replace("_", " ") for words in each]
 
 
 def _table(rows: list[dict[str, Any]]) -> pd.DataFrame | None:

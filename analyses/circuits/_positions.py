@@ -20,11 +20,11 @@ def effects_by_position(subject: Any, batch: Batch, found: Contrast) -> dict[str
     kept, parted = {}, found.parted
     for name, where in named_positions(batch).items():
         for site in SITES:
-            kept[f"position|{site}|{name}"] = _patched_at(subject, found, site, where, parted)
+            kept[f"position|{site}|{name}"] = patched_at(subject, found, site, where, parted)
     return kept
 
 
-def _patched_at(subject: Any, found: Contrast, site: str, where: Tensor, parted: Tensor) -> Tensor:
+def patched_at(subject: Any, found: Contrast, site: str, where: Tensor, parted: Tensor) -> Tensor:
     """Exact effects [b, layer(, head)] of a site at some positions; 0 before the twins part."""
     if not bool((where & parted).any()):
         axes = (subject.n_layers, subject.n_heads) if site == "z" else (subject.n_layers,)

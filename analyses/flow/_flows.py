@@ -66,6 +66,8 @@ def _image_edges(batch: Batch, last: Tensor) -> list[Edge]:
         ("last → last", last, last, ""),
         ("image → question", picture, question, ""),
     ]
+    if {"true_option", "false_option"} <= set(batch.marks):
+        edges += _option_edges(batch, question, last)
     if "asked_object" in batch.marks:
         asked = batch.where("asked_object") & image
         has = asked.any(1, keepdim=True)
@@ -74,6 +76,13 @@ def _image_edges(batch: Batch, last: Tensor) -> list[Edge]:
             ("other patches → question", image & ~asked & has, question, ""),
         ]
     return edges
+
+
+def _option_edges(batch: Batch, question: Tensor, last: Tensor) -> list[Edge]:
+    """Where a question ends with its options: the right one, the wrong one, and the question without both."""
+    right, wrong = batch.where("true_option"), batch.where("false_option")
+    sources = {"question without options": question & ~right & ~wrong, "true option": right, "false option": wrong}
+    return [(f"{name} → last", source, last, POSITIONS) for name, source in sources.items()]
 
 
 def _text_edges(batch: Batch, last: Tensor) -> list[Edge]:

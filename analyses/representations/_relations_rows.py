@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -12,7 +11,6 @@ from torch import Tensor
 
 from ...data.errors import UserError
 from ...data.example import Example
-from ...probes.model.loading import load
 from ...probes.model.random_weights import random_twin
 from ...probes.observe.layer import Layer
 from ...probes.observe.tracing import tracing
@@ -20,27 +18,11 @@ from ...probes.prompts.batch import Batch
 from ...probes.sites import SITES
 from .. import metrics
 from ..common.controls import RANDOM_WEIGHTS, example_keys, one_of_each
+from ..common.reference import same_tokens
 
 KINDS = ("queries", "keys", "values")
 TEXT = "the model itself on another text"
 Vectors = list[tuple[Tensor, ...] | None]  # of each layer queries, keys and values [p, channels]; None without heads
-
-
-def reference_of(subject: Any, name: str) -> Any:
-    """The model that is compared with, opened and proved once. UserError: none is named, or the very same."""
-    if not name:
-        raise UserError("relations compares two models: name the other one, --relations.reference NAME")
-    reference = _opened(name, str(subject.device), str(subject.dtype).removeprefix("torch."))
-    if reference.fingerprint == subject.fingerprint:
-        raise UserError(
-            f"--relations.reference {reference.name} is the very model that is run: all relations are equal"
-        )
-    return reference
-
-
-@lru_cache(maxsize=1)
-def _opened(name: str, device: str, dtype: str) -> Any:
-    return load(name, device=device, dtype=dtype)
 
 
 def compared(
@@ -53,22 +35,12 @@ def compared(
     if bool(example.where("image").any()):
         raise UserError("relations compares two models on the same text, and here is an image: take a task of texts")
     own, heads = vectors(subject, example), relation_heads((subject, reference), most)
-    same = _same_tokens(reference, example)
+    same = same_tokens(reference, example, "relations")
     found = {"": divergences(vectors(reference, same), own, heads)}
     found[RANDOM_WEIGHTS] = divergences(vectors(random_twin(reference), same), own, heads)
     if texts:
         found[TEXT] = divergences(vectors(subject, _another(subject, example, texts)), own, heads)
     return found
-
-
-def _same_tokens(reference: Any, example: Batch) -> Batch:
-    same = reference.batch(example.examples, **example.form)
-    if same.inputs["input_ids"].tolist() != example.inputs["input_ids"].tolist():
-        raise UserError(
-            f"{reference.name} reads the text in other tokens (example {example.example_ids[0]}): relations are "
-            "compared token by token, so the reference needs the same tokenizer"
-        )
-    return same
 
 
 def _another(subject: Any, example: Batch, texts: Sequence[str]) -> Batch:

@@ -21,9 +21,10 @@ from ...probes.runs.plan import first_condition
 from ...probes.runs.results import How
 from ..common.claims import Claim, Statement
 from ..common.controls import RANDOM_WEIGHTS
+from ..common.reference import reference_of
 from ..common.tested import judged
 from ._relations_findings import findings
-from ._relations_rows import KINDS, TEXT, compared, reference_of, texts_of
+from ._relations_rows import KINDS, TEXT, compared, texts_of
 from ._relations_tables import TABLES, named
 
 __all__ = ["TABLES", "findings"]
@@ -84,7 +85,9 @@ def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) ->
 def fit(subject: Any, batches: Sequence[Batch], options: Options) -> Learned:
     """Held-out texts, and which model is compared with. UserError: options, as `reference_of`."""
     _require(options)
-    return Learned(texts_of(first_condition(batches)), reference_of(subject, options.reference).fingerprint)
+    return Learned(
+        texts_of(first_condition(batches)), reference_of(subject, options.reference, "relations").fingerprint
+    )
 
 
 def _require(options: Options) -> None:
@@ -97,7 +100,7 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
     `_relations_rows.compared`.
     """
     _require(how.options)
-    reference = reference_of(subject, how.options.reference)
+    reference = reference_of(subject, how.options.reference, "relations")
     texts: Sequence[str] = how.learned.texts if how.learned else ()
     found = [compared(subject, reference, one, texts, how.options.heads) for one in one_by_one(subject, batch)]
     return {named(control): torch.stack([one[control] for one in found]) for control in found[0]}

@@ -74,8 +74,13 @@ def asked_things(question: Question, scene: Scene) -> list[Thing]:
 
 def caption(scene: Scene) -> str:
     """ "a red circle, an orange star." in reading order."""
-    names = [f"{thing.colour} {thing.shape}" for thing in sorted(scene.things, key=lambda thing: thing.cell)]
-    return ", ".join(("an " if name[0] == "o" else "a ") + name for name in names) + "."
+    return ", ".join(name for _, name in named_things(scene)) + "."
+
+
+def named_things(scene: Scene) -> list[tuple[Thing, str]]:
+    """Every thing with its name and article, "an orange star", in reading order."""
+    ordered = sorted(scene.things, key=lambda thing: thing.cell)
+    return [(t, f"{'an' if t.colour[0] == 'o' else 'a'} {t.colour} {t.shape}") for t in ordered]
 
 
 def mentioned(text: str) -> list[str]:

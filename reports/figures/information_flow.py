@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -55,6 +56,20 @@ def by_subset(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
     if rows["subset"].nunique() < 2:
         return None
     kinds = turned(rows).assign(kind=_named(rows, "subset"))
+    return lines(kinds, "layer", by="flow", panel="kind", y_title=LOST, reference=ZERO)
+
+
+def _of_kinds(rows: pd.DataFrame, *, whole: bool) -> pd.DataFrame:
+    """The flows that were measured on all examples of their kind, or (not whole) on some of them."""
+    rows = rows[rows["subset"] != "all"]
+    own = rows.groupby(["subset", "condition", "flow"])["n"].transform("max")
+    every = rows.groupby(["subset", "condition"])["n"].transform("max")
+    return rows[(own == every) == whole]
+
+
+def by_part(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    """The same with the number of examples in the flow's name."""
+    kinds = turned(rows).assign(kind=_named(rows, "subset"), flow=rows["flow"] + " (n = " + rows["n"].astype(str) + ")")
     return lines(kinds, "layer", by="flow", panel="kind", y_title=LOST, reference=ZERO)
 
 
@@ -126,12 +141,26 @@ KINDS = Drawing(
     {"measure": "change", "control": ""},
     "How much each cut takes away, kind by kind of question",
     by_subset,
-    f"Share of the probability of the model's own answer that is lost, a panel for each kind of question. {WINDOW}",
+    f"Share of the probability of the model's own answer that is lost, a panel for each kind of question, whose flows "
+    f"are all measured on the same examples. {WINDOW}",
     "Above 0 the answer needs this flow at this depth.",
     interval="Bands",
-    select=lambda rows: rows[rows["subset"] != "all"],
+    select=partial(_of_kinds, whole=True),
 )
 REST = [
+    Drawing(
+        "kinds-part",
+        "flows",
+        {"measure": "change", "control": ""},
+        "Flows that only some questions of a kind have",
+        by_part,
+        "Share of the probability of the model's own answer that is lost, of the flows that not every question of its "
+        "kind has: where nothing is there that is asked for, no patch is the asked object's.",
+        "The n in the legend: on so many examples. These lines are not on the same examples as those of the kind.",
+        "parts of a kind",
+        "Bands",
+        select=partial(_of_kinds, whole=False),
+    ),
     Drawing(
         "controls",
         "flows",

@@ -14,7 +14,7 @@ from .compare_figures import figures
 from .compare_rows import aligned
 from .page import environment, figure_block, sample_size
 from .runs import Run, read_run
-from .words import task_words
+from .words import task_words, tasks_apart
 
 MOST = 12  # pairs that a report builds by itself
 OPEN = 4  # figures; the others are folded by theme
@@ -102,7 +102,9 @@ def title(a: Run, b: Run) -> str:
 
 def names(a: Run, b: Run) -> tuple[str, str]:
     """What the two runs are called on the page: by model, task or revision, whichever tells them apart."""
-    for of in (lambda run: run.model, _asked, _revision, _weights):
+    first, second = tasks_apart([run.record["task"] for run in (a, b)])
+    asked = {id(a): first, id(b): second}
+    for of in (lambda run: run.model, lambda run: asked[id(run)], _revision, _weights):
         if of(a) != of(b):
             return of(a), of(b)
     told = [f"{sample_size(run.record['task'])}, seed {_task(run)['seed']}" for run in (a, b)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,21 @@ def task_words(task: Mapping[str, Any]) -> str:
     options = options if isinstance(options, Mapping) else {}
     said = [f"{str(name).replace('_', ' ')} {_joined(value)}" for name, value in options.items()]
     return title + (": " + ", ".join(said) if said else "")
+
+
+def tasks_apart(tasks: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What tells tasks apart: of one task the options that differ, "form words" and "form default"; else as they are
+    called.
+    """
+    names = {str(task.get("name")) for task in tasks}
+    given = [task.get("options") for task in tasks]
+    options = [of if isinstance(of, Mapping) else {} for of in given]
+    unlike = [
+        key for key in dict.fromkeys(k for of in options for k in of) if len({str(o.get(key)) for o in options}) > 1
+    ]
+    if len(names) > 1 or not unlike:
+        return [task_words(task) for task in tasks]
+    return [", ".join(f"{k.replace('_', ' ')} {_joined(of.get(k, 'default'))}" for k in unlike) for of in options]
 
 
 def _joined(value: Any) -> str:

@@ -25,6 +25,7 @@ from crosslens.probes.runs.results import Rows
 from ..helpers.makers import tables_from, tables_from_runs
 from .claims import (
     attention_profile,
+    changed_heads,
     circuits,
     collapse,
     crop_and_ask,
@@ -38,6 +39,7 @@ from .claims import (
     head_divergence,
     highlighting,
     image_lens,
+    image_paths,
     influence,
     information_flow,
     jacobian_lens,
@@ -258,6 +260,19 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "few": case(partial(of_circuits, ""), "A few heads carry the task", FOUND),
         "all alike": case(partial(of_circuits, "alike"), "No few heads stand out", OPEN),
         "at chance": case(partial(of_circuits, "chance"), "which heads carry the task", UNTESTABLE),
+    },
+    "changed_heads": {
+        "kept": case(changed_heads.tables_of, "The same heads carry the task in both models", FOUND),
+        "others": case(partial(changed_heads.tables_of, kept=False), "It is not shown that the same heads", OPEN),
+        "changed": case(changed_heads.tables_of, "Heads do something else since", FOUND),
+        "unchanged": case(partial(changed_heads.tables_of, change=0.0), "It is not shown that heads do", OPEN),
+        "one": case(changed_heads.tables_of, "The change lies in few heads", FOUND),
+        "all": case(partial(changed_heads.tables_of, few=False), "It is not shown that the change lies", OPEN),
+        "a head": case(changed_heads.tables_of, "1 of 48 heads changed, 4.3 the most", FOUND),
+        "no head": case(partial(changed_heads.tables_of, change=0.0), "No head's change stands out", OPEN),
+        "unsolved": case(
+            partial(changed_heads.tables_of, right=0.2), "whether the same heads carry the task", UNTESTABLE
+        ),
     },
     "edges": {
         "an edge": case(partial(of_edges, ""), "The edge 0.1 → q of 1.0 helps", FOUND),
@@ -529,6 +544,19 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "estimates": case(influence.tables_of, "First-order estimates of masking can be read here", FOUND),
         "blind": case(
             partial(influence.tables_of, told=False), "First-order estimates of masking are to be read", OPEN
+        ),
+    },
+    "image_paths": {
+        "text": case(image_paths.tables_of, "The heads that write the answer hear the others at the text", FOUND),
+        "picture": case(
+            partial(image_paths.tables_of, picture=3.0), "It is not shown that the heads that write the answer", OPEN
+        ),
+        "chance": case(
+            partial(image_paths.tables_of, right=0.2), "where the answer's heads hear the others", UNTESTABLE
+        ),
+        "before": case(image_paths.tables_of, "Attention at the picture's tokens acts", FOUND),
+        "behind": case(
+            partial(image_paths.tables_of, early=4), "It is not shown that attention at the picture's tokens", OPEN
         ),
     },
     "information_flow": {

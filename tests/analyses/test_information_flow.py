@@ -14,6 +14,7 @@ from crosslens.analyses.flow import information_flow as flow
 from crosslens.analyses.flow._flows import flows_of
 from crosslens.data.errors import UserError
 from crosslens.data.example import Example, Segment
+from crosslens.data.tasks import scenes
 from crosslens.probes.intervene import proofs
 from crosslens.probes.intervene.measures import logit_difference
 from crosslens.probes.runs import store
@@ -22,7 +23,7 @@ from crosslens.probes.runs.results import How
 from crosslens.probes.runs.run import Settings, run
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ..helpers import tiny
+from ..helpers import tiny, tiny_scenes
 from .claims import rows_of
 from .claims.information_flow import planted as planted_tables
 
@@ -267,3 +268,19 @@ def test_the_record_says_where_layers_could_not_be_replayed(task, tmp_path, monk
     expected = tables(task, tmp_path / "replayed", limit=4)["accuracy"]
     found = pd.read_parquet(directory / "tables" / "accuracy.parquet")
     pd.testing.assert_frame_equal(found[found["subset"] == "all"], expected[expected["subset"] == "all"], rtol=1e-4)
+
+
+def test_questions_that_end_with_their_options_have_flows_of_each():
+    subject = Subject(tiny_scenes.model(), tiny_scenes.processor(), name="tiny-scenes")
+    made = scenes.examples(4, tokenizer=subject.tokenizer, kinds="colour+existence", choices=True)
+    batch = subject.batch(made)
+    flows = {one.name: one for one in flows_of(batch, draws=2)}
+    parts = [flows[f"{name} → last"] for name in ("question without options", "true option", "false option")]
+    assert torch.equal(torch.stack([one.source for one in parts]).sum(0), flows["question → last"].source.int())
+    told = {"true option": lambda e: e.answer, "false option": lambda e: e.wrong[0]}
+    for name, of in told.items():
+        source = flows[f"{name} → last"].source
+        for example, ids, where in zip(made, batch.inputs["input_ids"], source, strict=True):
+            assert subject.tokenizer.decode(ids[where]) == of(example)
+    plain = scenes.examples(4, tokenizer=subject.tokenizer, kinds="colour+existence")
+    assert not any("option" in one.name for one in flows_of(subject.batch(plain), draws=2))

@@ -225,3 +225,10 @@ def test_runs_with_other_options_are_not_joined(conditions, capsys):
     line = said(capsys, "overlap", third, other, "--out", out)
     assert "the runs differ in options" in line
     assert "share=0.5" in line
+
+
+def test_tasks_are_called_by_the_options_that_they_do_not_share():
+    told = _overlap_tables._told
+    assert told(["scenes kinds=colour", "scenes form=words kinds=colour"]) == ["scenes", "scenes form=words"]
+    assert told(["colored_objects", "facts relation=capital"]) == ["colored objects", "facts relation=capital"]
+    assert told(["ioi"]) == ["ioi"]

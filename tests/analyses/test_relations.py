@@ -10,8 +10,9 @@ import pytest
 import torch
 from crosslens import Subject, capture
 from crosslens.analyses import metrics
+from crosslens.analyses.common import reference as common_reference
 from crosslens.analyses.common.controls import RANDOM_WEIGHTS, example_keys, one_of_each
-from crosslens.analyses.representations import _relations_rows, relations
+from crosslens.analyses.representations import relations
 from crosslens.analyses.representations._relations_rows import TEXT, divergences, matched, relation_heads, vectors
 from crosslens.analyses.representations._relations_tables import named
 from crosslens.data.errors import UserError
@@ -42,7 +43,7 @@ def subject():
 @pytest.fixture
 def opened(monkeypatch):
     """`open(model)`: what --relations.reference opens."""
-    return lambda reference: monkeypatch.setattr(_relations_rows, "_opened", lambda *_: reference)
+    return lambda reference: monkeypatch.setattr(common_reference, "_opened", lambda *_: reference)
 
 
 def rows_of(subject: Any, examples: list[Example], how: How = HOW, **form: Any) -> dict[str, torch.Tensor]:

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from crosslens.data.errors import UserError
 from crosslens.data.tasks import open_task, scenes
-from crosslens.data.world import questions, world
+from crosslens.data.templates import token_count
+from crosslens.data.world import questions, told, world
 from crosslens.data.world.render import pixels
 from PIL import Image
+
+from ..helpers import tiny_scenes
 
 LEVELS = [*world.DIFFICULTIES, world.TINY]
 EVERYTHING = {"kinds": "all", "difficulty": "all"}
@@ -219,3 +222,91 @@ def test_other_scene_is_another_scene_of_the_same_kind():
     assert scene.difficulty == "hard"
     assert world.split_of([(t.cell, t.shape, t.colour) for t in scene.things]) == "test"
     assert layout(scene) != layout(scenes.scene_of("test-0-5-hard"))
+
+
+# ---------------------------------------------------------------- twins by question, scenes in words
+
+ASKED_KINDS = [kind for kind in questions.KINDS if kind not in told.ALONE]
+
+
+@pytest.mark.parametrize("tokenizer", [None, "smollm2"])
+def test_twins_by_question_show_the_same_and_ask_another_as_long(tokenizer):
+    given = None if tokenizer is None else tiny_scenes.processor().tokenizer
+    made = scenes.examples(120, 2, tokenizer=given, kinds=[*ASKED_KINDS, *questions.POPE], twin="question")
+    for example in made:
+        twin = example.corrupt
+        assert twin.segments[0].content.tobytes() == example.segments[0].content.tobytes()
+        assert twin.text != example.text
+        assert len(twin.text.split()) == len(example.text.split())
+        assert twin.answer != example.answer
+        assert (example.wrong[0], twin.wrong[0]) == (twin.answer, example.answer)
+        assert twin.meta["kind"] == example.meta["kind"]
+        if given is not None:
+            assert token_count(given, twin.text) == token_count(given, example.text)
+
+
+@pytest.mark.parametrize("twin", ["image", "question"])
+def test_scenes_in_words_ask_what_scenes_in_pictures_ask(twin):
+    tokenizer = tiny_scenes.processor().tokenizer
+    common = {"tokenizer": tokenizer, "kinds": told.TOLD, "twin": twin}
+    for seen, read in zip(
+        scenes.examples(70, 1, **common), scenes.examples(70, 1, form="words", **common), strict=True
+    ):
+        assert (seen.id, seen.group, seen.answer, seen.wrong, seen.meta) == (
+            read.id,
+            read.group,
+            read.answer,
+            read.wrong,
+            read.meta,
+        )
+        assert not read.images
+        assert not read.boxes
+        assert read.text.endswith(seen.text)
+        assert token_count(tokenizer, read.text) == token_count(tokenizer, read.corrupt.text)
+        assert read.corrupt.answer == seen.corrupt.answer
+
+
+def test_scenes_in_words_name_and_mark_every_thing():
+    for example in scenes.examples(40, 1, kinds=told.TOLD, form="words"):
+        for one in (example, example.corrupt):
+            description = one.segments[0]
+            named = {mark: [description.content[a:b] for a, b in at] for mark, at in description.marks.items()}
+            things = [name.split(" ", 1)[1] for several in named.values() for name in several]
+            assert sorted(things) == sorted(one.meta["objects"].split(", "))
+            asked = named.get("asked_object", [])
+            assert all(set(one.meta["asked"].split()) <= set(name.split()) for name in asked)
+            assert ("asked_object" in named) == (one.answer != " no")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"twin": "answer"}, "no twin 'answer'; there are image, question"),
+        ({"form": "song"}, "no form 'song'; there are image, words"),
+        ({"twin": "question", "kinds": "colour+count"}, "count has one question alone"),
+        ({"form": "words", "kinds": "left_right"}, "form=words does not tell what left_right asks for"),
+    ],
+)
+def test_twins_and_forms_that_there_are_not(wrong, said):
+    with pytest.raises(UserError, match=said):
+        scenes.examples(2, **wrong)
+
+
+def test_choices_name_the_answer_and_the_twins_in_both():
+    given = tiny_scenes.processor().tokenizer
+    kinds = [kind for kind in questions.KINDS if kind != "caption"]
+    made, plain = (scenes.examples(70, 1, tokenizer=given, kinds=kinds, choices=c) for c in (True, False))
+    first = 0
+    for example, bare in zip(made, plain, strict=True):
+        question, twins = (one.segments[2] for one in (example, example.corrupt))
+        assert question.content == twins.content
+        assert question.content.startswith(bare.segments[2].content + " Select one: ")
+        for one, of in ((question, example), (twins, example.corrupt)):
+            ((a, b),), ((c, d),) = one.marks["true_option"], one.marks["false_option"]
+            assert " " + one.content[a:b] == of.answer
+            assert " " + one.content[c:d] == of.wrong[0]
+        first += question.marks["true_option"][0] < question.marks["false_option"][0]
+        assert example.meta == bare.meta
+    assert 20 < first < 50
+    with pytest.raises(UserError, match="a caption has no other answer"):
+        scenes.examples(2, choices=True, kinds="caption")

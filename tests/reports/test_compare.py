@@ -14,6 +14,7 @@ from crosslens.reports.pages.build import build, compare_page
 from crosslens.reports.pages.compare_claims import forest
 from crosslens.reports.pages.compare_rows import aligned, by_unlikeness, difference
 from crosslens.reports.pages.runs import read_run
+from crosslens.reports.pages.words import tasks_apart
 
 from ..helpers import synthetic
 from ..helpers.head_runs import ATTENTION, EFFECT, HEADS, LAYERS, by_head, circuit_tables, write
@@ -258,3 +259,10 @@ def test_the_same_runs_give_the_same_page(tmp_path):
     path = compare_page([a.name, b.name], tmp_path)
     before = path.read_bytes()
     assert compare_page([a.name, b.name], tmp_path).read_bytes() == before
+
+
+def test_one_task_with_other_options_is_called_by_them():
+    picture = {"name": "scenes", "title": "Questions", "options": {"kinds": "colour"}}
+    words = {"name": "scenes", "title": "Questions", "options": {"kinds": "colour", "form": "words"}}
+    assert tasks_apart([picture, words]) == ["form default", "form words"]
+    assert tasks_apart([picture, {"name": "ioi", "title": "Ioi"}]) == ["Questions: kinds colour", "Ioi"]

@@ -1,0 +1,106 @@
+"""Tables of `image_paths`: every head's path through picture and text, layers at each place, and what is tested."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from ...probes.runs.results import How, Rows
+from ..common import stats
+from ..common.contrast import apart, task_table, unsolved
+from ..common.frames import head_axes, joined, of_heads, summarise
+from ..common.selection import halves, measured_rows
+from ..common.tested import nothing, number
+
+THROUGH, DEEPER = "seen through the text", "from the picture to the end"
+PICTURE, TEXT, LAST = "picture", "text", "last position"
+PLACES = (PICTURE, TEXT, LAST)
+TOKENS = "its share of the tokens"
+SHARE = "share of the summed |effect|"
+
+
+def _task(rows: Rows, how: How) -> pd.DataFrame:
+    return task_table(rows, how)
+
+
+def _measured(rows: Rows, how: How) -> Rows:
+    return measured_rows(rows, how.learned.selected_on, "image_paths")
+
+
+def _given(rows: Rows, name: str) -> np.ndarray:
+    """What is given to the answer: clean minus patched, helps above 0."""
+    return -rows[name]
+
+
+def _paths(rows: Rows, how: How) -> pd.DataFrame:
+    """Every head's path into the movers' keys and values, through each place."""
+    rows, frames = _measured(rows, how), []
+    groups = rows.examples["group"]
+    for place in PLACES[:2]:
+        values = _given(rows, f"path|{place}")
+        frame = summarise(values, groups, head_axes(values), "logits", place=place)
+        frames.append(frame.assign(p_value=stats.family_p(values, groups).ravel()))
+    return joined(frames)
+
+
+def _layers(rows: Rows, how: How) -> pd.DataFrame:
+    """What attention layers give the answer at each place."""
+    groups = rows.examples["group"]
+    values = {place: _given(rows, f"layer|{place}") for place in PLACES}
+    return joined([summarise(v, groups, head_axes(v), "logits", place=place) for place, v in values.items()])
+
+
+def _tested(rows: Rows, how: How) -> pd.DataFrame:
+    reason = unsolved(rows)
+    return pd.concat([*_through(_measured(rows, how), reason), _deeper(rows, reason)], ignore_index=True)
+
+
+def _through(rows: Rows, reason: str) -> list[pd.DataFrame]:
+    """The picture's share of all heads' effect on the paths, and the same minus its share of the tokens."""
+    groups = rows.examples["group"]
+    if groups.nunique() < 2:
+        return [nothing(THROUGH, "one group cannot be halved")]
+    first, other = halves(groups)
+    sums = {place: _turned(_given(rows, f"path|{place}"), first)[other] for place in PLACES[:2]}
+    whole, groups = sums[PICTURE] + sums[TEXT], groups[other]
+    if not apart(whole, groups):
+        return [nothing(THROUGH, reason or "the two halves of the groups do not agree on any path")]
+    both = {"denominators": whole, "untestable": reason}
+    margin = sums[PICTURE] - whole * rows["tokens"][other].mean()
+    return [
+        number(THROUGH, sums[PICTURE], groups, SHARE, **both),
+        number(THROUGH, margin, groups, SHARE, than=TOKENS, **both),
+    ]
+
+
+def _turned(values: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """[n]: the sum over heads, each with the sign that it has on the first half, so that noise adds nothing."""
+    return of_heads(values * np.sign(values[first].mean(0))).sum((1, 2))
+
+
+def _deeper(rows: Rows, reason: str) -> pd.DataFrame:
+    """The mean layer at the last position minus that at the picture's tokens."""
+    groups = rows.examples["group"].to_numpy()
+    both = np.stack([rows[f"layer|{place}"] for place in (PICTURE, LAST)], 1)
+    known = ~np.isnan(both).any((0, 1))
+    if not np.abs(both[..., known].mean(0)).sum(1).all():
+        return nothing(DEEPER, reason or "the twins have the same picture")
+    depth = np.flatnonzero(known)
+
+    def apart_by(mean: np.ndarray) -> np.ndarray:
+        weights = np.abs(mean)
+        centres = stats.quotient((weights * depth).sum(1), weights.sum(1))
+        return np.array([centres[1] - centres[0]])
+
+    found = stats.bootstrap_statistic(both[..., known], groups, apart_by)
+    cells = dict(zip(("value", "lower", "upper"), found, strict=True))
+    names = {"claim": DEEPER, "than": "", "untestable": reason, "unit": "layers"}
+    return pd.DataFrame(cells).assign(**names, n=len(groups), n_groups=len(np.unique(groups)))
+
+
+TABLES = {
+    "task": (_task, ("measure",)),
+    "paths": (_paths, ("place", "p_value")),
+    "layers": (_layers, ("place",)),
+    "tested": (_tested, ("claim", "than", "untestable")),
+}
