@@ -10,7 +10,10 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from jaxtyping import Float
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from ...data.errors import NothingToMeasure, UserError
 from ...probes.prompts.batch import Batch
@@ -62,6 +65,12 @@ def measured_rows(rows: Rows, selected_on: Collection[str], analysis: str) -> Ro
             f"{analysis}: no example is left in the groups that nothing was chosen on: raise --limit"
         )
     return left
+
+
+def strongest(values: Float[Tensor, "layer h"], count: int) -> list[Head]:
+    """The heads of the largest values, largest first; NaN, where a layer has no such head, comes last."""
+    order = values.nan_to_num(nan=-torch.inf).flatten().argsort(descending=True, stable=True)[:count]
+    return [divmod(int(at), values.shape[1]) for at in order]
 
 
 def at(values: Array, heads: Sequence[Head]) -> Array:

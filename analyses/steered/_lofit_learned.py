@@ -43,12 +43,6 @@ def strengths_of(subject: Any, scale: Float[Tensor, "layer h d"]) -> Float[Tenso
     return norms
 
 
-def strongest(strengths: Float[Tensor, "layer h"], count: int) -> list[Head]:
-    """The heads of the largest values, in order."""
-    order = strengths.nan_to_num(nan=-torch.inf).flatten().argsort(descending=True, stable=True)[:count]
-    return sorted(divmod(int(at), strengths.shape[1]) for at in order)
-
-
 def offsets_of(
     subject: Any, prompts: Prompts, ours: Sequence[Head], second: Sequence[Head], options: Any
 ) -> Iterator[tuple[str, list[Head], Float[Tensor, "k d"]]]:

@@ -13,9 +13,9 @@ from ...probes.runs.results import How, Rows
 from ..common.circuit_overlap import heads_in_common
 from ..common.controls import HEADS
 from ..common.frames import by_head, joined, mean_of_present, summarise
-from ..common.selection import measured_rows
+from ..common.selection import measured_rows, strongest
 from ..common.tested import nothing, number
-from ._lofit_learned import EDITS, MEANS, OURS, PLAIN, SCALED, SECOND, strongest
+from ._lofit_learned import EDITS, MEANS, OURS, PLAIN, SCALED, SECOND
 
 Array = NDArray[np.floating]
 CHOSEN, SEEDS, NEUTRAL = "chosen heads beat random", "seeds choose alike", "neutral text stays"

@@ -23,6 +23,7 @@ from ...probes.runs.results import stack_layers
 from ..common.controls import HEADS, Head, random_circuits
 from ..common.key_weights import look_variant
 from ..common.losses import Losses, Scored, scored
+from ..common.selection import strongest
 from ._gazes import gazes
 from ._looked import CHOSEN, EDITS, EVERY, FEW, answers, edits, strengths_of
 
@@ -50,8 +51,7 @@ def image_share(subject: Any, batch: Batch) -> Float[Tensor, "b layer h"]:
 def reading_heads(subject: Any, batches: Sequence[Batch], count: int) -> list[Head]:
     """Those whose share, mean over the examples, is largest."""
     mean = torch.cat([image_share(subject, batch) for batch in batches]).mean(0)
-    order = mean.nan_to_num(nan=-1.0).flatten().argsort(descending=True, stable=True)[:count]
-    return sorted(divmod(int(at), mean.shape[1]) for at in order)
+    return sorted(strongest(mean, count))
 
 
 def best_strengths(subject: Any, batches: Sequence[Batch], heads: Sequence[Head], options: Any) -> dict[str, float]:

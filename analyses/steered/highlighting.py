@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from ...data.errors import UserError
@@ -23,11 +22,11 @@ from ...probes.runs import costs
 from ...probes.runs.results import How
 from ..common.changed import changed
 from ..common.claims import Claim, Statement
-from ..common.controls import DRAWS, Head
+from ..common.controls import DRAWS
 from ..common.frames import held_out
 from ..common.key_weights import require_positive
 from ..common.option_logits import OptionLogits
-from ..common.selection import chosen_half
+from ..common.selection import chosen_half, strongest
 from ..common.tested import judged
 from ._highlighted import gains_alone, highlighted_rows, span_of
 from ._highlighting_findings import findings
@@ -121,17 +120,11 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
         gains.append(gains_alone(record(subject, batch), span, measure, min(options.alphas)))
         lengths.append(span.sum(1).float())
     alone = torch.cat(gains)
-    heads = sorted(_largest(alone.mean(0), options.top))
+    heads = sorted(strongest(alone.mean(0), options.top))
     names = [example.group for batch in half for example in batch.examples]
     profile = list(zip(names, alone.flatten(1).tolist(), strict=True))
     documents, losses = neutral_losses(subject, heads, round(float(torch.cat(lengths).mean())), options)
     return Learned([[*head] for head in heads], subject.n_heads, groups, profile, documents, losses)
-
-
-def _largest(gains: Float[Tensor, "layer h"], count: int) -> list[Head]:
-    """The heads of the largest gains; layers without heads have none."""
-    order = gains.nan_to_num(nan=-torch.inf).flatten().argsort(descending=True, stable=True)[:count]
-    return [divmod(int(at), gains.shape[1]) for at in order]
 
 
 def _require(subject: Any, options: Options) -> None:

@@ -22,7 +22,7 @@ from ...probes.runs.results import How
 from ..common.changed import changed
 from ..common.claims import Claim, Statement, judge
 from ..common.frames import held_out
-from ..common.selection import chosen_half
+from ..common.selection import chosen_half, strongest
 from ..common.tested import judged
 from ._lofit_findings import DEPTH, above_depth, findings
 from ._lofit_learned import (
@@ -35,7 +35,6 @@ from ._lofit_learned import (
     neutral_losses,
     offsets_of,
     strengths_of,
-    strongest,
 )
 from ._lofit_rows import READ, moved, under_edits
 from ._lofit_tables import CHOSEN, NEUTRAL, RUN_TABLES, SEEDS, TABLES
@@ -129,7 +128,7 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
     prompts = Prompts([example for batch in half for example in batch.examples], half[0].form)
     scales = [learned_scales(subject, prompts, options, seed) for seed in (0, 1)]
     strengths = [strengths_of(subject, scale) for scale in scales]
-    ours, second = (strongest(one, count_of(subject, options)) for one in strengths)
+    ours, second = (sorted(strongest(one, count_of(subject, options))) for one in strengths)
     sets = [
         (name, [[*head] for head in heads], _told(values))
         for name, heads, values in offsets_of(subject, prompts, ours, second, options)

@@ -11,6 +11,7 @@ import torch
 from crosslens import Subject
 from crosslens.analyses import metrics
 from crosslens.analyses.common.controls import HEADS
+from crosslens.analyses.common.selection import strongest
 from crosslens.analyses.steered import lofit
 from crosslens.analyses.steered._lofit_learned import (
     EDITS,
@@ -22,7 +23,6 @@ from crosslens.analyses.steered._lofit_learned import (
     edits_of,
     neutral_losses,
     strengths_of,
-    strongest,
 )
 from crosslens.analyses.steered._lofit_rows import under_edits
 from crosslens.analyses.steered._lofit_tables import CHOSEN, LENGTH, MOVED, NEUTRAL, TWO_SEEDS

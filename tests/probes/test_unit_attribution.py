@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from crosslens import Subject
 from crosslens.data.errors import UserError
 from crosslens.probes.intervene.edge_ablation import edge_sweep
-from crosslens.probes.intervene.edge_attribution import SITES, edge_attribution
+from crosslens.probes.intervene.edge_attribution import edge_attribution
 from crosslens.probes.intervene.edge_graph import every_writer, possible_edges
-from crosslens.probes.intervene.recording import record
 from crosslens.probes.intervene.unit_attribution import unit_attribution
 from crosslens.probes.observe.tracing import tracing
 
-from ..helpers import by_hand
-from .test_edge_rows import MEASURE, twins
-
-FAMILIES = ("llama", "gpt2", "gpt_neox", "phi", "gemma2", "llava")
-
-
-def recorded_twins(family, padding="left"):
-    subject = Subject(by_hand.build(family))
-    return subject, *(record(subject, one, SITES) for one in twins(family, padding, late=False))
+from .test_edge_activations import FAMILIES, recorded_twins
+from .test_edge_rows import MEASURE
 
 
 @pytest.mark.parametrize("padding", ["left", "right"])
