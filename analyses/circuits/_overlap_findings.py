@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..common.circuit_overlap import above_depth
 from ..common.findings import Finding, place, rows_with, say
 from ..common.stats import benjamini_hochberg
 from ._overlap_tables import CLAIMED
@@ -29,13 +30,10 @@ def findings(tables: Tables) -> list[Finding]:
 
 def _shared(row: Mapping[Any, Any], q: float, tables: Tables) -> Finding:
     """The row is the excess over depth: columns lower and upper of `overlap` are the range that depth gives."""
-    half = 0.5 / row["heads"]  # heads are whole: at the end of the range is not behind it
-    excess = {"value": row["value"] - row["expected"], "unit": "share of heads above depth"}
-    excess |= {"lower": row["value"] - row["upper"] - half, "upper": row["value"] - row["lower"] + half}
     return say(
         f"{NUMBERS}{{signs}}",
         f"{NUMBERS}: not more than depth alone gives",
-        excess | {"n": row["n"], "n_groups": row["n_groups"]},
+        above_depth(row),
         about=f"what {row['pair']} share ({row['measure']})",
         figure="overlap",
         control=DEPTH,

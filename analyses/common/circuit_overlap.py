@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,6 +147,16 @@ def heads_in_common(first: Collection[Head], second: Collection[Head], shape: tu
         "p_value": float(min(1.0, null[common:].sum())),
         "p_least": float(null[-1]),
     }
+
+
+def above_depth(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """Of a row of `heads_in_common` with its n: the share in common minus what depth gives, between the bounds of that
+    null; half a head beyond, since heads are whole: at the end of the range is not behind it.
+    """
+    half = 0.5 / row["heads"]
+    found = {"value": row["value"] - row["expected"], "unit": "share of heads above depth"}
+    found |= {"lower": row["value"] - row["upper"] - half, "upper": row["value"] - row["lower"] + half}
+    return found | {"n": row["n"], "n_groups": row["n_groups"]}
 
 
 def _overlap_p(a: Array, b: Array, n_heads: int, observed: int) -> float:

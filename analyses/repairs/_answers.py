@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...data.errors import UserError
+from ...data.example import Example
 from ...data.object_words import count
 from ...probes.observe.generation import generate_answers
 from ...probes.prompts.batch import Batch
@@ -61,9 +62,9 @@ def _generate_exactly(subject: Any, batch: Batch, tokens: int) -> None:
     )
 
 
-def asks_captions(batch: Batch) -> bool:
+def asks_captions(examples: Iterable[Example]) -> bool:
     """Whether the examples ask for captions (their objects are known) or for one token. UserError: both."""
-    kinds = {example.objects is not None for example in batch.examples}
+    kinds = {example.objects is not None for example in examples}
     if len(kinds) > 1:
         raise UserError("repairs measures captions or single answers: run them as two tasks")
     return kinds.pop()
@@ -73,7 +74,7 @@ def answered(
     subject: Any, batch: Batch, variants: Sequence[Variant], options: Any
 ) -> Iterator[tuple[Variant, Tensor, Any]]:
     """Every variant's numbers [b, draws, m], and what its last draw's repair has found."""
-    read = not asks_captions(batch) and options.pope == "logits"
+    read = not asks_captions(batch.examples) and options.pope == "logits"
     replayed = [v for v in variants if read and v.how.get("image") != "masked"]
     for variant, gap, made in differences(subject, batch, replayed):
         yield variant, _said(batch, gap), made
@@ -84,7 +85,7 @@ def answered(
 
 def answered_under(subject: Any, batch: Batch, variant: Variant, options: Any) -> tuple[Tensor, Any]:
     """The same of one variant, a whole forward or a generation a draw."""
-    measure = _captioned if asks_captions(batch) else _read if options.pope == "generated" else _answered
+    measure = _captioned if asks_captions(batch.examples) else _read if options.pope == "generated" else _answered
     parts, made = [], None
     for draw in range(variant.draws):
         with variant.open(subject, example_keys(batch.example_ids, draw)) as opened:

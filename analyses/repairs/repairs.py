@@ -132,11 +132,12 @@ def _methods_of_images(options: Options, learned: Learned) -> str:
 def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
     """Whether there are images; sink dimensions and τ, ACT's heads, and what each repair costs, from held-out
     examples."""
+    captions = asks_captions(example for batch in batches for example in batch.examples)
     learned = Learned(bool(batches[0].where("image").any()))
     if learned.pictures:
         massive = learn_sinks(subject, batches, options.dimensions, options.tau)
         learned = learned._replace(dimensions=massive.dimensions or None, tau=massive.tau)
-    if not asks_captions(batches[0]):
+    if not captions:
         # Prompts have sinks in other heads: each alone runs its own.
         singles = [one for batch in first_condition(batches) for one in one_by_one(subject, batch)]
         singles = _evenly(singles, options.calibrated_on)

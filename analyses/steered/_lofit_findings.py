@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from ..common.circuit_overlap import above_depth
 from ..common.claims import one_row
 from ..common.findings import Finding, say, tested
 from ._lofit_tables import CHOSEN, NEUTRAL, SEEDS, TWO_SEEDS
@@ -13,15 +14,6 @@ from ._lofit_tables import CHOSEN, NEUTRAL, SEEDS, TWO_SEEDS
 Tables = Mapping[str, pd.DataFrame]
 DEPTH = "sets with as many heads in every layer"
 COST = 0.05  # nats a token
-
-
-def above_depth(overlap: pd.DataFrame | None) -> pd.Series | None:
-    """Of two seeds: the share in common minus what depth alone gives, between the bounds of that null; its p."""
-    row = one_row(overlap, pair=TWO_SEEDS)
-    if row is None:
-        return None
-    bounds = {"lower": row["value"] - row["upper"], "upper": row["value"] - row["lower"]}
-    return pd.Series({**row, **bounds, "value": row["value"] - row["expected"]})
 
 
 def findings(tables: Tables) -> list[Finding]:
@@ -44,14 +36,14 @@ def _chosen(tables: Tables) -> Finding:
 
 
 def _seeds(tables: Tables) -> Finding:
-    row = above_depth(tables.get("overlap"))
+    row = one_row(tables.get("overlap"), pair=TWO_SEEDS)
     if row is None:
         return say("", "", None, about=SEEDS, figure="overlap")
     return say(
         "Training again with another seed chooses the same heads: {common} of {count}; {depth}: {expected:.1f}",
         "It is not shown that another seed of training chooses the same heads: {common} of {count}; {depth}: "
         "{expected:.1f}",
-        row,
+        above_depth(row),
         about="whether seeds choose the same heads",
         figure="overlap",
         side="above",

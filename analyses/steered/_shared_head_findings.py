@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..common.circuit_overlap import above_depth
 from ..common.findings import Finding, place, say
-from ._shared_head_tables import DEPTH, above_depth
+from ._shared_head_tables import DEPTH
 
 Tables = Mapping[str, pd.DataFrame]
 NUMBERS = "{pair} choose {common:.0f} of {size:.0f} heads in common ({control}: {expected:.1f}; q {q:.2g}{again})"

@@ -19,16 +19,6 @@ LEVEL = 0.05  # of p
 Runs = Mapping[str, Mapping[str, pd.DataFrame]]  # task -> tables of its run of one condition
 
 
-def above_depth(row: Mapping[Any, Any]) -> dict[str, Any]:
-    """The share in common minus what depth gives, between the bounds of that null; half a head beyond, since heads are
-    whole: at the end of the range is not behind it.
-    """
-    half = 0.5 / row["heads"]
-    found = {"value": row["value"] - row["expected"], "unit": "share of heads above depth"}
-    found |= {"lower": row["value"] - row["upper"] - half, "upper": row["value"] - row["lower"] + half}
-    return found | {"n": row["n"], "n_groups": row["n_groups"]}
-
-
 def _chosen(found: Mapping[str, pd.DataFrame], column: str = "chosen") -> set[Head]:
     """The heads that a run chose; a run of LoFiT has several measures of each."""
     rows = found["heads"]

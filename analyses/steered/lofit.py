@@ -20,11 +20,12 @@ from ...probes.prompts.batch import Batch
 from ...probes.runs import costs
 from ...probes.runs.results import How
 from ..common.changed import changed
-from ..common.claims import Claim, Statement, judge
+from ..common.circuit_overlap import above_depth
+from ..common.claims import Claim, Statement, judge, one_row
 from ..common.frames import held_out
 from ..common.selection import chosen_half, strongest
 from ..common.tested import judged
-from ._lofit_findings import DEPTH, above_depth, findings
+from ._lofit_findings import DEPTH, findings
 from ._lofit_learned import (
     EDITS,
     OURS,
@@ -37,12 +38,12 @@ from ._lofit_learned import (
     strengths_of,
 )
 from ._lofit_rows import READ, moved, under_edits
-from ._lofit_tables import CHOSEN, NEUTRAL, RUN_TABLES, SEEDS, TABLES
+from ._lofit_tables import CHOSEN, NEUTRAL, RUN_TABLES, SEEDS, TABLES, TWO_SEEDS
 from ._lofit_training import Prompts, learned_scales
 
 __all__ = ["RUN_TABLES", "TABLES", "findings"]
 
-VERSION = 1
+VERSION = 2
 QUESTION = "Are a few heads enough to make a model do a task, and are they always the same ones?"
 PAPER = "arXiv 2406.01563 (LoFiT)"
 FIT_EXAMPLES = 128
@@ -183,7 +184,7 @@ def memory(subject: Any, batch: int, positions: int, options: Options) -> int:
 def claims(tables: dict[str, pd.DataFrame]) -> list[Claim]:
     """The statements: by the table tested, and of two seeds by their exact null."""
     chosen, neutral = judged(tables.get("tested"), (CLAIMS[0], CLAIMS[2]))
-    return [chosen, _seeds(above_depth(tables.get("overlap"))), neutral]
+    return [chosen, _seeds(one_row(tables.get("overlap"), pair=TWO_SEEDS)), neutral]
 
 
 def _seeds(row: Any) -> Claim:
@@ -192,4 +193,9 @@ def _seeds(row: Any) -> Claim:
     note = (
         f"{row['common']} of {row['heads']} heads in common, {row['expected'] * row['heads']:.1f} expected of {DEPTH}"
     )
-    return judge(CLAIMS[1], row, p_value=float(row["p_value"]), note=f"{note}, p = {row['p_value']:.2g}; minus these")
+    return judge(
+        CLAIMS[1],
+        above_depth(row),
+        p_value=float(row["p_value"]),
+        note=f"{note}, p = {row['p_value']:.2g}; minus these",
+    )

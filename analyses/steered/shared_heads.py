@@ -11,13 +11,14 @@ from typing import Any
 
 import pandas as pd
 
+from ..common.circuit_overlap import above_depth
 from ..common.claims import Claim, Statement, judge
 from ._shared_head_findings import findings
-from ._shared_head_tables import DEPTH, SHARED, TABLES, above_depth
+from ._shared_head_tables import DEPTH, SHARED, TABLES
 
 __all__ = ["TABLES", "findings"]
 
-VERSION = 1
+VERSION = 2
 NEEDS = ("highlighting", "lofit")
 QUESTION = "Do two tasks choose the same heads, more than heads of the same layers would coincide by chance?"
 PAPER = "arXiv 2311.02262 (PASTA), 2406.01563 (LoFiT)"

@@ -37,14 +37,9 @@ def add_along_inputs(
     readers: Sequence[Reader],
     positions: Bool[Tensor, "b p"],
 ) -> None:
-    """Adds the effects that the gradient at one point of the way between the embeddings says.
-
-    Where both runs are the same, writers say the same: only the rows where they part are read.
-    """
-    whole = bool(obstacle_of(base))
-    where = base.everywhere if whole else diverging_positions(base, donor)
+    """Adds the effects that the gradient at one point of the way between the embeddings says."""
     heard = heard_by(readers)
-    slopes = (slopes_of_forward if whole else slopes_at_rows)(base, donor, where, measure, share, heard)
+    where, slopes = slopes_between(base, donor, measure, share, heard)
     # One layer's writers at a time: all of them would be as large as a few hundred residual streams.
     _add(
         total,
@@ -77,6 +72,18 @@ def add_along_activations(
             slopes = slopes_from(base, where, measure, start, heard)
             _add(total[:, begin:], slopes, heard, readers, asked, base.subject.d_model, lambda _, said=said: [said])
         begin += len(said)
+
+
+def slopes_between(
+    base: Recording, donor: Recording, measure: Measure, share: float, heard: ByLayer
+) -> tuple[Positions, Slopes]:
+    """The gradients at one point of the way between the embeddings, and the rows that they are of.
+
+    Where both runs are the same, writers say the same: only the rows where they part are read.
+    """
+    whole = bool(obstacle_of(base))
+    where = base.everywhere if whole else diverging_positions(base, donor)
+    return where, (slopes_of_forward if whole else slopes_at_rows)(base, donor, where, measure, share, heard)
 
 
 def heard_by(readers: Sequence[Reader]) -> dict[int, list[Reader]]:

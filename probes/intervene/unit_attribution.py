@@ -13,12 +13,9 @@ from ..model import anatomy
 from .attribution import frozen_weights, path_shares, recorded_pair
 from .edge_attribution import SITES, require_edges
 from .edge_graph import every_reader, every_writer
-from .edge_slopes import slopes_at_rows
-from .edge_slopes_whole import slopes_of_forward
-from .edge_sums import asked_rows, heard_by, written_by_layer
+from .edge_slopes import ByLayer, Slopes
+from .edge_sums import asked_rows, heard_by, slopes_between, written_by_layer
 from .measures import Measure
-from .positions import Positions, diverging_positions
-from .proofs import obstacle_of
 from .recording import Recording
 from .sweep import Inputs
 
@@ -53,10 +50,10 @@ def unit_attribution(
 
 def _at(base: Recording, donor: Recording, measure: Measure, share: float) -> Float[Tensor, "unit writer"]:
     """From the gradients at one point of the way between the embeddings."""
-    whole = bool(obstacle_of(base))
-    where = base.everywhere if whole else diverging_positions(base, donor)
+    heard_in = heard_by(list(every_reader(base)))
+    where, at_readers = slopes_between(base, donor, measure, share, heard_in)
     asked = asked_rows(base, where, base.mask)
-    slopes = _by_part(base, donor, where, measure, share, whole)
+    slopes = _by_part(base, heard_in, at_readers)
     parts: list[Tensor] = []
     heard = slopes.pop(len(base.layers))[1]
     for layer in range(len(base.layers) - 1, -1, -1):
@@ -69,15 +66,12 @@ def _at(base: Recording, donor: Recording, measure: Measure, share: float) -> Fl
     return torch.cat(parts[::-1], 1)
 
 
-def _by_part(
-    base: Recording, donor: Recording, where: Positions, measure: Measure, share: float, whole: bool
-) -> dict[int, tuple[Tensor, Tensor]]:
+def _by_part(base: Recording, heard: ByLayer, slopes: Slopes) -> dict[int, tuple[Tensor, Tensor]]:
     """By layer the gradients at all that its attention (or mixer) reads together, and at what its MLP reads; behind the
     last layer that of the output.
     """
-    heard = heard_by(list(every_reader(base)))
     found: dict[int, tuple[Tensor, Tensor]] = {}
-    for layer, each in (slopes_of_forward if whole else slopes_at_rows)(base, donor, where, measure, share, heard):
+    for layer, each in slopes:
         sums: list[Tensor | float] = [0.0, 0.0]
         for reader, slope in zip(heard[layer], each, strict=True):
             sums[reader.kind in ("mlp", "final")] += slope.to(base.mask.device)

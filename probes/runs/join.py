@@ -71,6 +71,17 @@ def label(record: Mapping[str, Any]) -> str:
     return " ".join([record["task"]["name"], *(f"{k}={v}" for k, v in sorted(options.items()))])
 
 
+def labels_apart(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The same without the options that all of them have: "scenes", "scenes form=words"."""
+    options = [record["task"]["options"].items() for record in records]
+    common = [item for item in options[0] if all(item in of for of in options)] if len(records) > 1 else []
+    tasks = [
+        record["task"] | {"options": {k: v for k, v in of if (k, v) not in common}}
+        for record, of in zip(records, options, strict=True)
+    ]
+    return [label({"task": task}) for task in tasks]
+
+
 def join(
     runs: Sequence[Path],
     name: str,
@@ -82,7 +93,7 @@ def join(
 ) -> Path:
     """Tables of several runs of `module.NEEDS` through `module.TABLES`, as a run directory of its own; returns it.
 
-    A maker is given {task: its run's tables} of one condition.
+    A maker is given {task: its run's tables} of one condition; a task's name leaves out the options that all have.
 
     condition: "BOS" or "no BOS"; None for the one that all runs have. UserError: fewer than two runs, runs of another
     analysis, of two subjects, twice of one task, or that differ in template, options, dtype or condition.
@@ -99,7 +110,8 @@ def join(
     place = store.safe_name(f"{name}.{subject['name']}.{'+'.join(labels)}"[:110], also="+=")
     directory = out / "runs" / f"{place}.{key[:8]}"
     with store.locked(directory):
-        parts = {n: rows_of(_tables(p, r), condition) for n, p, r in zip(labels, runs, records, strict=True)}
+        names = labels_apart(records)
+        parts = {n: rows_of(_tables(p, r), condition) for n, p, r in zip(names, runs, records, strict=True)}
         tables = of_condition(module, parts, How(options), condition)
         tables |= said_of(module, tables, [condition])
         for table in tables.values():

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from crosslens.analyses.circuits import _circuit_tables, _overlap_tables, circuits, overlap
+from crosslens.analyses.circuits import _circuit_tables, circuits, overlap
 from crosslens.analyses.common import stats
 from crosslens.analyses.common.claims import FAILS, HOLDS, UNTESTABLE
 from crosslens.cli import main
-from crosslens.probes.runs.join import finished, join
+from crosslens.probes.runs.join import finished, join, labels_apart
 from crosslens.probes.runs.run import Settings, run
 from crosslens.reports.pages.runs import read_run
 
@@ -101,13 +101,8 @@ def test_a_task_that_is_not_solved_has_no_circuit_to_share():
 def test_the_null_is_what_shuffling_within_layers_gives():
     rng = np.random.default_rng(1)
     a, b = (np.abs(rng.normal(size=(6, 8))) * np.linspace(0.2, 2, 6)[:, None] for _ in range(2))
-    row = _overlap_tables._overlaps(
-        ("a", "b"),
-        {("a", _circuit_tables.DIRECT): a, ("b", _circuit_tables.DIRECT): b},
-        {},
-        {"a": {"n": 1}, "b": {"n": 1}},
-    )
-    point = next(r for r in row if r["share"] == 0.2)
+    found = tables_from_runs({"a": tables_of(a), "b": tables_of(b)})["overlap"]
+    point = found.query("share == 0.2").iloc[0]
     drawn = [stats.circuit_overlap(a, rng.permuted(b, axis=1), share=0.2).share for _ in range(2000)]
     assert point["expected"] == pytest.approx(np.mean(drawn), abs=0.02)
     assert (point["lower"], point["upper"]) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=0.11)
@@ -228,7 +223,11 @@ def test_runs_with_other_options_are_not_joined(conditions, capsys):
 
 
 def test_tasks_are_called_by_the_options_that_they_do_not_share():
-    told = _overlap_tables._told
-    assert told(["scenes kinds=colour", "scenes form=words kinds=colour"]) == ["scenes", "scenes form=words"]
-    assert told(["colored_objects", "facts relation=capital"]) == ["colored objects", "facts relation=capital"]
-    assert told(["ioi"]) == ["ioi"]
+    def said(*tasks):
+        return labels_apart([{"task": {"name": name, "options": options}} for name, options in tasks])
+
+    colours = {"kinds": ["colour"]}
+    told = ["scenes", "scenes form=words"]
+    assert said(("scenes", colours), ("scenes", {**colours, "form": "words"})) == told
+    assert said(("ioi", {}), ("facts", {"relation": "capital"})) == ["ioi", "facts relation=capital"]
+    assert said(("facts", {"relation": "capital"})) == ["facts relation=capital"]

@@ -127,6 +127,13 @@ def test_both_kinds_in_one_task_are_refused():
         repairs.measure(subject, batch, {}, how_of(repairs, repairs.Options(**OPTIONS)))
 
 
+def test_both_kinds_are_refused_before_anything_is_fitted():
+    """Also where no batch has both."""
+    kinds: Any = [SimpleNamespace(examples=made(2, tokenizer=None)) for made in (questions, captions)]
+    with pytest.raises(UserError, match="two tasks"):
+        repairs.fit(None, kinds, repairs.Options(**OPTIONS))
+
+
 @pytest.mark.parametrize("family", ["llava", "gemma3", "qwen2_5_vl", "qwen3_vl", "paligemma"])
 def test_act_effects_equal_whole_forwards(family):
     """Every head calibrated alone by the repair itself."""
