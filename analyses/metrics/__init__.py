@@ -81,7 +81,7 @@ from .neurons import (
     specific_neurons,
 )
 from .periods import period_basis, period_components, period_directions, period_power
-from .positions import MixedBases, frequency_use, mix_bases, ranks, rope_waveform
+from .positions import MixedBases, frequency_use, mix_bases, ranks, rope_waveform, score_by_distance
 from .redistribution import (
     SinkColumns,
     calibrate_sinks,

@@ -55,6 +55,31 @@ def frequency_use(q: Float[Tensor, "p h d"], k: Float[Tensor, "p group d"]) -> F
     return queries.unflatten(0, (k.shape[1], -1)).sum(1) * keys
 
 
+def score_by_distance(
+    q: Float[Tensor, "p h d"],
+    k: Float[Tensor, "p group d"],
+    frequencies: Float[Tensor, "pair"],
+    distances: Int[Tensor, "n"],
+) -> Float[Tensor, "h n"]:
+    """What position alone does to scores: the mean query against the mean key, so many positions before it.
+
+    Re Σ_j q_j · conj(k_j) · e^{i m θ_j} / √d with rotary pairs (i, i + d/2) as complex numbers, before the rotation; θ:
+    `frequencies`, radians a position. Of an all-ones query and key it is `rope_waveform`. Units of scores before the
+    softmax (÷ √d). Query head h belongs to key head h // (h / groups).
+    Source: the waveform is arXiv 2312.04455's (Attention Buckets); that of a head's own mean query and key is this
+    project's. Errors: ValueError for an odd d, another number of frequencies than pairs, heads that groups do not
+    divide.
+    """
+    positions, heads, d = q.shape
+    require_shape("k", k, positions, k.shape[1], d)
+    require(d % 2 == 0 and heads % k.shape[1] == 0, f"q {tuple(q.shape)} does not fit k {tuple(k.shape)}")
+    require_shape("frequencies", frequencies, d // 2)
+    query, key = (torch.complex(*widen(x).mean(0).unflatten(-1, (2, d // 2)).unbind(-2)) for x in (q, k))
+    both = query * key.conj().repeat_interleave(heads // k.shape[1], 0)
+    angles = distances.to(both.real)[:, None] * frequencies.to(both.real)
+    return (both[:, None] * torch.polar(torch.ones_like(angles), angles)).real.sum(-1) / math.sqrt(d)
+
+
 def ranks(scores: Float[Tensor, "*batch n"]) -> Int[Tensor, "*batch n"]:
     """Rank of each entry along the last axis, 0 for the largest; ties in order."""
     return scores.argsort(dim=-1, descending=True, stable=True).argsort(-1)

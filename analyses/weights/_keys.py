@@ -40,7 +40,7 @@ def read_keys(layer: Layer, batch: Batch, hull: bool) -> dict[str, Tensor | None
         queries = layer.rot_q[example, kept[example]].float()
         used = metrics.frequency_use(queries, keys.transpose(0, 1)) if keys.shape[-1] % 2 == 0 else None
         found["use"].append(_known(used, keys, paired))
-        mixed = None if used is None else _other_pairs(queries, keys.transpose(0, 1), key)
+        mixed = None if used is None else metrics.frequency_use(queries, other_pairs(keys.transpose(0, 1), key))
         found["use|permuted"].append(_known(mixed, keys, paired))
     return {name: torch.stack(rows).cpu() for name, rows in found.items()}
 
@@ -61,11 +61,11 @@ def _known(values: Tensor | None, keys: Float[Tensor, "kv n d"], paired: bool) -
     return values if values is not None and paired else nothing
 
 
-def _other_pairs(q: Float[Tensor, "n h d"], k: Float[Tensor, "n kv d"], key: str) -> Tensor:
-    """The same with the keys' pairs in another order."""
+def other_pairs(k: Float[Tensor, "n kv d"], key: str) -> Float[Tensor, "n kv d"]:
+    """Keys with their rotary pairs in another order, drawn by the example's name."""
     half = k.shape[-1] // 2
     order = torch.from_numpy(np.random.default_rng(crc32(key.encode())).permutation(half)).to(k.device)
-    return metrics.frequency_use(q, k.unflatten(-1, (2, half))[..., order].flatten(-2))
+    return k.unflatten(-1, (2, half))[..., order].flatten(-2)
 
 
 def _interference(keys: Float[Tensor, "kv n d"]) -> Float[Tensor, "kv"]:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ...probes.runs.results import How, Rows
-from ..common.frames import joined, places, summarise
+from ..common.frames import head_axes, joined, places, summarise
 from ._circuits import OF_HEADS
 from ._composed import KINDS
 from ._keys import NULLS
@@ -18,6 +18,7 @@ from ._weight_tested import GAUSSIAN, OTHER_PAIRS, PERMUTED, most_used, tested
 
 SHOWN = 25  # pairs of each kind
 SCORE = "composition score"
+LIFT, FIRST = "token before over other distances", "token before scores highest"
 READS = {"Q": "queries", "K": "keys", "V": "values"}
 UNITS = {"eigenvalues": "Σ Re λ / Σ |λ|", "share": "share of the squared norm", "ratio": "rank", "rank": "rank"}
 
@@ -139,6 +140,22 @@ def _pairs(rows: Rows, how: How) -> pd.DataFrame | None:
     return joined([summarise(shares, rows.examples["group"], axes, "share of the use")])
 
 
+def _distances(rows: Rows, how: How) -> pd.DataFrame | None:
+    """By head how far position alone lifts the token before over the other distances; with the keys' pairs permuted."""
+    if np.isnan(rows["distances"]).all():
+        return None
+    groups, axes = rows.examples["group"], head_axes(rows["distances"][..., 0])
+    frames = []
+    for control, name in (("", "distances"), (OTHER_PAIRS, "distances|permuted")):
+        scores = rows[name]
+        others = np.delete(scores, 1, axis=-1)
+        lifted = scores[..., 1] - others.mean(-1)
+        first = np.where(np.isnan(lifted), np.nan, scores[..., 1] > others.max(-1))
+        for measure, values, unit in ((LIFT, lifted, "logits"), (FIRST, first, "share of texts")):
+            frames.append(summarise(values, groups, axes, unit, measure=measure, control=control))
+    return joined(frames)
+
+
 def _keys(rows: Rows, how: How) -> pd.DataFrame:
     """Interference over what random directions have, and keys that no query ranks first, by key head; with controls."""
     return joined(_of_keys(rows))
@@ -170,6 +187,7 @@ RUN_TABLES = {
 TABLES = {
     "frequencies": (_frequencies, ("key_head",)),
     "pairs": (_pairs, ("pair",)),
+    "distances": (_distances, ("measure",)),
     "keys": (_keys, ("key_head", "measure")),
     "tested": (tested, ("claim", "than", "untestable")),
 }

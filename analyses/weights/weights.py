@@ -1,8 +1,9 @@
 """Weights of heads and layers: which heads read each other, ranks and spectra, what queries and keys can tell
 
 Composition of every pair of heads whole and by singular component, eigenvalues and symmetry of OV and QK, spectra of
-all matrices, rotary pairs that are used, keys that interfere or cannot be ranked first. Tables: composition, between,
-composed, heads, beside_chance, matrices, frequencies, pairs, keys, tested.
+all matrices, rotary pairs that are used, heads that look one token back by position alone, keys that interfere or
+cannot be ranked first. Tables: composition, between, composed, heads, beside_chance, matrices, frequencies, pairs,
+distances, keys, tested.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ..common.claims import Claim, Statement
 from ..common.tested import judged
 from ._circuits import circuits_of, of_heads, permuted
 from ._composed import KINDS, composed
+from ._distances import DISTANCES, read_distances
 from ._keys import NULLS, read_keys
 from ._matrices import MATRICES, OF_MATRICES, of_matrices
 from ._weight_findings import findings
@@ -29,7 +31,7 @@ from ._weight_tables import RUN_TABLES, TABLES
 
 __all__ = ["RUN_TABLES", "TABLES", "findings"]
 
-VERSION = 1
+VERSION = 2
 QUESTION = "What do the weights say of heads and layers, before any prompt: who reads whom, how many directions count?"
 PAPER = (
     "Elhage et al. 2021; arXiv 2406.09519 (Talking Heads), 2406.06623 (Spectrum), 2502.14837 (MHA2MLA), 2305.02582, "
@@ -96,9 +98,11 @@ def methods(options: Options, learned: None, fitted_on: Mapping[str, int]) -> st
         "shape and scale, so it is drawn over that of the same matrix with its entries permuted. Control: the entries "
         f"of every matrix permuted ({options.draws} draws); random weights of the same shape have the same scores by "
         "chance. From texts: keys as the attention reads them, without each text's first token; use of a rotary pair: "
-        "mean norm of the queries' part times that of the keys'; interference: mean squared cosine of different keys; "
-        "a key inside the convex hull of the others is ranked first by no query; control: Gaussian keys of their "
-        "mean and covariance. Of weights alone there is no sample: intervals take the layers as groups."
+        "mean norm of the queries' part times that of the keys'; by position alone: the mean query's score with the "
+        f"mean key at distances 0 to {DISTANCES - 1}, as the rotation turns them, of text alone; control: the keys' "
+        "rotary pairs in another order; interference: mean squared cosine of different keys; a key inside the convex "
+        "hull of the others is ranked first by no query; control: Gaussian keys of their mean and covariance. Of "
+        "weights alone there is no sample: intervals take the layers as groups."
     )
 
 
@@ -131,15 +135,16 @@ def _require(options: Options) -> None:
 
 
 def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor | None]:
-    """See `_keys.read_keys`."""
+    """See `_keys.read_keys` and `_distances.read_distances`."""
     count, several = how.options.hull, layer.stack.attending
     chosen = {several[round(i * (len(several) - 1) / max(count - 1, 1))] for i in range(min(count, len(several)))}
-    return read_keys(layer, batch, layer.index in chosen)
+    return read_keys(layer, batch, layer.index in chosen) | read_distances(layer, batch)
 
 
 def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold."""
-    return subject.n_layers * subject.decoder.n_kv_heads * (len(NULLS) + 2 + subject.decoder.d_head)
+    keys = subject.decoder.n_kv_heads * (len(NULLS) + 2 + subject.decoder.d_head)
+    return subject.n_layers * (keys + 2 * subject.n_heads * DISTANCES)
 
 
 def memory(subject: Any, batch: int, positions: int, options: Options) -> int:

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from ..charts import head_map, heat_map, lines
 from .drawing import Drawing, Tables, draw_all, first_condition
 
+BEFORE = "token before over other distances"
 EDGE, SIGNAL = "values above the noise edge", "signal over noise, over permuted"
 
 
@@ -45,6 +46,14 @@ def by_key_head(rows: pd.DataFrame, _: Tables) -> go.Figure:
         view=shown["measure"].where(shown["control"] == "", shown["measure"] + ", " + shown["control"])
     )
     return _by_key_head(named)
+
+
+def distances(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    """Each head, as measured and with the keys' pairs permuted by buttons."""
+    shown = first_condition(rows)
+    named = shown.assign(view=shown["control"].where(shown["control"] != "", "measured"))
+    order = named.sort_values("view", key=lambda column: column != "measured", kind="stable")
+    return head_map(order, view="view", signed=True, unit="logits")
 
 
 def used(rows: pd.DataFrame, _: Tables) -> go.Figure:
@@ -150,6 +159,17 @@ FIGURES = [
         "Spectrum's ratio of singular values above and below its threshold, over the same of the matrix with its "
         "entries permuted. 1: no more than noise of this shape and size.",
         theme="more spectra",
+    ),
+    Drawing(
+        "distances",
+        "distances",
+        {"measure": BEFORE},
+        "Which heads look one token back by position alone",
+        distances,
+        "The mean query's score with the mean key one token back minus its mean over the other distances up to 15, as "
+        "the rotation turns them: words do not enter it. By the button with the keys' rotary pairs in another order.",
+        "Red: whatever the words, the head looks at the token before.",
+        theme="keys",
     ),
     Drawing(
         "keys",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from crosslens import Subject
@@ -10,8 +12,10 @@ from crosslens.analyses.common.head_weights import score_circuit, value_circuit
 from crosslens.analyses.weights import weights
 from crosslens.analyses.weights._circuits import circuits_of, of_heads, permuted
 from crosslens.analyses.weights._composed import KINDS, Circuits, composed
+from crosslens.analyses.weights._distances import DISTANCES, turned_by_one
 from crosslens.analyses.weights._matrices import MATRICES, of_matrices
 from crosslens.data.errors import SubjectError, UserError
+from crosslens.probes.intervene.rope import rotary_frequencies
 from crosslens.probes.model.head_weights import key_weight, query_weight
 from crosslens.probes.observe.tracing import tracing
 from crosslens.probes.runs.results import How, observe
@@ -202,6 +206,54 @@ def test_rotary_pairs_are_seen_where_there_are_any():
         assert bool((~use.isnan()).any()) == there, family
     assert use[:, 1].isnan().all()
     assert not use[:, 0].isnan().any()
+
+
+def test_the_turn_between_neighbours_is_that_of_the_model():
+    subject = tiny.subject("llama")
+    batch = subject.batch(tiny.examples(1, tokenizer=subject.tokenizer))
+    expected, found = rotary_frequencies(subject), {}
+
+    def check(layer):
+        rows = torch.arange(1, int(batch.mask[0].sum()))
+        found[layer.index] = turned_by_one(layer.q[0, rows], layer.rot_q[0, rows], rows)
+        one = turned_by_one(layer.q[0, rows[:1]], layer.rot_q[0, rows[:1]], rows[:1])
+        assert one.isnan().all()
+
+    with tracing(subject, check):
+        subject.forward(batch)
+    torch.testing.assert_close(found[1], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_head_that_looks_back_by_position_alone_is_found_and_not_its_twin():
+    """Biases make the mean key, and the mean query of head 1 the key as the rotation brings it from one place back."""
+    for planted_ in (True, False):
+        subject = biased(planted_)
+        batch = subject.batch(tiny.examples(3, tokenizer=subject.tokenizer))
+        scores = rows_of(subject, batch)["distances"][:, 0]
+        assert scores.shape[-1] == DISTANCES
+        assert bool((scores[:, 1].argmax(-1) == 1).all()) == planted_
+    mixed = rows_of(biased(True), batch)["distances|permuted"][:, 0, 1]
+    assert not bool((mixed.argmax(-1) == 1).all())
+
+
+def biased(back: bool) -> Subject:
+    """A small Llama whose first layer's queries and keys are nearly their biases; back: a query is its key,
+    turned as far back as the rotation turns in one place.
+    """
+    subject = tiny.subject("llama")
+    angle = -rotary_frequencies(subject) * back
+    key = torch.randn(subject.decoder.n_kv_heads, subject.d_head, generator=torch.Generator().manual_seed(3)) * 4
+    first, second = key.unflatten(-1, (2, -1)).unbind(-2)
+    query = torch.cat((first * angle.cos() - second * angle.sin(), second * angle.cos() + first * angle.sin()), -1)
+    model = copy.deepcopy(subject.model)
+    attention = model.model.layers[0].self_attn
+    for projection, bias in (
+        (attention.q_proj, query.repeat_interleave(subject.n_heads // len(key), 0)),
+        (attention.k_proj, key),
+    ):
+        projection.bias = torch.nn.Parameter(bias.flatten())
+        projection.weight.data.mul_(0.01)
+    return Subject(model, subject.tokenizer)
 
 
 def test_rows_do_not_depend_on_batch_padding_and_order():

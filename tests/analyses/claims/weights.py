@@ -9,6 +9,7 @@ import pandas as pd
 from crosslens.analyses.weights import weights
 from crosslens.analyses.weights._circuits import OF_HEADS
 from crosslens.analyses.weights._composed import KINDS, READ
+from crosslens.analyses.weights._distances import DISTANCES
 from crosslens.analyses.weights._matrices import MATRICES, OF_MATRICES
 from crosslens.probes.runs.results import Rows
 
@@ -71,6 +72,8 @@ def rows(
         "interference": np.stack([noise + 5, noise + crowded], -1) / (2 * PAIRS),
         "hull": np.stack([np.clip(noise * 0 + inside, 0, 1) + noise * (inside > 0), noise * 0], -1),
     }
+    for name in ("distances", "distances|permuted"):
+        values[name] = rng.random((N, LAYERS, HEADS, DISTANCES)) * (1 if rotary else np.nan)
     if not keys:
         values["hull"] = values["hull"] * np.nan
         values["interference"] = values["interference"] * np.nan

@@ -122,6 +122,32 @@ def test_waveform_is_the_score_after_rotation():
         metrics.rope_waveform(torch.arange(n), base, 7)
 
 
+def test_scores_by_distance_are_those_of_equal_queries_and_keys():
+    """Where all queries and all keys are alike the words say nothing: what is left is the score of every real pair."""
+    rng = torch.Generator().manual_seed(0)
+    n, heads, groups, d = 9, 4, 2, 8
+    q, k = (torch.randn(size, d, generator=rng, dtype=torch.float64) for size in (heads, groups))
+    frequencies = 50.0 ** (-torch.arange(0, d, 2, dtype=torch.float64) / d)
+
+    def turned(x: torch.Tensor) -> torch.Tensor:
+        angles = torch.arange(n, dtype=torch.float64)[:, None, None] * frequencies
+        first, second = x.unflatten(-1, (2, d // 2)).unbind(-2)
+        parts = first * angles.cos() - second * angles.sin(), second * angles.cos() + first * angles.sin()
+        return torch.cat(parts, -1)
+
+    scores = torch.einsum("qhd,khd->hqk", turned(q), turned(k).repeat_interleave(heads // groups, 1)) / math.sqrt(d)
+    found = metrics.score_by_distance(q.expand(n, -1, -1), k.expand(n, -1, -1), frequencies, torch.arange(n))
+    for row in range(n):
+        torch.testing.assert_close(found[:, : row + 1], scores[:, row, : row + 1].flip(-1))
+    ones = torch.ones(3, 1, d)
+    waveform = metrics.rope_waveform(torch.arange(n), 50.0, d)
+    torch.testing.assert_close(
+        metrics.score_by_distance(ones, ones, frequencies, torch.arange(n))[0].double(), waveform, rtol=1e-5, atol=1e-5
+    )
+    with pytest.raises(ValueError, match="frequencies"):
+        metrics.score_by_distance(q[None], k[None], frequencies[1:], torch.arange(n))
+
+
 def test_mixing_bases_of_one_or_equal_forwards_changes_nothing():
     logits = torch.randn(5, generator=generator(7))
     torch.testing.assert_close(metrics.mix_bases(logits[None]).logits, logits)
