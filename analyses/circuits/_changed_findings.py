@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from ..common.findings import Finding, place, rows_with, say, tested
-from ._changed_tables import FEW, KEPT, MORE
+from ._changed_tables import FEW, KEPT, LIKE, MORE
 from ._circuit_tables import EXACT
 
 Tables = Mapping[str, pd.DataFrame]
@@ -16,7 +16,7 @@ Tables = Mapping[str, pd.DataFrame]
 def findings(tables: Tables) -> list[Finding]:
     """Of the numbers of the table tested, and the head that changed most."""
     found = [_kept(tables), _more(tables), _few(tables)]
-    return found if tested(tables, KEPT).get("untestable") else [*found, *_most(tables)]
+    return found if tested(tables, MORE).get("untestable") else [*found, *_most(tables)]
 
 
 def _kept(tables: Tables) -> Finding:
@@ -28,7 +28,7 @@ def _kept(tables: Tables) -> Finding:
         **tested(tables, KEPT),
         about="whether the same heads carry the task",
         figure="scatter",
-        threshold=0.8,
+        threshold=LIKE,
         side="above",
     )
 
@@ -69,18 +69,20 @@ def _most(tables: Tables) -> list[Finding]:
     sure = rows[rows["p_value"] <= 0.05]
     some = sure if len(sure) else rows
     row = some.iloc[int(some["value"].abs().argmax())]
+    changed = "{count:.0f} of {all:.0f} heads changed"
+    largest = "{head}, {value:+.2f} logits {span:+.2f}"
     return [
         say(
-            "{count:.0f} of {all:.0f} heads changed, {head} the most of them: it gives the answer's lead {here:+.2f} "
-            "logits here and {there:+.2f} in the other model (change {value:+.2f} {span:+.2f}; {control}: "
+            f"{changed}, {{head}} the most of them: it gives the answer's lead {{here:+.2f}} logits here and "
+            "{there:+.2f} in the other model (change {value:+.2f} {span:+.2f}; {control}: {beside:+.2f})",
+            f"{changed}, but the largest change, of {largest}, is not told from {{control}} ({{beside:+.2f}})"
+            if len(sure)
+            else f"No head is shown to have changed: the largest change is that of {largest} ({{control}}: "
             "{beside:+.2f})",
-            "No head's change stands out among all: the largest is that of {head}, {value:+.2f} logits {span:+.2f} "
-            "({control}: {beside:+.2f})",
             row,
             about="which head changed most",
             figure="heads",
-            among=len(rows),
-            p_value=float(row["p_value"]),
+            p_value=float(row["p_value"]),  # corrected for all heads
             heads=place(row),
             head=place(row),
             count=float(len(sure)),

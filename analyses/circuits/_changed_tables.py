@@ -23,6 +23,7 @@ HALVES, SHUFFLED = "two halves of the examples", "the other heads of each layer 
 THIS, OTHER = "this model", "the other model"
 RANKS, SIZE = "rank correlation over heads", "of the other model's effects"
 CHANGE, FEW_SHARE = "change", 0.05
+LIKE = 0.8  # correlation of effects from which on the same heads carry a task
 MEASURES = (EXACT, DIRECT)
 
 
@@ -140,6 +141,15 @@ def _sizes(mean: np.ndarray) -> np.ndarray:
     return np.array([change, max(halves), change - max(halves)]) / effects
 
 
+def _agreement(maps: np.ndarray, groups: np.ndarray) -> float:
+    """How far a model's own map repeats: rank correlation of two halves of the groups, raised to the whole's length
+    (Spearman–Brown); that of the model whose map repeats less.
+    """
+    halves = [[maps[half, model].mean(0).ravel() for half in stats.split_half(groups)] for model in range(2)]
+    own = min(spearman(*pair) for pair in halves)
+    return 2 * own / (1 + own) if own > 0 else 0.0
+
+
 def _tested(rows: Rows, how: How) -> pd.DataFrame:
     reason = _unsolved(rows, how)
     groups = rows.examples["group"].to_numpy()
@@ -149,12 +159,14 @@ def _tested(rows: Rows, how: How) -> pd.DataFrame:
         return pd.concat([nothing(name, "one group cannot be halved") for name in (KEPT, MORE, FEW)], ignore_index=True)
     maps = _maps(rows, EXACT)
     kept = _rows(stats.bootstrap_statistic(maps, groups, _correlations), groups, RANKS)
+    own = _agreement(maps, groups)
+    noisy = "" if own > LIKE else f"of one model alone two halves of the examples agree by {own:.2f}, not above {LIKE}"
     apart = _apart(maps, rows.examples["group"])
     four = np.stack([maps[:, 0] - maps[:, 1], apart[:, 0], apart[:, 1], maps[:, 1]], 1)
     more = _rows(stats.bootstrap_statistic(four, groups, _sizes), groups, SIZE)
     margins = [
-        found.iloc[[0, 2]].assign(claim=claim, than=["", than], untestable=reason)
-        for claim, found, than in ((KEPT, kept, SHUFFLED), (MORE, more, HALVES))
+        found.iloc[[0, 2]].assign(claim=claim, than=["", than], untestable=lacking)
+        for claim, found, than, lacking in ((KEPT, kept, SHUFFLED, reason or noisy), (MORE, more, HALVES, reason))
     ]
     return pd.concat([*margins, *few], ignore_index=True)
 

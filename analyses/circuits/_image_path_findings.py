@@ -33,9 +33,10 @@ def _through(tables: Tables) -> Finding:
 
 def _deeper(tables: Tables) -> Finding:
     return say(
-        "Attention at the picture's tokens acts {value:.1f} {span:.1f} layers before attention at the last position",
-        "It is not shown that attention at the picture's tokens acts before attention at the last position: mean "
-        "layers differ by {value:.1f} {span:.1f}",
+        "Attention at the picture's tokens acts {value:.1f} {span:.1f} layers before attention at the last position; "
+        "{control}: {beside:.1f}",
+        "It is not shown that attention at the picture's tokens acts before attention at the last position, and before "
+        "that at the text's: mean layers differ by {value:.1f} {span:.1f}; {control}: {beside:.1f}",
         **tested(tables, DEEPER),
         about="how deep attention acts at each place",
         figure="layers",

@@ -15,7 +15,8 @@ from ..common.tested import nothing, number
 THROUGH, DEEPER = "seen through the text", "from the picture to the end"
 PICTURE, TEXT, LAST = "picture", "text", "last position"
 PLACES = (PICTURE, TEXT, LAST)
-TOKENS = "its share of the tokens"
+TOKENS, AT_TEXT = "its share of the tokens", "attention at the text's tokens"
+SAME = "the twins have the same picture"
 SHARE = "share of the summed |effect|"
 
 
@@ -52,7 +53,7 @@ def _layers(rows: Rows, how: How) -> pd.DataFrame:
 
 def _tested(rows: Rows, how: How) -> pd.DataFrame:
     reason = unsolved(rows)
-    return pd.concat([*_through(_measured(rows, how), reason), _deeper(rows, reason)], ignore_index=True)
+    return pd.concat([*_through(_measured(rows, how), reason), *_deeper(rows, reason)], ignore_index=True)
 
 
 def _through(rows: Rows, reason: str) -> list[pd.DataFrame]:
@@ -60,6 +61,8 @@ def _through(rows: Rows, reason: str) -> list[pd.DataFrame]:
     groups = rows.examples["group"]
     if groups.nunique() < 2:
         return [nothing(THROUGH, "one group cannot be halved")]
+    if _same_picture(rows):
+        return [nothing(THROUGH, reason or SAME)]
     first, other = halves(groups)
     sums = {place: _turned(_given(rows, f"path|{place}"), first)[other] for place in PLACES[:2]}
     whole, groups = sums[PICTURE] + sums[TEXT], groups[other]
@@ -78,24 +81,38 @@ def _turned(values: np.ndarray, first: np.ndarray) -> np.ndarray:
     return of_heads(values * np.sign(values[first].mean(0))).sum((1, 2))
 
 
-def _deeper(rows: Rows, reason: str) -> pd.DataFrame:
-    """The mean layer at the last position minus that at the picture's tokens."""
-    groups = rows.examples["group"].to_numpy()
-    both = np.stack([rows[f"layer|{place}"] for place in (PICTURE, LAST)], 1)
-    known = ~np.isnan(both).any((0, 1))
-    if not np.abs(both[..., known].mean(0)).sum(1).all():
-        return nothing(DEEPER, reason or "the twins have the same picture")
-    depth = np.flatnonzero(known)
+def _deeper(rows: Rows, reason: str) -> list[pd.DataFrame]:
+    """The mean layer at the last position minus that at the picture's tokens, and that at the text's minus it: what an
+    earlier token gets in the last layers nobody can read, so before the last position alone says nothing.
+    """
+    groups = rows.examples["group"]
+    if groups.nunique() < 2:
+        return [nothing(DEEPER, "one group cannot be halved")]
+    if _same_picture(rows):
+        return [nothing(DEEPER, reason or SAME)]
+    first, other = halves(groups)
+    values = np.stack([_given(rows, f"layer|{place}") for place in PLACES], 1)
+    known = np.flatnonzero(~np.isnan(values).any((0, 1)))
+    turned = (values * np.sign(values[first].mean(0)))[other][..., known]
+    for at, place in enumerate(PLACES):
+        if not apart(turned[:, at].sum(-1), groups[other]):
+            lacking = f"the two halves of the groups do not agree on what attention does at: {place}"
+            return [nothing(DEEPER, reason or lacking)]
 
-    def apart_by(mean: np.ndarray) -> np.ndarray:
-        weights = np.abs(mean)
-        centres = stats.quotient((weights * depth).sum(1), weights.sum(1))
-        return np.array([centres[1] - centres[0]])
+    def between(mean: np.ndarray) -> np.ndarray:
+        picture, text, last = stats.quotient((mean * known).sum(1), mean.sum(1))
+        return np.array([last - picture, text - picture])
 
-    found = stats.bootstrap_statistic(both[..., known], groups, apart_by)
+    found = stats.bootstrap_statistic(turned, groups[other].to_numpy(), between)
     cells = dict(zip(("value", "lower", "upper"), found, strict=True))
-    names = {"claim": DEEPER, "than": "", "untestable": reason, "unit": "layers"}
-    return pd.DataFrame(cells).assign(**names, n=len(groups), n_groups=len(np.unique(groups)))
+    counts = {"n": len(turned), "n_groups": groups[other].nunique()}
+    names = {"claim": DEEPER, "untestable": reason, "unit": "layers", **counts}
+    return [pd.DataFrame(cells).assign(than=["", AT_TEXT], **names)]
+
+
+def _same_picture(rows: Rows) -> bool:
+    """Whether the twins differ in the question alone: nothing reaches the picture's tokens."""
+    return not rows["tokens"].any()
 
 
 TABLES = {

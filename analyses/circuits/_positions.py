@@ -26,6 +26,7 @@ def effects_by_position(subject: Any, batch: Batch, found: Contrast) -> dict[str
 
 def patched_at(subject: Any, found: Contrast, site: str, where: Tensor, parted: Tensor) -> Tensor:
     """Exact effects [b, layer(, head)] of a site at some positions; 0 before the twins part."""
+    where = where.to(parted.device)
     if not bool((where & parted).any()):
         axes = (subject.n_layers, subject.n_heads) if site == "z" else (subject.n_layers,)
         nothing = torch.full((len(where), *axes), torch.nan)

@@ -24,12 +24,12 @@ from ..common.contrast import contrast, task_rows
 from ..common.reference import reference_of, same_tokens
 from ..common.tested import judged
 from ._changed_findings import findings
-from ._changed_tables import FEW, KEPT, MORE, TABLES, other
+from ._changed_tables import FEW, KEPT, LIKE, MORE, TABLES, other
 from ._circuit_tables import DIRECT, EXACT
 
 __all__ = ["TABLES", "claims", "findings"]
 
-VERSION = 1
+VERSION = 2
 QUESTION = "Which heads do something else for a task of text since the model was trained on, and which do the same?"
 PAPER = "arXiv 2402.14811 (fine-tuning enhances existing mechanisms), in its manner"
 FIT_EXAMPLES = 0  # it learns nothing but which model is compared with
@@ -37,9 +37,9 @@ CLAIMS = (
     Statement(
         KEPT,
         "After the training the same heads carry the task: over heads, the effects in both models correlate by more "
-        "than 0.8 (Spearman), and more than with the other heads of each layer in their place.",
+        f"than {LIKE} (Spearman), and more than with the other heads of each layer in their place.",
         "arXiv 2402.14811, in its manner; bar and control are this project's",
-        0.8,
+        LIKE,
     ),
     Statement(
         MORE,
@@ -81,8 +81,9 @@ def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) ->
         "this loses, in logits, where the twin's z stands in the place of its own: at the last position, or on the "
         "path to the output alone with every other head held. Both models get the same prompts; the change is this "
         f"model's effect minus that of {beside}, example by example. Two halves: the same difference between halves of "
-        "the groups in one model, the larger of both models. p of a head: signs flipped by groups, the largest |t| "
-        "over all heads."
+        "the groups in the other model; the tested number takes the larger of both models'. p of a head: signs flipped "
+        f"by groups, the largest |t| over all heads. Where halves of one model agree by no more than {LIKE} "
+        "(Spearman–Brown), two models' maps cannot be held to it."
     )
 
 

@@ -30,7 +30,7 @@ from ._positions import patched_at
 
 __all__ = ["TABLES", "claims", "findings"]
 
-VERSION = 1
+VERSION = 2
 QUESTION = "Do the heads that write the answer hear the others at the tokens of the picture, or at those of the text?"
 PAPER = "arXiv 2411.18620 (cross-modal information flow), by path patching (2211.00593)"
 FIT_EXAMPLES = 32
@@ -39,8 +39,8 @@ CLAIMS = (
     Statement(
         THROUGH,
         "What is seen reaches the answer through the text: of the summed |effect| of all heads on the paths into the "
-        "movers' keys and values, less than half runs through the picture's tokens, and less than their share of the "
-        "tokens (signs from one half of the groups).",
+        "movers' keys and values, less than half runs through the picture's tokens, and less than these are of the "
+        "tokens that the twin's difference reaches (signs from one half of the groups).",
         _FLOW,
         0.5,
         "below",
@@ -48,16 +48,16 @@ CLAIMS = (
     Statement(
         DEEPER,
         "The work goes from the picture to the end of the prompt: patched layer by layer, attention at the picture's "
-        "tokens acts earlier than at the last position (difference of the mean layers, weighted by |effect|, above "
-        "0).",
-        "arXiv 2411.18620, in its manner",
+        "tokens acts earlier than at the last position (difference of the mean layers, weighted by effect with signs "
+        "from one half of the groups, above 0), by more than attention at the text's tokens does.",
+        "arXiv 2411.18620, in its manner; the control is this project's",
     ),
 )
 
 
 @dataclass(frozen=True)
 class Options:
-    """movers: how many heads count as movers, those of the strongest path to the output."""
+    """movers: how many heads count as movers, those that help most on the path to the output."""
 
     movers: int = 3
 
@@ -73,8 +73,8 @@ def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) ->
     """The methods sentence of the page."""
     return (
         "Logit difference: answer minus the answer of the corrupt twin, at the last position; an effect is what it "
-        f"loses, in logits. Movers ({listed(learned.heads)}): the heads of largest |effect| on the path to the output, "
-        f"on held-out examples of {len(learned.selected_on)} groups, of {fitted_on['examples']} examples in all; "
+        f"loses, in logits. Movers ({listed(learned.heads)}): the heads that help most on the path to the output, on "
+        f"held-out examples of {len(learned.selected_on)} groups, of {fitted_on['examples']} examples in all; "
         "measured on the other groups. A path: one head's z is the twin's, every other head's stays, and the movers' "
         "keys and values, at the tokens of one place alone, hear the difference. Layers: what attention writes at one "
         "place is the twin's, all behind it is computed again. Places: the picture's tokens (or the words of the "
@@ -89,7 +89,7 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
     half, groups = chosen_half(subject, batches, "image_paths")
     for batch in half:
         _places(batch)
-    return Learned(movers(subject, half, options.movers), groups)
+    return Learned(movers(subject, half, options.movers, helping=True), groups)
 
 
 def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:

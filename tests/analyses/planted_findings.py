@@ -269,7 +269,7 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "one": case(changed_heads.tables_of, "The change lies in few heads", FOUND),
         "all": case(partial(changed_heads.tables_of, few=False), "It is not shown that the change lies", OPEN),
         "a head": case(changed_heads.tables_of, "1 of 48 heads changed, 4.3 the most", FOUND),
-        "no head": case(partial(changed_heads.tables_of, change=0.0), "No head's change stands out", OPEN),
+        "no head": case(partial(changed_heads.tables_of, change=0.0), "No head is shown to have changed", OPEN),
         "unsolved": case(
             partial(changed_heads.tables_of, right=0.2), "whether the same heads carry the task", UNTESTABLE
         ),

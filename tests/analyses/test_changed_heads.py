@@ -10,10 +10,11 @@ import pytest
 import torch
 from crosslens import Subject
 from crosslens.analyses.circuits import changed_heads
-from crosslens.analyses.circuits._changed_tables import HALVES, KEPT, MORE, SHUFFLED, other
+from crosslens.analyses.circuits._changed_tables import HALVES, KEPT, MEASURES, MORE, SHUFFLED, other
 from crosslens.analyses.circuits._circuit_tables import DIRECT, EXACT
 from crosslens.analyses.common import reference as common_reference
 from crosslens.analyses.common.agreement import spearman
+from crosslens.analyses.common.claims import UNTESTABLE
 from crosslens.analyses.common.stats import split_half
 from crosslens.data.errors import UserError
 from crosslens.data.example import Example, Segment
@@ -102,6 +103,18 @@ def test_the_planted_head_is_named_and_its_twin_is_not():
     assert named.value == pytest.approx(2.0, abs=0.05)
     same = changed_heads.findings(tables_from(changed_heads, planted.rows(change=0.0)))[-1]
     assert same.state == "open"
+
+
+def test_noise_alone_is_no_sign_of_other_heads():
+    """Equal effects and much noise: two maps that are known so badly correlate badly, as halves of one model do."""
+    rows, rng = planted.rows(change=0.0, groups=10), np.random.default_rng(4)
+    for name, values in rows.values.items():
+        if name.split("|")[-1] in MEASURES:
+            values += rng.normal(0, 2.5, values.shape)
+    tables = tables_from(changed_heads, rows)
+    (kept,) = (claim for claim in changed_heads.claims(tables) if claim.name == KEPT)
+    assert kept.verdict == UNTESTABLE
+    assert "two halves of the examples agree by" in kept.numbers
 
 
 def test_tables_by_hand():

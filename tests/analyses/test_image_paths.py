@@ -9,7 +9,7 @@ import pytest
 import torch
 from crosslens import Subject
 from crosslens.analyses.circuits import image_paths
-from crosslens.analyses.circuits._image_path_tables import LAST, PICTURE, TEXT, THROUGH, TOKENS
+from crosslens.analyses.circuits._image_path_tables import DEEPER, LAST, PICTURE, TEXT, THROUGH, TOKENS
 from crosslens.analyses.common.stats import split_half
 from crosslens.data.errors import UserError
 from crosslens.data.tasks import scenes
@@ -104,6 +104,25 @@ def test_the_planted_head_is_found_at_its_place():
     strongest = paths.loc[paths["value"].abs().idxmax()]
     assert (strongest["place"], strongest["layer"], strongest["head"]) == (TEXT, 2, 1)
     assert paths[paths["place"] == PICTURE]["value"].abs().max() < 0.02
+
+
+def test_attention_that_does_nothing_at_the_picture_has_no_depth():
+    """Noise lies in the middle of all layers by itself, before a late layer at the last position."""
+    rows = planted.rows()
+    rng = np.random.default_rng(1)
+    rows.values[f"layer|{PICTURE}"][:] = rng.normal(0, 0.05, rows[f"layer|{PICTURE}"].shape)
+    tested = tables_from(image_paths, rows)["tested"].set_index("claim")
+    assert (
+        tested.loc[DEEPER, "untestable"]
+        == "the two halves of the groups do not agree on what attention does at: picture"
+    )
+
+
+def test_twins_of_one_picture_say_nothing_of_it():
+    rows = planted.rows()
+    rows.values["tokens"][:] = 0
+    tested = tables_from(image_paths, rows)["tested"]
+    assert set(tested["untestable"]) == {"the twins have the same picture"}
 
 
 def test_what_was_chosen_on_is_not_measured():

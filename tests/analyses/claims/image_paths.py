@@ -29,7 +29,7 @@ def tables_of(**planted: Any) -> dict[str, pd.DataFrame]:
 
 def rows(*, picture: float = 0.2, early: int = 1, right: float = 0.95) -> Rows:
     """picture: what one head's path through the picture is worth, in logits; through the text 1. early: the layer that
-    acts at the picture; layer 3 acts at the last position. right: the share that is answered right.
+    acts at the picture; layer 2 acts at the text, 3 at the last position. right: the share that is answered right.
     """
     rng = np.random.default_rng(0)
     examples, _ = task(rng, N, GROUPS)
@@ -37,6 +37,6 @@ def rows(*, picture: float = 0.2, early: int = 1, right: float = 0.95) -> Rows:
     for place, size in ((PICTURE, picture), (TEXT, 1.0)):
         values[f"path|{place}"][:, 2, 1] -= size
     values |= {f"layer|{place}": rng.normal(0, 0.02, (N, LAYERS)) for place in PLACES}
-    for place, layer in ((PICTURE, early), (LAST, 3)):
+    for place, layer in ((PICTURE, early), (TEXT, 2), (LAST, 3)):
         values[f"layer|{place}"][:, layer] -= 2
     return Rows(examples, values | {"tokens": np.full(N, 0.6)} | solved(rng, N, right))
