@@ -61,7 +61,7 @@ def by_subset(rows: pd.DataFrame, _: Tables) -> go.Figure | None:
 
 def _of_kinds(rows: pd.DataFrame, *, whole: bool) -> pd.DataFrame:
     """The flows that were measured on all examples of their kind, or (not whole) on some of them."""
-    rows = rows[rows["subset"] != "all"]
+    rows = _of_others(rows[rows["subset"] != "all"])
     own = rows.groupby(["subset", "condition", "flow"])["n"].transform("max")
     every = rows.groupby(["subset", "condition"])["n"].transform("max")
     return rows[(own == every) == whole]
@@ -122,6 +122,15 @@ def _named(rows: pd.DataFrame, column: str) -> pd.Series:
     return rows[column] + " · " + rows["condition"] if rows["condition"].nunique() > 1 else rows[column]
 
 
+def _of_options(rows: pd.DataFrame) -> pd.DataFrame:
+    """The flows out of a question's options and of what is left of it: of questions that end with them."""
+    return rows[rows["flow"].str.contains("option")]
+
+
+def _of_others(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[~rows["flow"].str.contains("option")]
+
+
 CHANGE = {"measure": "change", "subset": "all", "control": ""}
 FLOWS = Drawing(
     "flows",
@@ -133,6 +142,7 @@ FLOWS = Drawing(
     "Above 0 the answer needs this flow at this depth; 100 % is all of it. An n in the legend: these flows "
     "were measured on different examples.",
     interval="Bands",
+    select=_of_others,
     claims=("image to question early", "question to last in the middle", "question before image"),
 )
 KINDS = Drawing(
@@ -172,7 +182,22 @@ REST = [
         "A cut above its dotted line takes more than any positions would. A panel without a dotted line has no such "
         "control: there are not as many other positions.",
         interval="Bands",
+        select=_of_others,
         claims=("asked object is read", "subject is read"),
+    ),
+    Drawing(
+        "options",
+        "flows",
+        {"measure": "change", "subset": "all"},
+        "What the answer reads where a question ends with its options",
+        with_controls,
+        "The question's true option, its false one, and the question without them, each cut from the last position; "
+        "the swap, in which the edges stay and read the twin's keys and values; and, dotted, as many other positions "
+        "cut for the same target.",
+        "Where cutting an option takes more than the dotted line, the answer is read off it.",
+        theme="options",
+        interval="Bands",
+        select=_of_options,
     ),
     Drawing(
         "tracing",
