@@ -161,6 +161,7 @@ def test_a_whole_run_and_its_ends(tmp_path):
         {"level": "node"},
         {"choice": "greedy"},
         {"activations": True},
+        {"official": True},
         {"level": "neuron"},
         {"level": "neuron", "ablated": "mean"},
     ],
