@@ -37,15 +37,6 @@ from crosslens.probes.runs.run import Settings, run
 from ..helpers import contrasts, planted, tiny
 
 SITES = ("z", "mlp_out")
-BUILT = (  # of the planted induction model: reader, writer
-    (("q", 0, 0), ("embed", -1, -1)),
-    (("k", 0, 0), ("embed", -1, -1)),
-    (("v", 0, 0), ("embed", -1, -1)),
-    (("q", 1, 0), ("embed", -1, -1)),
-    (("k", 1, 0), ("head", 0, 0)),
-    (("v", 1, 0), ("embed", -1, -1)),
-    (("final", 2, -1), ("head", 1, 0)),
-)
 
 
 def analyse(out, make=contrasts.four_groups, **options):
@@ -62,17 +53,10 @@ def planted_runs(found=True):
     return subject, runs, logit_difference(answers, others)
 
 
-def built(graph):
-    truth = torch.zeros_like(graph.possible)
-    for reader, writer in BUILT:
-        truth[[tuple(r) for r in graph.readers].index(reader), [tuple(w) for w in graph.writers].index(writer)] = True
-    return truth
-
-
 def test_the_built_circuit_does_the_task_and_the_twin_has_none():
     subject, (base, donor), measure = planted_runs()
     graph = graph_of(base)
-    truth = built(graph)
+    truth = planted.edges_of(planted.BUILT, graph)
     random = [shuffled_levels(truth.to(torch.uint8).sub(1), graph, draw) for draw in range(4)]  # 0 and 255
     sweep = edge_sweep(subject, base, donor, [truth, *(one == 0 for one in random)], measure=measure)
     span = (sweep.clean - sweep.donor).mean()
@@ -99,8 +83,8 @@ def test_gradients_find_the_built_circuit():
         sweep = edge_sweep(subject, base, donor, [kept], measure=measure)
         exact[reader, writer] = (sweep.values[0] - sweep.clean).mean()
     matters = exact.nan_to_num().abs() > 0.2
-    assert 3 <= matters.sum() <= len(BUILT)
-    assert not (matters & ~built(graph)).any()
+    assert 3 <= matters.sum() <= len(planted.BUILT)
+    assert not (matters & ~planted.edges_of(planted.BUILT, graph)).any()
     edges = edge_attribution(subject, base, donor, measure=measure, steps=20)
     assert metrics.edge_auroc(edges.values.mean(-1), matters) > 0.95
     assert metrics.edge_auroc(exact, matters) == 1.0
