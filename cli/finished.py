@@ -1,4 +1,4 @@
-"""Commands on finished runs: report, compare, overlap, verify."""
+"""Commands on finished runs: report, compare, overlap, circuit, verify."""
 
 from __future__ import annotations
 
@@ -66,6 +66,29 @@ class Overlap:
         condition = {"run": None, "yes": condition_of(True), "no": condition_of(False)}[self.bos]
         options = options_of(self, name, module)
         print(join(runs, name, module, options, self.out, line, condition))
+
+
+@dataclass(frozen=True)
+class Circuit:
+    """Write a circuit of a finished run of edge_circuits as JSON that EAP-IG and MIB read; runs no model.
+
+    An edge's score is larger the smaller the circuit that has it, from 10 to 1: as many ranks as circuits have sizes.
+    """
+
+    run: Positional[str] = ""  # a run's directory
+    file: Positional[str] = ""  # where the JSON is written
+    method: str = "5 steps"  # what ranked the edges, as the run's page names it
+    ranking: Literal["helpful", "size"] = "helpful"  # edges that help most first, or of largest |effect|
+    share: float = 0.05  # of all edges, one of the page's sizes
+
+    def __call__(self, line: str) -> None:
+        if not (self.run and self.file):
+            raise UserError("name a run of edge_circuits and a file: crosslens circuit reports/out/runs/NAME one.json")
+        from ..analyses.circuits._edge_saved import save_circuit
+        from ..probes.runs.verify import open_run
+
+        count = save_circuit(Path(self.file), open_run(Path(self.run)), self.method, self.ranking, self.share)
+        print(f"{count} edges in the circuit; {self.file}")
 
 
 @dataclass(frozen=True)

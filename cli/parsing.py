@@ -15,7 +15,7 @@ import tyro
 from .. import __version__
 from ..analyses.reading import read_analyses
 from ..data.errors import UserError
-from .finished import Compare, Overlap, Report, Verify
+from .finished import Circuit, Compare, Overlap, Report, Verify
 from .keep import ACTIONS, Cache, Export
 from .listing import Catalogue
 from .look import Look
@@ -34,6 +34,7 @@ COMMANDS: dict[str, type] = {
     "check": Check,
     "verify": Verify,
     "overlap": Overlap,
+    "circuit": Circuit,
     "cache": Cache,
     "export": Export,
 }

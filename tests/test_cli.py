@@ -68,6 +68,7 @@ assert not {"torch", "transformers"} & set(sys.modules), "torch was imported"
         ("verify -h", "--sample"),
         ("report -h", "--static"),
         ("compare -h", "two models, two tasks"),
+        ("circuit -h", "--share"),
         ("export -h", "crosslens export"),
         ("list", "recipe    vhd"),
         ("list sinks", "--sinks.receives  5.0"),

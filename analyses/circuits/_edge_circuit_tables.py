@@ -15,6 +15,7 @@ from ..common.contrast import apart, task_table, unsolved
 from ..common.frames import summarise
 from ..common.selection import measured_rows
 from ..common.tested import nothing, number
+from ._edge_auroc import RANDOM, auroc
 from ._edge_levels import HELP, NEVER, RANKINGS, SHARES, SIZE, unpack
 
 FEW, BETTER, HELPFUL = "few edges", "five gradients", "helpful edges"
@@ -22,7 +23,7 @@ CLAIMED = 0.05
 ENDS = "both ends"
 GIVEN = "the given circuit"
 ACTIVATIONS = "5 steps, activations"
-EDGES, NEURONS = "random edges between the same layers", "random neurons of the same writers"
+EDGES, NEURONS = RANDOM, "random neurons of the same writers"
 OF_NEURONS = "circuits of neurons were asked for (--edge_circuits.level): the statement is of edges"
 UNIT = "share of the effect"
 AREAS = {HELP: "CPR", SIZE: "CMD"}
@@ -197,5 +198,6 @@ TABLES = {
     "area": (_area, ("measure", "method")),
     "kept": (_kept, ("share", "method", "ranking", "measure")),
     "nodes": (_nodes, ("method",)),
+    "auroc": (auroc, ("method",)),
     "tested": (_tested, ("claim", "than", "untestable")),
 }

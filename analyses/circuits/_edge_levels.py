@@ -6,8 +6,7 @@ import zlib
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,10 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ...data.errors import UserError
-from ...probes.intervene.edge_files import save_edges
 from ...probes.intervene.edge_graph import Reader, Writer, edge_owners, every_reader, every_writer, possible_edges
-from ...probes.intervene.recording import Recording, record
-from ...probes.prompts.batch import Batch
+from ...probes.intervene.recording import Recording
 from .. import metrics
 
 SHARES = metrics.MIB_SHARES
@@ -119,17 +116,3 @@ def unpack(text: str, shape: Sequence[int]) -> Int[Tensor, "reader writer"]:
     if flat.size != int(np.prod(shape)):
         raise UserError(f"edge_circuits: a circuit of {flat.size} pairs of reader and writer, the model has {shape}")
     return torch.from_numpy(flat.reshape(tuple(shape)).copy())
-
-
-def save_circuit(path: str | Path, subject: Any, batch: Batch, learned: Any, name: str, share: float) -> None:
-    """One circuit of a run as EAP-IG and MIB read it. learned: what the run of `edge_circuits` learned; name: of its
-    `levels`; share: one of SHARES. An edge's score is larger the smaller the circuit that has it. UserError: another
-    share or name.
-    """
-    if learned.width:
-        raise UserError("a circuit of neurons has no edges to save: run edge_circuits at level edge or node")
-    if name not in learned.levels or share not in SHARES:
-        raise UserError(f"no circuit {name!r} of {share}: {', '.join(learned.levels)}; {', '.join(map(str, SHARES))}")
-    base = record(subject, batch)
-    levels = unpack(learned.levels[name], (len(learned.readers), len(learned.writers)))
-    save_edges(Path(path), base, -levels.float(), levels <= SHARES.index(share))

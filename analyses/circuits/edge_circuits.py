@@ -15,27 +15,24 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...data.errors import UserError
 from ...data.progress import tracked
 from ...probes.intervene.edge_ablation import Written, edge_sweep, mean_written, silence
-from ...probes.intervene.edge_attribution import BOTH_ENDS, edge_attribution, official_points
 from ...probes.intervene.edge_files import load_edges
 from ...probes.intervene.recording import Recording
-from ...probes.intervene.unit_attribution import unit_attribution
 from ...probes.prompts.batch import Batch
 from ...probes.runs import costs
 from ...probes.runs.results import How
-from ..common.agreement import FIVE, ONE
+from ..common.agreement import FIVE
 from ..common.claims import Claim, Statement
 from ..common.contrast import PARTS, Contrast, contrast, task_rows
 from ..common.selection import chosen_half, measured
 from ..common.tested import judged
+from ._edge_asked import effects_of, methods_of, require_known
+from ._edge_auroc import areas_of
 from ._edge_circuit_findings import findings
 from ._edge_circuit_methods import methods
-from ._edge_circuit_tables import ACTIVATIONS, BETTER, CLAIMED, ENDS, FEW, GIVEN, HELPFUL, TABLES
+from ._edge_circuit_tables import BETTER, CLAIMED, FEW, GIVEN, HELPFUL, TABLES
 from ._edge_levels import (
-    CHOICES,
-    LEVELS,
     RANKINGS,
     SHARES,
     circuits_of,
@@ -53,8 +50,6 @@ VERSION = 2
 QUESTION = "How few edges between heads and MLPs do the task alone, and which gradients find them?"
 PAPER = "arXiv 2403.17806 (EAP-IG), 2310.10348 (edge attribution patching), 2504.13151 (MIB: CPR and CMD)"
 FIT_EXAMPLES = 32
-_ABLATED = ("twin", "mean", "nothing")
-_OFFICIAL = "5 steps, official"  # the official code's points on the way
 CLAIMS = (
     Statement(
         FEW,
@@ -87,7 +82,7 @@ class Options:
     at an edge that is lost: the twin's run, the mean over held-out prompts, or nothing. draws: random circuits of each
     size. official: also five gradients at the official code's points. activations: also five along what each writer
     says, for about as many times as long as there are layers. circuit: a file of EAP-IG's or MIB's format whose scores
-    are run too, "" for none.
+    are run too, "" for none; where it says which edges are in the circuit, the run's own scores are judged by these.
     """
 
     level: str = "edge"
@@ -102,7 +97,8 @@ class Options:
 class Learned(NamedTuple):
     """levels: "method|ranking" -> which circuit is the first to have each edge (`_edge_levels.pack`). writers, readers:
     [kind, layer, head] of the graph's. means: what writers say on average, where they are ablated so. selected_on: the
-    groups that chose. width: of what a writer says, where its coordinates are kept and lost; else 0.
+    groups that chose. width: of what a writer says, where its coordinates are kept and lost; else 0. auroc: that
+    table's rows, where a circuit was given.
     """
 
     levels: Mapping[str, str] = {}
@@ -111,63 +107,45 @@ class Learned(NamedTuple):
     means: Sequence[Sequence[Sequence[float]]] = ()
     selected_on: Sequence[str] = ()
     width: int = 0
+    auroc: Sequence[Mapping[str, Any]] = ()
 
 
 def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
     """Every edge's level by each method and ranking, from held-out examples of one half of the groups."""
-    _require(options)
+    require_known(options)
     half, groups = chosen_half(subject, batches, "edge_circuits")
-    graph, last, count = None, None, 0
+    graph, last, count, neurons = None, None, 0, options.level == "neuron"
     totals: dict[str, Tensor] = {}
+    each: dict[str, list[Tensor]] = {}
     runs: list[Recording] = []
     for batch in tracked(half, "every edge's effect on held-out examples"):
         found = contrast(subject, batch)
         graph = graph or graph_of(found.base)
         runs += [found.base] if options.ablated == "mean" else []
-        for name, how in _methods(options).items():
-            totals[name] = totals.get(name, torch.zeros(())) + _effects(subject, found, options, how)
+        for name, how in methods_of(options).items():
+            effect = effects_of(subject, found, options, how)
+            each.setdefault(name, []).extend([effect] if options.circuit else [])
+            totals[name] = totals.get(name, torch.zeros(())) + (effect if neurons else effect.sum(-1))
         count += len(batch.examples)
         last = found.base
     assert graph is not None
     assert last is not None
     effects = {name: total / count for name, total in totals.items()}
+    judged_by: list[dict[str, Any]] = []
     if options.circuit:
-        effects[GIVEN] = -load_edges(Path(options.circuit).expanduser(), last)[0]
+        scores, known = load_edges(Path(options.circuit).expanduser(), last)
+        by_group = [example.group for batch in half for example in batch.examples]
+        judged_by = areas_of(each, by_group, known, graph, options.draws)
+        effects[GIVEN] = -scores
     levels = {
         f"{name}|{ranking}": pack(levels_of(effect, graph, ranking, options.level, options.choice))
         for name, effect in effects.items()
         for ranking in RANKINGS
     }
     means = _kept(mean_written(subject, runs)) if runs else []
-    width = subject.d_model if options.level == "neuron" else 0
-    return Learned(levels, [[*w] for w in graph.writers], [[*r] for r in graph.readers], means, groups, width)
-
-
-def _effects(subject: Any, found: Contrast, options: Options, how: Mapping[str, Any]) -> Tensor:
-    """What losing each edge, or neuron, is estimated to do, summed over examples."""
-    if options.level == "neuron":
-        return unit_attribution(subject, found.base, found.donor, measure=found.measure, **how)
-    return edge_attribution(subject, found.base, found.donor, measure=found.measure, **how).values.sum(-1)
-
-
-def _methods(options: Options) -> dict[str, dict[str, Any]]:
-    more: dict[str, dict[str, Any]] = {_OFFICIAL: {"shares": official_points(5)}} if options.official else {}
-    more |= {ACTIVATIONS: {"steps": 5, "along": "activations"}} if options.activations else {}
-    return {ONE: {"steps": 1}, FIVE: {"steps": 5}, ENDS: {"shares": BOTH_ENDS}} | more
-
-
-def _require(options: Options) -> None:
-    for name, given, known in (
-        ("level", options.level, LEVELS),
-        ("choice", options.choice, CHOICES),
-        ("ablated", options.ablated, _ABLATED),
-    ):
-        if given not in known:
-            raise UserError(f"--edge_circuits.{name} {given}: one of {', '.join(known)}")
-    if options.level != "edge" and options.choice == "greedy":
-        raise UserError("--edge_circuits.choice greedy: only edges are chosen so; leave --edge_circuits.level at edge")
-    if options.level == "neuron" and (options.activations or options.circuit):
-        raise UserError("--edge_circuits.activations and .circuit are of edges: leave --edge_circuits.level at edge")
+    width = subject.d_model if neurons else 0
+    ends = [[*w] for w in graph.writers], [[*r] for r in graph.readers]
+    return Learned(levels, *ends, means, groups, width, judged_by)
 
 
 def _kept(means: Written) -> list[list[list[float]]]:
@@ -228,7 +206,7 @@ def _speaking(subject: Any, donor: Recording, how: How) -> Recording | Written:
 
 def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold."""
-    curves = len(RANKINGS) * (len(_methods(options)) + bool(options.circuit) + options.draws)
+    curves = len(RANKINGS) * (len(methods_of(options)) + bool(options.circuit) + options.draws)
     return curves * (len(SHARES) - 1) + 7
 
 

@@ -8,7 +8,7 @@ query heads, an edge into a shared one stands there once for each.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,14 +29,31 @@ def save_edges(
     path: Path, base: Recording, scores: Float[Tensor, "reader writer"], kept: Bool[Tensor, "reader writer"]
 ) -> None:
     """Writes the graph of the recorded model. scores: in the order of `every_reader` and `every_writer`, larger is more
-    helpful; those of no edge are left out.
+    helpful; those of no edge are left out. UserError: a place that cannot be written.
     """
-    names = dict(_names(base))
+    there = possible_edges(base)
+    write_edges(path, _config(base.subject), list(every_reader(base)), list(every_writer(base)), there, scores, kept)
+
+
+def write_edges(
+    path: Path,
+    config: Mapping[str, Any],
+    readers: Sequence[Reader],
+    writers: Sequence[Writer],
+    possible: Bool[Tensor, "reader writer"],
+    scores: Float[Tensor, "reader writer"],
+    kept: Bool[Tensor, "reader writer"],
+) -> None:
+    """`save_edges` of a model that is not there; config: n_layers, n_heads, d_model, parallel_attn_mlp."""
+    names = dict(_names(readers, writers, possible))
     edges = {name: {"score": float(scores[at]), "in_graph": bool(kept[at])} for name, at in names.items()}
     alive = {name.partition("->")[0] for name, one in edges.items() if one["in_graph"]}
-    nodes = {_writer(writer): {"in_graph": _writer(writer) in alive} for writer in every_writer(base)}
-    whole = {"cfg": _config(base.subject), "nodes": nodes | {"logits": {"in_graph": True}}, "edges": edges}
-    path.write_text(json.dumps(whole), "utf-8")
+    nodes = {_writer(writer): {"in_graph": _writer(writer) in alive} for writer in writers}
+    whole = {"cfg": dict(config), "nodes": nodes | {"logits": {"in_graph": True}}, "edges": edges}
+    try:
+        path.write_text(json.dumps(whole), "utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write the circuit to {path}: {error.strerror}") from error
 
 
 def load_edges(path: Path, base: Recording) -> tuple[Float[Tensor, "reader writer"], Bool[Tensor, "reader writer"]]:
@@ -52,7 +69,7 @@ def load_edges(path: Path, base: Recording) -> tuple[Float[Tensor, "reader write
     possible = possible_edges(base)
     scores = torch.zeros(possible.shape).masked_fill(~possible, torch.nan)
     kept = torch.zeros_like(possible)
-    for name, at in _names(base):
+    for name, at in _names(list(every_reader(base)), list(every_writer(base)), possible):
         if name not in found["edges"]:
             raise UserError(f"{path}: no edge {name!r}, which {base.subject.name} has")
         one = found["edges"][name]
@@ -77,21 +94,26 @@ def _config(subject: Subject) -> dict[str, Any]:
     return {**sizes, "parallel_attn_mlp": parallel}
 
 
-def _names(base: Recording) -> Iterator[tuple[str, tuple[int, int]]]:
+def _names(
+    readers: Sequence[Reader], writers: Sequence[Writer], possible: Bool[Tensor, "reader writer"]
+) -> Iterator[tuple[str, tuple[int, int]]]:
     """Every edge's names, and its place in the matrix."""
-    possible, writers = possible_edges(base), list(every_writer(base))
-    shared = base.subject.n_heads // max(1, max(record.value.shape[1] for record in base.layers))
-    for i, reader in enumerate(every_reader(base)):
-        for into in _readers(reader, shared):
+    shared = _heads(readers, "q") // max(1, _heads(readers, "k"))
+    for i, reader in enumerate(readers):
+        for into in _named(reader, shared):
             for j in possible[i].nonzero()[:, 0].tolist():
                 yield f"{_writer(writers[j])}->{into}", (i, j)
+
+
+def _heads(readers: Sequence[Reader], kind: str) -> int:
+    return 1 + max((reader.head for reader in readers if reader.kind == kind), default=-1)
 
 
 def _writer(writer: Writer) -> str:
     return {"embed": "input", "mlp": f"m{writer.layer}"}.get(writer.kind, f"a{writer.layer}.h{writer.head}")
 
 
-def _readers(reader: Reader, shared: int) -> list[str]:
+def _named(reader: Reader, shared: int) -> list[str]:
     """One name, of a shared key or value one for each of its query heads."""
     if reader.kind in ("mlp", "final"):
         return [f"m{reader.layer}" if reader.kind == "mlp" else "logits"]

@@ -23,6 +23,10 @@ def area(rows: pd.DataFrame, _: Tables) -> go.Figure:
     return dots(rows, "method", panel="measure")
 
 
+def given(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    return dots(rows, "method")
+
+
 def nodes(rows: pd.DataFrame, _: Tables) -> go.Figure:
     return head_map(rows, view="method", unit=str(rows["unit"].iloc[0]))
 
@@ -99,6 +103,21 @@ FIGURES = [
         "",
         "sizes",
         select=_largest,
+    ),
+    Drawing(
+        "auroc",
+        "auroc",
+        {},
+        "Are the given circuit's edges ranked first?",
+        given,
+        "Area under the ROC curve: how often an edge of the circuit that was given (--edge_circuits.circuit) has a "
+        "larger |effect| than one that is not in it, by what ranked them, on other prompts than the curves.",
+        "1: all of them come first; ½: no better than chance. Random edges lie above ½ where the circuit's depth alone "
+        "gives it away.",
+        "given circuit",
+        interval="Whiskers",
+        control="Grey ticks",
+        select=first_condition,
     ),
     TASK,
 ]

@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from crosslens import Subject, cli
 from crosslens.analyses import metrics
 from crosslens.analyses.circuits import _edge_levels, edge_circuits
+from crosslens.analyses.circuits._edge_auroc import RANDOM
 from crosslens.analyses.circuits._edge_circuit_tables import OF_NEURONS
 from crosslens.analyses.circuits._edge_levels import (
     HELP,
@@ -21,10 +23,10 @@ from crosslens.analyses.circuits._edge_levels import (
     levels_of,
     pack,
     random_levels,
-    save_circuit,
     shuffled_levels,
     unpack,
 )
+from crosslens.analyses.circuits._edge_saved import save_circuit
 from crosslens.analyses.common.agreement import FIVE
 from crosslens.data.errors import UserError
 from crosslens.probes.intervene.edge_ablation import edge_sweep
@@ -34,18 +36,9 @@ from crosslens.probes.intervene.measures import logit_difference
 from crosslens.probes.intervene.recording import record
 from crosslens.probes.runs.run import Settings, run
 
-from ..helpers import contrasts, planted, tiny
+from ..helpers import by_hand, contrasts, planted, tiny
 
 SITES = ("z", "mlp_out")
-BUILT = (  # of the planted induction model: reader, writer
-    (("q", 0, 0), ("embed", -1, -1)),
-    (("k", 0, 0), ("embed", -1, -1)),
-    (("v", 0, 0), ("embed", -1, -1)),
-    (("q", 1, 0), ("embed", -1, -1)),
-    (("k", 1, 0), ("head", 0, 0)),
-    (("v", 1, 0), ("embed", -1, -1)),
-    (("final", 2, -1), ("head", 1, 0)),
-)
 
 
 def analyse(out, make=contrasts.four_groups, **options):
@@ -62,17 +55,10 @@ def planted_runs(found=True):
     return subject, runs, logit_difference(answers, others)
 
 
-def built(graph):
-    truth = torch.zeros_like(graph.possible)
-    for reader, writer in BUILT:
-        truth[[tuple(r) for r in graph.readers].index(reader), [tuple(w) for w in graph.writers].index(writer)] = True
-    return truth
-
-
 def test_the_built_circuit_does_the_task_and_the_twin_has_none():
     subject, (base, donor), measure = planted_runs()
     graph = graph_of(base)
-    truth = built(graph)
+    truth = planted.edges_of(planted.BUILT, graph)
     random = [shuffled_levels(truth.to(torch.uint8).sub(1), graph, draw) for draw in range(4)]  # 0 and 255
     sweep = edge_sweep(subject, base, donor, [truth, *(one == 0 for one in random)], measure=measure)
     span = (sweep.clean - sweep.donor).mean()
@@ -99,8 +85,8 @@ def test_gradients_find_the_built_circuit():
         sweep = edge_sweep(subject, base, donor, [kept], measure=measure)
         exact[reader, writer] = (sweep.values[0] - sweep.clean).mean()
     matters = exact.nan_to_num().abs() > 0.2
-    assert 3 <= matters.sum() <= len(BUILT)
-    assert not (matters & ~built(graph)).any()
+    assert 3 <= matters.sum() <= len(planted.BUILT)
+    assert not (matters & ~planted.edges_of(planted.BUILT, graph)).any()
     edges = edge_attribution(subject, base, donor, measure=measure, steps=20)
     assert metrics.edge_auroc(edges.values.mean(-1), matters) > 0.95
     assert metrics.edge_auroc(exact, matters) == 1.0
@@ -161,6 +147,7 @@ def test_a_whole_run_and_its_ends(tmp_path):
         {"level": "node"},
         {"choice": "greedy"},
         {"activations": True},
+        {"official": True},
         {"level": "neuron"},
         {"level": "neuron", "ablated": "mean"},
     ],
@@ -181,16 +168,8 @@ def test_circuits_of_neurons_are_told_as_such(tmp_path):
     drawn = random_levels(levels, graph_of(planted_runs()[1][0]), "neuron", 0)
     assert not torch.equal(drawn, levels)
     assert torch.equal(drawn.sort(0).values, levels.sort(0).values)  # as many of each writer
-    subject = tiny.subject()
     with pytest.raises(UserError, match="a circuit of neurons has no edges"):
-        save_circuit(
-            tmp_path / "own.json",
-            subject,
-            subject.batch(contrasts.examples(2, tokenizer=None)),
-            learned,
-            f"{FIVE}|{SIZE}",
-            0.1,
-        )
+        save_circuit(tmp_path / "own.json", written, FIVE, "size", 0.1)
 
 
 def test_files_of_circuits_go_out_and_in(tmp_path):
@@ -214,13 +193,71 @@ def test_files_of_circuits_go_out_and_in(tmp_path):
     )
     given, written = analyse(tmp_path / "run", circuit=str(tmp_path / "circuit.json"))
     assert "the given circuit" in set(given["kept"]["method"])
-    learned = edge_circuits.Learned(**{name: written["fitted"][name] for name in edge_circuits.Learned._fields})
-    name = f"{FIVE}|{SIZE}"
-    save_circuit(tmp_path / "own.json", subject, batch, learned, name, 0.1)
-    _, own = load_edges(tmp_path / "own.json", base)
-    assert torch.equal(own, unpack(learned.levels[name], own.shape) <= SHARES.index(0.1))
-    with pytest.raises(UserError, match="no circuit"):
-        save_circuit(tmp_path / "own.json", subject, batch, learned, name, 0.11)
+    levels = unpack(written["fitted"]["levels"][f"{FIVE}|{SIZE}"], kept.shape)
+    count = save_circuit(tmp_path / "own.json", written, FIVE, "size", 0.1)  # without the model
+    ranks, own = load_edges(tmp_path / "own.json", base)
+    assert torch.equal(own, levels <= SHARES.index(0.1))
+    assert count == own.sum()
+    assert torch.equal(ranks.isnan(), ~graph.possible)
+    assert set((ranks / shared[:, None])[graph.possible].tolist()) <= {*map(float, range(1, 11))}
+    assert ((ranks / shared[:, None])[own] >= len(SHARES) - SHARES.index(0.1)).all()
+
+
+@pytest.mark.parametrize("family", ["gpt2", "phi"])
+def test_a_file_of_a_record_is_that_of_the_model(tmp_path, family):
+    """phi's MLPs stand beside its heads: a file says so."""
+    subject = Subject(by_hand.build(family))
+    base = record(subject, by_hand.inputs(family, "left"), SITES)
+    graph = graph_of(base)
+    effects = torch.randn(graph.possible.shape, generator=torch.Generator().manual_seed(0))
+    levels = levels_of(effects.masked_fill(~graph.possible, torch.nan), graph, HELP, "edge", "top")
+    sizes = {name: getattr(subject, name) for name in ("n_layers", "n_heads", "d_model")}
+    fitted = {"levels": {f"{FIVE}|{HELP}": pack(levels)}, "readers": graph.readers, "writers": graph.writers}
+    written = {"analysis": "edge_circuits", "name": "run", "subject": sizes, "fitted": fitted}
+    save_circuit(tmp_path / "record.json", written, FIVE, "helpful", 0.5)
+    save_edges(tmp_path / "model.json", base, len(SHARES) - levels.float(), levels <= SHARES.index(0.5))
+    assert json.loads((tmp_path / "record.json").read_text()) == json.loads((tmp_path / "model.json").read_text())
+
+
+def test_a_given_circuit_judges_the_scores(tmp_path):
+    """A circuit that the run's own scores made is ranked first; a random one is not; one of no edge judges nothing."""
+    _, written = analyse(tmp_path / "first")
+    subject = tiny.subject()
+    base = record(subject, subject.batch(contrasts.examples(4, tokenizer=None)), SITES)
+    graph = graph_of(base)
+    whole = unpack(written["fitted"]["levels"][f"{FIVE}|{SIZE}"], graph.possible.shape)
+    random = torch.rand(graph.possible.shape, generator=torch.Generator().manual_seed(0)) < 0.2
+    circuits = {"own": whole <= SHARES.index(0.2), "random": random & graph.possible, "none": random & False}
+    tables = {}
+    for name, kept in circuits.items():
+        save_edges(tmp_path / f"{name}.json", base, kept.float(), kept)
+        tables[name], _ = analyse(tmp_path / name, circuit=str(tmp_path / f"{name}.json"))
+    own = tables["own"]["auroc"].set_index(["method", "control"])["value"]
+    assert own[FIVE, ""] > 0.95
+    assert own[FIVE, RANDOM] < own[FIVE, ""] - 0.1
+    assert abs(tables["random"]["auroc"].query("control == ''")["value"] - 0.5).max() < 0.15
+    assert "auroc" not in tables["none"]
+
+
+def test_a_circuit_is_saved_from_the_command_line(tmp_path, capsys):
+    _, written = analyse(tmp_path)
+    run_directory = tmp_path / "runs" / written["name"]
+    cli.main(["circuit", str(run_directory), str(tmp_path / "one.json"), "--ranking", "size", "--share", "0.1"])
+    assert "edges in the circuit" in capsys.readouterr().out
+    assert json.loads((tmp_path / "one.json").read_text())["cfg"]["n_layers"] == tiny.subject().n_layers
+    for words, said in (
+        ([], "name a run of edge_circuits and a file"),
+        ([str(tmp_path), "one.json"], "is no run directory"),
+        ([str(run_directory), str(tmp_path / "nowhere" / "one.json")], "cannot write the circuit to"),
+        ([str(run_directory), "one.json", "--share", "0.3"], "no circuit of 0.3 of the edges: 0.001, 0.002"),
+        ([str(run_directory), "one.json", "--method", "best"], "has no circuit by 'best': 1 step, 5 steps, both ends"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["circuit", *words])
+        assert stop.value.code == 2
+        assert said in capsys.readouterr().err
+    with pytest.raises(UserError, match="is a run of sinks"):
+        save_circuit(tmp_path / "one.json", {"analysis": "sinks", "name": "sinks.x"}, FIVE, "size", 0.1)
 
 
 def test_bad_input_is_one_line(tmp_path):

@@ -10,6 +10,15 @@ WORDS, PLACES = 16, 12
 TOKEN, PLACE, BEFORE, OUT = 0, WORDS, WORDS + PLACES, 2 * WORDS + PLACES  # where each part of the residual begins
 WIDTH = 3 * WORDS + PLACES
 SHARP = 30.0
+BUILT = (  # the edges of the induction circuit: reader, writer
+    (("q", 0, 0), ("embed", -1, -1)),
+    (("k", 0, 0), ("embed", -1, -1)),
+    (("v", 0, 0), ("embed", -1, -1)),
+    (("q", 1, 0), ("embed", -1, -1)),
+    (("k", 1, 0), ("head", 0, 0)),
+    (("v", 1, 0), ("embed", -1, -1)),
+    (("final", 2, -1), ("head", 1, 0)),
+)
 
 
 def induction_model(*, planted: bool = True) -> Subject:
@@ -28,15 +37,15 @@ def induction_model(*, planted: bool = True) -> Subject:
         model.transformer.wpe.weight[:, PLACE : PLACE + PLACES] = torch.eye(PLACES)
         model.lm_head.weight[:, OUT : OUT + WORDS] = torch.eye(WORDS)
         first, second = (block.attn for block in model.transformer.h)
-        _read(first, 0, "q", PLACE, PLACES)
-        _read(first, 0, "k", PLACE, PLACES, shift=1)
-        _read(first, 0, "v", TOKEN, WORDS)
-        _write(first, 0, BEFORE, WORDS)
+        read_from(first, 0, "q", PLACE, PLACES)
+        read_from(first, 0, "k", PLACE, PLACES, shift=1)
+        read_from(first, 0, "v", TOKEN, WORDS)
+        write_to(first, 0, BEFORE, WORDS)
         if planted:
-            _read(second, 0, "q", TOKEN, WORDS)
-            _read(second, 0, "k", BEFORE, WORDS)
-        _read(second, 0, "v", TOKEN, WORDS)
-        _write(second, 0, OUT, WORDS if planted else 0)
+            read_from(second, 0, "q", TOKEN, WORDS)
+            read_from(second, 0, "k", BEFORE, WORDS)
+        read_from(second, 0, "v", TOKEN, WORDS)
+        write_to(second, 0, OUT, WORDS if planted else 0)
     return Subject(model, name="planted induction")
 
 
@@ -49,22 +58,24 @@ def copying_model(*, planted: bool = True) -> Subject:
             one.c_attn.weight.zero_()
             one.c_proj.weight.zero_()
             for head in range(2):
-                _read(one, head, "v", TOKEN, WORDS)
-                _write(one, head, OUT if planted and (layer, head) == (1, 0) else BEFORE, WORDS)
+                read_from(one, head, "v", TOKEN, WORDS)
+                write_to(one, head, OUT if planted and (layer, head) == (1, 0) else BEFORE, WORDS)
     return Subject(subject.model, name="planted copying")
 
 
-def _read(attention, head, part, start, size, shift=0):
-    """A head's query, key or value is a stretch of the residual; the key of place p is place p + shift."""
-    width, d_head = WIDTH, WIDTH // 2
-    at = "qkv".index(part) * width + head * d_head
-    scale = SHARP if part == "q" else 1.0
+def read_from(attention, head, part, start, size, shift=0, to=0, scale=None):
+    """A head's query, key or value is a stretch of the residual, from its place `to` on; the key of place p is place
+    p + shift. scale: SHARP of queries, 1 of the others.
+    """
+    width, d_head = attention.embed_dim, attention.head_dim
+    at = "qkv".index(part) * width + head * d_head + to
+    scale = (SHARP if part == "q" else 1.0) if scale is None else scale
     for i in range(size - shift):
         attention.c_attn.weight[start + i, at + i + shift] = scale
 
 
-def _write(attention, head, start, size):
-    d_head = WIDTH // 2
+def write_to(attention, head, start, size):
+    d_head = attention.head_dim
     for i in range(size):
         attention.c_proj.weight[head * d_head + i, start + i] = 1.0
 
@@ -87,3 +98,12 @@ def prompts(n: int = 6, seed: int = 0):
         others.append(two[elsewhere + 1])
     ids = [{"input_ids": torch.tensor(x), "attention_mask": torch.ones(n, 9, dtype=torch.long)} for x in (base, donor)]
     return *ids, torch.tensor(answers), torch.tensor(others)
+
+
+def edges_of(built, graph):
+    """Bool[reader, writer]: the edges that were built, in the order of a graph's."""
+    truth = torch.zeros_like(graph.possible)
+    readers, writers = ([tuple(one) for one in some] for some in (graph.readers, graph.writers))
+    for reader, writer in built:
+        truth[readers.index(reader), writers.index(writer)] = True
+    return truth

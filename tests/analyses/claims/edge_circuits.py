@@ -18,6 +18,12 @@ METHODS = (ONE, FIVE, _edge_circuit_tables.ENDS)
 OPTIONS = edge_circuits.Options(draws=DRAWS)
 WRITERS = [["embed", -1, -1], ["head", 0, 0], ["head", 0, 1], ["mlp", 0, -1]]
 READERS = [["q", 0, 0], ["q", 0, 1], ["mlp", 0, -1], ["final", 1, -1]]
+AUROC = [
+    {"method": method, "control": control, "value": value, "lower": value - 0.05, "upper": value + 0.05, "n": 16}
+    | {"n_groups": 8, "unit": "area"}
+    for method, own in zip(METHODS, (0.8, 0.9, 0.85), strict=True)
+    for control, value in (("", own), (_edge_circuit_tables.EDGES, 0.6))
+]
 
 
 def packed() -> str:
@@ -30,6 +36,7 @@ LEARNED = {
     "levels": {f"{method}|{ranking}": packed() for method in METHODS for ranking in RANKINGS},
     "writers": WRITERS,
     "readers": READERS,
+    "auroc": AUROC,
 }
 
 
