@@ -31,13 +31,13 @@ from ..common.contrast import PARTS, contrast, task_rows
 from ..common.selection import chosen_half
 from ..common.tested import judged
 from ._circuit_findings import findings
-from ._circuit_tables import ALIKE, ATTENTION, DIRECT, EXACT, KEYS_VALUES, LOGITS, MOVERS, TABLES, VALUES
+from ._circuit_tables import ALIKE, ATTENTION, DIRECT, EXACT, KEYS_VALUES, LOGITS, MOVERS, SPARSE_BAR, TABLES, VALUES
 from ._looked import attention_on_marks, uniform_on_marks
 from ._movers import heard_by, listed, movers, parts_of, queries_of
 
 __all__ = ["TABLES", "claims", "findings"]
 
-VERSION = 6
+VERSION = 7
 QUESTION = "Which heads and MLPs carry the task, and what does each of them do?"
 PAPER = "arXiv 2310.08744 (circuit component reuse), arXiv 2211.00593 (path patching)"
 FIT_EXAMPLES = 32
@@ -58,7 +58,7 @@ CLAIMS = (
         "A few heads carry the task: the top 2 % hold more than a third of the summed |effect| at the last position "
         "(heads and signs from one half of the groups, the share from the other).",
         "arXiv 2211.00593, 2310.08744",
-        1 / 3,
+        SPARSE_BAR,
     ),
     Statement(
         "nine tenths",

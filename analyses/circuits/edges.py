@@ -33,13 +33,13 @@ from ..common.contrast import PARTS, contrast, task_rows
 from ..common.selection import chosen_half
 from ..common.tested import judged
 from ._edge_findings import findings
-from ._edge_names import EXACT, edge_name, reader_name, receivers_of
+from ._edge_names import AGAIN_BAR, EXACT, RANKS_BAR, edge_name, reader_name, receivers_of
 from ._edge_tables import TABLES
 from ._movers import listed, movers
 
 __all__ = ["TABLES", "claims", "findings"]
 
-VERSION = 2
+VERSION = 3
 QUESTION = "Which heads speak to which, and do gradients tell?"
 PAPER = "arXiv 2310.10348 (edge attribution patching), 2403.17806 (with integrated gradients), 2211.00593 (exact paths)"
 FIT_EXAMPLES = 32
@@ -50,7 +50,7 @@ CLAIMS = (
         "ranks",
         "One gradient ranks the heads that write to the output: Spearman with exact paths above 0.8.",
         "arXiv 2310.10348",
-        0.8,
+        RANKS_BAR,
     ),
     Statement(
         "gradients",
@@ -62,7 +62,7 @@ CLAIMS = (
         "The strongest edges are strong in other groups: turned to the side on which they were chosen, they have more "
         "than half of the summed |effect| that they had there.",
         "this project's bar",
-        0.5,
+        AGAIN_BAR,
     ),
 )
 

@@ -31,12 +31,12 @@ from ..common.selection import chosen_half, measured
 from ..common.tested import judged
 from ._curves import curve_points
 from ._faithfulness_findings import findings
-from ._faithfulness_tables import EXACT, RANKINGS, SHARES, TABLES
+from ._faithfulness_tables import EXACT, GRADIENTS_BAR, RANKINGS, SHARES, TABLES
 from ._positions import SITES, effects_by_position
 
 __all__ = ["TABLES", "claims", "findings"]
 
-VERSION = 4
+VERSION = 5
 QUESTION = "Does the circuit alone do the task, and would gradients have found it?"
 PAPER = "faithfulness as in arXiv 2504.13151 (MIB: CPR, CMD); arXiv 2403.17806 (integrated gradients)"
 FIT_EXAMPLES = 32
@@ -58,7 +58,7 @@ CLAIMS = (
         "Gradients find the circuit: the top 5 % of heads by integrated gradients hold more than 70 % of the effect "
         "that the exact top 5 % hold (both chosen on one half of the groups, measured on the other).",
         "arXiv 2403.17806",
-        0.7,
+        GRADIENTS_BAR,
     ),
 )
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...data.errors import UserError
 from ..model import anatomy
-from .edge_graph import Reader, Writer, every_reader, every_writer, possible_edges
+from .edge_graph import Reader, Writer, every_reader, every_writer, possible_edges, sharing
 from .recording import Recording
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _config(subject: Subject) -> dict[str, Any]:
 def _names(base: Recording) -> Iterator[tuple[str, tuple[int, int]]]:
     """Every edge's names, and its place in the matrix."""
     possible, writers = possible_edges(base), list(every_writer(base))
-    shared = base.subject.n_heads // max(1, max(record.value.shape[1] for record in base.layers))
+    shared = sharing(base)
     for i, reader in enumerate(every_reader(base)):
         for into in _readers(reader, shared):
             for j in possible[i].nonzero()[:, 0].tolist():
