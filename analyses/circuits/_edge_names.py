@@ -14,7 +14,7 @@ EXACT = "path patched"
 OUTPUT = "the output"
 
 
-# What claims and findings ask for: of the effect where edges were chosen, and Spearman of one gradient with exact paths.
+# What claims and findings ask for: of the effect where edges were chosen; Spearman of a gradient with exact paths.
 AGAIN_BAR, RANKS_BAR = 0.5, 0.8
 
 

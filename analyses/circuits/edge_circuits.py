@@ -26,6 +26,7 @@ from ...probes.prompts.batch import Batch
 from ...probes.runs import costs
 from ...probes.runs.results import How
 from ..common.agreement import FIVE, ONE
+from ..common.asked import require_counts
 from ..common.claims import Claim, Statement
 from ..common.contrast import PARTS, Contrast, contrast, task_rows
 from ..common.selection import chosen_half, measured
@@ -158,6 +159,7 @@ def _methods(options: Options) -> dict[str, dict[str, Any]]:
 
 
 def _require(options: Options) -> None:
+    require_counts("edge_circuits", options, draws=1)
     for name, given, known in (
         ("level", options.level, LEVELS),
         ("choice", options.choice, CHOICES),

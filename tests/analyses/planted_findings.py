@@ -160,6 +160,11 @@ def of_steering_without_ioi() -> Tables:
     return tables_from(steering_analysis, steering.rows(), OPTIONS["steering"], ioi=False)
 
 
+def of_steering_given() -> Tables:
+    given = steering_analysis.Options(draws=steering.DRAWS, heads=("0.1",) * len(steering_analysis.SETS))
+    return tables_from(steering_analysis, steering.rows(), given)
+
+
 @cache
 def of_overlap(kind: str) -> Tables:
     runs, chance = {}, kind == "chance"
@@ -324,6 +329,9 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "turned": case(of_steering, "turns the movers to the answer", FOUND),
         "still": case(partial(of_steering, look=0.2), "not shown to turn the movers", OPEN),
         "no IOI": case(of_steering_without_ioi, "whether steering the heads that IOI uses", UNTESTABLE),
+        "no look": case(of_steering_without_ioi, "where the movers look when other heads", UNTESTABLE),
+        "given": case(of_steering_given, "whether steering the heads that IOI uses", UNTESTABLE),
+        "given too": case(of_steering_given, "whether steering the heads found on this task", UNTESTABLE),
     },
     "overlap": {
         "the same": case(partial(of_overlap, ""), "a and b share 4 of 4 heads", FOUND),
@@ -745,6 +753,7 @@ CASES_OF: dict[str, dict[str, Case]] = {
         "nowhere": case(
             partial(recall.tables_of, points=0.0), "It is not shown that what the MLP of layer 2 adds", OPEN
         ),
+        "one relation": case(partial(recall.tables_of, relations=1), "where b points", UNTESTABLE),
         "doubts": case(recall.tables_of, "The last MLP works against the answer", FOUND),
         "sure": case(partial(recall.tables_of, doubt=-1.0), "It is not shown that the last MLP works", OPEN),
         "looks": case(recall.tables_of, "Movers look at the subject", FOUND),
