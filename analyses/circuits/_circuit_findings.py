@@ -12,7 +12,7 @@ import pandas as pd
 
 from ..common.claims import one_row
 from ..common.findings import Finding, clears, mean_of, minus, place, rows_with, say, tested, turned
-from ._circuit_tables import ATTENTION, DIRECT, EXACT, MOVERS, SPARSE
+from ._circuit_tables import ATTENTION, DIRECT, EXACT, MOVERS, SPARSE, SPARSE_BAR
 
 Tables = Mapping[str, pd.DataFrame]
 
@@ -58,10 +58,11 @@ def _few(tables: Tables, sparse: dict[str, Any]) -> Finding:
     named = [place(row) for _, row in members.iterrows()] if len(members) == count else []  # the circuit's own share
     return say(
         "A few heads carry the task: {told} hold {value:.0%} {span:.0%} of all heads' effect, {control} {beside:.0%}",
-        "No few heads stand out: the strongest 2 % hold {value:.0%} {span:.0%} of all heads' effect, {control} "
-        "{beside:.0%} (difference {gap:+.0%} {gap_span:+.0%})",
+        "It is not shown that a few heads carry the task: the strongest 2 % hold {value:.0%} {span:.0%} of all heads' "
+        "effect, {control} {beside:.0%} (difference {gap:+.0%} {gap_span:+.0%}); more than a third is asked for",
         about=ABOUT,
         figure="effects",
+        threshold=SPARSE_BAR,
         side="above",
         heads=" ".join(named),
         told=", ".join(named[:SHOWN]) + ", …" * (len(named) > SHOWN) if named else "the strongest 2 %",

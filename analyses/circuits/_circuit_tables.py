@@ -41,6 +41,7 @@ UNNAMED = "not testable"  # a head that attends to the answer, of which nobody k
 
 
 SPARSE, NINE_TENTHS = 0.02, 0.05  # the shares of heads that claims are about
+SPARSE_BAR = 1 / 3  # of the effect, that so few heads hold
 
 
 # The marks of the tasks that hold the answer's token, and those of the option that is wrong (where the answer is marked

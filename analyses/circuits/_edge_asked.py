@@ -11,6 +11,7 @@ from ...data.errors import UserError
 from ...probes.intervene.edge_attribution import BOTH_ENDS, edge_attribution, official_points
 from ...probes.intervene.unit_attribution import unit_attribution
 from ..common.agreement import FIVE, ONE
+from ..common.asked import require_counts
 from ..common.contrast import Contrast
 from ._edge_circuit_tables import ACTIVATIONS, ENDS
 from ._edge_levels import CHOICES, LEVELS
@@ -33,6 +34,7 @@ def methods_of(options: Any) -> dict[str, dict[str, Any]]:
 
 
 def require_known(options: Any) -> None:
+    require_counts("edge_circuits", options, draws=1)
     for name, given, known in (
         ("level", options.level, LEVELS),
         ("choice", options.choice, CHOICES),

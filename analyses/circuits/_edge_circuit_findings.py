@@ -16,8 +16,8 @@ def findings(tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
     return [
         say(
             f"{share} of the edges do {{value:.0%}} {{span:.0%}} of the task alone; {{control}}: {{beside:.0%}}",
-            f"{share} of the edges do {{value:.0%}} {{span:.0%}} of the task alone, which is not more than {{control}} "
-            "do ({beside:.0%}; difference {gap:+.0%} {gap_span:+.0%})",
+            f"{share} of the edges do {{value:.0%}} {{span:.0%}} of the task alone, which is not shown to be more "
+            "than {control} do ({beside:.0%}; difference {gap:+.0%} {gap_span:+.0%})",
             about="what few edges do alone",
             figure="faithfulness",
             side="above",
@@ -35,8 +35,8 @@ def findings(tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
         say(
             "Edges that help most, without those that hinder, do more than the whole model: CPR {value:.2f} "
             "{span:.2f}; {control}: {beside:.2f}",
-            "Edges that help most do not do more than the whole model, or not more than {control}: CPR {value:.2f} "
-            "{span:.2f}, control {beside:.2f}",
+            "Edges that help most are not shown to do both more than the whole model (CPR above 1) and more than "
+            "{control}: CPR {value:.2f} {span:.2f}, control {beside:.2f}",
             about="what the most helpful edges do",
             figure="area",
             threshold=1.0,

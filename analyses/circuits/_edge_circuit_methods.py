@@ -31,12 +31,23 @@ def methods(options: Any, learned: Any, fitted_on: Mapping[str, int]) -> str:
         f"of its kept edges as they now speak, and at every other edge {spoken}; all is computed again from there. "
         f"{ranked.capitalize()} are ranked by what an edge's loss is estimated to do to answer − twin's answer: the "
         "change of its writer times the gradient at the reader, one gradient (1 step), the mean of five on the way, or "
-        f"of the clean and the twin's ({ENDS}){way}. Circuits are {how}, pruned of what "
+        f"of the clean and the twin's ({ENDS}){way}. {_ranking_of_another(options)}Circuits are {how}, pruned of what "
         f"hears nothing or nobody hears, at the sizes of MIB (from {100 * SHARES[0]:.1f} % of all on). Faithfulness: "
         "(m − m₀) / (clean − m₀), m₀ with no edge. CPR: area under it over the share, edges that help most first; CMD: "
         f"area between 1 and it, largest |effect| first. Ranked on held-out examples of {len(learned.selected_on)} "
         f"groups, of {fitted_on['examples']} examples in all; measured on the other groups. Control: as many random "
         f"edges between the same two layers and into the same kind of reader, {options.draws} draws."
+    )
+
+
+def _ranking_of_another(options: Any) -> str:
+    """Said where circuits are ablated by something else than what they are ranked by."""
+    if options.ablated == "twin":
+        return ""
+    other = {"mean": "the mean", "nothing": "nothing"}[options.ablated]
+    return (
+        f"They are ranked by what the twin in their place would do, but run with {other} in their place: that is not "
+        "MIB's ranking for this ablation. "
     )
 
 
@@ -46,7 +57,8 @@ def _methods_of_neurons(options: Any, learned: Any, spoken: str, fitted_on: Mapp
         "residual stream. In a circuit all that read hear the kept ones as they now are, and in the place of every "
         f"other {spoken}; all is computed again from there. Neurons are ranked by what losing one is estimated to do "
         "to answer − twin's answer: its change times the gradient there, one gradient (1 step), the mean of five on "
-        f"the way, or of the clean and the twin's ({ENDS}); nothing is pruned. Sizes, faithfulness, CPR and CMD as of "
-        f"edges. Ranked on held-out examples of {len(learned.selected_on)} groups, of {fitted_on['examples']} examples "
-        f"in all; measured on the other groups. Control: as many random neurons of each writer, {options.draws} draws."
+        f"the way, or of the clean and the twin's ({ENDS}); nothing is pruned. {_ranking_of_another(options)}"
+        "Sizes, faithfulness, CPR and CMD as of edges. Ranked on held-out examples of "
+        f"{len(learned.selected_on)} groups, of {fitted_on['examples']} examples in all; measured on the "
+        f"other groups. Control: as many random neurons of each writer, {options.draws} draws."
     )

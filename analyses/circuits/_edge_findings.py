@@ -8,6 +8,7 @@ import pandas as pd
 
 from ..common.agreement import FIVE
 from ..common.findings import Finding, rows_with, say, tested, turned
+from ._edge_names import AGAIN_BAR, RANKS_BAR
 
 ABOUT = "which edges carry the task"
 
@@ -19,20 +20,22 @@ def findings(tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
         say(
             "The strongest edges are the task's, not the prompts': in other groups they keep {value:.0%} {span:.0%} of "
             "the effect that they were chosen by",
-            "It is not shown that the strongest edges are the same in other groups: they keep {value:.0%} {span:.0%} "
-            "of the effect that they were chosen by",
+            "It is not shown that the strongest edges keep more than {threshold:.0%} of the effect that they were "
+            "chosen by in other groups: they keep {value:.0%} {span:.0%}",
             about=ABOUT,
             figure="strongest",
+            threshold=AGAIN_BAR,
             side="above",
             **again,
         ),
         say(
             "One gradient finds the heads that write to the output: its ranking correlates with that of exact paths by "
             "{value:.2f} {span:.2f}",
-            "It is not shown that one gradient ranks the heads that write to the output: {value:.2f} {span:.2f} with "
-            "exact paths",
+            "It is not shown that one gradient ranks the heads that write to the output as exact paths do: its ranking "
+            "correlates with theirs by {value:.2f} {span:.2f}, which is not shown to be above {threshold:.1f}",
             about="how well gradients find edges",
             figure="agreement",
+            threshold=RANKS_BAR,
             side="above",
             **ranks,
         ),

@@ -14,6 +14,10 @@ EXACT = "path patched"
 OUTPUT = "the output"
 
 
+# What claims and findings ask for: of the effect where edges were chosen; Spearman of a gradient with exact paths.
+AGAIN_BAR, RANKS_BAR = 0.5, 0.8
+
+
 def edge_name(writer: Writer, reader: Reader) -> str:
     """ "3.1 → q of 5.2", "embeddings → MLP 0", "MLP 4 → k of 7.1" (a key's or value's head counts KV heads); "mixer 2 →
     MLP 2" of a layer without heads."""

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ...probes.runs.results import How, Rows
+from ..common import stats
 from ..common.agreement import ESTIMATES, FIVE, ONE, RANKS, agreement_table, five_over_one
 from ..common.claims import one_row
 from ..common.contrast import task_table, unsolved
@@ -48,7 +49,9 @@ def _into(rows: Rows, how: How) -> pd.DataFrame:
     for receiver, maps in _before(rows, how):
         for name, values in maps.values.items():
             names: dict[str, Any] = {"receiver": receiver, "measure": name.removeprefix("head|")}
-            frames.append(summarise(values, maps.examples["group"], head_axes(values), "logits", **names))
+            groups = maps.examples["group"]
+            frame = summarise(values, groups, head_axes(values), "logits", **names)
+            frames.append(frame.assign(p_value=stats.family_p(values, groups).ravel()))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -90,7 +93,7 @@ def _again(rows: Rows, how: How, reason: str) -> pd.DataFrame:
 TABLES = {
     "task": (task_table, ("measure",)),
     "edges": (_edges, ("edge", "measure", "rank")),
-    "into": (_into, ("receiver", "measure")),
+    "into": (_into, ("receiver", "measure", "p_value")),
     "agreement": (_agreement, ("estimate", "measure", "receiver")),
     "tested": (_tested, ("claim", "than", "untestable")),
 }

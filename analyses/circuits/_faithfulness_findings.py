@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from ..common.findings import Finding, place, rows_with, say, tested, turned
+from ._faithfulness_tables import GRADIENTS_BAR
 
 ABOUT = "what the circuit does alone"
 SITES = {"attn_out": "The attention of layer {layer}", "mlp_out": "MLP {layer}", "z": "Head {layer}.{head}"}
@@ -18,8 +19,8 @@ def findings(tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
     made = [
         say(
             "A tenth of the heads does {value:.0%} {span:.0%} of the task alone; {control}: {beside:.0%}",
-            "A tenth of the heads does {value:.0%} {span:.0%} of the task alone, which is not more than {control} do "
-            "({beside:.0%}; difference {gap:+.0%} {gap_span:+.0%})",
+            "A tenth of the heads does {value:.0%} {span:.0%} of the task alone, which is not shown to be more than "
+            "{control} do ({beside:.0%}; difference {gap:+.0%} {gap_span:+.0%})",
             about=ABOUT,
             figure="faithfulness",
             side="above",
@@ -29,10 +30,10 @@ def findings(tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
             "Gradients find the circuit: their top 5 % of heads hold {value:.0%} {span:.0%} of the effect of the exact "
             "top 5 %",
             "It is not shown that gradients find the circuit: their top 5 % of heads hold {value:.0%} {span:.0%} of "
-            "the effect of the exact top 5 %",
+            "the effect of the exact top 5 %; more than {threshold:.0%} is asked for",
             about="how well gradients find the circuit",
             figure="agreement",
-            threshold=0.5,
+            threshold=GRADIENTS_BAR,
             side="above",
             **gradients,
         ),

@@ -33,6 +33,9 @@ RANKINGS = (HELP, SIZE)
 TENTH, TOP = SHARES.index(0.1), 0.05
 
 
+GRADIENTS_BAR = 0.7  # of the exact top heads' effect, that the gradients' top heads hold
+
+
 def _scored(rows: Rows, how: How) -> Rows:
     return measured_rows(rows, how.learned.selected_on, "faithfulness")
 

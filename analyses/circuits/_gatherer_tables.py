@@ -17,7 +17,8 @@ from ..common.tested import nothing, number
 GATHERERS, LOOK = "content gatherers", "movers look"
 WRONG, RIGHT = "the wrong options", "the answer"
 MEASURES = {"accuracy": ("right", "share"), "logit difference": ("difference", "logits")}
-GIVEN = "no head was found that the task's movers hear"
+UNHEARD = "no head was found that the task's movers hear"
+GIVEN = "the heads were given: content gatherers were not looked for"
 
 
 def _silent(rows: Rows, how: How) -> pd.DataFrame | None:
@@ -51,17 +52,20 @@ def _looks(rows: Rows, how: How) -> pd.DataFrame | None:
     return pd.concat(frames, ignore_index=True)
 
 
-def tested_beside(rows: Rows) -> list[pd.DataFrame]:
+def tested_beside(rows: Rows, borrowed: str, *, given: bool) -> list[pd.DataFrame]:
     """The rows of table tested: accuracy without the gatherers, and the movers' attention on the answer, each as a
     difference from the model as it is and from random heads.
+
+    borrowed: why nothing can be said of the heads that IOI uses, or "". given: whether heads were given, and so no
+    gatherers looked for.
     """
     groups = rows.examples["group"]
     own, clean, drawn = f"looks|{RIGHT}|steered", f"looks|{RIGHT}|clean", f"looks|{RIGHT}|{HEADS}"
-    frames = [nothing(LOOK, "the task does not mark the answer's token, or its movers were not looked for")]
+    frames = [nothing(LOOK, borrowed or "the task does not mark the answer's token, or its movers were not looked for")]
     if own in rows.values:
-        frames = _pair(LOOK, rows[own] - rows[clean], rows[own] - rows[drawn], groups, "attention")
+        frames = _pair(LOOK, rows[own] - rows[clean], rows[own] - rows[drawn], groups, "attention", borrowed)
     if "silent|right" not in rows.values:
-        return [*frames, nothing(GATHERERS, GIVEN)]
+        return [*frames, nothing(GATHERERS, GIVEN if given else UNHEARD)]
     gap = rows["silent|right"] - rows["silent|right|clean"]
     beside = rows["silent|right"] - rows[f"silent|right|{HEADS}"].mean(1)
     return [*frames, *_pair(GATHERERS, gap, beside, groups, "change of accuracy", unsolved(rows))]

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ..common.circuit_overlap import above_depth
+from ..common.claims import LEVEL
 from ..common.findings import Finding, place, rows_with, say
 from ..common.stats import benjamini_hochberg
 from ._overlap_tables import CLAIMED
@@ -32,7 +33,7 @@ def _shared(row: Mapping[Any, Any], q: float, tables: Tables) -> Finding:
     """The row is the excess over depth: columns lower and upper of `overlap` are the range that depth gives."""
     return say(
         f"{NUMBERS}{{signs}}",
-        f"{NUMBERS}: not more than depth alone gives",
+        f"{NUMBERS}: not shown to be more than depth alone gives{{least}}",
         above_depth(row),
         about=f"what {row['pair']} share ({row['measure']})",
         figure="overlap",
@@ -48,7 +49,14 @@ def _shared(row: Mapping[Any, Any], q: float, tables: Tables) -> Finding:
         expected=float(row["expected"] * row["heads"]),
         q=q,
         signs=_signs(row, tables),
+        least=_least(row),
     )
+
+
+def _least(row: Mapping[Any, Any]) -> str:
+    """Where so few heads lie in these layers that even all of them in common could be chance."""
+    said = ", and no number of heads in common could be (p of all of them {:.2g})"
+    return said.format(row["p_least"]) if row["p_least"] > 1 - LEVEL else ""
 
 
 def _common(row: Mapping[Any, Any], tables: Tables) -> str:

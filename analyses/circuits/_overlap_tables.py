@@ -12,6 +12,7 @@ from ...probes.runs.results import How
 from .. import metrics
 from ..common import stats
 from ..common.agreement import spearman
+from ..common.asked import require_share
 from ..common.circuit_overlap import Head, heads_in_common
 from ._circuit_tables import STAGES
 from ._overlap_maps import Circuits, Maps, Runs, circuits_of
@@ -26,6 +27,7 @@ def _table(rows: list[dict[str, Any]]) -> pd.DataFrame | None:
 
 def _overlap(runs: Runs, how: How) -> pd.DataFrame | None:
     """Heads in common of every pair, stage and share, with the null's band; n is that of the smaller run of a pair."""
+    require_share("overlap", how.options, "share")
     c = circuits_of(runs)
     rows = [r | _doubt(pair, c.unsolved) for pair in c.pairs for r in _overlaps(pair, c)]
     table = _table(rows)

@@ -9,6 +9,7 @@ from ...probes.runs.results import How, Rows
 from ..common.contrast import task_table
 from ..common.frames import by_head, joined, summarise
 from ..common.selection import halves
+from ..common.stats import family_p
 from ._recall_fit import weight_intervals
 from ._recall_parts import along, gains, halves_of, movers_of, parts_of_mlp, with_offset, written_directly
 from ._recall_rows import ANSWER, OTHER
@@ -27,7 +28,9 @@ def _heads(rows: Rows, how: How) -> pd.DataFrame:
     scored, frames = rows.where(other), []
     for measure, unit in ((DIRECT, LOGITS), (ATTENTION, "attention")):
         if f"head|{measure}" in rows.values:
-            frames.append(by_head(scored, scored[f"head|{measure}"], unit, measure=measure))
+            values = scored[f"head|{measure}"]
+            chance = family_p(values, scored.examples["group"]).ravel() if measure == DIRECT else np.nan
+            frames.append(by_head(scored, values, unit, measure=measure).assign(p_value=chance))
     frame, chosen = joined(frames), set(movers_of(how))
     places = zip(frame["layer"].astype(int), frame["head"].astype(int), strict=True)
     return frame.assign(chosen=[place in chosen for place in places])
@@ -110,7 +113,7 @@ def _last(rows: Rows, how: How) -> pd.DataFrame | None:
 
 TABLES = {
     "task": (task_table, ("measure",)),
-    "heads": (_heads, ("measure", "chosen")),
+    "heads": (_heads, ("measure", "chosen", "p_value")),
     "copied": (_copied, ("measure",)),
     "weights": (_weights, ("measure",)),
     "redirection": (_redirection, ("part", "word")),

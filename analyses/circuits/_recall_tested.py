@@ -19,6 +19,7 @@ READ, COPIED, REDIRECTED = "movers read the subject", "the MLP follows the mover
 LAST_MLP, LAST_HEADS = "the last MLP doubts", "the last heads doubt"
 ATTENTION = "attention on the subject"
 SHARE, LOGITS = "share of variance", "logits"
+ONE_RELATION = f"no control: there are no {RELATIONS}, the task has one relation"
 NO_HEADS = "no head was found that the answer needs"
 
 
@@ -44,6 +45,7 @@ def _copies(found: Halves, rows: Rows, reason: str) -> Iterator[pd.DataFrame]:
 
 def _points(found: Halves, reason: str) -> Iterator[pd.DataFrame]:
     groups, added = found.scored.examples["group"], along(parts_of_mlp(found)[REST], found.scored)
+    reason = reason or ("" if RELATIONS in added else ONE_RELATION)  # the statement asks for both controls
     yield number(REDIRECTED, added[ANSWER], groups, LOGITS, untestable=reason)
     for control in (WORDS, RELATIONS):
         if control in added:

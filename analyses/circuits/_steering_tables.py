@@ -85,15 +85,22 @@ def _share_below(draws: np.ndarray, own: np.ndarray) -> np.ndarray:
 def _tested(rows: Rows, how: How) -> pd.DataFrame:
     """Accuracy steered minus not, and minus each control's."""
     rows = _scored(rows, how)
-    own, groups, frames = rows["right|steered"], rows.examples["group"], []
+    own, groups, frames, borrowed = rows["right|steered"], rows.examples["group"], [], _not_borrowed(how)
     for name in (BORROWED, OWN):
         place = SETS.index(name)
-        reason = "" if how.learned.ioi or name == OWN else "the model does not solve IOI, whose heads are borrowed"
+        reason = "" if name == OWN and how.options.heads is None else borrowed
         for than, (other, _) in _others(rows, "right").items():
             gap = own[:, place] - other[:, place]
             control = "" if than == "nothing steered" else than
             frames.append(number(name, gap, groups, "gain in accuracy", than=control, untestable=reason))
-    return pd.concat([*frames, *tested_beside(rows)], ignore_index=True)
+    return pd.concat([*frames, *tested_beside(rows, borrowed, given=how.options.heads is not None)], ignore_index=True)
+
+
+def _not_borrowed(how: How) -> str:
+    """Why nothing can be said of heads that IOI uses, or ""."""
+    if how.options.heads is not None:
+        return "the heads were given, not found"
+    return "" if how.learned.ioi else "the model does not solve IOI, whose heads are borrowed"
 
 
 TABLES = {

@@ -12,7 +12,7 @@ Tables: task, effects, circuit, needed, looked, agreement, stability, tested.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,18 +26,20 @@ from ...probes.prompts.batch import Batch
 from ...probes.runs import costs
 from ...probes.runs.results import How
 from ..common.agreement import ESTIMATES, exact_and_estimates
+from ..common.asked import require_counts, require_heads, require_share
 from ..common.claims import Claim, Statement
 from ..common.contrast import PARTS, contrast, task_rows
 from ..common.selection import chosen_half
 from ..common.tested import judged
 from ._circuit_findings import findings
-from ._circuit_tables import ALIKE, ATTENTION, DIRECT, EXACT, KEYS_VALUES, LOGITS, MOVERS, TABLES, VALUES
+from ._circuit_methods import methods
+from ._circuit_tables import ALIKE, ATTENTION, DIRECT, EXACT, KEYS_VALUES, LOGITS, MOVERS, SPARSE_BAR, TABLES, VALUES
 from ._looked import attention_on_marks, uniform_on_marks
-from ._movers import heard_by, listed, movers, parts_of, queries_of
+from ._movers import heard_by, movers, parts_of, queries_of
 
-__all__ = ["TABLES", "claims", "findings"]
+__all__ = ["TABLES", "claims", "findings", "methods"]
 
-VERSION = 6
+VERSION = 7
 QUESTION = "Which heads and MLPs carry the task, and what does each of them do?"
 PAPER = "arXiv 2310.08744 (circuit component reuse), arXiv 2211.00593 (path patching)"
 FIT_EXAMPLES = 32
@@ -58,7 +60,7 @@ CLAIMS = (
         "A few heads carry the task: the top 2 % hold more than a third of the summed |effect| at the last position "
         "(heads and signs from one half of the groups, the share from the other).",
         "arXiv 2211.00593, 2310.08744",
-        1 / 3,
+        SPARSE_BAR,
     ),
     Statement(
         "nine tenths",
@@ -117,41 +119,22 @@ class Learned(NamedTuple):
 RETIRED = {"selected_on": ()}
 
 
-def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) -> str:
-    """The methods sentence of the page."""
-    return (
-        "Logit difference: answer minus the answer of the corrupt twin, at the last position. Effects are patched "
-        "minus clean, in logits: a negative one means that the head carries the answer. A head's z (an MLP's "
-        "output) at the last position is taken from the twin; on a path every other head's z is frozen to the clean "
-        f"run and MLPs are computed again. The movers ({listed(learned.heads)}), whose queries are receivers, have the "
-        f"largest |effect| on the path to the output on held-out examples of {len(learned.selected_on)} groups, of "
-        f"{fitted_on['examples']} examples in all; the path to their queries is measured on the other groups. A "
-        f"stage's circuit: the {options.share:.0%} of heads with the largest |effect| on one half of the groups, "
-        "measured on the other."
-    ) + _further_said(options, learned)
-
-
-def _further_said(options: Options, learned: Learned) -> str:
-    """The sentence about the stages behind the movers' queries."""
-    if not options.further:
-        return ""
-    return (
-        f" Farther back: inhibition heads ({listed(learned.inhibition)}) are those of largest |effect| on the path to "
-        f"the movers' queries, induction heads ({listed(learned.induction)}) those of largest |effect| on the path to "
-        "the inhibition heads' values, both on the movers' examples; they are named by their place in the path, not by "
-        "what they do. Values and keys are changed at every position."
-    )
-
-
 def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
     """The movers: the heads of largest |effect| on the path to the output, on held-out examples of one half; and who
     is heard by whom behind them.
     """
+    _require(subject, options)
     if options.heads is not None and not options.further:
         return Learned([list(head) for head in options.heads])
     half, groups = chosen_half(subject, batches, "circuits")
     heads = movers(subject, half, options.movers) if options.heads is None else [list(head) for head in options.heads]
     return Learned(heads, groups, *(_behind(subject, half, heads, options.movers) if options.further else ()))
+
+
+def _require(subject: Any, options: Options) -> None:
+    require_share("circuits", options, "share")
+    require_counts("circuits", options, movers=0)
+    require_heads("circuits.heads", options.heads or (), subject)
 
 
 def _behind(subject: Any, half: list[Batch], heads: list[list[int]], count: int) -> tuple[list[list[int]], ...]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ...data.progress import tracked
-from ...probes.intervene.edge_ablation import Written, edge_sweep, mean_written, silence
+from ...probes.intervene.edge_ablation import Written, edge_sweep, mean_written, require_plain, silence
 from ...probes.intervene.edge_files import load_edges
 from ...probes.intervene.recording import Recording
 from ...probes.prompts.batch import Batch
@@ -46,7 +46,7 @@ from ._edge_levels import (
 
 __all__ = ["TABLES", "claims", "findings", "methods"]
 
-VERSION = 2
+VERSION = 3
 QUESTION = "How few edges between heads and MLPs do the task alone, and which gradients find them?"
 PAPER = "arXiv 2403.17806 (EAP-IG), 2310.10348 (edge attribution patching), 2504.13151 (MIB: CPR and CMD)"
 FIT_EXAMPLES = 32
@@ -120,6 +120,7 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
     runs: list[Recording] = []
     for batch in tracked(half, "every edge's effect on held-out examples"):
         found = contrast(subject, batch)
+        require_plain(found.base)  # before gradients of a model that none of the circuits could run on
         graph = graph or graph_of(found.base)
         runs += [found.base] if options.ablated == "mean" else []
         for name, how in methods_of(options).items():

@@ -10,7 +10,7 @@ Tables: task, edges, into, agreement, tested.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, NamedTuple
@@ -28,18 +28,20 @@ from ...probes.prompts.batch import Batch
 from ...probes.runs import costs
 from ...probes.runs.results import How
 from ..common.agreement import ESTIMATES, FIVE
+from ..common.asked import require_counts, require_heads
 from ..common.claims import Claim, Statement
 from ..common.contrast import PARTS, contrast, task_rows
 from ..common.selection import chosen_half
 from ..common.tested import judged
 from ._edge_findings import findings
-from ._edge_names import EXACT, edge_name, reader_name, receivers_of
+from ._edge_methods import methods
+from ._edge_names import AGAIN_BAR, EXACT, RANKS_BAR, edge_name, reader_name, receivers_of
 from ._edge_tables import TABLES
-from ._movers import listed, movers
+from ._movers import movers
 
-__all__ = ["TABLES", "claims", "findings"]
+__all__ = ["TABLES", "claims", "findings", "methods"]
 
-VERSION = 2
+VERSION = 3
 QUESTION = "Which heads speak to which, and do gradients tell?"
 PAPER = "arXiv 2310.10348 (edge attribution patching), 2403.17806 (with integrated gradients), 2211.00593 (exact paths)"
 FIT_EXAMPLES = 32
@@ -50,7 +52,7 @@ CLAIMS = (
         "ranks",
         "One gradient ranks the heads that write to the output: Spearman with exact paths above 0.8.",
         "arXiv 2310.10348",
-        0.8,
+        RANKS_BAR,
     ),
     Statement(
         "gradients",
@@ -62,7 +64,7 @@ CLAIMS = (
         "The strongest edges are strong in other groups: turned to the side on which they were chosen, they have more "
         "than half of the summed |effect| that they had there.",
         "this project's bar",
-        0.5,
+        AGAIN_BAR,
     ),
 )
 
@@ -93,22 +95,9 @@ class Learned(NamedTuple):
 RETIRED = {"strengths": (), "selected_on": ()}
 
 
-def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) -> str:
-    """The methods sentence of the page."""
-    return (
-        "Logit difference: answer minus the answer of the corrupt twin. Estimate of an edge: what its writer adds to "
-        "the residual stream in the twin's run and not in the clean one, times the gradient at the reader's own input "
-        "(before its norm), summed over positions; 1 step takes the gradient at the clean run, 5 steps its mean on the "
-        f"way to the twin's embeddings. The {len(learned.edges)} strongest by 5 steps, and the movers, were "
-        f"chosen on held-out examples of {len(learned.selected_on)} groups, of {fitted_on['examples']} examples in "
-        "all, and are measured on the other groups. Exact effects, patched minus clean: the path from each head to the "
-        f"output, and to the queries of the movers ({listed(learned.heads)}) at the last position, all other "
-        "heads and all MLPs frozen to the clean run."
-    )
-
-
 def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
     """The movers as `circuits` finds them, and the strongest edges by five steps, on held-out examples of one half."""
+    _require(subject, options)
     heads, edges = options.heads, options.edges
     if heads is not None and edges is not None:
         return Learned([list(head) for head in heads], list(edges))
@@ -117,6 +106,11 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
     heads = movers(subject, half, options.movers) if heads is None else heads
     names, strengths = _strongest(subject, half, options.strongest) if edges is None else (list(edges), [])
     return Learned([list(head) for head in heads], names, strengths, groups)
+
+
+def _require(subject: Any, options: Options) -> None:
+    require_counts("edges", options, movers=0, strongest=1)
+    require_heads("edges.heads", options.heads or (), subject)
 
 
 def _strongest(subject: Any, batches: Sequence[Batch], count: int) -> tuple[list[str], list[float]]:

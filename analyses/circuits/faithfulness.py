@@ -18,12 +18,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ...data.errors import UserError
 from ...probes.intervene.patching import patch_sweep
 from ...probes.prompts.batch import Batch
 from ...probes.runs import costs
 from ...probes.runs.results import How
 from .. import metrics
 from ..common.agreement import exact_and_estimates
+from ..common.asked import every_head, require_counts, require_heads
 from ..common.claims import Claim, Statement
 from ..common.contrast import contrast, task_rows
 from ..common.controls import DRAWS, Head
@@ -31,12 +33,12 @@ from ..common.selection import chosen_half, measured
 from ..common.tested import judged
 from ._curves import curve_points
 from ._faithfulness_findings import findings
-from ._faithfulness_tables import EXACT, RANKINGS, SHARES, TABLES
+from ._faithfulness_tables import EXACT, GRADIENTS_BAR, RANKINGS, SHARES, TABLES
 from ._positions import SITES, effects_by_position
 
 __all__ = ["TABLES", "claims", "findings"]
 
-VERSION = 4
+VERSION = 5
 QUESTION = "Does the circuit alone do the task, and would gradients have found it?"
 PAPER = "faithfulness as in arXiv 2504.13151 (MIB: CPR, CMD); arXiv 2403.17806 (integrated gradients)"
 FIT_EXAMPLES = 32
@@ -58,7 +60,7 @@ CLAIMS = (
         "Gradients find the circuit: the top 5 % of heads by integrated gradients hold more than 70 % of the effect "
         "that the exact top 5 % hold (both chosen on one half of the groups, measured on the other).",
         "arXiv 2403.17806",
-        0.7,
+        GRADIENTS_BAR,
     ),
 )
 
@@ -95,16 +97,25 @@ def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) ->
         "the twin, so these numbers cannot stand beside MIB's tables. Faithfulness: (m − m₀) / (clean − m₀), m the "
         "mean logit difference and m₀ that with no head kept. CPR is the area under the curve over the share kept of "
         "the heads that help most (most negative patched − clean first), CMD the area between 1 and the curve of the "
-        "heads of largest |effect| (trapezoids); on the log axis from 1 % on, divided by its length. Both rankings are "
-        f"by exact effects at all positions on held-out examples of {len(learned.selected_on)} groups, of "
-        f"{fitted_on['examples']} examples in all; curves are over examples of the other groups alone. Control: as "
-        f"many other heads of the same layers, of the nearest of them where a layer has too few, {options.draws} "
+        "heads of largest |effect| (trapezoids); on the log axis from 1 % on, divided by its length. Both rankings "
+        f"{_ranked_said(options, learned, fitted_on)}. Control: as many other heads of the same "
+        f"layers, of the nearest of them where a layer has too few, {options.draws} "
         "draws; there is none where the circuit has more than half of all heads of its layers."
+    )
+
+
+def _ranked_said(options: Options, learned: Learned, fitted_on: Mapping[str, int]) -> str:
+    if options.ranking is not None:
+        return "are the one that was given, not measured here; curves are over the examples of all groups"
+    return (
+        f"are by exact effects at all positions on held-out examples of {len(learned.selected_on)} groups, of "
+        f"{fitted_on['examples']} examples in all; curves are over examples of the other groups alone"
     )
 
 
 def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
     """All heads by help and by |effect|, measured on the held-out examples of one half of the groups."""
+    _require(subject, options)
     if options.ranking is not None:
         given = [list(head) for head in options.ranking]
         return Learned(given, given)
@@ -116,6 +127,20 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
         effects.append(sweep.effects)
     helpful, ranking = _rankings(torch.cat(effects).mean(0))
     return Learned(ranking, helpful, groups)
+
+
+def _require(subject: Any, options: Options) -> None:
+    """The whole ranking stands for the clean run: a head that it leaves out would be the twin's all along the curve."""
+    require_counts("faithfulness", options, draws=1)
+    if options.ranking is None:
+        return
+    require_heads("faithfulness.ranking", options.ranking, subject)
+    there, given = len(every_head(subject)), len(options.ranking)
+    if not len(set(options.ranking)) == given == there:
+        raise UserError(
+            f"--faithfulness.ranking: {given} heads, {len(set(options.ranking))} of them different; it has to name "
+            f"each of the {there} heads of {subject.name} once"
+        )
 
 
 def _rankings(effects: Tensor) -> tuple[list[list[int]], list[list[int]]]:

@@ -19,7 +19,7 @@ from ._overlap_tables import CLAIMED, TABLES
 
 __all__ = ["TABLES", "claims", "findings"]
 
-VERSION = 4
+VERSION = 5
 NEEDS = ("circuits",)
 QUESTION = "Do two tasks use the same heads, more than heads of the same layers would coincide by chance?"
 PAPER = "arXiv 2310.08744"

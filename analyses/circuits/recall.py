@@ -37,7 +37,7 @@ from ._recall_tested import ATTENTION, COPIED, LAST_HEADS, LAST_MLP, READ, REDIR
 
 __all__ = ["TABLES", "findings"]
 
-VERSION = 1
+VERSION = 2
 QUESTION = "How does a fact get from its subject to the answer: which heads bring it, and what does an MLP make of it?"
 PAPER = "arXiv 2403.19521 (Interpreting Key Mechanisms of Factual Recall), in its manner"
 FIT_EXAMPLES = 48

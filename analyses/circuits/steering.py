@@ -12,7 +12,7 @@ Tables: repair, gain, silent, looks, tested.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ from ...probes.runs import costs
 from ...probes.runs.results import How
 from .. import metrics
 from ..common import stats
+from ..common.asked import require_counts, require_heads
 from ..common.claims import Claim, Statement
 from ..common.contrast import contrast, task_rows
 from ..common.controls import DRAWS, HEADS, Head, random_circuits, random_positions
@@ -38,18 +39,18 @@ from ..common.option_logits import OptionLogits, is_right, lead
 from ..common.selection import chosen_half
 from ..common.tested import judged
 from ._gatherer_tables import GATHERERS, LOOK
-from ._gatherers import DRAWN, looks, movers_and_gatherers, without
+from ._gatherers import looks, movers_and_gatherers, without
 from ._movers import queries_of
 from ._steered import steer_attention, steered
 from ._steering_findings import findings
+from ._steering_methods import FIT_EXAMPLES, methods
 from ._steering_tables import BORROWED, OWN, SETS, TABLES, TOKENS
 
-__all__ = ["TABLES", "claims", "findings", "steer_attention"]
+__all__ = ["TABLES", "claims", "findings", "methods", "steer_attention"]
 
-VERSION = 4
+VERSION = 5
 QUESTION = "Can the heads that do one task repair another, when they are told what to look at?"
 PAPER = "arXiv 2310.08744, the intervention on Colored Objects"
-FIT_EXAMPLES = 32
 
 CLAIMS = (
     Statement(
@@ -113,23 +114,6 @@ class Learned(NamedTuple):
 RETIRED = {"selected_on": (), "ioi": True}
 
 
-def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) -> str:
-    """The methods sentence of the page."""
-    sets = "; ".join(f"{name}: {heads}" for name, heads in zip(SETS, learned.heads, strict=False))
-    return (
-        "An oracle: it is told which options are wrong. At the last position the chosen heads' attention is put on the "
-        f"tokens of {options.targets}, evenly. Heads ({sets}): inhibition heads have the largest effect on the path to "
-        "the queries of IOI's movers, the negative mover the largest one that raises the answer when patched, on "
-        f"{FIT_EXAMPLES} IOI prompts; those found on this task raise its logit difference most when steered alone, on "
-        "held-out examples of one half of its groups. Only examples of the other half are scored. Controls: as many "
-        "other heads of the same layers (of the nearest of them where a layer has too few) with the same targets, and "
-        f"the same heads with as many random other tokens ({options.draws} draws each). "
-        f"Content gatherers ({learned.gatherers or 'none'}) help most on the path to the queries of this task's movers "
-        f"({learned.movers or 'none'}), on the same held-out examples; silent means that what they say is 0 at every "
-        f"position. The movers' attention with random heads steered is the mean of {DRAWN} draws."
-    )
-
-
 def _heads(text: str) -> list[Head]:
     """ "12.3 14.0" as heads. UserError where it is something else."""
     try:
@@ -149,6 +133,7 @@ def _targets(batch: Batch, options: Options) -> Bool[Tensor, "b p"]:
 
 def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
     """The four sets of heads: three from IOI, one from held-out examples of this task's one half."""
+    _require(subject, options)
     if options.heads is not None:
         return Learned(options.heads)
     _targets(batches[0], options)
@@ -158,6 +143,20 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
     sets += movers_and_gatherers(subject, half, options.gatherers)
     *heads, writing, gathering = (" ".join(f"{layer}.{head}" for layer, head in one) for one in sets)
     return Learned(heads, groups, solved, writing, gathering)
+
+
+def _require(subject: Any, options: Options) -> None:
+    require_counts("steering", options, inhibition=1, negative=1, own=1, gatherers=0, draws=1)
+    if options.heads is None:
+        return
+    if len(options.heads) != len(SETS):
+        raise UserError(
+            f"--steering.heads: {len(options.heads)} texts; it needs {len(SETS)}, one for each of {', '.join(SETS)}"
+        )
+    for name, text in zip(SETS, options.heads, strict=True):
+        if not text.split():
+            raise UserError(f"--steering.heads: no head for {name}; write layer.head with spaces between them")
+        require_heads("steering.heads", _heads(text), subject)
 
 
 def _from_ioi(subject: Any, options: Options) -> tuple[tuple[list[Head], list[Head]], bool]:

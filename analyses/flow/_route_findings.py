@@ -78,9 +78,10 @@ def _previous(tables: Tables) -> Finding:
 def _causal(tables: Tables) -> Finding:
     return say(
         "Routes find heads that matter: those with most importance have {value:.1f} {span:.1f} times an even share of "
-        "the patching effect; {control}: {beside:.1f}",
-        "The heads with most importance have {value:.1f} {span:.1f} times an even share of the patching effect; "
-        "{control}: {beside:.1f}. That routes find what matters better than the control is not shown",
+        "the patching effect, as a gradient estimates it; {control}: {beside:.1f}",
+        "The heads with most importance have {value:.1f} {span:.1f} times an even share of the patching effect, as a "
+        "gradient estimates it; {control}: {beside:.1f}. That routes find what matters better than the control is "
+        "not shown",
         **tested(tables, "routes find causal heads"),
         about="whether routes find heads that matter",
         figure="agreement" if "agreement" in tables else "heads",

@@ -70,7 +70,7 @@ def _heads(rows: Rows, how: How) -> pd.DataFrame:
 
 
 def _agreement(rows: Rows, how: How) -> pd.DataFrame | None:
-    """By head: its mean importance beside the size of its patching effect."""
+    """By head: its mean importance beside the size of its estimated patching effect."""
     if "effect" not in rows.values:
         return None
     effect = by_head(rows, np.abs(rows["effect"]), "logits", measure="effect", control="")

@@ -32,7 +32,7 @@ from ._route_walk import ADDED, walk
 
 __all__ = ["TABLES", "findings"]
 
-VERSION = 1
+VERSION = 2
 QUESTION = "Through which heads, MLPs and tokens does a prediction come about?"
 PAPER = "information flow routes, arXiv 2403.00824; LM Transparency Tool, arXiv 2404.07004"
 CLAIMS = (
@@ -62,8 +62,8 @@ CLAIMS = (
     Statement(
         "routes find causal heads",
         "Importance finds heads that matter: those with most of it have more than twice an even share of the effect of "
-        "patching heads from the prompt's twin, and more than random heads of the same layers or those chosen on the "
-        "control's routes.",
+        "patching heads from the prompt's twin, as a gradient estimates it, and more than random heads of the same "
+        "layers or those chosen on the control's routes.",
         "arXiv 2403.00824 (routes agree with patching), style; bar and controls are this project's",
         2.0,
     ),

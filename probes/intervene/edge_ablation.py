@@ -79,7 +79,7 @@ def edge_sweep(
     speaking = donor if isinstance(donor, Written) else recorded(subject, donor, PARTS)
     if isinstance(speaking, Recording):
         same_layout(clean, speaking)
-    _require_plain(clean)
+    require_plain(clean)
     circuit = _Circuit(clean, speaking)
     values = [measured(clean, circuit.resid(kept, units)[None], measure, budget)[0] for kept in circuits]
     none = clean_values(clean, measure)
@@ -109,7 +109,7 @@ def silence(subject: Subject) -> Written:
     return Written(zero[0], [zero] * subject.n_layers)
 
 
-def _require_plain(base: Recording) -> None:
+def require_plain(base: Recording) -> None:
     """UserError: layers that cannot be replayed, or in which something else than heads and MLP writes."""
     subject, what = base.subject, "circuits of edges"
     if obstacle := obstacle_of(base):
@@ -264,4 +264,4 @@ class _Run:
         return anatomy.times(told[-1].reshape(heard.shape).float(), anatomy.gain(block, "mlp_out"))
 
 
-__all__ = ["Reader", "Written", "edge_sweep", "mean_written", "silence"]
+__all__ = ["Reader", "Written", "edge_sweep", "mean_written", "require_plain", "silence"]

@@ -34,7 +34,7 @@ def possible_edges(base: Recording) -> Bool[Tensor, "reader writer"]:
 
 def edge_owners(base: Recording) -> Bool[Tensor, "reader writer"]:
     """Which writer's own reading every reader does: a shared key or value is several heads'; the output is nobody's."""
-    shared = base.subject.n_heads // max(1, max(record.value.shape[1] for record in base.layers))
+    shared = sharing(base)
 
     def owns(reader: Reader, writer: Writer) -> bool:
         if reader.layer != writer.layer:
@@ -44,6 +44,12 @@ def edge_owners(base: Recording) -> Bool[Tensor, "reader writer"]:
         return writer.kind == {"q": "head"}.get(reader.kind, reader.kind) and writer.head == reader.head
 
     return torch.tensor([[owns(reader, writer) for writer in every_writer(base)] for reader in every_reader(base)])
+
+
+def sharing(base: Recording) -> int:
+    """How many query heads share a key and a value; a layer without attention has neither."""
+    kv_heads = max((record.value.shape[1] for record in base.layers if record.attends), default=base.subject.n_heads)
+    return base.subject.n_heads // max(1, kv_heads)
 
 
 def possible(subject: Subject, readers: Sequence[Reader], writers: Sequence[Writer]) -> Bool[Tensor, "reader writer"]:

@@ -55,7 +55,7 @@ FIGURES = [
         "last position; all other heads and all MLPs stay as they were. The buttons choose the receiver.",
         f"{SIGN} Heads behind a receiver have no cell.",
         select=first_condition,
-        grey="Grey: not told from chance.",
+        grey="Grey: chance alone shows as much among all heads of the map (p > 0.05).",
     ),
     Drawing(
         "strongest",

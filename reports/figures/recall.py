@@ -115,7 +115,7 @@ FIGURES = [
         "column chosen.",
         "Above 0 (red): the answer needs what the head brings; below 0 (blue): it works against it.",
         select=first_condition,
-        grey="Grey: the interval holds 0.",
+        grey="Grey: chance alone shows as much among all heads of the map (p > 0.05).",
         claims=("movers read the subject",),
     ),
     Drawing(

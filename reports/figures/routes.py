@@ -55,7 +55,7 @@ def _of_control(control: str) -> str:
 def agreement(rows: pd.DataFrame, _: Tables) -> go.Figure:
     shown = first_condition(rows)
     names = shown["layer"].astype(int).astype(str) + "." + shown["head"].astype(int).astype(str)
-    titles = ("mean importance on routes", "size of the patching effect (logits)")
+    titles = ("mean importance on routes", "size of the estimated patching effect (logits)")
     return scatter(shown.assign(name=names), "importance", "value", "name", titles=titles)
 
 
@@ -137,10 +137,10 @@ FIGURES = [
         "agreement",
         "agreement",
         {},
-        "Do routes find the heads that patching finds?",
+        "Do routes find the heads of large estimated patching effect?",
         agreement,
-        "Each point a head: its mean importance in the rows that routes keep, and the size of its patching effect on "
-        "the answer against the wrong one, estimated from gradients.",
+        "Each point a head: its mean importance in the rows that routes keep, and the estimated size of its patching "
+        "effect on the answer against the wrong one, estimated from gradients.",
         "To the right and up: both find it. High on the left: it matters, and routes miss it.",
         theme="patching",
         claims=("routes find causal heads",),

@@ -36,7 +36,7 @@ from crosslens.probes.intervene.measures import logit_difference
 from crosslens.probes.intervene.recording import record
 from crosslens.probes.runs.run import Settings, run
 
-from ..helpers import by_hand, contrasts, planted, tiny
+from ..helpers import by_hand, contrasts, families, planted, tiny
 
 SITES = ("z", "mlp_out")
 
@@ -282,3 +282,11 @@ def test_bad_input_is_one_line(tmp_path):
             analyse(tmp_path, **options)
     assert _edge_levels.LEVELS == ("edge", "node", "neuron")
     assert subject.n_layers == 2
+
+
+def test_a_family_that_no_circuit_runs_on_is_refused_before_any_gradient(monkeypatch, tmp_path):
+    monkeypatch.setattr(edge_circuits, "effects_of", lambda *_, **__: pytest.fail("a gradient was taken"))
+    subject = Subject(families.build("qwen3_next"), tiny.tokenizer())
+    batch = subject.batch(contrasts.four_groups(8, tokenizer=subject.tokenizer))
+    with pytest.raises(UserError, match="circuits of edges: another mixer"):
+        edge_circuits.fit(subject, [batch], edge_circuits.Options())

@@ -8,6 +8,7 @@ import pytest
 import torch
 from crosslens.analyses.circuits import edges
 from crosslens.analyses.circuits._edge_names import EXACT, OUTPUT
+from crosslens.analyses.common import stats
 from crosslens.analyses.common.contrast import contrast
 from crosslens.data.errors import UserError
 from crosslens.probes.intervene.edge_attribution import edge_attribution
@@ -17,6 +18,8 @@ from crosslens.probes.intervene.paths import Receiver, path_sweep
 from crosslens.probes.runs.run import Settings, run
 
 from ..helpers import contrasts, planted, tiny
+from ..helpers.makers import tables_from
+from .claims import edges as claims_of
 
 OPTIONS = edges.Options(movers=2, strongest=6)
 
@@ -127,3 +130,11 @@ def test_an_edge_that_does_not_exist_is_one_line(tmp_path, edge):
     with pytest.raises(UserError, match="no edge") as error:
         analyse(tmp_path, options=edges.Options(movers=2, edges=(edge,)))
     assert "\n" not in str(error.value)
+
+
+def test_chance_is_over_all_heads_of_a_receivers_map():
+    rows = claims_of.rows()
+    into = tables_from(edges, rows, **claims_of.LEARNED)["into"]
+    mine = into[(into["receiver"] == OUTPUT) & (into["measure"] == EXACT)].sort_values(["layer", "head"])
+    expected = stats.family_p(rows[f"{OUTPUT}|{EXACT}"], rows.examples["group"])
+    np.testing.assert_allclose(mine["p_value"].to_numpy(), expected.ravel())

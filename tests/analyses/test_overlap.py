@@ -231,3 +231,13 @@ def test_tasks_are_called_by_the_options_that_they_do_not_share():
     assert said(("scenes", colours), ("scenes", {**colours, "form": "words"})) == told
     assert said(("ioi", {}), ("facts", {"relation": "capital"})) == ["ioi", "facts relation=capital"]
     assert said(("facts", {"relation": "capital"})) == ["facts relation=capital"]
+
+
+def test_where_no_number_of_heads_could_be_more_than_depth_the_finding_says_so():
+    row = {"pair": "a and b", "measure": _circuit_tables.DIRECT, "common": 1, "heads": 1, "value": 1.0, "lower": 0.0}
+    row |= {"upper": 1.0, "expected": 0.5, "p_value": 0.5, "share": 0.02, "n": 60, "n_groups": 20, "untestable": ""}
+    said = [
+        overlap.findings({"overlap": pd.DataFrame([row | {"p_least": least}])})[0].text for least in (0.5, 0.05, 0.01)
+    ]
+    assert ["no number of heads in common could be" in text for text in said] == [True, False, False]
+    assert all("not shown to be more than depth alone gives" in text for text in said)

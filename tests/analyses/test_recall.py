@@ -21,7 +21,8 @@ from crosslens.analyses.circuits._recall_fit import (
 )
 from crosslens.analyses.circuits._recall_rows import ANSWER, OTHER, copied_rows, direct_rows, readers, words_of
 from crosslens.analyses.circuits._recall_tables import DIRECT
-from crosslens.analyses.circuits._recall_tested import ATTENTION
+from crosslens.analyses.circuits._recall_tested import ATTENTION, REDIRECTED
+from crosslens.analyses.common.claims import HOLDS, UNTESTABLE
 from crosslens.analyses.common.contrast import contrast
 from crosslens.analyses.common.controls import HEADS, UNIFORM, WORDS
 from crosslens.data.errors import UserError
@@ -30,6 +31,7 @@ from crosslens.probes.runs.run import Settings, run
 
 from ..helpers import contrasts, tiny
 from ..probes.test_families import assert_close
+from .claims import recall as planted
 
 MOVERS = [[1, 0], [1, 3]]
 LEARNED = recall.Learned(MOVERS, 2, ["g0"])
@@ -254,3 +256,19 @@ def test_mistakes_are_one_line(options, said, tmp_path):
             {"recall": (recall, recall.Options(**options))},
             Settings(8, out=tmp_path),
         )
+
+
+def test_a_task_of_one_relation_lacks_the_control_that_the_statement_names():
+    (claim,) = [one for one in recall.claims(planted.tables_of(relations=1)) if one.name == REDIRECTED]
+    assert (claim.verdict, "answers of other relations" in claim.numbers) == (UNTESTABLE, True)
+    (claim,) = [one for one in recall.claims(planted.tables_of()) if one.name == REDIRECTED]
+    assert claim.verdict == HOLDS
+
+
+def test_chance_is_over_all_heads_of_the_map_of_paths_alone():
+    heads = planted.tables_of()["heads"]
+    paths, looks = (heads[heads["measure"] == name] for name in (DIRECT, ATTENTION))
+    assert paths["p_value"].notna().all()
+    assert looks["p_value"].isna().all()
+    assert (paths[paths["chosen"]]["p_value"] < 0.05).all()
+    assert (paths[~paths["chosen"]]["p_value"] > 0.05).all()

@@ -7,19 +7,20 @@ import torch
 from crosslens import Subject
 from crosslens.data.errors import UserError
 from crosslens.probes.intervene.edge_ablation import Written, edge_sweep, mean_written, silence
-from crosslens.probes.intervene.edge_graph import every_reader, every_writer, possible_edges
+from crosslens.probes.intervene.edge_graph import edge_owners, every_reader, every_writer, possible_edges, sharing
 from crosslens.probes.intervene.interventions import Patch
 from crosslens.probes.intervene.measures import logit_difference
 from crosslens.probes.intervene.paths import FINAL, Receiver, path_sweep
 from crosslens.probes.intervene.recording import record
 from crosslens.probes.intervene.sweep import variant_sweep
 
-from ..helpers import by_hand
+from ..helpers import by_hand, families
 from .test_edge_rows import twins
 
 MEASURE = logit_difference(torch.tensor([3, 4, 5]), torch.tensor([6, 7, 8]))
 SITES = ("z", "mlp_out")
 NORMED = ("gemma2", "olmo2")  # a norm over all heads: each run's own scale is held
+HYBRIDS = ["qwen3_next", "bamba", "olmo_hybrid"]  # their first layer has no attention
 PLAIN = ["llama", "gpt2", "gpt_neox", "gemma2", "olmo2", "phi", "llava"]
 
 
@@ -128,3 +129,17 @@ def test_bad_input_is_named():
     with pytest.raises(UserError, match="at least one run"):
         mean_written(subject, [])
     assert isinstance(silence(subject), Written)
+
+
+@pytest.mark.parametrize("family", HYBRIDS)
+def test_layers_without_attention_have_no_keys_to_share_and_are_refused_in_one_line(family):
+    subject = Subject(families.build(family))
+    base, donor = (record(subject, families.prompts("left", seed), SITES) for seed in (0, 1))
+    attending = next(layer for layer in base.layers if layer.attends)
+    assert sharing(base) == subject.n_heads // attending.value.shape[1]
+    owners, readers, writers = edge_owners(base), list(every_reader(base)), list(every_writer(base))
+    keys = [i for i, reader in enumerate(readers) if reader.kind == "k"]
+    own = [sum(bool(owners[i, j]) for j in range(len(writers))) for i in keys]
+    assert own == [sharing(base)] * len(keys)
+    with pytest.raises(UserError, match=f"circuits of edges: .*{subject.family}"):
+        edge_sweep(subject, base, donor, [possible_edges(base)], measure=MEASURE)
