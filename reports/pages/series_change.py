@@ -60,7 +60,7 @@ def _sentence(made: Change) -> str:
     return f"{name}: {counted}. {_largest(made, (clear if len(clear) else rows).iloc[0])}."
 
 
-NO_INTERVAL = "its table has no interval, so nothing tells the change from chance"
+NO_INTERVAL = "its table has no interval, so only the change of a control can tell it from chance"
 
 
 def _largest(made: Change, top: pd.Series) -> str:

@@ -136,8 +136,11 @@ def _over_steps(one: Measure) -> go.Figure:
     rows = one.rows[one.rows[one.place].isin(chosen)].sort_values(one.place, kind="stable")
     rows = rows.assign(panel=f"{one.place} " + rows[one.place].astype(str))
     figure = lines(rows, "step", panel="panel", y_title=one.unit)
-    seen = f"{_begun(one.title)}, over the steps at which a checkpoint of the training was kept, for {one.place} "
-    seen += f"{' and '.join(map(str, chosen))}: the maps have all."
+    some = ", ".join(map(str, chosen))
+    seen = (
+        f"{_begun(one.title)}, over the steps at which a checkpoint was kept, a panel a {one.place} ({some}); the map "
+    )
+    seen += "has all."
     read = f"{_intervals(one)}{_sign(one)}"
     return finished(figure, f"Over training: {one.title}", (seen, read, sample(rows[rows["control"] == ""])), one.table)
 

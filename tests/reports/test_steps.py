@@ -114,7 +114,7 @@ def test_a_table_without_intervals_says_so_and_controls_stand_beside(tmp_path):
         made.append(read_run(write(tmp_path, {"ranks": table}, key=f"{step:08x}", subject=subject)))
     runs = series.in_order(made)
     (text,) = sentences(measures(series.names(runs), runs, series.steps_of(runs)), series.names(runs))
-    assert "no interval, so nothing tells the change from chance" in text
+    assert "no interval, so only the change of a control can tell it from chance" in text
     assert "permuted +485" in text
     assert "+1,940 rank" in text
 
