@@ -113,11 +113,13 @@ class Run(ModelFlags):
         for run in models[1:]:
             require_subject(run.name)  # before the first one is run
         made: list[Path] = []
+        opened: list[dict[str, Any]] = []
         with crew(self.workers, self.ray) as workers:
             for run in models:
                 if run.is_too_large(run.name) and run.plan:
                     continue  # that line is the plan
                 subject = run.open(run.name)
+                _require_shape(opened, subject)
                 own = line if len(models) == 1 else as_line(run)
                 made += run.on(subject, own, partial(prove_once, subject), workers)
         if len(models) > 1 and made:
@@ -193,6 +195,17 @@ class Run(ModelFlags):
         same = ("limit", "seed", "padding", "answer_tokens", "skip_broken", "out")
         sizes = {"tokens": self.batch_tokens, "size": self.batch_size, "template": self.form}
         return Settings(bos=BOS[self.bos], command=line, **sizes, **{name: getattr(self, name) for name in same})
+
+
+def _require_shape(before: list[dict[str, Any]], subject: Subject) -> None:
+    """Add what was opened to `before`. UserError: a checkpoint of another shape than those of its training."""
+    from ..reports.pages.steps import SHAPE, called, unlike_shape
+
+    facts = {name: getattr(subject, name) for name in ("name", "revision", *SHAPE)}
+    for other in before:
+        if why := unlike_shape(other, facts):
+            raise UserError(f"{called(other)} and {called(facts)}: {why}; run them apart")
+    before.append(facts)
 
 
 def _side_by_side(made: Sequence[Path], out: Path) -> None:

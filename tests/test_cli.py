@@ -289,6 +289,23 @@ def test_several_subjects_are_run_one_after_the_other_and_put_side_by_side(model
     assert "other" in Path(page).read_text()
 
 
+def test_checkpoints_of_one_training_of_unlike_shapes_are_refused_at_the_second(model_dir, tmp_path, capsys):
+    for step in (1, 2):
+        shutil.copytree(model_dir, tmp_path / f"step-{step}")
+    odd = tmp_path / "step-2"
+    config = json.loads((odd / "config.json").read_text())
+    config["num_hidden_layers"] -= 1
+    config.pop("layer_types", None)
+    (odd / "config.json").write_text(json.dumps(config))
+    left_out = f"layers.{config['num_hidden_layers']}."
+    kept = {name: w for name, w in load_file(odd / "model.safetensors").items() if left_out not in name}
+    save_file(kept, odd / "model.safetensors", metadata={"format": "pt"})
+    words = ["sinks", "--task", "passages:tokens=20", "--limit", 4, "--out", tmp_path / "out"]
+    line = fails(capsys, "run", *words, "--subject", tmp_path / "step-1", odd)
+    assert "step-1 and step-2: checkpoints of one training have one shape, these have layers" in line
+    assert len(list((tmp_path / "out" / "runs").iterdir())) == 1
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from ...data.errors import ReportError
-from . import claims, compare, gallery, glossary, heads, neuron_cards, page, recipes, series
+from . import claims, compare, gallery, glossary, heads, neuron_cards, page, recipes, series, steps
 from . import static as images_of
 from .files import write_file
 from .runs import Run, read_runs
@@ -37,9 +37,10 @@ def build(out: Path, *, static: bool = False) -> list[Path]:
     drawn = {run.name: page.run_figures(run) for run in runs}
     images = _images(drawn, out) if static else {}
     subjects, neurons = heads.subjects(runs, drawn), neuron_cards.subjects(runs)
-    compared = compare.pages(runs) | series.pages(runs)
+    compared, over_models = compare.pages(runs), series.pages(runs)
+    compared |= {address: (title, text) for address, (title, text, _) in over_models.items()}
     asked, unread = recipes.read_recipe_pages(out / "recipes")
-    notes += unread
+    notes += unread + steps.notes(runs)
     links = [(recipe.address, recipe.texts["title"]) for recipe in asked]
     links += [(heads.PAGE, "Heads and MLPs")] if subjects else []
     links += [(neuron_cards.PAGE, "Neurons")] if neurons else []
@@ -55,6 +56,8 @@ def build(out: Path, *, static: bool = False) -> list[Path]:
         _downloads(run, out / "downloads" / run.name)
     for one in subjects:
         write_file(out / "downloads" / heads.csv_name(one), heads.to_csv(one))
+    for _, _, table in over_models.values():
+        write_file(out / table.file, table.csv)
     for name, text in written.items():
         write_file(out / name, text.encode())
     write_file(out / NOTE, remember(out, static, written))
@@ -75,7 +78,8 @@ def compare_page(names: Sequence[str | Path], out: Path) -> Path:
         address, text = compare.address(first, second), compare.render(first, second, linked)
     else:
         runs = series.in_order(runs)
-        address, text = series.address(runs), series.render(runs, linked)
+        address, text, table = series.address(runs), series.render(runs, linked), series.download(runs)
+        write_file(out / table.file, table.csv)
     write_file(out / "plotly.min.js", get_plotlyjs().encode())
     write_file(out / address, text.encode())
     return out / address

@@ -14,6 +14,7 @@ from .compare_figures import figures
 from .compare_rows import aligned
 from .page import environment, figure_block, sample_size
 from .runs import Run, read_run
+from .steps import unlike_shape
 from .words import task_words, tasks_apart
 
 MOST = 12  # pairs that a report builds by itself
@@ -29,6 +30,8 @@ def _reasons(a: Run, b: Run) -> Iterator[str]:
     for what, of in SAME.items():
         if of(a) != of(b):
             yield f"{what}: {_told(of(a))} against {_told(of(b))}"
+    if why := unlike_shape(a.record["subject"], b.record["subject"]):
+        yield why
     if not _conditions(a, b):
         mine, theirs = (" and ".join(run.record.get("conditions") or ["none"]) for run in (a, b))
         yield f"other conditions: {mine} against {theirs}"

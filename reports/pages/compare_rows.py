@@ -129,7 +129,7 @@ def _columns(rows: pd.DataFrame, place: list[str]) -> pd.DataFrame:
 def _title(name: str, keys: list[str], key: tuple[Any, ...]) -> str:
     """ "path to the output · BOS": the cells of the keys; the table's name where they say nothing."""
     cells = [(c, v) for c, v in zip(keys, key, strict=True) if v != ""]
-    told = [readable(v) if isinstance(v, str) else f"{c} {v}" for c, v in cells if c != "condition"]
+    told = [readable(v) if isinstance(v, str) else f"{c.replace('_', ' ')} {v}" for c, v in cells if c != "condition"]
     condition = [str(v) for c, v in cells if c == "condition"]
     return " · ".join([*(told or [readable(name)]), *condition])
 

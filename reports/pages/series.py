@@ -7,17 +7,28 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from hashlib import sha256
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import pandas as pd
 
 from ...data.errors import ReportError
 from .blocks import figure_block
 from .compare import OPEN, refusal
 from .compare_claims import claim_name
 from .runs import Run, read_run
-from .series_figures import figures
+from .series_change import halves, sentences
+from .series_figures import figures, measures
+from .steps import home, step_of, steps
 from .words import environment, sample_size, task_words
 
 LEAST = 3  # two have a page of their own kind
+
+
+class Download(NamedTuple):
+    """What the figures of a series draw. file: its place beside the page."""
+
+    file: str
+    csv: bytes
 
 
 def alike(directories: Sequence[Path]) -> list[list[Path]]:
@@ -30,10 +41,11 @@ def alike(directories: Sequence[Path]) -> list[list[Path]]:
 
 
 def series(runs: Sequence[Run]) -> list[list[Run]]:
-    """Every LEAST or more runs that differ in their model alone, in order."""
+    """Every LEAST or more runs that differ in their model alone, in order; a training's checkpoints by themselves."""
     groups: list[list[Run]] = []
     for run in sorted(runs, key=lambda run: run.name):
-        fits = [group for group in groups if all(_fits(run, other) for other in group)]
+        kin = [group for group in groups if home(group[0]) == home(run)]
+        fits = [group for group in kin if all(_fits(run, other) for other in group)]
         if fits:
             fits[0].append(run)
         else:
@@ -50,13 +62,20 @@ def _fits(a: Run, b: Run) -> bool:
 
 
 def in_order(runs: Sequence[Run]) -> list[Run]:
-    """Shallow models first; of one depth by the numbers in their names, as steps of a training have."""
+    """Checkpoints of one training by their steps; others shallow first, of one depth by the numbers in their names."""
+    if steps_of(runs):
+        return sorted(runs, key=lambda run: step_of(run.record["subject"]) or 0)
 
     def place(run: Run) -> tuple[int, list[tuple[int, str]]]:
         words = re.split(r"(\d+)", _name(run))
         return _depth(run), [(int(word), "") if word.isdigit() else (-1, word) for word in words]
 
     return sorted(runs, key=place)
+
+
+def steps_of(runs: Sequence[Run]) -> list[int] | None:
+    """The step of each, where they are checkpoints of one training that name it."""
+    return steps([run.record["subject"] for run in runs])
 
 
 def _depth(run: Run) -> int:
@@ -73,7 +92,9 @@ def _name(run: Run) -> str:
 
 
 def names(runs: Sequence[Run]) -> list[str]:
-    """What tells the models apart: their names, their revisions, or both, or their weights."""
+    """What tells the models apart: their steps, their names, their revisions, or both, or their weights."""
+    if at := steps_of(runs):
+        return [f"step {step}" for step in at]
     ways: tuple[Callable[[Run], str], ...] = (
         lambda run: run.model,
         lambda run: str(run.record["subject"].get("revision")),
@@ -96,7 +117,19 @@ def address(runs: Sequence[Run]) -> str:
 def title(runs: Sequence[Run]) -> str:
     """ "Sinks, passages: five models": what is compared, in a line."""
     analysis = str(runs[0].record["analysis"]).replace("_", " ").capitalize()
-    return f"{analysis}, {task_words(runs[0].record['task'])}: {len(runs)} models side by side"
+    at = steps_of(runs)
+    what = f"checkpoints of one training, steps {at[0]} to {at[-1]}" if at else "models side by side"
+    return f"{analysis}, {task_words(runs[0].record['task'])}: {len(runs)} {what}"
+
+
+def download(runs: Sequence[Run]) -> Download:
+    """Every measure of all runs as one table, a column `step` where they are checkpoints of one training."""
+    found = [one.rows.assign(table=one.table, measure=one.title) for one in measures(names(runs), runs, steps_of(runs))]
+    first = ["model", "step", "table", "measure", "layer", "state", "control", "value", "lower", "upper"]
+    whole = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=pd.Index(first))
+    columns = [c for c in first if c in whole] + [c for c in whole if c not in first]
+    text = whole[columns].to_csv(index=False, lineterminator="\n", float_format="%.6g")
+    return Download(f"downloads/{address(runs).removesuffix('.html')}.csv", text.encode())
 
 
 def render(runs: Sequence[Run], linked: Collection[str] = ()) -> str:
@@ -107,14 +140,21 @@ def render(runs: Sequence[Run], linked: Collection[str] = ()) -> str:
             why = refusal(a, b) or "not another model on the same task"
             raise ReportError(f"{a.name} and {b.name} do not belong on one page: {why}")
     called = names(runs)
-    blocks = [figure_block(name, figure, None) for name, figure in figures(called, runs).items()]
+    at = steps_of(runs)
+    blocks = [figure_block(name, figure, None) for name, figure in figures(called, runs, at).items()]
     sides = [
         {"name": name, "run": run, "size": sample_size(run.record["task"])}
         for name, run in zip(called, runs, strict=True)
     ]
     parts = {"chief": blocks[:OPEN], "more": blocks[OPEN:], "claims": list(_claims(runs))}
+    parts |= {"changes": _changes(called, runs, at), "steps": at, "csv": download(runs).file}
     page = environment().get_template("series.html")
     return page.render(title=title(runs), sides=sides, linked=linked, **parts)
+
+
+def _changes(called: Sequence[str], runs: Sequence[Run], at: Sequence[int] | None) -> list[str]:
+    """Of checkpoints: what changed from the first step to the last, in sentences."""
+    return [*sentences(measures(called, runs, at), called), *halves(runs[0], runs[-1])] if at else []
 
 
 def _claims(runs: Sequence[Run]) -> Iterator[dict[str, Any]]:
@@ -125,7 +165,7 @@ def _claims(runs: Sequence[Run]) -> Iterator[dict[str, Any]]:
         yield {"text": claim.get("text", ""), "source": claim.get("source", ""), "condition": name[1], "sides": sides}
 
 
-def pages(runs: Sequence[Run]) -> dict[str, tuple[str, str]]:
-    """Address -> (title, HTML) of every series that a report builds."""
+def pages(runs: Sequence[Run]) -> dict[str, tuple[str, str, Download]]:
+    """Address -> (title, HTML, table) of every series that a report builds."""
     linked = {run.name for run in runs}
-    return {address(group): (title(group), render(group, linked)) for group in series(runs)}
+    return {address(group): (title(group), render(group, linked), download(group)) for group in series(runs)}

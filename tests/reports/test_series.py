@@ -39,7 +39,7 @@ def test_runs_that_differ_in_their_model_alone_are_a_series_in_the_order_of_thei
 def test_revisions_tell_checkpoints_of_one_name_apart(tmp_path):
     subjects = [{"name": "m", "fingerprint": f"{i:08x}", "revision": f"step{i}"} for i in (20, 3, 100)]
     runs = [read_run(write(tmp_path, circuit_tables(), key=f"{i:08x}", subject=one)) for i, one in enumerate(subjects)]
-    assert series.names(series.in_order(runs)) == ["step3", "step20", "step100"]
+    assert series.names(series.in_order(runs)) == ["step 3", "step 20", "step 100"]
 
 
 def test_maps_hold_the_mean_over_heads_of_every_model(tmp_path):
@@ -68,7 +68,7 @@ def test_a_report_has_the_page_of_a_series_and_links_its_runs(tmp_path):
     runs = series.in_order(checkpoints(tmp_path))
     pages = {path.name: path for path in build(tmp_path)}
     text = pages[series.address(runs)].read_text()
-    assert "3 models side by side" in text
+    assert "3 checkpoints of one training, steps 30 to 1000" in text
     assert all(f'href="{run.name}.html"' in text for run in runs)
     assert series.address(runs) in pages["index.html"].read_text()
     before = pages[series.address(runs)].read_bytes()
