@@ -49,7 +49,7 @@ from crosslens.probes.intervene.edge_ablation import edge_sweep
 from crosslens.probes.intervene.edge_attribution import edge_attribution
 from crosslens.probes.intervene.edge_graph import possible_edges
 from crosslens.probes.intervene.measures import logit_difference
-from crosslens.probes.intervene.paths import path_sweep
+from crosslens.probes.intervene.paths import Receiver, path_sweep
 from crosslens.probes.model.attention import NAME
 from crosslens.probes.observe.tracing import tracing
 from crosslens.probes.runs.answers import with_answers
@@ -429,6 +429,22 @@ def bench_paths() -> None:
         )
 
 
+def bench_receivers() -> None:
+    """Path patching into one head's query at the last position, in its arithmetic floor; the limit is 1.5."""
+    subject = load("smollm2", check=False)
+    batch = subject.batch(ioi.examples(4, tokenizer=subject.tokenizer), bos=ioi.BOS)
+    found, layer = contrast(subject, batch, ("z",)), subject.n_layers // 2
+    floor = _path_floor(subject, batch.mask.shape[1], layer)
+    print(f"  4 × {batch.mask.shape[1]} tokens, receivers in layer {layer}: floor {floor:.2f} forwards")
+    asked: dict[str, Any] = {"measure": found.measure, "positions": found.base.final}
+    works: dict[str, Callable[[], Any]] = {"plain forward": plain(subject, batch)}
+    works[f"path_sweep into the query of {layer}.0"] = partial(
+        path_sweep, subject, found.base, found.donor, [Receiver(layer, 0, "q")], **asked
+    )
+    forward, ours = (np.median(t) for t in interleaved(works, min(ROUNDS, 5)).values())
+    print(f"  × floor {ours / forward / floor:.2f} (limit 1.5)")
+
+
 def bench_edges() -> None:
     """Every edge by five gradients, in pairs of a forward and a backward; a circuit of edges run for real."""
     subject = load("smollm2", check=False)
@@ -466,13 +482,17 @@ def _with_backward(subject: Any, batch: Any) -> None:
         subject.model(inputs_embeds=embedded, use_cache=False, **inputs).logits[:, -1].sum().backward()
 
 
-def _path_floor(subject: Any, positions: int) -> float:
-    """MLPs of every sender behind its own layer at one position, in forwards of so many tokens (multiplications)."""
+def _path_floor(subject: Any, positions: int, receiver: int | None = None) -> float:
+    """MLPs of every sender behind its own layer at one position, in forwards of so many tokens (multiplications);
+    into a receiver's layer those before it alone, and behind it whole layers.
+    """
     d, inner, layers = subject.d_model, subject.text_config.intermediate_size, subject.n_layers
     kv = subject.n_kv_heads * subject.d_head
     mlp, attention = 3 * d * inner, 2 * d * d + 2 * d * kv
     forward = positions * layers * (mlp + attention) + subject.model.lm_head.weight.numel()
-    return subject.n_heads * layers * (layers + 1) / 2 * mlp / forward
+    before = layers if receiver is None else receiver
+    behind = before * (layers - before) * (mlp + attention)
+    return subject.n_heads * (before * (before + 1) / 2 * mlp + behind) / forward
 
 
 def _reference(subject: Any, found: Any, heads: list[tuple[int, int]]) -> None:
