@@ -35,8 +35,9 @@ PAPER = "logit lens (nostalgebraist 2020), with the final norm; arXiv 2411.18620
 
 @dataclass(frozen=True)
 class Options:
-    """sites: which states are read, "resid" in any case, since answers are read there. subset: the meta column that a task's examples are split by. lens: for `show`, the
-    lens of the grid: the logit lens by default, "tuned", "jacobian", a learned lens' name, or a published one's folder.
+    """sites: which states are read, "resid" in any case, since answers are read there. subset: the meta
+    column that a task's examples are split by. lens: for `show`, the lens of the grid: the logit lens by default,
+    "tuned", "jacobian", a learned lens' name, or a published one's folder.
     """
 
     sites: tuple[Site, ...] = SITES

@@ -45,7 +45,7 @@ from ._vhr import vhr
 
 __all__ = ["CLAIMS", "act", "act_effects", "claims", "findings", "var", "vhr"]
 
-VERSION = 4
+VERSION = 5
 CLAIMS = (*STATEMENTS, *LOWERED.values())
 QUESTION = "Which repair of attention takes hallucinations away, and is it the repair or any change of that size?"
 PAPER = "arXiv 2412.13949 (VHR), 2503.03321 (VAR), 2406.15765 (ACT); measures: POPE 2305.10355, CHAIR 1809.02156"
