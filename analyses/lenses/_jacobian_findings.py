@@ -42,7 +42,7 @@ def _from(tables: Mapping[str, pd.DataFrame], lens: str, control: str = "") -> s
 
 
 def _named(tables: Mapping[str, pd.DataFrame]) -> Finding:
-    numbers = "in {value:.0%} {span:.0%} of the states of the second half; {control}: {beside:.0%}"
+    numbers = "in {value:.0%} {span:.0%} of the states of the second half before the last; {control}: {beside:.0%}"
     return say(
         f"The gradient of the answer's loss, read as words, has the answer among its first {TOP} {numbers}",
         f"It is not shown that gradients name the answer: it is among the first {TOP} words of its loss' gradient "

@@ -11,7 +11,7 @@ from ...probes.runs.results import How, Rows
 from ..common.claims import Statement, unsolved
 from ..common.controls import TURNED
 from ..common.frames import joined, middle, summarise
-from ..common.tested import number
+from ..common.tested import nothing, number
 
 LOGIT, JACOBIAN, GRADIENT = "logit lens", "Jacobian lens", "gradient"
 TURNED_AT = tuple(f"{TURNED} {draw}" for draw in range(2))
@@ -30,9 +30,10 @@ CLAIMS = (
     ),
     Statement(
         NAMED,
-        "Backward, gradients are words: in the second half of the states, minus the gradient of the answer's loss "
-        f"through the final norm and the unembedding has the answer among its first {TOP} tokens in more than half of "
-        "the cases, and more often than the wrong answer.",
+        "Backward, gradients are words: in the second half of the states without the last, where it holds by "
+        "construction, minus the gradient of the answer's loss through the final norm and the unembedding has the "
+        f"answer among its first {TOP} tokens in more than half of the cases, and more often than the wrong answer: "
+        "this margin tells the prompt's two words apart, not its gradient from another prompt's.",
         *("the backward lens, arXiv 2402.12865, -style, from memory; threshold and control are this project's", 0.5),
     ),
 )
@@ -85,16 +86,24 @@ def _tested(rows: Rows, how: How) -> pd.DataFrame:
     plain = _doublings(rows, LOGIT)[:, between]
     why, unit = unsolved(solved), "doublings of the rank"
     first = rows[f"{GRADIENT}|rank"] < TOP
-    late = first[:, first.shape[1] // 2 :].mean(1)  # [n, answer or wrong answer]
+    late = first[:, first.shape[1] // 2 : -1]  # without the last state, whose gradient is made of the answer's row
     return pd.concat(
         [
             number(EARLIER, (own - plain).mean(1), groups, unit, untestable=why),
             number(EARLIER, (own - turned).mean(1), groups, unit, than=TURNED),
-            number(NAMED, late[:, 0], groups, "share of states"),
-            number(NAMED, late[:, 0] - late[:, 1], groups, "share of states", than=WRONG),
+            *_of_gradients(late, groups),
         ],
         ignore_index=True,
     )
+
+
+def _of_gradients(first: np.ndarray, groups: pd.Series) -> list[pd.DataFrame]:
+    """first [n, state, answer or wrong answer]: whether it is among the first tokens."""
+    if not first.shape[1]:
+        return [nothing(NAMED, "of one layer there is no state behind the middle but the last")]
+    own, wrong = first.mean(1).T
+    unit = "share of states"
+    return [number(NAMED, own, groups, unit), number(NAMED, own - wrong, groups, unit, than=WRONG)]
 
 
 TABLES = {

@@ -16,7 +16,8 @@ def findings(tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
 
 
 def _more(tables: Mapping[str, pd.DataFrame]) -> Finding:
-    numbers = "{value:+.0%} {span:+.0%} of the objects' tokens beside the vocabulary lens; over {control}: {gap:+.0%}"
+    numbers = "{value:+.0%} {span:+.0%} of the objects' tokens beside the vocabulary lens, mean over states; "
+    numbers += "over {control}: {gap:+.0%}"
     return say(
         f"The nearest words in context name what image tokens show more often than the vocabulary lens: {numbers} "
         "{gap_span:+.0%}",
@@ -29,11 +30,12 @@ def _more(tables: Mapping[str, pd.DataFrame]) -> Finding:
 
 
 def _most(tables: Mapping[str, pd.DataFrame]) -> Finding:
-    numbers = "{value:.0%} {span:.0%} of the objects' tokens, mean over states; {control}: {beside:.0%}"
+    numbers = "{value:.0%} {span:.0%}; {control}: {beside:.0%}"
+    most = "most of the objects' tokens lie nearest to a word for what they show, on average over the states behind the"
     return say(
-        f"Most image tokens lie nearest to a word for what they show: {numbers}",
-        f"It is not shown that most image tokens lie nearest to a word for what they show: {numbers}",
-        about="whether most image tokens are told by words",
+        f"M{most[1:]} first: {numbers}",
+        f"It is not shown that {most} first: {numbers}",
+        about="whether most of the objects' tokens are told by words",
         figure=_figure("controls", tables),
         side="above",
         threshold=0.5,

@@ -135,7 +135,8 @@ def _unmapped(rows: Rows, how: How) -> pd.DataFrame | None:
 
 def _tested(rows: Rows, how: How) -> pd.DataFrame:
     groups = rows.examples["group"]
-    mean = {name: mean_of_present(value, 1) for name, value in rows.values.items() if name.startswith("named|")}
+    # State 0 is what the projector puts in, no layer's work.
+    mean = {name: mean_of_present(value[:, 1:], 1) for name, value in rows.values.items() if name.startswith("named|")}
     own = mean[f"named|{LATENT}|{OWN}"]
     if np.isnan(own).all():
         return pd.concat([nothing(NAMES_MORE, WITHOUT), nothing(MOST, WITHOUT), _middle(rows, how)], ignore_index=True)

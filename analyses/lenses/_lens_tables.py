@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import numpy as np
 import pandas as pd
 
+from ...data.errors import UserError
 from ...probes.runs.results import How, Rows
 from ..common.frames import summarise
 
-SITES = ("resid", "attn_out", "mlp_out")
+Site = Literal["resid", "attn_out", "mlp_out"]
+SITES: tuple[Site, ...] = ("resid", "attn_out", "mlp_out")
 
 
 NORMS = ("final norm", "no norm")
@@ -26,11 +30,18 @@ UNITS = {
 }
 
 
+def sites_of(options: Any) -> tuple[str, ...]:
+    """Those that are read, the residual first. UserError: an unknown one."""
+    if set(options.sites) - set(SITES):
+        raise UserError(f"--lenses.sites {' '.join(options.sites)}: some of {', '.join(SITES)}")
+    return tuple(dict.fromkeys((SITES[0], *options.sites)))
+
+
 def _lens(rows: Rows, how: How) -> pd.DataFrame:
     """Every state read by site and norm; the curves by subset are about the residual with the norm alone."""
     frames = []
     for subset, part in rows.subsets(how.options.subset):
-        for site in how.options.sites if subset == "all" else ("resid",):
+        for site in sites_of(how.options) if subset == "all" else ("resid",):
             for norm in NORMS if subset == "all" else NORMS[:1]:
                 frames.append(_curves(part, site, norm).assign(subset=subset))
     return pd.concat(frames, ignore_index=True)
@@ -78,10 +89,8 @@ def _answered(rows: Rows) -> pd.DataFrame:
 NORM_GAIN, READ_BEFORE, FALLING = "KL with the norm − without", "read before / final", "steps that fall"
 
 
-def _compared(rows: Rows, how: How) -> pd.DataFrame | None:
+def _compared(rows: Rows, how: How) -> pd.DataFrame:
     """What the claims are about: one number an example, over the second half of the states or two thirds up."""
-    if "resid" not in how.options.sites:
-        return None
     groups = rows.examples["group"]
     normed, plain = (rows[f"resid|{norm}|kl"] for norm in NORMS)
     half = normed.shape[1] // 2

@@ -26,7 +26,7 @@ from ._jacobian_tables import CLAIMS, TABLES, TURNED_AT
 
 __all__ = ["CLAIMS", "TABLES", "findings"]
 
-VERSION = 1
+VERSION = 2
 QUESTION = "How early can the answer be read, if a state is moved as the later layers move states on average?"
 PAPER = "Jacobian lens, Gurnee et al. 2026, as TransformerLens 4.3 has it; backward lens, arXiv 2402.12865, -style"
 FIT_EXAMPLES = 0  # it learns from a corpus of its own
@@ -64,7 +64,9 @@ def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) ->
         f"them.{told} Behind it the model's own norm and unembedding, at the last position of each prompt. Control: "
         "the same maps with what they do beyond the identity turned at random, two draws; the wrong answer. Backward: "
         "minus the gradient of −log p(answer) in each state, brought to unit size, through the norm and the "
-        "unembedding."
+        "unembedding; the last state, where it names the answer by construction, does not count for the claim. That "
+        "the answer is ahead of the wrong one tells the two words of a prompt apart; gradients of other prompts are "
+        "not compared."
     )
 
 

@@ -32,7 +32,7 @@ from ._word_bank import grid, learn, open_bank
 
 __all__ = ["RUN_TABLES", "TABLES", "findings"]
 
-VERSION = 1
+VERSION = 2
 QUESTION = "Which words in context do image tokens lie nearest to, and are they what the picture shows there?"
 PAPER = "LatentLens, arXiv 2602.00462 (-style)"
 FIT_EXAMPLES = 0  # it learns from texts of its own
@@ -41,16 +41,16 @@ CLAIMS = (
         "context names more",
         "Words in context tell what an image token shows where the vocabulary does not: the share of the objects' "
         "tokens whose nearest contextual word is the object's colour or shape is larger than that of the vocabulary "
-        "lens's first word (difference above 0, mean over the states read), and by more than where the vocabulary lens "
-        "chooses among the same words, and than at shuffled image tokens.",
+        "lens's first word (difference above 0, mean over the states read without state 0), and by more than where the "
+        "vocabulary lens chooses among the same words, and than at shuffled image tokens.",
         "arXiv 2602.00462 (LatentLens), style: 72 % of tokens interpretable against 23 %, a language model judging; "
         "known objects in its place, bar and controls are this project's",
     ),
     Statement(
         "most tokens named",
-        "Most image tokens are told by words in context, in all layers: of the objects' tokens more than half have "
-        "the object's colour or shape as their nearest contextual word (mean over the states read), and more than of "
-        "shuffled tokens, of words for another picture, and of random vectors like the states.",
+        "Most of the objects' tokens are told by words in context, on average over the states read (without state 0, "
+        "which no layer has changed): more than half have the object's colour or shape as their nearest contextual "
+        "word, and more than of shuffled tokens, of words for another picture, and of random vectors like the states.",
         "arXiv 2602.00462 (LatentLens), style: the majority of tokens in all layers; known objects and the controls "
         "are this project's",
         0.5,
@@ -92,7 +92,9 @@ class Learned(NamedTuple):
 
 
 def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
-    """Collect the bank, or find it. UserError: an option below 1, a model without pictures, a corpus without words."""
+    """Collect the bank, or find it. UserError: an option below 1, a model without pictures, a corpus without words, or
+    with fewer than are shown.
+    """
     if not subject.tower_fault and subject.vision is None:
         raise UserError(
             f"{subject.name} has no vision tower: latent_lens needs a vision-language model (--subject scenes)"
@@ -102,6 +104,12 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
             raise UserError(f"--latent_lens.{name} {getattr(options, name)}: at least 1 is needed")
     name = learn(subject, options)
     bank = open_bank(name, subject)
+    needed = max(options.words, 2)  # the nearest word is read beside the next one
+    if len(bank.words) < needed:
+        raise UserError(
+            f"latent_lens: the bank has {len(bank.words)} words, {needed} are needed: lower --latent_lens.words "
+            f"({options.words}), or raise --latent_lens.occurrences ({options.occurrences}) or --latent_lens.texts"
+        )
     return Learned(name, len(bank.word), len(bank.words), bank.layers)
 
 
@@ -119,7 +127,8 @@ def methods(options: Options, learned: Any, fitted_on: Mapping[str, int]) -> str
         "alone. Named: the word is the colour or the shape of the thing that the token's middle lies on (of tasks "
         "without known things: the answer, at the asked object). Controls: the same words at the tokens of other "
         "things, of no thing, or of any place (shuffled); words for a thing of another picture; random vectors with "
-        "the mean and covariance of the picture's tokens."
+        "the mean and covariance of the picture's tokens. The claims of named tokens are about the mean over states "
+        "without state 0, which no layer has changed."
     )
 
 

@@ -23,7 +23,7 @@ from ...probes.runs.results import How
 from .. import metrics
 from ..common.claims import Claim, Statement, judge, one_row, unsolved
 from ._lens_findings import findings
-from ._lens_tables import FALLING, MEASURES, NORM_GAIN, NORMS, READ_BEFORE, SITES, TABLES
+from ._lens_tables import FALLING, MEASURES, NORM_GAIN, NORMS, READ_BEFORE, SITES, TABLES, Site, sites_of
 from ._token_grid import grids
 
 __all__ = ["TABLES", "claims", "findings"]
@@ -35,11 +35,12 @@ PAPER = "logit lens (nostalgebraist 2020), with the final norm; arXiv 2411.18620
 
 @dataclass(frozen=True)
 class Options:
-    """sites: which states are read. subset: the meta column that a task's examples are split by. lens: for `show`, the
-    lens of the grid: the logit lens by default, "tuned", "jacobian", a learned lens' name, or a published one's folder.
+    """sites: which states are read, "resid" in any case, since answers are read there. subset: the meta
+    column that a task's examples are split by. lens: for `show`, the lens of the grid: the logit lens by default,
+    "tuned", "jacobian", a learned lens' name, or a published one's folder.
     """
 
-    sites: tuple[str, ...] = SITES
+    sites: tuple[Site, ...] = SITES
     subset: str = "relation"
     lens: str = ""
 
@@ -60,7 +61,7 @@ def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor]:
     last = batch.last.to(rows.device)
     kept = {"resid": layer.resid_pre[rows, last], "resid_post": layer.resid_post[rows, last]}
     parts = {"attn_out": lambda: layer.attn_out, "mlp_out": lambda: layer.mlp_out}
-    return kept | {name: read()[rows, last] for name, read in parts.items() if name in how.options.sites}
+    return kept | {name: read()[rows, last] for name, read in parts.items() if name in sites_of(how.options)}
 
 
 def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> dict[str, Tensor]:
@@ -69,7 +70,7 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
     Rows: "<site>|<norm>|<measure>" [b, states] (probability and rank [b, states, 2]: answer, wrong answer), and
     "logit_difference" [b].
     """
-    sites, resid = how.options.sites, torch.cat([kept["resid"], kept["resid_post"][:, -1:]], 1)
+    sites, resid = sites_of(how.options), torch.cat([kept["resid"], kept["resid_post"][:, -1:]], 1)
     states = [resid, *(kept[site] for site in sites if site != "resid")]
     ids = torch.stack([batch.answers, batch.wrong], 1)
     return in_rows(partial(_readings, subject, sites), subject.model, ids, *states)
@@ -96,7 +97,7 @@ def _read(subject: Any, state: Tensor, norm: str, ids: Tensor, reference: tuple[
 
 def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold: the plan's estimate of the files."""
-    return 1 + len(options.sites) * len(NORMS) * (len(MEASURES) + 2) * (subject.n_layers + 1)
+    return 1 + len(sites_of(options)) * len(NORMS) * (len(MEASURES) + 2) * (subject.n_layers + 1)
 
 
 def memory(subject: Any, batch: int, positions: int, options: Options) -> int:

@@ -66,5 +66,5 @@ def untestable(repair: str, needed: pd.DataFrame | None) -> str:
     if repair == "VAR" and visual is not None and not visual["value"] > 0:
         return "no layer has a visual sink in any example"
     if repair == "ACT" and heads is not None and not heads["value"] > 0:
-        return "no head's calibration helps on the held-out examples"
+        return "no head's calibration changes answers and does no harm on average on the held-out examples"
     return unsolved(chance)

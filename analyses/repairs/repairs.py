@@ -23,7 +23,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ...data.errors import UserError
 from ...data.progress import tracked
 from ...probes.intervene.measures import Measure, logit_difference
 from ...probes.prompts.batch import Batch, one_by_one
@@ -38,6 +37,7 @@ from ._act import act, act_effects
 from ._answers import Cost, answered, asks_captions, chosen_heads, cost
 from ._claims import LOWERED, STATEMENTS, claims
 from ._findings import findings
+from ._options import require
 from ._tables import CALIBRATED, WITH_SINK, Variant
 from ._var import var
 from ._variants import variants
@@ -45,7 +45,7 @@ from ._vhr import vhr
 
 __all__ = ["CLAIMS", "act", "act_effects", "claims", "findings", "var", "vhr"]
 
-VERSION = 4
+VERSION = 5
 CLAIMS = (*STATEMENTS, *LOWERED.values())
 QUESTION = "Which repair of attention takes hallucinations away, and is it the repair or any change of that size?"
 PAPER = "arXiv 2412.13949 (VHR), 2503.03321 (VAR), 2406.15765 (ACT); measures: POPE 2305.10355, CHAIR 1809.02156"
@@ -101,7 +101,7 @@ RETIRED = {"heads": None, "pictures": True, "cost": ()}
 
 def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) -> str:
     """The methods sentence of the page."""
-    heads = "all heads of layers 2 … L−2" if learned.heads is None else f"the {len(learned.heads)} heads that it helps"
+    heads = "all heads of layers 2 … L−2" if learned.heads is None else _helped(learned.heads)
     act_said = f"ACT: hidden sinks above {options.threshold:g} in {heads}, chosen by {options.choose}. "
     seeing = (
         _methods_of_images(options, learned) if learned.pictures else "The prompts have no image, so ACT alone is run. "
@@ -115,6 +115,10 @@ def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) ->
         f"random heads or columns are drawn for each example and pooled over {options.draws} draws. Intervals of "
         "differences are paired: every draw of groups serves both sides."
     )
+
+
+def _helped(heads: Sequence[Sequence[int]]) -> str:
+    return f"the {len(heads)} heads whose calibration changes answers and does no harm on average"
 
 
 def _methods_of_images(options: Options, learned: Learned) -> str:
@@ -131,7 +135,9 @@ def _methods_of_images(options: Options, learned: Learned) -> str:
 
 def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
     """Whether there are images; sink dimensions and τ, ACT's heads, and what each repair costs, from held-out
-    examples."""
+    examples. UserError: options that mean nothing.
+    """
+    require(options)
     captions = asks_captions(example for batch in batches for example in batch.examples)
     learned = Learned(bool(batches[0].where("image").any()))
     if learned.pictures:
@@ -151,9 +157,7 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
 
 
 def _evenly(batches: list[Batch], most: int) -> list[Batch]:
-    """So many of them, from all over the list. UserError: none."""
-    if most < 1:
-        raise UserError(f"calibrated_on = {most}: ACT's heads are chosen on at least one example")
+    """So many of them, from all over the list."""
     count = min(most, len(batches))
     return [batches[at * len(batches) // count] for at in range(count)]
 

@@ -22,7 +22,7 @@ def read_keys(layer: Layer, batch: Batch, hull: bool) -> dict[str, Tensor | None
     """Rows of a layer, keys as the attention reads them, without each example's first token (like no other).
 
     interference [b, kv, NULLS]: mean squared cosine of different keys. hull [b, kv, 2]: share of keys inside the convex
-    hull of the others, and of as many Gaussian keys; NaN where it was not asked. use [b, kv, pair] and "use|permuted":
+    hull of the others, and of as many Gaussian keys; see `_inside`. use [b, kv, pair] and "use|permuted":
     see `frequency_use`, NaN where rotary pairs are not found.
     """
     if not layer.attends:
@@ -77,7 +77,8 @@ def _interference(keys: Float[Tensor, "kv n d"]) -> Float[Tensor, "kv"]:
 
 
 def _inside(keys: Float[Tensor, "n d"], twins: Float[Tensor, "n d"], asked: bool) -> Float[Tensor, "2"]:
-    if not asked or len(keys) == 0:
+    """NaN where it was not asked, or of so few keys that by geometry none lies inside the hull of the others."""
+    if not asked or len(keys) < keys.shape[1] + 2:
         return keys.new_full((2,), torch.nan)
     return torch.stack([metrics.unselectable_keys(one).float().mean() for one in (keys, twins)])
 

@@ -173,7 +173,9 @@ def _of_keys(rows: Rows) -> Iterator[pd.DataFrame]:
 
 
 def _kinds(rows: Rows) -> list[str]:
-    return [kind for kind in KINDS if f"{kind}|part" in rows.weights]
+    """Kinds of composition that some pair of heads has: none where one layer attends."""
+    parts = {kind: rows.weights.get(f"{kind}|part") for kind in KINDS}
+    return [kind for kind, part in parts.items() if part is not None and not np.isnan(part).all()]
 
 
 RUN_TABLES = {

@@ -17,8 +17,9 @@ RANDOM = "random directions"
 
 
 def tested(rows: Rows, how: How) -> pd.DataFrame:
-    parts = [*_components(rows, how.options.draws), *_symmetric(rows), *_pairs(rows), *_crowded(rows), *_chosen(rows)]
-    return pd.concat(parts, ignore_index=True)
+    options = how.options
+    parts = [*_components(rows, options.draws), *_symmetric(rows), *_pairs(rows), *_crowded(rows)]
+    return pd.concat([*parts, *_chosen(rows, options.hull)], ignore_index=True)
 
 
 def _of_layers(claim: str, values: Array, unit: str, than: str = "") -> pd.DataFrame:
@@ -32,6 +33,8 @@ def _components(rows: Rows, draws: int) -> list[pd.DataFrame]:
     claim, unit = "components stand out", "share of heads"
     if "K|part" not in rows.weights:
         return [nothing(claim, "weights alone give no OV or no QK circuits in this family")]
+    if np.isnan(rows.weights["K|part"]).all():
+        return [nothing(claim, "no head reads an earlier layer's: one layer alone attends, or has such circuits")]
     bar = np.nanmax(rows.weights["K|part|permuted 0"])
     own, *others = (
         _above(rows.weights[name], bar) for name in ("K|part", *(f"K|part|permuted {draw}" for draw in range(1, draws)))
@@ -76,9 +79,14 @@ def _crowded(rows: Rows) -> list[pd.DataFrame]:
     return [number(claim, values, groups, unit), number(claim, values - 1, groups, unit, than=RANDOM)]
 
 
-def _chosen(rows: Rows) -> list[pd.DataFrame]:
+def _chosen(rows: Rows, asked: int) -> list[pd.DataFrame]:
     claim, groups = "keys can be chosen", rows.examples["group"]
-    values = mean_of_present(rows["hull"][..., 0].reshape(len(groups), -1))
-    if np.isnan(values).all():
-        return [nothing(claim, "no layer was asked (--weights.hull)")]
-    return [number(claim, values, groups, "share")]  # of keys; the unit whose exact bound is known where none is inside
+    own, twins = (mean_of_present(rows["hull"][..., at].reshape(len(groups), -1)) for at in range(2))
+    if np.isnan(own).all():
+        short = "every text has fewer than d_head + 2 keys: none can lie inside the hull of the others"
+        return [nothing(claim, short if asked else "no layer was asked (--weights.hull)")]
+    beside = number(claim, own - twins, groups, "share", than=GAUSSIAN)
+    return [
+        number(claim, own, groups, "share"),
+        beside,
+    ]  # of keys; unit whose exact bound is known where none is inside

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 def rotary_frequencies(subject: Subject) -> Float[Tensor, "pair"]:
     """The angle per position of each pair (i, i + pairs) of a head's channels, as the decoder turns them.
 
-    UserError: a model that turns nothing, pairs neighbours, scales its frequencies, or has several kinds of them.
+    UserError: a model that turns nothing, or not in every layer, pairs neighbours, scales its frequencies, or has
+    several kinds of them.
     """
-    decoder: Any = anatomy.find_decoder(subject.model)
-    rotary = getattr(decoder, "rotary_emb", None)
+    rotary = getattr(anatomy.find_decoder(subject.model), "rotary_emb", None)
     frequencies = getattr(rotary, "inv_freq", None)
     if frequencies is None:
         raise UserError(f"{subject.family} has no rotary frequencies that one base gives")
-    told = getattr(decoder.config, "rope_parameters", None) or {}
+    told = _parameters(subject)
     kind, scaling = told.get("rope_type", "default"), getattr(rotary, "attention_scaling", 1.0)
     if any(isinstance(one, Mapping) for one in told.values()) or kind != "default" or scaling != 1.0:
         raise UserError(
@@ -39,6 +39,8 @@ def rotary_frequencies(subject: Subject) -> Float[Tensor, "pair"]:
         )
     if not _pairs_are_halves(subject):
         raise UserError(f"{subject.family} turns neighbouring channels as pairs: other bases are not read for it")
+    if unturned := [layer for layer in subject.decoder.attending if not _turns(subject, layer)]:
+        raise UserError(f"{subject.family} has layers without a rotary turn, {unturned}: no base gives what they do")
     return frequencies.detach().float()
 
 
@@ -51,6 +53,21 @@ def own_base(subject: Subject) -> float:
     if pairs < 2:
         raise UserError(f"{subject.family} turns one pair of channels: by every base alike")
     return float(frequencies[-1] ** (-pairs / (pairs - 1)))
+
+
+def _parameters(subject: Subject) -> dict[str, Any]:
+    decoder: Any = anatomy.find_decoder(subject.model)
+    return getattr(decoder.config, "rope_parameters", None) or {}
+
+
+def _turns(subject: Subject, layer: int) -> bool:
+    """By the flags that families' attention asks: use_rope (SmolLM3, Llama 4), is_local_attention (AFMoE), and in a
+    model with windows is_sliding (EXAONE 4); other families know a window only in the layers that have it.
+    """
+    attention = anatomy.attention_of(subject.layers[layer])
+    windowed = getattr(attention, "sliding_window", None) is not None
+    asked = [getattr(attention, name, True) for name in ("use_rope", "is_local_attention")]
+    return all(asked) and not (windowed and getattr(attention, "is_sliding", True) is False)
 
 
 def _pairs_are_halves(subject: Subject) -> bool:
@@ -66,11 +83,14 @@ def turned_by(
     """The variant under which the prompts of `inputs` are read with another rotary base; one a prompt where several.
 
     Equal to the model with that base in its configuration: keys of the cache are turned on from the model's own.
-    UserError: as `rotary_frequencies`; a base not above 0, or another number of them than prompts.
+    UserError: as `rotary_frequencies`; a base not above 0, or another number of them than prompts; images of a model
+    that counts their places by row and column.
     """
     own = rotary_frequencies(subject)
     bases = torch.tensor([base] if isinstance(base, int | float) else list(base), dtype=torch.float64)
     read = subject.prepare(inputs)
+    if any(name.endswith("_section") for name in _parameters(subject)) and any("pixel" in name for name in read):
+        raise UserError(f"{subject.family} turns images by row and column: other bases are read for it of text alone")
     ids, mask = read["input_ids"], read.get("attention_mask")
     if not bool((bases > 0).all()) or len(bases) not in (1, len(ids)):
         raise UserError(f"rotary bases {bases.tolist()}: numbers above 0, one, or one for each of {len(ids)} prompts")

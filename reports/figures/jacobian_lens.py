@@ -69,7 +69,8 @@ FIGURES = [
         one_lens,
         "Median rank of the answer when minus the gradient of its own loss is read as a state, at the last position; "
         "logarithmic, the first at the top.",
-        "At the top the gradient names the answer: it points to the word that would lower the loss.",
+        "At the top the gradient names the answer: it points to the word that would lower the loss. "
+        "At the last state it does so by construction.",
         interval="Bands",
         control="Dotted",
         claims=("gradients name the answer",),

@@ -82,7 +82,8 @@ FIGURES = [
         "The highest score of any head of a layer (columns) with any single direction that a head of an earlier layer "
         "(rows) writes, read by its queries, keys or values. 1: it reads nothing else. Buttons: what reads, and the "
         "same of weights with permuted entries.",
-        "Cells brighter than all of the permuted map are no chance.",
+        "The permuted map is one draw: by chance alone half of such maps would have a cell brighter than all of it. "
+        "Only cells far above it are more than chance.",
         claims=("components stand out",),
     ),
     Drawing(
@@ -168,7 +169,7 @@ FIGURES = [
         distances,
         "The mean query's score with the mean key one token back minus its mean over the other distances up to 15, as "
         "the rotation turns them: words do not enter it. By the button with the keys' rotary pairs in another order.",
-        "Red: whatever the words, the head looks at the token before.",
+        "Red: position alone favours the token before; words may add more than that.",
         theme="keys",
     ),
     Drawing(

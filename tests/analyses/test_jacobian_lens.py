@@ -10,7 +10,7 @@ import pytest
 import torch
 from crosslens import capture
 from crosslens.analyses.common.controls import turned_map
-from crosslens.analyses.lenses import _jacobian, _jacobian_rows, jacobian_lens
+from crosslens.analyses.lenses import _jacobian, _jacobian_rows, _jacobian_tables, jacobian_lens
 from crosslens.analyses.lenses._jacobian import Fitting, fit_jacobians, open_jacobian
 from crosslens.analyses.lenses._jacobian_tables import GRADIENT, JACOBIAN, LOGIT, TURNED_AT
 from crosslens.data.errors import UserError
@@ -18,6 +18,7 @@ from crosslens.probes.runs.run import Settings, run
 from crosslens.probes.runs.verify import verify
 
 from ..helpers import tiny
+from .claims.jacobian_lens import tables_of
 from .test_learned_lenses import corpus
 
 FEW = {"passages": 4, "length": 9, "skip": 1, "parts": 2}
@@ -150,3 +151,14 @@ def test_it_is_not_measured_on_what_it_was_fitted_on(home, monkeypatch):
         analyse(tiny.subject(), home)
     with pytest.raises(UserError, match="no learned Jacobian lens nowhere"):
         analyse(tiny.subject(), home, lens="nowhere")
+
+
+def test_the_last_state_does_not_count_for_what_gradients_name():
+    """It names the answer by construction; here it alone does, or there is no other."""
+    first = np.zeros((12, 9, 2))
+    first[:, -1, 0] = 1
+    groups = pd.Series([f"g{i}" for i in range(12)])
+    frames = [_jacobian_tables._of_gradients(some, groups) for some in (first[:, 4:-1], first[:, 4:4])]
+    assert frames[0][0]["value"].tolist() == [0.0]
+    assert frames[1][0]["untestable"].iloc[0].startswith("of one layer")
+    assert tables_of(last=1)["tested"].equals(tables_of(last=9000)["tested"])

@@ -160,3 +160,6 @@ def test_bad_input_is_named(tmp_path):
         analyse(tiny.subject(), tmp_path, tiny.task())
     with pytest.raises(UserError, match=r"--latent_lens\.each 0"):
         analyse(subject(), tmp_path, options=latent_lens.Options(each=0))
+    for wrong in ({"words": 5000}, {"occurrences": 1}):
+        with pytest.raises(UserError, match=r"the bank has \d+ words, \d+ are needed: lower --latent_lens.words"):
+            latent_lens.fit(subject(), [], latent_lens.Options(**wrong))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,21 @@ from crosslens.probes.runs.run import Settings, run
 from ..helpers import tiny
 from .claims.lenses import planted
 from .test_learned_lenses import FEW
+
+
+def test_a_site_that_there_is_not_is_refused_before_anything_is_read():
+    unknown: Any = ("resid", "z")
+    with pytest.raises(UserError, match=r"--lenses\.sites resid z: some of resid, attn_out, mlp_out"):
+        lenses.row_size(tiny.subject(), 8, lenses.Options(sites=unknown))
+
+
+@pytest.mark.parametrize("sites", [(), ("mlp_out", "mlp_out")])
+def test_the_residual_is_read_where_it_is_not_asked(sites, tmp_path):
+    options = lenses.Options(sites=sites)
+    (directory,) = run(tiny.subject(), tiny.task(), {"lenses": (lenses, options)}, Settings(limit=10, out=tmp_path))
+    shown = pd.read_parquet(directory / "tables" / "lens.parquet")
+    assert set(shown[shown["subset"] == "all"]["site"]) == {"resid", *sites}
+    assert len(pd.read_parquet(directory / "tables" / "accuracy.parquet"))
 
 
 def analyse(subject, out):

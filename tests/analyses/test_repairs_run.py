@@ -127,6 +127,24 @@ def test_both_kinds_in_one_task_are_refused():
         repairs.measure(subject, batch, {}, how_of(repairs, repairs.Options(**OPTIONS)))
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"alphas": ()}, "alphas is empty"),
+        ({"ps": ()}, "ps is empty"),
+        ({"betas": (0.4, float("nan"))}, "betas 0.4 nan"),
+        ({"draws": 0}, "draws 0: at least 1"),
+        ({"tokens": 0}, "tokens 0: at least 1"),
+        ({"timed": -1}, "timed -1: at least 0"),
+        ({"calibrated_on": 0}, "calibrated_on 0: at least 1"),
+        ({"image": "blurred"}, "image blurred: one of dropped, masked"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(wrong, said):
+    with pytest.raises(UserError, match=f"--repairs.{said}"):
+        repairs.fit(None, [], repairs.Options(**wrong))
+
+
 def test_both_kinds_are_refused_before_anything_is_fitted():
     """Also where no batch has both."""
     kinds: Any = [SimpleNamespace(examples=made(2, tokenizer=None)) for made in (questions, captions)]

@@ -13,6 +13,7 @@ from crosslens.analyses.weights import weights
 from crosslens.analyses.weights._circuits import circuits_of, of_heads, permuted
 from crosslens.analyses.weights._composed import KINDS, Circuits, composed
 from crosslens.analyses.weights._distances import DISTANCES, turned_by_one
+from crosslens.analyses.weights._keys import _inside
 from crosslens.analyses.weights._matrices import MATRICES, of_matrices
 from crosslens.data.errors import SubjectError, UserError
 from crosslens.probes.intervene.rope import rotary_frequencies
@@ -23,7 +24,9 @@ from crosslens.probes.sites import SiteError
 
 from ..helpers import tiny
 from ..helpers.families import TEXT, build, prompts
+from ..helpers.makers import tables_from
 from ..probes.test_families import assert_close
+from .claims.weights import rows as planted_rows
 
 HOW = How(weights.Options(hull=2))
 
@@ -179,6 +182,24 @@ def test_families_whose_weights_alone_give_no_circuit_lack_it():
     assert "V|part" in found
 
 
+def test_a_model_with_one_attending_layer_has_no_composition():
+    planted = planted_rows(one_layer=True)
+    tables = tables_from(weights, planted)
+    assert not {"composition", "between", "composed"} & set(tables)
+    row = tables["tested"].set_index("claim").loc["components stand out"]
+    assert row["untestable"].startswith("no head reads an earlier layer's")
+
+
+def test_short_texts_say_nothing_of_hulls():
+    """Of fewer than d_head + 2 keys none lies inside the hull of the others, whatever they are."""
+    keys = torch.randn(10, 8, generator=torch.Generator().manual_seed(0))
+    assert _inside(keys[:9], keys[:9], True).isnan().all()
+    assert not _inside(keys, keys, True).isnan().any()
+    for options, said in ((weights.Options(), "every text has fewer"), (weights.Options(hull=0), "no layer was asked")):
+        row = tables_from(weights, planted_rows(keys=False), options)["tested"].set_index("claim")
+        assert row.loc["keys can be chosen", "untestable"].startswith(said)
+
+
 def rows_of(subject, batch):
     return observe(subject, batch, {"weights": (weights, HOW)})["weights"]
 
@@ -196,7 +217,9 @@ def test_keys_by_hand():
         expected = torch.stack([metrics.key_interference(keys[:, h]).square for h in range(keys.shape[1])])
         torch.testing.assert_close(found["interference"][example, 1, :, 0], expected)
     assert found["hull"][:, 1].isnan().all()
-    assert not found["hull"][:, [0, 2]].isnan().any()
+    enough = batch.mask.sum(1) - 1 >= subject.d_head + 2
+    assert enough.any()
+    assert bool((~found["hull"][:, [0, 2]].isnan() == enough[:, None, None, None]).all())
 
 
 def test_rotary_pairs_are_seen_where_there_are_any():

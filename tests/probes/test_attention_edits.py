@@ -11,9 +11,11 @@ from crosslens.probes.intervene.intervening import full_forward
 from crosslens.probes.intervene.measures import logit_difference
 from crosslens.probes.intervene.rope import other_base, rotary_frequencies, turned_by
 from crosslens.probes.observe.tracing import tracing
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from ..helpers import families, tiny
+from ..helpers import families, tiny, vision
 from ..helpers.by_hand import FAMILIES
+from ..helpers.families import SHAPE
 from .test_families import assert_close
 
 MEASURE = logit_difference(torch.tensor([3, 4, 5]), torch.tensor([6, 7, 8]))
@@ -179,7 +181,22 @@ def test_each_prompt_may_have_its_own_base():
             assert_close(subject.model(**inputs).logits[i, -1], together[i], "llama")
 
 
-@pytest.mark.parametrize("family", ["gpt2", "cohere2", "glm4", "gemma3_text"])
+@pytest.mark.parametrize("family", ["gpt2", "cohere2", "glm4", "gemma3_text", "smollm3"])
 def test_families_without_one_base_are_refused(family):
     with pytest.raises(UserError, match=r"rotary|neighbouring"):
         rotary_frequencies(Subject(families.build(family)))
+
+
+def test_layers_that_do_not_turn_are_named():
+    layers = SHAPE | {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"], "sliding_window": 4}
+    config = AutoConfig.for_model("exaone4", **layers)
+    with pytest.raises(UserError, match=r"without a rotary turn, \[1\]"):
+        rotary_frequencies(Subject(AutoModelForCausalLM.from_config(config)))
+
+
+def test_images_placed_by_row_and_column_are_refused_and_text_is_not():
+    subject = Subject(vision.build("qwen2_5_vl"))
+    inputs = vision.inputs(subject.model, "left")
+    with pytest.raises(UserError, match="by row and column"):
+        turned_by(subject, 500.0, inputs)
+    assert turned_by(subject, 500.0, {"input_ids": torch.tensor([[3, 4, 5]])})

@@ -14,9 +14,16 @@ N, STATES = 60, 9
 
 
 def tables_of(
-    earlier: float = 16, turned: float = 1, named: float = 3, wrong: float = 900, solved: bool = True
+    earlier: float = 16,
+    turned: float = 1,
+    named: float = 3,
+    wrong: float = 900,
+    last: float = 1,
+    solved: bool = True,
 ) -> dict[str, pd.DataFrame]:
-    """earlier, turned: by how much the rank is smaller than the logit lens'. named, wrong: ranks in the gradient."""
+    """earlier, turned: by how much the rank is smaller than the logit lens'. named, wrong: ranks in the gradient;
+    last: in that of the last state.
+    """
     rng = np.random.default_rng(0)
 
     def ranks(own: float, other: float) -> np.ndarray:
@@ -24,6 +31,7 @@ def tables_of(
 
     shares = {LOGIT: 1.0, JACOBIAN: earlier, **dict.fromkeys(TURNED_AT, turned)}
     values = {f"{GRADIENT}|rank": ranks(named, wrong)}
+    values[f"{GRADIENT}|rank"][:, -1, 0] = last
     for way, share in shares.items():
         values |= {f"{way}|rank": ranks(4000 / share, 5000), f"{way}|kl": rng.uniform(2, 3, (N, STATES))}
         values |= {f"{way}|top1": rng.uniform(0, 1, (N, STATES)).round()}

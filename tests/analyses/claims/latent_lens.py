@@ -48,6 +48,7 @@ def tables_of(
     shares |= {f"named|{lens}|{OWN}": at.get(lens, 0.3) for lens in LENSES} | {f"named|{LATENT}|{IMAGE}": image}
     shares = {name: s for name, s in shares.items() if RANDOM not in name or LATENT in name.split("|")}
     values = {name: np.clip(s + 0.02 * rng.normal(size=(N, STATES)), 0, 1) for name, s in shares.items()}
+    values[f"named|{LATENT}|{OWN}"][:, 0] = 0.5  # state 0 does not count
     if not known:
         values = {name: np.full((N, STATES), np.nan) for name in values}
     tokens = (N, STATES, 10)

@@ -44,9 +44,11 @@ def rows(
     crowded: float = 3.0,
     inside: float = 0.0,
     keys: bool = True,
+    one_layer: bool = False,
 ) -> Rows:
     """composed: whether heads read more than those of permuted weights. pairs: as many share what is used. crowded: the
     interference, times that of random directions. inside: the share of keys that no query ranks first.
+    one_layer: whether one alone attends.
     """
     rng = np.random.default_rng(0)
     found: dict[str, np.ndarray] = {}
@@ -55,7 +57,7 @@ def rows(
         part = 0.1 * (1 + 0.1 * rng.random((LAYERS, HEADS, LAYERS, HEADS)))
         if composed and not suffix:
             part = part * np.where(rng.random((LAYERS, HEADS)) < 0.85, 5, 1)  # most readers
-        part = np.where(later[:, None, :, None], part, np.nan)
+        part = np.where(later[:, None, :, None] & (not one_layer), part, np.nan)
         if circuits:
             found |= {f"{kind}|{name}{suffix}": part for kind in KINDS for name in READ}
         share = symmetric if not suffix else 0.5
@@ -70,7 +72,7 @@ def rows(
         "use": use if rotary else use * np.nan,
         "use|permuted": others + 0.2 * (pairs < PAIRS),
         "interference": np.stack([noise + 5, noise + crowded], -1) / (2 * PAIRS),
-        "hull": np.stack([np.clip(noise * 0 + inside, 0, 1) + noise * (inside > 0), noise * 0], -1),
+        "hull": np.stack([noise * (inside > 0) + inside, noise + 0.2], -1),
     }
     for name in ("distances", "distances|permuted"):
         values[name] = rng.random((N, LAYERS, HEADS, DISTANCES)) * (1 if rotary else np.nan)
