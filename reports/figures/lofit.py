@@ -18,7 +18,7 @@ DEPTH = "as many heads in every layer, at random"
 
 
 def figures(tables: Tables) -> dict[str, go.Figure]:
-    """What is gained beside the controls, by strength, which heads, heads in common; three in folds."""
+    """What is gained beside the controls, by strength, heads in common; the others in folds."""
     return draw_all(FIGURES, tables)
 
 
@@ -28,7 +28,7 @@ def gain(rows: pd.DataFrame, _: Tables) -> go.Figure:
 
 
 def strengths(rows: pd.DataFrame, _: Tables) -> go.Figure:
-    return lines(rows, "strength", y_title="log p of the answer, more than as it is (nats)")
+    return lines(rows, "strength", y_title="log p, more than as it is (nats)")
 
 
 def effects(rows: pd.DataFrame, _: Tables) -> go.Figure:
@@ -83,10 +83,8 @@ FIGURES = [
         strengths,
         "Log p of the answer's first token minus that of the model as it is, with the offsets v of the chosen heads "
         "multiplied by the strength: 1 as they are learned, 0 none. Dotted: offsets learned for random heads of the "
-        "same layers, and random directions of the same norms in the chosen heads, at the same strengths (means of "
-        "their draws). The table has the lead and accuracy too.",
-        "The solid line above both dotted ones: neither any heads nor any push of that size will do. A line that turns "
-        "down behind 1 is pushed too far.",
+        "same layers, and random directions of the same norms in the chosen heads (means of their draws).",
+        "The solid line above both dotted ones: other heads, or a push of that size to anywhere, do less.",
         interval="Bands",
         control="Dotted lines",
         select=first_condition,
@@ -102,6 +100,7 @@ FIGURES = [
         "chosen and chosen_by_second of the table).",
         "Bright in both panels: training finds that head whatever it begins with. Steps are alike for all heads: "
         "small differences say little.",
+        theme="which heads",
         select=first_condition,
     ),
     Drawing(
@@ -154,7 +153,7 @@ FIGURES = [
         "‖A ⊙ z‖, the norm of what the first seed's scale adds to a head's output, mean over the prompt's positions "
         "and the examples.",
         "‖A‖ does not see how large z is: heads that are bright here and dark there are scaled little and moved far.",
-        theme="heads moved",
+        theme="which heads",
         select=first_condition,
     ),
 ]
