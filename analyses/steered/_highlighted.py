@@ -18,7 +18,7 @@ from ..common.controls import HEADS, SPAN, Head, example_keys, random_circuits, 
 from ..common.key_weights import highlighting
 from ..common.option_logits import OptionLogits, guessing, is_right, lead
 
-EDITS = ("chosen", "every")
+EDITS, CONTROLS = ("chosen", "every"), (HEADS, SPAN)
 
 
 def span_of(batch: Batch, options: Any) -> Bool[Tensor, "b p"]:
@@ -60,8 +60,8 @@ def gains_alone(
 
 @torch.no_grad()
 def highlighted_rows(subject: Any, batch: Batch, heads: Sequence[Head], options: Any) -> dict[str, Tensor]:
-    """ "lead|…" and "right|…" of "clean" [b], of `EDITS` [b, alpha], and at the smallest alpha of both controls [b,
-    draw], NaN without draws; guessing [b].
+    """ "lead|…" and "right|…" of "clean" [b], of `EDITS` [b, alpha], and of both controls [b, alpha, draw], NaN
+    without draws; guessing [b].
     """
     measure, span, base = OptionLogits.of(batch, "highlighting"), span_of(batch, options), record(subject, batch)
     asked = _asked(batch, span, heads, subject.n_heads, options)
@@ -74,21 +74,26 @@ def highlighted_rows(subject: Any, batch: Batch, heads: Sequence[Head], options:
         kept[f"{name}|clean"], values = of(sweep.clean).cpu(), iter(of(sweep.values).cpu())
         for edit, several in asked.items():
             found = [next(values) for _ in several]
-            none = torch.full((len(span), options.draws), torch.nan)
-            kept[f"{name}|{edit}"] = torch.stack(found, 1) if found else none
+            none = torch.full((len(span), len(options.alphas) * options.draws), torch.nan)
+            swept = torch.stack(found, 1) if found else none
+            draws = (options.draws,) if edit in CONTROLS else ()
+            kept[f"{name}|{edit}"] = swept.unflatten(1, (len(options.alphas), *draws))
     return kept
 
 
 def _asked(
     batch: Batch, span: Bool[Tensor, "b p"], heads: Sequence[Head], n_heads: int, options: Any
 ) -> dict[str, list[tuple[Tensor, float, Sequence[Head] | None]]]:
-    """Of every edit each alpha, of every control each draw: what is highlighted, alpha, in which heads."""
-    least, names = min(options.alphas), batch.example_ids
+    """Of every edit each alpha, of every control each draw at each alpha: what is highlighted, alpha, in which heads.
+
+    A draw is the same at all alphas, so that a line over alpha is one of heads, or of spans.
+    """
+    names = batch.example_ids
     spans = [random_spans(span, batch.mask, example_keys(names, draw)) for draw in range(options.draws)]
     drawn = random_circuits(heads, n_heads, options.draws)
     return {
         "chosen": [(span, alpha, heads) for alpha in options.alphas],
         "every": [(span, alpha, None) for alpha in options.alphas],
-        HEADS: [(span, least, some) for some in drawn],
-        SPAN: [(other, least, heads) for other in spans],
+        HEADS: [(span, alpha, some) for alpha in options.alphas for some in drawn],
+        SPAN: [(other, alpha, heads) for alpha in options.alphas for other in spans],
     }

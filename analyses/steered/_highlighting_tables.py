@@ -41,10 +41,9 @@ def _effect(rows: Rows, name: str, unit: str, how: How) -> pd.DataFrame:
         )
     for edit, where in WHERE.items():
         parts.append(summarise(rows[f"{name}|{edit}"], groups, axes, unit, control="", steered=where, draws=1))
-    least = min(how.options.alphas)
     for control in (HEADS, SPAN):
-        mean = rows[f"{name}|{control}"].mean(1)
-        parts.append(summarise(mean, groups, {}, unit, control=control).assign(alpha=least, steered=OURS, draws=draws))
+        mean = rows[f"{name}|{control}"].mean(2)
+        parts.append(summarise(mean, groups, axes, unit, control=control, steered=OURS, draws=draws))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -60,7 +59,10 @@ def _gain(rows: Rows, how: How) -> pd.DataFrame:
 def _gained(rows: Rows, name: str, unit: str, how: How) -> pd.DataFrame:
     groups, parts = rows.examples["group"], []
     own, every = (at_least(rows, f"{name}|{edit}", how) for edit in WHERE)
-    others = {NONE: rows[f"{name}|clean"], **{control: rows[f"{name}|{control}"] for control in (HEADS, SPAN)}}
+    others = {
+        NONE: rows[f"{name}|clean"],
+        **{control: at_least(rows, f"{name}|{control}", how) for control in (HEADS, SPAN)},
+    }
     for than, other in others.items():
         mean, draws = (other.mean(1), other) if other.ndim == 2 else (other, None)
         parts.append(summarise(own - mean, groups, {}, unit).assign(steered=OURS, than=than, beats=_beats(own, draws)))
@@ -70,7 +72,7 @@ def _gained(rows: Rows, name: str, unit: str, how: How) -> pd.DataFrame:
 
 
 def at_least(rows: Rows, name: str, how: How) -> Array:
-    """[n], at the smallest alpha."""
+    """[n], of a control [n, draw], at the smallest alpha."""
     return rows[name][:, int(np.argmin(how.options.alphas))]
 
 
@@ -114,7 +116,7 @@ def _tested(rows: Rows, how: How) -> pd.DataFrame:
 def _of_the_task(rows: Rows, how: How) -> list[pd.DataFrame]:
     groups, unit, clean = rows.examples["group"], "logits", rows["lead|clean"]
     own, every = (at_least(rows, f"lead|{edit}", how) for edit in WHERE)
-    controls = {name: own - rows[f"lead|{name}"].mean(1) for name in (HEADS, SPAN)}
+    controls = {name: own - at_least(rows, f"lead|{name}", how).mean(1) for name in (HEADS, SPAN)}
     return [
         number(CHOSEN, own - clean, groups, unit),
         *(number(CHOSEN, gap, groups, unit, than=name) for name, gap in controls.items()),

@@ -14,7 +14,7 @@ from ...probes.intervene.positions import at_last
 from ...probes.observe.layer import Layer
 from ...probes.observe.tracing import tracing
 from .. import metrics
-from ..common.controls import HEADS, Head, random_circuits
+from ..common.controls import DIRECTION, HEADS, Head, example_keys, random_circuits, random_directions
 from ..common.losses import of_forward, scored
 from ._lofit_training import Edit, Prompts, editing, layers_of, learned_offsets, scaling, shifting
 
@@ -23,6 +23,7 @@ SHARE, LEAST = 0.03, 4  # of the heads that are chosen, and how many at least
 PLAIN, SCALED, OURS = "as it is", "every head scaled", "chosen heads"
 SECOND, MEANS = "heads of a second seed", "difference of means"
 EDITS = (SCALED, OURS, SECOND, MEANS)
+CONTROLS = (HEADS, DIRECTION)  # of the chosen heads: drawn, at every strength
 
 
 def count_of(subject: Any, options: Any) -> int:
@@ -52,9 +53,16 @@ def offsets_of(
     yield SECOND, [*second], learned_offsets(subject, prompts, second, options, 1)
     for heads in random_circuits(ours, subject.n_heads, options.draws):
         yield HEADS, heads, learned_offsets(subject, prompts, heads, options)
+    for draw in range(options.draws):
+        yield DIRECTION, [*ours], directions(ours, learned, draw)
     twins = [example for example in prompts.examples if example.corrupt is not None]
     if twins:
         yield MEANS, [*ours], differences(subject, prompts._replace(examples=twins), ours, learned.norm(dim=-1))
+
+
+def directions(heads: Sequence[Head], offsets: Float[Tensor, "k d"], draw: int) -> Float[Tensor, "k d"]:
+    """For each head a random direction with the norm of its offset: as far, but nothing is learned of where to."""
+    return random_directions(offsets, example_keys([f"{layer}.{head}" for layer, head in heads], draw))
 
 
 def differences(
@@ -95,9 +103,14 @@ def edits_of(learned: Any) -> dict[str, list[Edit]]:
     return found
 
 
+def stronger(edit: Edit, strength: float) -> Edit:
+    """So many times the offset."""
+    return edit._replace(offset=strength * edit.offset)
+
+
 def neutral_losses(subject: Any, edits: Mapping[str, Sequence[Edit]], options: Any) -> tuple[list[str], dict]:
-    """Documents of passages of novels, and their losses, nats a token: as the model is and under every edit (random
-    heads: the mean over draws).
+    """Documents of passages of novels, and their losses, nats a token: as the model is and under every edit (drawn
+    ones: the mean over draws).
     """
     if not options.neutral:
         return [], {}

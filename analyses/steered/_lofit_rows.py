@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,9 +12,8 @@ from torch import Tensor
 from ...probes.observe.layer import Layer
 from ...probes.prompts.batch import Batch
 from .. import metrics
-from ..common.controls import HEADS
 from ..common.option_logits import OptionLogits, lead, wrong_options
-from ._lofit_learned import EDITS, PLAIN, edits_of
+from ._lofit_learned import CONTROLS, EDITS, OURS, PLAIN, edits_of, stronger
 from ._lofit_training import editing, layers_of
 
 READ = ("log p", "top-1", "lead")
@@ -28,17 +28,34 @@ def moved(layer: Layer, batch: Batch, scale: Any) -> Float[Tensor, "b h"]:
 
 
 @torch.no_grad()
-def under_edits(subject: Any, batch: Batch, learned: Any, draws: int) -> dict[str, Float[Tensor, "b ..."]]:
-    """ "<READ>|<edit>" [b] of PLAIN and EDITS, NaN where nothing was learned; of HEADS [b, draw]."""
+def under_edits(subject: Any, batch: Batch, learned: Any, options: Any) -> dict[str, Float[Tensor, "b ..."]]:
+    """ "<READ>|<edit>" [b] of PLAIN and EDITS, NaN where nothing was learned; of OURS [b, strength], of CONTROLS [b,
+    strength, draw].
+    """
     edits = edits_of(learned)
     plain = _read(batch, subject.last_logits(batch))
     none = {name: torch.full((len(batch.examples),), torch.nan) for name in READ}
     rows = {f"{name}|{PLAIN}": values for name, values in plain.items()}
     for edit in EDITS:
-        found = [_under(subject, batch, one) for one in edits.get(edit, [])] or [none]
+        several = [] if edit == OURS else edits.get(edit, [])
+        found = [_under(subject, batch, one) for one in several] or [none]
         rows |= {f"{name}|{edit}": found[0][name].clone() for name in READ}
-    random = [_under(subject, batch, one) for one in edits.get(HEADS, [])] or [none] * draws
-    return rows | {f"{name}|{HEADS}": torch.stack([one[name] for one in random], 1) for name in READ}
+    swept = {
+        edit: [_swept(subject, batch, one, options.strengths) for one in edits.get(edit, [])]
+        for edit in (OURS, *CONTROLS)
+    }
+    lost = {name: values[:, None].expand(-1, len(options.strengths)) for name, values in none.items()}
+    rows |= {f"{name}|{OURS}": swept[OURS][0][name] for name in READ}
+    return rows | {
+        f"{name}|{edit}": torch.stack([one[name] for one in swept[edit] or [lost] * options.draws], 2)
+        for edit in CONTROLS
+        for name in READ
+    }
+
+
+def _swept(subject: Any, batch: Batch, edit: Any, strengths: Sequence[float]) -> dict[str, Float[Tensor, "b strength"]]:
+    found = [_under(subject, batch, stronger(edit, strength)) for strength in strengths]
+    return {name: torch.stack([one[name] for one in found], 1) for name in READ}
 
 
 def _under(subject: Any, batch: Batch, edit: Any) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Tables of `lofit`: the answer under every edit, what beats what, heads, how far sets of heads agree, neutral text."""
+"""Tables of `lofit`: the answer under every edit, what beats what, strengths, heads, what sets share, neutral text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..common.controls import HEADS
 from ..common.frames import by_head, joined, mean_of_present, summarise
 from ..common.selection import measured_rows, strongest
 from ..common.tested import nothing, number
-from ._lofit_learned import EDITS, MEANS, OURS, PLAIN, SCALED, SECOND
+from ._lofit_learned import CONTROLS, EDITS, MEANS, OURS, PLAIN, SCALED, SECOND
 
 Array = NDArray[np.floating]
 CHOSEN, SEEDS, NEUTRAL = "chosen heads beat random", "seeds choose alike", "neutral text stays"
@@ -46,12 +46,37 @@ def _effects(rows: Rows, how: How) -> pd.DataFrame:
 
 def _by_edit(rows: Rows, name: str) -> Iterator[tuple[str, str, Array]]:
     for edit in (PLAIN, *EDITS):
-        yield edit, "", rows[f"{name}|{edit}"]
-    yield OURS, HEADS, _random(rows, name)
+        yield edit, "", _as_learned(rows, name, edit)
+    for control in CONTROLS:
+        yield OURS, control, _as_learned(rows, name, control)
 
 
-def _random(rows: Rows, name: str) -> Array:
-    return rows[f"{name}|{HEADS}"].mean(1)
+def _swept(rows: Rows, name: str, edit: str) -> Array:
+    """[n, strength] of what is swept, the mean of its draws."""
+    values = rows[f"{name}|{edit}"]
+    return values.mean(2) if values.ndim == 3 else values
+
+
+def _as_learned(rows: Rows, name: str, edit: str) -> Array:
+    """[n], at the first strength."""
+    values = _swept(rows, name, edit)
+    return values[:, 0] if values.ndim == 2 else values
+
+
+def _strengths(rows: Rows, how: How) -> pd.DataFrame:
+    """What the chosen heads' offsets, and both controls, add to each measure: at every strength, and 0 at none."""
+    scored = _scored(rows, how)
+    groups, axes = scored.examples["group"], {"strength": [0.0, *how.options.strengths]}
+    return joined(
+        summarise(_added(scored, name, edit), groups, axes, unit, control=control, measure=measure)
+        for measure, (name, unit) in MEASURES.items()
+        for edit, control in ((OURS, ""), *((one, one) for one in CONTROLS))
+    )
+
+
+def _added(rows: Rows, name: str, edit: str) -> Array:
+    added = _swept(rows, name, edit) - rows[f"{name}|{PLAIN}"][:, None]
+    return np.concatenate([0 * added[:, :1], added], 1)
 
 
 def _gain(rows: Rows, how: How) -> pd.DataFrame:
@@ -66,11 +91,10 @@ def _gain(rows: Rows, how: How) -> pd.DataFrame:
 
 
 def _gains(rows: Rows, name: str) -> Iterator[tuple[str, str, Array]]:
-    own, plain = rows[f"{name}|{OURS}"], rows[f"{name}|{PLAIN}"]
+    own, plain = _as_learned(rows, name, OURS), rows[f"{name}|{PLAIN}"]
     yield OURS, PLAIN, own - plain
-    yield OURS, HEADS, own - _random(rows, name)
-    for than in (SECOND, MEANS):
-        yield OURS, than, own - rows[f"{name}|{than}"]
+    for than in (*CONTROLS, SECOND, MEANS):
+        yield OURS, than, own - _as_learned(rows, name, than)
     yield SCALED, PLAIN, rows[f"{name}|{SCALED}"] - plain
 
 
@@ -124,7 +148,7 @@ def _neutral(rows: Rows, how: How) -> pd.DataFrame | None:
     if not losses:
         return None
     shown = [(edit, "", edit) for edit in EDITS if edit in losses]
-    shown += [(OURS, HEADS, HEADS)] if HEADS in losses else []
+    shown += [(OURS, control, control) for control in CONTROLS if control in losses]
     plain = np.array(losses[PLAIN])
     return joined(
         summarise(np.array(losses[name]) - plain, documents, {}, LOSS, control=control).assign(edit=edit)
@@ -134,10 +158,10 @@ def _neutral(rows: Rows, how: How) -> pd.DataFrame | None:
 
 def _tested(rows: Rows, how: How) -> pd.DataFrame:
     scored = _scored(rows, how)
-    groups, own = scored.examples["group"], scored[f"log p|{OURS}"]
+    groups, own = scored.examples["group"], _as_learned(scored, "log p", OURS)
     parts = [
         number(CHOSEN, own - scored[f"log p|{PLAIN}"], groups, "nats"),
-        number(CHOSEN, own - _random(scored, "log p"), groups, "nats", than=HEADS),
+        number(CHOSEN, own - _as_learned(scored, "log p", HEADS), groups, "nats", than=HEADS),
         *_of_neutral_text(how),
     ]
     return pd.concat(parts, ignore_index=True)
@@ -155,6 +179,7 @@ def _of_neutral_text(how: How) -> list[pd.DataFrame]:
 TABLES = {
     "effects": (_effects, ("edit", "measure")),
     "gain": (_gain, ("edit", "than", "measure")),
+    "strengths": (_strengths, ("strength", "measure")),
     "heads": (_heads, ("measure", "seed", "chosen", "chosen_by_second")),
     "overlap": (_overlap, ("pair", "heads", "common", "expected", "p_value", "p_least")),
     "tested": (_tested, ("claim", "than", "untestable")),

@@ -35,7 +35,7 @@ from ._neutral import neutral_losses
 
 __all__ = ["RUN_TABLES", "TABLES", "findings"]
 
-VERSION = 1
+VERSION = 2
 QUESTION = "Does a model do a task better when some of its heads are made to look at the right words?"
 PAPER = "arXiv 2311.02262 (PASTA)"
 FIT_EXAMPLES = 32
@@ -103,7 +103,7 @@ def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) ->
         f"answer itself). Chosen heads ({heads}): the {len(learned.heads)} that "
         "raise the answer's lead over the mean of the wrong options most when each alone is steered at "
         f"α = {min(options.alphas):g}, on one half of the groups of {held_out(fitted_on)}; examples of the other half "
-        "alone are scored. Controls, at that α: as many random heads of the same layers (of the nearest of them where "
+        "alone are scored. Controls, at every α: as many random heads of the same layers (of the nearest of them where "
         "one has too few), and another stretch of as many tokens highlighted in the chosen heads "
         f"({options.draws} draws each). Neutral text: {len(learned.documents)} passages of novels, a random stretch of "
         "their first half highlighted."
@@ -149,7 +149,7 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
 
 def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold."""
-    return 2 * (1 + 2 * len(options.alphas) + 2 * options.draws) + 1
+    return 2 * (1 + 2 * len(options.alphas) * (1 + options.draws)) + 1
 
 
 def memory(subject: Any, batch: int, positions: int, options: Options) -> int:

@@ -1,8 +1,8 @@
 """LoFiT: a few heads are chosen and shifted so that the model does a task
 
 A scale is learned for every head with the model frozen; the heads whose scale is largest get an offset, learned anew.
-Beside them as many random heads of the same layers, a second seed, and a difference of means. Tables: effects, gain,
-heads, overlap, neutral, tested.
+Beside them as many random heads of the same layers, random directions of the same norms, a second seed, and a
+difference of means; offsets at several strengths. Tables: effects, gain, strengths, heads, overlap, neutral, tested.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import pandas as pd
 from torch import Tensor
 
-from ...data.errors import UserError
 from ...probes.observe.layer import Layer
 from ...probes.prompts.batch import Batch
 from ...probes.runs import costs
@@ -27,23 +26,24 @@ from ..common.selection import chosen_half, strongest
 from ..common.tested import judged
 from ._lofit_findings import DEPTH, findings
 from ._lofit_learned import (
+    CONTROLS,
     EDITS,
     OURS,
     TOKENS,
     count_of,
     edits_of,
-    heads_there,
     neutral_losses,
     offsets_of,
     strengths_of,
 )
+from ._lofit_options import require
 from ._lofit_rows import READ, moved, under_edits
 from ._lofit_tables import CHOSEN, NEUTRAL, RUN_TABLES, SEEDS, TABLES, TWO_SEEDS
 from ._lofit_training import Prompts, learned_scales
 
 __all__ = ["RUN_TABLES", "TABLES", "findings"]
 
-VERSION = 2
+VERSION = 3
 QUESTION = "Are a few heads enough to make a model do a task, and are they always the same ones?"
 PAPER = "arXiv 2406.01563 (LoFiT)"
 FIT_EXAMPLES = 128
@@ -75,8 +75,9 @@ CLAIMS = (
 @dataclass(frozen=True)
 class Options:
     """top: heads that are chosen, 0 for 3 % of all and four at least. steps, batch, rate: of either stage, Adam with a
-    rate that falls to 0. l1: of the scales. draws: sets of random heads, each trained as long. neutral: passages of
-    novels whose loss is read under the same edits, 0 for none.
+    rate that falls to 0. l1: of the scales. draws: sets of random heads, each trained as long, and of random
+    directions. strengths: what offsets are multiplied by, the first is 1: as learned; claims are read there. neutral:
+    passages of novels whose loss is read under the same edits, 0 for none.
     """
 
     top: int = 0
@@ -85,6 +86,7 @@ class Options:
     rate: float = 5e-3
     l1: float = 5e-4
     draws: int = 2
+    strengths: tuple[float, ...] = (1.0, 0.5, 2.0)
     neutral: int = 16
 
 
@@ -109,22 +111,25 @@ def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) ->
     named = {name: heads for name, heads, _ in learned.offsets}
     heads = " ".join(f"{layer}.{head}" for layer, head in named.get(OURS, ()))
     means = "" if len(named) == 0 or "difference of means" in named else " (these prompts have no twin: left out)"
+    strengths = ", ".join(f"{one:g}" for one in sorted(options.strengths))
     return (
         f"Learned, with the model frozen, from {learned.examples} examples of one half of the groups of "
         f"{held_out(fitted_on)}: first a scale A of every head's output z, which becomes (1 + A) ⊙ z at every position "
         f"(cross-entropy of the answer's first token, L1 {options.l1:g}, Adam with rate {options.rate:g} falling to 0, "
         f"{options.steps} steps of {options.batch} prompts); then, without A, an offset v added to z in the heads of "
         f"largest ‖A‖ ({heads}), with the same steps. Beside it v learned as long for as many random heads of the same "
-        f"layers ({options.draws} draws), for the heads that a second seed chooses, and in the chosen heads the mean z "
-        f"of prompts minus that of their twins at the last position, with the norms of the learned v{means}. Measured "
-        "on examples of other groups. Heads in common: p and band if heads were exchangeable within layers (exact). "
+        f"layers and, in the chosen heads, a random direction with the norm of each one's v ({options.draws} draws of "
+        "either), v for the heads that a second seed chooses, and in the chosen heads the mean z of prompts minus that "
+        f"of their twins at the last position, with the norms of the learned v{means}. The chosen heads' v and both "
+        f"draws at strengths (what they are multiplied by) {strengths}; elsewhere 1. Measured on examples of other "
+        "groups. Heads in common: p and band if heads were exchangeable within layers (exact). "
         f"Neutral text: {len(learned.documents)} passages of novels under the same edits."
     )
 
 
 def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
     """Scales of two seeds, and offsets for the heads that they choose and for others. UserError: options."""
-    _require(subject, options)
+    require(subject, options)
     half, groups = chosen_half(subject, batches, "lofit")
     prompts = Prompts([example for batch in half for example in batch.examples], half[0].form)
     scales = [learned_scales(subject, prompts, options, seed) for seed in (0, 1)]
@@ -145,16 +150,6 @@ def _told(values: Tensor) -> list[Any]:
     return values.double().mul(1e5).round().div(1e5).tolist()
 
 
-def _require(subject: Any, options: Options) -> None:
-    for name, least in {"steps": 1, "batch": 1, "draws": 1, "neutral": 0, "l1": 0, "top": 0}.items():
-        if getattr(options, name) < least:
-            raise UserError(f"--lofit.{name} {getattr(options, name)}: at least {least} is needed")
-    if options.rate <= 0:
-        raise UserError(f"--lofit.rate {options.rate:g}: a rate above 0 is needed")
-    if options.top > heads_there(subject):
-        raise UserError(f"--lofit.top {options.top}: the model has {heads_there(subject)} heads to choose from")
-
-
 def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor | None]:
     """ "moved" [b, h]: how far the learned scale moves each head's output."""
     return {"moved": moved(layer, batch, how.learned.scale) if layer.attends else None}
@@ -165,13 +160,14 @@ def measure(subject: Any, batch: Batch, kept: dict[str, Tensor], how: How) -> di
     other = changed(subject, batch, lambda example: None if example.group in how.learned.selected_on else example)
     if other is None:
         return kept
-    rows = under_edits(subject, other.batch, how.learned, how.options.draws)
+    rows = under_edits(subject, other.batch, how.learned, how.options)
     return kept | {name: other.spread(values) for name, values in rows.items()}
 
 
 def row_size(subject: Any, positions: int, options: Options) -> int:
     """Numbers that one example's rows hold."""
-    return subject.n_layers * subject.n_heads + len(READ) * (1 + len(EDITS) + options.draws)
+    swept = len(options.strengths) * (1 + len(CONTROLS) * options.draws)
+    return subject.n_layers * subject.n_heads + len(READ) * (len(EDITS) + swept)
 
 
 def memory(subject: Any, batch: int, positions: int, options: Options) -> int:

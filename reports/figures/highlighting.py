@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from ..charts import dots, head_map
+from ..charts import dots, head_map, lines
 from .drawing import Drawing, Tables, draw_all, first_condition
 
 SHORT = {"random heads of the same layers": "random heads", "another span of equal length": "another span"}
@@ -13,7 +13,7 @@ ORDER = ("nothing highlighted", "chosen heads", "every head")
 
 
 def figures(tables: Tables) -> dict[str, go.Figure]:
-    """The gain beside its controls, every strength, heads one by one, neutral text."""
+    """The gain beside its controls, by strength, heads one by one, neutral text; every number in a fold."""
     return draw_all(FIGURES, tables)
 
 
@@ -30,6 +30,16 @@ def effects(rows: pd.DataFrame, _: Tables) -> go.Figure:
     )
     strength = order["alpha"].map(lambda alpha: "" if alpha == 1 else f", α = {alpha:g}")
     return dots(order.assign(what=order["steered"] + strength), "what", panel="measure")
+
+
+def strengths(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    """The chosen heads and their controls over α, each from the model as it is."""
+    shown = rows[rows["steered"] == "chosen heads"]
+    plain = rows[rows["steered"] == "nothing highlighted"]
+    begun = [plain.assign(control=name) for name in shown["control"].unique()]
+    figure = lines(pd.concat([*begun, shown], ignore_index=True), "alpha", y_title="lead of the answer (logits)")
+    figure.update_xaxes(type="log", autorange="reversed", title_text="α: what all other tokens weigh (1: as they are)")
+    return figure
 
 
 def heads(rows: pd.DataFrame, _: Tables) -> go.Figure:
@@ -57,6 +67,21 @@ FIGURES = [
         claims=("chosen heads help", "every head hurts"),
     ),
     Drawing(
+        "strengths",
+        "effects",
+        {"measure": "the answer's lead"},
+        "What weaker and stronger highlighting gains",
+        strengths,
+        "The answer's lead over the mean of the wrong options with the span highlighted in the chosen heads, by α: 1 "
+        "is the model as it is, where all lines begin. Dotted: random heads of the same layers, and another span of "
+        "equal length in the chosen heads, at the same α (means of their draws).",
+        "To the right it is highlighted more. The solid line above both dotted ones: these heads and these words "
+        "matter, at that strength.",
+        interval="Bands",
+        control="Dotted lines",
+        select=first_condition,
+    ),
+    Drawing(
         "effects",
         "effects",
         {},
@@ -64,7 +89,8 @@ FIGURES = [
         effects,
         "Accuracy among the options, and the answer's lead over the mean of the wrong ones. α: what all other "
         "tokens of the prompt weigh, 1 as they are.",
-        "Compare with the line nothing highlighted; where the smallest α has grey ticks, the dot has to clear them.",
+        "Compare with the line nothing highlighted; in the chosen heads the dot has to clear the grey ticks.",
+        theme="every edit",
         interval="Whiskers",
         control="Grey ticks",
         select=first_condition,

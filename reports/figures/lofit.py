@@ -6,21 +6,29 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from ..charts import dots, head_map
+from ..charts import dots, head_map, lines
 from .drawing import Drawing, Tables, draw_all, first_condition
 
-SHORT = {"random heads of the same layers": "random heads", "heads of a second seed": "second seed's heads"}
+SHORT = {
+    "random heads of the same layers": "random heads",
+    "a random direction of the same norm": "random direction",
+    "heads of a second seed": "second seed's heads",
+}
 DEPTH = "as many heads in every layer, at random"
 
 
 def figures(tables: Tables) -> dict[str, go.Figure]:
-    """What is gained beside the controls, the map of the scales, heads in common, neutral text; two in folds."""
+    """What is gained beside the controls, by strength, heads in common; the others in folds."""
     return draw_all(FIGURES, tables)
 
 
 def gain(rows: pd.DataFrame, _: Tables) -> go.Figure:
     named = rows.assign(what=rows["edit"].replace(SHORT) + " − " + rows["than"].replace(SHORT))
     return dots(named, "what", panel="measure", zero=True)
+
+
+def strengths(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    return lines(rows, "strength", y_title="log p, more than as it is (nats)")
 
 
 def effects(rows: pd.DataFrame, _: Tables) -> go.Figure:
@@ -56,7 +64,8 @@ FIGURES = [
         gain,
         "Differences example by example, on groups that nothing was learned from. Chosen heads: an offset v is learned "
         "for each of the few heads whose learned scale is largest; minus the model as it is, minus offsets learned as "
-        "long for random heads of the same layers, or for the heads that a second seed of training chooses, and minus "
+        "long for random heads of the same layers, minus a random direction in the chosen heads with the norm of each "
+        "one's v, or minus offsets for the heads that a second seed of training chooses, and minus "
         "a difference of means in the same heads (prompts minus their twins, as long as v). Every head scaled: the "
         "first stage's scales of all heads, minus the model as it is. Lead: the answer's logit minus the mean of the "
         "wrong options'.",
@@ -65,6 +74,20 @@ FIGURES = [
         interval="Whiskers",
         select=first_condition,
         claims=("chosen heads beat random",),
+    ),
+    Drawing(
+        "strengths",
+        "strengths",
+        {"measure": "log p of the answer"},
+        "What smaller and larger shifts gain",
+        strengths,
+        "Log p of the answer's first token minus that of the model as it is, with the offsets v of the chosen heads "
+        "multiplied by the strength: 1 as they are learned, 0 none. Dotted: offsets learned for random heads of the "
+        "same layers, and random directions of the same norms in the chosen heads (means of their draws).",
+        "The solid line above both dotted ones: other heads, or a push of that size to anywhere, do less.",
+        interval="Bands",
+        control="Dotted lines",
+        select=first_condition,
     ),
     Drawing(
         "heads",
@@ -77,6 +100,7 @@ FIGURES = [
         "chosen and chosen_by_second of the table).",
         "Bright in both panels: training finds that head whatever it begins with. Steps are alike for all heads: "
         "small differences say little.",
+        theme="which heads",
         select=first_condition,
     ),
     Drawing(
@@ -114,7 +138,7 @@ FIGURES = [
         effects,
         "Log p of the answer's first token, its lead over the mean of the wrong options, and how often it is the "
         "likeliest of all words.",
-        "Compare with the line as it is; on the line of the chosen heads the dot has to clear the grey tick.",
+        "Compare with the line as it is; on the line of the chosen heads the dot has to clear the grey ticks.",
         theme="every edit",
         interval="Whiskers",
         control="Grey ticks",
@@ -129,7 +153,7 @@ FIGURES = [
         "‖A ⊙ z‖, the norm of what the first seed's scale adds to a head's output, mean over the prompt's positions "
         "and the examples.",
         "‖A‖ does not see how large z is: heads that are bright here and dark there are scaled little and moved far.",
-        theme="heads moved",
+        theme="which heads",
         select=first_condition,
     ),
 ]

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from crosslens import record, repairs
-from crosslens.analyses.common.controls import HEADS, SPAN, random_spans
+from crosslens.analyses.common.controls import HEADS, SPAN, example_keys, random_circuits, random_spans
 from crosslens.analyses.common.option_logits import OptionLogits, lead
 from crosslens.analyses.steered import highlighting
 from crosslens.analyses.steered._highlighted import gains_alone, highlighted_rows
@@ -41,7 +41,16 @@ def test_every_row_is_a_whole_edited_forward():
             with repairs.pasta(subject, batch, span, alpha, heads):
                 logits = subject.model(**subject.prepare(batch)).logits[torch.arange(4), batch.last]
             assert_close(rows[f"lead|{edit}"][:, at], lead(measure(logits.float(), torch.arange(4))), edit)
-    assert rows[f"lead|{HEADS}"].shape == rows[f"lead|{SPAN}"].shape == (4, OPTIONS.draws)
+    assert rows[f"lead|{HEADS}"].shape == rows[f"lead|{SPAN}"].shape == (4, 2, OPTIONS.draws)
+    drawn = random_circuits(CHOSEN, subject.n_heads, OPTIONS.draws)
+    others = [random_spans(span, batch.mask, example_keys(batch.example_ids, draw)) for draw in range(OPTIONS.draws)]
+    for control, several in ((HEADS, [(span, some) for some in drawn]), (SPAN, [(other, CHOSEN) for other in others])):
+        for draw, (where, heads) in enumerate(several):
+            for at, alpha in enumerate(OPTIONS.alphas):
+                with repairs.pasta(subject, batch, where, alpha, heads):
+                    logits = subject.model(**subject.prepare(batch)).logits[torch.arange(4), batch.last]
+                expected = lead(measure(logits.float(), torch.arange(4)))
+                assert_close(rows[f"lead|{control}"][:, at, draw], expected, control)
     assert (rows["lead|chosen"] - rows["lead|clean"][:, None]).abs().max() > 1e-5
 
 
@@ -119,6 +128,7 @@ def test_a_run(tmp_path):
     value = value.set_index(["steered", "alpha"])["value"]
     than = gain[(gain["measure"] == "the answer's lead") & (gain["steered"] == OURS)].set_index("than")["value"]
     assert value[OURS, 0.02] - value["nothing highlighted", 1.0] == pytest.approx(than["nothing highlighted"])
+    assert {*effects[effects["control"] == SPAN]["alpha"]} == {*OPTIONS.alphas}, "controls at every strength"
     numbers = found["claims"].set_index("name")["numbers"]
     assert "no neutral text was read" in numbers["neutral text stays"]
     other = analyse(tmp_path / "two", size=5, padding="left")

@@ -10,16 +10,18 @@ import pytest
 import torch
 from crosslens import Subject
 from crosslens.analyses import metrics
-from crosslens.analyses.common.controls import HEADS
+from crosslens.analyses.common.controls import DIRECTION, HEADS
 from crosslens.analyses.common.selection import strongest
 from crosslens.analyses.steered import lofit
 from crosslens.analyses.steered._lofit_learned import (
+    CONTROLS,
     EDITS,
     MEANS,
     OURS,
     PLAIN,
     SECOND,
     differences,
+    directions,
     edits_of,
     neutral_losses,
     strengths_of,
@@ -61,6 +63,8 @@ def learned(subject, seed=0):
     sets = {OURS: CHOSEN_HEADS, SECOND: OTHERS, MEANS: CHOSEN_HEADS}
     told = [(name, heads, offset[*torch.tensor(heads).T].tolist()) for name, heads in sets.items()]
     told += [(HEADS, OTHERS, (draw * offset[*torch.tensor(OTHERS).T]).tolist()) for draw in (1, 2)]
+    own = offset[*torch.tensor(CHOSEN_HEADS).T]
+    told += [(DIRECTION, CHOSEN_HEADS, directions(CHOSEN_HEADS, own, draw).tolist()) for draw in range(2)]
     norms = strengths_of(subject, scale).tolist()
     return lofit.Learned(scale.tolist(), (norms, norms), told, 8)
 
@@ -119,16 +123,18 @@ def test_rows_are_edited_forwards_and_belong_to_their_example():
     subject = tiny.subject()
     examples, told = contrasts.examples(4, tokenizer=None), learned(subject)
     batch = subject.batch(examples, padding="left")
-    whole = under_edits(subject, batch, told, 2)
+    whole = under_edits(subject, batch, told, OPTIONS)
     edits = edits_of(told)
     for name in EDITS:
         logits = _hooked(subject, batch, edits[name][0])
         own = logits.log_softmax(-1)[torch.arange(4), batch.answers]
-        assert_close(whole[f"log p|{name}"], own, name)
-        assert_close(whole[f"lead|{name}"], logits.gather(1, batch.answers[:, None])[:, 0] - _foil(batch, logits), name)
-    assert whole[f"log p|{HEADS}"].shape == (4, 2)
+        log_p, leads = (whole[f"{of}|{name}"] for of in ("log p", "lead"))
+        if name == OURS:
+            log_p, leads = log_p[:, 0], leads[:, 0]
+        assert_close(log_p, own, name)
+        assert_close(leads, logits.gather(1, batch.answers[:, None])[:, 0] - _foil(batch, logits), name)
     for i, example in enumerate(examples):
-        alone = under_edits(subject, subject.batch([example], padding="right"), told, 2)
+        alone = under_edits(subject, subject.batch([example], padding="right"), told, OPTIONS)
         for name, values in alone.items():
             assert_close(values[0], whole[name][i], name)
 
@@ -137,10 +143,44 @@ def _foil(batch, logits):
     return logits.gather(1, batch.wrong[:, None])[:, 0]
 
 
+def test_offsets_are_swept_with_both_controls():
+    """The slow way: a hooked forward for every strength and draw. At 1 it is the offset as it was learned."""
+    subject, options = tiny.subject(), replace(OPTIONS, strengths=(1.0, 2.0))
+    batch, told = subject.batch(contrasts.examples(4, tokenizer=None)), learned(subject)
+    rows, edits = under_edits(subject, batch, told, options), edits_of(told)
+    for name in (OURS, *CONTROLS):
+        for draw, edit in enumerate(edits[name]):
+            for i, strength in enumerate(options.strengths):
+                logits = _hooked(subject, batch, Edit(edit.scale, strength * edit.offset))
+                found = rows[f"log p|{name}"][:, i]
+                own = logits.log_softmax(-1)[torch.arange(4), batch.answers]
+                assert_close(found if name == OURS else found[:, draw], own, f"{name} × {strength}")
+    assert rows[f"log p|{DIRECTION}"].shape == (4, 2, 2)
+
+
+def test_an_offset_of_nothing_changes_nothing():
+    subject = tiny.subject()
+    batch, told = subject.batch(contrasts.examples(4, tokenizer=None)), learned(subject)
+    none = [(name, heads, torch.zeros(len(heads), subject.d_head).tolist()) for name, heads, _ in told.offsets]
+    rows = under_edits(subject, batch, told._replace(offsets=none), OPTIONS)
+    for name in (OURS, *CONTROLS):
+        plain = rows[f"log p|{PLAIN}"].reshape(4, *[1] * (rows[f"log p|{name}"].ndim - 1))
+        assert_close(rows[f"log p|{name}"], plain.expand_as(rows[f"log p|{name}"]), name)
+
+
+def test_random_directions_have_the_norms_of_the_offsets():
+    offsets = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    one, two = (directions(CHOSEN_HEADS, offsets, draw) for draw in range(2))
+    assert_close(one.norm(dim=-1), offsets.norm(dim=-1), "norms")
+    assert (one - two).norm() > 0.1
+    assert torch.equal(one, directions(CHOSEN_HEADS, offsets, 0)), "the same draw again"
+    assert torch.equal(one[1:], directions(CHOSEN_HEADS[1:], offsets[1:], 0)), "a head's own, whatever else is chosen"
+
+
 def test_a_task_without_wrong_answers_has_no_lead():
     subject = tiny.subject()
     batch = subject.batch([replace(example, wrong=()) for example in contrasts.examples(3, tokenizer=None)])
-    rows = under_edits(subject, batch, learned(subject), 2)
+    rows = under_edits(subject, batch, learned(subject), OPTIONS)
     assert rows[f"lead|{PLAIN}"].isnan().all()
     assert rows[f"log p|{PLAIN}"].isfinite().all()
     assert len({values.data_ptr() for values in rows.values()}) == len(rows), "safetensors refuses what is shared"
@@ -259,7 +299,7 @@ def test_neutral_text_is_read_under_every_edit(monkeypatch):
     subject = tiny.subject()
     documents, losses = neutral_losses(subject, edits_of(learned(subject)), lofit.Options(neutral=4))
     assert len(documents) == 4
-    assert set(losses) == {PLAIN, HEADS, *EDITS}
+    assert set(losses) == {PLAIN, *CONTROLS, *EDITS}
     assert all(len(values) == 4 for values in losses.values())
     assert losses[PLAIN] != losses[OURS] != losses[SECOND]
 
@@ -281,6 +321,11 @@ def test_a_run(tmp_path):
     of = effects[(effects["measure"] == "log p of the answer") & (effects["control"] == "")].set_index("edit")["value"]
     than = gain[(gain["measure"] == "log p of the answer") & (gain["edit"] == OURS)].set_index("than")["value"]
     assert of[OURS] - of[PLAIN] == pytest.approx(than[PLAIN])
+    swept = found["strengths"][found["strengths"]["measure"] == "log p of the answer"]
+    assert {*swept["control"]} == {"", *CONTROLS}
+    own = swept[swept["control"] == ""].set_index("strength")["value"]
+    assert own[1.0] == pytest.approx(than[PLAIN])
+    assert (own[0.0], {*own.index}) == (0, {0.0, 0.5, 1.0, 2.0})
     assert set(found["overlap"]["pair"]) == {TWO_SEEDS, "‖A‖ and ‖A ⊙ z‖"}
     numbers = found["claims"].set_index("name")["numbers"]
     assert "no neutral text was read" in numbers[NEUTRAL]
@@ -298,6 +343,10 @@ def test_a_run(tmp_path):
         ({"top": 99}, "--lofit.top 99"),
         ({"draws": 0}, "--lofit.draws 0"),
         ({"l1": -1.0}, "--lofit.l1 -1"),
+        ({"strengths": (0.5, 1.0)}, "the first has to be 1"),
+        ({"strengths": ()}, "the first has to be 1"),
+        ({"strengths": (1.0, 0.0)}, "numbers above 0"),
+        ({"strengths": (1.0, 2.0, 2.0)}, "different numbers"),
     ],
 )
 def test_mistakes_are_one_line(options, said, tmp_path):

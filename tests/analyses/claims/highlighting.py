@@ -34,8 +34,10 @@ def rows(
     examples, _ = task(rng, n, n_groups)
     clean = 1 + rng.normal(0, 0.5, n)
     alphas = len(OPTIONS.alphas)
-    added = {"chosen": (chosen, alphas), "every": (every, alphas), HEADS: (random, DRAWS), SPAN: (other, DRAWS)}
-    lead = {f"lead|{name}": clean[:, None] + gain + rng.normal(0, 0.2, (n, k)) for name, (gain, k) in added.items()}
+    edits, controls = {"chosen": chosen, "every": every}, {HEADS: random, SPAN: other}
+    lead = {f"lead|{name}": clean[:, None] + gain + rng.normal(0, 0.2, (n, alphas)) for name, gain in edits.items()}
+    for name, gain in controls.items():
+        lead[f"lead|{name}"] = clean[:, None, None] + gain + rng.normal(0, 0.2, (n, alphas, DRAWS))
     lead["lead|clean"] = clean
     right = {name.replace("lead", "right"): (value > 0).astype(float) for name, value in lead.items()}
     return Rows(examples, lead | right | {"guessing": np.full(n, 0.5)})

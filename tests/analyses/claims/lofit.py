@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from crosslens.analyses.common.controls import HEADS
+from crosslens.analyses.common.controls import DIRECTION, HEADS
 from crosslens.analyses.steered import lofit
 from crosslens.analyses.steered._lofit_learned import EDITS, MEANS, OURS, PLAIN, SCALED, SECOND
 from crosslens.analyses.steered._lofit_tables import CHOSEN, NEUTRAL, SEEDS
@@ -23,14 +23,19 @@ FAILING: dict[str, dict[str, Any]] = {CHOSEN: {"own": -1.0}, SEEDS: {}, NEUTRAL:
 
 
 def rows(n: int = 80, n_groups: int = 20, *, own: float = 2.0, random: float = 0.5, wrong: bool = True) -> Rows:
-    """own, random: nats that offsets in the chosen and in random heads add to log p; the lead gains half of it."""
+    """own, random: nats that offsets in the chosen and in random heads add to log p; random directions a fifth
+    of what random heads add; the lead gains half of it. All grow with the strength."""
     rng = np.random.default_rng(0)
     examples, _ = task(rng, n, n_groups)
     clean = -4 + rng.normal(0, 0.5, n)
     added = {PLAIN: 0.0, SCALED: own / 2, OURS: own, SECOND: own, MEANS: 0.1}
     assert {*added} == {PLAIN, *EDITS}
     values = {f"log p|{name}": clean + gain + rng.normal(0, 0.1, n) * (name != PLAIN) for name, gain in added.items()}
-    values[f"log p|{HEADS}"] = clean[:, None] + random + rng.normal(0, 0.1, (n, DRAWS))
+    strengths = np.array(OPTIONS.strengths)
+    values[f"log p|{OURS}"] = clean[:, None] + own * strengths + rng.normal(0, 0.1, (n, len(strengths)))
+    for name, gain in {HEADS: random, DIRECTION: random / 5}.items():
+        drawn = rng.normal(0, 0.1, (n, len(strengths), DRAWS))
+        values[f"log p|{name}"] = clean[:, None, None] + gain * strengths[:, None] + drawn
     of = {name.split("|")[1]: value for name, value in values.items()}
     lead = {f"lead|{name}": value / 2 if wrong else np.full_like(value, np.nan) for name, value in of.items()}
     right = {f"top-1|{name}": (value > -3).astype(float) for name, value in of.items()}
@@ -42,7 +47,7 @@ def learned(*, loss: float = 0.01, neutral: bool = True, alike: bool = True) -> 
     """loss: what offsets in the chosen heads add to neutral text; alike: whether both seeds choose the same heads."""
     rng = np.random.default_rng(1)
     plain = 3 + rng.normal(0, 0.2, 16)
-    added = {PLAIN: 0.0, **dict.fromkeys(EDITS, 0.1), OURS: loss, HEADS: 0.1}
+    added = {PLAIN: 0.0, **dict.fromkeys(EDITS, 0.1), OURS: loss, HEADS: 0.1, DIRECTION: 0.1}
     losses = {name: (plain + gain + rng.normal(0, 0.01, 16) * (name != PLAIN)).tolist() for name, gain in added.items()}
     second = PLACES if alike else ELSEWHERE
     strengths = [(rng.uniform(0, 0.3, (LAYERS, PER_LAYER)) + _map(places)).tolist() for places in (PLACES, second)]
