@@ -40,11 +40,12 @@ def _seeds(tables: Tables) -> Finding:
     if row is None:
         return say("", "", None, about=SEEDS, figure="overlap")
     return say(
-        "Training again with another seed chooses the same heads: {common} of {count}; {depth}: {expected:.1f}",
-        "It is not shown that another seed of training chooses the same heads: {common} of {count}; {depth}: "
-        "{expected:.1f}",
+        "Training again with another seed chooses {common} of {count} heads again, more than depth alone gives; "
+        "{depth}: {expected:.1f}",
+        "It is not shown that another seed of training chooses more heads again than depth alone gives: {common} of "
+        "{count}; {depth}: {expected:.1f}",
         above_depth(row),
-        about="whether seeds choose the same heads",
+        about="whether another seed chooses the heads again",
         figure="overlap",
         side="above",
         p_value=float(row["p_value"]),

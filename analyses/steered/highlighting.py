@@ -21,6 +21,7 @@ from ...probes.prompts.batch import Batch
 from ...probes.runs import costs
 from ...probes.runs.results import How
 from ..common.changed import changed
+from ..common.asked import require_counts
 from ..common.claims import Claim, Statement
 from ..common.controls import DRAWS
 from ..common.frames import held_out
@@ -128,6 +129,7 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
 
 
 def _require(subject: Any, options: Options) -> None:
+    require_counts("highlighting", options, draws=0, neutral=0)
     if not options.alphas:
         raise UserError("--highlighting.alphas: at least one weight is needed")
     for alpha in options.alphas:

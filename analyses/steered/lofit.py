@@ -57,8 +57,8 @@ CLAIMS = (
     ),
     Statement(
         SEEDS,
-        "The heads belong to the task: two seeds of training choose more heads in common than sets with as many heads "
-        "in every layer would (exact, p at most .05).",
+        "The choice of heads can be repeated: two seeds of training choose more heads in common than sets with as many "
+        "heads in every layer would (exact, p at most .05). Whether they are this task's alone takes another task.",
         "own bar, the ceiling of what arXiv 2406.01563 (LoFiT) says of the heads of different tasks",
     ),
     Statement(

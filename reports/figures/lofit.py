@@ -98,7 +98,7 @@ FIGURES = [
         "‖A‖, the norm of the scale that is learned for a head's output z, which becomes (1 + A) ⊙ z: one number "
         "for each head and seed of training, without an interval. The few largest are the chosen heads (columns "
         "chosen and chosen_by_second of the table).",
-        "Bright in both panels: training finds that head whatever it begins with. Steps are alike for all heads: "
+        "Bright in both panels: training finds that head with both seeds. Steps are alike for all heads: "
         "small differences say little.",
         theme="which heads",
         select=first_condition,
