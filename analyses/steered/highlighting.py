@@ -20,8 +20,8 @@ from ...probes.intervene.recording import record
 from ...probes.prompts.batch import Batch
 from ...probes.runs import costs
 from ...probes.runs.results import How
-from ..common.changed import changed
 from ..common.asked import require_counts
+from ..common.changed import changed
 from ..common.claims import Claim, Statement
 from ..common.controls import DRAWS
 from ..common.frames import held_out

@@ -729,7 +729,7 @@ CASES_OF: dict[str, dict[str, Case]] = {
     "lofit": {
         "matter": case(lofit.tables_of, "The heads that training chooses matter", FOUND),
         "any heads": case(partial(lofit.tables_of, random=2.0), "It is not shown that it matters which heads", OPEN),
-        "same": case(lofit.tables_of, "Training again with another seed chooses: 6 of 6", FOUND),
+        "same": case(lofit.tables_of, "Training again with another seed chooses 6 of 6 heads again", FOUND),
         "others": case(partial(lofit.tables_of, alike=False), "It is not shown that another seed", OPEN),
         "kept": case(lofit.tables_of, "Neutral text stays as likely with the learned offsets", FOUND),
         "lost": case(partial(lofit.tables_of, loss=0.4), "leave neutral text alone is not shown", OPEN),
