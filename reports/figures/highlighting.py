@@ -38,8 +38,10 @@ def strengths(rows: pd.DataFrame, _: Tables) -> go.Figure:
     plain = rows[rows["steered"] == "nothing highlighted"]
     begun = [plain.assign(control=name) for name in shown["control"].unique()]
     figure = lines(pd.concat([*begun, shown], ignore_index=True), "alpha", y_title="lead of the answer (logits)")
-    figure.update_xaxes(type="log", autorange="reversed", title_text="α: what all other tokens weigh (1: as they are)")
-    return figure
+    there = sorted({1.0, *shown["alpha"]})
+    ticks = {"tickvals": there, "ticktext": [f"{alpha:g}" for alpha in there]}
+    title = "α: what all other tokens weigh (1: as they are)"
+    return figure.update_xaxes(type="log", autorange="reversed", title_text=title, **ticks)
 
 
 def heads(rows: pd.DataFrame, _: Tables) -> go.Figure:
