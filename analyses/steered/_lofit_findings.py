@@ -44,7 +44,7 @@ def _seeds(tables: Tables) -> Finding:
         "{depth}: {expected:.1f}",
         "It is not shown that another seed of training chooses more heads again than depth alone gives: {common} of "
         "{count}; {depth}: {expected:.1f}",
-        above_depth(row),
+        above_depth({**row}),
         about="whether another seed chooses the heads again",
         figure="overlap",
         side="above",

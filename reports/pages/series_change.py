@@ -28,7 +28,7 @@ class Change(NamedTuple):
 
 def change(of: Measure, first: str, last: str) -> Change:
     """From the model called `first` to the one called `last`."""
-    each = dict(iter(of.rows.groupby("control", sort=False)))
+    each = {str(control): rows for control, rows in of.rows.groupby("control", sort=False)}
     parts = {control: difference(_pair(of, rows, first, last)) for control, rows in each.items()}
     return Change(of, parts.pop(""), parts)
 
