@@ -105,17 +105,17 @@ def attention_parts(subject: Any, layer: Layer, place: Place, rows: Tensor, with
     if not layer.attends:
         return Parts(residual, own | {OTHER: _at(layer, "attn_out", place, rows)})
     W_O = subject.W_O(layer.index).detach().float()
-    if place.key:
-        W_O = W_O[_order(len(W_O), f"{place.key}|heads|{layer.index}").to(W_O.device)]
+    order = _order(len(W_O), f"{place.key}|heads|{layer.index}") if place.key else torch.arange(len(W_O))
     z = layer.z[place.example, place.real[rows]].float()
-    behind = torch.einsum("rhe,hed->rd", z, W_O)
+    behind = z[:, order.argsort().to(z.device)].flatten(1) @ W_O.flatten(0, 1)  # W_O of other heads without a copy
     reach, bias = behind_projection(subject, layer.index, behind, layer.z.dtype)
     gate = _gate(z, layer.attn_z[place.example, place.real[rows]].float()) if layer.gated else None
     pattern, values = pattern_at(layer, place, rows), layer.v[place.example, place.real].float()
     values = values.repeat_interleave(len(W_O) // values.shape[1], 1)
 
     def heads() -> Iterator[Tensor]:
-        for h, weight in enumerate(W_O):
+        for h, other in enumerate(order.tolist()):
+            weight = W_O[other]
             if gate is None:
                 part = pattern[h, :, :, None] * (values[:, h] @ weight)
             else:
