@@ -56,11 +56,14 @@ class Weights(NamedTuple):
 
 
 class Step(NamedTuple):
-    """From one state to the next above; states count layers, halves lie between attention and MLP."""
+    """From one state to the next above; states count layers, halves lie between attention and MLP. pattern: that of the
+    rows, where heads attend in the step.
+    """
 
     below: float
     above: float
     weights: Weights
+    pattern: Float[Tensor, "h r n"] | None = None
 
 
 def steps(subject: Any, layer: Layer, place: Place, rows: Int[Tensor, " r"], threshold: float) -> Iterator[Step]:
@@ -71,9 +74,9 @@ def steps(subject: Any, layer: Layer, place: Place, rows: Int[Tensor, " r"], thr
     attends, mlp = stack.has(i, SITES["attn_out"]), stack.has(i, SITES["mlp_out"])
     if attends and mlp and stack.has(i, SITES["resid_mid"]):
         yield Step(i + 0.5, i + 1.0, _of_mlp(layer, "resid_mid", place, rows, threshold))
-        yield Step(i, i + 0.5, _of_attention(subject, layer, place, rows, threshold))
+        yield Step(i, i + 0.5, *_of_attention(subject, layer, place, rows, threshold))
     elif attends:
-        yield Step(i, i + 1.0, _of_attention(subject, layer, place, rows, threshold, mlp))
+        yield Step(i, i + 1.0, *_of_attention(subject, layer, place, rows, threshold, mlp))
     else:
         yield Step(i, i + 1.0, _of_mlp(layer, "resid_pre", place, rows, threshold))
 
@@ -85,20 +88,26 @@ def _of_mlp(layer: Layer, before: str, place: Place, rows: Tensor, threshold: fl
 
 def _of_attention(
     subject: Any, layer: Layer, place: Place, rows: Tensor, threshold: float, with_mlp: bool = False
-) -> Weights:
-    """In few rows at a time, so that a head's parts are never larger than the budget."""
+) -> tuple[Weights, Tensor | None]:
+    """In few rows at a time, so that a head's parts are never larger than the budget; and the rows' pattern."""
     few = max(1, BUDGET // (len(place.real) * subject.d_model))
+    pattern = pattern_at(layer, place, rows) if layer.attends else None
+    patterns = [None] * len(rows) if pattern is None else pattern.split(few, 1)
     found = [
-        weigh(attention_parts(subject, layer, place, some, with_mlp), len(place.real), threshold)
-        for some in rows.split(few)
+        weigh(attention_parts(subject, layer, place, some, with_mlp, of_some), len(place.real), threshold)
+        for some, of_some in zip(rows.split(few), patterns, strict=False)
     ]
     own = {name: torch.cat([one.own[name] for one in found]) for name in found[0].own}
     heads, residual, held = (torch.cat([getattr(one, n) for one in found]) for n in ("heads", "residual", "held"))
-    return Weights(heads, own, residual, held)
+    return Weights(heads, own, residual, held), pattern
 
 
-def attention_parts(subject: Any, layer: Layer, place: Place, rows: Tensor, with_mlp: bool = False) -> Parts:
-    """The parts of what follows a layer's attention; of a mixer in its place one part that names no token."""
+def attention_parts(
+    subject: Any, layer: Layer, place: Place, rows: Tensor, with_mlp: bool = False, pattern: Tensor | None = None
+) -> Parts:
+    """The parts of what follows a layer's attention; of a mixer in its place one part that names no token. pattern: of
+    these rows, where it is known.
+    """
     residual, own = _at(layer, "resid_pre", place, rows), {}
     if with_mlp:
         own[MLP] = _at(layer, "mlp_out", place, _mlp_rows(layer, place, rows))
@@ -110,16 +119,17 @@ def attention_parts(subject: Any, layer: Layer, place: Place, rows: Tensor, with
     behind = z[:, order.argsort().to(z.device)].flatten(1) @ W_O.flatten(0, 1)  # W_O of other heads without a copy
     reach, bias = behind_projection(subject, layer.index, behind, layer.z.dtype)
     gate = _gate(z, layer.attn_z[place.example, place.real[rows]].float()) if layer.gated else None
-    pattern, values = pattern_at(layer, place, rows), layer.v[place.example, place.real].float()
+    attention = pattern_at(layer, place, rows) if pattern is None else pattern
+    values = layer.v[place.example, place.real].float()
     values = values.repeat_interleave(len(W_O) // values.shape[1], 1)
 
     def heads() -> Iterator[Tensor]:
         for h, other in enumerate(order.tolist()):
             weight = W_O[other]
             if gate is None:
-                part = pattern[h, :, :, None] * (values[:, h] @ weight)
+                part = attention[h, :, :, None] * (values[:, h] @ weight)
             else:
-                part = (pattern[h, :, :, None] * values[:, h] * gate[:, None, h]) @ weight
+                part = (attention[h, :, :, None] * values[:, h] * gate[:, None, h]) @ weight
             yield reach(part)
 
     return Parts(residual, own | ({OTHER: bias} if bool(bias.any()) else {}), heads, reach(behind))

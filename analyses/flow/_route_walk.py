@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...probes.observe.layer import Layer
-from ._route_parts import MLP, Place, Step, pattern_at, steps
+from ._route_parts import MLP, Place, Step, steps
 
 ADDED = (
     *("rows", "attention", "between", "from first", "residual", "MLP", "past the MLP"),
@@ -48,10 +48,9 @@ def walk(subject: Any, layers: list[Layer], place: Place, threshold: float) -> R
             edges.append(_edges(i, step, rows, at))
             told |= _sums(step, rows)
             at, reached = _below(step, rows, at)
-            if step.weights.heads.shape[2]:
-                pattern = pattern_at(layer, place, rows)
-                told |= _attended(layer, place, rows, pattern)
-                heads[:, i] = _of_heads(step, rows, pattern).cpu()
+            if step.pattern is not None:
+                told |= _attended(layer, place, rows, step.pattern)
+                heads[:, i] = _of_heads(step, rows, step.pattern).cpu()
         flow[i], sums[i] = at, torch.tensor([told[name] for name in ADDED])
     return Route(sums, heads[0], heads[1], heads[2], flow.cpu(), torch.cat(edges).cpu())
 
