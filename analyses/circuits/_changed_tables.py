@@ -109,9 +109,8 @@ def _correlated(rows: Rows, measure: str) -> pd.DataFrame:
     table = _rows(found, groups, RANKS).assign(control=["", SHUFFLED, "margin"])
     frames = [table[table["control"] != "margin"].assign(pair="both models")]
     if len(np.unique(groups)) > 1:
-        for model, at in ((THIS, 0), (OTHER, 1)):
-            a, b = (maps[half, at].mean(0) for half in stats.split_half(groups))
-            own = {"value": spearman(a.ravel(), b.ravel()), "lower": np.nan, "upper": np.nan, "unit": RANKS}
+        for model, value in zip((THIS, OTHER), _of_halves(maps, groups), strict=True):
+            own = {"value": value, "lower": np.nan, "upper": np.nan, "unit": RANKS}
             counts = {"n": len(groups), "n_groups": len(np.unique(groups)), "control": "", "pair": f"halves, {model}"}
             frames.append(pd.DataFrame([own | counts]))
     return pd.concat(frames, ignore_index=True)
@@ -141,12 +140,17 @@ def _sizes(mean: np.ndarray) -> np.ndarray:
     return np.array([change, max(halves), change - max(halves)]) / effects
 
 
+def _of_halves(maps: np.ndarray, groups: np.ndarray) -> list[float]:
+    """Of each model the rank correlation over heads of its maps in two halves of the groups."""
+    halves = stats.split_half(groups)
+    return [spearman(*(maps[half, model].mean(0).ravel() for half in halves)) for model in range(2)]
+
+
 def _agreement(maps: np.ndarray, groups: np.ndarray) -> float:
     """How far a model's own map repeats: rank correlation of two halves of the groups, raised to the whole's length
     (Spearman–Brown); that of the model whose map repeats less.
     """
-    halves = [[maps[half, model].mean(0).ravel() for half in stats.split_half(groups)] for model in range(2)]
-    own = min(spearman(*pair) for pair in halves)
+    own = min(_of_halves(maps, groups))
     return 2 * own / (1 + own) if own > 0 else 0.0
 
 

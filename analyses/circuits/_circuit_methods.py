@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..common.frames import of_half
 from ._movers import listed
 
 
@@ -26,21 +27,16 @@ def _movers_said(options: Any, learned: Any, fitted_on: Mapping[str, int]) -> st
         where = "the groups that no stage behind it was chosen on" if learned.selected_on else "all groups"
         return f"were given, not found; the path to their queries is measured on {where}"
     return (
-        f"have the largest |effect| on the path to the output on {_half_said(learned, fitted_on)}; the path to their "
-        "queries is measured on the other groups"
+        f"have the largest |effect| on the path to the output on {of_half(learned.selected_on, fitted_on)}; the path "
+        "to their queries is measured on the other groups"
     )
-
-
-def _half_said(learned: Any, fitted_on: Mapping[str, int]) -> str:
-    of = f"held-out examples of {len(learned.selected_on)} groups"
-    return f"{of}, of {fitted_on['examples']} examples in all"
 
 
 def _further_said(options: Any, learned: Any, fitted_on: Mapping[str, int]) -> str:
     """The sentence about the stages behind the movers' queries."""
     if not options.further:
         return ""
-    half = "the movers' examples" if options.heads is None else _half_said(learned, fitted_on)
+    half = "the movers' examples" if options.heads is None else of_half(learned.selected_on, fitted_on)
     return (
         f" Farther back: inhibition heads ({listed(learned.inhibition)}) are those of largest |effect| on the path to "
         f"the movers' queries, induction heads ({listed(learned.induction)}) those of largest |effect| on the path to "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..common.frames import of_half
 from ._edge_circuit_tables import ENDS
 from ._edge_levels import SHARES
 
@@ -34,8 +35,8 @@ def methods(options: Any, learned: Any, fitted_on: Mapping[str, int]) -> str:
         f"of the clean and the twin's ({ENDS}){way}. {_ranking_of_another(options)}Circuits are {how}, pruned of what "
         f"hears nothing or nobody hears, at the sizes of MIB (from {100 * SHARES[0]:.1f} % of all on). Faithfulness: "
         "(m − m₀) / (clean − m₀), m₀ with no edge. CPR: area under it over the share, edges that help most first; CMD: "
-        f"area between 1 and it, largest |effect| first. Ranked on held-out examples of {len(learned.selected_on)} "
-        f"groups, of {fitted_on['examples']} examples in all; measured on the other groups. Control: as many random "
+        f"area between 1 and it, largest |effect| first. Ranked on "
+        f"{of_half(learned.selected_on, fitted_on)}; measured on the other groups. Control: as many random "
         f"edges between the same two layers and into the same kind of reader, {options.draws} draws."
     )
 
@@ -58,7 +59,7 @@ def _methods_of_neurons(options: Any, learned: Any, spoken: str, fitted_on: Mapp
         f"other {spoken}; all is computed again from there. Neurons are ranked by what losing one is estimated to do "
         "to answer − twin's answer: its change times the gradient there, one gradient (1 step), the mean of five on "
         f"the way, or of the clean and the twin's ({ENDS}); nothing is pruned. {_ranking_of_another(options)}"
-        "Sizes, faithfulness, CPR and CMD as of edges. Ranked on held-out examples of "
-        f"{len(learned.selected_on)} groups, of {fitted_on['examples']} examples in all; measured on the "
+        "Sizes, faithfulness, CPR and CMD as of edges. Ranked on "
+        f"{of_half(learned.selected_on, fitted_on)}; measured on the "
         f"other groups. Control: as many random neurons of each writer, {options.draws} draws."
     )

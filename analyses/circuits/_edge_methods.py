@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..common.frames import of_half
 from ._movers import listed
 
 
@@ -23,7 +24,7 @@ def methods(options: Any, learned: Any, fitted_on: Mapping[str, int]) -> str:
 
 def _chosen_said(options: Any, learned: Any, fitted_on: Mapping[str, int]) -> str:
     """Which of edges and movers were given, and where the others come from."""
-    half = f"on held-out examples of {len(learned.selected_on)} groups, of {fitted_on['examples']} examples in all"
+    half = f"on {of_half(learned.selected_on, fitted_on)}"
     edges, of = f"The {len(learned.edges)} edges", "are measured on the other groups."
     if options.heads is None and options.edges is None:
         return f"{edges} are the strongest by 5 steps; they, and the movers, were chosen {half}, and {of}"

@@ -16,7 +16,7 @@ THROUGH, DEEPER = "seen through the text", "from the picture to the end"
 PICTURE, TEXT, LAST = "picture", "text", "last position"
 PLACES = (PICTURE, TEXT, LAST)
 TOKENS, AT_TEXT = "its share of the tokens", "attention at the text's tokens"
-SAME = "the twins have the same picture"
+SAME = "the twins have the same picture"  # nothing of their difference reaches its tokens
 SHARE = "share of the summed |effect|"
 
 
@@ -52,8 +52,10 @@ def _layers(rows: Rows, how: How) -> pd.DataFrame:
 
 
 def _tested(rows: Rows, how: How) -> pd.DataFrame:
-    reason = unsolved(rows)
-    return pd.concat([*_through(_measured(rows, how), reason), *_deeper(rows, reason)], ignore_index=True)
+    reason, scored = unsolved(rows), _measured(rows, how)
+    if not rows["tokens"].any():
+        return pd.concat([nothing(claim, reason or SAME) for claim in (THROUGH, DEEPER)], ignore_index=True)
+    return pd.concat([*_through(scored, reason), *_deeper(rows, reason)], ignore_index=True)
 
 
 def _through(rows: Rows, reason: str) -> list[pd.DataFrame]:
@@ -61,8 +63,6 @@ def _through(rows: Rows, reason: str) -> list[pd.DataFrame]:
     groups = rows.examples["group"]
     if groups.nunique() < 2:
         return [nothing(THROUGH, "one group cannot be halved")]
-    if _same_picture(rows):
-        return [nothing(THROUGH, reason or SAME)]
     first, other = halves(groups)
     sums = {place: _turned(_given(rows, f"path|{place}"), first)[other] for place in PLACES[:2]}
     whole, groups = sums[PICTURE] + sums[TEXT], groups[other]
@@ -88,8 +88,6 @@ def _deeper(rows: Rows, reason: str) -> list[pd.DataFrame]:
     groups = rows.examples["group"]
     if groups.nunique() < 2:
         return [nothing(DEEPER, "one group cannot be halved")]
-    if _same_picture(rows):
-        return [nothing(DEEPER, reason or SAME)]
     first, other = halves(groups)
     values = np.stack([_given(rows, f"layer|{place}") for place in PLACES], 1)
     known = np.flatnonzero(~np.isnan(values).any((0, 1)))
@@ -108,11 +106,6 @@ def _deeper(rows: Rows, reason: str) -> list[pd.DataFrame]:
     counts = {"n": len(turned), "n_groups": groups[other].nunique()}
     names = {"claim": DEEPER, "untestable": reason, "unit": "layers", **counts}
     return [pd.DataFrame(cells).assign(than=["", AT_TEXT], **names)]
-
-
-def _same_picture(rows: Rows) -> bool:
-    """Whether the twins differ in the question alone: nothing reaches the picture's tokens."""
-    return not rows["tokens"].any()
 
 
 TABLES = {

@@ -21,6 +21,7 @@ from ...probes.runs import costs
 from ...probes.runs.results import How
 from ..common.claims import Claim, Statement
 from ..common.contrast import contrast, task_rows
+from ..common.frames import of_half
 from ..common.selection import chosen_half
 from ..common.tested import judged
 from ._image_path_findings import findings
@@ -74,7 +75,7 @@ def methods(options: Options, learned: Learned, fitted_on: Mapping[str, int]) ->
     return (
         "Logit difference: answer minus the answer of the corrupt twin, at the last position; an effect is what it "
         f"loses, in logits. Movers ({listed(learned.heads)}): the heads that help most on the path to the output, on "
-        f"held-out examples of {len(learned.selected_on)} groups, of {fitted_on['examples']} examples in all; "
+        f"{of_half(learned.selected_on, fitted_on)}; "
         "measured on the other groups. A path: one head's z is the twin's, every other head's stays, and the movers' "
         "keys and values, at the tokens of one place alone, hear the difference. Layers: what attention writes at one "
         "place is the twin's, all behind it is computed again. Places: the picture's tokens (or the words of the "

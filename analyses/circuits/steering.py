@@ -31,7 +31,7 @@ from ...probes.runs import costs
 from ...probes.runs.results import How
 from .. import metrics
 from ..common import stats
-from ..common.asked import require_counts, require_heads
+from ..common.asked import every_head, require_counts, require_heads
 from ..common.claims import Claim, Statement
 from ..common.contrast import contrast, task_rows
 from ..common.controls import DRAWS, HEADS, Head, random_circuits, random_positions
@@ -189,7 +189,7 @@ def _is_solved(batch: Batch, rows: dict[str, Tensor]) -> bool:
 
 def _from_this(subject: Any, batches: Sequence[Batch], options: Options) -> list[Head]:
     """The heads that help most when each is steered alone."""
-    heads = [(layer, head) for layer in subject.decoder.attending for head in range(subject.n_heads)]
+    heads = every_head(subject)
     gains = []
     for batch in batches:
         found = contrast(subject, batch, ("z",))

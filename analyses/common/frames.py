@@ -32,6 +32,11 @@ def held_out(fitted_on: Mapping[str, int]) -> str:
     return f"{fitted_on['examples']} held-out examples in {fitted_on['groups']} groups"
 
 
+def of_half(selected_on: Sequence[str], fitted_on: Mapping[str, int]) -> str:
+    """The same where one half of the groups chose: the examples of these groups, of how many in all."""
+    return f"held-out examples of {len(selected_on)} groups, of {fitted_on['examples']} examples in all"
+
+
 def head_axes(values: np.ndarray) -> dict[str, Any]:
     """The axes of rows [n, layer, head] for `summarise`, or of [n, layer], as of MLPs."""
     names = ("layer", "head")[: values.ndim - 1]

@@ -48,9 +48,7 @@ def frequency_use(q: Float[Tensor, "p h d"], k: Float[Tensor, "p group d"]) -> F
     Before and after the rotation alike; query head h belongs to key head h // (h / groups). ≥ 0, units of q · k.
     Source: arXiv 2502.14837 (MHA2MLA), code. Errors: ValueError for an odd d, heads that the groups do not divide.
     """
-    positions, heads, d = q.shape
-    require_shape("k", k, positions, k.shape[1], d)
-    require(d % 2 == 0 and heads % k.shape[1] == 0, f"q {tuple(q.shape)} does not fit k {tuple(k.shape)}")
+    d = _fitting(q, k)
     queries, keys = (widen(x).unflatten(-1, (2, d // 2)).norm(dim=-2).mean(0) for x in (q, k))
     return queries.unflatten(0, (k.shape[1], -1)).sum(1) * keys
 
@@ -70,14 +68,20 @@ def score_by_distance(
     project's. Errors: ValueError for an odd d, another number of frequencies than pairs, heads that groups do not
     divide.
     """
+    d = _fitting(q, k)
+    require_shape("frequencies", frequencies, d // 2)
+    query, key = (torch.complex(*widen(x).mean(0).unflatten(-1, (2, d // 2)).unbind(-2)) for x in (q, k))
+    both = query * key.conj().repeat_interleave(q.shape[1] // k.shape[1], 0)
+    angles = distances.to(both.real)[:, None] * frequencies.to(both.real)
+    return (both[:, None] * torch.polar(torch.ones_like(angles), angles)).real.sum(-1) / math.sqrt(d)
+
+
+def _fitting(q: Float[Tensor, "p h d"], k: Float[Tensor, "p group d"]) -> int:
+    """d, of queries and keys whose channels are pairs, and whose heads groups share."""
     positions, heads, d = q.shape
     require_shape("k", k, positions, k.shape[1], d)
     require(d % 2 == 0 and heads % k.shape[1] == 0, f"q {tuple(q.shape)} does not fit k {tuple(k.shape)}")
-    require_shape("frequencies", frequencies, d // 2)
-    query, key = (torch.complex(*widen(x).mean(0).unflatten(-1, (2, d // 2)).unbind(-2)) for x in (q, k))
-    both = query * key.conj().repeat_interleave(heads // k.shape[1], 0)
-    angles = distances.to(both.real)[:, None] * frequencies.to(both.real)
-    return (both[:, None] * torch.polar(torch.ones_like(angles), angles)).real.sum(-1) / math.sqrt(d)
+    return d
 
 
 def ranks(scores: Float[Tensor, "*batch n"]) -> Int[Tensor, "*batch n"]:

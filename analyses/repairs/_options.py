@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 from ...data.errors import UserError
+from ..common.asked import require_counts
 
-LEAST = {"draws": 1, "tokens": 1, "calibrated_on": 1, "timed": 0}
 IMAGES = ("dropped", "masked")
 
 
@@ -17,8 +17,6 @@ def require(options: Any) -> None:
         given = getattr(options, name)
         if not given or not all(map(math.isfinite, given)):
             raise UserError(f"--repairs.{name} {' '.join(map(str, given)) or 'is empty'}: finite numbers, one at least")
-    for name, least in LEAST.items():
-        if getattr(options, name) < least:
-            raise UserError(f"--repairs.{name} {getattr(options, name)}: at least {least} is needed")
+    require_counts("repairs", options, draws=1, tokens=1, calibrated_on=1, timed=0)
     if options.image not in IMAGES:
         raise UserError(f"--repairs.image {options.image}: one of {', '.join(IMAGES)}")

@@ -19,6 +19,7 @@ from ...probes.observe.layer import Layer
 from ...probes.prompts.batch import Batch
 from ...probes.runs import costs
 from ...probes.runs.results import How
+from ..common.asked import require_counts
 from ..common.claims import Claim, Statement
 from ..common.tested import judged
 from ..common.thumbnails import SIDE
@@ -146,9 +147,7 @@ def observe(layer: Layer, batch: Batch, how: How) -> dict[str, Tensor | None]:
 
 
 def _require(options: Options) -> None:
-    for name, least in {"folds": 2, "components": 1, "draws": 1, "patches": 0, "queries": 0}.items():
-        if getattr(options, name) < least:
-            raise UserError(f"--probing.{name} {getattr(options, name)}: at least {least} is needed")
+    require_counts("probing", options, folds=2, components=1, draws=1, patches=0, queries=0)
     if options.queries > WIDTH:
         raise UserError(f"--probing.queries {options.queries}: at most {WIDTH}, the components that they share")
     if not options.c > 0:

@@ -14,6 +14,7 @@ from ...probes.intervene.positions import at_last
 from ...probes.observe.layer import Layer
 from ...probes.observe.tracing import tracing
 from .. import metrics
+from ..common.asked import every_head
 from ..common.controls import DIRECTION, HEADS, Head, example_keys, random_circuits, random_directions
 from ..common.losses import of_forward, scored
 from ._lofit_training import Edit, Prompts, editing, layers_of, learned_offsets, scaling, shifting
@@ -28,11 +29,7 @@ CONTROLS = (HEADS, DIRECTION)  # of the chosen heads: drawn, at every strength
 
 def count_of(subject: Any, options: Any) -> int:
     """How many heads are chosen."""
-    return options.top or max(LEAST, round(SHARE * heads_there(subject)))
-
-
-def heads_there(subject: Any) -> int:
-    return sum(subject.decoder.heads(layer) for layer in subject.decoder.attending)
+    return options.top or max(LEAST, round(SHARE * len(every_head(subject))))
 
 
 def strengths_of(subject: Any, scale: Float[Tensor, "layer h d"]) -> Float[Tensor, "layer h"]:

@@ -5,18 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from ...data.errors import UserError
-from ._lofit_learned import heads_there
+from ..common.asked import every_head, require_counts
 
 
 def require(subject: Any, options: Any) -> None:
     """UserError: what has to be another number."""
-    for name, least in {"steps": 1, "batch": 1, "draws": 1, "neutral": 0, "l1": 0, "top": 0}.items():
-        if getattr(options, name) < least:
-            raise UserError(f"--lofit.{name} {getattr(options, name)}: at least {least} is needed")
+    require_counts("lofit", options, steps=1, batch=1, draws=1, neutral=0, l1=0, top=0)
     if options.rate <= 0:
         raise UserError(f"--lofit.rate {options.rate:g}: a rate above 0 is needed")
-    if options.top > heads_there(subject):
-        raise UserError(f"--lofit.top {options.top}: the model has {heads_there(subject)} heads to choose from")
+    if options.top > (there := len(every_head(subject))):
+        raise UserError(f"--lofit.top {options.top}: the model has {there} heads to choose from")
     _require_strengths(options.strengths)
 
 

@@ -20,6 +20,7 @@ from ...probes.observe.layer import Layer
 from ...probes.observe.tracing import tracing
 from ...probes.prompts.batch import Batch
 from ...probes.runs.results import stack_layers
+from ..common.asked import require_counts
 from ..common.controls import HEADS, Head, random_circuits
 from ..common.key_weights import look_variant
 from ..common.losses import Losses, Scored, scored
@@ -129,6 +130,4 @@ def require(subject: Any, options: Any) -> None:
     most = len(subject.decoder.attending) * subject.n_heads
     if not 1 <= options.top <= most:
         raise UserError(f"--looking.top {options.top}: the model has 1…{most} heads to choose from")
-    for name in ("draws", "texts"):
-        if getattr(options, name) < 0:
-            raise UserError(f"--looking.{name} {getattr(options, name)}: at least 0 is needed")
+    require_counts("looking", options, draws=0, texts=0)

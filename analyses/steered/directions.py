@@ -16,6 +16,7 @@ from ...data.errors import UserError
 from ...probes.prompts.batch import Batch
 from ...probes.runs import costs
 from ...probes.runs.results import How
+from ..common.asked import require_counts
 from ..common.claims import Claim, Statement
 from ..common.frames import held_out
 from ..common.selection import chosen_half
@@ -109,9 +110,7 @@ def fit(subject: Any, batches: list[Batch], options: Options) -> Learned:
 
 
 def _require(options: Options) -> None:
-    for name, least in {"draws": 1, "components": 1, "texts": 0}.items():
-        if getattr(options, name) < least:
-            raise UserError(f"--directions.{name} {getattr(options, name)}: at least {least} is needed")
+    require_counts("directions", options, draws=1, components=1, texts=0)
     if not options.strengths or 0 in options.strengths or max(options.strengths) < 0:
         said = " ".join(f"{one:g}" for one in options.strengths) or "nothing"
         raise UserError(f"--directions.strengths {said}: numbers other than 0 are needed, one of them above 0")

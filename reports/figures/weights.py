@@ -50,16 +50,17 @@ def by_key_head(rows: pd.DataFrame, _: Tables) -> go.Figure:
 
 def distances(rows: pd.DataFrame, _: Tables) -> go.Figure:
     """Each head, as measured and with the keys' pairs permuted by buttons."""
-    shown = first_condition(rows)
-    named = shown.assign(view=shown["control"].where(shown["control"] != "", "measured"))
-    order = named.sort_values("view", key=lambda column: column != "measured", kind="stable")
-    return head_map(order, view="view", signed=True, unit="logits")
+    return head_map(_by_control(rows), view="view", signed=True, unit="logits")
 
 
 def used(rows: pd.DataFrame, _: Tables) -> go.Figure:
+    return _by_key_head(_by_control(rows), unit="share of the use")
+
+
+def _by_control(rows: pd.DataFrame) -> pd.DataFrame:
+    """What is measured, then the control, as views."""
     shown = first_condition(rows)
-    named = shown.assign(view=shown["control"].where(shown["control"] != "", "measured"))
-    return _by_key_head(named, unit="share of the use")
+    return shown.assign(view=shown["control"].where(shown["control"] != "", "measured"))
 
 
 def _by_key_head(rows: pd.DataFrame, **options: Any) -> go.Figure:

@@ -78,7 +78,7 @@ def compare_page(names: Sequence[str | Path], out: Path) -> Path:
         address, text = compare.address(first, second), compare.render(first, second, linked)
     else:
         runs = series.in_order(runs)
-        address, text, table = series.address(runs), series.render(runs, linked), series.download(runs)
+        address, (text, table) = series.address(runs), series.page_of(runs, linked)
         write_file(out / table.file, table.csv)
     write_file(out / "plotly.min.js", get_plotlyjs().encode())
     write_file(out / address, text.encode())

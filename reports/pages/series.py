@@ -17,7 +17,7 @@ from .compare import OPEN, refusal
 from .compare_claims import claim_name
 from .runs import Run, read_run
 from .series_change import halves, sentences
-from .series_figures import figures, measures
+from .series_figures import Measure, figures, measures
 from .steps import home, step_of, steps
 from .words import environment, sample_size, task_words
 
@@ -122,39 +122,49 @@ def title(runs: Sequence[Run]) -> str:
     return f"{analysis}, {task_words(runs[0].record['task'])}: {len(runs)} {what}"
 
 
-def download(runs: Sequence[Run]) -> Download:
-    """Every measure of all runs as one table, a column `step` where they are checkpoints of one training."""
-    found = [one.rows.assign(table=one.table, measure=one.title) for one in measures(names(runs), runs, steps_of(runs))]
-    first = ["model", "step", "table", "measure", "layer", "state", "control", "value", "lower", "upper"]
-    whole = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=pd.Index(first))
-    columns = [c for c in first if c in whole] + [c for c in whole if c not in first]
-    text = whole[columns].to_csv(index=False, lineterminator="\n", float_format="%.6g")
-    return Download(f"downloads/{address(runs).removesuffix('.html')}.csv", text.encode())
-
-
-def render(runs: Sequence[Run], linked: Collection[str] = ()) -> str:
-    """The HTML of three or more runs. linked: names of the runs that have a page beside it. ReportError: unlike."""
-    runs = in_order(runs)
+def measured(runs: Sequence[Run]) -> list[Measure]:
+    """What their page, and the table beside it, are made of. ReportError: runs that are unlike."""
     for a, b in combinations(runs, 2):
         if not _fits(a, b):
             why = refusal(a, b) or "not another model on the same task"
             raise ReportError(f"{a.name} and {b.name} do not belong on one page: {why}")
-    called = names(runs)
-    at = steps_of(runs)
-    blocks = [figure_block(name, figure, None) for name, figure in figures(called, runs, at).items()]
+    return measures(names(runs), runs, steps_of(runs))
+
+
+def download(runs: Sequence[Run], known: Sequence[Measure] | None = None) -> Download:
+    """Every measure of all runs as one table, a column `step` where they are checkpoints of one training. known: what
+    `measured` gives, where it is known.
+    """
+    known = measured(runs) if known is None else known
+    found = [one.rows.assign(table=one.table, measure=one.title) for one in known]
+    first = ["model", "step", "table", "measure", "layer", "state", "control", "value", "lower", "upper"]
+    whole = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=pd.Index(first))
+    columns = [c for c in first if c in whole] + [c for c in whole if c not in first]
+    text = whole[columns].to_csv(index=False, lineterminator="\n", float_format="%.6g")
+    return Download(_csv(runs), text.encode())
+
+
+def _csv(runs: Sequence[Run]) -> str:
+    return f"downloads/{address(runs).removesuffix('.html')}.csv"
+
+
+def render(runs: Sequence[Run], linked: Collection[str] = (), known: Sequence[Measure] | None = None) -> str:
+    """The HTML of three or more runs. linked: names of the runs that have a page beside it. known: what
+    `measured` gives, where it is known. ReportError: as there.
+    """
+    runs = in_order(runs)
+    found = measured(runs) if known is None else known
+    called, at = names(runs), steps_of(runs)
+    blocks = [figure_block(name, figure, None) for name, figure in figures(called, runs, found).items()]
     sides = [
         {"name": name, "run": run, "size": sample_size(run.record["task"])}
         for name, run in zip(called, runs, strict=True)
     ]
     parts = {"chief": blocks[:OPEN], "more": blocks[OPEN:], "claims": list(_claims(runs))}
-    parts |= {"changes": _changes(called, runs, at), "steps": at, "csv": download(runs).file}
+    changes = [*sentences(found, called), *halves(runs[0], runs[-1])] if at else []  # from the first step to the last
+    parts |= {"changes": changes, "steps": at, "csv": _csv(runs)}
     page = environment().get_template("series.html")
     return page.render(title=title(runs), sides=sides, linked=linked, **parts)
-
-
-def _changes(called: Sequence[str], runs: Sequence[Run], at: Sequence[int] | None) -> list[str]:
-    """Of checkpoints: what changed from the first step to the last, in sentences."""
-    return [*sentences(measures(called, runs, at), called), *halves(runs[0], runs[-1])] if at else []
 
 
 def _claims(runs: Sequence[Run]) -> Iterator[dict[str, Any]]:
@@ -165,7 +175,13 @@ def _claims(runs: Sequence[Run]) -> Iterator[dict[str, Any]]:
         yield {"text": claim.get("text", ""), "source": claim.get("source", ""), "condition": name[1], "sides": sides}
 
 
+def page_of(runs: Sequence[Run], linked: Collection[str] = ()) -> tuple[str, Download]:
+    """The HTML of three or more runs in order, and the table beside it; as `render`."""
+    known = measured(runs)
+    return render(runs, linked, known), download(runs, known)
+
+
 def pages(runs: Sequence[Run]) -> dict[str, tuple[str, str, Download]]:
     """Address -> (title, HTML, table) of every series that a report builds."""
     linked = {run.name for run in runs}
-    return {address(group): (title(group), render(group, linked), download(group)) for group in series(runs)}
+    return {address(group): (title(group), *page_of(group, linked)) for group in series(runs)}

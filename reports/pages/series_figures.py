@@ -106,15 +106,15 @@ def _alike(one: Measure) -> float:
     return -float(values.groupby("model")["value"].mean().std(ddof=0)) / whole if whole else 0.0
 
 
-def figures(called: Sequence[str], runs: Sequence[Run], steps: Sequence[int] | None = None) -> dict[str, go.Figure]:
-    """By name: map and curves of each measure, those that vary most between models first; with steps the lines over
-    them and the map.
+def figures(called: Sequence[str], runs: Sequence[Run], found: Sequence[Measure]) -> dict[str, go.Figure]:
+    """By name: map and curves of each measure, those that vary most between models first; of checkpoints of one
+    training the lines over steps and the map. found: as `measures` gives them.
     """
-    if steps:
-        return _of_training(measures(called, runs, steps)[:OVER_STEPS])
+    if found and "step" in found[0].rows:
+        return _of_training(found[:OVER_STEPS])
     depths = {name: int(run.record["subject"].get("n_layers") or 0) for name, run in zip(called, runs, strict=True)}
     drawn = {}
-    for count, one in enumerate(measures(called, runs)[:MOST], start=1):
+    for count, one in enumerate(found[:MOST], start=1):
         drawn[f"map-{count}"] = _map(one)
         if len(called) <= CURVES:
             drawn[f"curves-{count}"] = _curves(one, depths)

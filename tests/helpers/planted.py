@@ -21,20 +21,27 @@ BUILT = (  # the edges of the induction circuit: reader, writer
 )
 
 
-def induction_model(*, planted: bool = True) -> Subject:
-    """Head 0.0 copies the token before into BEFORE; head 1.0 finds where its own token is BEFORE and writes what stands
-    there into OUT. Without `planted` head 1.0 finds nothing. Heads 0.1 and 1.1 attend evenly and write a little.
-    """
+def silent_model(words: int, places: int, width: int, *, layers: int) -> GPT2LMHeadModel:
+    """A GPT-2 of two heads a layer whose weights are 0: the residual begins with the token, then its place, one-hot."""
     config = GPT2Config(
-        vocab_size=WORDS, n_positions=PLACES, n_embd=WIDTH, n_layer=2, n_head=2, tie_word_embeddings=False
+        vocab_size=words, n_positions=places, n_embd=width, n_layer=layers, n_head=2, tie_word_embeddings=False
     )
     torch.manual_seed(0)
     model = GPT2LMHeadModel(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.fill_(1.0 if "ln_" in name and name.endswith("weight") else 0.0)
-        model.transformer.wte.weight[:, TOKEN : TOKEN + WORDS] = torch.eye(WORDS)
-        model.transformer.wpe.weight[:, PLACE : PLACE + PLACES] = torch.eye(PLACES)
+        model.transformer.wte.weight[:, :words] = torch.eye(words)
+        model.transformer.wpe.weight[:, words : words + places] = torch.eye(places)
+    return model
+
+
+def induction_model(*, planted: bool = True) -> Subject:
+    """Head 0.0 copies the token before into BEFORE; head 1.0 finds where its own token is BEFORE and writes what stands
+    there into OUT. Without `planted` head 1.0 finds nothing. Heads 0.1 and 1.1 attend evenly and write a little.
+    """
+    model = silent_model(WORDS, PLACES, WIDTH, layers=2)
+    with torch.no_grad():
         model.lm_head.weight[:, OUT : OUT + WORDS] = torch.eye(WORDS)
         first, second = (block.attn for block in model.transformer.h)
         read_from(first, 0, "q", PLACE, PLACES)

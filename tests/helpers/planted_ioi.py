@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import torch
 from crosslens import Subject
-from transformers import GPT2Config, GPT2LMHeadModel
 
-from .planted import read_from, write_to
+from .planted import read_from, silent_model, write_to
 
 NAMES, FILLERS, PLACES = 10, 9, 10  # the last filler is the last token of every prompt
 WORDS = NAMES + FILLERS
@@ -44,16 +43,8 @@ def ioi_model(*, planted: bool = True, sharp: float = SHARP) -> Subject:
     """Without `planted` the S-inhibition head finds nothing: the name mover cannot tell S from IO. sharp: how saturated
     attention is; at 1 no gradient at the base passes through a softmax.
     """
-    config = GPT2Config(
-        vocab_size=WORDS, n_positions=PLACES, n_embd=WIDTH, n_layer=3, n_head=2, tie_word_embeddings=False
-    )
-    torch.manual_seed(0)
-    model = GPT2LMHeadModel(config).eval()
+    model = silent_model(WORDS, PLACES, WIDTH, layers=3)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.fill_(1.0 if "ln_" in name and name.endswith("weight") else 0.0)
-        model.transformer.wte.weight[:, TOKEN : TOKEN + WORDS] = torch.eye(WORDS)
-        model.transformer.wpe.weight[:, PLACE : PLACE + PLACES] = torch.eye(PLACES)
         model.lm_head.weight[:NAMES, OUT : OUT + NAMES] = torch.eye(NAMES)
         first, second, third = (block.attn for block in model.transformer.h)
         _duplicate_token(first, sharp)

@@ -52,7 +52,7 @@ def test_maps_hold_the_mean_over_heads_of_every_model(tmp_path):
     chosen = table[(table["part"] == "head") & (table["unit"] == of_heads.unit)]
     mine = of_heads.measured[of_heads.measured["model"] == called[0]].sort_values("layer")
     np.testing.assert_allclose(-mine["value"], chosen.groupby("layer")["value"].mean())
-    drawn = figures(called, runs)
+    drawn = figures(called, runs, measures(called, runs))
     (cells,) = [trace for trace in traces_of(drawn["map-1"]) if trace.type == "heatmap"]
     assert np.shape(cells.z) in ((len(STEPS), LAYERS), (len(STEPS), LAYERS + 1))
 

@@ -60,7 +60,7 @@ def test_lines_over_steps_lie_at_their_true_distance_with_bands_and_control(tmp_
     runs = series.in_order(checkpoints(tmp_path))
     called, at = series.names(runs), series.steps_of(runs)
     assert called == ["step 30", "step 173", "step 1000"]
-    drawn = figures(called, runs, at)
+    drawn = figures(called, runs, measures(called, runs, at))
     first = drawn["steps-1"]
     assert layout_of(first).xaxis.title.text == "step"
     curves = [trace for trace in traces_of(first) if "markers" in (trace.mode or "")]
@@ -75,7 +75,7 @@ def test_names_without_a_number_have_no_axis_of_steps(tmp_path):
         for i, name in enumerate(("early", "late", "middle"))
     ]
     assert series.steps_of(runs) is None
-    assert not any(name.startswith("steps") for name in figures(series.names(runs), runs))
+    assert not any(name.startswith("steps") for name in figures(series.names(runs), runs, series.measured(runs)))
     assert "models side by side" in series.render(runs)
     assert b"step" not in series.download(runs).csv.splitlines()[0]
 
